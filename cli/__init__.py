@@ -1,0 +1,1 @@
+"""The commands: one file each, thin. Knows nothing of numerics."""

@@ -1,0 +1,36 @@
+"""ggpy: convert language models to GGUF and run them, in pure Python.
+
+The public names load on first use, so that importing `ggpy` costs nothing and file-only commands never import numba.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
+
+if TYPE_CHECKING:
+    from ggpy.errors import GGPYError
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.llm import LLM
+    from ggpy.sampler import SamplingParams
+    from ggpy.tokenizer import Tokenizer
+
+_HOMES = {
+    "LLM": "ggpy.llm",
+    "GGPYError": "ggpy.errors",
+    "GGUFFile": "ggpy.gguf_file",
+    "SamplingParams": "ggpy.sampler",
+    "Tokenizer": "ggpy.tokenizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ggpy' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

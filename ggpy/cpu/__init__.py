@@ -1,0 +1,1 @@
+"""The CPU executor: kernels compiled by numba, the thread team, and the walk over a program."""
