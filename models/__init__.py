@@ -1,0 +1,30 @@
+"""One file per architecture: its hyper-parameters, HF-to-GGUF tensor names, and the graph it builds. Adding one is adding a file and its line here."""
+
+from __future__ import annotations
+
+from ggpy.errors import GGPYError
+from ggpy.models.base import Architecture
+from ggpy.models.llama import Llama
+from ggpy.models.qwen import Qwen
+from ggpy.models.qwen2 import Qwen2
+from ggpy.models.qwen3 import Qwen3
+
+ARCHITECTURES: tuple[type[Architecture], ...] = (Llama, Qwen, Qwen2, Qwen3)
+
+
+def by_gguf_name(name: str) -> type[Architecture]:
+    """The architecture whose GGUF files say `general.architecture = name`."""
+    for architecture in ARCHITECTURES:
+        if architecture.name == name:
+            return architecture
+    known = ", ".join(a.name for a in ARCHITECTURES)
+    raise GGPYError(f"The model's architecture is {name!r}, which ggpy does not know; it runs {known}.")
+
+
+def by_hf_name(name: str) -> type[Architecture]:
+    """The architecture that a config.json names in its "architectures"."""
+    for architecture in ARCHITECTURES:
+        if name in architecture.hf_names:
+            return architecture
+    known = ", ".join(n for a in ARCHITECTURES for n in a.hf_names)
+    raise GGPYError(f"The checkpoint's architecture is {name!r}, which ggpy does not convert; it converts {known}.")

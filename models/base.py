@@ -1,0 +1,176 @@
+"""What every architecture file builds on: hyper-parameters read from GGUF metadata, rotary frequencies, and the `Architecture` contract.
+
+Knows nothing of kernels and devices: an architecture describes its graph in the words of `ggpy.graph`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ggpy.errors import GGPYError
+
+if TYPE_CHECKING:
+    from ggpy.graph import Graph, Value
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864): which pairs turn, how fast, and how YaRN scales the result.
+
+    `style` is "interleaved" (pairs 2i, 2i+1) or "neox" (pairs i, i + n_rot/2). `inv_freq` has n_rot/2 entries in radians a position.
+    """
+
+    style: str
+    n_rot: int
+    inv_freq: tuple[float, ...]
+    magnitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.style not in ("interleaved", "neox") or len(self.inv_freq) * 2 != self.n_rot:
+            raise ValueError(f"rope {self.style!r} with {len(self.inv_freq)} frequencies for {self.n_rot} dimensions")
+
+
+@dataclass(frozen=True)
+class HyperParameters:
+    """The sizes of one model, as its GGUF metadata states them."""
+
+    arch: str
+    n_vocab: int
+    n_ctx_train: int
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    norm_eps: float
+    sliding_window: int  # positions a token sees, itself included; 0 where attention is full
+
+    def __post_init__(self) -> None:
+        for key in ("n_vocab", "n_ctx_train", "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim"):
+            if not 0 < getattr(self, key) < 1 << 31:
+                raise GGPYError(f"The metadata of this {self.arch} model gives {key} = {getattr(self, key)}, which no model can have.")
+        if self.n_head % self.n_head_kv:
+            raise GGPYError(f"The metadata gives {self.n_head} query heads for {self.n_head_kv} key/value heads; one must divide the other.")
+        if not 0 <= self.norm_eps < 1:
+            raise GGPYError(f"The metadata gives a norm epsilon of {self.norm_eps}; it must lie between 0 and 1.")
+
+    @property
+    def n_group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.n_head // self.n_head_kv
+
+
+class Metadata:
+    """Typed look-ups in GGUF metadata, with errors that name the key. `{arch}` in a key stands for the architecture."""
+
+    def __init__(self, metadata: Mapping[str, Any], arch: str) -> None:
+        self._metadata = metadata
+        self.arch = arch
+
+    def has(self, key: str) -> bool:
+        return key.format(arch=self.arch) in self._metadata
+
+    def _value(self, key: str, default: Any) -> Any:
+        key = key.format(arch=self.arch)
+        if key in self._metadata:
+            return self._metadata[key]
+        if default is None:
+            raise GGPYError(f"The file lacks the metadata key {key!r}, which every {self.arch} model needs; convert it again.")
+        return default
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            sizes = {int(v) for v in value} if hasattr(value, "__len__") and not isinstance(value, str) and len(value) else set()
+            if len(sizes) == 1:  # some converters write one number per layer, all alike
+                return sizes.pop()
+            raise GGPYError(f"The metadata key {key.format(arch=self.arch)!r} must be one whole number; found {value!r:.60}.")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise GGPYError(f"The metadata key {key.format(arch=self.arch)!r} must be a finite number; found {value!r:.60}.")
+        return float(value)
+
+    def string(self, key: str, default: str | None = None) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise GGPYError(f"The metadata key {key.format(arch=self.arch)!r} must be a text; found {value!r:.60}.")
+        return value
+
+
+class Architecture:
+    """One model family: how its GGUF metadata is read and what graph it computes. A file in this folder subclasses it."""
+
+    name: ClassVar[str]  # the value of general.architecture
+    hf_names: ClassVar[tuple[str, ...]] = ()  # config.json "architectures" that convert to it
+    rope_style: ClassVar[str] = "neox"
+
+    def __init__(self, metadata: Mapping[str, Any], n_vocab: int) -> None:
+        self.metadata = Metadata(metadata, self.name)
+        self.hparams = self.read_hparams(n_vocab)
+
+    def read_hparams(self, n_vocab: int) -> HyperParameters:
+        """`n_vocab` is the number of rows of the embedding: the metadata's own count is often absent."""
+        m = self.metadata
+        n_head = m.integer("{arch}.attention.head_count")
+        n_embd = m.integer("{arch}.embedding_length")
+        if not n_head:
+            raise GGPYError(f"The metadata key '{self.name}.attention.head_count' is 0.")
+        return HyperParameters(
+            arch=self.name,
+            n_vocab=n_vocab,
+            n_ctx_train=m.integer("{arch}.context_length"),
+            n_layer=m.integer("{arch}.block_count"),
+            n_embd=n_embd,
+            n_ff=m.integer("{arch}.feed_forward_length"),
+            n_head=n_head,
+            n_head_kv=m.integer("{arch}.attention.head_count_kv", n_head),
+            head_dim=m.integer("{arch}.attention.key_length", n_embd // n_head),
+            norm_eps=m.number("{arch}.attention.layer_norm_rms_epsilon"),
+            sliding_window=m.integer("{arch}.attention.sliding_window", 0),
+        )
+
+    def rope(self, freq_factors: Any = None) -> Rope:
+        """The rotary embedding the metadata asks for: plain, linear, YaRN (arXiv 2309.00071), or Llama 3's divisors `freq_factors` [n_rot/2]."""
+        m, hp = self.metadata, self.hparams
+        n_rot = m.integer("{arch}.rope.dimension_count", hp.head_dim)
+        base = m.number("{arch}.rope.freq_base", 10000.0)
+        if n_rot % 2 or not 0 < n_rot <= hp.head_dim or base <= 0:
+            raise GGPYError(f"The metadata asks for rope over {n_rot} of {hp.head_dim} head dimensions with base {base}, which is impossible.")
+        half = n_rot // 2
+        inv_freq = [base ** (-2.0 * i / n_rot) for i in range(half)]
+        if freq_factors is not None:
+            if len(freq_factors) != half:
+                raise GGPYError(f"The tensor 'rope_freqs.weight' has {len(freq_factors)} entries; rope over {n_rot} dimensions needs {half}.")
+            inv_freq = [f / float(factor) for f, factor in zip(inv_freq, freq_factors, strict=True)]
+        kind = m.string("{arch}.rope.scaling.type", "linear" if m.has("{arch}.rope.scale_linear") else "none")
+        factor = m.number("{arch}.rope.scaling.factor", m.number("{arch}.rope.scale_linear", 1.0)) or 1.0
+        if kind in ("none", "") or (factor == 1.0 and kind == "linear"):
+            return Rope(self.rope_style, n_rot, tuple(inv_freq))
+        if kind == "linear":
+            return Rope(self.rope_style, n_rot, tuple(f / factor for f in inv_freq))
+        if kind != "yarn":
+            raise GGPYError(f"The model's rope scaling is {kind!r}; none, linear, yarn and Llama 3's are supported.")
+        n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", hp.n_ctx_train)
+        beta_fast = m.number("{arch}.rope.scaling.yarn_beta_fast", 32.0)
+        beta_slow = m.number("{arch}.rope.scaling.yarn_beta_slow", 1.0)
+        attn_factor = m.number("{arch}.rope.scaling.attn_factor", 1.0)
+
+        def turns_to_dim(turns: float) -> float:
+            return n_rot * math.log(n_ctx_orig / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+        low = max(0, math.floor(turns_to_dim(beta_fast)))
+        high = min(n_rot - 1, math.ceil(turns_to_dim(beta_slow)))
+        ramp = [1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(half)]
+        scaled = [f / factor * (1 - r) + f * r for f, r in zip(inv_freq, ramp, strict=True)]
+        return Rope(self.rope_style, n_rot, tuple(scaled), attn_factor * (1 + 0.1 * math.log(factor)))
+
+    def build(self, g: Graph) -> Value:
+        """Describe the forward pass from token embeddings to logits on `g`; returns the logits."""
+        raise NotImplementedError

@@ -1,0 +1,42 @@
+"""The layers that architectures share, in the words of `ggpy.graph`. A weight's optional parts (bias, head norms) are there if the file has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggpy.models.base import HyperParameters, Rope
+
+if TYPE_CHECKING:
+    from ggpy.graph import Graph, Value
+
+
+def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Rope) -> Value:
+    """Grouped-query attention with rotary positions: x [n_tokens, n_embd] to [n_tokens, n_embd].
+
+    Query, key and value come from three matrices or, where the file has `attn_qkv`, from one whose rows stand in that order.
+    """
+    at = f"blk.{layer}."
+    n_q, n_kv = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim
+    if g.has(at + "attn_qkv.weight"):
+        qkv = g.linear(x, at + "attn_qkv", n_q + 2 * n_kv)
+        q, k, v = qkv.columns(0, n_q), qkv.columns(n_q, n_kv), qkv.columns(n_q + n_kv, n_kv)
+    else:
+        q, k, v = g.linear(x, at + "attn_q", n_q), g.linear(x, at + "attn_k", n_kv), g.linear(x, at + "attn_v", n_kv)
+    attended = g.attention(q, k, v, layer=layer, rope=rope, q_norm=at + "attn_q_norm", k_norm=at + "attn_k_norm", window=hp.sliding_window)
+    return g.linear(attended, at + "attn_output", hp.n_embd)
+
+
+def swiglu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters) -> Value:
+    """SwiGLU feed-forward (arXiv 2002.05202): down(silu(gate(x)) * up(x)), x [n_tokens, n_embd] to [n_tokens, n_embd]."""
+    at = f"blk.{layer}."
+    gate, up = g.linear(x, at + "ffn_gate", hp.n_ff), g.linear(x, at + "ffn_up", hp.n_ff)
+    return g.linear(g.swiglu(gate, up), at + "ffn_down", hp.n_embd)
+
+
+def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
+    """The decoder that Llama and Qwen share: RMS norm before attention and before the feed-forward, residual sums around both."""
+    x = g.embed(hp.n_embd)
+    for layer in range(hp.n_layer):
+        x = g.add(x, self_attention(g, g.norm(x, f"blk.{layer}.attn_norm"), layer, hp, rope))
+        x = g.add(x, swiglu_ffn(g, g.norm(x, f"blk.{layer}.ffn_norm"), layer, hp))
+    return g.output(g.norm(g.outputs_of(x), "output_norm"), hp.n_vocab)

@@ -1,0 +1,20 @@
+"""Qwen2 and Qwen2.5; query, key and value carry a bias."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggpy.models.base import Architecture
+from ggpy.models.layers import pre_norm_decoder
+
+if TYPE_CHECKING:
+    from ggpy.graph import Graph, Value
+
+
+class Qwen2(Architecture):
+    name = "qwen2"
+    hf_names = ("Qwen2ForCausalLM",)
+    rope_style = "neox"
+
+    def build(self, g: Graph) -> Value:
+        return pre_norm_decoder(g, self.hparams, self.rope(g.vector("rope_freqs.weight")))
