@@ -2,8 +2,8 @@
 
 Q4_K block: fp16 d, fp16 dmin, 12 bytes of eight 6-bit (scale, min) pairs, 128 bytes of nibbles.
 Q5_K block: the same, with 32 bytes of fifth bits before the nibbles (bit s of byte j: weight j of sub-block s).
-In both, weight = d · scale · code − dmin · min, over eight sub-blocks of 32; each 32 bytes of nibbles hold one sub-block
-in their low halves and the next in their high halves.
+In both, weight = d · scale · code − dmin · min, over eight sub-blocks of 32; each 32 bytes of nibbles hold one in their
+low halves and the next in their high halves.
 Q6_K block: 128 bytes of low nibbles, 64 bytes of upper bit pairs, 16 signed scales (sub-blocks of 16), fp16 d;
 weight = d · scale · (code − 32).
 """

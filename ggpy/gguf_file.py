@@ -1,0 +1,422 @@
+"""GGUF files, read: a validated view of a model's metadata and tensors over a memory map.
+
+Nothing the header says is believed before it is checked against the bytes that are there, and every failure is one
+GGPYError that names the file and the key or tensor. Opening walks the header once and decodes no array: a 152k-token
+vocabulary costs some hundredths of a second. Importing this module imports neither numpy nor the gguf package.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggpy.errors import GGPYError
+from ggpy.quant.formats import by_id
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+
+_STRING, _ARRAY = 8, 9
+#: The scalar value types: number in the file → (name, struct code). 8 is a string and 9 an array.
+_SCALARS = {
+    0: ("uint8", "B"), 1: ("int8", "b"), 2: ("uint16", "H"), 3: ("int16", "h"), 4: ("uint32", "I"), 5: ("int32", "i"),
+    6: ("float32", "f"), 7: ("bool", "?"), 10: ("uint64", "Q"), 11: ("int64", "q"), 12: ("float64", "d"),
+}  # fmt: skip
+
+_MAX_DIMS = 4
+_MAX_NAME = 65535  # bytes of a key or tensor name; the specification's bound for keys
+_MAX_ELEMENTS = (1 << 63) - 1
+_MAX_MISSING = 1 << 42  # no download was cut by more than 4 TiB: a length that asks for it is a lie
+# An entry becomes Python objects many times its size in the file: the bound keeps a made-up header from living off that.
+_MAX_ENTRIES = 1 << 17
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies and what it is. `shape` is in numpy's order (rows before columns), GGUF's `ne` reversed."""
+
+    name: str
+    type: int  # ggml type number
+    type_name: str  # 'Q4_0'
+    shape: tuple[int, ...]
+    offset: int  # bytes from the start of the file
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ArrayView:
+    """A metadata array as it lies in the file: its length is known, its values are decoded when asked for."""
+
+    type_name: str  # of one value: 'string', 'int32', …
+    length: int
+    offset: int  # of the first value, bytes from the start of the file
+    _code: str  # struct code of one value; empty for strings
+    _map: mmap.mmap
+
+    def __len__(self) -> int:
+        return self.length
+
+    def head(self, n: int) -> list[Any]:
+        """The first `n` values as Python objects, without numpy."""
+        n = min(n, self.length)
+        if not self._code:
+            return self._strings(n)
+        return list(struct.unpack_from(f"<{n}{self._code}", self._map, self.offset))
+
+    def decode(self) -> Any:
+        """Every value: list[str], or a read-only numpy array of the file's own number type (bool for bool)."""
+        if not self._code:
+            return self._strings(self.length)
+        import numpy as np
+
+        dtype = np.dtype("u1" if self._code == "?" else f"<{_NUMPY_CODES[self._code]}")
+        raw = np.frombuffer(self._map, dtype, self.length, self.offset)
+        # A copy: a view would keep the file from being closed, and arrays are small beside tensors.
+        values = raw != 0 if self._code == "?" else raw.copy()
+        values.flags.writeable = False
+        return values
+
+    def _strings(self, n: int) -> list[str]:
+        read, length_at, pos = self._map, _U64.unpack_from, self.offset
+        strings = []
+        for _ in range(n):
+            start = pos + 8
+            pos = start + length_at(read, pos)[0]
+            strings.append(read[start:pos].decode("utf-8", "surrogateescape"))
+        return strings
+
+
+_NUMPY_CODES = {
+    "B": "u1", "b": "i1", "H": "u2", "h": "i2", "I": "u4", "i": "i4", "f": "f4", "Q": "u8", "q": "i8", "d": "f8",
+}  # fmt: skip
+
+
+class Metadata(Mapping[str, Any]):
+    """The key-value pairs, in file order. Scalars are Python values; an array is decoded on first access and then kept.
+
+    Strings are UTF-8; bytes that are not become lone surrogates (PEP 383), so that
+    `value.encode("utf-8", "surrogateescape")` gives back exactly the bytes in the file.
+    """
+
+    def __init__(self, entries: dict[str, Any], type_names: dict[str, str]) -> None:
+        self._entries = entries
+        self._type_names = type_names
+        self._decoded: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._entries[key]
+        if not isinstance(value, ArrayView):
+            return value
+        if key not in self._decoded:
+            self._decoded[key] = value.decode()
+        return self._decoded[key]
+
+    def __contains__(self, key: object) -> bool:  # Mapping's own would decode the array
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def array(self, key: str) -> ArrayView | None:
+        """The undecoded array under `key`, or None when the key is absent or holds a scalar."""
+        value = self._entries.get(key)
+        return value if isinstance(value, ArrayView) else None
+
+    def type_name(self, key: str) -> str:
+        """'uint32', 'string', …; for an array the type of one value in brackets: '[int32]'."""
+        return self._type_names[key]
+
+
+class GGUFFile:
+    """A GGUF file opened for reading. Raises GGPYError when it is missing, damaged, or not one that ggpy reads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.size, self._map = _map_file(self.path)
+        try:
+            header = _Header(self.path, self._map)
+            self.version = header.version
+            self.alignment = header.alignment
+            self.metadata: Metadata = Metadata(header.entries, header.type_names)
+            self.tensors: dict[str, TensorInfo] = header.tensors
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def data(self, name: str) -> np.ndarray:
+        """The tensor's bytes: uint8 [nbytes], a read-only view on the memory map. GGPYError when there is none so named."""
+        import numpy as np
+
+        info = self._info(name)
+        return np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
+
+    def release(self, name: str) -> None:
+        """Hand the tensor's pages back to the system once they are copied; they are read again if touched again."""
+        advise = getattr(mmap, "MADV_DONTNEED", None)
+        if advise is None:
+            return
+        info, page = self._info(name), mmap.PAGESIZE
+        start = -(-info.offset // page) * page  # whole pages only: a neighbour may still be in use
+        length = (info.offset + info.nbytes) // page * page - start
+        if length > 0:
+            self._map.madvise(advise, start, length)
+
+    def close(self) -> None:
+        """Unmap the file. While a view from `data` is still held, the map lives on until that view is gone."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def _info(self, name: str) -> TensorInfo:
+        info = self.tensors.get(name)
+        if info is None:
+            raise GGPYError(f"{self.path} has no tensor named {name!r}; it is incomplete or of another architecture.")
+        return info
+
+
+def _map_file(path: Path) -> tuple[int, mmap.mmap]:
+    """(size in bytes, read-only memory map)."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise GGPYError(f"{path} is a folder, not a GGUF file; name a .gguf file in it, or convert it first.")
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, and neither it nor a device can be mapped
+            raise GGPYError(f"{path} is not a regular file; a GGUF file must be on disk to be read.")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise GGPYError(f"{path} is empty; fetch or convert the model again.")
+            return size, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except FileNotFoundError as error:
+        raise GGPYError(f"{path} does not exist; check the path to the GGUF file.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise GGPYError(f"{path} cannot be read: {reason}.") from error
+
+
+class _Header:
+    """One walk through everything before the tensor data."""
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path, self.map, self.size, self.pos = path, mapped, len(mapped), 0
+        self.entries: dict[str, Any] = {}
+        self.type_names: dict[str, str] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        self.version = self._version()
+        n_tensors = self._count("tensors", "tensor count", smallest=24)
+        n_entries = self._count("metadata keys", "metadata key count", smallest=13)
+        for index in range(n_entries):
+            self._entry(index)
+        self._refuse_split()
+        self.alignment = self._alignment()
+        infos = [self._tensor(index) for index in range(n_tensors)]
+        self._place(infos)
+
+    # Errors
+
+    def _bad(self, what: str) -> GGPYError:
+        return GGPYError(f"{self.path} is not a valid GGUF file: {what}; fetch or convert it again.")
+
+    def _cut(self, what: str, needed: int) -> GGPYError:
+        missing = needed - (self.size - self.pos)
+        if missing > _MAX_MISSING:
+            return self._bad(f"{what} claims to reach {missing} bytes beyond the end")
+        return GGPYError(
+            f"{self.path} ends inside {what}, at least {missing} bytes too early; "
+            "the download was probably cut, so fetch the file again."
+        )
+
+    # Pieces
+
+    def _take(self, form: struct.Struct, what: str) -> int:
+        if self.size - self.pos < form.size:
+            raise self._cut(what, form.size)
+        value: int = form.unpack_from(self.map, self.pos)[0]
+        self.pos += form.size
+        return value
+
+    def _string(self, what: str) -> bytes:
+        length = self._take(_U64, what)
+        if length > self.size - self.pos:
+            raise self._cut(what, length)
+        start, self.pos = self.pos, self.pos + length
+        return self.map[start : self.pos]
+
+    def _name(self, what: str) -> str:
+        start = self.pos
+        length = self._take(_U64, what)
+        if not 0 < length <= _MAX_NAME:
+            raise self._bad(f"{what} is {length} bytes long, and a name has 1 to {_MAX_NAME}")
+        self.pos = start
+        try:
+            return self._string(what).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._bad(f"{what} is not UTF-8") from error
+
+    def _count(self, things: str, what: str, smallest: int) -> int:
+        """A number of entries, of which each takes at least `smallest` bytes."""
+        count = self._take(_U64, f"the {what}")
+        if count > (self.size - self.pos) // smallest:
+            raise self._bad(f"it claims {count} {things}, more than its {self.size} bytes can hold")
+        if count > _MAX_ENTRIES:
+            raise self._bad(f"it claims {count} {things}, and ggpy reads at most {_MAX_ENTRIES}")
+        return count
+
+    # Parts of the header, in the order of the file
+
+    def _version(self) -> int:
+        magic = self.map[:4]
+        if magic != b"GGUF":
+            raise GGPYError(f"{self.path} is not a GGUF file: {_describe(self.map[:64])}.")
+        self.pos = 4
+        version = self._take(_U32, "the version number")
+        if version & 0xFFFF == 0 and version != 0:
+            raise GGPYError(
+                f"{self.path} is a big-endian GGUF file; ggpy reads little-endian ones, so convert it again."
+            )
+        if version == 1:
+            raise GGPYError(f"{self.path} is GGUF version 1, which ggpy does not read; convert the model again.")
+        if version not in (2, 3):
+            raise GGPYError(f"{self.path} is GGUF version {version}; ggpy reads versions 2 and 3.")
+        return version
+
+    def _entry(self, index: int) -> None:
+        key = self._name(f"the name of metadata key number {index}")
+        if key in self.entries:
+            raise self._bad(f"the metadata key {key!r} occurs twice")
+        what = f"the value of the metadata key {key!r}"
+        value_type = self._take(_U32, what)
+        if value_type == _STRING:
+            self.type_names[key] = "string"
+            self.entries[key] = self._string(what).decode("utf-8", "surrogateescape")
+        elif value_type == _ARRAY:
+            view = self._array(what)
+            self.type_names[key] = f"[{view.type_name}]"
+            self.entries[key] = view
+        elif value_type in _SCALARS:
+            self.type_names[key], code = _SCALARS[value_type]
+            self.entries[key] = self._take(struct.Struct(f"<{code}"), what)
+        else:
+            raise self._bad(f"{what} is of the unknown type number {value_type}")
+
+    def _array(self, what: str) -> ArrayView:
+        value_type = self._take(_U32, what)
+        length = self._take(_U64, what)
+        if value_type == _ARRAY:
+            raise self._bad(f"{what} is an array of arrays, which no known model uses")
+        if value_type != _STRING and value_type not in _SCALARS:
+            raise self._bad(f"{what} is an array of the unknown type number {value_type}")
+        name, code = ("string", "") if value_type == _STRING else _SCALARS[value_type]
+        item = struct.calcsize(f"<{code}") if code else 8  # a string takes at least its length field
+        if length > (self.size - self.pos) // item:
+            raise self._cut(f"{what} ({length} values)", length * item)
+        view = ArrayView(name, length, self.pos, code, self.map)
+        if code:
+            self.pos += length * item
+        else:
+            self._skip_strings(length, what)
+        return view
+
+    def _skip_strings(self, count: int, what: str) -> None:
+        """Step over `count` strings: the one loop that runs once per token and merge, and so is lean. Every step moves on
+        by eight bytes or more, and an index beyond the file raises by itself."""
+        pos, length_at, data = self.pos, _U64.unpack_from, self.map
+        try:
+            for _ in range(count):
+                pos += length_at(data, pos)[0] + 8
+        except (struct.error, OverflowError):
+            pos += 8  # it lay beyond the file, or too near its end to hold a length
+        if pos > self.size:
+            raise self._cut(what, pos - self.pos)
+        self.pos = pos
+
+    def _refuse_split(self) -> None:
+        parts = self.entries.get("split.count", 1)
+        if isinstance(parts, int) and parts > 1:
+            raise GGPYError(
+                f"{self.path} is one of {parts} parts of a model; join them with `llama-gguf-split --merge` first."
+            )
+
+    def _alignment(self) -> int:
+        key = "general.alignment"
+        alignment = self.entries.get(key, 32)
+        if self.type_names.get(key, "uint32") != "uint32" or alignment == 0 or alignment & (alignment - 1):
+            raise self._bad(f"the metadata key {key!r} is {alignment!r}, and must be a power of two stored as uint32")
+        return int(alignment)
+
+    def _tensor(self, index: int) -> TensorInfo:
+        """A tensor's description, with `offset` still counted from the start of the data."""
+        name = self._name(f"the name of tensor number {index}")
+        what = f"the description of the tensor {name!r}"
+        n_dims = self._take(_U32, what)
+        if n_dims > _MAX_DIMS:
+            raise self._bad(f"the tensor {name!r} has {n_dims} dimensions, and at most {_MAX_DIMS} are possible")
+        dims = [self._take(_U64, what) for _ in range(n_dims)]
+        n_elements = 1
+        for dim in dims:
+            n_elements *= dim
+        if not 0 < n_elements <= _MAX_ELEMENTS:
+            raise self._bad(f"the tensor {name!r} has the impossible shape {dims}")
+        type_id = self._take(_U32, what)
+        try:
+            form = by_id(type_id)
+            row = dims[0] if dims else 1
+            nbytes = form.row_bytes(row) * (n_elements // row)
+        except GGPYError as error:
+            raise GGPYError(f"{self.path} cannot be used because of the tensor {name!r}: {error}") from error
+        shape = tuple(reversed(dims)) or (1,)
+        return TensorInfo(name, type_id, form.name, shape, self._take(_U64, what), nbytes)
+
+    def _place(self, infos: list[TensorInfo]) -> None:
+        """Fill `tensors` with absolute offsets, once all of them are known to lie in the file side by side."""
+        start = -(-self.pos // self.alignment) * self.alignment
+        for info in infos:
+            if info.name in self.tensors:
+                raise self._bad(f"the tensor {info.name!r} occurs twice")
+            if info.offset % self.alignment:
+                raise self._bad(f"the tensor {info.name!r} is not aligned to {self.alignment} bytes")
+            self.tensors[info.name] = TensorInfo(
+                info.name, info.type, info.type_name, info.shape, start + info.offset, info.nbytes
+            )
+        placed = sorted(self.tensors.values(), key=lambda info: info.offset)
+        for before, after in pairwise(placed):
+            if before.offset + before.nbytes > after.offset:
+                raise self._bad(f"the tensors {before.name!r} and {after.name!r} overlap")
+        if placed and placed[-1].offset + placed[-1].nbytes > self.size:
+            self.pos = placed[-1].offset
+            raise self._cut(f"the data of the tensor {placed[-1].name!r}", placed[-1].nbytes)
+
+
+def _describe(start: bytes) -> str:
+    """What a file that begins like this most likely is instead."""
+    if start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg", b"FUGG"):
+        return "it is in a format that came before GGUF or of the other byte order, so convert the model again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, so fetch the file it stands for with `git lfs pull`"
+    if start.lstrip()[:1] == b"<":
+        return "it is a web page, so the download led to a site's message instead of the model"
+    if start[:2] == b"PK":
+        return "it is a zip archive or a pickled checkpoint, so unpack or convert it first"
+    if start[8:9] == b"{":
+        return "it looks like a safetensors file, so convert its folder with `ggpy convert`"
+    return f"it begins with {start[:4]!r} instead of b'GGUF'"
