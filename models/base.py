@@ -14,6 +14,7 @@ from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
     from ggpy.graph import Graph, Value
+    from ggpy.models.hf import Config, Layout
 
 
 @dataclass(frozen=True)
@@ -173,4 +174,9 @@ class Architecture:
 
     def build(self, g: Graph) -> Value:
         """Describe the forward pass from token embeddings to logits on `g`; returns the logits."""
+        raise NotImplementedError
+
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
+        """What a Hugging Face checkpoint with this config.json becomes: metadata, tensors and where each comes from."""
         raise NotImplementedError

@@ -9,12 +9,19 @@ from ggpy.models.layers import pre_norm_decoder
 
 if TYPE_CHECKING:
     from ggpy.graph import Graph, Value
+    from ggpy.models.hf import Config, Layout
 
 
 class Llama(Architecture):
     name = "llama"
-    hf_names = ("LlamaForCausalLM", "MistralForCausalLM")
+    hf_names = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
     rope_style = "interleaved"
 
     def build(self, g: Graph) -> Value:
         return pre_norm_decoder(g, self.hparams, self.rope(g.vector("rope_freqs.weight")))
+
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
+        from ggpy.models.hf import decoder_layout
+
+        return decoder_layout(config, cls.name, interleaved=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ggpy.errors import GGPYError
 from ggpy.models.base import Architecture, HyperParameters
 from ggpy.models.layers import pre_norm_decoder
 
 if TYPE_CHECKING:
     from ggpy.graph import Graph, Value
+    from ggpy.models.hf import Config, Layout
 
 
 class Qwen(Architecture):
@@ -24,3 +26,57 @@ class Qwen(Architecture):
 
     def build(self, g: Graph) -> Value:
         return pre_norm_decoder(g, self.hparams, self.rope(g.vector("rope_freqs.weight")))
+
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
+        from ggpy.models.hf import Layout, TensorRule
+
+        n_layer = config.integer("num_hidden_layers")
+        n_embd = config.integer("hidden_size")
+        n_head = config.integer("num_attention_heads")
+        head_dim = config.integer("kv_channels", default=max(1, n_embd // n_head))
+        n_ff_both = config.integer("intermediate_size")
+        n_vocab = config.integer("vocab_size")
+        if n_head * head_dim != n_embd:
+            raise GGPYError(
+                f"{config.where} gives {n_head} heads of {head_dim} 'kv_channels' for a 'hidden_size' of {n_embd}"
+                "; GGUF's qwen has room for equal widths alone."
+            )
+        if n_ff_both % 2:
+            raise GGPYError(
+                f"{config.where} gives 'intermediate_size' as {n_ff_both}; it counts gate and up and must be even."
+            )
+        if config.number("rotary_pct", default=1.0) != 1.0:
+            raise GGPYError(f"{config.where} gives 'rotary_pct' below 1; Qwen is known with rope on whole heads alone.")
+
+        # Past seq_length the original stretches rope and scales attention by length, for which GGUF has no keys.
+        n_ctx = config.integer("seq_length", "max_position_embeddings")
+        n_ctx = min(n_ctx, config.integer("max_position_embeddings", default=n_ctx))
+        metadata = {
+            "qwen.block_count": n_layer,
+            "qwen.context_length": n_ctx,
+            "qwen.embedding_length": n_embd,
+            "qwen.feed_forward_length": n_ff_both,
+            "qwen.attention.head_count": n_head,
+            "qwen.attention.layer_norm_rms_epsilon": config.number("layer_norm_epsilon"),
+            "qwen.vocab_size": n_vocab,
+            "qwen.rope.dimension_count": head_dim,
+            "qwen.rope.freq_base": config.number("rotary_emb_base", default=10000.0),
+        }
+        n_ff = n_ff_both // 2
+        tensors = [TensorRule("token_embd.weight", "transformer.wte.weight", (n_vocab, n_embd))]
+        for layer in range(n_layer):
+            to, of = f"blk.{layer}.", f"transformer.h.{layer}."
+            tensors += [
+                TensorRule(to + "attn_norm.weight", of + "ln_1.weight", (n_embd,)),
+                TensorRule(to + "attn_qkv.weight", of + "attn.c_attn.weight", (3 * n_embd, n_embd)),
+                TensorRule(to + "attn_qkv.bias", of + "attn.c_attn.bias", (3 * n_embd,)),
+                TensorRule(to + "attn_output.weight", of + "attn.c_proj.weight", (n_embd, n_embd)),
+                TensorRule(to + "ffn_norm.weight", of + "ln_2.weight", (n_embd,)),
+                TensorRule(to + "ffn_gate.weight", of + "mlp.w2.weight", (n_ff, n_embd)),
+                TensorRule(to + "ffn_up.weight", of + "mlp.w1.weight", (n_ff, n_embd)),
+                TensorRule(to + "ffn_down.weight", of + "mlp.c_proj.weight", (n_embd, n_ff)),
+            ]
+        tensors.append(TensorRule("output_norm.weight", "transformer.ln_f.weight", (n_embd,)))
+        tensors.append(TensorRule("output.weight", "lm_head.weight", (n_vocab, n_embd)))
+        return Layout(cls.name, metadata, tensors, n_vocab)

@@ -9,6 +9,7 @@ from ggpy.models.layers import pre_norm_decoder
 
 if TYPE_CHECKING:
     from ggpy.graph import Graph, Value
+    from ggpy.models.hf import Config, Layout
 
 
 class Qwen2(Architecture):
@@ -18,3 +19,9 @@ class Qwen2(Architecture):
 
     def build(self, g: Graph) -> Value:
         return pre_norm_decoder(g, self.hparams, self.rope(g.vector("rope_freqs.weight")))
+
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
+        from ggpy.models.hf import decoder_layout
+
+        return decoder_layout(config, cls.name, qkv_bias=True)
