@@ -1,0 +1,189 @@
+"""From float32 rows to what the matrix product reads: RMS norm, then int8 blocks or plain floats, laid out in tiles (see `ggpy.cpu.linear`).
+
+In a small step every thread prepares all rows for itself: redundant work of a microsecond is cheaper than meeting at a barrier. In a large one
+the rows are shared out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core.typing import Signature
+from numba.extending import intrinsic
+
+from ggpy.cpu.linear import TOKEN_BLOCK_BYTES
+from ggpy.cpu.memory import load_f32, load_i32, store_f32
+from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.vector import VF, VI, Vec, f32, i8, i32
+from ggpy.quant.packed import BLOCK
+
+
+def sum_squares_intrinsic(isa: str) -> Any:
+    """`sum_squares(row, n16)`: the sum of squares of 16 * n16 floats."""
+
+    def sum_squares(typingctx: Any, row: Any, n16: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            v = Vec(b, isa)
+
+            def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+                x = v.load_f32(c[0])
+                return [v.at(c[0], 64), v.fma(x, x, c[1])]
+
+            return v.sum_lanes(v.loop(args[1], [args[0], v.float(0.0)], body)[1])
+
+        return types.float32(types.uintp, types.intp), codegen
+
+    return intrinsic(sum_squares)
+
+
+def quantize_row_intrinsic(isa: str) -> Any:
+    """`quantize_row(row, weight, factor, n_blocks, dst, width, lane)`: row * factor * weight as int8 blocks, as token `lane` of a tile."""
+
+    def quantize_row(typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            row, weight, factor, n, dst, width, lane = args
+            v = Vec(b, isa)
+            times = v.splat(factor)
+            group_step = v.mul(width, 4)
+            block_step = v.mul(width, TOKEN_BLOCK_BYTES)
+            lane_at = v.mul(lane, 4)
+
+            def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+                row, weight, dst = c
+                halves = [
+                    b.fmul(b.fmul(v.load_f32(v.at(row, 64 * h)), times), v.load_f32(v.at(weight, 64 * h))) for h in range(2)
+                ]
+                largest = v.max_lanes(v.maximum(v.abs(halves[0]), v.abs(halves[1])))
+                scale = b.fdiv(largest, ir.Constant(f32, 127.0))
+                positive = b.fcmp_ordered(">", scale, ir.Constant(f32, 1e-38))
+                inverse = v.splat(b.select(positive, b.fdiv(ir.Constant(f32, 127.0), largest), ir.Constant(f32, 0.0)))
+                at = v.at(dst, lane_at)
+                sums = []
+                for h in range(2):
+                    codes = b.fptosi(v.round(b.fmul(halves[h], inverse)), VI)
+                    sums.append(v.sum_lanes_int(codes))
+                    packed = b.bitcast(b.trunc(codes, ir.VectorType(i8, 16)), ir.VectorType(i32, 4))
+                    for g in range(4):
+                        v.store(b.extract_element(packed, ir.Constant(i32, g)), at)
+                        at = b.add(at, group_step)
+                total = b.add(sums[0], sums[1])
+                v.store(scale, at)
+                at = b.add(at, group_step)
+                v.store(b.fmul(scale, b.sitofp(total, f32)), at)
+                for s in (total, sums[0], sums[1]):
+                    at = b.add(at, group_step)
+                    v.store(b.mul(s, ir.Constant(i32, -8)), at)
+                return [v.at(row, 128), v.at(weight, 128), b.add(dst, block_step)]
+
+            v.loop(n, [row, weight, dst], body)
+            return context.get_dummy_value()
+
+        u, i = types.uintp, types.intp
+        return types.void(u, u, types.float32, i, u, i, i), codegen
+
+    return intrinsic(quantize_row)
+
+
+def scale_row_intrinsic(isa: str) -> Any:
+    """`scale_row(row, weight, factor, n8, dst, width, lane)`: row * factor * weight as floats, as token `lane` of a tile, 8 columns at a time."""
+
+    def scale_row(typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            row, weight, factor, n, dst, width, lane = args
+            v = Vec(b, isa)
+            eight = ir.VectorType(f32, 8)
+            column_step = v.mul(width, 4)
+            times = b.shuffle_vector(v.splat(factor), v.splat(factor), ir.Constant(ir.VectorType(i32, 8), [0] * 8))
+
+            def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+                row, weight, at = c
+                x = b.fmul(b.fmul(v.load(row, eight), times), v.load(weight, eight))
+                for k in range(8):
+                    v.store(b.extract_element(x, ir.Constant(i32, k)), at)
+                    at = b.add(at, column_step)
+                return [v.at(row, 32), v.at(weight, 32), at]
+
+            v.loop(n, [row, weight, v.at(dst, v.mul(lane, 4))], body)
+            return context.get_dummy_value()
+
+        u, i = types.uintp, types.intp
+        return types.void(u, u, types.float32, i, u, i, i), codegen
+
+    return intrinsic(scale_row)
+
+
+WIDEST = 0  # these names are set by `specialized`
+PER_STEP = BLOCK
+sum_squares: Any = None
+write_row: Any = None
+combine_head: Any = None
+
+
+@njit(inline="always")
+def tile_of(i, n, widest):  # type: ignore[no-untyped-def]
+    """(first token, width) of the tile that holds token i of n: whole tiles first, then the rest in halving widths."""
+    start = n // widest * widest
+    if i < start:
+        return i // widest * widest, widest
+    width = widest >> 1
+    while True:
+        if n - start >= width:
+            if i < start + width:
+                return start, width
+            start += width
+        width >>= 1
+
+
+def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """Rows of src, RMS-normalised if `eps` is not negative and times `weight`, into the activation tiles at dst."""
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    n = step.n_outputs if op.outputs_only else step.n_tokens
+    dst = op.dst
+    first, last = n * tid // nth, n * (tid + 1) // nth
+    if step.small:
+        dst += types.uint64(tid * op.private_stride)
+        first, last = 0, n
+    for i in range(first, last):
+        token = i
+        if op.outputs_only:
+            token = types.int64(load_i32(step.outputs + types.uint64(4 * i)))
+        row = op.src + types.uint64(token * op.src_stride)
+        if op.combine and step.n_split > 1:
+            row = op.scratch + types.uint64(tid * op.scratch_stride)
+            for head in range(op.n_head):
+                combine_head(op, step.n_split, token, head, row + types.uint64(head * op.head_dim * 4))
+        factor = types.float32(1.0)
+        if op.eps >= types.float32(0.0):
+            mean = sum_squares(row, (op.n_cols + 15) // 16) / types.float32(op.n_cols)
+            factor = types.float32(1.0) / types.float32(math.sqrt(mean + op.eps))
+        start, width = tile_of(i, n, WIDEST)
+        write_row(row, op.weight, factor, op.n_cols // PER_STEP, dst + types.uint64(start * op.token_bytes), width, i - start)
+
+
+@njit
+def combine_parts(op, n_split, token, head, out):  # type: ignore[no-untyped-def]
+    """Join the parts of one head's attention: each holds its largest score, its sum of exponentials and its weighted sum of values."""
+    part_bytes = (op.head_pad + 16) * 4
+    base = op.src2 + types.uint64((token * op.n_head + head) * n_split * part_bytes)
+    largest = types.float32(-1e30)
+    for s in range(n_split):
+        largest = max(largest, load_f32(base + types.uint64(s * part_bytes)))
+    total = types.float32(0.0)
+    for s in range(n_split):
+        part = base + types.uint64(s * part_bytes)
+        total += types.float32(math.exp(load_f32(part) - largest)) * load_f32(part + types.uint64(4))
+    for d in range(op.head_dim):
+        store_f32(out + types.uint64(4 * d), types.float32(0.0))
+    for s in range(n_split):
+        part = base + types.uint64(s * part_bytes)
+        weight = types.float32(math.exp(load_f32(part) - largest)) / total
+        for d in range(op.head_dim):
+            at = out + types.uint64(4 * d)
+            store_f32(at, load_f32(at) + weight * load_f32(part + types.uint64(64 + 4 * d)))
+
+
+__all__ = ["VF", "combine_parts", "prepare", "quantize_row_intrinsic", "scale_row_intrinsic", "sum_squares_intrinsic", "tile_of"]

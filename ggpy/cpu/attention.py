@@ -1,0 +1,251 @@
+"""Attention over the cache: one pass with a running softmax (arXiv 2205.14135), query heads that share a key/value head computed together.
+
+The cache of a layer, half precision, each slot contiguous:
+
+    keys    [slot][kv head][position / 16][head_dim][16 positions]   so that a vector of scores needs no sum across lanes
+    values  [slot][kv head][position][head_dim padded to 16]
+
+A unit of work is one row tile (up to 8 pairs of token and query head that read the same key/value head), over all its positions or, when there
+are few units, over one of `n_split` parts of them; the parts are joined where the result is read (`activations.combine_parts`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, types
+from numba.core.typing import Signature
+from numba.extending import intrinsic
+
+from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_i32
+from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.vector import LANES, VF, VI, Vec, f32, i32
+
+CHUNK = 64  # positions between two updates of the running maximum
+HIDDEN = -1e30  # the score of a position that must not be seen
+WIDEST_ROWS = {"avx512vnni": 8, "avx2vnni": 4, "avx2": 4, "plain": 8}
+
+
+def scratch_bytes(head_dim: int, head_pad: int) -> int:
+    """A thread's working memory: queries, scores, and the running state, for the widest row tile."""
+    rows = max(WIDEST_ROWS.values())
+    return 4 * (rows * head_dim + rows * CHUNK + rows * head_pad + 8 * rows) + 256
+
+
+def attend_intrinsic(isa: str) -> Any:
+    """`attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch)`; see `attention` for the layout of scratch.
+
+    Positions begin (a multiple of 16) up to end; `q` is [head_dim][rows]. Updates the running maximum, sum and values in scratch.
+    """
+
+    def attend(
+        typingctx: Any, rows: Any, q: Any, k: Any, v: Any, head_dim: Any, head_pad: Any, begin: Any, end: Any, scratch: Any
+    ) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            v = Vec(b, isa)
+            done = b.append_basic_block("attended")
+            cases = b.switch(args[0], done)
+            rows = WIDEST_ROWS[isa]
+            while rows:
+                block = b.append_basic_block(f"rows{rows}")
+                cases.add_case(v.const(rows), block)
+                b.position_at_end(block)
+                _emit_rows(v, rows, *args[1:])
+                b.branch(done)
+                rows //= 2
+            b.position_at_end(done)
+            return context.get_dummy_value()
+
+        u, i = types.uintp, types.intp
+        return types.void(i, u, u, u, i, i, i, i, u), codegen
+
+    return intrinsic(attend)
+
+
+def _emit_rows(
+    v: Vec, rows: int, q: ir.Value, k: ir.Value, vals: ir.Value, head_dim: ir.Value, head_pad: ir.Value, begin: ir.Value, end: ir.Value, scratch: ir.Value
+) -> None:
+    b = v.b
+    first_seen, last_seen, largest_at, total_at = (v.at(scratch, 4 * rows * i) for i in range(4))
+    scores_at = v.at(scratch, 16 * rows)
+    values_at = v.at(scores_at, 4 * rows * CHUNK)
+    key_block_bytes = v.mul(head_dim, 2 * LANES)
+    value_bytes = v.mul(head_pad, 2)
+    n_chunks = b.sdiv(b.add(b.sub(end, begin), v.const(CHUNK - 1)), v.const(CHUNK))
+
+    def chunk(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        start, k_at = carried
+        left = b.sub(end, start)
+        n_cells = b.select(b.icmp_signed("<", left, v.const(CHUNK)), left, v.const(CHUNK))
+        n_blocks = b.lshr(b.add(n_cells, v.const(LANES - 1)), v.const(4))
+
+        # scores of 16 positions at a time, hidden ones replaced, and the chunk's largest
+        def score_block(j: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+            k_at, out, position, *largest = c
+
+            def dims(d: ir.Value, inner: list[ir.Value]) -> list[ir.Value]:
+                k_at, q_at, *sums = inner
+                keys = v.load_f16(k_at)
+                sums = [v.fma(keys, v.bcast_f32(v.at(q_at, 4 * m)), s) for m, s in enumerate(sums)]
+                return [v.at(k_at, 2 * LANES), v.at(q_at, 4 * rows), *sums]
+
+            k_next, _, *sums = v.loop(head_dim, [k_at, q, *[v.float(0.0)] * rows], dims)
+            where = b.add(v.splat(b.trunc(position, i32)), v.lane_index())
+            for m in range(rows):
+                early = b.icmp_signed(">=", where, v.bcast_i32(v.at(first_seen, 4 * m)))
+                late = b.icmp_signed("<=", where, v.bcast_i32(v.at(last_seen, 4 * m)))
+                score = b.select(b.and_(early, late), sums[m], v.float(HIDDEN))
+                v.store(score, v.at(out, 4 * CHUNK * m))
+                largest[m] = v.maximum(largest[m], score)
+            return [k_next, v.at(out, 4 * LANES), v.at(position, LANES), *largest]
+
+        k_next, _, _, *largest = v.loop(n_blocks, [k_at, scores_at, start, *[v.float(HIDDEN)] * rows], score_block)
+
+        # the running maximum moves, and with it what was summed before
+        shrink = []
+        for m in range(rows):
+            before = v.load(v.at(largest_at, 4 * m), f32)
+            chunk_max = v.max_lanes(largest[m])
+            now = b.select(b.fcmp_ordered(">", chunk_max, before), chunk_max, before)
+            v.store(now, v.at(largest_at, 4 * m))
+            shift = v.splat(now)
+
+            def weigh(j: ir.Value, c: list[ir.Value], shift: ir.Value = shift) -> list[ir.Value]:
+                at, total = c
+                score = v.load_f32(at)
+                weight = b.select(b.fcmp_ordered(">", score, v.float(HIDDEN / 2)), v.exp(b.fsub(score, shift)), v.float(0.0))
+                v.store(weight, at)
+                return [v.at(at, 4 * LANES), b.fadd(total, weight)]
+
+            total = v.loop(n_blocks, [v.at(scores_at, 4 * CHUNK * m), v.float(0.0)], weigh)[1]
+            shrink.append(v.exp(b.fsub(v.splat(before), shift)))
+            old = b.fmul(v.load(v.at(total_at, 4 * m), f32), b.extract_element(shrink[m], ir.Constant(i32, 0)))
+            v.store(b.fadd(old, v.sum_lanes(total)), v.at(total_at, 4 * m))
+
+        # values, weighted: `wide` vectors of dimensions at a time, the rest one by one
+        def dimensions(wide: int) -> Any:
+            def body(j: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+                out, v_at = c
+                held = []
+                for m in range(rows):
+                    row_at = b.add(out, v.mul(head_pad, 4 * m))
+                    held += [b.fmul(v.load_f32(v.at(row_at, 64 * w)), shrink[m]) for w in range(wide)]
+
+                def cells(p: ir.Value, inner: list[ir.Value]) -> list[ir.Value]:
+                    at, weight_at, *sums = inner
+                    values = [v.load_f16(v.at(at, 32 * w)) for w in range(wide)]
+                    for m in range(rows):
+                        weight = v.bcast_f32(v.at(weight_at, 4 * CHUNK * m))
+                        for w in range(wide):
+                            sums[m * wide + w] = v.fma(values[w], weight, sums[m * wide + w])
+                    return [b.add(at, value_bytes), v.at(weight_at, 4), *sums]
+
+                _, _, *sums = v.loop(n_cells, [v_at, scores_at, *held], cells)
+                for m in range(rows):
+                    row_at = b.add(out, v.mul(head_pad, 4 * m))
+                    for w in range(wide):
+                        v.store(sums[m * wide + w], v.at(row_at, 64 * w))
+                return [v.at(out, 64 * wide), v.at(v_at, 32 * wide)]
+
+            return body
+
+        first_value = b.add(vals, b.mul(start, value_bytes))
+        wide = max(1, min(4, (16 if v.isa == "avx512vnni" else 8) // rows))
+        n_vectors = b.lshr(head_pad, v.const(4))
+        n_wide = b.sdiv(n_vectors, v.const(wide))
+        n_rest = b.srem(n_vectors, v.const(wide))
+        if wide == 1:
+            v.loop(n_vectors, [values_at, first_value], dimensions(1))
+        else:
+            with b.if_then(b.icmp_signed(">", n_wide, v.const(0))):
+                v.loop(n_wide, [values_at, first_value], dimensions(wide))
+            with b.if_then(b.icmp_signed(">", n_rest, v.const(0))):
+                done = b.mul(n_wide, v.const(wide))
+                v.loop(n_rest, [b.add(values_at, v.mul(done, 64)), b.add(first_value, v.mul(done, 32))], dimensions(1))
+        return [v.at(start, CHUNK), b.add(k_at, v.mul(key_block_bytes, CHUNK // LANES))]
+
+    first_key = b.add(k, b.mul(b.lshr(begin, v.const(4)), key_block_bytes))
+    v.loop(n_chunks, [begin, first_key], chunk)
+
+
+attend: Any = None  # these names are set by `specialized`
+WIDEST = 0
+
+
+def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst[token, head] = softmax(q . k / sqrt(head_dim)) v over the positions each token sees.
+
+    Thread-private scratch: q [head_dim][rows], then first_seen, last_seen (int32), largest score and sum [rows] each,
+    scores [rows][CHUNK], values [rows][head_pad].
+    """
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    group = op.n_head // op.n_head_kv
+    part_bytes = (op.head_pad + 16) * 4
+    unit = 0
+    q_at = op.scratch + types.uint64(tid * op.scratch_stride)
+    state = q_at + types.uint64((WIDEST * op.head_dim * 4 + 63) // 64 * 64)
+    for s in range(step.n_segments):
+        seg = step.segments + types.uint64(16 * s)
+        slot, first_token = types.int64(load_i32(seg)), types.int64(load_i32(seg + types.uint64(4)))
+        n_rows = types.int64(load_i32(seg + types.uint64(8))) * group
+        first_position = types.int64(load_i32(seg + types.uint64(12)))
+        for kv_head in range(op.n_head_kv):
+            slot_head = slot * op.n_head_kv + kv_head
+            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * op.head_dim * 2)
+            values = op.cache_v + types.uint64(slot_head * op.n_ctx * op.head_pad * 2)
+            for row in range(0, n_rows, WIDEST):
+                count = min(WIDEST, n_rows - row)
+                rows = WIDEST
+                while rows >= 2 * count:
+                    rows >>= 1
+                for part in range(step.n_split):
+                    mine = unit % nth == tid
+                    unit += 1
+                    if not mine:
+                        continue
+                    sums = state + types.uint64(16 * rows + 4 * rows * 64)
+                    begin = first_position
+                    for m in range(rows):
+                        r = row + min(m, count - 1)
+                        position = first_position + r // group
+                        seen = max(0, position - op.window + 1) if op.window else 0
+                        begin = min(begin, seen)
+                        store_i32(state + types.uint64(4 * m), types.int32(seen))
+                        store_i32(state + types.uint64(4 * (rows + m)), types.int32(position))
+                        store_f32(state + types.uint64(4 * (2 * rows + m)), types.float32(-1e30))
+                        store_f32(state + types.uint64(4 * (3 * rows + m)), types.float32(0.0))
+                        q = op.src + types.uint64((first_token + r // group) * op.src_stride + (kv_head * group + r % group) * op.head_dim * 4)
+                        for d in range(op.head_dim):
+                            store_f32(q_at + types.uint64(4 * (d * rows + m)), load_f32(q + types.uint64(4 * d)) * op.scale)
+                    for d in range(rows * op.head_pad):
+                        store_f32(sums + types.uint64(4 * d), types.float32(0.0))
+                    begin &= ~15
+                    end = first_position + (row + count - 1) // group + 1
+                    if step.n_split > 1:
+                        blocks = (end - begin + 15) // 16
+                        whole = begin
+                        begin = whole + 16 * (blocks * part // step.n_split)
+                        end = min(end, whole + 16 * (blocks * (part + 1) // step.n_split))
+                    if begin < end:
+                        attend(rows, q_at, keys, values, op.head_dim, op.head_pad, begin, end, state)
+                    for m in range(count):
+                        token, head = first_token + (row + m) // group, kv_head * group + (row + m) % group
+                        largest = load_f32(state + types.uint64(4 * (2 * rows + m)))
+                        total = load_f32(state + types.uint64(4 * (3 * rows + m)))
+                        mixed = sums + types.uint64(4 * m * op.head_pad)
+                        if step.n_split > 1:
+                            to = op.src2 + types.uint64(((token * op.n_head + head) * step.n_split + part) * part_bytes)
+                            store_f32(to, largest)
+                            store_f32(to + types.uint64(4), total)
+                            for d in range(op.head_dim):
+                                store_f32(to + types.uint64(64 + 4 * d), load_f32(mixed + types.uint64(4 * d)))
+                        else:
+                            to = op.dst + types.uint64(token * op.dst_stride + head * op.head_dim * 4)
+                            for d in range(op.head_dim):
+                                store_f32(to + types.uint64(4 * d), load_f32(mixed + types.uint64(4 * d)) / total)
+
+
+__all__ = ["VF", "VI", "attend_intrinsic", "attention", "math", "scratch_bytes"]

@@ -1,0 +1,122 @@
+"""Rope with the store into the cache, and SwiGLU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, types
+from numba.core.typing import Signature
+from numba.extending import intrinsic
+
+from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_u16
+from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.vector import Vec
+
+swiglu_row: Any = None  # these names are set by `specialized`
+to_half: Any = None
+
+
+def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """Query heads (src) are normalised and turned in place; key heads (src2) too, and go into the cache with the value heads (src3).
+
+    Work is one head of one token; query heads come first, then each key head with its value head.
+    """
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    heads = op.n_head + op.n_head_kv
+    n = step.n_tokens * heads
+    half = op.n_rot // 2
+    for item in range(n * tid // nth, n * (tid + 1) // nth):
+        token, head = item // heads, item % heads
+        is_key = head >= op.n_head
+        if is_key:
+            head -= op.n_head
+            at = op.src2 + types.uint64(token * op.src2_stride + head * op.head_dim * 4)
+            norm = op.weight2
+        else:
+            at = op.src + types.uint64(token * op.src_stride + head * op.head_dim * 4)
+            norm = op.weight
+        if norm:
+            total = types.float32(0.0)
+            for d in range(op.head_dim):
+                x = load_f32(at + types.uint64(4 * d))
+                total += x * x
+            factor = types.float32(1.0) / types.float32(math.sqrt(total / types.float32(op.head_dim) + op.eps))
+            for d in range(op.head_dim):
+                x = load_f32(at + types.uint64(4 * d))
+                store_f32(at + types.uint64(4 * d), x * factor * load_f32(norm + types.uint64(4 * d)))
+        angle = step.angles + types.uint64(token * half * 8)
+        apart = 4 * half if op.neox else 4
+        stride = 4 if op.neox else 8
+        for i in range(half):
+            c, s = load_f32(angle + types.uint64(8 * i)), load_f32(angle + types.uint64(8 * i + 4))
+            first = at + types.uint64(stride * i)
+            second = first + types.uint64(apart)
+            x, y = load_f32(first), load_f32(second)
+            store_f32(first, x * c - y * s)
+            store_f32(second, x * s + y * c)
+        if is_key:
+            slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
+            position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
+            slot_head = slot * op.n_head_kv + head
+            key = op.cache_k + types.uint64((slot_head * op.n_ctx + (position & ~15)) * op.head_dim * 2 + (position & 15) * 2)
+            for d in range(op.head_dim):
+                store_u16(key + types.uint64(32 * d), to_half(load_f32(at + types.uint64(4 * d))))
+            source = op.src3 + types.uint64(token * op.src3_stride + head * op.head_dim * 4)
+            value = op.cache_v + types.uint64((slot_head * op.n_ctx + position) * op.head_pad * 2)
+            for d in range(op.head_dim):
+                store_u16(value + types.uint64(2 * d), to_half(load_f32(source + types.uint64(4 * d))))
+
+
+def swiglu(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst = silu(src) * src2, over the same stripes of columns that this thread's matrix products wrote: no barrier in between."""
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    first = op.n_stripes * tid // nth
+    last = op.n_stripes * (tid + 1) // nth
+    if first == last:
+        return
+    at = types.uint64(first * 64)
+    for token in range(step.n_tokens):
+        swiglu_row(
+            op.src + types.uint64(token * op.src_stride) + at,
+            op.src2 + types.uint64(token * op.src2_stride) + at,
+            op.dst + types.uint64(token * op.dst_stride) + at,
+            last - first,
+        )
+
+
+def swiglu_row_intrinsic(isa: str) -> Any:
+    """`swiglu_row(gate, up, dst, n16)`: silu(gate) * up over 16 * n16 floats."""
+
+    def swiglu_row(typingctx: Any, gate: Any, up: Any, dst: Any, n16: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            v = Vec(b, isa)
+
+            def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+                gate, up = v.load_f32(c[0]), v.load_f32(c[1])
+                sigmoid = b.fdiv(v.float(1.0), b.fadd(v.float(1.0), v.exp(b.fneg(gate))))
+                v.store(b.fmul(b.fmul(gate, sigmoid), up), c[2])
+                return [v.at(p, 64) for p in c]
+
+            v.loop(args[3], list(args[:3]), body)
+            return context.get_dummy_value()
+
+        u = types.uintp
+        return types.void(u, u, u, types.intp), codegen
+
+    return intrinsic(swiglu_row)
+
+
+def to_half_intrinsic() -> Any:
+    """`to_half(x)`: half-precision bits of a float32, in one instruction where the CPU has it."""
+
+    def to_half(typingctx: Any, x: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            return b.bitcast(b.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+        return types.uint16(types.float32), codegen
+
+    return intrinsic(to_half)

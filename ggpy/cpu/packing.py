@@ -1,0 +1,231 @@
+"""From the bytes of a GGUF tensor to the packed stripes that kernels read (`ggpy.quant.packed`).
+
+One loop per format, compiled on first use and run by several Python threads, each over its own stripes. The destination is zeroed memory, so
+rows past the last one stay zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from ggpy.cpu.memory import load_i8, load_u8, load_u16, load_u32, store_i8, store_u8, store_u16
+from ggpy.jit import compiled, specialized
+from ggpy.quant.packed import PACKED, Packed
+
+RAW_BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
+
+
+# ---- the 32 codes of one block of a GGUF row, by format; `i` counts blocks of 32 columns
+
+
+@njit(inline="always")
+def _nibbles(at, codes):  # type: ignore[no-untyped-def]
+    for j in range(16):
+        byte = load_u8(at + types.uint64(j))
+        codes[j] = byte & 15
+        codes[j + 16] = byte >> 4
+
+
+@njit
+def _codes_q4(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
+    _nibbles(raw + types.uint64(i * size + skip), codes)
+
+
+@njit
+def _codes_q5(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
+    at = raw + types.uint64(i * size + skip)
+    high = load_u32(at)
+    _nibbles(at + types.uint64(4), codes)
+    for j in range(32):
+        codes[j] |= types.uint8(((high >> types.uint32(j)) & types.uint32(1)) << types.uint32(4))
+
+
+@njit
+def _codes_q8(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
+    at = raw + types.uint64(i * size + skip)
+    for j in range(32):
+        codes[j] = load_u8(at + types.uint64(j))
+
+
+@njit
+def _codes_q4_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
+    sub = i % 8
+    at = raw + types.uint64(i // 8 * size + 16 + sub // 2 * 32)
+    shift = types.uint8(4 * (sub % 2))
+    for j in range(32):
+        codes[j] = (load_u8(at + types.uint64(j)) >> shift) & 15
+
+
+@njit
+def _codes_q5_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
+    sub = i % 8
+    high = raw + types.uint64(i // 8 * size + 16)
+    at = high + types.uint64(32 + sub // 2 * 32)
+    shift = types.uint8(4 * (sub % 2))
+    for j in range(32):
+        bit = (load_u8(high + types.uint64(j)) >> types.uint8(sub)) & 1
+        codes[j] = ((load_u8(at + types.uint64(j)) >> shift) & 15) | (bit << 4)
+
+
+@njit
+def _codes_q6_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
+    half, quarter = i % 8 // 4, i % 4
+    top = raw + types.uint64(i // 8 * size)
+    low = top + types.uint64(64 * half + 32 * (quarter % 2))
+    high = top + types.uint64(128 + 32 * half)
+    for j in range(32):
+        nibble = (load_u8(low + types.uint64(j)) >> types.uint8(4 * (quarter // 2))) & 15
+        codes[j] = nibble | (((load_u8(high + types.uint64(j)) >> types.uint8(2 * quarter)) & 3) << 4)
+
+
+# ---- scales
+
+
+@njit
+def _k_scale(scales, sub, minimum):  # type: ignore[no-untyped-def]
+    """The 6-bit scale or minimum of one of eight blocks, from the 12 bytes in which K formats keep them."""
+    if sub < 4:
+        return load_u8(scales + types.uint64(sub + 4 * minimum)) & 63
+    low = (load_u8(scales + types.uint64(sub + 4)) >> types.uint8(4 * minimum)) & 15
+    return low | ((load_u8(scales + types.uint64(sub - 4 + 4 * minimum)) >> types.uint8(6)) << 4)
+
+
+@njit
+def _scales_plain(raw, i, size, n_minima, row, block, header):  # type: ignore[no-untyped-def]
+    at = raw + types.uint64(i * size)
+    store_u16(block + types.uint64(2 * row), load_u16(at))
+    if n_minima:
+        store_u16(block + types.uint64(32 + 2 * row), load_u16(at + types.uint64(2)))
+
+
+@njit
+def _scales_k(raw, i, size, n_minima, row, block, header):  # type: ignore[no-untyped-def]
+    top = raw + types.uint64(i // 8 * size)
+    store_u16(header + types.uint64(2 * row), load_u16(top))
+    store_u16(header + types.uint64(32 + 2 * row), load_u16(top + types.uint64(2)))
+    store_u8(block + types.uint64(row), _k_scale(top + types.uint64(4), i % 8, 0))
+    store_u8(block + types.uint64(16 + row), _k_scale(top + types.uint64(4), i % 8, 1))
+
+
+@njit
+def _scales_q6_k(raw, i, size, n_minima, row, block, header):  # type: ignore[no-untyped-def]
+    top = raw + types.uint64(i // 8 * size)
+    store_u16(header + types.uint64(2 * row), load_u16(top + types.uint64(208)))
+    for s in range(2):
+        store_i8(block + types.uint64(16 * s + row), load_i8(top + types.uint64(192 + 2 * (i % 8) + s)))
+
+
+_READERS: dict[str, tuple[Any, Any, int]] = {  # codes, scales, bytes before the codes
+    "Q4_0": (_codes_q4, _scales_plain, 2),
+    "Q4_1": (_codes_q4, _scales_plain, 4),
+    "Q5_0": (_codes_q5, _scales_plain, 2),
+    "Q5_1": (_codes_q5, _scales_plain, 4),
+    "Q8_0": (_codes_q8, _scales_plain, 2),
+    "Q4_K": (_codes_q4_k, _scales_k, 0),
+    "Q5_K": (_codes_q5_k, _scales_k, 0),
+    "Q6_K": (_codes_q6_k, _scales_q6_k, 0),
+}
+
+read_codes: Any = None  # these names are set by `specialized`
+read_scales: Any = None
+SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = HIGH_AT = BITS = FIELD = MINIMA = ELEMENT = 0
+
+
+def _pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last):  # type: ignore[no-untyped-def]
+    """Stripes first..last of a quantized matrix: `raw` is its GGUF bytes, `out` the packed matrix; both addresses."""
+    codes = np.empty(32, np.uint8)
+    for s in range(first, last):
+        for row in range(min(16, n_rows - 16 * s)):
+            source = raw + types.uint64((16 * s + row) * row_bytes)
+            stripe = out + types.uint64(s * stripe_bytes)
+            for i in range(n_cols // 32):
+                header = stripe
+                block = stripe + types.uint64(i * BLOCK_BYTES)
+                if HEADER_BYTES:
+                    header = stripe + types.uint64(i // 8 * (HEADER_BYTES + 8 * BLOCK_BYTES))
+                    block = header + types.uint64(HEADER_BYTES + i % 8 * BLOCK_BYTES)
+                read_codes(source, i, SKIP, SIZE, codes)
+                read_scales(source, i, SIZE, MINIMA, row, block, header)
+                base = block + types.uint64(CODES_AT + 4 * row)
+                if BITS == 8:
+                    for g in range(8):
+                        for c in range(4):
+                            store_u8(base + types.uint64(64 * g + c), codes[4 * g + c])
+                else:
+                    for j in range(4):
+                        for c in range(4):
+                            low, high = codes[4 * j + c] & 15, codes[16 + 4 * j + c] & 15
+                            store_u8(base + types.uint64(64 * j + c), types.uint8(low | (high << 4)))
+                if FIELD:
+                    per_vector = 8 // FIELD
+                    plane = block + types.uint64(HIGH_AT + 4 * row)
+                    for p in range(8 // per_vector):
+                        for c in range(4):
+                            byte = types.uint8(0)
+                            for k in range(per_vector):
+                                byte |= types.uint8((codes[4 * (p * per_vector + k) + c] >> 4) << (k * FIELD))
+                            store_u8(plane + types.uint64(64 * p + c), byte)
+
+
+def _pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last):  # type: ignore[no-untyped-def]
+    """Stripes first..last of a matrix of 2- or 4-byte floats, transposed to [n_cols][16]; eight columns at a time keep both sides in cache."""
+    for s in range(first, last):
+        rows = min(16, n_rows - 16 * s)
+        for c0 in range(0, n_cols, 32):
+            for row in range(rows):
+                source = raw + types.uint64((16 * s + row) * row_bytes)
+                target = out + types.uint64(s * stripe_bytes + row * ELEMENT)
+                for c in range(c0, min(n_cols, c0 + 32)):
+                    for k in range(ELEMENT // 2):
+                        half = load_u16(source + types.uint64(c * ELEMENT + 2 * k))
+                        store_u16(target + types.uint64(c * ELEMENT * 16 + 2 * k), half)
+
+
+_compiled: dict[str, Any] = {}
+
+
+def packer(p: Packed) -> Any:
+    """The compiled `pack(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last)` of a format; it releases the GIL."""
+    name = f"pack_{p.bits}bit" if p.is_float else f"pack_{p.name}"
+    if name not in _compiled:
+        u, i = types.uintp, types.intp
+        signature = types.void(u, u, i, i, i, i, i, i)
+        if p.is_float:
+            function = specialized(_pack_floats, name, ELEMENT=p.bits // 8)
+        else:
+            codes, scales, skip = _READERS[p.name]
+            function = specialized(
+                _pack_blocks,
+                name,
+                read_codes=codes,
+                read_scales=scales,
+                SKIP=skip,
+                SIZE=RAW_BYTES[p.name],
+                HEADER_BYTES=p.header_bytes,
+                BLOCK_BYTES=p.block_bytes,
+                CODES_AT=p.codes_at,
+                HIGH_AT=p.high_at,
+                BITS=p.bits,
+                FIELD=p.high_bits,
+                MINIMA=int(p.minima),
+            )
+        dispatcher = compiled(function)
+        from ggpy.jit import cached
+
+        with cached():
+            dispatcher.compile(signature)
+        _compiled[name] = dispatcher
+    return _compiled[name]
+
+
+def raw_row_bytes(p: Packed, n_cols: int) -> int:
+    """Bytes of a GGUF row of this type."""
+    if p.is_float:
+        return n_cols * p.bits // 8
+    return n_cols // p.columns * RAW_BYTES[p.name]
+
+
+assert set(_READERS) | {"F32", "F16", "BF16"} == set(PACKED)

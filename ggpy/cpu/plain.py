@@ -1,0 +1,199 @@
+"""The plain tier: what every SIMD primitive computes, as loops over scalars. It runs on any CPU, and is the oracle of the other tiers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numba import njit, types
+
+from ggpy.cpu.linear import TOKEN_BLOCK_BYTES
+from ggpy.cpu.memory import (
+    f16_to_f32,
+    f32_from_bits,
+    load_f32,
+    load_i8,
+    load_i32,
+    load_u8,
+    load_u16,
+    store_f32,
+    store_i8,
+    store_i32,
+)
+from ggpy.quant.packed import Packed
+
+
+def code_reader(p: Packed) -> Any:
+    """`code(block, row, column)`: the signed value of one quantized code, its offset taken off."""
+    codes_at, high_at, offset, bits, field, signed = p.codes_at, p.high_at, p.offset, p.bits, p.high_bits, p.signed
+    per_vector = 8 // field if field else 1
+
+    @njit
+    def code(block, row, column):  # type: ignore[no-untyped-def]
+        group, lane = column // 4, 4 * row + column % 4
+        if bits == 8:
+            at = block + types.uint64(codes_at + 64 * group + lane)
+            return types.int64(load_i8(at)) if signed else types.int64(load_u8(at)) - offset
+        byte = types.int64(load_u8(block + types.uint64(codes_at + 64 * (group % 4) + lane)))
+        value = byte >> 4 if group >= 4 else byte & 15
+        if field:
+            plane = types.int64(load_u8(block + types.uint64(high_at + 64 * (group // per_vector) + lane)))
+            value |= ((plane >> (group % per_vector * field)) & ((1 << field) - 1)) << 4
+        return value - offset
+
+    return code
+
+
+def tile_function(p: Packed) -> Any:
+    """`tile`, as in `ggpy.cpu.linear`, one token wide."""
+    if p.is_float:
+        row_bytes, name = 16 * p.bits // 8, p.name
+
+        @njit
+        def weight_at(at):  # type: ignore[no-untyped-def]
+            if name == "F32":
+                return load_f32(at)
+            if name == "F16":
+                return f16_to_f32(load_u16(at))
+            return f32_from_bits(types.uint32(load_u16(at)) << types.uint32(16))
+
+        @njit
+        def product(weight, x, n_cols, row):  # type: ignore[no-untyped-def]
+            total = types.float64(0.0)
+            for c in range(n_cols):
+                size = row_bytes // 16
+                total += weight_at(weight + types.uint64(c * row_bytes + row * size)) * load_f32(x + types.uint64(4 * c))
+            return total
+
+    else:
+        code = code_reader(p)
+        group, n_scales, header, minima, minima_at = p.group, p.n_scales, p.header, p.minima, p.minima_at
+        header_bytes, block_bytes, sign, signed_scales = p.header_bytes, p.block_bytes, p.minimum_sign, p.signed_scales
+
+        @njit
+        def product(weight, x, n_cols, row):  # type: ignore[no-untyped-def]
+            total = types.float64(0.0)
+            block = weight
+            for i in range(n_cols // 32):
+                d, dmin = types.float32(1.0), types.float32(1.0)
+                if header:
+                    top = weight + types.uint64(i // 8 * (header_bytes + 8 * block_bytes))
+                    d = f16_to_f32(load_u16(top + types.uint64(2 * row)))
+                    if minima:
+                        dmin = f16_to_f32(load_u16(top + types.uint64(32 + 2 * row)))
+                    block = top + types.uint64(header_bytes + i % 8 * block_bytes)
+                else:
+                    block = weight + types.uint64(i * block_bytes)
+                at = x + types.uint64(i * TOKEN_BLOCK_BYTES)
+                x_scale = load_f32(at + types.uint64(32))
+                for s in range(n_scales):
+                    dot = types.int64(0)
+                    for c in range(s * group, (s + 1) * group):
+                        dot += code(block, row, c) * types.int64(load_i8(at + types.uint64(c)))
+                    scale = d
+                    if header:
+                        byte = block + types.uint64(16 * s + row)
+                        scale *= types.float32(load_i8(byte)) if signed_scales else types.float32(load_u8(byte))
+                    else:
+                        scale = f16_to_f32(load_u16(block + types.uint64(32 * s + 2 * row)))
+                    total += types.float64(scale * x_scale) * dot
+                if minima:
+                    if header:
+                        minimum = dmin * types.float32(load_u8(block + types.uint64(minima_at + row)))
+                    else:
+                        minimum = f16_to_f32(load_u16(block + types.uint64(minima_at + 2 * row)))
+                    total += types.float64(sign) * minimum * load_f32(at + types.uint64(36))
+            return total
+
+    @njit
+    def tile(width, weight, x, n_cols, bias, dst, stride, accumulate):  # type: ignore[no-untyped-def]
+        for row in range(16):
+            at = dst + types.uint64(4 * row)
+            total = product(weight, x, n_cols, row) + load_f32(bias + types.uint64(4 * row))
+            if accumulate:
+                total += load_f32(at)
+            store_f32(at, types.float32(total))
+
+    return tile
+
+
+@njit
+def sum_squares(row, n16):  # type: ignore[no-untyped-def]
+    total = types.float64(0.0)
+    for i in range(16 * n16):
+        x = types.float64(load_f32(row + types.uint64(4 * i)))
+        total += x * x
+    return types.float32(total)
+
+
+@njit
+def quantize_row(row, weight, factor, n_blocks, dst, width, lane):  # type: ignore[no-untyped-def]
+    for i in range(n_blocks):
+        largest = types.float32(0.0)
+        for c in range(32):
+            at = types.uint64(4 * (32 * i + c))
+            largest = max(largest, abs(load_f32(row + at) * factor * load_f32(weight + at)))
+        scale = largest / types.float32(127.0)
+        inverse = types.float32(127.0) / largest if scale > types.float32(1e-38) else types.float32(0.0)
+        out = dst + types.uint64(i * TOKEN_BLOCK_BYTES * width)
+        first, second = types.int64(0), types.int64(0)
+        for c in range(32):
+            at = types.uint64(4 * (32 * i + c))
+            value = load_f32(row + at) * factor * load_f32(weight + at) * inverse
+            rounded = types.int64(round(value))
+            store_i8(out + types.uint64(4 * (c // 4 * width + lane) + c % 4), types.int8(rounded))
+            if c < 16:
+                first += rounded
+            else:
+                second += rounded
+        tail = out + types.uint64(32 * width + 4 * lane)
+        store_f32(tail, scale)
+        store_f32(tail + types.uint64(4 * width), scale * types.float32(first + second))
+        store_i32(tail + types.uint64(8 * width), types.int32(-8 * (first + second)))
+        store_i32(tail + types.uint64(12 * width), types.int32(-8 * first))
+        store_i32(tail + types.uint64(16 * width), types.int32(-8 * second))
+
+
+@njit
+def scale_row(row, weight, factor, n8, dst, width, lane):  # type: ignore[no-untyped-def]
+    for c in range(8 * n8):
+        at = types.uint64(4 * c)
+        store_f32(dst + types.uint64(4 * (c * width + lane)), load_f32(row + at) * factor * load_f32(weight + at))
+
+
+@njit
+def swiglu_row(gate, up, dst, n16):  # type: ignore[no-untyped-def]
+    for c in range(16 * n16):
+        at = types.uint64(4 * c)
+        g = types.float64(load_f32(gate + at))
+        store_f32(dst + at, types.float32(g / (1.0 + math.exp(-g)) * load_f32(up + at)))
+
+
+@njit
+def attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch):  # type: ignore[no-untyped-def]
+    values = scratch + types.uint64(16 * rows + 4 * rows * 64)
+    for m in range(rows):
+        first_seen = load_i32(scratch + types.uint64(4 * m))
+        last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
+        largest = types.float64(-1e30)
+        total = types.float64(0.0)
+        for p in range(max(begin, first_seen), min(end, last_seen + 1)):
+            score = types.float64(0.0)
+            for d in range(head_dim):
+                key = k + types.uint64(((p >> 4) * head_dim + d) * 32 + (p & 15) * 2)
+                score += f16_to_f32(load_u16(key)) * load_f32(q + types.uint64(4 * (d * rows + m)))
+            if score > largest:
+                shrink = math.exp(largest - score)
+                largest = score
+                total *= shrink
+                for d in range(head_dim):
+                    at = values + types.uint64(4 * (m * head_pad + d))
+                    store_f32(at, types.float32(load_f32(at) * shrink))
+            weight = math.exp(score - largest)
+            total += weight
+            for d in range(head_dim):
+                at = values + types.uint64(4 * (m * head_pad + d))
+                value = f16_to_f32(load_u16(v + types.uint64((p * head_pad + d) * 2)))
+                store_f32(at, types.float32(load_f32(at) + weight * value))
+        store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))
+        store_f32(scratch + types.uint64(4 * (3 * rows + m)), types.float32(total))

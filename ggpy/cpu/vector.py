@@ -1,0 +1,230 @@
+"""Vector code from Python: a thin layer over llvmlite in which the SIMD kernels are written.
+
+Every value is a vector of 16 lanes, one lane a weight row, a cache position or a column. A 512-bit CPU holds it in one register; for narrower
+ones LLVM splits it, so a kernel is written once. Only what has no portable spelling, the 8-bit dot product, is chosen by tier.
+Addresses are i64 values; loads and stores are unaligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+from numba.core import cgutils
+
+LANES = 16
+i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+f16, f32 = ir.HalfType(), ir.FloatType()
+VF = ir.VectorType(f32, LANES)
+VI = ir.VectorType(i32, LANES)
+VB = ir.VectorType(i8, 4 * LANES)
+
+LOG2_E = 1.4426950408889634
+# exp2 on [-0.5, 0.5], relative error 2e-7: minimax coefficients of Cephes' exp2f.
+EXP2 = (1.535336188319500e-4, 1.339887440266574e-3, 9.618437357674640e-3, 5.550332471162809e-2, 2.402264791363012e-1, 6.931472028550421e-1, 1.0)
+
+
+class Vec:
+    """Emits vector code at `builder`'s position for the tier `isa`."""
+
+    def __init__(self, builder: ir.IRBuilder, isa: str) -> None:
+        self.b = builder
+        self.isa = isa
+
+    # ---- constants and addresses
+
+    def const(self, value: int) -> ir.Constant:
+        return ir.Constant(i64, value)
+
+    def float(self, value: float) -> ir.Constant:
+        return ir.Constant(VF, [value] * LANES)
+
+    def int(self, value: int) -> ir.Constant:
+        return ir.Constant(VI, [value] * LANES)
+
+    def at(self, address: ir.Value, offset: ir.Value | int) -> ir.Value:
+        """address + offset, in bytes."""
+        if isinstance(offset, int):
+            return address if offset == 0 else self.b.add(address, self.const(offset))
+        return self.b.add(address, offset)
+
+    def mul(self, a: ir.Value, n: ir.Value | int) -> ir.Value:
+        return self.b.mul(a, self.const(n) if isinstance(n, int) else n)
+
+    def _intrinsic(self, name: str, ret: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
+        kind = ir.FunctionType(ret, [a.type for a in args])
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, name), args)
+
+    # ---- memory
+
+    def load(self, address: ir.Value, kind: ir.Type, align: int = 1) -> ir.Value:
+        value = self.b.load(self.b.inttoptr(address, kind.as_pointer()))
+        value.align = align
+        return value
+
+    def store(self, value: ir.Value, address: ir.Value) -> None:
+        self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=1)
+
+    def load_f32(self, address: ir.Value) -> ir.Value:
+        return self.load(address, VF)
+
+    def load_f16(self, address: ir.Value) -> ir.Value:
+        return self.b.fpext(self.load(address, ir.VectorType(f16, LANES)), VF)
+
+    def load_bf16(self, address: ir.Value) -> ir.Value:
+        wide = self.b.zext(self.load(address, ir.VectorType(i16, LANES)), VI)
+        return self.b.bitcast(self.b.shl(wide, self.int(16)), VF)
+
+    def load_bytes(self, address: ir.Value) -> ir.Value:
+        """64 bytes as 32-bit lanes of four."""
+        return self.load(address, VI)
+
+    def load_u8(self, address: ir.Value) -> ir.Value:
+        """16 unsigned bytes as floats."""
+        return self.b.sitofp(self.b.zext(self.load(address, ir.VectorType(i8, LANES)), VI), VF)
+
+    def load_s8(self, address: ir.Value) -> ir.Value:
+        """16 signed bytes as floats."""
+        return self.b.sitofp(self.b.sext(self.load(address, ir.VectorType(i8, LANES)), VI), VF)
+
+    # ---- lanes
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """A scalar in every lane; of a value just loaded it becomes the consumer's broadcast memory operand."""
+        kind = ir.VectorType(scalar.type, LANES)
+        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(i32, 0))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(VI, [0] * LANES))
+
+    def bcast_f32(self, address: ir.Value) -> ir.Value:
+        return self.splat(self.load(address, f32, 4))
+
+    def bcast_i32(self, address: ir.Value) -> ir.Value:
+        return self.splat(self.load(address, i32, 4))
+
+    def lane_index(self) -> ir.Constant:
+        return ir.Constant(VI, list(range(LANES)))
+
+    # ---- float arithmetic
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        return self._intrinsic("llvm.fma.v16f32", VF, [a, b, c])
+
+    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
+
+    def abs(self, a: ir.Value) -> ir.Value:
+        return self._intrinsic("llvm.fabs.v16f32", VF, [a])
+
+    def round(self, a: ir.Value) -> ir.Value:
+        """To the nearest integer, ties to even."""
+        return self._intrinsic("llvm.rint.v16f32", VF, [a])
+
+    def sum_lanes(self, a: ir.Value) -> ir.Value:
+        """The sum as a scalar, added pairwise."""
+        for width in (8, 4, 2, 1):
+            a = self.b.fadd(a, self._rotate(a, width))
+        return self.b.extract_element(a, ir.Constant(i32, 0))
+
+    def max_lanes(self, a: ir.Value) -> ir.Value:
+        for width in (8, 4, 2, 1):
+            a = self.maximum(a, self._rotate(a, width))
+        return self.b.extract_element(a, ir.Constant(i32, 0))
+
+    def sum_lanes_int(self, a: ir.Value) -> ir.Value:
+        return self._intrinsic("llvm.vector.reduce.add.v16i32", i32, [a])
+
+    def _rotate(self, a: ir.Value, by: int) -> ir.Value:
+        order = [(lane + by) % LANES for lane in range(LANES)]
+        return self.b.shuffle_vector(a, a, ir.Constant(VI, order))
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """e^x to 2 units in the last place; 0 below -87, clamped above 88."""
+        x = self.maximum(x, self.float(-87.5))
+        x = self.b.select(self.b.fcmp_ordered("<", x, self.float(88.0)), x, self.float(88.0))
+        whole = self.round(self.b.fmul(x, self.float(LOG2_E)))
+        # x - whole * ln 2, in two parts so that the difference is exact, then as a power of two again
+        rest = self.fma(whole, self.float(-0.693359375), x)
+        rest = self.fma(whole, self.float(2.12194440e-4), rest)
+        rest = self.b.fmul(rest, self.float(LOG2_E))
+        poly = self.float(EXP2[0])
+        for c in EXP2[1:]:
+            poly = self.fma(poly, rest, self.float(c))
+        exponent = self.b.shl(self.b.add(self.b.fptosi(whole, VI), self.int(127)), self.int(23))
+        return self.b.fmul(poly, self.b.bitcast(exponent, VF))
+
+    # ---- 8-bit dot product
+
+    def dot(self, total: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
+        """total + the four byte products of each lane: `unsigned` times `signed`, both given as 32-bit lanes.
+
+        Without VNNI two products are first added in 16 bits: exact while unsigned values stay below 129.
+        """
+        b = self.b
+        if self.isa == "avx512vnni":
+            parts = [total, b.bitcast(unsigned, VB), b.bitcast(signed, VB)]
+            return self._intrinsic("llvm.x86.avx512.vpdpbusd.512", VI, parts)
+        halves = []
+        for lo in (0, 8):
+            t, u, s = (self._half(v, lo) for v in (total, unsigned, signed))
+            v32i8 = ir.VectorType(i8, 32)
+            u, s = b.bitcast(u, v32i8), b.bitcast(s, v32i8)
+            if self.isa == "avx2vnni":
+                halves.append(self._intrinsic("llvm.x86.avx512.vpdpbusd.256", t.type, [t, u, s]))
+                continue
+            v16i16 = ir.VectorType(i16, 16)
+            pairs = self._intrinsic("llvm.x86.avx2.pmadd.ub.sw", v16i16, [u, s])
+            quads = self._intrinsic("llvm.x86.avx2.pmadd.wd", t.type, [pairs, ir.Constant(v16i16, [1] * 16)])
+            halves.append(b.add(t, quads))
+        return b.shuffle_vector(halves[0], halves[1], self.lane_index())
+
+    @property
+    def signed_weights(self) -> bool:
+        """Whether `dot_signed` takes signed weights as they are; otherwise they enter as weight + 128 and 128 * sum(x) must be taken off."""
+        return self.isa == "avx2"
+
+    def dot_signed(self, total: ir.Value, weight: ir.Value, x: ir.Value) -> ir.Value:
+        """Like `dot` for signed weights; see `signed_weights`."""
+        if not self.signed_weights:
+            return self.dot(total, weight, x)
+        # |w| * (x with w's sign): both fit the unsigned-by-signed product without overflow in 16 bits
+        halves = []
+        for lo in (0, 8):
+            v32i8 = ir.VectorType(i8, 32)
+            w, s = (self.b.bitcast(self._half(v, lo), v32i8) for v in (weight, x))
+            magnitude = self.b.select(self.b.icmp_signed("<", w, ir.Constant(v32i8, [0] * 32)), self.b.neg(w), w)
+            flipped = self._intrinsic("llvm.x86.avx2.psign.b", v32i8, [s, w])
+            v8i32 = ir.VectorType(i32, 8)
+            halves.append((self.b.bitcast(magnitude, v8i32), self.b.bitcast(flipped, v8i32)))
+        join = [self.b.shuffle_vector(a, b, self.lane_index()) for a, b in zip(halves[0], halves[1], strict=True)]
+        return self.dot(total, join[0], join[1])
+
+    def _half(self, v: ir.Value, lo: int) -> ir.Value:
+        return self.b.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, 8), list(range(lo, lo + 8))))
+
+    # ---- control
+
+    def loop(
+        self,
+        count: ir.Value,
+        carried: Sequence[ir.Value],
+        body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
+    ) -> list[ir.Value]:
+        """`for i in range(count)` with `carried` values passed from round to round; `count` is at least 1. Returns the last round's values."""
+        b = self.b
+        entry = b.block
+        block, done = b.append_basic_block("loop"), b.append_basic_block("done")
+        b.branch(block)
+        b.position_at_end(block)
+        index = b.phi(i64)
+        index.add_incoming(self.const(0), entry)
+        phis = [b.phi(v.type) for v in carried]
+        for phi, v in zip(phis, carried, strict=True):
+            phi.add_incoming(v, entry)
+        results = list(body(index, phis))
+        following = b.add(index, self.const(1))
+        index.add_incoming(following, b.block)
+        for phi, v in zip(phis, results, strict=True):
+            phi.add_incoming(v, b.block)
+        b.cbranch(b.icmp_signed("<", following, count), block, done)
+        b.position_at_end(done)
+        return results
