@@ -1,0 +1,141 @@
+"""Tokenizers read from GGUF files: text to token ids and back, as llama.cpp does it.
+
+`Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE or SentencePiece vocabulary, with tensors or without.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ggpy.errors import GGPYError
+from ggpy.tokenizer.bpe import BytePairEncoding, token_text_to_bytes
+from ggpy.tokenizer.sentencepiece import SPACE, ScoredPieces
+from ggpy.tokenizer.special import SpecialTokens
+from ggpy.tokenizer.stream import StreamDecoder
+from ggpy.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
+
+if TYPE_CHECKING:
+    from ggpy.gguf_file import GGUFFile
+
+__all__ = ["StreamDecoder", "Tokenizer"]
+
+
+class Tokenizer:
+    """A vocabulary and the way its model cuts text. Raises GGPYError for a vocabulary that cannot be used."""
+
+    def __init__(self, metadata: Mapping[str, Any], where: str = "the vocabulary") -> None:
+        """From GGUF metadata; `where` names the file in errors."""
+        self._vocabulary = vocabulary = Vocabulary(metadata, where)
+        self._special = SpecialTokens(vocabulary)
+        self._bpe = BytePairEncoding(vocabulary) if vocabulary.is_bpe else None
+        self._spm = None if vocabulary.is_bpe else ScoredPieces(vocabulary)
+        self._pieces: dict[int, bytes] = {}
+        self.n_vocab = len(vocabulary)
+        self.bos, self.eos, self.unk = vocabulary.bos, vocabulary.eos, vocabulary.unk
+        self.eog = vocabulary.eog  # every token that ends generation
+        self.add_bos, self.add_eos = vocabulary.add_bos, vocabulary.add_eos
+        self.add_space_prefix = vocabulary.add_space_prefix  # SentencePiece: text begins with a space it was not given
+
+    @classmethod
+    def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile) -> Tokenizer:
+        """From a GGUF file, by path or already open. The file need hold no tensors."""
+        from ggpy.gguf_file import GGUFFile
+
+        if isinstance(source, GGUFFile):
+            return cls(source.metadata, str(source.path))
+        # Not closed: arrays are decoded from the mapped file when they are first wanted.
+        file = GGUFFile(source)
+        return cls(file.metadata, str(file.path))
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """The token ids of `text`.
+
+        `add_special` puts BOS before and EOS after where the vocabulary wants them. `parse_special` takes special
+        tokens written in the text for the tokens they name; without it they are text like any other, except tokens
+        that the vocabulary calls user-defined.
+        """
+        text = _without_surrogates(text)
+        ids: list[int] = []
+        if add_special and self.add_bos and self.bos is not None:
+            ids.append(self.bos)
+        after_special = True
+        for piece in self._special.partition(text, parse_special):
+            if isinstance(piece, int):
+                ids.append(piece)
+            elif self._spm is not None:
+                prefix = " " if self.add_space_prefix and after_special else ""
+                ids += self._spm.encode((prefix + piece).replace(" ", SPACE))
+            elif self._bpe is not None:
+                ids += self._bpe.encode(piece)
+            after_special = isinstance(piece, int)
+        if add_special and self.add_eos and self.eos is not None:
+            ids.append(self.eos)
+        return ids
+
+    def detokenize(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of a whole sequence of tokens: what was tokenized, given back.
+
+        Bytes that are no UTF-8 appear as U+FFFD. `skip_special` leaves out control and unknown tokens. Spaces before
+        punctuation stay as they are.
+        """
+        decoder = StreamDecoder(self, skip_special=skip_special, start=True)
+        return "".join([decoder.push(token) for token in ids]) + decoder.flush()
+
+    def token_bytes(self, token: int, special: bool = True) -> bytes:
+        """The bytes that a token stands for; with `special` false none for control and unknown tokens."""
+        kind = self._kind(token)
+        if not special and kind & (CONTROL | UNKNOWN):
+            return b""
+        piece = self._pieces.get(token)
+        if piece is None:
+            self._pieces[token] = piece = self._piece(token, kind)
+        return piece
+
+    def token_text(self, token: int) -> str:
+        """The token as the vocabulary writes it."""
+        self._kind(token)
+        return self._vocabulary.tokens[token]
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that the vocabulary writes as `text`, or None."""
+        return self._vocabulary.ids.get(text)
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token steers the model and is no part of any text."""
+        return bool(self._kind(token) & CONTROL)
+
+    def _kind(self, token: int) -> int:
+        if not 0 <= token < self.n_vocab:
+            raise GGPYError(
+                f"{self._vocabulary.where}: token id {token} is outside the vocabulary, whose ids are 0 to "
+                f"{self.n_vocab - 1}."
+            )
+        return self._vocabulary.kinds[token]
+
+    def _piece(self, token: int, kind: int) -> bytes:
+        text = self._vocabulary.tokens[token]
+        if kind & (CONTROL | UNKNOWN | USER_DEFINED):
+            return text.encode("utf-8", "surrogateescape")
+        if kind & NORMAL:
+            if self._bpe is not None:
+                return token_text_to_bytes(text)
+            return text.replace(SPACE, " ").encode("utf-8", "surrogateescape")
+        if kind & BYTE:
+            try:
+                return bytes([int(text[3:5], 16)])  # <0x0A>
+            except ValueError:
+                raise GGPYError(
+                    f"{self._vocabulary.where}: token {token} is a byte token but is written {text!r}, not <0x0A>."
+                ) from None
+        return b""
+
+
+def _without_surrogates(text: str) -> str:
+    """Text that UTF-8 can hold: halves of surrogate pairs are joined, and single ones become U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -1,0 +1,146 @@
+"""SentencePiece vocabularies as Llama 1 and 2, Mistral and Gemma have them: merges by token score, byte fallback.
+
+The text, spaces written as ▁, is not cut into words: neighbours whose concatenation is a token are joined, best score
+first, over the whole stretch between special tokens. What ends up as no token is written byte by byte.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggpy.errors import GGPYError
+from ggpy.tokenizer.merge import merge_pairs
+from ggpy.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+SPACE = "▁"  # U+2581
+
+# Building a sentencepiece processor for a 32k vocabulary takes as long as merging this many characters here.
+_CHARACTERS_UNTIL_CORE = 1 << 15
+
+
+class ScoredPieces:
+    """Text to token ids. Merging is done here until so much text has come that sentencepiece repays building."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._ids = vocabulary.ids
+        self._costs: dict[str, float] | None = None  # token → minus its score
+        self._merged = 0
+        self._core: SentencePieceProcessor | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a stretch of text that holds no special tokens and whose spaces are written as ▁."""
+        if self._core is None:
+            before = self._merged
+            self._merged = before + len(text)
+            if before <= _CHARACTERS_UNTIL_CORE < self._merged and self._sentencepiece_is_exact():
+                from sentencepiece import SentencePieceProcessor
+
+                self._core = SentencePieceProcessor(model_proto=_model_proto(self._vocabulary.tokens, self._scores()))
+        if self._core is not None:
+            ids: list[int] = self._core.encode(text, out_type=int)
+            return ids
+        if self._costs is None:
+            self._costs = dict(zip(self._vocabulary.tokens, (-self._scores()).tolist(), strict=True))
+        cost_of = self._costs.get
+        symbols = merge_pairs(list(text), lambda left, right: cost_of(left + right))
+        out: list[int] = []
+        for symbol in symbols:
+            token = self._ids.get(symbol)
+            if token is None:
+                out += self._bytes_of(symbol)
+            else:
+                out.append(token)
+        return out
+
+    def _scores(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        count = len(self._vocabulary)
+        scores = self._vocabulary.array("tokenizer.ggml.scores", count)
+        if scores is None:
+            return np.zeros(count, np.float32)
+        values = np.asarray(scores)[:count]
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise GGPYError(f"{self._vocabulary.where}: tokenizer.ggml.scores does not hold finite numbers.")
+        return values.astype(np.float32)
+
+    def _bytes_of(self, character: str) -> list[int]:
+        """The byte tokens of a character that is no token; the unknown token where the vocabulary has no such bytes."""
+        ids = [self._byte_token(byte) for byte in character.encode()]
+        if None not in ids:
+            return [i for i in ids if i is not None]
+        if self._vocabulary.unk is None:
+            raise GGPYError(
+                f"{self._vocabulary.where}: the vocabulary has no token for {character!r}, no byte tokens to spell it "
+                f"and no unknown token."
+            )
+        return [self._vocabulary.unk]
+
+    def _byte_token(self, byte: int) -> int | None:
+        token = self._ids.get(f"<0x{byte:02X}>")
+        return self._ids.get(chr(byte)) if token is None and byte < 128 else token
+
+    def _sentencepiece_is_exact(self) -> bool:
+        """Whether sentencepiece's own BPE gives the same tokens.
+
+        It wants all 256 byte tokens, cannot make them from text (so no text may lead to one), and reads UTF-8 only.
+        """
+        ids = self._ids
+        for byte in range(256):
+            token = f"<0x{byte:02X}>"
+            if token not in ids:
+                return False
+            for cut in range(1, len(token)):
+                if all(len(part) == 1 or part in ids for part in (token[:cut], token[cut:])):
+                    return False
+        try:
+            "".join(self._vocabulary.tokens).encode()
+        except UnicodeEncodeError:
+            return False
+        return not any("\0" in token for token in self._vocabulary.tokens)
+
+
+def _model_proto(tokens: list[str], scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> bytes:
+    """A sentencepiece ModelProto with these pieces, one after another, and no normalization.
+
+    Every piece but the byte pieces is of type NORMAL, as llama.cpp merges into any token; special tokens are cut out of
+    the text before. An unknown piece, which sentencepiece insists on, follows the others and never appears in text.
+
+    Source: sentencepiece_model.proto in https://github.com/google/sentencepiece.
+    """
+    pack_float = struct.Struct("<f").pack
+    byte_tokens = {f"<0x{byte:02X}>" for byte in range(256)}
+    proto = bytearray()
+    for token, score in zip(tokens, scores.tolist(), strict=True):
+        kind = 6 if token in byte_tokens else 1  # BYTE, NORMAL
+        proto += _field(1, _field(1, token.encode()) + b"\x15" + pack_float(score) + _number(3, kind))
+    proto += _field(1, _field(1, "\U0010ffff unknown".encode()) + _number(3, 2))  # UNKNOWN
+    # TrainerSpec: model_type BPE, byte_fallback, unk_id; no begin, end and padding pieces; unk_piece
+    trainer = _number(3, 2) + _number(35, 1) + _number(40, len(tokens))
+    trainer += _number(41, -1) + _number(42, -1) + _number(43, -1) + _field(45, "\U0010ffff unknown".encode())
+    # NormalizerSpec: none of adding a prefix, removing extra white space, escaping white space
+    normalizer = _field(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 0)
+    return bytes(proto + _field(2, trainer) + _field(3, normalizer))
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
