@@ -1,0 +1,352 @@
+"""From one row of logits to one token: the sampling parameters and the chain of stages.
+
+The chain and its order are llama.cpp's: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. Each
+stage is a function from candidates to fewer candidates (or the same ones with other logits), and none sorts the whole
+vocabulary. Knows nothing of models, text or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy.errors import GGPYError
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+# What holds where neither the caller nor the model's file says anything: llama.cpp's defaults.
+DEFAULTS: dict[str, float | int] = {
+    "temperature": 0.8,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "repeat_last_n": 64,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+# The GGUF keys that carry a model's own sampling defaults.
+FILE_KEYS: dict[str, str] = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+    "repeat_last_n": "general.sampling.penalty_last_n",
+}
+
+# Inclusive ranges, and how a message words them.
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "temperature": (0.0, 100.0, "from 0 (greedy) to 100"),
+    "top_p": (0.0, 1.0, "from 0 to 1 (1 is off)"),
+    "min_p": (0.0, 1.0, "from 0 (off) to 1"),
+    "typical_p": (0.0, 1.0, "from 0 to 1 (1 is off)"),
+    "top_k": (-1, 2**31 - 1, "a whole number from 1, or 0 (off)"),
+    "repetition_penalty": (1e-3, 1e3, "above 0 (1 is off)"),
+    "repeat_last_n": (-1, 2**31 - 1, "a whole number from 1, 0 (off) or -1 (the whole context)"),
+    "presence_penalty": (-2.0, 2.0, "from -2 to 2 (0 is off)"),
+    "frequency_penalty": (-2.0, 2.0, "from -2 to 2 (0 is off)"),
+    "max_tokens": (1, 2**31 - 1, "a whole number from 1"),
+    "n": (1, 1024, "a whole number from 1 to 1024"),
+}
+_WHOLE = {"top_k", "repeat_last_n", "max_tokens", "n"}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to choose tokens and when to stop. The names are vLLM's.
+
+    `None` means "not said": `resolved` fills it from the model's file, then from `DEFAULTS`.
+
+    temperature: 0 is greedy. top_k: 0 or -1 is off. top_p, typical_p: 1 is off. min_p: 0 is off.
+    repetition_penalty, presence_penalty, frequency_penalty: over the last `repeat_last_n` tokens, prompt included
+        (-1: the whole context).
+    seed: the same seed gives the same text; None or -1 draws a new one.
+    max_tokens: None means until an end token or the end of the context.
+    stop: strings that end the text and are not part of it. stop_token_ids: tokens that end it.
+    ignore_eos: end-of-generation tokens are never chosen.
+    logit_bias: token id to a number added to its logit. n: answers per prompt.
+
+    Raises GGPYError on a value out of its range.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: str | Sequence[str] | None = ()
+    stop_token_ids: Sequence[int] | None = ()
+    ignore_eos: bool = False
+    logit_bias: Mapping[int, float] | None = None
+    n: int = 1
+    # Where the unset values came from, so that a bad value in a file is blamed on the file.
+    _source: str = field(default="", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, (low, high, words) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name != "n":
+                continue
+            is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+            if name in _WHOLE and is_number and value != int(value if math.isfinite(value) else 0.5):
+                is_number = False
+            if not is_number or not low <= value <= high:
+                raise GGPYError(f"{name} is {value!r}{self._source}, but it must be {words}.")
+            object.__setattr__(self, name, int(value) if name in _WHOLE else float(value))
+        if self.seed is not None:
+            if not isinstance(self.seed, (int, np.integer)) or not -1 <= self.seed < 2**64:
+                raise GGPYError(f"seed is {self.seed!r}, but it must be a whole number from 0, or -1 (a new one).")
+            object.__setattr__(self, "seed", None if self.seed == -1 else int(self.seed))
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if not all(isinstance(text, str) and text for text in stop):
+            raise GGPYError("stop holds an empty string or something that is no text; each needs a character.")
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", tuple(int(token) for token in self.stop_token_ids or ()))
+        if self.logit_bias is not None:
+            try:
+                bias = {int(token): float(value) for token, value in self.logit_bias.items()}
+            except (AttributeError, TypeError, ValueError):
+                raise GGPYError("logit_bias must map token ids to numbers.") from None
+            if any(math.isnan(value) or value == math.inf for value in bias.values()):
+                raise GGPYError("logit_bias holds NaN or infinity; a number, or -inf to forbid a token, is meant.")
+            object.__setattr__(self, "logit_bias", bias)
+
+    def resolved(self, file_defaults: Mapping[str, Any] | None = None) -> SamplingParams:
+        """The same parameters with every number set: the caller's, else the file's, else `DEFAULTS`.
+
+        file_defaults: what `file_sampling_defaults` returned.
+        """
+        unset = {f.name for f in fields(self) if f.name in DEFAULTS and getattr(self, f.name) is None}
+        from_file = {k: v for k, v in (file_defaults or {}).items() if k in unset}
+        checked = replace(SamplingParams(), **from_file, _source=" in the model's file") if from_file else None
+        values: dict[str, Any] = {k: getattr(checked, k) if k in from_file else DEFAULTS[k] for k in unset}
+        return replace(self, **values)
+
+
+def file_sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling defaults that a GGUF file's metadata states, by parameter name."""
+    return {name: metadata[key] for name, key in FILE_KEYS.items() if key in metadata}
+
+
+class Candidates(NamedTuple):
+    """The tokens still in play."""
+
+    logits: Floats  # [n]
+    ids: Indices | None  # [n]; None: the whole vocabulary, in order
+    descending: bool  # whether `logits` falls from first to last
+
+    def take(self, rows: Indices | slice, descending: bool) -> Candidates:
+        ids = self.ids
+        if ids is None:
+            ids = np.arange(self.logits.size)[rows] if isinstance(rows, slice) else rows
+        else:
+            ids = ids[rows]
+        return Candidates(self.logits[rows], ids, descending)
+
+    def probs(self) -> Floats:
+        """Softmax of the logits, float32 [n]."""
+        weights = np.exp(self.logits - (self.logits[0] if self.descending else self.logits.max()))
+        weights /= weights.sum()
+        return weights
+
+
+def largest(values: NDArray[Any], k: int) -> Indices:
+    """Indices of the k largest values, falling; of equal values the lower index comes first.
+
+    Folds the vector into columns and takes their maxima: each of the k best columns holds a value at least as large as
+    the k-th best maximum, so that maximum is a floor under the k-th largest value, and few values pass it.
+    """
+    n = values.size
+    columns = 1024 if k <= 256 else 4 * k
+    if 4 * columns > n:
+        return np.argsort(-values, kind="stable")[:k]
+    rows = n // columns
+    maxima = values[: rows * columns].reshape(rows, columns).max(axis=0)
+    rest = values[rows * columns :]
+    np.maximum(maxima[: rest.size], rest, out=maxima[: rest.size])
+    maxima.partition(columns - k)
+    candidates = np.flatnonzero(values >= maxima[columns - k])
+    order = np.argsort(-values[candidates], kind="stable")[:k]
+    return candidates[order]
+
+
+def mass_prefix(keys: Floats, probs: Floats, p: float, over: bool) -> Indices:
+    """Indices of the fewest smallest keys (from 0, in nats) whose mass reaches p (`over`: exceeds p), in index order.
+
+    A histogram finds the bin in which the mass gets there, and only that bin is sorted. 4096 bins over 32 nats: what
+    lies beyond has no mass to speak of and shares the last one.
+    """
+    near = np.flatnonzero(keys < 10)
+    if 4 * near.size < keys.size and probs[near].sum() > p:  # a peaked distribution: the far tokens play no part
+        return near[mass_prefix(keys[near], probs[near], p, over)]
+    side: Literal["left", "right"] = "right" if over else "left"
+    bins = np.minimum(keys * np.float32(128), np.float32(4095)).astype(np.int32)
+    below = np.cumsum(np.bincount(bins, weights=probs, minlength=4096))
+    crossing = min(int(np.searchsorted(below, p, side)), 4095)
+    keep = bins < crossing
+    inside = np.flatnonzero(bins == crossing)
+    inside = inside[np.argsort(keys[inside], kind="stable")]
+    mass = np.cumsum(probs[inside]) + (below[crossing - 1] if crossing else 0.0)
+    keep[inside[: int(np.searchsorted(mass, p, side)) + 1]] = True
+    return np.flatnonzero(keep)
+
+
+def penalize(
+    logits: Floats, tokens: Indices, counts: Floats, repetition: float, frequency: float, presence: float
+) -> None:
+    """In place: divide (multiply, below zero) the logits of seen tokens by `repetition`, subtract what counts cost.
+
+    tokens, counts [m]: the distinct tokens of the window and how often each stands there.
+    """
+    seen = logits[tokens]
+    seen = np.where(seen <= 0, seen * repetition, seen / repetition)
+    logits[tokens] = seen - counts * frequency - presence
+
+
+def top_k(c: Candidates, k: int) -> Candidates:
+    """The k likeliest, falling."""
+    if k <= 0 or k >= c.logits.size:
+        return c
+    return c.take(largest(c.logits, k), descending=True)
+
+
+def typical(c: Candidates, p: float) -> Candidates:
+    """Locally typical sampling (arXiv 2202.00666): the tokens whose surprise is nearest to the entropy, to mass p."""
+    if p >= 1.0:
+        return c
+    probs = c.probs()
+    surprise = -np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+    distance = np.abs(surprise - float(np.dot(probs, surprise)))
+    return c.take(mass_prefix(distance, probs, p, over=True), descending=c.descending)
+
+
+def top_p(c: Candidates, p: float) -> Candidates:
+    """Nucleus sampling (arXiv 1904.09751): the fewest likeliest tokens whose mass reaches p; at least one."""
+    if p >= 1.0:
+        return c
+    probs = c.probs()
+    if c.descending:
+        keep = int(np.searchsorted(np.cumsum(probs), p, side="left")) + 1
+        return c.take(slice(keep), descending=True)
+    return c.take(mass_prefix(c.logits.max() - c.logits, probs, p, over=False), descending=False)
+
+
+def min_p(c: Candidates, p: float) -> Candidates:
+    """The tokens at least p times as likely as the likeliest."""
+    if p <= 0.0:
+        return c
+    peak = c.logits[0] if c.descending else c.logits.max()
+    return c.take(np.flatnonzero(c.logits >= peak + np.float32(math.log(p))), descending=c.descending)
+
+
+def temperature(c: Candidates, t: float) -> Candidates:
+    """Logits over t, measured from the likeliest so that a tiny t cannot overflow upwards."""
+    if t == 1.0:
+        return c
+    peak = c.logits[0] if c.descending else c.logits.max()
+    with np.errstate(over="ignore"):
+        return c._replace(logits=(c.logits - peak) / np.float32(max(t, 1e-30)))
+
+
+def draw(c: Candidates, uniform: float) -> int:
+    """The token at the given point, 0 <= uniform < 1, of the cumulative distribution."""
+    probs = c.probs().astype(np.float64)
+    start, point = 0, uniform * float(probs.sum())
+    if probs.size > 4096:
+        # First the stretch that holds the point, so that the running sum is over one stretch and not the vocabulary.
+        starts = np.arange(0, probs.size, 1024)
+        mass = np.cumsum(np.add.reduceat(probs, starts))
+        stretch = _index_at(mass, point)
+        start, point = int(starts[stretch]), point - (float(mass[stretch - 1]) if stretch else 0.0)
+        probs = probs[start : start + 1024]
+    row = start + _index_at(np.cumsum(probs), point)
+    return row if c.ids is None else int(c.ids[row])
+
+
+def _index_at(mass: NDArray[np.float64], point: float) -> int:
+    """The first index whose cumulative mass exceeds the point; where rounding leaves none, the last with any mass."""
+    return min(int(np.searchsorted(mass, point, side="right")), int(np.searchsorted(mass, mass[-1])))
+
+
+class Sampler:
+    """The chain for one sequence: its random numbers and the window of tokens that penalties look at.
+
+    params: resolved. banned: tokens never chosen. n_ctx: what `repeat_last_n` -1 stands for.
+    """
+
+    def __init__(self, params: SamplingParams, banned: Sequence[int] = (), n_ctx: int = 0) -> None:
+        self.params = params
+        self.rng = np.random.default_rng(params.seed)
+        bias = dict(params.logit_bias or {}) | dict.fromkeys(banned, -math.inf)
+        self._bias_tokens = np.fromiter(bias.keys(), np.intp, len(bias))
+        self._bias = np.fromiter(bias.values(), np.float32, len(bias))
+        p = params
+        penalizes = p.repetition_penalty != 1.0 or p.frequency_penalty != 0.0 or p.presence_penalty != 0.0
+        last_n = p.repeat_last_n if p.repeat_last_n is not None else 0
+        self._window_size = (n_ctx if last_n < 0 else last_n) if penalizes else 0
+        self._window: deque[int] = deque()
+        self._counts: dict[int, int] = {}
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Let penalties see these tokens: the prompt once, then every token chosen."""
+        if not self._window_size:
+            return
+        for token in tokens[-self._window_size :]:
+            if len(self._window) == self._window_size:
+                oldest = self._window.popleft()
+                self._counts[oldest] -= 1
+                if not self._counts[oldest]:
+                    del self._counts[oldest]
+            self._window.append(token)
+            self._counts[token] = self._counts.get(token, 0) + 1
+
+    def sample(self, logits: Floats) -> int:
+        """One token from logits [n_vocab], which stay as they are. Raises GGPYError where they are no distribution."""
+        p = self.params
+        logits = self._adjusted(logits)
+        best = int(logits.argmax())  # numpy's argmax finds NaN before any number
+        if not math.isfinite(logits[best]):
+            raise GGPYError(
+                f"The model gave no usable logits (the largest is {logits[best]}): the file may be damaged, "
+                "or its weights may not fit the arithmetic; try `ggpy inspect`, or another quantization of it."
+            )
+        if not p.temperature:
+            return best
+        # `resolved` set every number; the `or` clauses only say so to the type checker.
+        c = top_k(Candidates(logits, None, descending=False), p.top_k or 0)
+        c = typical(c, 1.0 if p.typical_p is None else p.typical_p)
+        c = top_p(c, 1.0 if p.top_p is None else p.top_p)
+        c = min_p(c, p.min_p or 0.0)
+        c = temperature(c, p.temperature)
+        return draw(c, self.rng.random())
+
+    def _adjusted(self, logits: Floats) -> Floats:
+        """The logits with bias and penalties; a copy only where there are any."""
+        if not self._bias.size and not self._counts:
+            return logits
+        logits = logits.copy()
+        if self._bias.size:
+            logits[self._bias_tokens] += self._bias
+        if self._counts:
+            p, counts = self.params, self._counts
+            tokens = np.fromiter(counts.keys(), np.intp, len(counts))
+            times = np.fromiter(counts.values(), np.float32, len(counts))
+            repetition, frequency, presence = p.repetition_penalty, p.frequency_penalty, p.presence_penalty
+            penalize(logits, tokens, times, repetition or 1.0, frequency or 0.0, presence or 0.0)
+        return logits
