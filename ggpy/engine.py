@@ -1,0 +1,351 @@
+"""Sequences, slots and batches: many requests over one runtime.
+
+`Engine.step` shows the data's way: schedule a batch (the next token of every sequence that is generating, then pieces
+of prompts, up to `n_batch`), run it, choose tokens. Each slot of the runtime's cache remembers the tokens whose keys
+and values it holds, so a sequence that begins like an earlier one is evaluated only from where they part.
+Knows nothing of files, templates or terminals.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy.errors import GGPYError
+from ggpy.sampler import Sampler, SamplingParams
+from ggpy.text_stream import TextStream
+
+
+class RuntimeLike(Protocol):
+    """What the engine asks of a runtime."""
+
+    n_ctx: int
+    n_slots: int
+    n_batch: int
+    n_vocab: int
+
+    def step(
+        self, tokens: NDArray[Any], slots: NDArray[Any], positions: NDArray[Any], outputs: NDArray[Any]
+    ) -> NDArray[np.float32]: ...
+
+
+class TokenizerLike(Protocol):
+    """What the engine asks of a tokenizer."""
+
+    eog: frozenset[int]
+
+    def token_bytes(self, id: int, special: bool = True) -> bytes: ...
+
+
+@dataclass
+class Slot:
+    """One sequence's place in the runtime's cache. `tokens[i]` is the token whose keys and values cell i holds."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    sequence: Sequence | None = None
+    last_used: int = 0
+
+    def common_prefix(self, tokens: SequenceOf[int]) -> int:
+        n = min(len(self.tokens), len(tokens))
+        if self.tokens[:n] == tokens[:n]:
+            return n
+        return next(i for i in range(n) if self.tokens[i] != tokens[i])
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Counts in tokens, times in seconds. Rates are per second, or 0 where nothing was measured."""
+
+    n_prompt: int  # prompt tokens evaluated
+    n_reused: int  # prompt tokens that the cache already held
+    prompt_s: float  # from the first batch that held the sequence to its first token
+    n_decode: int  # tokens chosen
+    decode_s: float  # from the first token to the last
+    first_token_s: float  # from the request to its first token
+
+    @property
+    def prompt_rate(self) -> float:
+        return self.n_prompt / self.prompt_s if self.prompt_s else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Of the tokens after the first, which belongs to the prompt's time."""
+        return (self.n_decode - 1) / self.decode_s if self.decode_s and self.n_decode > 1 else 0.0
+
+
+class Sequence:
+    """One request on its way: prompt, chosen tokens, text so far."""
+
+    def __init__(self, prompt: SequenceOf[int], params: SamplingParams, tokenizer: TokenizerLike, n_ctx: int) -> None:
+        self.prompt = list(prompt)
+        self.params = params
+        self.tokens = list(prompt)  # prompt and chosen tokens
+        self.n_computed = 0  # of `tokens`, how many the slot's cache holds
+        self.finish_reason: str | None = None  # "stop", "length", "abort" or "error"
+        self.stop_reason: str | int | None = None  # the stop string or the token that ended it
+        self.reached_context = False  # finished because the context was full
+        self.slot: Slot | None = None
+        self._ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else tokenizer.eog)
+        self._n_ctx = n_ctx
+        self._sampler = Sampler(params, banned=sorted(tokenizer.eog) if params.ignore_eos else (), n_ctx=n_ctx)
+        self._sampler.accept(self.tokens)
+        self._stream = TextStream(tokenizer, tuple(params.stop or ()))
+        self._pieces: list[str] = []
+        self._n_taken = 0
+        self._n_reused = 0
+        self._added = time.perf_counter()
+        self._started = self._first = self._last = 0.0
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The chosen tokens, an end token included."""
+        return self.tokens[len(self.prompt) :]
+
+    @property
+    def n_chosen(self) -> int:
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens to evaluate before the next can be chosen."""
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    def take_text(self) -> str:
+        """The text that came since the last call."""
+        text = "".join(self._pieces[self._n_taken :])
+        self._n_taken = len(self._pieces)
+        return text
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(
+            n_prompt=len(self.prompt) - self._n_reused,
+            n_reused=self._n_reused,
+            prompt_s=self._first - self._started if self._first else 0.0,
+            n_decode=self.n_chosen,
+            decode_s=self._last - self._first,
+            first_token_s=self._first - self._added if self._first else 0.0,
+        )
+
+    def begin(self, slot: Slot) -> None:
+        """Take the slot over from where its tokens and this sequence's part; the last token is always evaluated."""
+        self.slot, slot.sequence = slot, self
+        self.n_computed = min(slot.common_prefix(self.tokens), len(self.tokens) - 1)
+        if not self._started:
+            self._started = time.perf_counter()
+            self._n_reused = self.n_computed
+
+    def advance(self, logits: NDArray[np.float32]) -> None:
+        """Choose the next token from logits [n_vocab], and finish where it ends the text or nothing may follow."""
+        token = self._sampler.sample(logits)
+        self._sampler.accept((token,))
+        self.tokens.append(token)
+        self._last = time.perf_counter()
+        self._first = self._first or self._last
+        if token in self._ends:
+            self.finish("stop", token)
+            return
+        self._pieces.append(self._stream.push(token))
+        if self._stream.stopped is not None:
+            self.finish("stop", self._stream.stopped)
+        elif self.n_chosen == self.params.max_tokens:
+            self.finish("length")
+        elif len(self.tokens) > self._n_ctx:  # this token has no cell left to be evaluated in
+            self.reached_context = True
+            self.finish("length")
+
+    def finish(self, reason: str, stop_reason: str | int | None = None) -> None:
+        self.finish_reason, self.stop_reason = reason, stop_reason
+        self._pieces.append(self._stream.finish())
+
+
+@dataclass
+class Batch:
+    """One step's tokens: `counts[i]` tokens of `sequences[i]`, in that order."""
+
+    sequences: list[Sequence] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def pieces(self) -> Iterator[tuple[Sequence, list[int]]]:
+        for sequence, count in zip(self.sequences, self.counts, strict=True):
+            yield sequence, sequence.tokens[sequence.n_computed : sequence.n_computed + count]
+
+
+class Engine:
+    """Runs sequences over a runtime's slots. Not for several threads at once."""
+
+    def __init__(self, runtime: RuntimeLike, tokenizer: TokenizerLike) -> None:
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self.slots = [Slot(i) for i in range(runtime.n_slots)]
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.n_evaluated = 0  # tokens that went through the runtime so far
+        self._clock = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def sequence(self, prompt: SequenceOf[int], params: SamplingParams) -> Sequence:
+        """A request for `add`: token ids and resolved parameters. Raises GGPYError where it could not run."""
+        self._check(prompt, "The prompt")
+        return Sequence(prompt, params, self.tokenizer, self.runtime.n_ctx)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def abort(self, sequence: Sequence) -> None:
+        """End a sequence early; what its slot holds stays of use."""
+        if not sequence.finished:
+            sequence.finish("abort")
+        self._retire(sequence)
+
+    def step(self) -> list[Sequence]:
+        """Evaluate one batch. Returns the sequences that gained a token."""
+        batch = self.schedule()
+        if not batch.sequences:
+            return []
+        logits = self.run(batch)
+        return self.postprocess(batch, logits)
+
+    def schedule(self) -> Batch:
+        """Who takes part in the next step: generating sequences first, then prompts in order of arrival."""
+        while self.waiting and (slot := self._slot_for(self.waiting[0])):
+            sequence = self.waiting.popleft()
+            sequence.begin(slot)
+            self.running.append(sequence)
+        batch, room = Batch(), self.runtime.n_batch
+        for sequence in sorted(self.running, key=lambda s: s.n_pending > 1):
+            if not sequence.n_pending:  # interrupted between evaluation and choice: evaluate the last token once more
+                sequence.n_computed -= 1
+            count = min(sequence.n_pending, room)
+            if count:
+                batch.sequences.append(sequence)
+                batch.counts.append(count)
+                room -= count
+        return batch
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Evaluate the batch; logits [m, n_vocab], one row for each sequence that has no token pending any more."""
+        n = len(batch)
+        tokens, slots, positions = (np.empty(n, np.int32) for _ in range(3))
+        outputs, at = [], 0
+        for sequence, piece in batch.pieces():
+            slot, start, end = sequence.slot, sequence.n_computed, at + len(piece)
+            assert slot is not None, "a scheduled sequence has a slot"
+            # From here the cells are rewritten: should the step be interrupted, the slot must not claim them.
+            del slot.tokens[start:]
+            tokens[at:end] = piece
+            slots[at:end] = slot.index
+            positions[at:end] = np.arange(start, start + len(piece))
+            if len(piece) == sequence.n_pending:
+                outputs.append(end - 1)
+            at = end
+        logits = self.runtime.step(tokens, slots, positions, np.array(outputs, np.int32))
+        self.n_evaluated += n
+        return logits
+
+    def postprocess(self, batch: Batch, logits: NDArray[np.float32]) -> list[Sequence]:
+        """Note what the cache now holds, and choose a token for every sequence whose last one was evaluated."""
+        for sequence, piece in batch.pieces():
+            assert sequence.slot is not None
+            sequence.slot.tokens.extend(piece)
+        for sequence, count in zip(batch.sequences, batch.counts, strict=True):
+            sequence.n_computed += count
+        advanced = [sequence for sequence in batch.sequences if not sequence.n_pending]
+        for sequence, row in zip(advanced, logits, strict=True):
+            try:
+                sequence.advance(row)
+            except GGPYError:
+                assert sequence.slot is not None
+                sequence.slot.tokens.clear()  # whatever gave such logits is not to be built upon
+                sequence.finish("error")
+                self._retire(sequence)
+                raise
+            if sequence.finished:
+                self._retire(sequence)
+        return advanced
+
+    def logits(self, tokens: SequenceOf[int]) -> NDArray[np.float32]:
+        """The logits after every token, float32 [n_tokens, n_vocab].
+
+        Borrows a slot: a free one, else that of the newest running sequence, which then evaluates its tokens again.
+        """
+        self._check(tokens, "The sequence of tokens")
+        free = [slot for slot in self.slots if slot.sequence is None]
+        if free:
+            slot = min(free, key=lambda s: s.last_used)
+            self._touch(slot)
+        else:
+            displaced = self.running.pop()
+            assert displaced.slot is not None
+            slot, displaced.slot = displaced.slot, None
+            slot.sequence, displaced.n_computed = None, 0
+            self.waiting.appendleft(displaced)
+        n, n_batch = len(tokens), self.runtime.n_batch
+        ids = np.asarray(tokens, np.int32)
+        result = np.empty((n, self.runtime.n_vocab), np.float32)
+        slot.tokens.clear()
+        for start in range(0, n, n_batch):
+            end = min(start + n_batch, n)
+            piece = ids[start:end]
+            positions = np.arange(start, end, dtype=np.int32)
+            slots = np.full(piece.size, slot.index, np.int32)
+            result[start:end] = self.runtime.step(piece, slots, positions, np.arange(piece.size, dtype=np.int32))
+            slot.tokens.extend(piece.tolist())
+            self.n_evaluated += piece.size
+        return result
+
+    def _slot_for(self, sequence: Sequence) -> Slot | None:
+        """The free slot that shares the longest prefix; of equal ones the longest unused."""
+        free = [slot for slot in self.slots if slot.sequence is None]
+        return max(free, key=lambda s: (s.common_prefix(sequence.tokens), -s.last_used), default=None)
+
+    def _retire(self, sequence: Sequence) -> None:
+        if sequence.slot is not None:
+            self._touch(sequence.slot)
+            sequence.slot.sequence = None
+            sequence.slot = None
+        if sequence in self.running:
+            self.running.remove(sequence)
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def _touch(self, slot: Slot) -> None:
+        self._clock += 1
+        slot.last_used = self._clock
+
+    def _check(self, tokens: SequenceOf[int], what: str) -> None:
+        n_vocab, n_ctx = self.runtime.n_vocab, self.runtime.n_ctx
+        if not len(tokens):
+            raise GGPYError(f"{what} is empty; give at least one token.")
+        if len(tokens) > n_ctx:
+            raise GGPYError(
+                f"{what} has {len(tokens)} tokens, but the context holds {n_ctx}; "
+                "shorten it or ask for a larger context."
+            )
+        wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
+        if wrong is not None:
+            raise GGPYError(
+                f"{what} holds the token id {wrong}, but the model's vocabulary has ids 0 to {n_vocab - 1}."
+            )

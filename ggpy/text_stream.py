@@ -1,0 +1,62 @@
+"""Tokens to text as they come: whole characters only, never the beginning of a stop string that may yet complete."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class TokenBytes(Protocol):
+    """The one thing that is needed of a tokenizer."""
+
+    def token_bytes(self, id: int, special: bool = True) -> bytes: ...
+
+
+class TextStream:
+    """The text of one sequence. `push` returns what is safe to show; `stopped` names the stop string that was met.
+
+    A byte sequence that can never become a character shows as U+FFFD; control tokens show as nothing.
+    """
+
+    def __init__(self, tokenizer: TokenBytes, stop: Sequence[str] = ()) -> None:
+        self.stopped: str | None = None
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def push(self, token: int) -> str:
+        """The text that this token makes certain; empty once a stop string was met."""
+        return self._release(self._decoder.decode(self._tokenizer.token_bytes(token, special=False)))
+
+    def finish(self) -> str:
+        """What was held back, now that nothing follows."""
+        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _release(self, text: str) -> str:
+        if self.stopped is not None:
+            return ""
+        self._held += text
+        if not self._stop:
+            text, self._held = self._held, ""
+            return text
+        found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            at, self.stopped = min(found)
+            text, self._held = self._held[:at], ""
+            return text
+        keep = max(_overlap(self._held, stop) for stop in self._stop)
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a beginning of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-size:]):
+            return size
+    return 0

@@ -1,0 +1,124 @@
+"""Stand-ins for a model: a runtime whose logits follow from the tokens it was given, and a tokenizer of plain bytes.
+
+The runtime keeps its cache as the real one does, one cell per position, so that an engine that mixes up slots or
+positions, or that reuses a prefix wrongly, gets other logits.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy.errors import GGPYError
+
+EOS, BOS, N_VOCAB = 256, 257, 260
+
+
+class FakeRuntime:
+    """Logits are a function of the whole prefix: `script(prefix)` names the next token, else a hash of the prefix."""
+
+    def __init__(self, n_ctx: int = 256, n_slots: int = 2, n_batch: int = 16, script: Any = None) -> None:
+        self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
+        self.cells = np.full((n_slots, n_ctx), -1, np.int32)
+        self.script = script
+        self.batches: list[int] = []  # tokens in each step
+        self.closed = False
+
+    def step(
+        self, tokens: NDArray[Any], slots: NDArray[Any], positions: NDArray[Any], outputs: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        assert 0 < len(tokens) <= self.n_batch
+        assert len(tokens) == len(slots) == len(positions)
+        assert all(a.dtype == np.int32 for a in (tokens, slots, positions, outputs))
+        self.batches.append(len(tokens))
+        cells = list(zip(slots.tolist(), positions.tolist(), strict=True))
+        assert len(set(cells)) == len(cells), "a cell is written twice"
+        self.cells[slots, positions] = tokens
+        return np.array([self._logits(self.cells[slots[i], : positions[i] + 1]) for i in outputs], np.float32).reshape(
+            len(outputs), N_VOCAB
+        )
+
+    def _logits(self, prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+        assert (prefix >= 0).all(), "attends to a cell that was never written"
+        rng = np.random.default_rng(zlib.crc32(prefix.tobytes()))
+        logits = rng.standard_normal(N_VOCAB).astype(np.float32)
+        if self.script is not None:
+            logits[self.script(prefix.tolist())] = 20.0
+        else:
+            logits[EOS] = -5.0
+        return logits
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ByteTokenizer:
+    """Token ids 0 to 255 are bytes; 256 ends a text, 257 begins one."""
+
+    n_vocab, bos, eos, eog = N_VOCAB, BOS, EOS, frozenset({EOS})
+    add_bos, add_eos = True, False
+    _special: ClassVar = {"<|end|>": EOS, "<|begin|>": BOS}
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        ids = [BOS] if add_special else []
+        while text:
+            name = next((name for name in self._special if parse_special and text.startswith(name)), None)
+            if name:
+                ids.append(self._special[name])
+                text = text[len(name) :]
+            else:
+                ids += text[0].encode()
+                text = text[1:]
+        return ids
+
+    def token_bytes(self, id: int, special: bool = True) -> bytes:
+        if id < 256:
+            return bytes([id])
+        return next((n.encode() for n, i in self._special.items() if i == id), b"") if special else b""
+
+    def detokenize(self, ids: Any, skip_special: bool = False) -> str:
+        return b"".join(self.token_bytes(i, not skip_special) for i in ids).decode("utf-8", "replace")
+
+    def is_control(self, id: int) -> bool:
+        return id >= 256
+
+
+class FakeTemplate:
+    """`<|begin|>role:content<|end|>` for each message."""
+
+    def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, **extra: Any) -> str:
+        if any(m["role"] == "tool" for m in messages):
+            raise GGPYError("The template knows no tools.")
+        text = "".join(f"<|begin|>{m['role']}:{m['content']}<|end|>" for m in messages)
+        return text + ("<|begin|>assistant:" if add_generation_prompt else "")
+
+
+class FakeFile:
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata or {}
+        self.size = 1000
+        self.path = Path("fake.gguf")
+
+    def close(self) -> None:
+        pass
+
+
+def saying(text: str) -> Any:
+    """A script that answers every prompt with the text, then ends; the answer starts after `assistant:` or byte 0."""
+    answer = [*text.encode(), EOS]
+
+    def script(prefix: list[int]) -> int:
+        for said in range(len(answer) - 1, -1, -1):
+            if prefix[len(prefix) - said :] == answer[:said] and _at_prompt_end(prefix[: len(prefix) - said]):
+                return answer[said]
+        return EOS
+
+    return script
+
+
+def _at_prompt_end(prefix: list[int]) -> bool:
+    return bytes(i for i in prefix if i < 256).endswith((b"assistant:", b"\x00"))

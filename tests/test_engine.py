@@ -1,0 +1,253 @@
+"""Scheduling, prefix reuse, stopping and streaming, over a runtime whose logits betray a mix-up of cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeRuntime, saying
+
+from ggpy.engine import Engine, Sequence
+from ggpy.errors import GGPYError
+from ggpy.sampler import SamplingParams
+from ggpy.text_stream import TextStream
+
+GREEDY = SamplingParams(temperature=0, max_tokens=8).resolved()
+
+
+def run(engine: Engine, *sequences: Sequence) -> None:
+    for sequence in sequences:
+        engine.add(sequence)
+    while engine.has_work:
+        engine.step()
+
+
+def one(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY) -> Sequence:
+    sequence = engine.sequence(prompt, params)
+    run(engine, sequence)
+    return sequence
+
+
+def engine_of(**kwargs: object) -> Engine:
+    return Engine(FakeRuntime(**kwargs), ByteTokenizer())  # type: ignore[arg-type]
+
+
+def prompts(*sizes: int) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, size).tolist() for size in sizes]
+
+
+def test_batched_sequences_equal_lonely_ones() -> None:
+    asked = prompts(1, 3, 40, 17, 16, 5, 100)
+    lonely = [one(engine_of(), prompt).token_ids for prompt in asked]
+    engine = engine_of(n_slots=3)
+    sequences = [engine.sequence(prompt, GREEDY) for prompt in asked]
+    run(engine, *sequences)
+    assert [s.token_ids for s in sequences] == lonely
+    assert all(s.finish_reason == "length" for s in sequences)
+    assert not engine.running
+    assert all(slot.sequence is None for slot in engine.slots)
+
+
+def test_prompts_share_batches_with_generating_sequences() -> None:
+    engine = engine_of(n_slots=2, n_batch=16)
+    short, long = (engine.sequence(prompt, GREEDY) for prompt in prompts(2, 40))
+    run(engine, short, long)
+    # 2 + 14 of the long prompt, then the short one's next token and 15 more, and so on.
+    assert engine.runtime.batches[:4] == [16, 16, 1 + 11, 2]  # type: ignore[attr-defined]
+
+
+def test_only_new_tokens_are_evaluated() -> None:
+    engine = engine_of(n_slots=1)
+    first = one(engine, prompts(30)[0])
+    assert engine.n_evaluated == 30 + 7
+    following = [*first.prompt, *first.token_ids, 1, 2, 3]
+    second = one(engine, following)
+    assert second.timings.n_reused == 30 + 7
+    assert second.timings.n_prompt == 1 + 3  # the answer's last token had not been evaluated
+    assert second.token_ids == one(engine_of(), following).token_ids
+    again = one(engine, following)
+    assert again.timings.n_prompt == 1  # the last token gives the logits
+    assert again.token_ids == second.token_ids
+    other = [*first.prompt[:10], 9, 9]
+    third = one(engine, other)
+    assert third.timings.n_reused == 10
+    assert third.token_ids == one(engine_of(), other).token_ids
+
+
+def test_a_sequence_takes_the_slot_that_begins_like_it() -> None:
+    engine = engine_of(n_slots=2)
+    a, b = prompts(20, 25)
+    one(engine, a)
+    one(engine, b)
+    assert one(engine, [*a, 1]).timings.n_reused == 20
+    assert one(engine, [*b, 1]).timings.n_reused == 25
+
+
+def test_stop_token() -> None:
+    sequence = one(engine_of(script=saying("Hello")), [0])
+    assert (sequence.text, sequence.finish_reason, sequence.stop_reason) == ("Hello", "stop", EOS)
+    assert sequence.token_ids == [*b"Hello", EOS]
+    params = SamplingParams(temperature=0, stop_token_ids=[ord("l")]).resolved()
+    sequence = one(engine_of(script=saying("Hello")), [0], params)
+    assert (sequence.text, sequence.stop_reason) == ("He", ord("l"))
+
+
+def test_ignore_eos_never_chooses_an_end_token() -> None:
+    params = SamplingParams(temperature=0, ignore_eos=True, max_tokens=12).resolved()
+    sequence = one(engine_of(script=saying("Hi")), [0], params)
+    assert sequence.n_chosen == 12
+    assert EOS not in sequence.token_ids
+
+
+@pytest.mark.parametrize("size", [1, 100, 255, 256])
+def test_the_end_of_the_context_finishes(size: int) -> None:
+    params = SamplingParams(temperature=0).resolved()
+    sequence = one(engine_of(n_ctx=256), prompts(size)[0], params)
+    assert sequence.finish_reason == "length"
+    assert sequence.reached_context
+    assert sequence.n_computed == 256
+    assert len(sequence.tokens) == 257  # the last token needs no cell
+
+
+def test_prompts_that_cannot_run() -> None:
+    engine = engine_of(n_ctx=32)
+    with pytest.raises(GGPYError, match=r"33 tokens.*holds 32"):
+        engine.sequence([1] * 33, GREEDY)
+    with pytest.raises(GGPYError, match="empty"):
+        engine.sequence([], GREEDY)
+    for bad in (-1, N_VOCAB):
+        with pytest.raises(GGPYError, match=f"id {bad}"):
+            engine.sequence([1, bad], GREEDY)
+
+
+def test_an_aborted_sequence_leaves_its_prefix() -> None:
+    engine = engine_of(n_slots=1)
+    sequence = engine.sequence(prompts(20)[0], GREEDY)
+    engine.add(sequence)
+    for _ in range(4):
+        engine.step()
+    engine.abort(sequence)
+    engine.abort(sequence)
+    assert sequence.finish_reason == "abort"
+    assert not engine.has_work
+    assert one(engine, sequence.tokens).timings.n_prompt == 1
+
+
+def test_an_interrupted_step_claims_no_cells() -> None:
+    engine = engine_of(n_slots=1)
+    prompt = prompts(40)[0]
+    one(engine, prompt)
+    other = engine.sequence([*prompt[:10], *prompts(3)[0]], GREEDY)
+    engine.add(other)
+    step, engine.runtime.step = engine.runtime.step, _interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    engine.runtime.step = step  # type: ignore[method-assign]
+    engine.abort(other)
+    assert engine.slots[0].tokens == prompt[:10]
+    assert one(engine, prompt).token_ids == one(engine_of(), prompt).token_ids
+
+
+def _interrupt(*args: object) -> np.ndarray:
+    raise KeyboardInterrupt
+
+
+def test_a_sequence_interrupted_before_its_choice_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(n_slots=1)
+    sequence = engine.sequence(prompts(5)[0], GREEDY)
+    engine.add(sequence)
+    monkeypatch.setattr(sequence, "advance", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    monkeypatch.undo()
+    while engine.has_work:
+        engine.step()
+    assert sequence.token_ids == one(engine_of(), sequence.prompt).token_ids
+
+
+def test_damaged_logits_end_the_sequence_and_its_slot_alone() -> None:
+    engine = engine_of(n_slots=1)
+    good = engine.runtime.step
+    engine.runtime.step = lambda *a: good(*a) * np.nan  # type: ignore[method-assign]
+    sequence = engine.sequence([1, 2], GREEDY)
+    engine.add(sequence)
+    with pytest.raises(GGPYError, match="no usable logits"):
+        engine.step()
+    engine.runtime.step = good  # type: ignore[method-assign]
+    assert sequence.finish_reason == "error"
+    assert not engine.has_work
+    assert one(engine, [1, 2]).timings.n_reused == 0
+
+
+@pytest.mark.parametrize("n_slots", [1, 2])
+def test_logits_disturb_nobody(n_slots: int) -> None:
+    tokens = prompts(40)[0]
+    engine = engine_of(n_slots=n_slots)
+    running = [engine.sequence(prompt, GREEDY) for prompt in prompts(5, 50)]
+    for sequence in running:
+        engine.add(sequence)
+    for _ in range(3):
+        engine.step()
+    logits = engine.logits(tokens)
+    assert logits.shape == (40, N_VOCAB)
+    alone = FakeRuntime(n_batch=40)
+    arange = np.arange(40, dtype=np.int32)
+    np.testing.assert_array_equal(logits, alone.step(np.array(tokens, np.int32), arange * 0, arange, arange))
+    while engine.has_work:
+        engine.step()
+    assert [s.token_ids for s in running] == [one(engine_of(), s.prompt).token_ids for s in running]
+    with pytest.raises(GGPYError, match=r"300 tokens.*holds 256"):
+        engine.logits([1] * 300)
+
+
+def test_timings() -> None:
+    timings = one(engine_of(), prompts(20)[0]).timings
+    assert (timings.n_prompt, timings.n_decode) == (20, 8)
+    assert timings.first_token_s >= timings.prompt_s > 0
+    assert timings.prompt_rate == 20 / timings.prompt_s
+    assert timings.decode_rate == 7 / timings.decode_s
+
+
+@pytest.mark.parametrize("text", ["plain", "你好，世界", "a🙂b", "é"])
+def test_characters_appear_whole(text: str) -> None:
+    stream = TextStream(ByteTokenizer())
+    pieces = [stream.push(byte) for byte in text.encode()]
+    assert "".join(pieces) + stream.finish() == text
+    assert all("�" not in piece for piece in pieces)
+    assert [piece for piece in pieces if piece] == list(text)
+
+
+def test_broken_bytes_show_once_and_control_tokens_never() -> None:
+    stream = TextStream(ByteTokenizer())
+    assert "".join(map(stream.push, [BOS, 0xE4, 0xBD, ord("a"), EOS])) == "�a"
+    assert stream.push(0xE4) == ""
+    assert stream.finish() == "�"
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "shown", "stopped"),
+    [
+        (["END"], "one END two", "one ", "END"),
+        (["END"], "one EN", "one EN", None),
+        (["END", "ENOUGH"], "ENENOUGH!", "EN", "ENOUGH"),
+        (["aab"], "aaab", "a", "aab"),
+        (["b", "ab"], "xab", "x", "ab"),
+        (["。"], "你好。再见", "你好", "。"),
+        (["\n\n"], "a\nb\n\nc", "a\nb", "\n\n"),
+    ],
+)
+def test_stop_strings(stop: list[str], text: str, shown: str, stopped: str | None) -> None:
+    stream = TextStream(ByteTokenizer(), stop)
+    out = ""
+    for byte in text.encode():
+        piece = stream.push(byte)
+        out += piece
+        assert shown.startswith(out)  # nothing is shown that has to be taken back
+    assert out + stream.finish() == shown
+    assert stream.stopped == stopped
+
+
+def test_a_stop_string_ends_the_sequence() -> None:
+    params = SamplingParams(temperature=0, stop=" wor").resolved()
+    sequence = one(engine_of(script=saying("Hello world")), [0], params)
+    assert (sequence.text, sequence.finish_reason, sequence.stop_reason) == ("Hello", "stop", " wor")
