@@ -1,0 +1,377 @@
+"""The Python API: `LLM` loads a GGUF file and completes, chats and scores. The names are vLLM's where it has them.
+
+from ggpy import LLM, SamplingParams
+
+llm = LLM("model.gguf")
+print(llm.generate("The capital of France is", SamplingParams(max_tokens=16))[0].outputs[0].text)
+for piece in llm.chat([{"role": "user", "content": "你好"}], stream=True):
+    print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy.engine import Engine, Timings
+from ggpy.engine import Sequence as EngineSequence
+from ggpy.errors import GGPYError
+from ggpy.memory import available_memory, choose_context
+from ggpy.sampler import SamplingParams, file_sampling_defaults
+
+if TYPE_CHECKING:
+    from ggpy.chat_template import ChatTemplate
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.runtime import Runtime
+    from ggpy.tokenizer import Tokenizer
+
+Notify = Callable[[str], None]
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One answer. finish_reason: "stop" (an end token or a stop string) or "length" (max_tokens, or a full context)."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None
+    stop_reason: str | int | None
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A prompt and its answers. `prompt` is None where the prompt came as token ids."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool = True
+
+
+class Piece(str):
+    """A piece of an answer's text: a plain `str` that also says which answer it belongs to."""
+
+    prompt_index: int
+    output_index: int
+
+    @property
+    def text(self) -> str:
+        return str(self)
+
+
+@dataclass
+class Model:
+    """What an opened model file gives."""
+
+    file: GGUFFile
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    runtime: Runtime
+
+
+@dataclass
+class _Request:
+    prompt: str | None
+    prompt_token_ids: list[int]
+    sequences: list[EngineSequence]
+
+
+class LLM:
+    """A model, ready to answer.
+
+    path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` sequences evaluated together; None takes the
+    context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
+    the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
+
+    Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        n_ctx: int | None = None,
+        n_threads: int | None = None,
+        n_parallel: int = 4,
+        notify: Notify | None = None,
+    ) -> None:
+        for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise GGPYError(f"{name} is {value!r}, but it must be a whole number from 1.")
+        self.path = Path(path)
+        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify or logging.getLogger("ggpy").info)
+        self.file, self.tokenizer, self.template, self.runtime = (
+            model.file,
+            model.tokenizer,
+            model.template,
+            model.runtime,
+        )
+        self.engine = Engine(self.runtime, self.tokenizer)
+        self.sampling_defaults = file_sampling_defaults(self.file.metadata)
+        self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's sequences
+        self._closed = False
+
+    @property
+    def n_ctx(self) -> int:
+        return self.runtime.n_ctx
+
+    @property
+    def n_vocab(self) -> int:
+        return self.runtime.n_vocab
+
+    @overload
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        stream: Literal[False] = False,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        stream: Literal[True],
+    ) -> Iterator[Piece]: ...
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        stream: bool = False,
+    ) -> list[RequestOutput] | Iterator[Piece]:
+        """Complete prompts as they stand; no chat template is applied.
+
+        prompts: a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, or a list of these;
+        or `prompt_token_ids` alone. sampling_params: one for all, or one for each prompt.
+        stream: yield pieces of text as they come, instead of returning everything at the end.
+        """
+        if (prompts is None) == (prompt_token_ids is None):
+            raise GGPYError("generate needs prompts or prompt_token_ids, and not both.")
+        asked = prompts if prompt_token_ids is None else prompt_token_ids
+        texts_and_ids = [self._encode(prompt) for prompt in _as_list(asked)]
+        return self._answer(texts_and_ids, sampling_params, stream)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        stream: Literal[False] = False,
+        **template_values: Any,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        stream: Literal[True],
+        **template_values: Any,
+    ) -> Iterator[Piece]: ...
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        stream: bool = False,
+        **template_values: Any,
+    ) -> list[RequestOutput] | Iterator[Piece]:
+        """Answer a conversation, or each of several, by the file's own chat template.
+
+        messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template.
+        """
+        one = not messages or isinstance(messages[0], Mapping)
+        conversations: list[Any] = [messages] if one else list(messages)
+        rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
+        return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The logits after each token, float32 [n_tokens, n_vocab]; answers being generated go on undisturbed."""
+        with self._lock:
+            self._check_open()
+            return self.engine.logits([int(token) for token in token_ids])
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of a text. add_special: with the tokens that the model wants at its ends. parse_special: control
+        tokens written out in the text become themselves."""
+        return self.tokenizer.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int], skip_special: bool = False) -> str:
+        """The text of token ids; what is no valid UTF-8 shows as U+FFFD."""
+        return self.tokenizer.detokenize([int(token) for token in ids], skip_special=skip_special)
+
+    def render_chat(self, messages: Sequence[Message], **template_values: Any) -> str:
+        """The text of a conversation by the file's template, up to where the answer begins."""
+        if self.template is None:
+            raise GGPYError(
+                f"{self.path.name} has no chat template; complete plain text with it instead (generate, --raw)."
+            )
+        if not messages:
+            raise GGPYError("The conversation is empty; give at least one message.")
+        return self.template.render(
+            [dict(message) for message in messages], add_generation_prompt=True, **template_values
+        )
+
+    def tokenize_chat(self, rendered: str) -> list[int]:
+        """Token ids of a rendered conversation: the template itself writes every control token, the first included."""
+        return self.tokenize(rendered, add_special=False, parse_special=True)
+
+    def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> EngineSequence:
+        """One prompt as a sequence for `follow`, for those who watch a sequence rather than wait for its result."""
+        self._check_open()
+        return self.engine.sequence(prompt_token_ids, (params or SamplingParams()).resolved(self.sampling_defaults))
+
+    def follow(self, sequences: Sequence[EngineSequence]) -> Iterator[tuple[int, str]]:
+        """Run these until all are finished: (index in `sequences`, new text). Ends them when it is closed early."""
+        try:
+            with self._lock:
+                for sequence in sequences:
+                    self.engine.add(sequence)
+            live = dict(enumerate(sequences))
+            while live:
+                with self._lock:
+                    self._check_open()
+                    if not any(sequence.finished for sequence in live.values()):
+                        self.engine.step()
+                for index, sequence in list(live.items()):
+                    finished = sequence.finished  # asked first: another thread may finish it once the text is taken
+                    text = sequence.take_text()
+                    if text:
+                        yield index, text
+                    if finished:
+                        del live[index]
+        finally:
+            with self._lock:
+                for sequence in sequences:
+                    self.engine.abort(sequence)
+
+    def close(self) -> None:
+        """Free the memory and close the file. Harmless twice."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.runtime.close()
+                self.file.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GGPYError(f"{self.path.name} was closed; open it again with LLM(path).")
+
+    def _encode(self, prompt: Any) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, Mapping):
+            prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt.get("prompt")
+        if isinstance(prompt, str):
+            if not prompt:
+                raise GGPYError("The prompt is empty; give it some text.")
+            return prompt, self.tokenize(prompt, add_special=True, parse_special=True)
+        try:
+            return None, [int(token) for token in prompt]
+        except (TypeError, ValueError):
+            raise GGPYError(
+                "A prompt must be a text, a list of token ids, or a dict with 'prompt' or 'prompt_token_ids'."
+            ) from None
+
+    def _answer(
+        self,
+        prompts: list[tuple[str | None, list[int]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        stream: bool,
+    ) -> list[RequestOutput] | Iterator[Piece]:
+        params = sampling_params if isinstance(sampling_params, Sequence) else [sampling_params] * len(prompts)
+        if len(params) != len(prompts):
+            raise GGPYError(f"There are {len(prompts)} prompts, but {len(params)} sets of sampling parameters.")
+        requests = [
+            _Request(text, ids, [self.request(ids, one) for one in _answers_of(asked or SamplingParams())])
+            for (text, ids), asked in zip(prompts, params, strict=True)
+        ]
+        pieces = self._pieces(requests)
+        if stream:
+            return pieces
+        for _ in pieces:
+            pass
+        return [_request_output(request) for request in requests]
+
+    def _pieces(self, requests: list[_Request]) -> Iterator[Piece]:
+        places = [(i, j) for i, request in enumerate(requests) for j in range(len(request.sequences))]
+        for index, text in self.follow([sequence for request in requests for sequence in request.sequences]):
+            piece = Piece(text)
+            piece.prompt_index, piece.output_index = places[index]
+            yield piece
+
+
+def _as_list(prompts: Any) -> list[Any]:
+    """A single prompt becomes a list of one; a list of numbers is a single prompt."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    prompts = list(prompts)
+    return [prompts] if prompts and isinstance(prompts[0], (int, np.integer)) else prompts
+
+
+def _answers_of(params: SamplingParams) -> list[SamplingParams]:
+    """One set of parameters for each of the `n` answers, with seeds of their own."""
+    seed = params.seed
+    return [replace(params, n=1, seed=None if seed is None else seed + i) for i in range(params.n)]
+
+
+def _request_output(request: _Request) -> RequestOutput:
+    outputs = [
+        CompletionOutput(i, s.text, s.token_ids, s.finish_reason, s.stop_reason, s.timings)
+        for i, s in enumerate(request.sequences)
+    ]
+    return RequestOutput(request.prompt, request.prompt_token_ids, outputs)
+
+
+def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Notify) -> Model:
+    """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails."""
+    from ggpy.chat_template import ChatTemplate
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.tokenizer import Tokenizer
+
+    with ExitStack() as undo:
+        file = GGUFFile(path)
+        undo.callback(file.close)
+        tokenizer = Tokenizer.from_gguf(file)
+        template = ChatTemplate.from_gguf(file, tokenizer)
+        # Last, as it costs most: the runtime brings numba.
+        from ggpy.runtime import Runtime
+
+        context = choose_context(
+            n_ctx,
+            trained=Runtime.context_train(file),
+            weights=file.size,
+            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel),
+            available=available_memory(),
+            notify=notify,
+        )
+        runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify)
+        undo.pop_all()
+        return Model(file, tokenizer, template, runtime)

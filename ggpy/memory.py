@@ -1,0 +1,126 @@
+"""How much memory this process may still take, and how large a context that leaves room for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ggpy.errors import GGPYError
+
+GIB = 1 << 30
+
+
+def available_memory() -> int:
+    """Bytes that can be had now without swapping: the machine's, or its control group's where that is less."""
+    machine = _machine()
+    return min([machine, *_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def choose_context(
+    asked: int | None,
+    trained: int,
+    weights: int,
+    cache: Callable[[int], int],
+    available: int,
+    notify: Callable[[str], None],
+) -> int:
+    """The context in tokens: what was asked for, else the training context as far as memory holds it.
+
+    weights, available: bytes; cache(n): bytes of the cache for n tokens. Raises GGPYError where it cannot be held.
+    """
+    room = available - weights - available // 20  # a twentieth for the program itself
+
+    def largest(limit: int) -> int:
+        low, high = 0, limit  # cache(low) fits
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if cache(middle) <= room else (low, middle - 1)
+        return low if low == limit else low // 256 * 256
+
+    if asked is not None:
+        if cache(asked) > room:
+            fits = largest(asked)
+            advice = f"{fits} tokens would fit (-c {fits})" if fits else "not even a small context fits"
+            raise GGPYError(
+                f"A context of {asked} tokens needs {cache(asked) / GIB:.1f} GiB for its cache and "
+                f"{weights / GIB:.1f} GiB for the weights, but {available / GIB:.1f} GiB of memory are free; {advice}."
+            )
+        if asked > trained:
+            notify(f"context {asked} tokens, more than the {trained} that the model was trained with")
+        return asked
+    context = largest(trained)
+    if context < min(256, trained):
+        raise GGPYError(
+            f"The model needs {weights / GIB:.1f} GiB for its weights and more for a context, "
+            f"but {available / GIB:.1f} GiB of memory are free."
+        )
+    if context < trained:
+        notify(f"context {context} tokens: the model was trained with {trained}, but memory holds no more")
+    else:
+        notify(f"context {context} tokens")
+    return context
+
+
+def _machine() -> int:
+    if sys.platform == "win32":
+        return _windows()
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    # No figure for what is free (macOS): what the system holds in all, less a share for everything else.
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 0.75)
+
+
+def _windows() -> int:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *((name, ctypes.c_ulonglong) for name in ("total", "free", "_1", "_2", "_3", "_4", "_5")),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined,unused-ignore]
+    return int(status.free)
+
+
+def _control_groups(membership: Path, mount: Path) -> list[int]:
+    """What each control group above this process still allows, for those that set a limit (cgroup v2 and v1)."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return []
+    rooms = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, limit, used, reclaimable = mount, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, limit, used = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            reclaimable = "total_inactive_file"
+        else:
+            continue
+        # Inside a container the path may be the host's; the mount itself then stands for the group.
+        group = root / path.lstrip("/")
+        for folder in [group, *(parent for parent in group.parents if parent.is_relative_to(root))]:
+            room = _room(folder, limit, used, reclaimable)
+            if room is not None:
+                rooms.append(room)
+    return rooms
+
+
+def _room(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
+    try:
+        allowed = int((folder / limit).read_text())  # "max" where there is no limit: ValueError
+        taken = int((folder / used).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, allowed - taken + int(stat.get(reclaimable, 0)))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,215 @@
+"""The Python API over stand-ins for the model, and the choice of the context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
+
+import ggpy.llm
+from ggpy.errors import GGPYError
+from ggpy.llm import LLM, Model
+from ggpy.memory import GIB, _control_groups, available_memory, choose_context
+from ggpy.sampler import SamplingParams
+
+GREEDY = SamplingParams(temperature=0, max_tokens=6)
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def make(script: Any = None, template: bool = True, metadata: dict[str, Any] | None = None, **runtime: Any) -> LLM:
+        model = Model(
+            FakeFile(metadata),  # type: ignore[arg-type]
+            ByteTokenizer(),  # type: ignore[arg-type]
+            FakeTemplate() if template else None,  # type: ignore[arg-type]
+            FakeRuntime(script=script, **runtime),  # type: ignore[arg-type]
+        )
+        monkeypatch.setattr(ggpy.llm, "load_model", lambda *args: model)
+        return LLM("fake.gguf")
+
+    return make
+
+
+def test_every_way_to_say_a_prompt(make: Any) -> None:
+    llm = make()
+    ids = [BOS, *b"abc"]
+    expected = llm.generate("abc", GREEDY)[0]
+    assert (expected.prompt, expected.prompt_token_ids) == ("abc", ids)
+    assert len(expected.outputs[0].token_ids) == 6
+    for prompts, keywords in [
+        (["abc"], {}),
+        (ids, {}),
+        ([ids], {}),
+        (np.array(ids), {}),
+        ({"prompt": "abc"}, {}),
+        ({"prompt_token_ids": ids}, {}),
+        ([{"prompt_token_ids": ids}], {}),
+        (None, {"prompt_token_ids": ids}),
+        (None, {"prompt_token_ids": [ids]}),
+    ]:
+        (got,) = llm.generate(prompts, GREEDY, **keywords)
+        assert got.outputs[0].token_ids == expected.outputs[0].token_ids
+        assert got.prompt_token_ids == ids
+    assert llm.generate([], GREEDY) == []
+
+
+def test_many_prompts_come_back_in_order(make: Any) -> None:
+    llm = make(n_slots=2)
+    texts = [f"prompt {i}" for i in range(7)]
+    outputs = llm.generate(texts, GREEDY)
+    assert [o.prompt for o in outputs] == texts
+    assert [o.outputs[0].token_ids for o in outputs] == [llm.generate(t, GREEDY)[0].outputs[0].token_ids for t in texts]
+    different = llm.generate(["a", "b"], [GREEDY, SamplingParams(temperature=0, max_tokens=2)])
+    assert [len(o.outputs[0].token_ids) for o in different] == [6, 2]
+
+
+@pytest.mark.parametrize(
+    ("args", "keywords", "message"),
+    [
+        ((), {}, "not both"),
+        (("a",), {"prompt_token_ids": [1]}, "not both"),
+        (("",), {}, "prompt is empty"),
+        (([[]],), {}, "empty"),
+        ((["a", "b"], [GREEDY]), {}, "2 prompts, but 1 sets"),
+        (([1.5, None],), {}, "must be a text"),
+        (([None],), {}, "must be a text"),
+        (([3, N_VOCAB],), {}, f"id {N_VOCAB}"),
+        ((["x" * 300],), {}, r"301 tokens.*holds 256"),
+    ],
+)
+def test_bad_prompts(make: Any, args: tuple[Any, ...], keywords: dict[str, Any], message: str) -> None:
+    llm = make()
+    for stream in (False, True):  # a stream complains when it is asked for, not when it is read
+        with pytest.raises(GGPYError, match=message):
+            llm.generate(*args, stream=stream, **keywords)
+    assert not llm.engine.has_work
+
+
+def test_streamed_pieces_are_the_text(make: Any) -> None:
+    llm = make(script=saying("你好 🙂"))
+    pieces = list(llm.generate("\0", GREEDY, stream=True))
+    assert pieces == ["你", "好"]
+    params = SamplingParams(temperature=0)
+    assert "".join(llm.generate("\0", params, stream=True)) == "你好 🙂"
+    pieces = list(llm.generate(["\0", "\0"], params, stream=True))
+    assert "".join(p for p in pieces if p.prompt_index == 1) == "你好 🙂"
+    assert pieces[0].text == "你"
+
+
+def test_an_abandoned_stream_frees_its_slot(make: Any) -> None:
+    llm = make(n_slots=1)
+    stream = llm.generate("abc", SamplingParams(temperature=0), stream=True)
+    next(stream)
+    stream.close()
+    assert not llm.engine.has_work
+    llm.generate("never read", GREEDY, stream=True)
+    assert not llm.engine.has_work
+
+
+def test_two_streams_read_in_turns(make: Any) -> None:
+    llm = make(n_slots=2)
+    whole = [llm.generate(t, GREEDY)[0].outputs[0].text for t in ("ab", "cd")]
+    a, b = (llm.generate(t, GREEDY, stream=True) for t in ("ab", "cd"))
+    first = next(a)
+    assert "".join(b) == whole[1]
+    llm.logits([1, 2, 3])
+    assert first + "".join(a) == whole[0]
+
+
+def test_several_answers(make: Any) -> None:
+    llm = make()
+    (output,) = llm.generate("abc", SamplingParams(n=3, seed=5, max_tokens=4))
+    assert [o.index for o in output.outputs] == [0, 1, 2]
+    assert len({tuple(o.token_ids) for o in output.outputs}) == 3
+    (again,) = llm.generate("abc", SamplingParams(n=3, seed=5, max_tokens=4))
+    assert [o.text for o in again.outputs] == [o.text for o in output.outputs]
+
+
+def test_chat(make: Any) -> None:
+    llm = make(script=saying("Hi!"))
+    messages = [{"role": "user", "content": "Hello"}]
+    (output,) = llm.chat(messages, SamplingParams(temperature=0))
+    answer = output.outputs[0]
+    assert (answer.text, answer.finish_reason) == ("Hi!", "stop")
+    assert output.prompt_token_ids == [BOS, *b"user:Hello", EOS, BOS, *b"assistant:"]
+    assert [o.outputs[0].text for o in llm.chat([messages, messages], SamplingParams(temperature=0))] == ["Hi!", "Hi!"]
+    assert "".join(llm.chat(messages, SamplingParams(temperature=0), stream=True)) == "Hi!"
+    with pytest.raises(GGPYError, match="no tools"):
+        llm.chat([{"role": "tool", "content": "x"}])
+    with pytest.raises(GGPYError, match="conversation is empty"):
+        llm.chat([])
+    with pytest.raises(GGPYError, match="no chat template"):
+        make(template=False).chat(messages)
+
+
+def test_logits_tokenize_close(make: Any) -> None:
+    with make() as llm:
+        assert llm.logits([1, 2, 3]).shape == (3, N_VOCAB)
+        assert llm.logits([1, 2, 3]).dtype == np.float32
+        assert llm.tokenize("<|end|>", parse_special=True) == [BOS, EOS]
+        assert llm.detokenize([BOS, *b"hi"], skip_special=True) == "hi"
+    llm.close()
+    assert llm.runtime.closed
+    with pytest.raises(GGPYError, match="was closed"):
+        llm.generate("a")
+
+
+def test_sampling_defaults_come_from_the_file(make: Any) -> None:
+    llm = make(metadata={"general.sampling.temp": 0.0})
+    first = [llm.generate("abc", SamplingParams(max_tokens=8))[0].outputs[0].text for _ in range(3)]
+    assert len(set(first)) == 1
+
+
+@pytest.mark.parametrize("name", ["n_ctx", "n_threads", "n_parallel"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_numbers_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(GGPYError, match=name):
+        LLM("fake.gguf", **{name: value})
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(GGPYError, match=r"nothing\.gguf"):
+        LLM(tmp_path / "nothing.gguf")
+
+
+def context(asked: int | None, available: float, notes: list[str], trained: int = 8192) -> int:
+    """A model of 1 GiB whose cache takes 1 MiB a token."""
+    return choose_context(asked, trained, GIB, lambda n: n << 20, int(available * GIB), notes.append)
+
+
+def test_context() -> None:
+    notes: list[str] = []
+    assert context(None, 16, notes) == 8192
+    assert notes == ["context 8192 tokens"]
+    assert context(None, 4, notes) == 2816
+    assert "2816" in notes[-1]
+    assert "8192" in notes[-1]
+    assert len(notes) == 2
+    assert context(1000, 4, notes) == 1000
+    assert len(notes) == 2
+    assert context(10000, 100, notes) == 10000
+    assert "more than the 8192" in notes[-1]
+    with pytest.raises(GGPYError, match=r"4096 tokens needs 4\.0 GiB .* 1\.0 GiB .* 4\.0 GiB .* \(-c 2816\)"):
+        context(4096, 4, notes)
+    with pytest.raises(GGPYError, match=r"needs 1\.0 GiB"):
+        context(None, 1, notes)
+    with pytest.raises(GGPYError, match="not even"):
+        context(100, 0.5, notes)
+
+
+def test_available_memory(tmp_path: Path) -> None:
+    assert 0 < available_memory() < 1 << 50
+    mount, membership = tmp_path / "mount", tmp_path / "cgroup"
+    inner = mount / "a" / "b"
+    inner.mkdir(parents=True)
+    membership.write_text("0::/a/b\n")
+    assert _control_groups(membership, mount) == []
+    for folder, limit, used in ((mount / "a", "1000", "400"), (inner, "max", "300")):
+        (folder / "memory.max").write_text(limit)
+        (folder / "memory.current").write_text(used)
+        (folder / "memory.stat").write_text("anon 3\ninactive_file 50\n")
+    assert _control_groups(membership, mount) == [650]
+    assert _control_groups(tmp_path / "none", mount) == []
