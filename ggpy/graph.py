@@ -115,16 +115,21 @@ class Graph:
         assert gate.n_cols == up.n_cols
         return self._add("swiglu", (gate, up), gate.n_cols)
 
-    def attention(self, q: Value, k: Value, v: Value, *, layer: int, rope: Rope, q_norm: str, k_norm: str, window: int) -> Value:
+    def attention(
+        self, q: Value, k: Value, v: Value, *, layer: int, n_head: int, n_head_kv: int, rope: Rope, q_norm: str, k_norm: str, window: int
+    ) -> Value:
         """Rope on q and k, k and v into the cache of `layer`, then causal softmax attention over each token's slot.
 
-        q [n, n_head * head_dim]; k and v [n, n_head_kv * head_dim]. Heads are normalised first where the file has the `q_norm` and `k_norm` weights.
+        q [n, n_head * head_dim]; k and v [n, n_head_kv * head_dim]. Heads are normalised first where the file has the `q_norm` and `k_norm`
+        weights; of the positions up to its own a token sees the last `window`, or all where that is 0.
         """
+        head_dim = q.n_cols // n_head
+        assert k.n_cols == v.n_cols == n_head_kv * head_dim
         norms = {
-            "q_norm": self.file.tensors.get(q_norm + ".weight"),
-            "k_norm": self.file.tensors.get(k_norm + ".weight"),
+            "q_norm": self.optional(q_norm + ".weight", (head_dim,)),
+            "k_norm": self.optional(k_norm + ".weight", (head_dim,)),
         }
-        params = {"layer": layer, "rope": rope, "window": window}
+        params = {"layer": layer, "n_head": n_head, "n_head_kv": n_head_kv, "head_dim": head_dim, "rope": rope, "window": window}
         return self._add("attention", (q, k, v), q.n_cols, weights=norms, params=params)
 
     def outputs_of(self, x: Value) -> Value:

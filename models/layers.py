@@ -22,7 +22,18 @@ def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Ro
         q, k, v = qkv.columns(0, n_q), qkv.columns(n_q, n_kv), qkv.columns(n_q + n_kv, n_kv)
     else:
         q, k, v = g.linear(x, at + "attn_q", n_q), g.linear(x, at + "attn_k", n_kv), g.linear(x, at + "attn_v", n_kv)
-    attended = g.attention(q, k, v, layer=layer, rope=rope, q_norm=at + "attn_q_norm", k_norm=at + "attn_k_norm", window=hp.sliding_window)
+    attended = g.attention(
+        q,
+        k,
+        v,
+        layer=layer,
+        n_head=hp.n_head,
+        n_head_kv=hp.n_head_kv,
+        rope=rope,
+        q_norm=at + "attn_q_norm",
+        k_norm=at + "attn_k_norm",
+        window=hp.sliding_window,
+    )
     return g.linear(attended, at + "attn_output", hp.n_embd)
 
 

@@ -1,0 +1,326 @@
+"""The CPU executor: gives a program's operations their kernels, addresses and barriers, and runs it on the thread team."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ggpy.cpu import attention, kernels, linear, packing
+from ggpy.cpu.records import OP, STEP
+from ggpy.cpu.threads import Team
+from ggpy.graph import read_vector
+from ggpy.jit import isa
+from ggpy.program import Buffer, Op, Program, Region
+from ggpy.quant import by_id
+from ggpy.quant.packed import PACKED, ROWS, Packed
+
+if TYPE_CHECKING:
+    from ggpy.gguf_file import GGUFFile, TensorInfo
+
+SMALL_STEP = 4  # up to so many tokens every thread prepares all activations for itself, and attention is split over positions
+PACK_BYTES = 8 << 20  # of GGUF data a thread packs at a time
+
+
+def packed_format(info: TensorInfo) -> Packed:
+    """The format a weight runs in: its own, or half precision for types that have no packed form yet."""
+    return PACKED.get(info.type_name, PACKED["F16"])
+
+
+def activation_form(info: TensorInfo) -> str:
+    """"q8" or "f32": what the product with this weight reads."""
+    return "f32" if packed_format(info).is_float else "q8"
+
+
+def allocate(n_bytes: int) -> np.ndarray:
+    """Zeroed bytes on their own pages, large pages where the system grants them; untouched pages cost no memory."""
+    memory = mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE))
+    if hasattr(mmap, "MADV_HUGEPAGE") and n_bytes >= 2 << 20:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def round_up(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+class CpuExecutor:
+    """Runs one program. `run` takes embedding rows and the batch's description, and returns logits."""
+
+    def __init__(
+        self,
+        program: Program,
+        file: GGUFFile,
+        *,
+        n_layer: int,
+        n_ctx: int,
+        n_slots: int,
+        n_batch: int,
+        n_threads: int,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.program, self.file = program, file
+        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 16), n_slots, n_batch, n_threads
+        self._compile(notify)
+        self._weights = self._pack(notify)
+        self._vectors: list[np.ndarray] = []  # keeps what records point at alive
+        self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
+        self._allocate_scratch(n_layer)
+        self._ops = np.concatenate([self._record(op) for op in program.ops if op.kind != "embed"])
+        self._place_barriers()
+        self._step = np.zeros(1, STEP)
+        self._input = next(op.dst for op in program.ops if op.kind == "embed")
+        self._team = Team(n_threads, self._ops, self._step)
+
+    # ---- preparation
+
+    @staticmethod
+    def _kernel_name(op: Op) -> str:
+        if op.kind == "linear":
+            weight = op.weights["weight"]
+            assert weight is not None
+            return f"linear.{packed_format(weight).name}"
+        return f"prepare.{op.params['form']}" if op.kind == "prepare" else op.kind
+
+    def _compile(self, notify: Callable[[str], None]) -> None:
+        names = list(dict.fromkeys(self._kernel_name(op) for op in self.program.ops if op.kind != "embed"))
+        start, told = time.perf_counter(), False
+        for done, name in enumerate(names):
+            kernels.kernel(name)
+            if not told and not kernels.was_cached(name):
+                notify(f"compiling {len(names) - done} kernels for this CPU ({isa()}); this happens once")
+                told = True
+        if told:
+            notify(f"compiled in {time.perf_counter() - start:.1f} s")
+
+    def _pack(self, notify: Callable[[str], None]) -> dict[str, int]:
+        """Every matrix into one arena of packed stripes; returns their addresses. The file's pages are handed back as they are done."""
+        matrices = self.program.matrices()
+        foreign = sorted({m.type_name for m in matrices if m.type_name not in PACKED})
+        if foreign:
+            notify(f"{', '.join(foreign)} has no packed kernels yet and runs as half precision: slower, and larger in memory")
+        sizes = [round_up(packed_format(m).matrix_bytes(*m.shape), 64) for m in matrices]
+        self._arena = allocate(sum(sizes))
+        base, addresses = self._arena.ctypes.data, {}
+        jobs = []
+        for info, size in zip(matrices, sizes, strict=True):
+            addresses[info.name] = base
+            jobs += [(info, base, first, last) for first, last in self._pieces(info)]
+            base += size
+        for name in {packed_format(m).name for m in matrices}:
+            packing.packer(PACKED[name])
+        if self.n_threads == 1:
+            for job in jobs:
+                self._pack_piece(*job)
+        else:
+            with ThreadPoolExecutor(self.n_threads) as pool:
+                list(pool.map(lambda job: self._pack_piece(*job), jobs))
+        return addresses
+
+    @staticmethod
+    def _pieces(info: TensorInfo) -> Iterator[tuple[int, int]]:
+        n_stripes = -(-info.shape[0] // ROWS)
+        step = max(1, PACK_BYTES * n_stripes // max(1, info.nbytes))
+        for first in range(0, n_stripes, step):
+            yield first, min(n_stripes, first + step)
+
+    def _pack_piece(self, info: TensorInfo, out: int, first: int, last: int) -> None:
+        packed = packed_format(info)
+        n_rows, n_cols = info.shape
+        stripe = packed.stripe_bytes(n_cols)
+        raw = self.file.data(info.name)
+        row_bytes = info.nbytes // n_rows
+        address = raw.ctypes.data
+        if info.type_name not in PACKED:
+            rows = raw.reshape(n_rows, row_bytes)[first * ROWS : last * ROWS]
+            halves = by_id(info.type).dequantize(rows).astype(np.float16)
+            packing.packer(packed)(halves.ctypes.data, out + first * stripe, len(halves), n_cols, 2 * n_cols, stripe, 0, last - first)
+        else:
+            packing.packer(packed)(address, out, n_rows, n_cols, row_bytes, stripe, first, last)
+        if last * ROWS >= n_rows:
+            self.file.release(info.name)
+
+    def _allocate_scratch(self, n_layer: int) -> None:
+        heads = next(op.params for op in self.program.ops if op.kind == "attention")
+        n_head, n_head_kv, head_dim = heads["n_head"], heads["n_head_kv"], heads["head_dim"]
+        head_pad = round_up(head_dim, 16)
+        self._token_bytes: dict[tuple[int, str], int] = {}
+        for op in self.program.ops:
+            if op.kind == "prepare":
+                n_cols = op.srcs[0].n_cols
+                size = round_up(n_cols, 8) * 4 if op.params["form"] == "f32" else n_cols // 32 * linear.TOKEN_BLOCK_BYTES
+                self._token_bytes[n_cols, op.params["form"]] = size
+        widest = max(self._token_bytes.values())
+        self._private_stride = round_up(SMALL_STEP * widest, 4096)
+        self._activations = allocate(max(self.n_batch * widest, self.n_threads * self._private_stride))
+        self._scratch_stride = round_up(max(attention.scratch_bytes(head_dim, head_pad), round_up(n_head * head_dim, 32) * 4), 4096)
+        self._scratch = allocate(self.n_threads * self._scratch_stride)
+        self._partials = allocate(SMALL_STEP * n_head * self.n_threads * (head_pad + 16) * 4)
+        cells = self.n_slots * n_head_kv * self.n_ctx
+        self._keys = [allocate(cells * head_dim * 2) for _ in range(n_layer)]
+        self._values = [allocate(cells * head_pad * 2) for _ in range(n_layer)]
+        widest_matrix = max(max(m.shape) for m in self.program.matrices())
+        self._zeros = np.zeros(widest_matrix + 64, np.float32)
+        self._ones = np.ones(widest_matrix + 64, np.float32)
+
+    @staticmethod
+    def _stride(buffer: Buffer) -> int:
+        return round_up(buffer.n_cols, 16) * 4
+
+    def _address(self, region: Region) -> int:
+        return self._buffers[region.buffer].ctypes.data + 4 * region.first
+
+    def _vector(self, info: TensorInfo | None, missing: np.ndarray) -> int:
+        """The address of a small tensor as float32, padded with zeros to what kernels may read."""
+        if info is None:
+            return missing.ctypes.data
+        values = read_vector(self.file, info)
+        padded = np.zeros(round_up(len(values), 32) + 32, np.float32)
+        padded[: len(values)] = values
+        self._vectors.append(padded)
+        return padded.ctypes.data
+
+    def _record(self, op: Op) -> np.ndarray:
+        r = np.zeros(1, OP)
+        r["kernel"] = kernels.kernel(self._kernel_name(op)).address
+        r["outputs_only"] = op.outputs_only
+        r["private_stride"] = self._private_stride
+        r["scratch"], r["scratch_stride"] = self._scratch.ctypes.data, self._scratch_stride
+        if op.dst:
+            r["dst"], r["dst_stride"] = self._address(op.dst), self._stride(op.dst.buffer)
+        for region, (at, stride) in zip(op.srcs, (("src", "src_stride"), ("src2", "src2_stride"), ("src3", "src3_stride")), strict=False):
+            r[at], r[stride] = self._address(region), self._stride(region.buffer)
+        getattr(self, "_record_" + op.kind)(op, r)
+        return r
+
+    def _record_prepare(self, op: Op, r: np.ndarray) -> None:
+        n_cols = op.srcs[0].n_cols
+        r["n_cols"] = round_up(n_cols, 8) if op.params["form"] == "f32" else n_cols
+        r["token_bytes"] = self._token_bytes[n_cols, op.params["form"]]
+        r["dst"] = self._activations.ctypes.data
+        r["eps"] = op.params["eps"]
+        r["weight"] = self._vector(op.weights.get("weight"), self._ones)
+        r["outputs_only"] = op.params["select"] or op.outputs_only
+        if op.params["attention"]:
+            self._record_heads(op.params["attention"], r)
+            r["combine"], r["src2"] = 1, self._partials.ctypes.data
+
+    def _record_linear(self, op: Op, r: np.ndarray) -> None:
+        weight = op.weights["weight"]
+        assert weight is not None
+        packed = packed_format(weight)
+        n_rows, n_cols = weight.shape
+        r["src"] = self._activations.ctypes.data
+        r["weight"], r["bias"] = self._weights[weight.name], self._vector(op.weights.get("bias"), self._zeros)
+        r["n_cols"], r["n_stripes"] = packed.padded(n_cols), -(-n_rows // ROWS)
+        r["stripe_bytes"] = packed.stripe_bytes(n_cols)
+        r["token_bytes"] = self._token_bytes[n_cols, activation_form(weight)]
+        r["accumulate"] = op.params["accumulate"]
+
+    def _record_heads(self, p: Any, r: np.ndarray) -> None:
+        r["n_head"], r["n_head_kv"], r["head_dim"] = p["n_head"], p["n_head_kv"], p["head_dim"]
+        r["head_pad"] = round_up(p["head_dim"], 16)
+        r["n_ctx"], r["window"] = self.n_ctx, p["window"]
+        r["cache_k"], r["cache_v"] = self._keys[p["layer"]].ctypes.data, self._values[p["layer"]].ctypes.data
+
+    def _record_rope_store(self, op: Op, r: np.ndarray) -> None:
+        self._record_heads(op.params, r)
+        rope = op.params["rope"]
+        r["n_rot"], r["neox"], r["eps"] = rope.n_rot, rope.style == "neox", op.params["eps"]
+        for name, at in (("q_norm", "weight"), ("k_norm", "weight2")):
+            if op.weights[name] is not None:
+                r[at] = self._vector(op.weights[name], self._ones)
+
+    def _record_attention(self, op: Op, r: np.ndarray) -> None:
+        self._record_heads(op.params, r)
+        r["scale"] = op.params["head_dim"] ** -0.5
+        r["src2"] = self._partials.ctypes.data
+
+    def _record_swiglu(self, op: Op, r: np.ndarray) -> None:
+        assert op.dst is not None
+        r["n_stripes"] = -(-op.dst.n_cols // ROWS)
+
+    # ---- barriers
+
+    def _accesses(self, op: Op, small: bool) -> list[tuple[Any, bool, str]]:
+        """What an operation touches: (memory, whether it writes, how threads share it out). Threads that share alike never meet."""
+        everyone, own = "everyone", "own"
+
+        def regions(items: tuple[Region, ...], writes: bool, share: str) -> list[tuple[Any, bool, str]]:
+            return [(r.buffer, writes, share) for r in items]
+
+        dst = (op.dst,) if op.dst else ()
+        if op.kind == "prepare":
+            rows = "outputs" if op.params["select"] else "tokens"
+            reads = [*regions(op.srcs, False, everyone if small else rows), ("partials", False, everyone)]
+            return [*reads, ("activations", True, own if small else rows)]
+        if op.kind == "linear":
+            assert op.dst is not None
+            rows = f"stripes of {op.dst.buffer.n_cols}"
+            return [("activations", False, own if small else everyone), *regions(dst, True, rows)]
+        if op.kind == "swiglu":
+            assert op.dst is not None
+            rows = f"stripes of {op.dst.n_cols}"
+            return [*regions(op.srcs, False, rows), *regions(dst, True, rows)]
+        layer = ("cache", op.params["layer"])
+        if op.kind == "rope_store":
+            return [*regions(op.srcs, True, everyone), (layer, True, everyone)]
+        return [*regions(op.srcs, False, everyone), (layer, False, everyone), *regions(dst, True, everyone), ("partials", True, everyone)]
+
+    def _place_barriers(self) -> None:
+        """A barrier stands before an operation that meets memory which another thread may have touched since the last one."""
+        ops = [op for op in self.program.ops if op.kind != "embed"]
+        for bit, small in ((1, True), (2, False)):
+            since: list[tuple[Any, bool, str]] = []
+            for record, op in zip(self._ops, ops, strict=True):
+                mine = self._accesses(op, small)
+                clash = any(
+                    memory == other and (writes or wrote) and not (share == shared and share != "everyone")
+                    for memory, writes, share in mine
+                    for other, wrote, shared in since
+                )
+                if clash:
+                    record["barrier"] |= bit
+                    since = []
+                since += mine
+
+    # ---- a step
+
+    def run(self, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray, angles: np.ndarray) -> np.ndarray:
+        """rows float32 [n, n_embd]; slots, positions int32 [n]; outputs int32 [m]; angles float32 [n, n_rot / 2, 2]: logits [m, n_vocab].
+
+        The result is a view of working memory, valid until the next step.
+        """
+        n, m = len(rows), len(outputs)
+        assert self._input is not None
+        width = self._stride(self._input.buffer) // 4
+        self._buffers[self._input.buffer].view(np.float32)[: n * width].reshape(n, width)[:, : rows.shape[1]] = rows
+        segments = _segments(slots, positions)
+        step = self._step[0]
+        step["n_tokens"], step["n_outputs"] = n, m
+        step["small"] = n <= SMALL_STEP
+        step["n_segments"] = len(segments)
+        step["n_split"] = self.n_threads if n <= SMALL_STEP else 1
+        step["positions"], step["slots"], step["outputs"] = positions.ctypes.data, slots.ctypes.data, outputs.ctypes.data
+        step["segments"], step["angles"] = segments.ctypes.data, angles.ctypes.data
+        self._team.run()
+        logits = self.program.logits
+        width = self._stride(logits.buffer) // 4
+        return self._buffers[logits.buffer].view(np.float32)[: m * width].reshape(m, width)[:, : logits.n_cols]
+
+    def close(self) -> None:
+        self._team.close()
+
+
+def _segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Runs of tokens in one slot at consecutive positions: int32 [n][slot, first token, tokens, position of the first]."""
+    if len(slots) == 1:
+        return np.array([[slots[0], 0, 1, positions[0]]], np.int32)
+    breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(positions) != 1)) + 1
+    first = np.concatenate([[0], breaks])
+    count = np.diff(np.concatenate([first, [len(slots)]]))
+    return np.stack([slots[first], first, count, positions[first]], axis=1).astype(np.int32)

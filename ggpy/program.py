@@ -1,0 +1,206 @@
+"""From a graph to a program: the flat list of operations that an executor runs for every batch.
+
+Planning fuses what belongs together (a norm into the preparation of the product that reads it, a residual sum into the product before it) and
+gives every value a buffer, reusing those whose last reader has passed. Knows nothing of addresses, threads and devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ggpy.graph import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from ggpy.gguf_file import TensorInfo
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """float32 [n_rows, n_cols] of working memory, n_rows being the batch or the outputs."""
+
+    index: int
+    n_cols: int
+    outputs_only: bool
+
+
+@dataclass(frozen=True)
+class Region:
+    """Columns first .. first + n_cols of a buffer."""
+
+    buffer: Buffer
+    first: int
+    n_cols: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation. Kinds, with what they read and write:
+
+    embed       -> dst                         embedding rows of the batch's tokens
+    prepare     srcs[0] -> activations         norm (if `eps` >= 0) and conversion to `form`; the one activation buffer is implicit
+    linear      activations -> dst             products with `weight`, plus `bias`; with `accumulate`, added to dst
+    rope_store  srcs q, k, v -> q, cache       turn q in place and k; k and v into the cache of `layer`
+    attention   srcs[0] q, cache -> dst
+    swiglu      srcs gate, up -> dst
+    """
+
+    kind: str
+    dst: Region | None
+    srcs: tuple[Region, ...]
+    outputs_only: bool
+    weights: Mapping[str, TensorInfo | None] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations in order, the buffers they use, and where logits end up."""
+
+    ops: tuple[Op, ...]
+    buffers: tuple[Buffer, ...]
+    logits: Region
+
+    def matrices(self) -> list[TensorInfo]:
+        """The weights of matrix products, each once, in the order of first use."""
+        found = {info.name: info for op in self.ops if op.kind == "linear" and (info := op.weights["weight"])}
+        return list(found.values())
+
+
+def plan(graph: Graph, logits: Value, norm_eps: float, form_of: Callable[[TensorInfo], str]) -> Program:
+    """`form_of(weight)` names the form of activations that the executor's product wants for a weight."""
+    return _Planner(graph, norm_eps, form_of).run(logits)
+
+
+class _Planner:
+    def __init__(self, graph: Graph, norm_eps: float, form_of: Callable[[TensorInfo], str]) -> None:
+        self.nodes, self.norm_eps, self.form_of = graph.nodes, norm_eps, form_of
+        self.ops: list[Op] = []
+        self.buffers: list[Buffer] = []
+        self.free: list[Buffer] = []
+        self.home: dict[Node, Region] = {}
+        self.prepared: tuple[Any, ...] | None = None  # what the activation buffer holds
+        self.fused = self._sums_into_products()
+        self.last_use = self._last_uses()
+
+    def run(self, logits: Value) -> Program:
+        for index, node in enumerate(self.nodes):
+            getattr(self, "_" + node.kind)(node)
+            for source in {self._stored(v) for v in node.inputs}:
+                if self.last_use[source] == index and source in self.home:
+                    buffer = self.home[source].buffer
+                    if not any(r.buffer is buffer and self.last_use[n] > index for n, r in self.home.items()):
+                        self.free.append(buffer)
+        return Program(tuple(self.ops), tuple(self.buffers), self._region(logits))
+
+    # ---- what can be fused, and how long values live
+
+    def _stored(self, value: Value) -> Node:
+        """The node in whose buffer a value lies: norms and row selections are done by whoever reads them."""
+        node = value.node
+        while node.kind in ("norm", "outputs_of"):
+            node = node.inputs[0].node
+        return node
+
+    def _sums_into_products(self) -> dict[Node, Node]:
+        """Products that a residual sum alone reads, each with that sum."""
+        readers: dict[Node, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                readers.setdefault(value.node, []).append(node)
+        found = {}
+        for node in self.nodes:
+            if node.kind == "add":
+                product = node.inputs[1].node
+                if product.kind != "linear" or readers[product] != [node]:
+                    raise NotImplementedError("a sum must end in a matrix product that nothing else reads")
+                found[product] = node
+        return found
+
+    def _last_uses(self) -> dict[Node, int]:
+        last = {}
+        for index, node in enumerate(self.nodes):
+            last[node] = max(last.get(node, 0), index)
+            for value in node.inputs:
+                last[self._stored(value)] = index
+                if value.node in self.fused:  # the product runs when its sum does, and reads its input then
+                    last[self._stored(value.node.inputs[0])] = index
+        last[self.nodes[-1]] = len(self.nodes)
+        return last
+
+    # ---- buffers
+
+    def _new(self, node: Node) -> Region:
+        for buffer in self.free:
+            if (buffer.n_cols, buffer.outputs_only) == (node.n_cols, node.outputs_only):
+                self.free.remove(buffer)
+                break
+        else:
+            buffer = Buffer(len(self.buffers), node.n_cols, node.outputs_only)
+            self.buffers.append(buffer)
+        self.home[node] = Region(buffer, 0, node.n_cols)
+        return self.home[node]
+
+    def _region(self, value: Value) -> Region:
+        whole = self.home[value.node]
+        return Region(whole.buffer, whole.first + value.first, value.n_cols)
+
+    def _emit(self, kind: str, node: Node, dst: Region | None, srcs: tuple[Region, ...], **rest: Any) -> None:
+        self.ops.append(Op(kind, dst, srcs, node.outputs_only, **rest))
+
+    # ---- one method a node kind
+
+    def _embed(self, node: Node) -> None:
+        self._emit("embed", node, self._new(node), (), weights=node.weights)
+
+    def _norm(self, node: Node) -> None:
+        pass
+
+    def _outputs_of(self, node: Node) -> None:
+        pass
+
+    def _prepare(self, value: Value, node: Node, weight: TensorInfo) -> None:
+        """Have the activation buffer hold `value` in the form that products with `weight` read."""
+        form = self.form_of(weight)
+        wanted = (value.node, value.first, value.n_cols, form)
+        if self.prepared == wanted:
+            return
+        self.prepared = wanted
+        norm, source = (value.node, value.node.inputs[0]) if value.node.kind == "norm" else (None, value)
+        select = source.node.kind == "outputs_of"
+        if select:
+            source = source.node.inputs[0]
+        params = {
+            "form": form,
+            "eps": self.norm_eps if norm else -1.0,
+            "select": select,
+            "attention": source.node.params if source.node.kind == "attention" else None,
+        }
+        self._emit("prepare", node, None, (self._region(source),), weights=norm.weights if norm else {}, params=params)
+
+    def _linear(self, node: Node) -> None:
+        if node not in self.fused:
+            self._product(node, self._new(node), accumulate=False)
+
+    def _product(self, node: Node, dst: Region, accumulate: bool) -> None:
+        weight = node.weights["weight"]
+        assert weight is not None
+        self._prepare(node.inputs[0], node, weight)
+        self._emit("linear", node, dst, (), weights=node.weights, params={"accumulate": accumulate})
+
+    def _add(self, node: Node) -> None:
+        total, product = node.inputs
+        if self.last_use[total.node] > self.nodes.index(node):
+            raise NotImplementedError("a sum must be the last reader of its first term")
+        self.home[node] = self._region(total)
+        self._product(product.node, self.home[node], accumulate=True)
+
+    def _swiglu(self, node: Node) -> None:
+        gate, up = (self._region(v) for v in node.inputs)
+        self._emit("swiglu", node, self._new(node), (gate, up))
+
+    def _attention(self, node: Node) -> None:
+        q, k, v = (self._region(value) for value in node.inputs)
+        self._emit("rope_store", node, None, (q, k, v), weights=node.weights, params={**node.params, "eps": self.norm_eps})
+        self._emit("attention", node, self._new(node), (q,), params=node.params)

@@ -1,0 +1,122 @@
+"""The runtime: a model file made ready to run, one batch of tokens at a time. It knows nothing of text, sampling and requests.
+
+file -> graph -> program -> executor. Each token of a batch sits in a cache slot at a position, and sees that slot's cells up to its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ggpy.errors import GGPYError
+from ggpy.gguf_file import GGUFFile
+from ggpy.graph import Graph
+from ggpy.models import by_gguf_name
+from ggpy.models.base import Architecture
+from ggpy.program import plan
+from ggpy.quant import by_id
+
+
+def _quiet(note: str) -> None:
+    pass
+
+
+def architecture(file: GGUFFile) -> Architecture:
+    """The model family of a file, its hyper-parameters read."""
+    name = file.metadata.get("general.architecture")
+    if not isinstance(name, str):
+        raise GGPYError(f"{file.path}: the metadata key 'general.architecture' is missing, so the file names no model to run.")
+    embedding = file.tensors.get("token_embd.weight")
+    family = by_gguf_name(name)
+    if embedding is None or len(embedding.shape) != 2:
+        raise GGPYError(f"{file.path}: the tensor 'token_embd.weight' is missing or no matrix; a vocabulary-only file cannot run.")
+    return family(file.metadata, embedding.shape[0])
+
+
+class Runtime:
+    """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on the CPU.
+
+    `n_batch` is the most tokens a step takes. `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
+    """
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        n_ctx: int,
+        n_slots: int = 1,
+        n_threads: int | None = None,
+        n_batch: int = 512,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        model = architecture(file)
+        self.hparams = model.hparams
+        graph = Graph(file)
+        logits = model.build(graph)
+
+        # numba is imported from here on
+        from ggpy.cpu.executor import CpuExecutor, activation_form
+        from ggpy.cpu.threads import default_threads
+
+        program = plan(graph, logits, self.hparams.norm_eps, activation_form)
+        self.file = file
+        self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch, n_ctx)
+        self.n_vocab = self.hparams.n_vocab
+        self.n_threads = n_threads or default_threads()
+        rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
+        self._inv_freq = np.array(rope.inv_freq)
+        self._magnitude = rope.magnitude
+        embedding = file.tensors["token_embd.weight"]
+        self._embedding = by_id(embedding.type)
+        self._embedding_rows = file.data(embedding.name).reshape(embedding.shape[0], -1)
+        self._executor = CpuExecutor(
+            program,
+            file,
+            n_layer=self.hparams.n_layer,
+            n_ctx=n_ctx,
+            n_slots=n_slots,
+            n_batch=self.n_batch,
+            n_threads=self.n_threads,
+            notify=notify or _quiet,
+        )
+
+    def step(self, tokens: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """Evaluate a batch; all arguments are int32, the first three [n] with 1 <= n <= n_batch.
+
+        Token i takes cell positions[i] of slot slots[i] and sees cells 0 .. positions[i], written by earlier steps or by this batch.
+        `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view valid until the next step.
+        """
+        tokens, slots, positions, outputs = (np.ascontiguousarray(a, np.int32) for a in (tokens, slots, positions, outputs))
+        self._check(tokens, slots, positions, outputs)
+        rows = self._embedding.dequantize(self._embedding_rows[tokens])
+        angle = positions[:, None] * self._inv_freq
+        angles = np.empty((*angle.shape, 2), np.float32)
+        angles[..., 0], angles[..., 1] = np.cos(angle), np.sin(angle)
+        if self._magnitude != 1.0:
+            angles *= np.float32(self._magnitude)
+        return self._executor.run(rows, slots, positions, outputs, angles)
+
+    def _check(self, tokens: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray) -> None:
+        """Kernels take raw addresses: nothing out of range may reach them."""
+        n = len(tokens)
+        if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or len(outputs) > self.n_batch:
+            raise ValueError(f"a batch of {n} tokens, {len(slots)} slots, {len(positions)} positions, {len(outputs)} outputs; at most {self.n_batch}")
+        for name, values, limit in (("token", tokens, self.n_vocab), ("slot", slots, self.n_slots), ("position", positions, self.n_ctx), ("output", outputs, n)):
+            if len(values) and (values.min() < 0 or values.max() >= limit):
+                raise ValueError(f"a {name} outside 0..{limit - 1}")
+
+    def close(self) -> None:
+        """Stop the threads. The runtime cannot be used afterwards."""
+        self._executor.close()
+
+    @staticmethod
+    def kv_bytes(file: GGUFFile, n_ctx: int, n_slots: int = 1) -> int:
+        """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes when full."""
+        hp = architecture(file).hparams
+        cells = n_slots * (-(-n_ctx // 16) * 16)
+        return hp.n_layer * hp.n_head_kv * cells * 2 * (hp.head_dim + -(-hp.head_dim // 16) * 16)
+
+    @staticmethod
+    def context_train(file: GGUFFile) -> int:
+        """The context the model was trained with, in tokens."""
+        return architecture(file).hparams.n_ctx_train
