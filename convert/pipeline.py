@@ -1,0 +1,247 @@
+"""A checkpoint folder becomes a GGUF file: everything is checked and planned first, then tensors stream through in chunks of rows.
+
+Worker threads read and encode chunks (the quantizers run without the GIL), the calling thread writes them in order, and only a
+few chunks are alive at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ggpy.convert.checkpoint import Checkpoint
+from ggpy.convert.safetensors import SourceTensor
+from ggpy.convert.special_tokens import sampling_metadata
+from ggpy.convert.tokenizer_export import export_tokenizer
+from ggpy.convert.writer import ALIGNMENT, OutputTensor, write_gguf
+from ggpy.errors import GGPYError
+from ggpy.models import by_hf_name
+from ggpy.models.hf import Layout, TensorRule
+from ggpy.quant import FORMATS
+from ggpy.quant.recipes import tensor_type
+
+#: What `-t` takes, and llama.cpp's number for a file mostly of that type.
+FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "q4_1": 3, "q5_0": 8, "q5_1": 9}
+
+_QUANTIZATION_VERSION = 2  # of ggml's block formats
+
+# Weights a chunk: long enough to keep a thread busy for milliseconds, short enough that a dozen are nothing.
+_CHUNK_WEIGHTS = 1 << 21
+
+# Buffers of the original implementations, computed there from the config and not weights.
+_NO_WEIGHTS = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|attn\.(masked_)?bias|logn_tensor)$")
+
+
+class Progress(Protocol):
+    """Who watches a conversion."""
+
+    def begin(self, path: Path, n_bytes: int, n_weights: int) -> None: ...
+    def tensor(self, tensor: OutputTensor) -> None: ...
+    def advance(self, n_weights: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the file and where its rows come from: the checkpoint, or an array made from the config."""
+
+    output: OutputTensor
+    source: SourceTensor | np.ndarray
+    rotary_heads: int = 0
+
+    @property
+    def n_weights(self) -> int:
+        return int(np.prod(self.output.shape, dtype=np.int64))
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows a chunk; whole heads where heads are reordered."""
+        rows = max(1, _CHUNK_WEIGHTS // self.output.shape[-1])
+        if self.rotary_heads:
+            head_dim = self._rotary_rows // self.rotary_heads
+            rows = max(1, rows // head_dim) * head_dim
+        return rows
+
+    @property
+    def _rotary_rows(self) -> int:
+        """Rows to reorder: a bias is a row of its own, whose entries are the rows of its matrix."""
+        return self.output.shape[0]
+
+    def encode(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) as the file holds them, uint8 [stop - start, row_bytes]."""
+        if isinstance(self.source, np.ndarray):
+            rows = self.source.reshape(-1, self.output.shape[-1])[start:stop]
+        else:
+            rows = self.source.rows(start, stop)
+        if self.rotary_heads:
+            head_dim = self._rotary_rows // self.rotary_heads
+            n_cols = self.output.shape[-1] if len(self.output.shape) > 1 else 1
+            halves = rows.reshape(-1, 2, head_dim // 2, n_cols)  # [heads, half, pair, columns]
+            rows = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+        try:
+            return self.output.format.quantize(rows)
+        except GGPYError as error:
+            raise GGPYError(f"The tensor {self.output.name!r} cannot be converted: {error}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion decided to the last byte."""
+
+    metadata: dict[str, Any]
+    tensors: list[PlannedTensor]
+    notes: list[str]
+
+    @property
+    def n_weights(self) -> int:
+        return sum(t.n_weights for t in self.tensors)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a conversion made: `n_bytes` of file for `n_weights`, in `seconds`."""
+
+    path: Path
+    n_bytes: int
+    n_weights: int
+    seconds: float
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.n_bytes / self.n_weights
+
+
+def convert(
+    folder: Path,
+    file_type: str,
+    path: Path,
+    *,
+    pure: bool = False,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Convert the checkpoint in `folder` to a GGUF file at `path`; `file_type` is a key of FILE_TYPES.
+
+    `pure` gives every matrix that type where its rows allow it; without it the recipe of that name keeps some tensors
+    higher. `note` hears what the user should know. GGPYError for everything that stops it; `path` is then as it was.
+    """
+    began = time.monotonic()
+    with Checkpoint(folder) as checkpoint:
+        plan = plan_conversion(checkpoint, file_type, pure=pure)
+        for text in plan.notes:
+            note(text)
+        outputs = [t.output for t in plan.tensors]
+        with write_gguf(path, plan.metadata, outputs) as writer:
+            if progress is not None:
+                progress.begin(path, writer.total, plan.n_weights)
+            for tensor, start, data in _encoded(plan.tensors, n_threads or usable_cpus()):
+                if progress is not None and start == 0:
+                    progress.tensor(tensor.output)
+                writer.write(data)
+                if progress is not None:
+                    progress.advance(len(data) * tensor.output.shape[-1])
+            n_bytes = writer.total
+    return Summary(path, n_bytes, plan.n_weights, time.monotonic() - began)
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _encoded(tensors: list[PlannedTensor], n_threads: int) -> Iterator[tuple[PlannedTensor, int, np.ndarray]]:
+    """Every chunk of every tensor in file order, encoded by `n_threads` threads that run a few chunks ahead."""
+    chunks = (
+        (tensor, start, min(start + tensor.chunk_rows, tensor.output.n_rows))
+        for tensor in tensors
+        for start in range(0, tensor.output.n_rows, tensor.chunk_rows)
+    )
+    ahead: deque[tuple[PlannedTensor, int, Future[np.ndarray]]] = deque()
+    executor = ThreadPoolExecutor(n_threads, thread_name_prefix="convert")
+    try:
+        for tensor, start, stop in chunks:
+            ahead.append((tensor, start, executor.submit(tensor.encode, start, stop)))
+            if len(ahead) > 2 * n_threads + 1:
+                done, at, future = ahead.popleft()
+                yield done, at, future.result()
+        while ahead:
+            done, at, future = ahead.popleft()
+            yield done, at, future.result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = False) -> Plan:
+    """Check a checkpoint whole and decide every key and tensor of its GGUF file."""
+    if file_type not in FILE_TYPES:
+        raise GGPYError(f"There is no type {file_type!r}; choose one of {', '.join(FILE_TYPES)}.")
+    layout = by_hf_name(checkpoint.architecture).hf_layout(checkpoint.config)
+    found = _match(checkpoint, layout)
+    tied = not any(rule.target == "output.weight" for rule, _ in found)
+    tensors = []
+    for name, values in layout.generated.items():
+        tensors.append(PlannedTensor(OutputTensor(name, values.shape, FORMATS["F32"]), values))
+    for rule, source in found:
+        chosen = tensor_type(rule.target, rule.shape, file_type, tied=tied, pure=pure)
+        tensors.append(PlannedTensor(OutputTensor(rule.target, rule.shape, FORMATS[chosen]), source, rule.rotary_heads))
+    tokenizer, tokenizer_notes = export_tokenizer(checkpoint, layout.n_vocab)
+    sampling, sampling_notes = sampling_metadata(checkpoint)
+    metadata = {
+        "general.architecture": layout.arch,
+        "general.type": "model",
+        **sampling,
+        "general.name": checkpoint.folder.resolve().name,
+        "general.size_label": size_label(sum(t.n_weights for t in tensors)),
+        **layout.metadata,
+        "general.file_type": FILE_TYPES[file_type],
+        **tokenizer,
+        "general.quantization_version": _QUANTIZATION_VERSION,
+        "general.alignment": ALIGNMENT,
+    }
+    return Plan(metadata, tensors, [*layout.notes, *tokenizer_notes, *sampling_notes])
+
+
+def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, SourceTensor]]:
+    """Every tensor of the layout with its source. GGPYError for one that is missing, misshapen, or left over."""
+    found = []
+    for rule in layout.tensors:
+        source = checkpoint.tensors.get(rule.source)
+        if source is None:
+            if rule.required:
+                raise GGPYError(f"The checkpoint lacks the tensor {rule.source!r}, which its config.json calls for.")
+            continue
+        if source.shape != rule.shape:
+            raise GGPYError(
+                f"The tensor {rule.source!r} in {source.file.path.name} has the shape {list(source.shape)}"
+                f"; config.json calls for {list(rule.shape)}."
+            )
+        found.append((rule, source))
+    used = {rule.source for rule, _ in found} | {"lm_head.weight"}  # stored beside tied embeddings, it repeats them
+    unknown = [name for name in checkpoint.tensors if name not in used and not _NO_WEIGHTS.search(name)]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise GGPYError(
+            f"The checkpoint holds the tensor {unknown[0]!r}{more}, which GGUF's {layout.arch} has no place for"
+            "; the model is not the plain kind that its config.json names."
+        )
+    return found
+
+
+def size_label(n_weights: int) -> str:
+    """Parameters in two digits or more, as in GGUF's naming convention: 135M, 1.8B."""
+    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if n_weights > scale or scale == 1e3:
+            digits = max(2 - len(str(round(n_weights / scale)).lstrip("0")), 0)
+            return f"{n_weights / scale:.{digits}f}{suffix}"
+    raise AssertionError

@@ -1,0 +1,180 @@
+"""Which tokens play which role, where generation ends, how a chat is written: the keys beside the vocabulary itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ggpy.convert.checkpoint import Checkpoint
+from ggpy.convert.tiktoken_ranks import CHATML
+from ggpy.convert.vocabulary import Vocabulary
+from ggpy.errors import GGPYError
+
+_KEYS = {
+    "bos": "tokenizer.ggml.bos_token_id",
+    "eos": "tokenizer.ggml.eos_token_id",
+    "unk": "tokenizer.ggml.unknown_token_id",
+    "sep": "tokenizer.ggml.seperator_token_id",  # spelt so in GGUF
+    "pad": "tokenizer.ggml.padding_token_id",
+    "mask": "tokenizer.ggml.mask_token_id",
+}
+
+#: Texts that end a turn, the likelier first. Readers of GGUF take a token of this text as an end whatever the keys say.
+END_OF_TURN = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]",
+    "<｜end▁of▁sentence｜>", "<end_of_utterance>",
+)  # fmt: skip
+END_OF_MESSAGE = "<|eom_id|>"
+_KNOWN_ENDS = frozenset((*END_OF_TURN, END_OF_MESSAGE, "<|return|>", "<|call|>", "</s>", "[EOS]", "<eos>"))
+
+#: Ends that neither a text nor a key of their own tells; ggpy's readers take them from here.
+EXTRA_ENDS = "tokenizer.ggml.eog_token_ids"
+
+
+def special_token_metadata(
+    checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Ids of the special tokens, whether BOS and EOS are added, every end of generation, and the chat template."""
+    ids_by_text = {text: id for id, text in vocabulary.texts.items()}
+    generation = checkpoint.json("generation_config.json")
+    names = _names(checkpoint, vocabulary, tokenizer_config)
+
+    def role(name: str) -> int | None:
+        if names.get(name) in ids_by_text:
+            return ids_by_text[names[name]]
+        if name in vocabulary.special_ids:
+            return vocabulary.special_ids[name]
+        for source in (checkpoint.config.values, generation):
+            ids = _id_list(source.get(f"{name}_token_id"), len(ids_by_text))
+            if ids:
+                return ids[0]
+        return None
+
+    result: dict[str, Any] = {}
+    for name, key in _KEYS.items():
+        id = role(name)
+        if id is not None:
+            result[key] = id
+    templates = chat_templates(checkpoint, tokenizer_config, vocabulary)
+    eos = result.get(_KEYS["eos"])
+    ends = {eos} if eos is not None else set()
+    for source in (generation, checkpoint.config.values):
+        ends.update(_id_list(source.get("eos_token_id"), len(ids_by_text)))
+    result.update(_ends(eos, ends, ids_by_text, vocabulary, templates.get("tokenizer.chat_template", "")))
+
+    for name, said in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)):
+        configured = tokenizer_config.get(f"add_{name}_token")
+        # The slow tokenizers' flags rule for SentencePiece; elsewhere the tokenizer's own file knows best.
+        if isinstance(configured, bool) and (said is None or vocabulary.model == "llama"):
+            said = configured
+        result[f"tokenizer.ggml.add_{name}_token"] = bool(said) and _KEYS[name] in result
+    return {**result, **templates}
+
+
+def _names(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """The text of each role's token, from tokenizer_config.json, special_tokens_map.json, or the tokenizer itself."""
+    names = dict(vocabulary.special_names)
+    for source in (checkpoint.json("special_tokens_map.json"), tokenizer_config):
+        for name in _KEYS:
+            entry = source.get(f"{name}_token")
+            text = entry.get("content") if isinstance(entry, Mapping) else entry
+            if isinstance(text, str):
+                names[name] = text
+    return names
+
+
+def _id_list(value: Any, n_vocab: int) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [id for id in values if type(id) is int and 0 <= id < n_vocab]
+
+
+def _ends(
+    eos: int | None, ends: set[int], ids_by_text: Mapping[str, int], vocabulary: Vocabulary, template: str
+) -> dict[str, Any]:
+    """EOT and EOM keys, so that every end of generation is known to a reader by a key or by its text."""
+    result: dict[str, Any] = {}
+    turn = next((t for t in END_OF_TURN if t in template and t in ids_by_text), None)
+    turn = turn or next((t for t in END_OF_TURN if t in ids_by_text and ids_by_text[t] in ends), None)
+    untold = sorted(id for id in ends - {eos} if vocabulary.texts[id] not in _KNOWN_ENDS)
+    if turn is not None:
+        result["tokenizer.ggml.eot_token_id"] = ids_by_text[turn]
+    elif untold:
+        result["tokenizer.ggml.eot_token_id"] = untold.pop(0)
+    if END_OF_MESSAGE in ids_by_text:
+        result["tokenizer.ggml.eom_token_id"] = ids_by_text[END_OF_MESSAGE]
+    elif untold:
+        result["tokenizer.ggml.eom_token_id"] = untold.pop(0)
+    if untold:
+        result[EXTRA_ENDS] = np.array(sorted(ends), np.int32)
+        vocabulary.notes.append(
+            f"GGUF has keys for three ends of generation; {', '.join(repr(vocabulary.texts[id]) for id in untold)}"
+            f" stand in {EXTRA_ENDS!r}, which not every reader knows."
+        )
+    return result
+
+
+def chat_templates(
+    checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """The chat template under its key, and named ones under theirs."""
+    template: Any = checkpoint.text("chat_template.jinja")
+    if template is None:
+        template = tokenizer_config.get("chat_template") or checkpoint.json("chat_template.json").get("chat_template")
+    if template is None:
+        template = vocabulary.fallback_template
+    if template is None:
+        return {}
+    if isinstance(template, str):
+        return {"tokenizer.chat_template": template}
+    named = {}
+    for entry in template if isinstance(template, list) else []:
+        name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)
+        if not isinstance(name, str) or not isinstance(text, str) or not name.replace("_", "").isalnum():
+            raise GGPYError(f"The chat_template of {checkpoint.folder} holds {entry!r:.80}, not a name and a template.")
+        named[name] = text
+    if not named:
+        raise GGPYError(f"The chat_template of {checkpoint.folder} is neither a text nor a list of named texts.")
+    result: dict[str, Any] = {}
+    if "default" in named:
+        result["tokenizer.chat_template"] = named.pop("default")
+    for name, text in named.items():
+        result[f"tokenizer.chat_template.{name}"] = text
+    if named:
+        result["tokenizer.chat_templates"] = list(named)
+    return result
+
+
+def qwen_template(checkpoint: Checkpoint) -> str | None:
+    """ChatML for a first-generation Qwen, unless its generation_config.json says that it is no chat model."""
+    return None if checkpoint.json("generation_config.json").get("chat_format") == "raw" else CHATML
+
+
+def sampling_metadata(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
+    """`general.sampling.*` from generation_config.json, and notes on values that make no sense there."""
+    generation = checkpoint.json("generation_config.json")
+    result: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, key, low, high in (
+        ("top_k", "top_k", 0, 1 << 24),
+        ("top_p", "top_p", 0.0, 1.0),
+        ("min_p", "min_p", 0.0, 1.0),
+        ("temperature", "temp", 0.0, 100.0),
+        ("repetition_penalty", "penalty_repeat", 0.01, 100.0),
+    ):
+        value = generation.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            notes.append(
+                f"generation_config.json gives {name!r} as {json.dumps(value)[:40]}, which makes no sense; left out."
+            )
+        elif name == "top_k":
+            result[f"general.sampling.{key}"] = np.int32(value)
+        else:
+            result[f"general.sampling.{key}"] = float(value)
+    if generation.get("do_sample") is False:
+        result["general.sampling.temp"] = 0.0
+    return result, notes

@@ -1,0 +1,56 @@
+"""The vocabulary in a qwen.tiktoken: lines of a base64 token and its rank, then Qwen's 208 special tokens."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from ggpy.convert.bpe_merges import rebuild_merges
+from ggpy.convert.vocabulary import CONTROL, NORMAL, Vocabulary, byte_level_text
+from ggpy.errors import GGPYError
+
+#: The special tokens that follow the ranks, in the order of their ids.
+QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
+
+#: The format Qwen's chat models were trained on (ChatML), which their folders do not ship.
+CHATML = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
+    "{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+_LONGEST_TOKEN = 1024  # bytes; Qwen's longest has 128
+
+
+def read_tiktoken(data: bytes, where: str) -> Vocabulary:
+    """The vocabulary of a qwen.tiktoken file, its merges rebuilt from the ranks. GGPYError names a bad line."""
+    ranks: dict[bytes, int] = {}
+    for n, line in enumerate(data.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            text, rank = line.split()
+            token = base64.b64decode(text, validate=True)
+            ranks[token] = int(rank)
+        except (ValueError, binascii.Error) as error:
+            raise GGPYError(f"{where} has no token and rank on line {n}: {line!r:.60}.") from error
+        if not 0 < len(token) <= _LONGEST_TOKEN or not 0 <= ranks[token] < 1 << 24:
+            raise GGPYError(f"{where} has an impossible token or rank on line {n}: {line!r:.60}.")
+    if len(set(ranks.values())) != len(ranks):
+        raise GGPYError(f"{where} gives two tokens the same rank.")
+    if any(bytes([b]) not in ranks for b in range(256)):
+        raise GGPYError(f"{where} lacks some of the 256 single bytes, so not every text could be written with it.")
+
+    vocabulary = Vocabulary("gpt2", "qwen2", add_bos=False, add_eos=False)
+    for token, rank in ranks.items():
+        vocabulary.put(rank, byte_level_text(token), NORMAL)
+    vocabulary.merges = [f"{byte_level_text(a)} {byte_level_text(b)}" for a, b in rebuild_merges(ranks)]
+    first = max(ranks.values()) + 1
+    for i, text in enumerate(QWEN_SPECIALS):
+        vocabulary.put(first + i, text, CONTROL)
+    vocabulary.special_ids = {"bos": first, "eos": first}
+    return vocabulary

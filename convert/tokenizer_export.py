@@ -1,0 +1,62 @@
+"""A checkpoint's tokenizer as GGUF's `tokenizer.*` keys, from whichever of its files says most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ggpy.convert.checkpoint import Checkpoint
+from ggpy.convert.sentencepiece_model import read_sentencepiece_model
+from ggpy.convert.special_tokens import qwen_template, special_token_metadata
+from ggpy.convert.tiktoken_ranks import read_tiktoken
+from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json
+from ggpy.convert.vocabulary import Vocabulary, added_tokens
+from ggpy.errors import GGPYError
+
+
+def export_tokenizer(checkpoint: Checkpoint, n_vocab: int) -> tuple[dict[str, Any], list[str]]:
+    """The `tokenizer.*` keys for a model with `n_vocab` embedding rows, and notes for the user.
+
+    GGPYError where the folder has no tokenizer, or one that GGUF or ggpy has no place for.
+    """
+    config = checkpoint.json("tokenizer_config.json")
+    vocabulary = _read_vocabulary(checkpoint, config)
+    vocabulary.fit(n_vocab)
+    keys = {**vocabulary.metadata(), **special_token_metadata(checkpoint, vocabulary, config)}
+    return keys, vocabulary.notes
+
+
+def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabulary:
+    folder = checkpoint.folder
+    ranks = checkpoint.bytes("qwen.tiktoken")
+    tokenizer = checkpoint.json("tokenizer.json")
+    model = checkpoint.bytes("tokenizer.model")
+    if ranks is not None and not tokenizer:
+        vocabulary = read_tiktoken(ranks, str(folder / "qwen.tiktoken"))
+        vocabulary.fallback_template = qwen_template(checkpoint)
+    elif tokenizer and (model is None or is_byte_level(tokenizer)):
+        vocabulary = read_tokenizer_json(tokenizer, config, str(folder / "tokenizer.json"))
+    elif model is not None:
+        # The scores stand here alone; a tokenizer.json beside it repeats the pieces and adds tokens.
+        vocabulary = read_sentencepiece_model(model, str(folder / "tokenizer.model"))
+        for token in added_tokens(tokenizer.get("added_tokens") or [], str(folder / "tokenizer.json")):
+            vocabulary.put_added(token)
+    else:
+        raise GGPYError(
+            f"{folder} has no tokenizer that ggpy reads: no tokenizer.json, tokenizer.model or qwen.tiktoken."
+        )
+    _add_tokens(checkpoint, vocabulary, config)
+    if vocabulary.model == "llama" and isinstance(config.get("add_prefix_space"), bool):
+        vocabulary.add_space_prefix = config["add_prefix_space"]
+    return vocabulary
+
+
+def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
+    """Tokens that stand beside the tokenizer's own file: added_tokens.json, then tokenizer_config.json, which knows more."""
+    for text, id in checkpoint.json("added_tokens.json").items():
+        entry = {"id": id, "content": text}
+        for token in added_tokens([entry], str(checkpoint.folder / "added_tokens.json")):
+            if token.id not in vocabulary.texts:
+                vocabulary.put_added(token)
+    where = f"{checkpoint.folder / 'tokenizer_config.json'}, 'added_tokens_decoder',"
+    for token in added_tokens(config.get("added_tokens_decoder") or {}, where):
+        vocabulary.put_added(token)

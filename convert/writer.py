@@ -1,0 +1,203 @@
+"""A streaming GGUF v3 writer: the header is known before the data, so tensors go to disk as they are made.
+
+Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, counts, metadata, tensor infos, padding
+to the alignment, then the tensors, each padded to it. The file is written beside its target under another name and takes
+the target's place only when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ggpy.errors import GGPYError
+from ggpy.quant import BlockFormat
+
+ALIGNMENT = 32
+_VERSION = 3
+
+# GGUF's own numbers for value types.
+_UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
+_NUMPY_TYPES = {
+    "uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6, "bool": 7, "uint64": 10,
+    "int64": 11, "float64": 12,
+}  # fmt: skip
+
+# Written in pieces of this size, the page cache drains to the disk while later tensors are quantized.
+_FLUSH_EVERY = 64 << 20
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One tensor as the file will hold it: `shape` (rows, columns) or (columns,), `nbytes` without padding."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: BlockFormat
+
+    @property
+    def n_rows(self) -> int:
+        return int(np.prod(self.shape[:-1], dtype=np.int64))
+
+    @property
+    def row_bytes(self) -> int:
+        return self.format.row_bytes(self.shape[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return self.n_rows * self.row_bytes
+
+
+def _padded(n: int) -> int:
+    return -(-n // ALIGNMENT) * ALIGNMENT
+
+
+def _string(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def encode_value(value: Any) -> bytes:
+    """A metadata value with its type: bool, int (uint32), float (float32), str, list of str, numpy scalar or 1-d array."""
+    if isinstance(value, bool):
+        return struct.pack("<I?", _BOOL, value)
+    if isinstance(value, int):
+        return struct.pack("<II", _UINT32, value)
+    if isinstance(value, float):
+        return struct.pack("<If", _FLOAT32, value)
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _string(value)
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_string, value))
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        head = struct.pack("<IIQ", _ARRAY, _NUMPY_TYPES[value.dtype.name], len(value))
+        return head + value.astype(value.dtype.newbyteorder("<")).tobytes()
+    if isinstance(value, np.generic):
+        return struct.pack("<I", _NUMPY_TYPES[value.dtype.name]) + value.astype(value.dtype.newbyteorder("<")).tobytes()
+    raise TypeError(f"GGUF has no place for {type(value).__name__}")
+
+
+def encode_header(metadata: Mapping[str, Any], tensors: Iterable[OutputTensor]) -> bytes:
+    """Everything before the data, padded to the alignment."""
+    tensors = list(tensors)
+    parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        parts += [_string(key), encode_value(value)]
+    offset = 0
+    for tensor in tensors:
+        shape = tensor.shape[::-1]  # GGUF counts the contiguous dimension first
+        parts += [_string(tensor.name), struct.pack(f"<I{len(shape)}Q", len(shape), *shape)]
+        parts.append(struct.pack("<IQ", tensor.format.id, offset))
+        offset += _padded(tensor.nbytes)
+    header = b"".join(parts)
+    return header + bytes(_padded(len(header)) - len(header))
+
+
+class GGUFWriter:
+    """Writes the tensors announced, in their order, in pieces of any size. Use through `write_gguf`."""
+
+    def __init__(self, file: BinaryIO, metadata: Mapping[str, Any], tensors: list[OutputTensor]) -> None:
+        self._file = file
+        self._sizes = iter([t.nbytes for t in tensors])
+        self._left = 0  # bytes the current tensor still lacks
+        self._unflushed = 0
+        header = encode_header(metadata, tensors)
+        self.total = len(header) + sum(_padded(t.nbytes) for t in tensors)
+        self._file.write(header)
+
+    def write(self, data: np.ndarray) -> None:
+        """The next bytes of the current tensor; pieces never reach over a tensor's end."""
+        if not self._left:
+            self._left = self._size = next(self._sizes)
+        if data.nbytes > self._left:
+            raise ValueError(f"{data.nbytes} bytes for a tensor that lacks {self._left}")
+        self._file.write(memoryview(np.ascontiguousarray(data)).cast("B"))
+        self._left -= data.nbytes
+        if not self._left:
+            self._file.write(bytes(_padded(self._size) - self._size))
+        self._unflushed += data.nbytes
+        if self._unflushed >= _FLUSH_EVERY:
+            self._unflushed = 0
+            _start_writeback(self._file)
+
+    def finish(self) -> None:
+        if self._left or next(self._sizes, None) is not None:
+            raise ValueError("a tensor announced was not written")
+
+
+def _start_writeback(file: BinaryIO) -> None:
+    """Let the system begin to store what was written, so the final fsync has little left to wait for."""
+    advise = getattr(os, "posix_fadvise", None)
+    if advise is not None:  # on Linux, DONTNEED starts writeback of dirty pages without waiting for it
+        with suppress(OSError):
+            advise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: list[OutputTensor]) -> Iterator[GGUFWriter]:
+    """A writer for a new file at `path`. Whatever ends the block early leaves `path` as it was and nothing beside it."""
+    path = Path(os.path.realpath(path))  # a link's target is replaced, not the link
+    size = len(encode_header(metadata, tensors)) + sum(_padded(t.nbytes) for t in tensors)
+    folder = path.parent
+    if path.exists() and not path.is_file():
+        raise GGPYError(f"Cannot write {path}: it is not a file; name one.")
+    if not folder.is_dir():
+        raise GGPYError(f"Cannot write {path}: there is no folder {folder}.")
+    try:
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise GGPYError(
+                f"{path} will take {size / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB free; make room or"
+                " choose another place."
+            )
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".partial", dir=folder)
+    except OSError as error:
+        raise GGPYError(f"Cannot write {path}: {error.strerror or error}.") from error
+    try:
+        with open(descriptor, "wb", buffering=1 << 20) as file:
+            writer = GGUFWriter(file, metadata, tensors)
+            yield writer
+            writer.finish()
+            file.flush()
+            os.fsync(descriptor)
+        _take_permissions(path, name)
+        os.replace(name, path)
+        _sync_folder(folder)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise GGPYError(f"Writing {path} failed: {error.strerror or error}; the target is as it was.") from error
+        raise
+
+
+def _take_permissions(path: Path, name: str) -> None:
+    """mkstemp makes private files: give the new one the old file's mode, or what the umask allows."""
+    if os.name != "posix":
+        return
+    try:
+        mode = path.stat().st_mode & 0o777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    os.chmod(name, mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where folders can be synced."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
