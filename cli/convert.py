@@ -28,14 +28,17 @@ _TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
     "  ggpy convert -i Llama-3.2-1B -t q8_0 --pure -o llama.gguf",
 )
 @click.option(
-    "-i",
-    "--input",
-    "folder",
-    required=True,
-    metavar="DIR",
-    help="Checkpoint folder: config.json, safetensors, tokenizer.",
+    "-i", "--input", "folder", required=True, metavar="DIR", help="Checkpoint folder: config, safetensors, tokenizer."
 )
-@click.option("-t", "--type", "file_type", default="f16", show_default=True, type=click.Choice(_TYPES, case_sensitive=False), help="Type of the matrices. Some tensors stay higher, as llama-quantize keeps them.")  # fmt: skip
+@click.option(
+    "-t",
+    "--type",
+    "file_type",
+    default="f16",
+    show_default=True,
+    type=click.Choice(_TYPES, case_sensitive=False),
+    help="Type of the matrices; some stay higher, as llama-quantize keeps them.",
+)
 @click.option("-o", "--output", metavar="FILE", help="GGUF file to write.  [default: NAME-TYPE.gguf in this folder]")
 @click.option("--pure", is_flag=True, help="Give every matrix the named type, output and embeddings too.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads.  [default: all CPUs]")
@@ -43,8 +46,8 @@ def convert(folder: str, file_type: str, output: str | None, pure: bool, threads
     """Convert a Hugging Face checkpoint to a GGUF file.
 
     Reads Llama (Mistral, SmolLM2, Yi …), Qwen, Qwen2 and Qwen3 folders: safetensors weights, and the tokenizer from
-    tokenizer.json, tokenizer.model or qwen.tiktoken. Nothing in the folder is executed. The file appears whole or not at
-    all: an existing one is replaced at the very end.
+    tokenizer.json, tokenizer.model or qwen.tiktoken. Nothing in the folder is executed. The file appears whole or not
+    at all: an existing one is replaced at the very end.
     """
     from ggpy.convert.pipeline import convert as run
 

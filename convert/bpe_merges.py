@@ -12,7 +12,7 @@ def rebuild_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
 
     A token's pair is what byte-pair encoding of its bytes ends on when it may use only tokens of lower rank. Instead of
     encoding, each way to cut the token in two is tried until one stays whole: encoding reaches (left, right) exactly if
-    nothing merges across the cut while the two sides grow, and the pairs of the sides, known already, tell how they grow.
+    nothing merges across the cut while the sides grow, and the pairs of the sides, known already, tell how they grow.
     GGPYError for a token that no pair of lower rank makes.
     """
     # Tokens by their place in the order of merging; bytes come first, for encoding starts from them.
@@ -24,7 +24,7 @@ def rebuild_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     find = place.get
 
     def stays_whole(a: int, b: int) -> bool:
-        """Whether encoding a's and b's bytes side by side gives (a, b): undo both, latest merge first, and look across."""
+        """Whether encoding the bytes of a and b together gives (a, b): undo both, latest merge first, look across."""
         before = n  # merges at or after this place have been undone, or come too late to matter
         while True:
             across = made.get(a * n + b)
@@ -55,6 +55,6 @@ def rebuild_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
         else:
             if len(token) > 1:
                 raise GGPYError(
-                    f"The tokenizer's token {token!r:.60} of rank {ranks[token]} is not made by any two tokens before it."
+                    f"The tokenizer's token {token!r:.60} of rank {ranks[token]} is not made by two tokens before it."
                 )
     return merges

@@ -22,7 +22,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 class Checkpoint:
     """An open checkpoint folder. `tensors` maps every tensor's name to where it lies. A context manager.
 
-    GGPYError where the folder, its config or a shard is missing or unsound, and for pickled or already quantized weights.
+    GGPYError where the folder, its config or a shard is missing or unsound, and for pickled or quantized weights.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +98,7 @@ class Checkpoint:
             self._refuse_without_safetensors()
         if len(names) > 1 and not shards:
             raise GGPYError(
-                f"{self.folder} holds several weight files ({', '.join(names[:4])}) and no {_INDEX} that says which belong."
+                f"{self.folder} holds several weight files ({', '.join(names[:4])}) and no {_INDEX} to choose."
             )
         tensors: dict[str, SourceTensor] = {}
         for name in names:
@@ -117,7 +117,7 @@ class Checkpoint:
         for name, shard in weight_map.items():
             if not _is_plain_name(shard):
                 raise GGPYError(
-                    f"{self.folder / _INDEX} puts the tensor {name!r} in {shard!r:.80}, which is not a file of the folder."
+                    f"{self.folder / _INDEX} puts the tensor {name!r} in {shard!r:.80}, not a file of the folder."
                 )
             if shard not in files:
                 files[shard] = self._shard(shard)
@@ -138,8 +138,8 @@ class Checkpoint:
         pickles = sorted(p.name for pattern in _PICKLES for p in self.folder.glob(pattern))
         if pickles:
             raise GGPYError(
-                f"{self.folder} has its weights in {pickles[0]}, a pickle, which can run any code when it is read, so ggpy"
-                " refuses it; take the safetensors version of this model, or save it again with safe_serialization=True."
+                f"{self.folder} has its weights in {pickles[0]}, a pickle, which can run any code when it is read, so"
+                " ggpy refuses it; take this model's safetensors, or save it again with safe_serialization=True."
             )
         raise GGPYError(f"{self.folder} holds no .safetensors file.")
 

@@ -1,7 +1,7 @@
-"""A checkpoint folder becomes a GGUF file: everything is checked and planned first, then tensors stream through in chunks of rows.
+"""A checkpoint folder becomes a GGUF file: everything is checked and planned first, then tensors stream through.
 
-Worker threads read and encode chunks (the quantizers run without the GIL), the calling thread writes them in order, and only a
-few chunks are alive at any time.
+Worker threads read and encode chunks of rows (the quantizers run without the GIL), the calling thread writes them in
+order, and only a few chunks are alive at any time.
 """
 
 from __future__ import annotations
@@ -19,20 +19,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
+from ggpy.convert.generation_defaults import sampling_metadata
 from ggpy.convert.safetensors import SourceTensor
-from ggpy.convert.special_tokens import sampling_metadata
 from ggpy.convert.tokenizer_export import export_tokenizer
 from ggpy.convert.writer import ALIGNMENT, OutputTensor, write_gguf
 from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf import Layout, TensorRule
 from ggpy.quant import FORMATS
-from ggpy.quant.recipes import tensor_type
-
-#: What `-t` takes, and llama.cpp's number for a file mostly of that type.
-FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "q4_1": 3, "q5_0": 8, "q5_1": 9}
-
-_QUANTIZATION_VERSION = 2  # of ggml's block formats
+from ggpy.quant.recipes import FILE_TYPES, QUANTIZATION_VERSION, tensor_type
 
 # Weights a chunk: long enough to keep a thread busy for milliseconds, short enough that a dozen are nothing.
 _CHUNK_WEIGHTS = 1 << 21
@@ -189,12 +184,13 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     layout = by_hf_name(checkpoint.architecture).hf_layout(checkpoint.config)
     found = _match(checkpoint, layout)
     tied = not any(rule.target == "output.weight" for rule, _ in found)
+    n_layer = layout.metadata[f"{layout.arch}.block_count"]
     tensors = []
     for name, values in layout.generated.items():
         tensors.append(PlannedTensor(OutputTensor(name, values.shape, FORMATS["F32"]), values))
     for rule, source in found:
-        chosen = tensor_type(rule.target, rule.shape, file_type, tied=tied, pure=pure)
-        tensors.append(PlannedTensor(OutputTensor(rule.target, rule.shape, FORMATS[chosen]), source, rule.rotary_heads))
+        chosen = tensor_type(file_type, rule.target, rule.shape, tied=tied, n_layer=n_layer, pure=pure)
+        tensors.append(PlannedTensor(OutputTensor(rule.target, rule.shape, chosen), source, rule.rotary_heads))
     tokenizer, tokenizer_notes = export_tokenizer(checkpoint, layout.n_vocab)
     sampling, sampling_notes = sampling_metadata(checkpoint)
     metadata = {
@@ -206,7 +202,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         **layout.metadata,
         "general.file_type": FILE_TYPES[file_type],
         **tokenizer,
-        "general.quantization_version": _QUANTIZATION_VERSION,
+        "general.quantization_version": QUANTIZATION_VERSION,
         "general.alignment": ALIGNMENT,
     }
     return Plan(metadata, tensors, [*layout.notes, *tokenizer_notes, *sampling_notes])

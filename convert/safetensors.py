@@ -1,7 +1,7 @@
 """One safetensors file, read without trust: the header is checked whole, then rows are read on demand.
 
-Format: 8 bytes little-endian header length, a JSON object `{name: {dtype, shape, data_offsets}}`, then the data, which the
-tensors cover without gap or overlap (https://github.com/huggingface/safetensors). Rows are read, not mapped, so a
+Format: 8 bytes little-endian header length, a JSON object `{name: {dtype, shape, data_offsets}}`, then the data, which
+the tensors cover without gap or overlap (https://github.com/huggingface/safetensors). Rows are read, not mapped, so a
 conversion's memory holds what it works on and nothing of the page cache.
 """
 

@@ -1,7 +1,7 @@
 """The vocabulary in a tokenizer.model: SentencePiece's protobuf, of which a few fields are read.
 
-The `sentencepiece` package tells neither user-defined pieces nor the kind of model and its space prefix, so the wire format
-is walked here: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
+The `sentencepiece` package tells neither user-defined pieces nor the kind of model and its space prefix, so the wire
+format is walked here: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _ROLE_FIELDS = {40: ("unk", 0), 41: ("bos", 1), 42: ("eos", 2), 43: ("pad", -1)}
 
 
 def read_sentencepiece_model(data: bytes, where: str) -> Vocabulary:
-    """The vocabulary of a serialized SentencePiece model. GGPYError where it is not one, or of a kind GGUF has no place for."""
+    """The vocabulary of a serialized SentencePiece model. GGPYError where it is none, or GGUF has no place for it."""
     vocabulary = Vocabulary("llama", "default", scores={}, add_bos=True, add_eos=False, add_space_prefix=True)
     kind = 1
-    roles = {role: default for role, default in _ROLE_FIELDS.values()}
+    roles = dict(_ROLE_FIELDS.values())
     try:
         for number, value in _fields(data):
             if number == _PIECES and isinstance(value, bytes):

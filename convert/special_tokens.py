@@ -1,17 +1,15 @@
-"""Which tokens play which role, where generation ends, how a chat is written: the keys beside the vocabulary itself."""
+"""Which tokens play which role and where generation ends: the keys beside the vocabulary itself."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
-from ggpy.convert.tiktoken_ranks import CHATML
+from ggpy.convert.generation_defaults import chat_templates
 from ggpy.convert.vocabulary import Vocabulary
-from ggpy.errors import GGPYError
 
 _KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",
@@ -24,8 +22,8 @@ _KEYS = {
 
 #: Texts that end a turn, the likelier first. Readers of GGUF take a token of this text as an end whatever the keys say.
 END_OF_TURN = (
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]",
-    "<｜end▁of▁sentence｜>", "<end_of_utterance>",
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>",
+    "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>",
 )  # fmt: skip
 END_OF_MESSAGE = "<|eom_id|>"
 _KNOWN_ENDS = frozenset((*END_OF_TURN, END_OF_MESSAGE, "<|return|>", "<|call|>", "</s>", "[EOS]", "<eos>"))
@@ -114,67 +112,3 @@ def _ends(
             f" stand in {EXTRA_ENDS!r}, which not every reader knows."
         )
     return result
-
-
-def chat_templates(
-    checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any], vocabulary: Vocabulary
-) -> dict[str, Any]:
-    """The chat template under its key, and named ones under theirs."""
-    template: Any = checkpoint.text("chat_template.jinja")
-    if template is None:
-        template = tokenizer_config.get("chat_template") or checkpoint.json("chat_template.json").get("chat_template")
-    if template is None:
-        template = vocabulary.fallback_template
-    if template is None:
-        return {}
-    if isinstance(template, str):
-        return {"tokenizer.chat_template": template}
-    named = {}
-    for entry in template if isinstance(template, list) else []:
-        name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)
-        if not isinstance(name, str) or not isinstance(text, str) or not name.replace("_", "").isalnum():
-            raise GGPYError(f"The chat_template of {checkpoint.folder} holds {entry!r:.80}, not a name and a template.")
-        named[name] = text
-    if not named:
-        raise GGPYError(f"The chat_template of {checkpoint.folder} is neither a text nor a list of named texts.")
-    result: dict[str, Any] = {}
-    if "default" in named:
-        result["tokenizer.chat_template"] = named.pop("default")
-    for name, text in named.items():
-        result[f"tokenizer.chat_template.{name}"] = text
-    if named:
-        result["tokenizer.chat_templates"] = list(named)
-    return result
-
-
-def qwen_template(checkpoint: Checkpoint) -> str | None:
-    """ChatML for a first-generation Qwen, unless its generation_config.json says that it is no chat model."""
-    return None if checkpoint.json("generation_config.json").get("chat_format") == "raw" else CHATML
-
-
-def sampling_metadata(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
-    """`general.sampling.*` from generation_config.json, and notes on values that make no sense there."""
-    generation = checkpoint.json("generation_config.json")
-    result: dict[str, Any] = {}
-    notes: list[str] = []
-    for name, key, low, high in (
-        ("top_k", "top_k", 0, 1 << 24),
-        ("top_p", "top_p", 0.0, 1.0),
-        ("min_p", "min_p", 0.0, 1.0),
-        ("temperature", "temp", 0.0, 100.0),
-        ("repetition_penalty", "penalty_repeat", 0.01, 100.0),
-    ):
-        value = generation.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            notes.append(
-                f"generation_config.json gives {name!r} as {json.dumps(value)[:40]}, which makes no sense; left out."
-            )
-        elif name == "top_k":
-            result[f"general.sampling.{key}"] = np.int32(value)
-        else:
-            result[f"general.sampling.{key}"] = float(value)
-    if generation.get("do_sample") is False:
-        result["general.sampling.temp"] = 0.0
-    return result, notes

@@ -12,17 +12,6 @@ from ggpy.errors import GGPYError
 #: The special tokens that follow the ranks, in the order of their ids.
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
 
-#: The format Qwen's chat models were trained on (ChatML), which their folders do not ship.
-CHATML = (
-    "{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}"
-    "{% endif %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
 _LONGEST_TOKEN = 1024  # bytes; Qwen's longest has 128
 
 

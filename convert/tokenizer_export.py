@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ggpy.convert.checkpoint import Checkpoint
+from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
-from ggpy.convert.special_tokens import qwen_template, special_token_metadata
+from ggpy.convert.special_tokens import special_token_metadata
 from ggpy.convert.tiktoken_ranks import read_tiktoken
 from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json
 from ggpy.convert.vocabulary import Vocabulary, added_tokens
@@ -51,7 +52,7 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
 
 
 def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
-    """Tokens that stand beside the tokenizer's own file: added_tokens.json, then tokenizer_config.json, which knows more."""
+    """Tokens that stand beside the tokenizer's own file: in added_tokens.json, and in tokenizer_config.json."""
     for text, id in checkpoint.json("added_tokens.json").items():
         entry = {"id": id, "content": text}
         for token in added_tokens([entry], str(checkpoint.folder / "added_tokens.json")):

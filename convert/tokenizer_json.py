@@ -1,4 +1,4 @@
-"""The vocabulary in a tokenizer.json: byte-level BPE as it stands, SentencePiece-like BPE and Unigram as pieces with scores."""
+"""The vocabulary in a tokenizer.json: byte-level BPE as it stands, SentencePiece's BPE and Unigram as scored pieces."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Vocabulary:
-    """The vocabulary of a parsed tokenizer.json; `config` is tokenizer_config.json. GGPYError names what has no place."""
+    """The vocabulary of a parsed tokenizer.json; `config` is tokenizer_config.json. GGPYError says what is wrong."""
     model = tokenizer.get("model")
     kind = model.get("type") if isinstance(model, Mapping) else None
     if isinstance(model, Mapping) and kind is None and "merges" in model:

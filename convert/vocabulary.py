@@ -43,7 +43,7 @@ class AddedToken:
 
 @dataclass
 class Vocabulary:
-    """Tokens by id. `model` is GGUF's tokenizer model: "gpt2" (byte-level BPE, with merges) or "llama" (SentencePiece)."""
+    """Tokens by id. `model` is GGUF's word for the kind: "gpt2" (byte-level BPE) or "llama" (SentencePiece)."""
 
     model: str
     pre: str
@@ -132,7 +132,7 @@ def looks_special(text: str) -> bool:
 
 
 def added_tokens(entries: Any, where: str) -> list[AddedToken]:
-    """Added tokens from tokenizer.json's list or tokenizer_config.json's object keyed by id. GGPYError names a bad one."""
+    """Added tokens from tokenizer.json's list or tokenizer_config.json's object by id. GGPYError names a bad one."""
     if isinstance(entries, Mapping):
         entries = [{**entry, "id": id} if isinstance(entry, Mapping) else entry for id, entry in entries.items()]
     if not isinstance(entries, list):

@@ -1,8 +1,8 @@
 """A streaming GGUF v3 writer: the header is known before the data, so tensors go to disk as they are made.
 
-Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, counts, metadata, tensor infos, padding
-to the alignment, then the tensors, each padded to it. The file is written beside its target under another name and takes
-the target's place only when it is whole.
+Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, counts, metadata, tensor infos,
+padding to the alignment, then the tensors, each padded to it. The file is written beside its target under another name
+and takes the target's place only when it is whole.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _string(text: str) -> bytes:
 
 
 def encode_value(value: Any) -> bytes:
-    """A metadata value with its type: bool, int (uint32), float (float32), str, list of str, numpy scalar or 1-d array."""
+    """A metadata value with its type: bool, int (uint32), float (float32), str, list of str, numpy scalar or array."""
     if isinstance(value, bool):
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):
@@ -144,7 +144,7 @@ def _start_writeback(file: BinaryIO) -> None:
 
 @contextmanager
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: list[OutputTensor]) -> Iterator[GGUFWriter]:
-    """A writer for a new file at `path`. Whatever ends the block early leaves `path` as it was and nothing beside it."""
+    """A writer for a new file at `path`. Whatever ends the block early leaves `path` as it was, nothing beside it."""
     path = Path(os.path.realpath(path))  # a link's target is replaced, not the link
     size = len(encode_header(metadata, tensors)) + sum(_padded(t.nbytes) for t in tensors)
     folder = path.parent

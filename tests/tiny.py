@@ -10,6 +10,7 @@ import json
 import struct
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def tiny_ranks(n_merges: int = 200) -> dict[bytes, int]:
     while len(ranks) < 256 + n_merges:
         pairs: Counter[tuple[bytes, bytes]] = Counter()
         for word, n in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += n
         a, b = min(pairs, key=lambda p: (-pairs[p], p))
         ranks.setdefault(a + b, len(ranks))
@@ -84,7 +85,7 @@ def slow_encode(ranks: dict[bytes, int], token: bytes, limit: int) -> list[bytes
     """Byte-pair encoding as it is defined: merge the pair of the lowest rank below `limit` until there is none."""
     parts = [bytes([b]) for b in token]
     while True:
-        candidates = [(ranks.get(a + b, limit), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        candidates = [(ranks.get(a + b, limit), i) for i, (a, b) in enumerate(pairwise(parts))]
         rank, i = min(candidates, default=(limit, 0))
         if rank >= limit:
             return parts
@@ -145,7 +146,7 @@ DIGITS_STEP = [
 
 
 def sentencepiece_pieces() -> list[tuple[str, float, int]]:
-    """(piece, score, type) of a small SentencePiece BPE: <unk> <s> </s>, the bytes, merged pieces, single characters."""
+    """(piece, score, type) of a small SentencePiece BPE: specials, the bytes, merged pieces, characters."""
     pieces: list[tuple[str, float, int]] = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
     pieces += [(f"<0x{b:02X}>", 0.0, 6) for b in range(256)]
     merged = []
@@ -359,7 +360,8 @@ def write_tokenizer(folder: Path, kind: str) -> None:
             },
         )  # fmt: skip
     elif kind in ("llama", "llama3"):
-        put("tokenizer.json", byte_level_json(LLAMA3_SPECIALS, split_step(LLAMA3_SPLIT), "<|begin_of_text|>", ignore_merges=True))  # fmt: skip
+        steps = split_step(LLAMA3_SPLIT)
+        put("tokenizer.json", byte_level_json(LLAMA3_SPECIALS, steps, "<|begin_of_text|>", ignore_merges=True))
         put(
             "tokenizer_config.json",
             {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "chat_template": LLAMA3_CHAT,
