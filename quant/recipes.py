@@ -1,0 +1,60 @@
+"""Which format each tensor takes in a file of a given type: llama-quantize's choices, so that files are like for like.
+
+The rules are those of `llama_tensor_get_type` in llama.cpp (llama-quant.cpp), for the types that ggpy writes and models
+without experts: norms, biases and small or positional matrices stay F32; the output matrix, or the token embedding that
+serves as one, is kept at Q6_K in files of 4 and 5 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ggpy.errors import GGPYError
+from ggpy.quant.formats import FORMATS, BlockFormat
+
+#: File type → the number that `general.file_type` states.
+FILE_TYPES: dict[str, int] = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32,
+}  # fmt: skip
+
+#: What `general.quantization_version` states beside a quantized file type.
+QUANTIZATION_VERSION = 2
+
+# Parts of names of matrices that are small or delicate, and so never quantized.
+_KEPT = (
+    "_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d", "attn_rel_b.weight", ".position_embd", ".rel_pos",
+    ".patch_embd",
+)  # fmt: skip
+_KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
+
+
+def tensor_type(
+    file_type: str, name: str, shape: Sequence[int], *, tied: bool, n_layer: int = 0, pure: bool = False
+) -> BlockFormat:
+    """The format of the tensor `name` of `shape` (rows before columns) in a file of `file_type` (a key of FILE_TYPES).
+
+    `tied`: the file has no output.weight, and token_embd.weight serves as the output matrix. `pure`: every matrix is of
+    the file's own type. A row that is no whole number of blocks takes Q8_0 in place of Q6_K, and else F16.
+    `n_layer` is part of the recipe's input for the types that vary by layer; none of today's does.
+    """
+    if file_type not in FILE_TYPES:
+        raise GGPYError(f"{file_type!r} is not a file type that ggpy writes; choose one of {', '.join(FILE_TYPES)}.")
+    if not _is_matrix(name, shape):
+        return FORMATS["F32"]
+    form = FORMATS[file_type.upper()]
+    if form.block_size == 1:
+        return form
+    is_output = name == "output.weight" or (tied and name in ("token_embd.weight", "per_layer_token_embd.weight"))
+    if is_output and not pure:
+        # A row that is no whole number of the file's own blocks is asked for as Q8_0, and then falls back as any other.
+        form = FORMATS["Q8_0" if form.name == "Q8_0" or shape[-1] % form.block_size else "Q6_K"]
+    if shape[-1] % form.block_size and form.name == "Q6_K":
+        form = FORMATS["Q8_0"]
+    return FORMATS["F16"] if shape[-1] % form.block_size else form
+
+
+def _is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether the tensor takes the file's type rather than F32."""
+    if len(shape) < 2 or not name.endswith("weight") or name in _KEPT_NAMES:
+        return False
+    return not any(part in name for part in _KEPT)
