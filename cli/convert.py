@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ggpy.errors import GGPYError
+from ggpy.cli.terminal import note
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -55,10 +55,19 @@ def convert(folder: str, file_type: str, output: str | None, pure: bool, threads
     watcher = _Bar() if sys.stderr.isatty() else _Lines()
     before = signal.signal(signal.SIGTERM, _interrupt)  # being told to stop cleans up as Ctrl-C does
     try:
-        summary = run(Path(folder), file_type, path, pure=pure, n_threads=threads, progress=watcher, note=_note)
+        summary = run(
+            Path(folder),
+            file_type,
+            path,
+            pure=pure,
+            n_threads=threads,
+            progress=watcher,
+            note=lambda text: note(f"note: {text}"),
+        )
     except KeyboardInterrupt:
         watcher.close()
-        raise GGPYError(f"Stopped; {path} was not touched.") from None
+        note(f"stopped; {path} is as it was.")
+        raise
     finally:
         watcher.close()
         signal.signal(signal.SIGTERM, before)
@@ -71,10 +80,6 @@ def convert(folder: str, file_type: str, output: str | None, pure: bool, threads
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _note(text: str) -> None:
-    click.echo(f"note: {text}", err=True)
 
 
 class _Lines:

@@ -30,7 +30,12 @@ ITEM_SIZES = {
 }  # fmt: skip
 
 #: What weights are read as; bfloat16 stays as its bits.
-_NUMPY = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "F64": np.dtype("<f8"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class SourceTensor:
         n_cols = self.shape[-1] if self.shape else 1
         dtype = _NUMPY[self.dtype]
         out = np.empty((stop - start, n_cols), dtype)
-        self.file.read_into(self.start + start * n_cols * dtype.itemsize, memoryview(out).cast("B"))
+        self.file.read_into(self.start + start * n_cols * dtype.itemsize, out.data.cast("B"))
         return out.astype(np.float32) if self.dtype == "F64" else out
 
 
@@ -100,11 +105,10 @@ class SafetensorsFile:
         for name, entry in header.items():
             if name == "__metadata__":
                 continue
-            dtype, shape, offsets = (
-                (entry.get("dtype"), entry.get("shape"), entry.get("data_offsets"))
-                if isinstance(entry, dict)
-                else (None, None, None)
-            )
+            entry = entry if isinstance(entry, dict) else {}
+            dtype: Any = entry.get("dtype")
+            shape: Any = entry.get("shape")
+            offsets: Any = entry.get("data_offsets")
             if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
                 raise self._bad(f"the tensor {name!r} has the unknown type {dtype!r:.40}")
             if not _sizes(shape) or len(shape) > 8:

@@ -22,9 +22,9 @@ def read_tiktoken(data: bytes, where: str) -> Vocabulary:
         if not line.strip():
             continue
         try:
-            text, rank = line.split()
-            token = base64.b64decode(text, validate=True)
-            ranks[token] = int(rank)
+            encoded, number = line.split()
+            token = base64.b64decode(encoded, validate=True)
+            ranks[token] = int(number)
         except (ValueError, binascii.Error) as error:
             raise GGPYError(f"{where} has no token and rank on line {n}: {line!r:.60}.") from error
         if not 0 < len(token) <= _LONGEST_TOKEN or not 0 <= ranks[token] < 1 << 24:

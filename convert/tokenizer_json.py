@@ -174,7 +174,7 @@ def _read_post_processor(vocabulary: Vocabulary, node: Any) -> None:
             single = processor.get("single")
             ends = [single[0], single[-1]] if isinstance(single, list) and single else []
             names = [_special_name(end) for end in ends]
-            if len(ends) == 2 and len(single) > 1:
+            if ends and ends[0] is not ends[1]:
                 vocabulary.add_bos, vocabulary.add_eos = names[0] is not None, names[1] is not None
                 if names[0] is not None:
                     vocabulary.special_names.setdefault("bos", names[0])

@@ -120,7 +120,7 @@ class GGUFWriter:
             self._left = self._size = next(self._sizes)
         if data.nbytes > self._left:
             raise ValueError(f"{data.nbytes} bytes for a tensor that lacks {self._left}")
-        self._file.write(memoryview(np.ascontiguousarray(data)).cast("B"))
+        self._file.write(np.ascontiguousarray(data).data)
         self._left -= data.nbytes
         if not self._left:
             self._file.write(bytes(_padded(self._size) - self._size))

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 MetadataValue = Any
 
 
+#: Layers believed; the layout lists every tensor of each.
+MAX_LAYERS = 4096
+
+
 class Config:
     """Typed look-ups in a config.json. Each takes alternative key names; a missing key with no default is an error."""
 
@@ -39,11 +43,11 @@ class Config:
             return default
         return value
 
-    def integer(self, *keys: str, default: int | None = None, least: int = 1) -> int:
+    def integer(self, *keys: str, default: int | None = None, least: int = 1, most: int = (1 << 31) - 1) -> int:
         value = self._required(keys, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 31:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise GGPYError(
-                f"{self.where} gives {keys[0]!r} as {value!r:.60}; it must be a whole number, at least {least}."
+                f"{self.where} gives {keys[0]!r} as {value!r:.60}; it must be a whole number from {least} to {most}."
             )
         return value
 
@@ -116,7 +120,7 @@ def decoder_layout(
     and value must have a bias. `head_norms`: query and key heads have a norm. Other biases come where there are any.
     """
     check_activation(config)
-    n_layer = config.integer("num_hidden_layers")
+    n_layer = config.integer("num_hidden_layers", most=MAX_LAYERS)
     n_embd = config.integer("hidden_size")
     n_head = config.integer("num_attention_heads")
     n_head_kv = config.integer("num_key_value_heads", default=n_head)

@@ -29,9 +29,9 @@ class Qwen(Architecture):
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
-        from ggpy.models.hf import Layout, TensorRule
+        from ggpy.models.hf import MAX_LAYERS, Layout, TensorRule
 
-        n_layer = config.integer("num_hidden_layers")
+        n_layer = config.integer("num_hidden_layers", most=MAX_LAYERS)
         n_embd = config.integer("hidden_size")
         n_head = config.integer("num_attention_heads")
         head_dim = config.integer("kv_channels", default=max(1, n_embd // n_head))
