@@ -1,11 +1,11 @@
 """When tiktoken's merging gives exactly what a list of merges gives.
 
 tiktoken joins any neighbours whose concatenation is a token, least rank first. A list of merges allows named pairs
-only. The two agree when every token is reached by one pair alone, and that is decidable token by token, because merging
-is deterministic: while the bytes of a token t are still a run of whole symbols, what has happened inside the run is what
+only. The two agree when every token is reached by one pair alone. That is decidable token by token, because merging is
+deterministic: while the bytes of a token t are still a run of whole symbols, what has happened inside the run is what
 merging t's bytes alone would have done so far. So if merging t's bytes alone ends in the pair (l, r) and then t, no
-other pair of neighbours that spells t can ever stand side by side; and if it does not end in t, the merges never make t,
-and leaving t out of tiktoken's table keeps tiktoken from making it.
+other pair of neighbours that spells t can ever stand side by side; and if it does not end in t, the merges never make
+t, and leaving t out of tiktoken's table keeps tiktoken from making it.
 
 Whether merging l's and r's bytes side by side leads to l and r, and not across the seam between them, is found by
 taking the two apart again, last merge first, and looking at each stage whether the symbols that meet at the seam would
@@ -15,11 +15,12 @@ have merged. All pairs are taken apart together, in numpy, shorter tokens first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.tokenizer.bpe import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
+from ggpy.tokenizer.bpe import CHARACTER_OF_BYTE
 
 Ints = NDArray[np.int64]
 
@@ -33,14 +34,7 @@ def ranks_of_merges(merges: list[str], merge: Callable[[str], list[str]]) -> lis
     symbols = list(CHARACTER_OF_BYTE)
     # Rules as symbol numbers. A symbol's number is its rank: symbols are numbered as the merges first make them.
     rules: list[tuple[str, str, int]] = []
-    seen: set[str] = set()
-    for entry in merges:
-        left, space, right = entry.partition(" ")
-        if not space or not left or not right or " " in right or entry in seen:
-            continue  # never matches, or has matched before
-        if not all(c in BYTE_OF_CHARACTER for c in entry.replace(" ", "")):
-            continue  # texts hold no such characters
-        seen.add(entry)
+    for left, right in _pairs(merges):
         made = left + right
         at = number.get(made)
         if at is None:
@@ -55,13 +49,19 @@ def ranks_of_merges(merges: list[str], merge: Callable[[str], list[str]]) -> lis
     splits = _splits(np.array(known, np.int64).reshape(-1, 3), [len(s) for s in symbols])
     if splits is None:
         return None
-    # Tokens that no rule over lower ranks makes: the rules do not make them at all, or make them some other way.
-    dropped = set()
-    for token in np.flatnonzero(splits[:, 0] < 0).tolist():
-        if merge(symbols[token]) == [symbols[token]]:
-            return None
-        dropped.add(token)
+    # Tokens that no pair of lower ranks makes: see one by one whether the merges make them at all.
+    unsettled = np.flatnonzero(splits[:, 0] < 0).tolist()
+    dropped = {token for token in unsettled if merge(symbols[token]) != [symbols[token]]}
     return [symbol for i, symbol in enumerate(symbols) if i not in dropped]
+
+
+def _pairs(merges: list[str]) -> list[list[str]]:
+    """The merges as pairs, without those that match nothing: seen before, or of characters no text is made of."""
+    alphabet = set(CHARACTER_OF_BYTE)
+    pairs = [entry.split(" ") for entry in dict.fromkeys(merges)]
+    if set(map(len, pairs)) == {2} and alphabet.issuperset("".join(chain.from_iterable(pairs))):
+        return [pair for pair in pairs if pair[0] and pair[1]]
+    return [pair for pair in pairs if len(pair) == 2 and all(pair) and alphabet.issuperset("".join(pair))]
 
 
 def _splits(rules: Ints, lengths: list[int]) -> Ints | None:
