@@ -1,0 +1,188 @@
+"""`ggpy inspect FILE`: what a GGUF file holds. Reads the header alone, so it is quick on a file of any size."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from ggpy.gguf_file import ArrayView, GGUFFile
+from ggpy.quant.formats import FORMATS
+
+_HEAD = 8  # values of an array that a table shows
+_JSON_HEAD = 64
+_LONG = 160  # characters of a string that a terminal shows
+
+
+@dataclass(frozen=True)
+class _Table:
+    title: str
+    columns: tuple[str, ...]
+    numeric: frozenset[str]  # columns aligned to the right
+    rows: Sequence[tuple[str, ...]]
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def inspect(file: str, as_json: bool) -> None:
+    """Show a GGUF file's metadata, tensors, and sizes per type."""
+    with GGUFFile(file) as model:
+        if as_json:
+            click.echo(json.dumps(_as_json(model), indent=2))
+            return
+        on_terminal = sys.stdout.isatty()
+        summary = f"{_printable(str(model.path))}: GGUF version {model.version}, {_size(model.size)}"
+        tables = [_metadata(model, _LONG if on_terminal else None), _tensors(model), _types(model)]
+    if on_terminal:
+        _print_rich(summary, tables)
+    else:
+        _print_plain(summary, tables)
+
+
+# What is shown
+
+
+def _metadata(model: GGUFFile, longest: int | None) -> _Table:
+    """`longest`: characters after which a string is abbreviated; None shows it whole, on one line."""
+    rows = [(_printable(key), model.metadata.type_name(key), _value(model, key, longest)) for key in model.metadata]
+    return _Table(f"Metadata ({len(rows)} keys)", ("Key", "Type", "Value"), frozenset(), rows)
+
+
+def _value(model: GGUFFile, key: str, longest: int | None) -> str:
+    array = model.metadata.array(key)
+    if array is None:
+        return _scalar(model.metadata[key], longest)
+    head = [repr(value[:_LONG]) if isinstance(value, str) else _scalar(value, None) for value in array.head(_HEAD)]
+    return f"{len(array)} values: [{', '.join(head)}{', …' if len(array) > _HEAD else ''}]"
+
+
+def _scalar(value: Any, longest: int | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.7g}"
+    text = _printable(str(value))
+    if longest is not None and len(text) > longest:
+        return f"{text[:longest]}… ({len(text)} characters)"
+    return text
+
+
+def _tensors(model: GGUFFile) -> _Table:
+    rows = [
+        (_printable(info.name), info.type_name, str(list(info.shape)), str(info.nbytes), str(info.offset))
+        for info in model.tensors.values()
+    ]
+    columns = ("Name", "Type", "Shape (rows, columns)", "Bytes", "Offset")
+    return _Table(f"Tensors ({len(rows)})", columns, frozenset({"Bytes", "Offset"}), rows)
+
+
+def _totals(model: GGUFFile) -> dict[str, tuple[int, int, int]]:
+    """Type name → (tensors, weights, bytes), the largest first."""
+    totals: dict[str, tuple[int, int, int]] = {}
+    for info in model.tensors.values():
+        tensors, weights, size = totals.get(info.type_name, (0, 0, 0))
+        totals[info.type_name] = (tensors + 1, weights + math.prod(info.shape), size + info.nbytes)
+    return dict(sorted(totals.items(), key=lambda item: -item[1][2]))
+
+
+def _types(model: GGUFFile) -> _Table:
+    totals = _totals(model)
+    rows = [
+        (name, str(tensors), f"{weights:,}", _size(size), f"{FORMATS[name].bits_per_weight:.4g}")
+        for name, (tensors, weights, size) in totals.items()
+    ]
+    tensors, weights, size = (sum(total[i] for total in totals.values()) for i in range(3))
+    rows.append(("all", str(tensors), f"{weights:,}", _size(size), f"{8 * size / max(1, weights):.4g}"))
+    columns = ("Type", "Tensors", "Weights", "Size", "Bits a weight")
+    return _Table("Sizes", columns, frozenset(columns[1:]), rows)
+
+
+def _as_json(model: GGUFFile) -> dict[str, Any]:
+    return {
+        "path": str(model.path),
+        "version": model.version,
+        "size": model.size,
+        "alignment": model.alignment,
+        "metadata": {key: _json_entry(model, key) for key in model.metadata},
+        "tensors": [
+            {
+                "name": info.name,
+                "type": info.type_name,
+                "shape": list(info.shape),
+                "nbytes": info.nbytes,
+                "offset": info.offset,
+            }
+            for info in model.tensors.values()
+        ],
+        "types": {
+            name: {"tensors": tensors, "weights": weights, "nbytes": size}
+            for name, (tensors, weights, size) in _totals(model).items()
+        },
+    }
+
+
+def _json_entry(model: GGUFFile, key: str) -> dict[str, Any]:
+    """A scalar whole; of an array its length and its first values."""
+    array: ArrayView | None = model.metadata.array(key)
+    type_name = model.metadata.type_name(key)
+    if array is None:
+        return {"type": type_name, "value": _json_value(model.metadata[key])}
+    return {"type": type_name, "length": len(array), "head": [_json_value(value) for value in array.head(_JSON_HEAD)]}
+
+
+def _json_value(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become strings."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _printable(text: str) -> str:
+    """One line without control characters: a file's strings are not to be trusted with a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _size(n_bytes: int) -> str:
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.2f} {unit}"
+    return f"{n_bytes} B"
+
+
+# How it is shown
+
+
+def _print_plain(summary: str, tables: Sequence[_Table]) -> None:
+    """Columns padded to their widest value, however wide: for files, pipes and grep."""
+    lines = [summary]
+    for table in tables:
+        grid = [table.columns, *table.rows]
+        widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
+        lines += ["", table.title]
+        for row in grid:
+            cells = [
+                cell.rjust(width) if column in table.numeric else cell.ljust(width)
+                for cell, width, column in zip(row, widths, table.columns, strict=True)
+            ]
+            lines.append("  ".join(cells).rstrip())
+    click.echo("\n".join(lines))
+
+
+def _print_rich(summary: str, tables: Sequence[_Table]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(summary)
+    for table in tables:
+        shown = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for column in table.columns:
+            shown.add_column(column, justify="right" if column in table.numeric else "left", overflow="fold")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)
