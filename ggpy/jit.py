@@ -73,8 +73,9 @@ def _fingerprint() -> str:
     here = Path(__file__).resolve().parent
     import ggpy.quant
 
-    rooms = [here / "jit.py", *sorted((here / "cpu").glob("*.py")), *sorted(Path(ggpy.quant.__path__[0]).glob("*.py"))]
-    for source in rooms:
+    quant = Path(ggpy.quant.__path__[0])
+    sources = [here / "jit.py", quant / "packed.py", *sorted((here / "cpu").glob("*.py")), *sorted(quant.glob("quantize*.py"))]
+    for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__, os.environ.get("GGPY_ISA", ""))
     digest.update(repr(versions).encode())
@@ -105,12 +106,19 @@ def cached() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-def compiled(function: F | None = None, **options: Any) -> Any:
-    """`numba.njit` with the GIL released and the machine code cached; extra `options` go to numba."""
+def compiled(function: F | None = None, *, signature: Any = None, **options: Any) -> Any:
+    """`numba.njit` with the GIL released and the machine code cached; extra `options` go to numba.
 
-    def decorate(fn: F) -> F:
+    With a `signature` it compiles, or loads, at once, and for that one alone: a Python int is otherwise now this type, now that.
+    """
+
+    def decorate(fn: F) -> Any:
         with cached():
-            return njit(cache=True, nogil=True, error_model="numpy", **options)(fn)
+            dispatcher = njit(cache=True, nogil=True, error_model="numpy", **options)(fn)
+            if signature is not None:
+                dispatcher.compile(signature)
+                dispatcher.disable_compile()
+        return dispatcher
 
     return decorate if function is None else decorate(function)
 

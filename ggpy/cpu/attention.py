@@ -12,6 +12,7 @@ are few units, over one of `n_split` parts of them; the parts are joined where t
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -45,17 +46,12 @@ def attend_intrinsic(isa: str) -> Any:
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
-            done = b.append_basic_block("attended")
-            cases = b.switch(args[0], done)
-            rows = WIDEST_ROWS[isa]
+            rows, widths = WIDEST_ROWS[isa], []
             while rows:
-                block = b.append_basic_block(f"rows{rows}")
-                cases.add_case(v.const(rows), block)
-                b.position_at_end(block)
-                _emit_rows(v, rows, *args[1:])
-                b.branch(done)
+                widths.append(rows)
                 rows //= 2
-            b.position_at_end(done)
+            functions = {n: v.function(f"attend_{n}", len(args) - 1, partial(_emit_rows, n)) for n in widths}
+            v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
         u, i = types.uintp, types.intp
@@ -64,9 +60,8 @@ def attend_intrinsic(isa: str) -> Any:
     return intrinsic(attend)
 
 
-def _emit_rows(
-    v: Vec, rows: int, q: ir.Value, k: ir.Value, vals: ir.Value, head_dim: ir.Value, head_pad: ir.Value, begin: ir.Value, end: ir.Value, scratch: ir.Value
-) -> None:
+def _emit_rows(rows: int, v: Vec, args: list[ir.Value]) -> None:
+    q, k, vals, head_dim, head_pad, begin, end, scratch = args
     b = v.b
     first_seen, last_seen, largest_at, total_at = (v.at(scratch, 4 * rows * i) for i in range(4))
     scores_at = v.at(scratch, 16 * rows)

@@ -12,6 +12,7 @@ and float weights a tile [n_cols][w] of float32. Everything is at a constant dis
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -24,7 +25,7 @@ from ggpy.cpu.vector import VF, Vec
 from ggpy.quant.packed import BLOCK, Packed
 
 TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # of one token in one block of 32 columns
-WIDEST_TILE = {"avx512vnni": 16, "avx2vnni": 4, "avx2": 4, "plain": 1}
+WIDEST_TILE = {"avx512vnni": 8, "avx2vnni": 4, "avx2": 4, "plain": 1}
 CHUNK_BYTES = 384 * 1024  # activations walked at a time, so that they stay in the second-level cache while weights stream by
 
 
@@ -163,30 +164,26 @@ class FloatTile:
         return sums
 
 
+def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None:
+    weight, x, n_cols, bias, dst, stride, accumulate = args
+    b = v.b
+    start = v.load_f32(bias)
+    totals = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width).product(weight, x, n_cols, [start] * width)
+    add_to_dst = v.splat(b.icmp_signed("!=", accumulate, v.const(0)))
+    for total in totals:
+        before = b.select(add_to_dst, v.load_f32(dst), v.float(0.0))
+        v.store(b.fadd(total, before), dst)
+        dst = b.add(dst, stride)
+
+
 def tile_intrinsic(packed: Packed, isa: str) -> Any:
     """`tile(width, weight, x, n_cols, bias, dst, dst_stride, accumulate)`: one stripe times one tile of `width` tokens, plus bias, into dst."""
 
     def tile(typingctx: Any, width: Any, weight: Any, x: Any, n_cols: Any, bias: Any, dst: Any, stride: Any, accumulate: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            width, weight, x, n_cols, bias, dst, stride, accumulate = args
             v = Vec(b, isa)
-            add_to_dst = v.splat(b.icmp_signed("!=", accumulate, v.const(0)))
-            end = b.append_basic_block("end")
-            cases = b.switch(width, end)
-            for n in tile_widths(isa):
-                block = b.append_basic_block(f"tile{n}")
-                cases.add_case(v.const(n), block)
-                b.position_at_end(block)
-                start = v.load_f32(bias)
-                emit = (FloatTile if packed.is_float else QuantizedTile)(v, packed, n)
-                totals = emit.product(weight, x, n_cols, [start] * n)
-                for total in totals:
-                    before = b.select(add_to_dst, v.load_f32(dst), v.float(0.0))
-                    v.store(b.fadd(total, before), dst)
-                    dst = b.add(dst, stride)
-                dst = args[5]
-                b.branch(end)
-            b.position_at_end(end)
+            functions = {n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n)) for n in tile_widths(isa)}
+            v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
         u, i = types.uintp, types.intp

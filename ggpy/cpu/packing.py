@@ -212,12 +212,7 @@ def packer(p: Packed) -> Any:
                 FIELD=p.high_bits,
                 MINIMA=int(p.minima),
             )
-        dispatcher = compiled(function)
-        from ggpy.jit import cached
-
-        with cached():
-            dispatcher.compile(signature)
-        _compiled[name] = dispatcher
+        _compiled[name] = compiled(function, signature=signature)
     return _compiled[name]
 
 

@@ -108,7 +108,11 @@ else:
     yield_cpu = types.ExternalFunction("sched_yield", types.int32())
 
 
-@compiled
+# (operations, their number, step, team, thread, threads)
+WALK = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp, types.intp)
+
+
+@compiled(signature=WALK)
 def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
     """Run all operations as thread `tid` of `nth`. A barrier is a counter and a generation: the last to arrive opens the next one."""
     bit = 1 if carray(as_step(step_at), 1)[0].small else 2
@@ -134,7 +138,7 @@ def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
             call_kernel(carray(as_op(at), 1)[0].kernel, at, step_at, tid, nth)
 
 
-@compiled
+@compiled(signature=types.int64(*WALK.args, types.int64))
 def serve(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-def]
     """A worker's life: wait for the job after `job`, walk, again. Returns the last job done, when it has waited long or the team stops."""
     state = team + types.uint64(STATES + LINE * tid)
@@ -158,7 +162,7 @@ def serve(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-
         walk(ops, n_ops, step_at, team, tid, nth)
 
 
-@compiled
+@compiled(signature=types.int64(*WALK.args[:4], types.intp, types.int64[::1]))
 def step_together(ops, n_ops, step_at, team, nth, sleepers):  # type: ignore[no-untyped-def]
     """Thread 0's step: post the job, walk, return 0. If workers sleep it does not: their numbers are written to `sleepers`, their count returned.
 

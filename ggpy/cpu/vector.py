@@ -203,6 +203,30 @@ class Vec:
 
     # ---- control
 
+    def function(self, name: str, n_args: int, body: Callable[[Vec, list[ir.Value]], None]) -> ir.Function:
+        """A separate function of `n_args` i64 arguments: its registers are allotted for its own loop alone, which one large body would share."""
+        kind = ir.FunctionType(ir.VoidType(), [i64] * n_args)
+        function = ir.Function(self.b.module, kind, self.b.module.get_unique_name(name))
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = Vec(ir.IRBuilder(function.append_basic_block("entry")), self.isa)
+        body(inner, list(function.args))
+        inner.b.ret_void()
+        return function
+
+    def dispatch(self, selector: ir.Value, functions: dict[int, ir.Function], args: Sequence[ir.Value]) -> None:
+        """Call the function whose key `selector` equals."""
+        b = self.b
+        end = b.append_basic_block("end")
+        cases = b.switch(selector, end)
+        for key, function in functions.items():
+            block = b.append_basic_block("case")
+            cases.add_case(self.const(key), block)
+            b.position_at_end(block)
+            b.call(function, args)
+            b.branch(end)
+        b.position_at_end(end)
+
     def loop(
         self,
         count: ir.Value,
