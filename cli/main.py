@@ -1,0 +1,129 @@
+"""`ggpy`: finds the command, imports it only then, and turns what goes wrong into one sentence and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from ggpy import __version__
+from ggpy.errors import GGPYError
+
+# Command: where it lives, and its line in `ggpy --help`. Nothing is imported until the command is called.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("ggpy.cli.run:run", "Answer a prompt."),
+    "chat": ("ggpy.cli.chat:chat", "Talk with a model."),
+    "convert": ("ggpy.cli.convert:convert", "Convert a checkpoint folder to a GGUF file."),
+    "inspect": ("ggpy.cli.inspect:inspect", "Show what a GGUF file holds."),
+    "tokenize": ("ggpy.cli.tokenize:tokenize", "Show the tokens of a text."),
+    "bench": ("ggpy.cli.bench:bench", "Measure tokens per second."),
+    "pull": ("ggpy.cli.pull:pull", "Fetch a model, or list those known by name."),
+}
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        """Run and exit: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+        speak_utf8()
+        try:
+            args = list(sys.argv[1:] if args is None else args)
+            for place, argument in enumerate(args, 1):
+                if any("\ud800" <= c <= "\udfff" for c in argument):
+                    shown = argument.encode("utf-8", "replace").decode()
+                    raise GGPYError(f"Argument {place} ({shown}) is not valid UTF-8.")
+            result = super().main(args, prog_name or "ggpy", standalone_mode=False, **extra)
+            sys.stdout.flush()
+            status = result if isinstance(result, int) else 0
+        except BaseException as error:
+            status = _report(error)
+        sys.exit(status)
+
+
+def speak_utf8() -> None:
+    """Write UTF-8 whatever the locale says: model text has every script, and a lone surrogate must not end it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="replace")
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong on stderr; the exit status."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has gone. What is still buffered would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED
+    if os.environ.get("GGPY_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, click.UsageError):
+        help_command = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
+        _say(error.format_message().rstrip(".") + "." + help_command)
+        return 2
+    if isinstance(error, (GGPYError, click.ClickException)):
+        _say(str(error) if isinstance(error, GGPYError) else error.format_message())
+    elif isinstance(error, MemoryError):
+        _say("Memory ran out; try a smaller context (-c) or a smaller model.")
+    elif isinstance(error, OSError) and error.strerror:
+        _say(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}.")
+    else:
+        what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": .")
+        _say(f"Something went wrong inside ggpy ({what}); run it again with GGPY_DEBUG=1 to see where.")
+    return 1
+
+
+def _say(sentence: str) -> None:
+    try:
+        sys.stdout.flush()
+        click.echo(f"error: {sentence}", err=True)
+    except BrokenPipeError:
+        pass
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""
+    \b
+    Examples:
+      ggpy run -p "What is the capital of France?"
+      ggpy chat -m model.gguf
+      ggpy convert -i Qwen-1_8B-Chat -t q4_0 -o qwen.gguf
+    """,
+)
+@click.version_option(__version__, message="ggpy %(version)s")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Convert language models to GGUF and run them, in pure Python."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -1,0 +1,88 @@
+"""The options that several commands share, and what they make: a model, sampling parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ggpy.llm import LLM
+    from ggpy.sampler import SamplingParams
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+MODEL_HELP = (
+    "GGUF file, a name that `ggpy pull` lists, or hf:… / modelscope:… once pulled. Default: a small chat model."
+)
+
+
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator, in the order of the help text."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+model_options = together(
+    click.option("-m", "--model", metavar="MODEL", help=MODEL_HELP),
+    click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=1), metavar="N", help="Context in tokens."),
+    click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
+)
+
+# Option name → parameter of SamplingParams; also what `/set` understands in a chat.
+SAMPLING_NAMES = {
+    "n": "max_tokens",
+    "temp": "temperature",
+    "top-k": "top_k",
+    "top-p": "top_p",
+    "min-p": "min_p",
+    "typical-p": "typical_p",
+    "repeat-penalty": "repetition_penalty",
+    "repeat-last-n": "repeat_last_n",
+    "presence-penalty": "presence_penalty",
+    "frequency-penalty": "frequency_penalty",
+    "seed": "seed",
+}
+
+# Ranges are checked by SamplingParams, which knows them.
+sampling_options = together(
+    click.option("-n", "--predict", "max_tokens", type=int, metavar="N", help="Most tokens to generate."),
+    click.option("--temp", "temperature", type=float, metavar="X", help="Temperature; 0 always takes the likeliest."),
+    click.option("--top-k", type=int, metavar="N", help="Only the N likeliest tokens; 0: all."),
+    click.option("--top-p", type=float, metavar="X", help="Only the likeliest tokens up to this mass; 1: all."),
+    click.option("--min-p", type=float, metavar="X", help="Only tokens this likely relative to the likeliest."),
+    click.option("--typical-p", type=float, metavar="X", help="Locally typical sampling; 1: off."),
+    click.option(
+        "--repeat-penalty", "repetition_penalty", type=float, metavar="X", help="Penalty for repeats; 1: off."
+    ),
+    click.option("--repeat-last-n", type=int, metavar="N", help="Tokens that penalties look back; -1: all."),
+    click.option("--presence-penalty", type=float, metavar="X", help="Off a token's logit once it was used."),
+    click.option("--frequency-penalty", type=float, metavar="X", help="Off a token's logit for each use."),
+    click.option("--seed", type=int, metavar="N", help="The same seed gives the same text; -1: a new one."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer at this text. May be repeated."),
+    click.option("--ignore-eos", is_flag=True, help="Never end by an end token."),
+)
+
+
+def sampling_params(options: dict[str, Any]) -> SamplingParams:
+    """SamplingParams of what `sampling_options` collected. Raises GGPYError on a value out of range."""
+    from ggpy.sampler import SamplingParams
+
+    if options.get("max_tokens") == -1:  # "no limit", as hands know it
+        options = {**options, "max_tokens": None}
+    return SamplingParams(**options)
+
+
+def open_model(model: str | None, n_ctx: int | None, n_threads: int | None) -> LLM:
+    """The model of `model_options`, fetched first where it is a known name, for one sequence at a time."""
+    from ggpy.cli.pull import find_or_fetch
+    from ggpy.cli.terminal import note
+    from ggpy.llm import LLM
+
+    return LLM(find_or_fetch(model), n_ctx=n_ctx, n_threads=n_threads, n_parallel=1, notify=note)

@@ -1,0 +1,57 @@
+"""What every command says and how: notes on stderr, model text on stdout, text files and stdin as UTF-8."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ggpy.errors import GGPYError
+
+if TYPE_CHECKING:
+    from ggpy.engine import Timings
+
+# Text from a model must not drive the terminal: control characters but newline and tab, C1 controls included.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def note(text: str) -> None:
+    """One line on stderr, dimmed on a terminal."""
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        text = f"\x1b[2m{text}\x1b[0m"
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """A piece of a model's text on stdout, at once."""
+    stream = stream or sys.stdout
+    stream.write(_CONTROLS.sub("", text) if stream.isatty() else text)
+    stream.flush()
+
+
+def timing_line(t: Timings) -> str:
+    reused = f" ({t.n_reused} kept)" if t.n_reused else ""
+    return (
+        f"prompt {t.n_prompt} tok{reused}, {t.prompt_rate:.1f} tok/s · "
+        f"decode {t.n_decode} tok, {t.decode_rate:.1f} tok/s · first token {t.first_token_s:.2f} s"
+    )
+
+
+def read_text(name: str) -> str:
+    """The text of a file, or of stdin for `-`, without a byte order mark. Raises GGPYError where it is no UTF-8."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise GGPYError(f"{name} cannot be read: {error.strerror or error}.") from None
+    return decode_utf8(data, "Standard input" if name == "-" else name).removeprefix("\ufeff")
+
+
+def decode_utf8(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise GGPYError(
+            f"{where} is not valid UTF-8: byte 0x{data[error.start]:02X} at offset {error.start}; convert it first."
+        ) from None
