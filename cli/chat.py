@@ -1,0 +1,91 @@
+"""`ggpy chat`: a conversation, on a terminal or line by line from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ggpy.cli.options import model_options, open_model, sampling_options, sampling_params
+from ggpy.errors import GGPYError
+
+if TYPE_CHECKING:
+    from ggpy.cli.chat_session import ChatSession
+
+
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      ggpy chat
+      ggpy chat -m model.gguf -s "You are a patient teacher." --temp 0.3
+      echo 你好 | ggpy chat -m model.gguf
+    """
+)
+@model_options
+@click.option("-s", "--system", metavar="TEXT", help="System message.")
+@sampling_options
+def chat(model: str | None, n_ctx: int | None, n_threads: int | None, system: str | None, **sampling: Any) -> int:
+    """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation; /help lists the commands.
+
+    When stdin is no terminal, each of its lines is a message, and the answers go to stdout.
+    """
+    params = sampling_params(sampling)
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    with open_model(model, n_ctx, n_threads) as llm:
+        from ggpy.cli.chat_session import ChatSession
+
+        if llm.template is None:
+            raise GGPYError(f"{llm.path.name} has no chat template; complete text with `ggpy run --raw` instead.")
+        session = ChatSession(llm, system or None, params)
+        return _on_a_terminal(session) if interactive else _from_a_pipe(session)
+
+
+def _on_a_terminal(session: ChatSession) -> int:
+    from ggpy.cli.chat_prompt import ChatPrompt
+    from ggpy.cli.terminal import note
+
+    note(f"{session.llm.path.name} · /help lists the commands, Ctrl-D ends")
+    prompt = ChatPrompt()
+    while not session.ended:
+        try:
+            text = prompt.ask()
+        except KeyboardInterrupt:
+            continue  # the line is given up, not the conversation
+        except EOFError:
+            break
+        try:
+            session.take(text)
+        except GGPYError as error:
+            note(f"error: {error}")
+        except KeyboardInterrupt:
+            print()
+    return 0
+
+
+def _from_a_pipe(session: ChatSession) -> int:
+    from ggpy.cli.main import INTERRUPTED
+
+    heard = False
+    for line in _lines():
+        heard = True
+        session.take(line)
+        if session.interrupted:
+            return INTERRUPTED
+        if session.ended:
+            break
+    if not heard:
+        raise GGPYError("Standard input held no message; write one message a line.")
+    return 0
+
+
+def _lines() -> Iterator[str]:
+    """The lines of stdin that hold something."""
+    from ggpy.cli.terminal import decode_utf8
+
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        text = decode_utf8(line, f"Line {number} of standard input").removeprefix("\ufeff").strip()
+        if text:
+            yield text

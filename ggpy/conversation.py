@@ -1,0 +1,191 @@
+"""A conversation with a model: its messages, the tokens they became, and what of it fits the context.
+
+Every turn renders the whole conversation, but what was rendered and generated before keeps the very tokens it had: an
+answer cut up anew might come out as other tokens, and the cache would be of no use from there on.
+Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ggpy.engine import Sequence
+from ggpy.errors import GGPYError
+from ggpy.llm import LLM
+from ggpy.sampler import SamplingParams
+
+ROLES = ("user", "assistant", "system", "tool")
+
+
+@dataclass
+class _Transcript:
+    """Text, and the tokens that stood for it."""
+
+    text: str
+    token_ids: list[int]
+
+
+@dataclass
+class Conversation:
+    """Messages and a model to continue them.
+
+    system: the system message, never dropped. messages: all turns since the beginning, [{"role", "content"}, …].
+    notify: told in one line when old turns no longer fit.
+    """
+
+    llm: LLM
+    system: str | None = None
+    notify: Callable[[str], None] = lambda text: None
+    messages: list[dict[str, str]] = field(default_factory=list)
+    last: Sequence | None = None  # the latest answer, for its timings
+    _first: int = 0  # the oldest message that the model still sees
+    _transcripts: list[_Transcript] = field(default_factory=list)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the latest turn took, prompt and answer."""
+        return len(self.last.tokens) if self.last is not None else 0
+
+    def clear(self) -> None:
+        """Forget every turn; the system message stays."""
+        self.messages.clear()
+        self._transcripts.clear()
+        self._first, self.last = 0, None
+
+    def set_system(self, text: str | None) -> None:
+        self.system = text or None
+
+    def reply(self, text: str, params: SamplingParams) -> Iterator[str]:
+        """Add a user's message and yield the answer as it comes; closing the iterator keeps what came so far.
+
+        Where no answer came at all, through an error or an interruption, the message is taken back. Raises GGPYError.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            yield from self._answer(params)
+        finally:
+            if self.messages[-1]["role"] == "user":
+                self.messages.pop()
+
+    def regenerate(self, params: SamplingParams) -> Iterator[str]:
+        """Answer the last message once more, in place of the last answer."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise GGPYError("There is no answer to generate again.")
+        old = self.messages.pop()
+        try:
+            yield from self._answer(params)
+        finally:
+            if not self.messages or self.messages[-1]["role"] != "assistant":
+                self.messages.append(old)
+
+    def _answer(self, params: SamplingParams) -> Iterator[str]:
+        before = self._first
+        try:
+            rendered, token_ids = self._fitting(params.max_tokens)
+            sequence = self.llm.request(token_ids, params)
+        except GGPYError:
+            self._first = before
+            raise
+        try:
+            with closing(self.llm.follow([sequence])) as pieces:
+                for _, piece in pieces:
+                    yield piece
+        finally:
+            # An answer that was stopped is what came of it; one that was stopped before its first token is none.
+            if sequence.n_chosen:
+                self.last = sequence
+                self._remember(rendered, sequence)
+                self.messages.append({"role": "assistant", "content": sequence.text})
+
+    def _fitting(self, max_tokens: int | None) -> tuple[str, list[int]]:
+        """The rendered conversation and its tokens, with room for an answer; drops the oldest turns where it must."""
+        n_ctx = self.llm.n_ctx
+        limit = n_ctx - min(max_tokens or n_ctx, n_ctx // 4)
+        rendered, token_ids = self._encode()
+        if len(token_ids) <= limit:
+            return rendered, token_ids
+        # A drop changes the prompt from its beginning, so that all of it is evaluated anew: make room for some turns.
+        limit -= n_ctx // 8
+        before = self._first
+        while len(token_ids) > limit and (following := self._next_turn()) is not None:
+            self._first = following
+            rendered, token_ids = self._encode()
+        if self._first > before:
+            dropped = sum(message["role"] == "user" for message in self.messages[before : self._first])
+            turns = "turn" if dropped == 1 else f"{dropped} turns"
+            self.notify(f"the conversation outgrew the context of {n_ctx} tokens: dropped the oldest {turns}")
+        return rendered, token_ids
+
+    def _next_turn(self) -> int | None:
+        """Where the turn after the oldest one begins: at the next user's message."""
+        later = range(self._first + 1, len(self.messages))
+        return next((i for i in later if self.messages[i]["role"] == "user"), None)
+
+    def _encode(self) -> tuple[str, list[int]]:
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        text = self.llm.render_chat([*system, *self.messages[self._first :]])
+        for known in reversed(self._transcripts):
+            if text.startswith(known.text):
+                return text, known.token_ids + self.llm.tokenize_chat(text[len(known.text) :])
+        return text, self.llm.tokenize_chat(text)
+
+    def _remember(self, rendered: str, sequence: Sequence) -> None:
+        """Keep prompt and answer with their tokens, as far as tokens and text say the same."""
+        tokenizer = self.llm.tokenizer
+        answer = sequence.token_ids
+        if answer and answer[-1] in tokenizer.eog:
+            answer = answer[:-1]
+        spelled = b"".join(tokenizer.token_bytes(token, special=False) for token in answer)
+        self._transcripts.append(_Transcript(rendered, sequence.prompt))
+        if spelled == sequence.text.encode():
+            self._transcripts.append(_Transcript(rendered + sequence.text, sequence.prompt + answer))
+
+    def save(self, path: Path) -> None:
+        """Write system message and turns as JSON, beside the target first and renamed at the end. Raises GGPYError."""
+        value = {"format": "ggpy-conversation", "version": 1, "model": self.llm.path.name}
+        text = json.dumps({**value, "system": self.system, "messages": self.messages}, ensure_ascii=False, indent=2)
+        temporary = None
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
+            ) as file:
+                temporary = file.name
+                file.write(text + "\n")
+            os.replace(temporary, path)
+            temporary = None
+        except OSError as error:
+            raise GGPYError(f"The conversation cannot be saved to {path}: {error.strerror or error}.") from None
+        finally:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+    def load(self, path: Path) -> None:
+        """Take over what `save` wrote. Raises GGPYError, and then the conversation is as it was."""
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise GGPYError(f"{path} cannot be read: {error.strerror or error}.") from None
+        except ValueError as error:  # JSON and UTF-8 errors both
+            raise GGPYError(f"{path} holds no saved conversation: {error}.") from None
+        system, messages = _checked(value, path)
+        self.clear()
+        self.system, self.messages = system, messages
+
+
+def _checked(value: Any, path: Path) -> tuple[str | None, list[dict[str, str]]]:
+    system = value.get("system") if isinstance(value, dict) else None
+    messages = value.get("messages") if isinstance(value, dict) else None
+    if not isinstance(messages, list) or not isinstance(system, (str, type(None))):
+        raise GGPYError(f"{path} holds no saved conversation: it needs a list of messages.")
+    for i, message in enumerate(messages):
+        fine = isinstance(message, dict) and message.get("role") in ROLES and isinstance(message.get("content"), str)
+        if not fine:
+            raise GGPYError(f"{path} holds no saved conversation: message {i + 1} has no role and text.")
+    return system, [{"role": message["role"], "content": message["content"]} for message in messages]
