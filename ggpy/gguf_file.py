@@ -39,7 +39,7 @@ _MAX_DIMS = 4
 _MAX_NAME = 65535  # bytes of a key or tensor name; the specification's bound for keys
 _MAX_ELEMENTS = (1 << 63) - 1
 _MAX_MISSING = 1 << 42  # no download was cut by more than 4 TiB: a length that asks for it is a lie
-# An entry becomes Python objects many times its size in the file: the bound keeps a made-up header from living off that.
+# An entry becomes Python objects many times its size in the file: the bound keeps a made-up header from abusing that.
 _MAX_ENTRIES = 1 << 17
 
 
@@ -165,7 +165,7 @@ class GGUFFile:
         self.close()
 
     def data(self, name: str) -> np.ndarray:
-        """The tensor's bytes: uint8 [nbytes], a read-only view on the memory map. GGPYError when there is none so named."""
+        """The tensor's bytes: uint8 [nbytes], a read-only view on the memory map. GGPYError for an unknown name."""
         import numpy as np
 
         info = self._info(name)
@@ -338,8 +338,8 @@ class _Header:
         return view
 
     def _skip_strings(self, count: int, what: str) -> None:
-        """Step over `count` strings: the one loop that runs once per token and merge, and so is lean. Every step moves on
-        by eight bytes or more, and an index beyond the file raises by itself."""
+        """Step over `count` strings: the one loop that runs once per token and merge, and so is lean. Every step moves
+        on by eight bytes or more, and an index beyond the file raises by itself."""
         pos, length_at, data = self.pos, _U64.unpack_from, self.map
         try:
             for _ in range(count):
@@ -402,9 +402,10 @@ class _Header:
         for before, after in pairwise(placed):
             if before.offset + before.nbytes > after.offset:
                 raise self._bad(f"the tensors {before.name!r} and {after.name!r} overlap")
-        if placed and placed[-1].offset + placed[-1].nbytes > self.size:
-            self.pos = placed[-1].offset
-            raise self._cut(f"the data of the tensor {placed[-1].name!r}", placed[-1].nbytes)
+        for info in placed:
+            if info.offset + info.nbytes > self.size:
+                self.pos = 0
+                raise self._cut(f"the data of the tensor {info.name!r}", placed[-1].offset + placed[-1].nbytes)
 
 
 def _describe(start: bytes) -> str:

@@ -287,6 +287,12 @@ def test_bad_file_is_one_sentence(write, raw, says):
     assert "\n" not in sentence
 
 
+def test_a_cut_file_names_the_tensor_at_the_cut_and_all_that_is_missing(write):
+    raw = build(tensors=[tensor("a", [16]), tensor("b", [8], 0, 64), tensor("c", [4], 0, 96)], data=bytes(112))
+    with pytest.raises(GGPYError, match="ends inside the data of the tensor 'b', at least 42 bytes too early"):
+        GGUFFile(write(raw[:-42]))
+
+
 def test_paths_that_are_no_files(tmp_path):
     with pytest.raises(GGPYError, match="does not exist"):
         GGUFFile(tmp_path / "absent.gguf")
