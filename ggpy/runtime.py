@@ -34,6 +34,12 @@ def architecture(file: GGUFFile) -> Architecture:
     return family(file.metadata, embedding.shape[0])
 
 
+def cache_type(file: GGUFFile) -> str:
+    """"f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its precision."""
+    matrices = (info.type_name for info in file.tensors.values() if len(info.shape) == 2)
+    return "f32" if all(name == "F32" for name in matrices) else "f16"
+
+
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on the CPU.
 
@@ -77,6 +83,7 @@ class Runtime:
             n_slots=n_slots,
             n_batch=self.n_batch,
             n_threads=self.n_threads,
+            cache_type=cache_type(file),
             notify=notify or _quiet,
         )
 
@@ -114,7 +121,8 @@ class Runtime:
         """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes when full."""
         hp = architecture(file).hparams
         cells = n_slots * (-(-n_ctx // 16) * 16)
-        return hp.n_layer * hp.n_head_kv * cells * 2 * (hp.head_dim + -(-hp.head_dim // 16) * 16)
+        element = {"f16": 2, "f32": 4}[cache_type(file)]
+        return hp.n_layer * hp.n_head_kv * cells * element * (hp.head_dim + -(-hp.head_dim // 16) * 16)
 
     @staticmethod
     def context_train(file: GGUFFile) -> int:

@@ -16,9 +16,14 @@ from ggpy.quant import by_id
 
 
 class ReferenceModel:
-    """`logits(tokens)` gives float64 [n_tokens, n_vocab] for one sequence from position 0."""
+    """`logits(tokens)` gives float64 [n_tokens, n_vocab] for one sequence from position 0.
 
-    def __init__(self, path: Any) -> None:
+    With `int8_activations`, what enters a product with quantized weights is first rounded as the engine rounds it, to 8 bits in blocks of 32
+    with one scale; with `half_cache`, keys and values are rounded to half precision: what then remains is the engine's own error.
+    """
+
+    def __init__(self, path: Any, int8_activations: bool = False, half_cache: bool = False) -> None:
+        self.int8_activations, self.half_cache = int8_activations, half_cache
         self.file = GGUFFile(path)
         self.arch = self.file.metadata["general.architecture"]
         self.w = {name: self._dequantize(name) for name in self.file.tensors}
@@ -70,6 +75,10 @@ class ReferenceModel:
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * self.w[name + ".weight"]
 
     def linear(self, x: np.ndarray, name: str) -> np.ndarray:
+        if self.int8_activations and self.file.tensors[name + ".weight"].type_name not in ("F32", "F16", "BF16"):
+            blocks = x.reshape(len(x), -1, 32)
+            scale = np.abs(blocks).max(-1, keepdims=True) / 127
+            x = (np.rint(blocks / np.where(scale > 0, scale, 1)) * scale).reshape(x.shape)
         return x @ self.w[name + ".weight"].T + self.w.get(name + ".bias", 0.0)
 
     def attention(self, x: np.ndarray, at: str) -> np.ndarray:
@@ -86,6 +95,8 @@ class ReferenceModel:
             q, k = self.norm(q, at + "attn_q_norm"), self.norm(k, at + "attn_k_norm")
         n_rot = self.key("rope.dimension_count", dim)
         q, k = self.rope(q, n_rot), self.rope(k, n_rot)
+        if self.half_cache:
+            k, v = (t.astype(np.float16).astype(np.float64) for t in (k, v))
         k, v = (np.repeat(t, n_head // n_kv, axis=1) for t in (k, v))
         scores = np.einsum("qhd,khd->hqk", q, k) / math.sqrt(dim)
         i, j = np.arange(n)[:, None], np.arange(n)[None, :]

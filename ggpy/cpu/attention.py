@@ -1,6 +1,6 @@
 """Attention over the cache: one pass with a running softmax (arXiv 2205.14135), query heads that share a key/value head computed together.
 
-The cache of a layer, half precision, each slot contiguous:
+The cache of a layer, in half or single precision, each slot contiguous:
 
     keys    [slot][kv head][position / 16][head_dim][16 positions]   so that a vector of scores needs no sum across lanes
     values  [slot][kv head][position][head_dim padded to 16]
@@ -24,6 +24,7 @@ from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.vector import LANES, VF, VI, Vec, f32, i32
 
+CACHE_BYTES = {"f16": 2, "f32": 4}  # of an element, by the cache's type
 CHUNK = 64  # positions between two updates of the running maximum
 HIDDEN = -1e30  # the score of a position that must not be seen
 WIDEST_ROWS = {"avx512vnni": 8, "avx2vnni": 4, "avx2": 4, "plain": 8}
@@ -35,7 +36,7 @@ def scratch_bytes(head_dim: int, head_pad: int) -> int:
     return 4 * (rows * head_dim + rows * CHUNK + rows * head_pad + 8 * rows) + 256
 
 
-def attend_intrinsic(isa: str) -> Any:
+def attend_intrinsic(isa: str, cache: str) -> Any:
     """`attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch)`; see `attention` for the layout of scratch.
 
     Positions begin (a multiple of 16) up to end; `q` is [head_dim][rows]. Updates the running maximum, sum and values in scratch.
@@ -50,7 +51,7 @@ def attend_intrinsic(isa: str) -> Any:
             while rows:
                 widths.append(rows)
                 rows //= 2
-            functions = {n: v.function(f"attend_{n}", len(args) - 1, partial(_emit_rows, n)) for n in widths}
+            functions = {n: v.function(f"attend_{n}", len(args) - 1, partial(_emit_rows, cache, n)) for n in widths}
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
@@ -60,14 +61,15 @@ def attend_intrinsic(isa: str) -> Any:
     return intrinsic(attend)
 
 
-def _emit_rows(rows: int, v: Vec, args: list[ir.Value]) -> None:
+def _emit_rows(cache: str, rows: int, v: Vec, args: list[ir.Value]) -> None:
+    element, load = CACHE_BYTES[cache], {"f16": v.load_f16, "f32": v.load_f32}[cache]
     q, k, vals, head_dim, head_pad, begin, end, scratch = args
     b = v.b
     first_seen, last_seen, largest_at, total_at = (v.at(scratch, 4 * rows * i) for i in range(4))
     scores_at = v.at(scratch, 16 * rows)
     values_at = v.at(scores_at, 4 * rows * CHUNK)
-    key_block_bytes = v.mul(head_dim, 2 * LANES)
-    value_bytes = v.mul(head_pad, 2)
+    key_block_bytes = v.mul(head_dim, element * LANES)
+    value_bytes = v.mul(head_pad, element)
     n_chunks = b.sdiv(b.add(b.sub(end, begin), v.const(CHUNK - 1)), v.const(CHUNK))
 
     def chunk(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
@@ -82,9 +84,9 @@ def _emit_rows(rows: int, v: Vec, args: list[ir.Value]) -> None:
 
             def dims(d: ir.Value, inner: list[ir.Value]) -> list[ir.Value]:
                 k_at, q_at, *sums = inner
-                keys = v.load_f16(k_at)
+                keys = load(k_at)
                 sums = [v.fma(keys, v.bcast_f32(v.at(q_at, 4 * m)), s) for m, s in enumerate(sums)]
-                return [v.at(k_at, 2 * LANES), v.at(q_at, 4 * rows), *sums]
+                return [v.at(k_at, element * LANES), v.at(q_at, 4 * rows), *sums]
 
             k_next, _, *sums = v.loop(head_dim, [k_at, q, *[v.float(0.0)] * rows], dims)
             where = b.add(v.splat(b.trunc(position, i32)), v.lane_index())
@@ -130,7 +132,7 @@ def _emit_rows(rows: int, v: Vec, args: list[ir.Value]) -> None:
 
                 def cells(p: ir.Value, inner: list[ir.Value]) -> list[ir.Value]:
                     at, weight_at, *sums = inner
-                    values = [v.load_f16(v.at(at, 32 * w)) for w in range(wide)]
+                    values = [load(v.at(at, element * LANES * w)) for w in range(wide)]
                     for m in range(rows):
                         weight = v.bcast_f32(v.at(weight_at, 4 * CHUNK * m))
                         for w in range(wide):
@@ -142,7 +144,7 @@ def _emit_rows(rows: int, v: Vec, args: list[ir.Value]) -> None:
                     row_at = b.add(out, v.mul(head_pad, 4 * m))
                     for w in range(wide):
                         v.store(sums[m * wide + w], v.at(row_at, 64 * w))
-                return [v.at(out, 64 * wide), v.at(v_at, 32 * wide)]
+                return [v.at(out, 64 * wide), v.at(v_at, element * LANES * wide)]
 
             return body
 
@@ -158,7 +160,7 @@ def _emit_rows(rows: int, v: Vec, args: list[ir.Value]) -> None:
                 v.loop(n_wide, [values_at, first_value], dimensions(wide))
             with b.if_then(b.icmp_signed(">", n_rest, v.const(0))):
                 done = b.mul(n_wide, v.const(wide))
-                v.loop(n_rest, [b.add(values_at, v.mul(done, 64)), b.add(first_value, v.mul(done, 32))], dimensions(1))
+                v.loop(n_rest, [b.add(values_at, v.mul(done, 64)), b.add(first_value, v.mul(done, element * LANES))], dimensions(1))
         return [v.at(start, CHUNK), b.add(k_at, v.mul(key_block_bytes, CHUNK // LANES))]
 
     first_key = b.add(k, b.mul(b.lshr(begin, v.const(4)), key_block_bytes))
@@ -167,6 +169,7 @@ def _emit_rows(rows: int, v: Vec, args: list[ir.Value]) -> None:
 
 attend: Any = None  # these names are set by `specialized`
 WIDEST = 0
+ELEMENT = 2
 
 
 def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -189,8 +192,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         first_position = types.int64(load_i32(seg + types.uint64(12)))
         for kv_head in range(op.n_head_kv):
             slot_head = slot * op.n_head_kv + kv_head
-            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * op.head_dim * 2)
-            values = op.cache_v + types.uint64(slot_head * op.n_ctx * op.head_pad * 2)
+            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * op.head_dim * ELEMENT)
+            values = op.cache_v + types.uint64(slot_head * op.n_ctx * op.head_pad * ELEMENT)
             for row in range(0, n_rows, WIDEST):
                 count = min(WIDEST, n_rows - row)
                 rows = WIDEST

@@ -10,12 +10,13 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_u16
+from ggpy.cpu.memory import load_f32, load_i32, store_f32
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.vector import Vec
 
 swiglu_row: Any = None  # these names are set by `specialized`
-to_half: Any = None
+store_cell: Any = None
+ELEMENT = 2
 
 
 def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -61,13 +62,13 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
             position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
             slot_head = slot * op.n_head_kv + head
-            key = op.cache_k + types.uint64((slot_head * op.n_ctx + (position & ~15)) * op.head_dim * 2 + (position & 15) * 2)
+            key = op.cache_k + types.uint64(((slot_head * op.n_ctx + (position & ~15)) * op.head_dim + (position & 15)) * ELEMENT)
             for d in range(op.head_dim):
-                store_u16(key + types.uint64(32 * d), to_half(load_f32(at + types.uint64(4 * d))))
+                store_cell(key + types.uint64(16 * ELEMENT * d), load_f32(at + types.uint64(4 * d)))
             source = op.src3 + types.uint64(token * op.src3_stride + head * op.head_dim * 4)
-            value = op.cache_v + types.uint64((slot_head * op.n_ctx + position) * op.head_pad * 2)
+            value = op.cache_v + types.uint64((slot_head * op.n_ctx + position) * op.head_pad * ELEMENT)
             for d in range(op.head_dim):
-                store_u16(value + types.uint64(2 * d), to_half(load_f32(source + types.uint64(4 * d))))
+                store_cell(value + types.uint64(ELEMENT * d), load_f32(source + types.uint64(4 * d)))
 
 
 def swiglu(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -110,13 +111,14 @@ def swiglu_row_intrinsic(isa: str) -> Any:
     return intrinsic(swiglu_row)
 
 
-def to_half_intrinsic() -> Any:
-    """`to_half(x)`: half-precision bits of a float32, in one instruction where the CPU has it."""
+def store_half_intrinsic() -> Any:
+    """`store_half(address, x)`: a float32 as half precision, rounded in one instruction where the CPU has it."""
 
-    def to_half(typingctx: Any, x: Any) -> tuple[Signature, Any]:
+    def store_half(typingctx: Any, address: Any, x: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return b.bitcast(b.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+            b.store(b.fptrunc(args[1], ir.HalfType()), b.inttoptr(args[0], ir.HalfType().as_pointer()), align=2)
+            return context.get_dummy_value()
 
-        return types.uint16(types.float32), codegen
+        return types.void(types.uintp, types.float32), codegen
 
-    return intrinsic(to_half)
+    return intrinsic(store_half)

@@ -61,10 +61,12 @@ class CpuExecutor:
         n_slots: int,
         n_batch: int,
         n_threads: int,
+        cache_type: str,
         notify: Callable[[str], None],
     ) -> None:
         self.program, self.file = program, file
         self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 16), n_slots, n_batch, n_threads
+        self._cache_type = cache_type
         self._compile(notify)
         self._weights = self._pack(notify)
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
@@ -78,13 +80,13 @@ class CpuExecutor:
 
     # ---- preparation
 
-    @staticmethod
-    def _kernel_name(op: Op) -> str:
+    def _kernel_name(self, op: Op) -> str:
         if op.kind == "linear":
             weight = op.weights["weight"]
             assert weight is not None
             return f"linear.{packed_format(weight).name}"
-        return f"prepare.{op.params['form']}" if op.kind == "prepare" else op.kind
+        variant = {"prepare": op.params.get("form"), "rope_store": self._cache_type, "attention": self._cache_type}.get(op.kind)
+        return f"{op.kind}.{variant}" if variant else op.kind
 
     def _compile(self, notify: Callable[[str], None]) -> None:
         names = list(dict.fromkeys(self._kernel_name(op) for op in self.program.ops if op.kind != "embed"))
@@ -161,8 +163,9 @@ class CpuExecutor:
         self._scratch = allocate(self.n_threads * self._scratch_stride)
         self._partials = allocate(SMALL_STEP * n_head * self.n_threads * (head_pad + 16) * 4)
         cells = self.n_slots * n_head_kv * self.n_ctx
-        self._keys = [allocate(cells * head_dim * 2) for _ in range(n_layer)]
-        self._values = [allocate(cells * head_pad * 2) for _ in range(n_layer)]
+        cells *= attention.CACHE_BYTES[self._cache_type]
+        self._keys = [allocate(cells * head_dim) for _ in range(n_layer)]
+        self._values = [allocate(cells * head_pad) for _ in range(n_layer)]
         widest_matrix = max(max(m.shape) for m in self.program.matrices())
         self._zeros = np.zeros(widest_matrix + 64, np.float32)
         self._ones = np.ones(widest_matrix + 64, np.float32)

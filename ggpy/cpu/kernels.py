@@ -41,13 +41,17 @@ def _prepare(tier: str, form: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     return activations.prepare, names
 
 
-def _attention(tier: str, _: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    attend = plain.attend if tier == "plain" else attention.attend_intrinsic(tier)
-    return attention.attention, {"attend": attend, "WIDEST": attention.WIDEST_ROWS[tier]}
+def _attention(tier: str, cache: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    attend = plain.attend_function(cache) if tier == "plain" else attention.attend_intrinsic(tier, cache)
+    return attention.attention, {"attend": attend, "WIDEST": attention.WIDEST_ROWS[tier], "ELEMENT": attention.CACHE_BYTES[cache]}
 
 
-def _rope_store(tier: str, _: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    return elementwise.rope_store, {"to_half": memory.f32_to_f16 if tier == "plain" else elementwise.to_half_intrinsic()}
+def _rope_store(tier: str, cache: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if cache == "f32":
+        store = memory.store_f32
+    else:
+        store = plain.store_half if tier == "plain" else elementwise.store_half_intrinsic()
+    return elementwise.rope_store, {"store_cell": store, "ELEMENT": attention.CACHE_BYTES[cache]}
 
 
 def _swiglu(tier: str, _: str) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -64,7 +68,7 @@ _KINDS: dict[str, Callable[[str, str], tuple[Callable[..., Any], dict[str, Any]]
 
 
 def kernel(name: str, tier: str | None = None) -> Any:
-    """The numba `cfunc` called `name`: a kind, with its format behind a dot where it has one ("linear.Q4_0", "prepare.q8", "attention")."""
+    """The numba `cfunc` called `name`: a kind, with its format behind a dot where it has one ("linear.Q4_0", "prepare.q8", "attention.f16")."""
     tier = tier or isa()
     key = f"{name}.{tier}"
     if key not in _compiled:

@@ -7,10 +7,12 @@ from typing import Any
 
 from numba import njit, types
 
+from ggpy.cpu.attention import CACHE_BYTES
 from ggpy.cpu.linear import TOKEN_BLOCK_BYTES
 from ggpy.cpu.memory import (
     f16_to_f32,
     f32_from_bits,
+    f32_to_f16,
     load_f32,
     load_i8,
     load_i32,
@@ -19,6 +21,7 @@ from ggpy.cpu.memory import (
     store_f32,
     store_i8,
     store_i32,
+    store_u16,
 )
 from ggpy.quant.packed import Packed
 
@@ -170,30 +173,45 @@ def swiglu_row(gate, up, dst, n16):  # type: ignore[no-untyped-def]
 
 
 @njit
-def attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch):  # type: ignore[no-untyped-def]
-    values = scratch + types.uint64(16 * rows + 4 * rows * 64)
-    for m in range(rows):
-        first_seen = load_i32(scratch + types.uint64(4 * m))
-        last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
-        largest = types.float64(-1e30)
-        total = types.float64(0.0)
-        for p in range(max(begin, first_seen), min(end, last_seen + 1)):
-            score = types.float64(0.0)
-            for d in range(head_dim):
-                key = k + types.uint64(((p >> 4) * head_dim + d) * 32 + (p & 15) * 2)
-                score += f16_to_f32(load_u16(key)) * load_f32(q + types.uint64(4 * (d * rows + m)))
-            if score > largest:
-                shrink = math.exp(largest - score)
-                largest = score
-                total *= shrink
+def store_half(address, x):  # type: ignore[no-untyped-def]
+    store_u16(address, f32_to_f16(x))
+
+
+def attend_function(cache: str) -> Any:
+    """`attend`, as in `ggpy.cpu.attention`, for a cache of that type."""
+    element = CACHE_BYTES[cache]
+
+    @njit
+    def load_cell(at):  # type: ignore[no-untyped-def]
+        return f16_to_f32(load_u16(at)) if element == 2 else load_f32(at)
+
+    @njit
+    def attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch):  # type: ignore[no-untyped-def]
+        values = scratch + types.uint64(16 * rows + 4 * rows * 64)
+        for m in range(rows):
+            first_seen = load_i32(scratch + types.uint64(4 * m))
+            last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
+            largest = types.float64(-1e30)
+            total = types.float64(0.0)
+            for p in range(max(begin, first_seen), min(end, last_seen + 1)):
+                score = types.float64(0.0)
+                for d in range(head_dim):
+                    key = k + types.uint64((((p >> 4) * head_dim + d) * 16 + (p & 15)) * element)
+                    score += load_cell(key) * load_f32(q + types.uint64(4 * (d * rows + m)))
+                if score > largest:
+                    shrink = math.exp(largest - score)
+                    largest = score
+                    total *= shrink
+                    for d in range(head_dim):
+                        at = values + types.uint64(4 * (m * head_pad + d))
+                        store_f32(at, types.float32(load_f32(at) * shrink))
+                weight = math.exp(score - largest)
+                total += weight
                 for d in range(head_dim):
                     at = values + types.uint64(4 * (m * head_pad + d))
-                    store_f32(at, types.float32(load_f32(at) * shrink))
-            weight = math.exp(score - largest)
-            total += weight
-            for d in range(head_dim):
-                at = values + types.uint64(4 * (m * head_pad + d))
-                value = f16_to_f32(load_u16(v + types.uint64((p * head_pad + d) * 2)))
-                store_f32(at, types.float32(load_f32(at) + weight * value))
-        store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))
-        store_f32(scratch + types.uint64(4 * (3 * rows + m)), types.float32(total))
+                    value = load_cell(v + types.uint64((p * head_pad + d) * element))
+                    store_f32(at, types.float32(load_f32(at) + weight * value))
+            store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))
+            store_f32(scratch + types.uint64(4 * (3 * rows + m)), types.float32(total))
+
+    return attend

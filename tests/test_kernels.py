@@ -1,0 +1,203 @@
+"""Every kernel of every tier this CPU has, against the plain tier, and the plain tier against numpy in float64."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+import pytest
+from numba import cfunc
+
+from ggpy.cpu import activations, attention, kernels, linear, packing
+from ggpy.cpu.records import OP, STEP
+from ggpy.jit import specialized
+from ggpy.quant import FORMATS
+from ggpy.quant.packed import PACKED
+
+FEATURES = llvmlite.binding.get_host_cpu_features()
+TIERS = [
+    *(["avx2"] if FEATURES.get("avx2") and FEATURES.get("fma") else []),
+    *(["avx2vnni"] if FEATURES.get("avxvnni") or FEATURES.get("avx512vnni") else []),
+    *(["avx512vnni"] if FEATURES.get("avx512vnni") else []),
+]
+N_COLS = 512
+
+
+def call(name: str, tier: str, op: np.ndarray, step: np.ndarray) -> None:
+    kernels.kernel(name, tier).ctypes(op.ctypes.data, step.ctypes.data, 0, 1)
+
+
+def aligned(n_bytes: int) -> np.ndarray:
+    memory = np.zeros(n_bytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + n_bytes]
+
+
+@cache
+def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random bytes of a type, its scales made tame, and what they stand for in float64: every code occurs."""
+    rng = np.random.default_rng(len(name) + n_rows)
+    form = FORMATS[name]
+    if PACKED[name].is_float:
+        values = rng.standard_normal((n_rows, N_COLS)).astype(np.float32)
+        raw = {"F32": values, "F16": values.astype(np.float16), "BF16": (values.view(np.uint32) >> 16).astype(np.uint16)}[name].view(np.uint8)
+    else:
+        blocks = rng.integers(0, 256, (n_rows, N_COLS // form.block_size, form.type_size), dtype=np.uint8)
+        scales = {"Q6_K": [208], "Q4_0": [0], "Q5_0": [0], "Q8_0": [0]}.get(name, [0, 2])
+        for at in scales:
+            tame = rng.uniform(0.01, 0.1, blocks.shape[:2]).astype(np.float16)
+            blocks[:, :, at : at + 2] = tame[..., None].view(np.uint8).reshape(*blocks.shape[:2], 2)
+        raw = blocks.reshape(n_rows, -1)
+    return np.ascontiguousarray(raw), form.dequantize(raw).astype(np.float64)
+
+
+@cache
+def product(name: str, tier: str, n_rows: int, n_tokens: int, accumulate: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(what a tier computes, what float64 gives) for n_tokens random rows."""
+    p = PACKED[name]
+    raw, exact = weights(name, n_rows)
+    n_stripes = -(-n_rows // 16)
+    packed = aligned(p.matrix_bytes(n_rows, N_COLS))
+    pack = packing.packer(p)
+    for s in range(n_stripes):
+        pack(raw.ctypes.data, packed.ctypes.data, n_rows, N_COLS, raw.shape[1], p.stripe_bytes(N_COLS), s, s + 1)
+    rng = np.random.default_rng(n_tokens)
+    x = rng.standard_normal((n_tokens, N_COLS)).astype(np.float32)
+    x[0, :32] = 0.0
+    bias = np.zeros(16 * n_stripes, np.float32)
+    bias[:n_rows] = rng.standard_normal(n_rows)
+    out = np.full((n_tokens, 16 * n_stripes), 0.5 if accumulate else np.nan, np.float32)
+    ones = np.ones(N_COLS, np.float32)
+    form, token_bytes = ("f32", 4 * N_COLS) if p.is_float else ("q8", N_COLS // 32 * linear.TOKEN_BLOCK_BYTES)
+    tiles = aligned(n_tokens * token_bytes)
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["n_split"] = n_tokens, 1
+    op["n_cols"], op["token_bytes"], op["eps"] = N_COLS, token_bytes, -1.0
+    op["src"], op["src_stride"], op["weight"], op["dst"] = x.ctypes.data, x.strides[0], ones.ctypes.data, tiles.ctypes.data
+    call(f"prepare.{form}", tier, op, step)
+    op["src"], op["weight"], op["bias"] = tiles.ctypes.data, packed.ctypes.data, bias.ctypes.data
+    op["dst"], op["dst_stride"], op["accumulate"] = out.ctypes.data, out.strides[0], accumulate
+    op["stripe_bytes"], op["n_stripes"] = p.stripe_bytes(N_COLS), n_stripes
+    call(f"linear.{name}", tier, op, step)
+    assert not out[:, n_rows:].any() or accumulate  # rows past the last stay zero
+    return out[:, :n_rows], x.astype(np.float64) @ exact.T + bias[:n_rows] + 0.5 * accumulate
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 3, 13, 16, 37])
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("tier", TIERS)
+def test_products_equal_the_plain_tier(tier, name, n_tokens):
+    ours, exact = product(name, tier, 40, n_tokens)
+    plain, _ = product(name, "plain", 40, n_tokens)
+    assert np.abs(ours - plain).max() < 2e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_the_plain_tier_errs_only_by_rounded_activations(name):
+    plain, exact = product(name, "plain", 40, 13)
+    # int8 in blocks of 32: each activation is off by up to 1/254 of its block's largest, uniformly: 0.0023 of it on average
+    bound = 1e-6 if PACKED[name].is_float else 0.02
+    assert np.abs(plain - exact).max() < bound * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("tier", ["plain", *TIERS])
+def test_a_product_adds_to_what_is_there(tier):
+    ours, exact = product("Q4_0", tier, 16, 3, accumulate=True)
+    assert np.abs(ours - exact).max() < 0.02 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("tier", ["plain", *TIERS])
+@pytest.mark.parametrize("n_tokens", [1, 7, 21])
+def test_norm_is_in_the_preparation(tier, n_tokens):
+    rng = np.random.default_rng(0)
+    n_cols = 96
+    x, weight = rng.standard_normal((n_tokens, n_cols)).astype(np.float32), rng.standard_normal(n_cols).astype(np.float32)
+    out = np.zeros(n_tokens * n_cols, np.float32)
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["n_split"] = n_tokens, 1
+    op["n_cols"], op["token_bytes"], op["eps"] = n_cols, 4 * n_cols, 1e-5
+    op["src"], op["src_stride"], op["weight"], op["dst"] = x.ctypes.data, x.strides[0], weight.ctypes.data, out.ctypes.data
+    call("prepare.f32", tier, op, step)
+    expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-5) * weight
+    for i in range(n_tokens):
+        start, width = activations.tile_of(i, n_tokens, linear.WIDEST_TILE[tier])
+        tile = out[start * n_cols : (start + width) * n_cols].reshape(n_cols, width)
+        assert np.allclose(tile[:, i - start], expected[i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tier", ["plain", *TIERS])
+def test_swiglu(tier):
+    gate = np.concatenate([np.linspace(-100, 100, 144), [0, -0.0, 1e4, -1e4] * 4]).astype(np.float32)
+    up = np.random.default_rng(0).standard_normal(len(gate)).astype(np.float32)
+    out = np.zeros_like(gate)
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"] = 1
+    op["src"], op["src2"], op["dst"], op["n_stripes"] = gate.ctypes.data, up.ctypes.data, out.ctypes.data, len(gate) // 16
+    call("swiglu", tier, op, step)
+    with np.errstate(over="ignore"):
+        expected = gate.astype(np.float64) / (1 + np.exp(-gate.astype(np.float64))) * up
+    assert np.allclose(out, expected, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "f32"])
+@pytest.mark.parametrize(("head_dim", "n_head", "n_head_kv"), [(64, 6, 2), (80, 4, 4), (24, 5, 1), (128, 16, 2)])
+@pytest.mark.parametrize(("n_past", "n_tokens", "window", "n_split"), [(0, 1, 0, 1), (130, 1, 0, 3), (70, 9, 0, 1), (300, 2, 20, 2), (5, 40, 7, 1)])
+@pytest.mark.parametrize("tier", ["plain", *TIERS])
+def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, n_split):
+    rng = np.random.default_rng(n_past + head_dim)
+    n_ctx, pad = 352, -(-head_dim // 16) * 16
+    dtype = {"f16": np.float16, "f32": np.float32}[cache_type]
+    k = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)
+    v = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)
+    slot = 1  # slot 0 holds what must not be seen
+    keys = np.full((2, n_head_kv, n_ctx // 16, head_dim, 16), 99, dtype)
+    keys[slot] = k.reshape(n_head_kv, n_ctx // 16, 16, head_dim).transpose(0, 1, 3, 2)
+    values = np.full((2, n_head_kv, n_ctx, pad), 99, dtype)
+    values[slot, :, :, :head_dim] = v
+    q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
+    out = np.zeros((n_tokens, n_head * head_dim), np.float32)
+    parts = np.zeros((n_tokens, n_head, n_split, pad + 16), np.float32)
+    scratch = aligned(attention.scratch_bytes(head_dim, pad))
+    segments = np.array([[slot, 0, n_tokens, n_past]], np.int32)
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["n_segments"], step["n_split"], step["segments"] = n_tokens, 1, n_split, segments.ctypes.data
+    op["src"], op["src_stride"], op["dst"], op["dst_stride"] = q.ctypes.data, q[0].nbytes, out.ctypes.data, out.strides[0]
+    op["src2"], op["scratch"] = parts.ctypes.data, scratch.ctypes.data
+    op["cache_k"], op["cache_v"], op["n_ctx"] = keys.ctypes.data, values.ctypes.data, n_ctx
+    op["n_head"], op["n_head_kv"], op["head_dim"], op["head_pad"] = n_head, n_head_kv, head_dim, pad
+    op["window"], op["scale"] = window, head_dim**-0.5
+    call(f"attention.{cache_type}", tier, op, step)
+    if n_split > 1:
+        largest = parts[..., 0].max(-1, keepdims=True)
+        weight = np.exp(parts[..., 0] - largest)
+        total = (weight * parts[..., 1]).sum(-1)
+        joined = (weight[..., None] * parts[..., 16 : 16 + head_dim]).sum(2) / total[..., None]
+        out = joined.reshape(n_tokens, -1)
+    for i in range(n_tokens):
+        last = n_past + i
+        seen = slice(max(0, last - window + 1) if window else 0, last + 1)
+        for h in range(n_head):
+            kh, vh = (t[h // (n_head // n_head_kv), seen].astype(np.float64) for t in (k, v))
+            scores = kh @ q[i, h] / np.sqrt(head_dim)
+            weights = np.exp(scores - scores.max())
+            expected = weights @ vh / weights.sum()
+            assert np.allclose(out[i, h * head_dim : (h + 1) * head_dim], expected, rtol=1e-4, atol=1e-5)
+
+
+def assembly(name: str, tier: str) -> str:
+    kind, _, variant = name.partition(".")
+    template, names = kernels._KINDS[kind](tier, variant)
+    compiled: Any = cfunc(kernels.SIGNATURE, error_model="numpy")(specialized(template, "inspected", **names))
+    return compiled._library.get_asm_str()
+
+
+@pytest.mark.parametrize(("tier", "instruction"), [("avx512vnni", "vpdpbusd"), ("avx2vnni", "vpdpbusd"), ("avx2", "vpmaddubsw")])
+def test_the_tier_uses_its_instruction(tier, instruction):
+    if tier not in TIERS:
+        pytest.skip(f"this CPU has no {tier}")
+    asm = assembly("linear.Q4_0", tier)
+    assert instruction in asm
+    if tier == "avx512vnni":
+        assert "{1to16}" in asm  # activations come as broadcast memory operands
