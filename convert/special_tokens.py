@@ -9,7 +9,7 @@ import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import chat_templates
-from ggpy.convert.vocabulary import Vocabulary
+from ggpy.convert.vocabulary import CONTROL, USER_DEFINED, Vocabulary
 
 _KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",
@@ -60,7 +60,12 @@ def special_token_metadata(
     eos = result.get(_KEYS["eos"])
     ends = {eos} if eos is not None else set()
     for source in (generation, checkpoint.config.values):
-        ends.update(_id_list(source.get("eos_token_id"), len(ids_by_text)))
+        for id in _id_list(source.get("eos_token_id"), len(ids_by_text)):
+            if vocabulary.types[id] in (CONTROL, USER_DEFINED):
+                ends.add(id)
+            elif id not in ends:  # a config's default that nobody set: text would stop in its midst
+                note = f"'eos_token_id' names {vocabulary.texts[id]!r}, which is no special token; left out."
+                vocabulary.notes += [note] if note not in vocabulary.notes else []
     result.update(_ends(eos, ends, ids_by_text, vocabulary, templates.get("tokenizer.chat_template", "")))
 
     for name, said in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)):

@@ -46,7 +46,7 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
             f"{folder} has no tokenizer that ggpy reads: no tokenizer.json, tokenizer.model or qwen.tiktoken."
         )
     _add_tokens(checkpoint, vocabulary, config)
-    if vocabulary.model == "llama" and isinstance(config.get("add_prefix_space"), bool):
+    if isinstance(config.get("add_prefix_space"), bool):
         vocabulary.add_space_prefix = config["add_prefix_space"]
     return vocabulary
 

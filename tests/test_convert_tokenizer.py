@@ -304,6 +304,19 @@ def test_ends_that_no_text_gives_away_get_keys(tmp_path: Path) -> None:
     assert keys["tokenizer.ggml.eog_token_ids"].tolist() == [N + 2, N + 3, N + 4]
 
 
+def test_an_ordinary_token_is_no_end(tmp_path: Path) -> None:
+    """Configs carry a default eos_token_id that nobody set; only where nothing else names an end does it count."""
+    folder = tiny_checkpoint(tmp_path, "qwen2", eos_token_id=2)
+    update(folder, "generation_config.json", eos_token_id=2)
+    with Checkpoint(folder) as checkpoint:
+        keys, notes = export_tokenizer(checkpoint, 512)
+    assert keys["tokenizer.ggml.eos_token_id"] == keys["tokenizer.ggml.eot_token_id"] == N + 2
+    assert "tokenizer.ggml.eom_token_id" not in keys
+    assert len(notes) == 1
+    update(folder, "tokenizer_config.json", eos_token=None)
+    assert export(folder)["tokenizer.ggml.eos_token_id"] == 2
+
+
 def test_bos_of_config_json_counts_where_the_tokenizer_names_none(tmp_path: Path) -> None:
     keys = export(tiny_checkpoint(tmp_path, "qwen2"))
     assert keys["tokenizer.ggml.bos_token_id"] == N
