@@ -25,7 +25,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class LazyGroup(click.Group):
@@ -78,7 +77,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         # Whoever read the output has gone. What is still buffered would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return 1  # as click does, where it sees it first
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return INTERRUPTED
     if os.environ.get("GGPY_DEBUG"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ class FakeRuntime:
         self.script = script
         self.batches: list[int] = []  # tokens in each step
         self.closed = False
+        self.hparams = SimpleNamespace(arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx)
 
     def step(
         self, tokens: NDArray[Any], slots: NDArray[Any], positions: NDArray[Any], outputs: NDArray[Any]

@@ -1,0 +1,274 @@
+"""The commands from the outside: what goes to stdout and stderr, exit statuses, and what start-up must not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
+
+import ggpy.llm
+from ggpy import __version__
+from ggpy.cli.main import COMMANDS, main
+from ggpy.llm import Model
+
+MODEL = "fake.gguf"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run a command over a stand-in for the model; `script` says what it answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
+    Path(MODEL).touch()
+
+    def call(*args: str, script: Any = None, template: bool = True, input: Any = None, **runtime: Any) -> Result:
+        def load(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Any) -> Model:
+            fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_parallel, script=script or saying("Hi 你好!"), **runtime)
+            call.runtime = fake  # type: ignore[attr-defined]
+            notify("a note")
+            return Model(FakeFile(), ByteTokenizer(), FakeTemplate() if template else None, fake)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(ggpy.llm, "load_model", load)
+        return CliRunner().invoke(main, args, input=input)
+
+    return call
+
+
+def fails(result: Result, message: str, status: int = 1) -> None:
+    """One sentence on stderr, nothing on stdout."""
+    assert result.exit_code == status, result.stderr
+    assert result.stdout == ""
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+def python(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    # The source of each import goes to stderr with -X importtime, which shows what a command really loads.
+    return subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], [], ["run", "--help"], ["pull"], ["chat", "-h"]])
+def test_light_commands_import_nothing_heavy(args: list[str], tmp_path: Path) -> None:
+    result = python("-X", "importtime", "-m", "ggpy", *args, GGPY_CACHE=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    imported = {
+        line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "click" in imported
+    assert not imported & {"numba", "llvmlite", "numpy", "jinja2", "rich", "prompt_toolkit", "gguf"}
+
+
+def test_help_and_version(call: Any) -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in COMMANDS)
+    assert call().stdout == result.stdout
+    assert call("--version").stdout == f"ggpy {__version__}\n"
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name in ("run", "chat", "bench", "pull")])
+def test_every_command_has_help_with_examples(call: Any, name: str) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    assert f"ggpy {name}" in result.stdout.split("Examples:")[1]
+
+
+def test_run_streams_the_answer_alone_to_stdout(call: Any) -> None:
+    result = call("run", "-m", MODEL, "-p", "Hello", "--temp", "0")
+    assert result.exit_code == 0
+    assert result.stdout == "Hi 你好!\n"
+    assert "a note" in result.stderr
+    assert "prompt 23 tok, " in result.stderr
+    assert " tok/s · decode 11 tok, " in result.stderr
+    assert " tok/s · first token 0." in result.stderr
+    prompt = bytes(t for t in call.runtime.cells[0] if 0 <= t < 256)
+    assert prompt.startswith(b"user:Helloassistant:Hi")
+
+
+def test_run_raw_system_file_and_stdin(call: Any, tmp_path: Path) -> None:
+    def prompt() -> bytes:
+        return bytes(int(t) for t in call.runtime.cells[0] if 0 <= t < 256)
+
+    call("run", "-m", MODEL, "--raw", "-p", "Once", "-n", "1")
+    assert prompt() == b"Once"
+    call("run", "-m", MODEL, "-p", "Once", "-n", "1", template=False)
+    assert prompt() == b"Once"
+    call("run", "-m", MODEL, "-s", "Be brief.", "-p", "Hello", "-n", "1")
+    assert prompt() == b"system:Be brief.user:Helloassistant:"
+    (tmp_path / "问题.txt").write_bytes("\ufeff你好\r\n".encode())
+    call("run", "-m", MODEL, "-f", "问题.txt", "-n", "1")
+    assert prompt() == "user:你好assistant:".encode()
+    call("run", "-m", MODEL, "-f", "-", "-n", "1", input="two\nlines\n")
+    assert prompt() == b"user:two\nlinesassistant:"
+
+
+def test_run_flags_reach_the_sampler(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    request = ggpy.llm.LLM.request
+    monkeypatch.setattr(
+        ggpy.llm.LLM, "request", lambda self, ids, params: seen.append(params) or request(self, ids, params)
+    )
+    flags = (
+        "-n 3 --temp 0.5 --top-k 7 --top-p 0.8 --min-p 0.1 --typical-p 0.9 --repeat-penalty 1.1 --repeat-last-n 32 "
+        "--presence-penalty 0.2 --frequency-penalty 0.3 --seed 9 --stop A --stop B --ignore-eos --verbose"
+    )
+    result = call("run", "-m", MODEL, "-p", "x", "-c", "99", "-t", "1", *flags.split())
+    assert result.exit_code == 0, result.stderr
+    (p,) = seen
+    assert (p.max_tokens, p.temperature, p.top_k, p.top_p, p.min_p, p.typical_p) == (3, 0.5, 7, 0.8, 0.1, 0.9)
+    assert (p.repetition_penalty, p.repeat_last_n, p.presence_penalty, p.frequency_penalty) == (1.1, 32, 0.2, 0.3)
+    assert (p.seed, p.stop, p.ignore_eos) == (9, ("A", "B"), True)
+    assert call.runtime.n_ctx == 99
+    assert "seed 9" in result.stderr
+    call("run", "-m", MODEL, "-p", "x")
+    assert seen[1] == type(p)()
+
+
+def test_run_says_that_the_context_is_full(call: Any) -> None:
+    result = call("run", "-m", MODEL, "-p", "x", "-c", "40", "--ignore-eos")
+    assert result.exit_code == 0
+    assert "context of 40 tokens is full" in result.stderr
+    fails(call("run", "-m", MODEL, "-p", "x" * 100, "-c", "40"), "118 tokens, but the context holds 40")
+
+
+def test_run_stopped_by_ctrl_c_keeps_what_was_said(call: Any) -> None:
+    calls = []
+
+    def script(prefix: list[int]) -> int:
+        calls.append(prefix)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return ord("a")
+
+    result = call("run", "-m", MODEL, "-p", "x", "--temp", "0", script=script)
+    assert result.exit_code == 130
+    assert result.stdout == "aaa\n"
+    assert "decode 3 tok" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["-p", ""], "prompt is empty"),
+        ([], "no prompt"),
+        (["-p", "a", "-f", "b"], "-p and -f"),
+        (["-f", "missing.txt"], "missing.txt cannot be read"),
+        (["-p", "a", "--raw", "-s", "b"], "--raw"),
+        (["-p", "a", "--temp", "-1"], "temperature is -1.0"),
+        (["-p", "a", "--temp", "nan"], "temperature is nan"),
+        (["-p", "a", "--top-p", "1.5"], "top_p is 1.5"),
+        (["-p", "a", "--top-k", "-3"], "top_k is -3"),
+        (["-p", "a", "-n", "0"], "max_tokens is 0"),
+        (["-p", "a", "--seed", "-7"], "seed is -7"),
+        (["-p", "a", "--stop", ""], "stop holds an empty string"),
+    ],
+)
+def test_run_errors_come_before_the_model(call: Any, args: list[str], message: str) -> None:
+    result = call("run", "-m", MODEL, *args)
+    fails(result, message)
+    assert "a note" not in result.stderr
+
+
+def test_usage_errors(call: Any) -> None:
+    fails(call("run", "-p", "x", "-t", "0"), "0 is not in the range", 2)
+    fails(call("run", "-p", "x", "-c", "0"), "0 is not in the range", 2)
+    fails(call("run", "--nonsense"), "--nonsense", 2)
+    fails(call("nonsense"), "nonsense", 2)
+    fails(call("run", "-p", "a\udcff"), "Argument 3 (a?) is not valid UTF-8")
+
+
+@pytest.mark.parametrize("command", [["run", "-f", "-"], ["chat"]])
+def test_stdin_that_is_no_utf8(call: Any, command: list[str]) -> None:
+    fails(call(*command, "-m", MODEL, input=b"ab\xff\n"), "not valid UTF-8: byte 0xFF at offset 2")
+
+
+def test_a_model_that_is_not_there(call: Any) -> None:
+    fails(call("run", "-m", "nosuch", "-p", "x"), "known are SmolLM2-135M-Instruct")
+    fails(call("run", "-m", "hf:user/repo", "-p", "x"), "ggpy pull hf:user/repo")
+
+
+def test_unexpected_errors_are_one_sentence(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(prefix: list[int]) -> int:
+        raise ZeroDivisionError("by nothing")
+
+    result = call("run", "-m", MODEL, "-p", "x", script=script)
+    fails(result, "ZeroDivisionError: by nothing")
+    assert "GGPY_DEBUG=1" in result.stderr
+    monkeypatch.setenv("GGPY_DEBUG", "1")
+    assert "Traceback" in call("run", "-m", MODEL, "-p", "x", script=script).stderr
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    code = (
+        "from ggpy.cli.main import main; import click;"
+        "main.callback = lambda: [click.echo('x' * 1000) for _ in range(1000)] and None; main([])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "GGPY_DEBUG": ""},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
+)
+def test_output_is_utf8_whatever_the_locale(locale: dict[str, str]) -> None:
+    code = r"from ggpy.cli.main import main; import click; main.callback = lambda: click.echo('\u4f60\u597d'); main([])"
+    assert python("-c", code, **locale).stdout == "你好\n"
+
+
+def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from ggpy.cli.terminal import show
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        show("a\x1b[31m\tb\n\x9bc\r", stream)
+    assert terminal.getvalue() == "a[31m\tb\nc"
+    assert pipe.getvalue() == "a\x1b[31m\tb\n\x9bc\r"
+
+
+def test_bench(call: Any) -> None:
+    result = call("bench", "-m", MODEL, "-p", "20", "-n", "4", "-r", "3", "-o", "json")
+    assert result.exit_code == 0, result.stderr
+    prefill, decode = json.loads(result.stdout)
+    assert set(prefill) == {"test", "n_prompt", "n_gen", "n_threads", "tok_s", "samples"}
+    assert (prefill["test"], prefill["n_prompt"], prefill["n_gen"], prefill["n_threads"]) == ("pp20", 20, 0, 1)
+    assert (decode["test"], decode["n_prompt"], decode["n_gen"]) == ("tg4", 0, 4)
+    assert len(prefill["samples"]) == 3
+    assert sorted(decode["samples"])[1] == decode["tok_s"]
+    result = call("bench", "-m", MODEL, "-p", "0", "-n", "4", "-r", "1")
+    header, rule, row = result.stdout.splitlines()
+    assert {len(header), len(rule)} == {len(row)}
+    assert "| tg4 " in row
+    assert "±" in row
+    fails(call("bench", "-m", MODEL, "-p", "0", "-n", "0"), "nothing to measure")
+    fails(call("bench", "-m", MODEL, "-p", "50", "-c", "40"), "50 tokens, but the context holds 40")
