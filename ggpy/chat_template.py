@@ -1,0 +1,110 @@
+"""Chat templates: the Jinja program in a model's file that writes a conversation as the text its model was trained on.
+
+A template comes with the file, from anyone: it is untrusted code. It runs in Jinja's immutable sandbox with what
+templates made for transformers expect and nothing else (`ggpy.template_sandbox`), sees plain data only, and whatever it
+does wrong is one GGPYError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ggpy.errors import GGPYError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.tokenizer import Tokenizer
+
+_KEY = "tokenizer.chat_template"
+
+#: For files that hold no template but have ChatML's tokens, as the first Qwen's do.
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class ChatTemplate:
+    """A template and the special tokens it writes. Nothing is compiled before the first conversation."""
+
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str] | None = None,
+        *,
+        tool_source: str | None = None,
+        where: str = "the chat template",
+    ) -> None:
+        """`special_tokens` holds `bos_token` and its like; `tool_source` is used where `tools` are given; `where` names
+        the file in errors."""
+        self.source = source
+        self.special_tokens = dict(special_tokens or {})
+        self._tool_source = tool_source
+        self._where = where
+        self._compiled: dict[str, Template] = {}
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """The file's template; ChatML where it has none and ChatML's tokens; None where nothing says how to chat."""
+        metadata = file.metadata
+        source = metadata.get(_KEY)
+        if source is None:
+            if any(tokenizer.token_id(token) is None for token in ("<|im_start|>", "<|im_end|>")):
+                return None
+            source = CHATML
+        for key in (_KEY, f"{_KEY}.tool_use"):
+            if not isinstance(metadata.get(key, ""), str):
+                raise GGPYError(f"{file.path}: the key {key} does not hold the text of a template.")
+        special = {}
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+            token = metadata.get(f"tokenizer.ggml.{key}_token_id")
+            # Only what the file names: the defaults for files that name none are no part of a conversation.
+            if isinstance(token, int) and 0 <= token < tokenizer.n_vocab:
+                special[f"{name}_token"] = tokenizer.token_text(token)
+        return cls(source, special, tool_source=metadata.get(f"{_KEY}.tool_use"), where=str(file.path))
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **extra: Any) -> str:
+        """The conversation as text, ready to be tokenized with special tokens parsed.
+
+        messages: {"role": …, "content": …} and whatever else the template reads. add_generation_prompt: end where the
+        assistant's answer begins. extra: more values by name, such as `tools`, `documents` or `enable_thinking`.
+        Raises GGPYError where the template refuses the messages, is faulty, or does what no template has to.
+        """
+        from jinja2 import exceptions
+
+        from ggpy.template_sandbox import OverLimit, Refused, plain, run
+
+        values: dict[str, Any] = {"tools": None, "documents": None, **self.special_tokens, **extra}
+        try:
+            template = self._template(bool(values["tools"]))
+            values = {name: plain(value) for name, value in values.items()}
+            values.update(messages=plain(list(messages)), add_generation_prompt=add_generation_prompt)
+            return run(template, values)
+        except Refused as error:
+            reason = f"refuses these messages: {error}"
+        except OverLimit as error:
+            reason = f"was stopped: {error}"
+        except exceptions.SecurityError as error:
+            reason = f"tries to leave its sandbox: {error}"
+        except exceptions.TemplateSyntaxError as error:
+            reason = f"is not valid Jinja (line {error.lineno}): {error.message}"
+        except RecursionError:
+            reason = "was stopped: it nests or calls itself without end"
+        except MemoryError:
+            reason = "was stopped: it needs more memory than there is"
+        except Exception as error:  # untrusted code can raise anything
+            reason = f"failed with these messages: {error or type(error).__name__}"
+        raise GGPYError(f"{self._where}: the chat template {' '.join(reason.split()).rstrip('.')}.")
+
+    def _template(self, with_tools: bool) -> Template:
+        from ggpy.template_sandbox import TemplateEnvironment
+
+        source = self._tool_source if with_tools and self._tool_source else self.source
+        if source not in self._compiled:
+            self._compiled[source] = TemplateEnvironment().from_string(source)
+        return self._compiled[source]
