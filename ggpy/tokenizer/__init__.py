@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ggpy.errors import GGPYError
@@ -25,9 +25,15 @@ __all__ = ["StreamDecoder", "Tokenizer"]
 class Tokenizer:
     """A vocabulary and the way its model cuts text. Raises GGPYError for a vocabulary that cannot be used."""
 
-    def __init__(self, metadata: Mapping[str, Any], where: str = "the vocabulary") -> None:
-        """From GGUF metadata; `where` names the file in errors."""
-        self._vocabulary = vocabulary = Vocabulary(metadata, where)
+    def __init__(
+        self,
+        metadata: Mapping[str, Any],
+        where: str = "the vocabulary",
+        reopen: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
+        """From GGUF metadata. `where` names the file in errors; `reopen` reads the metadata again should the file that
+        they are decoded from be closed when more of them is wanted."""
+        self._vocabulary = vocabulary = Vocabulary(metadata, where, reopen or (lambda: metadata))
         self._special = SpecialTokens(vocabulary)
         self._bpe = BytePairEncoding(vocabulary) if vocabulary.is_bpe else None
         self._spm = None if vocabulary.is_bpe else ScoredPieces(vocabulary)
@@ -43,11 +49,10 @@ class Tokenizer:
         """From a GGUF file, by path or already open. The file need hold no tensors."""
         from ggpy.gguf_file import GGUFFile
 
-        if isinstance(source, GGUFFile):
-            return cls(source.metadata, str(source.path))
-        # Not closed: arrays are decoded from the mapped file when they are first wanted.
-        file = GGUFFile(source)
-        return cls(file.metadata, str(file.path))
+        # Left open: the merges are decoded from the mapped file when they are first wanted.
+        file = source if isinstance(source, GGUFFile) else GGUFFile(source)
+        path = file.path
+        return cls(file.metadata, str(path), lambda: GGUFFile(path).metadata)
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """The token ids of `text`.
@@ -72,6 +77,16 @@ class Tokenizer:
             after_special = isinstance(piece, int)
         if add_special and self.add_eos and self.eos is not None:
             ids.append(self.eos)
+        return ids
+
+    def tokenize_chat(self, rendered: str) -> list[int]:
+        """The token ids of a conversation that a chat template wrote, special tokens parsed.
+
+        Begins with BOS once where the vocabulary wants one, whether or not the template wrote it, as in llama.cpp.
+        """
+        ids = self.tokenize(rendered, add_special=False, parse_special=True)
+        if self.add_bos and self.bos is not None and ids[:1] != [self.bos]:
+            ids.insert(0, self.bos)
         return ids
 
     def detokenize(self, ids: Iterable[int], skip_special: bool = False) -> str:

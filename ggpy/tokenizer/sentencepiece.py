@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.tokenizer.merge import merge_pairs
@@ -17,6 +18,8 @@ from ggpy.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
+
+Floats = NDArray[np.float32]
 
 SPACE = "▁"  # U+2581
 
@@ -30,6 +33,7 @@ class ScoredPieces:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
+        self._scores = _scores(vocabulary)
         self._costs: dict[str, float] | None = None  # token → minus its score
         self._merged = 0
         self._core: SentencePieceProcessor | None = None
@@ -42,12 +46,12 @@ class ScoredPieces:
             if before <= _CHARACTERS_UNTIL_CORE < self._merged and self._sentencepiece_is_exact():
                 from sentencepiece import SentencePieceProcessor
 
-                self._core = SentencePieceProcessor(model_proto=_model_proto(self._vocabulary.tokens, self._scores()))
+                self._core = SentencePieceProcessor(model_proto=_model_proto(self._vocabulary.tokens, self._scores))
         if self._core is not None:
             ids: list[int] = self._core.encode(text, out_type=int)
             return ids
         if self._costs is None:
-            self._costs = dict(zip(self._vocabulary.tokens, (-self._scores()).tolist(), strict=True))
+            self._costs = dict(zip(self._vocabulary.tokens, (-self._scores).tolist(), strict=True))
         cost_of = self._costs.get
         symbols = merge_pairs(list(text), lambda left, right: cost_of(left + right))
         out: list[int] = []
@@ -58,16 +62,6 @@ class ScoredPieces:
             else:
                 out.append(token)
         return out
-
-    def _scores(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        count = len(self._vocabulary)
-        scores = self._vocabulary.array("tokenizer.ggml.scores", count)
-        if scores is None:
-            return np.zeros(count, np.float32)
-        values = np.asarray(scores)[:count]
-        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-            raise GGPYError(f"{self._vocabulary.where}: tokenizer.ggml.scores does not hold finite numbers.")
-        return values.astype(np.float32)
 
     def _bytes_of(self, character: str) -> list[int]:
         """The byte tokens of a character that is no token; the unknown token where the vocabulary has no such bytes."""
@@ -105,7 +99,19 @@ class ScoredPieces:
         return not any("\0" in token for token in self._vocabulary.tokens)
 
 
-def _model_proto(tokens: list[str], scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> bytes:
+def _scores(vocabulary: Vocabulary) -> Floats:
+    """[n_tokens]"""
+    count = len(vocabulary)
+    scores = vocabulary.array("tokenizer.ggml.scores", count)
+    if scores is None:
+        return np.zeros(count, np.float32)
+    values = np.asarray(scores)[:count]
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise GGPYError(f"{vocabulary.where}: tokenizer.ggml.scores does not hold finite numbers.")
+    return values.astype(np.float32)
+
+
+def _model_proto(tokens: list[str], scores: Floats) -> bytes:
     """A sentencepiece ModelProto with these pieces, one after another, and no normalization.
 
     Every piece but the byte pieces is of type NORMAL, as llama.cpp merges into any token; special tokens are cut out of

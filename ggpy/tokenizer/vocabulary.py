@@ -6,7 +6,7 @@ llama.cpp fills in: a file must stop, start and split at the same tokens in both
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 2, 4, 8, 16, 32
 # `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; others mean nothing.
 _KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], np.uint8)
 
+_NAMES = {str: "a text", int: "a token id", bool: "true or false"}
 _MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
 
 _END_OF_GENERATION = (
@@ -60,8 +61,9 @@ class Vocabulary:
     add_space_prefix: bool
     clean_spaces: bool
 
-    def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
-        self.metadata, self.where = metadata, where
+    def __init__(self, metadata: Mapping[str, Any], where: str, reopen: Callable[[], Mapping[str, Any]]) -> None:
+        """`reopen` gives the metadata again when the file they are read from was closed."""
+        self.metadata, self.where, self._reopen = metadata, where, reopen
         model = self._value("tokenizer.ggml.model", str)
         if model is None:
             raise GGPYError(f"{where}: there is no tokenizer in this file (no key tokenizer.ggml.model).")
@@ -93,7 +95,11 @@ class Vocabulary:
 
     def strings(self, key: str) -> list[str] | None:
         """The array of strings under `key`, or None."""
-        value = self.array(key)
+        try:
+            value = self.array(key)
+        except ValueError:  # an array is decoded when it is first wanted, and the file has been closed since
+            self.metadata = self._reopen()
+            value = self.array(key)
         if value is not None and not (isinstance(value, list) and all(isinstance(v, str) for v in value[:1])):
             raise GGPYError(f"{self.where}: the array {key} does not hold strings.")
         return value
@@ -101,7 +107,7 @@ class Vocabulary:
     def _value(self, key: str, kind: type) -> Any:
         value = self.metadata.get(key)
         if value is not None and not isinstance(value, kind):
-            raise GGPYError(f"{self.where}: the key {key} holds {_short(value)} where a {kind.__name__} belongs.")
+            raise GGPYError(f"{self.where}: the key {key} holds {_short(value)} where {_NAMES[kind]} belongs.")
         return value
 
     def _read_tokens(self) -> None:
