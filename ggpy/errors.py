@@ -1,4 +1,5 @@
-"""The one exception that reaches a user: its text is a whole sentence that says what is wrong, where, and what to do."""
+"""The one exception that reaches a user: its text is a whole sentence
+that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

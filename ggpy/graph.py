@@ -1,8 +1,8 @@
 """A model's forward pass as a graph of values: what an architecture file writes and `ggpy.program` plans.
 
-A value is a float32 matrix [n_rows, n_cols]; its rows are the tokens of a batch, or, after `outputs_of`, the tokens whose logits are wanted.
-Every weight is looked up and its shape checked here, so that a program is only ever planned from tensors that exist and fit.
-Knows nothing of kernels, buffers and devices.
+A value is a float32 matrix [n_rows, n_cols]; its rows are the tokens of a batch, or, after `outputs_of`, the tokens
+whose logits are wanted. Every weight is looked up and its shape checked here, so that a program is only ever planned
+from tensors that exist and fit. Knows nothing of kernels, buffers and devices.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Value:
 
     def columns(self, first: int, n_cols: int) -> Value:
         """A view of some of the columns."""
-        assert 0 <= first and first + n_cols <= self.n_cols
+        assert first >= 0
+        assert first + n_cols <= self.n_cols
         return Value(self.node, self.first + first, n_cols)
 
 
@@ -62,7 +63,9 @@ class Graph:
         """The tensor `name`, which must be there in exactly this shape (rows first)."""
         info = self.file.tensors.get(name)
         if info is None:
-            raise GGPYError(f"{self.file.path}: the tensor {name!r} is missing; the file is incomplete or of another architecture.")
+            raise GGPYError(
+                f"{self.file.path}: the tensor {name!r} is missing; the file is incomplete or of another architecture."
+            )
         if tuple(info.shape) != shape:
             found, needed = (" x ".join(map(str, s)) for s in (info.shape, shape))
             raise GGPYError(f"{self.file.path}: the tensor {name!r} is {found}; this model needs {needed}.")
@@ -82,7 +85,9 @@ class Graph:
 
     # ---- operations
 
-    def _add(self, kind: str, inputs: tuple[Value, ...], n_cols: int, *, outputs_only: bool | None = None, **rest: Any) -> Value:
+    def _add(
+        self, kind: str, inputs: tuple[Value, ...], n_cols: int, *, outputs_only: bool | None = None, **rest: Any
+    ) -> Value:
         if outputs_only is None:
             outputs_only = inputs[0].node.outputs_only
         node = Node(kind, inputs, n_cols, outputs_only, **rest)
@@ -116,12 +121,24 @@ class Graph:
         return self._add("swiglu", (gate, up), gate.n_cols)
 
     def attention(
-        self, q: Value, k: Value, v: Value, *, layer: int, n_head: int, n_head_kv: int, rope: Rope, q_norm: str, k_norm: str, window: int
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        *,
+        layer: int,
+        n_head: int,
+        n_head_kv: int,
+        rope: Rope,
+        q_norm: str,
+        k_norm: str,
+        window: int,
     ) -> Value:
         """Rope on q and k, k and v into the cache of `layer`, then causal softmax attention over each token's slot.
 
-        q [n, n_head * head_dim]; k and v [n, n_head_kv * head_dim]. Heads are normalised first where the file has the `q_norm` and `k_norm`
-        weights; of the positions up to its own a token sees the last `window`, or all where that is 0.
+        q [n, n_head * head_dim]; k and v [n, n_head_kv * head_dim]. Heads are normalised first where the file has the
+        `q_norm` and `k_norm` weights; of the positions up to its own a token sees the last `window`, or all where that
+        is 0.
         """
         head_dim = q.n_cols // n_head
         assert k.n_cols == v.n_cols == n_head_kv * head_dim
@@ -129,7 +146,14 @@ class Graph:
             "q_norm": self.optional(q_norm + ".weight", (head_dim,)),
             "k_norm": self.optional(k_norm + ".weight", (head_dim,)),
         }
-        params = {"layer": layer, "n_head": n_head, "n_head_kv": n_head_kv, "head_dim": head_dim, "rope": rope, "window": window}
+        params = {
+            "layer": layer,
+            "n_head": n_head,
+            "n_head_kv": n_head_kv,
+            "head_dim": head_dim,
+            "rope": rope,
+            "window": window,
+        }
         return self._add("attention", (q, k, v), q.n_cols, weights=norms, params=params)
 
     def outputs_of(self, x: Value) -> Value:
@@ -137,7 +161,8 @@ class Graph:
         return self._add("outputs_of", (x,), x.n_cols, outputs_only=True)
 
     def output(self, x: Value, n_vocab: int) -> Value:
-        """The logits [n_outputs, n_vocab], through `output.weight` or, where embeddings are tied, `token_embd.weight`."""
+        """The logits [n_outputs, n_vocab], through `output.weight` or, where
+        embeddings are tied, `token_embd.weight`."""
         return self.linear(x, "output" if self.has("output.weight") else "token_embd", n_vocab)
 
 

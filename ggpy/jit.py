@@ -2,8 +2,9 @@
 
 Importing this module imports numba (0.5 s), so only code that is about to compute imports it.
 
-The cache lives in the user's cache directory under a name that hashes every kernel source, the versions of numba and llvmlite, and the
-instruction set: numba itself stamps only the file that holds the function, and would miss a change in a helper it inlines.
+The cache lives in the user's cache directory under a name that hashes every kernel source, the versions of numba and
+llvmlite, and the instruction set: numba itself stamps only the file that holds the function, and would miss a change in
+a helper it inlines.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any, TypeVar
 from ggpy.errors import GGPYError
 from ggpy.paths import cache_dir
 
-# The tiers, best first, and what each asks of LLVM. `GGPY_ISA` forces one: the code generator is then told of a CPU that has no more.
+# The tiers, best first, and what each asks of LLVM. `GGPY_ISA` forces one: the code generator is then told of a CPU
+# that has no more.
 ISAS: dict[str, str] = {
     "avx512vnni": "cascadelake",
     "avx2vnni": "alderlake",
@@ -74,7 +76,12 @@ def _fingerprint() -> str:
     import ggpy.quant
 
     quant = Path(ggpy.quant.__path__[0])
-    sources = [here / "jit.py", quant / "packed.py", *sorted((here / "cpu").glob("*.py")), *sorted(quant.glob("quantize*.py"))]
+    sources = [
+        here / "jit.py",
+        quant / "packed.py",
+        *sorted((here / "cpu").glob("*.py")),
+        *sorted(quant.glob("quantize*.py")),
+    ]
     for source in sources:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__, os.environ.get("GGPY_ISA", ""))
@@ -84,7 +91,8 @@ def _fingerprint() -> str:
 
 @lru_cache(maxsize=1)
 def kernel_cache() -> Path:
-    """The directory of compiled kernels for exactly these sources; a temporary one where the user's cache cannot be written."""
+    """The directory of compiled kernels for exactly these sources; a temporary
+    one where the user's cache cannot be written."""
     path = cache_dir() / "kernels" / _fingerprint()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -109,7 +117,8 @@ def cached() -> Iterator[None]:
 def compiled(function: F | None = None, *, signature: Any = None, **options: Any) -> Any:
     """`numba.njit` with the GIL released and the machine code cached; extra `options` go to numba.
 
-    With a `signature` it compiles, or loads, at once, and for that one alone: a Python int is otherwise now this type, now that.
+    With a `signature` it compiles, or loads, at once, and for that one alone: a Python int is otherwise now this type,
+    now that.
     """
 
     def decorate(fn: F) -> Any:
@@ -126,7 +135,8 @@ def compiled(function: F | None = None, *, signature: Any = None, **options: Any
 def specialized(template: Callable[..., Any], name: str, **names: Any) -> Callable[..., Any]:
     """A copy of `template` called `name`, whose global `names` are replaced: how one kernel body serves many formats.
 
-    Globals rather than closure cells, because numba caches by name and signature, and would hash a cell's contents, which differ in each process.
+    Globals rather than closure cells, because numba caches by name and signature, and would hash a cell's contents,
+    which differ in each process.
     """
     function = FunctionType(template.__code__, {**template.__globals__, **names}, name, template.__defaults__)
     function.__qualname__ = name

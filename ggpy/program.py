@@ -1,7 +1,8 @@
 """From a graph to a program: the flat list of operations that an executor runs for every batch.
 
-Planning fuses what belongs together (a norm into the preparation of the product that reads it, a residual sum into the product before it) and
-gives every value a buffer, reusing those whose last reader has passed. Knows nothing of addresses, threads and devices.
+Planning fuses what belongs together (a norm into the preparation of the product that reads it, a residual sum into the
+product before it) and gives every value a buffer, reusing those whose last reader has passed. Knows nothing of
+addresses, threads and devices.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Op:
     """One operation. Kinds, with what they read and write:
 
     embed       -> dst                         embedding rows of the batch's tokens
-    prepare     srcs[0] -> activations         norm (if `eps` >= 0) and conversion to `form`; the one activation buffer is implicit
+    prepare     srcs[0] -> activations         norm (if `eps` >= 0), conversion to `form`; that buffer is implicit
     linear      activations -> dst             products with `weight`, plus `bias`; with `accumulate`, added to dst
     rope_store  srcs q, k, v -> q, cache       turn q in place and k; k and v into the cache of `layer`
     attention   srcs[0] q, cache -> dst
@@ -202,5 +203,7 @@ class _Planner:
 
     def _attention(self, node: Node) -> None:
         q, k, v = (self._region(value) for value in node.inputs)
-        self._emit("rope_store", node, None, (q, k, v), weights=node.weights, params={**node.params, "eps": self.norm_eps})
+        self._emit(
+            "rope_store", node, None, (q, k, v), weights=node.weights, params={**node.params, "eps": self.norm_eps}
+        )
         self._emit("attention", node, self._new(node), (q,), params=node.params)

@@ -1,6 +1,8 @@
-"""The runtime: a model file made ready to run, one batch of tokens at a time. It knows nothing of text, sampling and requests.
+"""The runtime: a model file made ready to run, one batch of tokens at a
+time. It knows nothing of text, sampling and requests.
 
-file -> graph -> program -> executor. Each token of a batch sits in a cache slot at a position, and sees that slot's cells up to its own.
+file -> graph -> program -> executor. Each token of a batch sits in a cache slot at a position, and sees that slot's
+cells up to its own.
 """
 
 from __future__ import annotations
@@ -26,16 +28,20 @@ def architecture(file: GGUFFile) -> Architecture:
     """The model family of a file, its hyper-parameters read."""
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str):
-        raise GGPYError(f"{file.path}: the metadata key 'general.architecture' is missing, so the file names no model to run.")
+        raise GGPYError(
+            f"{file.path}: the metadata key 'general.architecture' is missing, so the file names no model to run."
+        )
     embedding = file.tensors.get("token_embd.weight")
     family = by_gguf_name(name)
     if embedding is None or len(embedding.shape) != 2:
-        raise GGPYError(f"{file.path}: the tensor 'token_embd.weight' is missing or no matrix; a vocabulary-only file cannot run.")
+        raise GGPYError(
+            f"{file.path}: the tensor 'token_embd.weight' is missing or no matrix; a vocabulary-only file cannot run."
+        )
     return family(file.metadata, embedding.shape[0])
 
 
 def cache_type(file: GGUFFile) -> str:
-    """"f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its precision."""
+    """ "f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its precision."""
     matrices = (info.type_name for info in file.tensors.values() if len(info.shape) == 2)
     return "f32" if all(name == "F32" for name in matrices) else "f16"
 
@@ -43,7 +49,8 @@ def cache_type(file: GGUFFile) -> str:
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on the CPU.
 
-    `n_batch` is the most tokens a step takes. `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
+    `n_batch` is the most tokens a step takes. `notify` receives one-line notes: that kernels are being compiled, that a
+    type runs slowly.
     """
 
     def __init__(
@@ -90,10 +97,13 @@ class Runtime:
     def step(self, tokens: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         """Evaluate a batch; all arguments are int32, the first three [n] with 1 <= n <= n_batch.
 
-        Token i takes cell positions[i] of slot slots[i] and sees cells 0 .. positions[i], written by earlier steps or by this batch.
-        `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view valid until the next step.
+        Token i takes cell positions[i] of slot slots[i] and sees cells 0 .. positions[i], written by earlier steps or
+        by this batch. `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view
+        valid until the next step.
         """
-        tokens, slots, positions, outputs = (np.ascontiguousarray(a, np.int32) for a in (tokens, slots, positions, outputs))
+        tokens, slots, positions, outputs = (
+            np.ascontiguousarray(a, np.int32) for a in (tokens, slots, positions, outputs)
+        )
         self._check(tokens, slots, positions, outputs)
         rows = self._embedding.dequantize(self._embedding_rows[tokens])
         angle = positions[:, None] * self._inv_freq
@@ -107,8 +117,16 @@ class Runtime:
         """Kernels take raw addresses: nothing out of range may reach them."""
         n = len(tokens)
         if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or len(outputs) > self.n_batch:
-            raise ValueError(f"a batch of {n} tokens, {len(slots)} slots, {len(positions)} positions, {len(outputs)} outputs; at most {self.n_batch}")
-        for name, values, limit in (("token", tokens, self.n_vocab), ("slot", slots, self.n_slots), ("position", positions, self.n_ctx), ("output", outputs, n)):
+            raise ValueError(
+                f"a batch of {n} tokens, {len(slots)} slots, {len(positions)} positions, "
+                f"{len(outputs)} outputs; at most {self.n_batch}"
+            )
+        for name, values, limit in (
+            ("token", tokens, self.n_vocab),
+            ("slot", slots, self.n_slots),
+            ("position", positions, self.n_ctx),
+            ("output", outputs, n),
+        ):
             if len(values) and (values.min() < 0 or values.max() >= limit):
                 raise ValueError(f"a {name} outside 0..{limit - 1}")
 

@@ -1,4 +1,5 @@
-"""One file per architecture: its hyper-parameters, HF-to-GGUF tensor names, and the graph it builds. Adding one is adding a file and its line here."""
+"""One file per architecture: its hyper-parameters, HF-to-GGUF tensor names, and the graph it builds. Adding one is
+adding a file and its line here."""
 
 from __future__ import annotations
 

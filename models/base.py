@@ -1,4 +1,5 @@
-"""What every architecture file builds on: hyper-parameters read from GGUF metadata, rotary frequencies, and the `Architecture` contract.
+"""What every architecture file builds on: hyper-parameters read from GGUF
+metadata, rotary frequencies, and the `Architecture` contract.
 
 Knows nothing of kernels and devices: an architecture describes its graph in the words of `ggpy.graph`.
 """
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864): which pairs turn, how fast, and how YaRN scales the result.
+    """Rotary position embedding (RoFormer, arXiv 2104.09864): which pairs
+    turn, how fast, and how YaRN scales the result.
 
-    `style` is "interleaved" (pairs 2i, 2i+1) or "neox" (pairs i, i + n_rot/2). `inv_freq` has n_rot/2 entries in radians a position.
+    `style` is "interleaved" (pairs 2i, 2i+1) or "neox" (pairs i, i + n_rot/2). `inv_freq` has n_rot/2 entries in
+    radians a position.
     """
 
     style: str
@@ -53,9 +56,15 @@ class HyperParameters:
     def __post_init__(self) -> None:
         for key in ("n_vocab", "n_ctx_train", "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim"):
             if not 0 < getattr(self, key) < 1 << 31:
-                raise GGPYError(f"The metadata of this {self.arch} model gives {key} = {getattr(self, key)}, which no model can have.")
+                raise GGPYError(
+                    f"The metadata of this {self.arch} model gives {key} = {getattr(self, key)}, "
+                    "which no model can have."
+                )
         if self.n_head % self.n_head_kv:
-            raise GGPYError(f"The metadata gives {self.n_head} query heads for {self.n_head_kv} key/value heads; one must divide the other.")
+            raise GGPYError(
+                f"The metadata gives {self.n_head} query heads for {self.n_head_kv} key/value heads; "
+                "one must divide the other."
+            )
         if not 0 <= self.norm_eps < 1:
             raise GGPYError(f"The metadata gives a norm epsilon of {self.norm_eps}; it must lie between 0 and 1.")
 
@@ -80,22 +89,32 @@ class Metadata:
         if key in self._metadata:
             return self._metadata[key]
         if default is None:
-            raise GGPYError(f"The file lacks the metadata key {key!r}, which every {self.arch} model needs; convert it again.")
+            raise GGPYError(
+                f"The file lacks the metadata key {key!r}, which every {self.arch} model needs; convert it again."
+            )
         return default
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            sizes = {int(v) for v in value} if hasattr(value, "__len__") and not isinstance(value, str) and len(value) else set()
+            sizes = (
+                {int(v) for v in value}
+                if hasattr(value, "__len__") and not isinstance(value, str) and len(value)
+                else set()
+            )
             if len(sizes) == 1:  # some converters write one number per layer, all alike
                 return sizes.pop()
-            raise GGPYError(f"The metadata key {key.format(arch=self.arch)!r} must be one whole number; found {value!r:.60}.")
+            raise GGPYError(
+                f"The metadata key {key.format(arch=self.arch)!r} must be one whole number; found {value!r:.60}."
+            )
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise GGPYError(f"The metadata key {key.format(arch=self.arch)!r} must be a finite number; found {value!r:.60}.")
+            raise GGPYError(
+                f"The metadata key {key.format(arch=self.arch)!r} must be a finite number; found {value!r:.60}."
+            )
         return float(value)
 
     def string(self, key: str, default: str | None = None) -> str:
@@ -106,7 +125,8 @@ class Metadata:
 
 
 class Architecture:
-    """One model family: how its GGUF metadata is read and what graph it computes. A file in this folder subclasses it."""
+    """One model family: how its GGUF metadata is read and what graph it
+    computes. A file in this folder subclasses it."""
 
     name: ClassVar[str]  # the value of general.architecture
     hf_names: ClassVar[tuple[str, ...]] = ()  # config.json "architectures" that convert to it
@@ -138,17 +158,24 @@ class Architecture:
         )
 
     def rope(self, freq_factors: Any = None) -> Rope:
-        """The rotary embedding the metadata asks for: plain, linear, YaRN (arXiv 2309.00071), or Llama 3's divisors `freq_factors` [n_rot/2]."""
+        """The rotary embedding the metadata asks for: plain, linear, YaRN (arXiv 2309.00071), or Llama 3's divisors
+        `freq_factors` [n_rot/2]."""
         m, hp = self.metadata, self.hparams
         n_rot = m.integer("{arch}.rope.dimension_count", hp.head_dim)
         base = m.number("{arch}.rope.freq_base", 10000.0)
         if n_rot % 2 or not 0 < n_rot <= hp.head_dim or base <= 0:
-            raise GGPYError(f"The metadata asks for rope over {n_rot} of {hp.head_dim} head dimensions with base {base}, which is impossible.")
+            raise GGPYError(
+                f"The metadata asks for rope over {n_rot} of {hp.head_dim} head dimensions with base {base}, "
+                "which is impossible."
+            )
         half = n_rot // 2
         inv_freq = [base ** (-2.0 * i / n_rot) for i in range(half)]
         if freq_factors is not None:
             if len(freq_factors) != half:
-                raise GGPYError(f"The tensor 'rope_freqs.weight' has {len(freq_factors)} entries; rope over {n_rot} dimensions needs {half}.")
+                raise GGPYError(
+                    f"The tensor 'rope_freqs.weight' has {len(freq_factors)} entries; "
+                    f"rope over {n_rot} dimensions needs {half}."
+                )
             inv_freq = [f / float(factor) for f, factor in zip(inv_freq, freq_factors, strict=True)]
         kind = m.string("{arch}.rope.scaling.type", "linear" if m.has("{arch}.rope.scale_linear") else "none")
         factor = m.number("{arch}.rope.scaling.factor", m.number("{arch}.rope.scale_linear", 1.0)) or 1.0

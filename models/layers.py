@@ -1,4 +1,5 @@
-"""The layers that architectures share, in the words of `ggpy.graph`. A weight's optional parts (bias, head norms) are there if the file has them."""
+"""The layers that architectures share, in the words of `ggpy.graph`. A weight's optional parts (bias, head norms) are
+there if the file has them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Rope) -> Value:
     """Grouped-query attention with rotary positions: x [n_tokens, n_embd] to [n_tokens, n_embd].
 
-    Query, key and value come from three matrices or, where the file has `attn_qkv`, from one whose rows stand in that order.
+    Query, key and value come from three matrices or, where the file has `attn_qkv`, from one whose rows stand in that
+    order.
     """
     at = f"blk.{layer}."
     n_q, n_kv = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim
@@ -38,14 +40,16 @@ def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Ro
 
 
 def swiglu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters) -> Value:
-    """SwiGLU feed-forward (arXiv 2002.05202): down(silu(gate(x)) * up(x)), x [n_tokens, n_embd] to [n_tokens, n_embd]."""
+    """SwiGLU feed-forward (arXiv 2002.05202): down(silu(gate(x)) * up(x)), x
+    [n_tokens, n_embd] to [n_tokens, n_embd]."""
     at = f"blk.{layer}."
     gate, up = g.linear(x, at + "ffn_gate", hp.n_ff), g.linear(x, at + "ffn_up", hp.n_ff)
     return g.linear(g.swiglu(gate, up), at + "ffn_down", hp.n_embd)
 
 
 def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
-    """The decoder that Llama and Qwen share: RMS norm before attention and before the feed-forward, residual sums around both."""
+    """The decoder that Llama and Qwen share: RMS norm before attention and
+    before the feed-forward, residual sums around both."""
     x = g.embed(hp.n_embd)
     for layer in range(hp.n_layer):
         x = g.add(x, self_attention(g, g.norm(x, f"blk.{layer}.attn_norm"), layer, hp, rope))

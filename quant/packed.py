@@ -1,16 +1,19 @@
 """Packed layouts: weights as the CPU kernels read them, the same for every instruction set.
 
-A matrix [n_rows, n_cols] is cut into *stripes* of 16 rows (the last one padded with zeros), each contiguous. One description serves all kernels of
-a format: a quantized stripe is a run of 32-column blocks
+A matrix [n_rows, n_cols] is cut into *stripes* of 16 rows (the last one padded with zeros), each contiguous. One
+description serves all kernels of a format: a quantized stripe is a run of 32-column blocks
 
-    scales   16 x (32 / group) x (2-byte half, or one byte if there is a header)       one value a row, all rows side by side
+    scales   16 x (32 / group) x (2-byte half, or one byte if there is a header): one value a row, side by side
     minima   the same size, if the format has them
-    low      4 x 64 bytes   vector j: columns 4j..4j+3 in the low nibbles, 16+4j..16+4j+3 in the high; byte 4r+c is row r, column c of the four
-    high     the bits above the fourth: vector p holds, in byte 4r+c, `field` bits for each of its 8 / field column groups
+    low      4 x 64 bytes   vector j: columns 4j..4j+3 in the low nibbles, 16+4j..16+4j+3 in the high; byte 4r+c is
+             row r, column c of the four
+    high     the bits above the fourth: vector p holds, in byte 4r+c, `field` bits for each of its 8 / field column
+             groups
 
-and an 8-bit stripe has 8 x 64 bytes, vector g holding columns 4g..4g+3, in place of low and high. Formats with two levels of scales put 16 half
-precision super-scales (and super-minima) before every eight blocks. So a group of four columns is one 64-byte load in which each 32-bit lane
-belongs to one row: what an 8-bit dot-product instruction sums into that row's lane, with no sums across lanes.
+and an 8-bit stripe has 8 x 64 bytes, vector g holding columns 4g..4g+3, in place of low and high. Formats with two
+levels of scales put 16 half precision super-scales (and super-minima) before every eight blocks. So a group of four
+columns is one 64-byte load in which each 32-bit lane belongs to one row: what an 8-bit dot-product instruction sums
+into that row's lane, with no sums across lanes.
 
 A stripe of plain floats is [n_cols][16], its columns padded with zeros to a multiple of 8.
 """

@@ -1,7 +1,7 @@
 """A plain numpy forward pass of every architecture, written from the papers: the oracle of the whole engine.
 
-It shares nothing with `ggpy.graph`, `ggpy.program` and the kernels: weights are dequantized to float32 whole, attention is a full matrix,
-and everything is computed in float64.
+It shares nothing with `ggpy.graph`, `ggpy.program` and the kernels: weights are dequantized to float32 whole, attention
+is a full matrix, and everything is computed in float64.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from ggpy.quant import by_id
 class ReferenceModel:
     """`logits(tokens)` gives float64 [n_tokens, n_vocab] for one sequence from position 0.
 
-    With `int8_activations`, what enters a product with quantized weights is first rounded as the engine rounds it, to 8 bits in blocks of 32
-    with one scale; with `half_cache`, keys and values are rounded to half precision: what then remains is the engine's own error.
+    With `int8_activations`, what enters a product with quantized weights is first rounded as the engine rounds it, to 8
+    bits in blocks of 32 with one scale; with `half_cache`, keys and values are rounded to half precision: what then
+    remains is the engine's own error.
     """
 
     def __init__(self, path: Any, int8_activations: bool = False, half_cache: bool = False) -> None:

@@ -42,7 +42,11 @@ def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
     form = FORMATS[name]
     if PACKED[name].is_float:
         values = rng.standard_normal((n_rows, N_COLS)).astype(np.float32)
-        raw = {"F32": values, "F16": values.astype(np.float16), "BF16": (values.view(np.uint32) >> 16).astype(np.uint16)}[name].view(np.uint8)
+        raw = {
+            "F32": values,
+            "F16": values.astype(np.float16),
+            "BF16": (values.view(np.uint32) >> 16).astype(np.uint16),
+        }[name].view(np.uint8)
     else:
         blocks = rng.integers(0, 256, (n_rows, N_COLS // form.block_size, form.type_size), dtype=np.uint8)
         scales = {"Q6_K": [208], "Q4_0": [0], "Q5_0": [0], "Q8_0": [0]}.get(name, [0, 2])
@@ -54,7 +58,9 @@ def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def product(name: str, tier: str, n_rows: int, n_tokens: int, accumulate: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def product(
+    name: str, tier: str, n_rows: int, n_tokens: int, accumulate: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """(what a tier computes, what float64 gives) for n_tokens random rows."""
     p = PACKED[name]
     raw, exact = weights(name, n_rows)
@@ -75,7 +81,8 @@ def product(name: str, tier: str, n_rows: int, n_tokens: int, accumulate: bool =
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"], step["n_split"] = n_tokens, 1
     op["n_cols"], op["token_bytes"], op["eps"] = N_COLS, token_bytes, -1.0
-    op["src"], op["src_stride"], op["weight"], op["dst"] = x.ctypes.data, x.strides[0], ones.ctypes.data, tiles.ctypes.data
+    op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], ones.ctypes.data
+    op["dst"] = tiles.ctypes.data
     call(f"prepare.{form}", tier, op, step)
     op["src"], op["weight"], op["bias"] = tiles.ctypes.data, packed.ctypes.data, bias.ctypes.data
     op["dst"], op["dst_stride"], op["accumulate"] = out.ctypes.data, out.strides[0], accumulate
@@ -97,7 +104,8 @@ def test_products_equal_the_plain_tier(tier, name, n_tokens):
 @pytest.mark.parametrize("name", PACKED)
 def test_the_plain_tier_errs_only_by_rounded_activations(name):
     plain, exact = product(name, "plain", 40, 13)
-    # int8 in blocks of 32: each activation is off by up to 1/254 of its block's largest, uniformly: 0.0023 of it on average
+    # int8 in blocks of 32: each activation is off by up to 1/254 of its block's largest, uniformly: 0.0023 of it on
+    # average
     bound = 1e-6 if PACKED[name].is_float else 0.02
     assert np.abs(plain - exact).max() < bound * np.abs(exact).max()
 
@@ -113,12 +121,14 @@ def test_a_product_adds_to_what_is_there(tier):
 def test_norm_is_in_the_preparation(tier, n_tokens):
     rng = np.random.default_rng(0)
     n_cols = 96
-    x, weight = rng.standard_normal((n_tokens, n_cols)).astype(np.float32), rng.standard_normal(n_cols).astype(np.float32)
+    x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32)
+    weight = rng.standard_normal(n_cols).astype(np.float32)
     out = np.zeros(n_tokens * n_cols, np.float32)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"], step["n_split"] = n_tokens, 1
     op["n_cols"], op["token_bytes"], op["eps"] = n_cols, 4 * n_cols, 1e-5
-    op["src"], op["src_stride"], op["weight"], op["dst"] = x.ctypes.data, x.strides[0], weight.ctypes.data, out.ctypes.data
+    op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], weight.ctypes.data
+    op["dst"] = out.ctypes.data
     call("prepare.f32", tier, op, step)
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-5) * weight
     for i in range(n_tokens):
@@ -134,7 +144,8 @@ def test_swiglu(tier):
     out = np.zeros_like(gate)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"] = 1
-    op["src"], op["src2"], op["dst"], op["n_stripes"] = gate.ctypes.data, up.ctypes.data, out.ctypes.data, len(gate) // 16
+    op["src"], op["src2"], op["dst"] = gate.ctypes.data, up.ctypes.data, out.ctypes.data
+    op["n_stripes"] = len(gate) // 16
     call("swiglu", tier, op, step)
     with np.errstate(over="ignore"):
         expected = gate.astype(np.float64) / (1 + np.exp(-gate.astype(np.float64))) * up
@@ -143,7 +154,10 @@ def test_swiglu(tier):
 
 @pytest.mark.parametrize("cache_type", ["f16", "f32"])
 @pytest.mark.parametrize(("head_dim", "n_head", "n_head_kv"), [(64, 6, 2), (80, 4, 4), (24, 5, 1), (128, 16, 2)])
-@pytest.mark.parametrize(("n_past", "n_tokens", "window", "n_split"), [(0, 1, 0, 1), (130, 1, 0, 3), (70, 9, 0, 1), (300, 2, 20, 2), (5, 40, 7, 1)])
+@pytest.mark.parametrize(
+    ("n_past", "n_tokens", "window", "n_split"),
+    [(0, 1, 0, 1), (130, 1, 0, 3), (70, 9, 0, 1), (300, 2, 20, 2), (5, 40, 7, 1)],
+)
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, n_split):
     rng = np.random.default_rng(n_past + head_dim)
@@ -163,7 +177,8 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
     segments = np.array([[slot, 0, n_tokens, n_past]], np.int32)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"], step["n_segments"], step["n_split"], step["segments"] = n_tokens, 1, n_split, segments.ctypes.data
-    op["src"], op["src_stride"], op["dst"], op["dst_stride"] = q.ctypes.data, q[0].nbytes, out.ctypes.data, out.strides[0]
+    op["src"], op["src_stride"] = q.ctypes.data, q[0].nbytes
+    op["dst"], op["dst_stride"] = out.ctypes.data, out.strides[0]
     op["src2"], op["scratch"] = parts.ctypes.data, scratch.ctypes.data
     op["cache_k"], op["cache_v"], op["n_ctx"] = keys.ctypes.data, values.ctypes.data, n_ctx
     op["n_head"], op["n_head_kv"], op["head_dim"], op["head_pad"] = n_head, n_head_kv, head_dim, pad
@@ -193,7 +208,9 @@ def assembly(name: str, tier: str) -> str:
     return compiled._library.get_asm_str()
 
 
-@pytest.mark.parametrize(("tier", "instruction"), [("avx512vnni", "vpdpbusd"), ("avx2vnni", "vpdpbusd"), ("avx2", "vpmaddubsw")])
+@pytest.mark.parametrize(
+    ("tier", "instruction"), [("avx512vnni", "vpdpbusd"), ("avx2vnni", "vpdpbusd"), ("avx2", "vpmaddubsw")]
+)
 def test_the_tier_uses_its_instruction(tier, instruction):
     if tier not in TIERS:
         pytest.skip(f"this CPU has no {tier}")

@@ -1,4 +1,5 @@
-"""Whole models: every architecture and type against the plain numpy model, and every way to cut the same tokens into batches."""
+"""Whole models: every architecture and type against the plain numpy model,
+and every way to cut the same tokens into batches."""
 
 from __future__ import annotations
 
@@ -93,8 +94,8 @@ def test_quantized_weights_err_only_by_rounded_activations(model, kind, file_typ
     rounded = ReferenceModel(path, int8_activations=True, half_cache=True).logits(tokens())
     with running(path, n_threads=2) as runtime:
         ours = prefill(runtime, tokens())
-    # an activation on the edge of a rounding step may fall to the other side, which moves that token as much as any rounding does;
-    # tokens without one agree to float32's own precision
+    # an activation on the edge of a rounding step may fall to the other side, which moves that token as much as any
+    # rounding does; tokens without one agree to float32's own precision
     assert errors(ours, rounded).min() < 1e-5
     assert error(ours, exact) < 1.5 * error(rounded, exact)
 
@@ -192,7 +193,9 @@ def test_missing_and_misshapen_tensors_are_named(model, tmp_path):
     broken.write_bytes(data.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
     with GGUFFile(broken) as file, pytest.raises(GGPYError, match=r"blk\.1\.ffn_up\.weight.*missing"):
         Runtime(file, 64)
-    swapped = data.replace(b"blk.1.attn_k.weight", b"blk.1.attn_?.weight").replace(b"blk.1.attn_q.weight", b"blk.1.attn_k.weight")
+    swapped = data.replace(b"blk.1.attn_k.weight", b"blk.1.attn_?.weight").replace(
+        b"blk.1.attn_q.weight", b"blk.1.attn_k.weight"
+    )
     broken.write_bytes(swapped.replace(b"blk.1.attn_?.weight", b"blk.1.attn_q.weight"))
     with GGUFFile(broken) as file, pytest.raises(GGPYError, match=r"blk\.1\.attn_q\.weight"):
         Runtime(file, 64)

@@ -1,7 +1,8 @@
-"""From float32 rows to what the matrix product reads: RMS norm, then int8 blocks or plain floats, laid out in tiles (see `ggpy.cpu.linear`).
+"""From float32 rows to what the matrix product reads: RMS norm, then int8 blocks or
+plain floats, laid out in tiles (see `ggpy.cpu.linear`).
 
-In a small step every thread prepares all rows for itself: redundant work of a microsecond is cheaper than meeting at a barrier. In a large one
-the rows are shared out.
+In a small step every thread prepares all rows for itself: redundant work of a microsecond is cheaper than meeting at a
+barrier. In a large one the rows are shared out.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ def sum_squares_intrinsic(isa: str) -> Any:
 
 
 def quantize_row_intrinsic(isa: str) -> Any:
-    """`quantize_row(row, weight, factor, n_blocks, dst, width, lane)`: row * factor * weight as int8 blocks, as token `lane` of a tile."""
+    """`quantize_row(row, weight, factor, n_blocks, dst, width, lane)`: row * factor
+    * weight as int8 blocks, as token `lane` of a tile."""
 
-    def quantize_row(typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any) -> tuple[Signature, Any]:
+    def quantize_row(
+        typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any
+    ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             row, weight, factor, n, dst, width, lane = args
             v = Vec(b, isa)
@@ -54,7 +58,8 @@ def quantize_row_intrinsic(isa: str) -> Any:
             def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
                 row, weight, dst = c
                 halves = [
-                    b.fmul(b.fmul(v.load_f32(v.at(row, 64 * h)), times), v.load_f32(v.at(weight, 64 * h))) for h in range(2)
+                    b.fmul(b.fmul(v.load_f32(v.at(row, 64 * h)), times), v.load_f32(v.at(weight, 64 * h)))
+                    for h in range(2)
                 ]
                 largest = v.max_lanes(v.maximum(v.abs(halves[0]), v.abs(halves[1])))
                 scale = b.fdiv(largest, ir.Constant(f32, 127.0))
@@ -88,9 +93,12 @@ def quantize_row_intrinsic(isa: str) -> Any:
 
 
 def scale_row_intrinsic(isa: str) -> Any:
-    """`scale_row(row, weight, factor, n8, dst, width, lane)`: row * factor * weight as floats, as token `lane` of a tile, 8 columns at a time."""
+    """`scale_row(row, weight, factor, n8, dst, width, lane)`: row * factor * weight as floats, as token `lane` of a
+    tile, 8 columns at a time."""
 
-    def scale_row(typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any) -> tuple[Signature, Any]:
+    def scale_row(
+        typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any
+    ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             row, weight, factor, n, dst, width, lane = args
             v = Vec(b, isa)
@@ -161,12 +169,15 @@ def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             mean = sum_squares(row, (op.n_cols + 15) // 16) / types.float32(op.n_cols)
             factor = types.float32(1.0) / types.float32(math.sqrt(mean + op.eps))
         start, width = tile_of(i, n, WIDEST)
-        write_row(row, op.weight, factor, op.n_cols // PER_STEP, dst + types.uint64(start * op.token_bytes), width, i - start)
+        write_row(
+            row, op.weight, factor, op.n_cols // PER_STEP, dst + types.uint64(start * op.token_bytes), width, i - start
+        )
 
 
 @njit
 def combine_parts(op, n_split, token, head, out):  # type: ignore[no-untyped-def]
-    """Join the parts of one head's attention: each holds its largest score, its sum of exponentials and its weighted sum of values."""
+    """Join the parts of one head's attention: each holds its largest score, its
+    sum of exponentials and its weighted sum of values."""
     part_bytes = (op.head_pad + 16) * 4
     base = op.src2 + types.uint64((token * op.n_head + head) * n_split * part_bytes)
     largest = types.float32(-1e30)
@@ -186,4 +197,12 @@ def combine_parts(op, n_split, token, head, out):  # type: ignore[no-untyped-def
             store_f32(at, load_f32(at) + weight * load_f32(part + types.uint64(64 + 4 * d)))
 
 
-__all__ = ["VF", "combine_parts", "prepare", "quantize_row_intrinsic", "scale_row_intrinsic", "sum_squares_intrinsic", "tile_of"]
+__all__ = [
+    "VF",
+    "combine_parts",
+    "prepare",
+    "quantize_row_intrinsic",
+    "scale_row_intrinsic",
+    "sum_squares_intrinsic",
+    "tile_of",
+]

@@ -1,12 +1,14 @@
-"""Attention over the cache: one pass with a running softmax (arXiv 2205.14135), query heads that share a key/value head computed together.
+"""Attention over the cache: one pass with a running softmax (arXiv 2205.14135),
+query heads that share a key/value head computed together.
 
 The cache of a layer, in half or single precision, each slot contiguous:
 
-    keys    [slot][kv head][position / 16][head_dim][16 positions]   so that a vector of scores needs no sum across lanes
+    keys    [slot][kv head][position / 16][head_dim][16 positions]   a vector of scores needs no sum across lanes
     values  [slot][kv head][position][head_dim padded to 16]
 
-A unit of work is one row tile (up to 8 pairs of token and query head that read the same key/value head), over all its positions or, when there
-are few units, over one of `n_split` parts of them; the parts are joined where the result is read (`activations.combine_parts`).
+A unit of work is one row tile (up to 8 pairs of token and query head that read the same key/value head), over all its
+positions or, when there are few units, over one of `n_split` parts of them; the parts are joined where the result is
+read (`activations.combine_parts`).
 """
 
 from __future__ import annotations
@@ -39,11 +41,21 @@ def scratch_bytes(head_dim: int, head_pad: int) -> int:
 def attend_intrinsic(isa: str, cache: str) -> Any:
     """`attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch)`; see `attention` for the layout of scratch.
 
-    Positions begin (a multiple of 16) up to end; `q` is [head_dim][rows]. Updates the running maximum, sum and values in scratch.
+    Positions begin (a multiple of 16) up to end; `q` is [head_dim][rows]. Updates the running maximum, sum and values
+    in scratch.
     """
 
     def attend(
-        typingctx: Any, rows: Any, q: Any, k: Any, v: Any, head_dim: Any, head_pad: Any, begin: Any, end: Any, scratch: Any
+        typingctx: Any,
+        rows: Any,
+        q: Any,
+        k: Any,
+        v: Any,
+        head_dim: Any,
+        head_pad: Any,
+        begin: Any,
+        end: Any,
+        scratch: Any,
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
@@ -98,7 +110,7 @@ def _emit_rows(cache: str, rows: int, v: Vec, args: list[ir.Value]) -> None:
                 largest[m] = v.maximum(largest[m], score)
             return [k_next, v.at(out, 4 * LANES), v.at(position, LANES), *largest]
 
-        k_next, _, _, *largest = v.loop(n_blocks, [k_at, scores_at, start, *[v.float(HIDDEN)] * rows], score_block)
+        _, _, _, *largest = v.loop(n_blocks, [k_at, scores_at, start, *[v.float(HIDDEN)] * rows], score_block)
 
         # the running maximum moves, and with it what was summed before
         shrink = []
@@ -112,7 +124,9 @@ def _emit_rows(cache: str, rows: int, v: Vec, args: list[ir.Value]) -> None:
             def weigh(j: ir.Value, c: list[ir.Value], shift: ir.Value = shift) -> list[ir.Value]:
                 at, total = c
                 score = v.load_f32(at)
-                weight = b.select(b.fcmp_ordered(">", score, v.float(HIDDEN / 2)), v.exp(b.fsub(score, shift)), v.float(0.0))
+                weight = b.select(
+                    b.fcmp_ordered(">", score, v.float(HIDDEN / 2)), v.exp(b.fsub(score, shift)), v.float(0.0)
+                )
                 v.store(weight, at)
                 return [v.at(at, 4 * LANES), b.fadd(total, weight)]
 
@@ -160,7 +174,11 @@ def _emit_rows(cache: str, rows: int, v: Vec, args: list[ir.Value]) -> None:
                 v.loop(n_wide, [values_at, first_value], dimensions(wide))
             with b.if_then(b.icmp_signed(">", n_rest, v.const(0))):
                 done = b.mul(n_wide, v.const(wide))
-                v.loop(n_rest, [b.add(values_at, v.mul(done, 64)), b.add(first_value, v.mul(done, element * LANES))], dimensions(1))
+                v.loop(
+                    n_rest,
+                    [b.add(values_at, v.mul(done, 64)), b.add(first_value, v.mul(done, element * LANES))],
+                    dimensions(1),
+                )
         return [v.at(start, CHUNK), b.add(k_at, v.mul(key_block_bytes, CHUNK // LANES))]
 
     first_key = b.add(k, b.mul(b.lshr(begin, v.const(4)), key_block_bytes))
@@ -215,9 +233,13 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                         store_i32(state + types.uint64(4 * (rows + m)), types.int32(position))
                         store_f32(state + types.uint64(4 * (2 * rows + m)), types.float32(-1e30))
                         store_f32(state + types.uint64(4 * (3 * rows + m)), types.float32(0.0))
-                        q = op.src + types.uint64((first_token + r // group) * op.src_stride + (kv_head * group + r % group) * op.head_dim * 4)
+                        q = op.src + types.uint64(
+                            (first_token + r // group) * op.src_stride + (kv_head * group + r % group) * op.head_dim * 4
+                        )
                         for d in range(op.head_dim):
-                            store_f32(q_at + types.uint64(4 * (d * rows + m)), load_f32(q + types.uint64(4 * d)) * op.scale)
+                            store_f32(
+                                q_at + types.uint64(4 * (d * rows + m)), load_f32(q + types.uint64(4 * d)) * op.scale
+                            )
                     for d in range(rows * op.head_pad):
                         store_f32(sums + types.uint64(4 * d), types.float32(0.0))
                     begin &= ~15

@@ -20,7 +20,8 @@ ELEMENT = 2
 
 
 def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """Query heads (src) are normalised and turned in place; key heads (src2) too, and go into the cache with the value heads (src3).
+    """Query heads (src) are normalised and turned in place; key heads (src2) too,
+    and go into the cache with the value heads (src3).
 
     Work is one head of one token; query heads come first, then each key head with its value head.
     """
@@ -62,7 +63,9 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
             position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
             slot_head = slot * op.n_head_kv + head
-            key = op.cache_k + types.uint64(((slot_head * op.n_ctx + (position & ~15)) * op.head_dim + (position & 15)) * ELEMENT)
+            key = op.cache_k + types.uint64(
+                ((slot_head * op.n_ctx + (position & ~15)) * op.head_dim + (position & 15)) * ELEMENT
+            )
             for d in range(op.head_dim):
                 store_cell(key + types.uint64(16 * ELEMENT * d), load_f32(at + types.uint64(4 * d)))
             source = op.src3 + types.uint64(token * op.src3_stride + head * op.head_dim * 4)
@@ -72,7 +75,8 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
 
 
 def swiglu(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst = silu(src) * src2, over the same stripes of columns that this thread's matrix products wrote: no barrier in between."""
+    """dst = silu(src) * src2, over the same stripes of columns that this
+    thread's matrix products wrote: no barrier in between."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     first = op.n_stripes * tid // nth

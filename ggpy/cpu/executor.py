@@ -1,4 +1,5 @@
-"""The CPU executor: gives a program's operations their kernels, addresses and barriers, and runs it on the thread team."""
+"""The CPU executor: gives a program's operations their kernels, addresses
+and barriers, and runs it on the thread team."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from ggpy.quant.packed import PACKED, ROWS, Packed
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
 
-SMALL_STEP = 4  # up to so many tokens every thread prepares all activations for itself, and attention is split over positions
+# Up to so many tokens every thread prepares all activations for itself, and attention is split over positions.
+SMALL_STEP = 4
 PACK_BYTES = 8 << 20  # of GGUF data a thread packs at a time
 
 
@@ -32,7 +34,7 @@ def packed_format(info: TensorInfo) -> Packed:
 
 
 def activation_form(info: TensorInfo) -> str:
-    """"q8" or "f32": what the product with this weight reads."""
+    """ "q8" or "f32": what the product with this weight reads."""
     return "f32" if packed_format(info).is_float else "q8"
 
 
@@ -85,7 +87,9 @@ class CpuExecutor:
             weight = op.weights["weight"]
             assert weight is not None
             return f"linear.{packed_format(weight).name}"
-        variant = {"prepare": op.params.get("form"), "rope_store": self._cache_type, "attention": self._cache_type}.get(op.kind)
+        variant = {"prepare": op.params.get("form"), "rope_store": self._cache_type, "attention": self._cache_type}.get(
+            op.kind
+        )
         return f"{op.kind}.{variant}" if variant else op.kind
 
     def _compile(self, notify: Callable[[str], None]) -> None:
@@ -100,11 +104,15 @@ class CpuExecutor:
             notify(f"compiled in {time.perf_counter() - start:.1f} s")
 
     def _pack(self, notify: Callable[[str], None]) -> dict[str, int]:
-        """Every matrix into one arena of packed stripes; returns their addresses. The file's pages are handed back as they are done."""
+        """Every matrix into one arena of packed stripes; returns their addresses. The
+        file's pages are handed back as they are done."""
         matrices = self.program.matrices()
         foreign = sorted({m.type_name for m in matrices if m.type_name not in PACKED})
         if foreign:
-            notify(f"{', '.join(foreign)} has no packed kernels yet and runs as half precision: slower, and larger in memory")
+            notify(
+                f"{', '.join(foreign)} has no packed kernels yet and runs as half precision: "
+                "slower, and larger in memory"
+            )
         sizes = [round_up(packed_format(m).matrix_bytes(*m.shape), 64) for m in matrices]
         self._arena = allocate(sum(sizes))
         base, addresses = self._arena.ctypes.data, {}
@@ -140,7 +148,9 @@ class CpuExecutor:
         if info.type_name not in PACKED:
             rows = raw.reshape(n_rows, row_bytes)[first * ROWS : last * ROWS]
             halves = by_id(info.type).dequantize(rows).astype(np.float16)
-            packing.packer(packed)(halves.ctypes.data, out + first * stripe, len(halves), n_cols, 2 * n_cols, stripe, 0, last - first)
+            packing.packer(packed)(
+                halves.ctypes.data, out + first * stripe, len(halves), n_cols, 2 * n_cols, stripe, 0, last - first
+            )
         else:
             packing.packer(packed)(address, out, n_rows, n_cols, row_bytes, stripe, first, last)
         if last * ROWS >= n_rows:
@@ -154,12 +164,16 @@ class CpuExecutor:
         for op in self.program.ops:
             if op.kind == "prepare":
                 n_cols = op.srcs[0].n_cols
-                size = round_up(n_cols, 8) * 4 if op.params["form"] == "f32" else n_cols // 32 * linear.TOKEN_BLOCK_BYTES
+                size = (
+                    round_up(n_cols, 8) * 4 if op.params["form"] == "f32" else n_cols // 32 * linear.TOKEN_BLOCK_BYTES
+                )
                 self._token_bytes[n_cols, op.params["form"]] = size
         widest = max(self._token_bytes.values())
         self._private_stride = round_up(SMALL_STEP * widest, 4096)
         self._activations = allocate(max(self.n_batch * widest, self.n_threads * self._private_stride))
-        self._scratch_stride = round_up(max(attention.scratch_bytes(head_dim, head_pad), round_up(n_head * head_dim, 32) * 4), 4096)
+        self._scratch_stride = round_up(
+            max(attention.scratch_bytes(head_dim, head_pad), round_up(n_head * head_dim, 32) * 4), 4096
+        )
         self._scratch = allocate(self.n_threads * self._scratch_stride)
         self._partials = allocate(SMALL_STEP * n_head * self.n_threads * (head_pad + 16) * 4)
         cells = self.n_slots * n_head_kv * self.n_ctx
@@ -195,7 +209,9 @@ class CpuExecutor:
         r["scratch"], r["scratch_stride"] = self._scratch.ctypes.data, self._scratch_stride
         if op.dst:
             r["dst"], r["dst_stride"] = self._address(op.dst), self._stride(op.dst.buffer)
-        for region, (at, stride) in zip(op.srcs, (("src", "src_stride"), ("src2", "src2_stride"), ("src3", "src3_stride")), strict=False):
+        for region, (at, stride) in zip(
+            op.srcs, (("src", "src_stride"), ("src2", "src2_stride"), ("src3", "src3_stride")), strict=False
+        ):
             r[at], r[stride] = self._address(region), self._stride(region.buffer)
         getattr(self, "_record_" + op.kind)(op, r)
         return r
@@ -250,7 +266,8 @@ class CpuExecutor:
     # ---- barriers
 
     def _accesses(self, op: Op, small: bool) -> list[tuple[Any, bool, str]]:
-        """What an operation touches: (memory, whether it writes, how threads share it out). Threads that share alike never meet."""
+        """What an operation touches: (memory, whether it writes, how threads share
+        it out). Threads that share alike never meet."""
         everyone, own = "everyone", "own"
 
         def regions(items: tuple[Region, ...], writes: bool, share: str) -> list[tuple[Any, bool, str]]:
@@ -272,10 +289,16 @@ class CpuExecutor:
         layer = ("cache", op.params["layer"])
         if op.kind == "rope_store":
             return [*regions(op.srcs, True, everyone), (layer, True, everyone)]
-        return [*regions(op.srcs, False, everyone), (layer, False, everyone), *regions(dst, True, everyone), ("partials", True, everyone)]
+        return [
+            *regions(op.srcs, False, everyone),
+            (layer, False, everyone),
+            *regions(dst, True, everyone),
+            ("partials", True, everyone),
+        ]
 
     def _place_barriers(self) -> None:
-        """A barrier stands before an operation that meets memory which another thread may have touched since the last one."""
+        """A barrier stands before an operation that meets memory which another
+        thread may have touched since the last one."""
         ops = [op for op in self.program.ops if op.kind != "embed"]
         for bit, small in ((1, True), (2, False)):
             since: list[tuple[Any, bool, str]] = []
@@ -293,8 +316,11 @@ class CpuExecutor:
 
     # ---- a step
 
-    def run(self, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray, angles: np.ndarray) -> np.ndarray:
-        """rows float32 [n, n_embd]; slots, positions int32 [n]; outputs int32 [m]; angles float32 [n, n_rot / 2, 2]: logits [m, n_vocab].
+    def run(
+        self, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray, angles: np.ndarray
+    ) -> np.ndarray:
+        """rows float32 [n, n_embd]; slots, positions int32 [n]; outputs int32 [m];
+        angles float32 [n, n_rot / 2, 2]: logits [m, n_vocab].
 
         The result is a view of working memory, valid until the next step.
         """
@@ -308,7 +334,11 @@ class CpuExecutor:
         step["small"] = n <= SMALL_STEP
         step["n_segments"] = len(segments)
         step["n_split"] = self.n_threads if n <= SMALL_STEP else 1
-        step["positions"], step["slots"], step["outputs"] = positions.ctypes.data, slots.ctypes.data, outputs.ctypes.data
+        step["positions"], step["slots"], step["outputs"] = (
+            positions.ctypes.data,
+            slots.ctypes.data,
+            outputs.ctypes.data,
+        )
         step["segments"], step["angles"] = segments.ctypes.data, angles.ctypes.data
         self._team.run()
         logits = self.program.logits
@@ -320,7 +350,8 @@ class CpuExecutor:
 
 
 def _segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Runs of tokens in one slot at consecutive positions: int32 [n][slot, first token, tokens, position of the first]."""
+    """Runs of tokens in one slot at consecutive positions: int32 [n][slot,
+    first token, tokens, position of the first]."""
     if len(slots) == 1:
         return np.array([[slots[0], 0, 1, positions[0]]], np.int32)
     breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(positions) != 1)) + 1

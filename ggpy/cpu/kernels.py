@@ -1,6 +1,7 @@
 """The kernels by name: each is compiled when a program first names it, kept on disk, and called by address.
 
-A kernel is one of the operation bodies in this folder with the tier's primitives put in; its signature is (op, step, thread, threads).
+A kernel is one of the operation bodies in this folder with the tier's primitives put in; its signature is (op, step,
+thread, threads).
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ def _prepare(tier: str, form: str) -> tuple[Callable[..., Any], dict[str, Any]]:
 
 def _attention(tier: str, cache: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     attend = plain.attend_function(cache) if tier == "plain" else attention.attend_intrinsic(tier, cache)
-    return attention.attention, {"attend": attend, "WIDEST": attention.WIDEST_ROWS[tier], "ELEMENT": attention.CACHE_BYTES[cache]}
+    return attention.attention, {
+        "attend": attend,
+        "WIDEST": attention.WIDEST_ROWS[tier],
+        "ELEMENT": attention.CACHE_BYTES[cache],
+    }
 
 
 def _rope_store(tier: str, cache: str) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -55,7 +60,9 @@ def _rope_store(tier: str, cache: str) -> tuple[Callable[..., Any], dict[str, An
 
 
 def _swiglu(tier: str, _: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    return elementwise.swiglu, {"swiglu_row": plain.swiglu_row if tier == "plain" else elementwise.swiglu_row_intrinsic(tier)}
+    return elementwise.swiglu, {
+        "swiglu_row": plain.swiglu_row if tier == "plain" else elementwise.swiglu_row_intrinsic(tier)
+    }
 
 
 _KINDS: dict[str, Callable[[str, str], tuple[Callable[..., Any], dict[str, Any]]]] = {
@@ -68,7 +75,8 @@ _KINDS: dict[str, Callable[[str, str], tuple[Callable[..., Any], dict[str, Any]]
 
 
 def kernel(name: str, tier: str | None = None) -> Any:
-    """The numba `cfunc` called `name`: a kind, with its format behind a dot where it has one ("linear.Q4_0", "prepare.q8", "attention.f16")."""
+    """The numba `cfunc` called `name`: a kind, with its format behind a dot where it has one ("linear.Q4_0",
+    "prepare.q8", "attention.f16")."""
     tier = tier or isa()
     key = f"{name}.{tier}"
     if key not in _compiled:

@@ -1,11 +1,13 @@
 """The matrix product: activations of 1 to 16 tokens at once times a stripe of 16 packed weight rows.
 
-Quantized weights meet activations as `ggpy.cpu.activations` lays them out, a tile of w tokens being a run of 32-column blocks
+Quantized weights meet activations as `ggpy.cpu.activations` lays them out, a tile of w tokens being a run of 32-column
+blocks
 
     codes    [8 column groups][w tokens][4 bytes]     int8
     scale    [w]    float32
     sum      [w]    float32, scale times the sum of the codes: what a minimum multiplies
-    minus8   [3][w] int32, -8 times the sum of all 32, the first 16 and the last 16 codes: what an offset of the codes starts from
+    minus8   [3][w] int32, -8 times the sum of all 32, the first 16 and the last 16 codes: what an offset of the codes
+             starts from
 
 and float weights a tile [n_cols][w] of float32. Everything is at a constant distance from one moving pointer.
 """
@@ -26,7 +28,8 @@ from ggpy.quant.packed import BLOCK, Packed
 
 TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # of one token in one block of 32 columns
 WIDEST_TILE = {"avx512vnni": 8, "avx2vnni": 4, "avx2": 4, "plain": 1}
-CHUNK_BYTES = 384 * 1024  # activations walked at a time, so that they stay in the second-level cache while weights stream by
+# Activations walked at a time, so that they stay in the second-level cache while weights stream by.
+CHUNK_BYTES = 384 * 1024
 
 
 def tile_widths(isa: str) -> list[int]:
@@ -113,7 +116,9 @@ class QuantizedTile:
         v, p, b = self.v, self.p, self.v.b
         step = TOKEN_BLOCK_BYTES * self.width
 
-        def blocks(count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], header: list[ir.Value]) -> list[ir.Value]:
+        def blocks(
+            count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], header: list[ir.Value]
+        ) -> list[ir.Value]:
             def one(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
                 w_at, x_at, *sums = carried
                 sums = self.block(w_at, x_at, sums, header)
@@ -156,7 +161,9 @@ class FloatTile:
 
         zeros = [v.float(0.0)] * (w * (chains - 1))
         # columns are padded to a multiple of 8 with zero weights and zero activations
-        done = v.loop(b.lshr(n_cols, v.const(3)), [weight, x, *totals, *zeros], lambda i, c: columns(8, c[0], c[1], list(c[2:])))
+        done = v.loop(
+            b.lshr(n_cols, v.const(3)), [weight, x, *totals, *zeros], lambda i, c: columns(8, c[0], c[1], list(c[2:]))
+        )
         sums = done[2:]
         while len(sums) > w:
             half = len(sums) // 2
@@ -168,7 +175,9 @@ def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None
     weight, x, n_cols, bias, dst, stride, accumulate = args
     b = v.b
     start = v.load_f32(bias)
-    totals = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width).product(weight, x, n_cols, [start] * width)
+    totals = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width).product(
+        weight, x, n_cols, [start] * width
+    )
     add_to_dst = v.splat(b.icmp_signed("!=", accumulate, v.const(0)))
     for total in totals:
         before = b.select(add_to_dst, v.load_f32(dst), v.float(0.0))
@@ -177,12 +186,18 @@ def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None
 
 
 def tile_intrinsic(packed: Packed, isa: str) -> Any:
-    """`tile(width, weight, x, n_cols, bias, dst, dst_stride, accumulate)`: one stripe times one tile of `width` tokens, plus bias, into dst."""
+    """`tile(width, weight, x, n_cols, bias, dst, dst_stride, accumulate)`: one stripe
+    times one tile of `width` tokens, plus bias, into dst."""
 
-    def tile(typingctx: Any, width: Any, weight: Any, x: Any, n_cols: Any, bias: Any, dst: Any, stride: Any, accumulate: Any) -> tuple[Signature, Any]:
+    def tile(
+        typingctx: Any, width: Any, weight: Any, x: Any, n_cols: Any, bias: Any, dst: Any, stride: Any, accumulate: Any
+    ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
-            functions = {n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n)) for n in tile_widths(isa)}
+            functions = {
+                n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n))
+                for n in tile_widths(isa)
+            }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
@@ -197,7 +212,8 @@ WIDEST = 0
 
 
 def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst[token, row] (+)= weight[row] . x[token] + bias[row]; thread `tid` of `nth` takes a contiguous run of stripes."""
+    """dst[token, row] (+)= weight[row] . x[token] + bias[row]; thread `tid`
+    of `nth` takes a contiguous run of stripes."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     n = step.n_outputs if op.outputs_only else step.n_tokens

@@ -1,4 +1,5 @@
-"""Scalars at raw addresses, for kernels written as plain numba code: loads, stores, bit casts, half precision, and calls by address."""
+"""Scalars at raw addresses, for kernels written as plain numba code: loads,
+stores, bit casts, half precision, and calls by address."""
 
 from __future__ import annotations
 
@@ -44,7 +45,12 @@ def _storer(kind: Any) -> Any:
 
 
 load_i8, load_u8, load_u16 = _loader(types.int8), _loader(types.uint8), _loader(types.uint16)
-load_i32, load_u32, load_i64, load_f32 = _loader(types.int32), _loader(types.uint32), _loader(types.int64), _loader(types.float32)
+load_i32, load_u32, load_i64, load_f32 = (
+    _loader(types.int32),
+    _loader(types.uint32),
+    _loader(types.int64),
+    _loader(types.float32),
+)
 store_i8, store_u8, store_u16 = _storer(types.int8), _storer(types.uint8), _storer(types.uint16)
 store_i32, store_f32 = _storer(types.int32), _storer(types.float32)
 
@@ -74,7 +80,9 @@ def f16_to_f32(h):  # type: ignore[no-untyped-def]
     if exponent == 0:
         value = types.float32(fraction) * types.float32(5.9604644775390625e-08)
         return -value if sign else value
-    return f32_from_bits(types.uint32(sign | ((exponent + types.uint32(112)) << types.uint32(23)) | (fraction << types.uint32(13))))
+    return f32_from_bits(
+        types.uint32(sign | ((exponent + types.uint32(112)) << types.uint32(23)) | (fraction << types.uint32(13)))
+    )
 
 
 @njit(inline="never")

@@ -1,7 +1,7 @@
 """From the bytes of a GGUF tensor to the packed stripes that kernels read (`ggpy.quant.packed`).
 
-One loop per format, compiled on first use and run by several Python threads, each over its own stripes. The destination is zeroed memory, so
-rows past the last one stay zero.
+One loop per format, compiled on first use and run by several Python threads, each over its own stripes. The destination
+is zeroed memory, so rows past the last one stay zero.
 """
 
 from __future__ import annotations
@@ -171,7 +171,8 @@ def _pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last)
 
 
 def _pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last):  # type: ignore[no-untyped-def]
-    """Stripes first..last of a matrix of 2- or 4-byte floats, transposed to [n_cols][16]; eight columns at a time keep both sides in cache."""
+    """Stripes first..last of a matrix of 2- or 4-byte floats, transposed to
+    [n_cols][16]; eight columns at a time keep both sides in cache."""
     for s in range(first, last):
         rows = min(16, n_rows - 16 * s)
         for c0 in range(0, n_cols, 32):
@@ -188,7 +189,8 @@ _compiled: dict[str, Any] = {}
 
 
 def packer(p: Packed) -> Any:
-    """The compiled `pack(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last)` of a format; it releases the GIL."""
+    """The compiled `pack(raw, out, n_rows, n_cols, row_bytes, stripe_bytes,
+    first, last)` of a format; it releases the GIL."""
     name = f"pack_{p.bits}bit" if p.is_float else f"pack_{p.name}"
     if name not in _compiled:
         u, i = types.uintp, types.intp

@@ -1,4 +1,5 @@
-"""The plain tier: what every SIMD primitive computes, as loops over scalars. It runs on any CPU, and is the oracle of the other tiers."""
+"""The plain tier: what every SIMD primitive computes, as loops over scalars. It
+runs on any CPU, and is the oracle of the other tiers."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def tile_function(p: Packed) -> Any:
             total = types.float64(0.0)
             for c in range(n_cols):
                 size = row_bytes // 16
-                total += weight_at(weight + types.uint64(c * row_bytes + row * size)) * load_f32(x + types.uint64(4 * c))
+                total += weight_at(weight + types.uint64(c * row_bytes + row * size)) * load_f32(
+                    x + types.uint64(4 * c)
+                )
             return total
 
     else:

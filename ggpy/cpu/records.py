@@ -1,4 +1,5 @@
-"""What kernels read: one fixed-size record per operation, and one per step. Addresses are plain integers, checked before they are written here."""
+"""What kernels read: one fixed-size record per operation, and one per step. Addresses are plain integers, checked
+before they are written here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The thread team: Python threads that walk a program together in machine code, meeting at spin barriers, with no Python between operations.
+"""The thread team: Python threads that walk a program together in machine code,
+meeting at spin barriers, with no Python between operations.
 
 Between steps workers spin for a few milliseconds, so that the next token finds them awake, then sleep.
 """
@@ -96,7 +97,9 @@ def cpu_relax(typingctx: Any) -> tuple[Signature, Any]:
     def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         triple = b.module.triple
         if triple.startswith(("x86", "i386", "i686", "amd64")):
-            b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"), [])
+            b.call(
+                cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"), []
+            )
         return context.get_dummy_value()
 
     return types.void(), codegen
@@ -114,7 +117,8 @@ WALK = types.void(types.uintp, types.intp, types.uintp, types.uintp, types.intp,
 
 @compiled(signature=WALK)
 def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
-    """Run all operations as thread `tid` of `nth`. A barrier is a counter and a generation: the last to arrive opens the next one."""
+    """Run all operations as thread `tid` of `nth`. A barrier is a counter and a
+    generation: the last to arrive opens the next one."""
     bit = 1 if carray(as_step(step_at), 1)[0].small else 2
     for i in range(n_ops + 1):
         meet = i == n_ops
@@ -140,7 +144,8 @@ def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
 
 @compiled(signature=types.int64(*WALK.args, types.int64))
 def serve(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-def]
-    """A worker's life: wait for the job after `job`, walk, again. Returns the last job done, when it has waited long or the team stops."""
+    """A worker's life: wait for the job after `job`, walk, again. Returns the last
+    job done, when it has waited long or the team stops."""
     state = team + types.uint64(STATES + LINE * tid)
     while True:
         spins = 0
@@ -164,10 +169,12 @@ def serve(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-
 
 @compiled(signature=types.int64(*WALK.args[:4], types.intp, types.int64[::1]))
 def step_together(ops, n_ops, step_at, team, nth, sleepers):  # type: ignore[no-untyped-def]
-    """Thread 0's step: post the job, walk, return 0. If workers sleep it does not: their numbers are written to `sleepers`, their count returned.
+    """Thread 0's step: post the job, walk, return 0. If workers sleep it does not: their numbers are written to
+    `sleepers`, their count returned.
 
-    Negative: nothing is posted yet; wake them and call again. Positive (a worker fell asleep just then): the job is posted; wake them and walk.
-    One call for both, so that no interrupt of the Python side can come between posting and walking.
+    Negative: nothing is posted yet; wake them and call again. Positive (a worker fell asleep just then): the job is
+    posted; wake them and walk. One call for both, so that no interrupt of the Python side can come between posting and
+    walking.
     """
     asleep = 0
     for tid in range(1, nth):
@@ -200,7 +207,10 @@ class Team:
         self._alarms = [threading.Semaphore(0) for _ in range(n_threads)]
         self._args = (ops.ctypes.data, len(ops), step.ctypes.data, self._team)
         self._closed = False
-        self._workers = [threading.Thread(target=self._work, args=(tid,), daemon=True, name=f"ggpy-{tid}") for tid in range(1, n_threads)]
+        self._workers = [
+            threading.Thread(target=self._work, args=(tid,), daemon=True, name=f"ggpy-{tid}")
+            for tid in range(1, n_threads)
+        ]
         for worker in self._workers:
             worker.start()
 

@@ -1,8 +1,8 @@
 """Vector code from Python: a thin layer over llvmlite in which the SIMD kernels are written.
 
-Every value is a vector of 16 lanes, one lane a weight row, a cache position or a column. A 512-bit CPU holds it in one register; for narrower
-ones LLVM splits it, so a kernel is written once. Only what has no portable spelling, the 8-bit dot product, is chosen by tier.
-Addresses are i64 values; loads and stores are unaligned.
+Every value is a vector of 16 lanes, one lane a weight row, a cache position or a column. A 512-bit CPU holds it in one
+register; for narrower ones LLVM splits it, so a kernel is written once. Only what has no portable spelling, the 8-bit
+dot product, is chosen by tier. Addresses are i64 values; loads and stores are unaligned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ VB = ir.VectorType(i8, 4 * LANES)
 
 LOG2_E = 1.4426950408889634
 # exp2 on [-0.5, 0.5], relative error 2e-7: minimax coefficients of Cephes' exp2f.
-EXP2 = (1.535336188319500e-4, 1.339887440266574e-3, 9.618437357674640e-3, 5.550332471162809e-2, 2.402264791363012e-1, 6.931472028550421e-1, 1.0)
+EXP2 = (
+    1.535336188319500e-4,
+    1.339887440266574e-3,
+    9.618437357674640e-3,
+    5.550332471162809e-2,
+    2.402264791363012e-1,
+    6.931472028550421e-1,
+    1.0,
+)
 
 
 class Vec:
@@ -179,7 +187,8 @@ class Vec:
 
     @property
     def signed_weights(self) -> bool:
-        """Whether `dot_signed` takes signed weights as they are; otherwise they enter as weight + 128 and 128 * sum(x) must be taken off."""
+        """Whether `dot_signed` takes signed weights as they are; otherwise they enter
+        as weight + 128 and 128 * sum(x) must be taken off."""
         return self.isa == "avx2"
 
     def dot_signed(self, total: ir.Value, weight: ir.Value, x: ir.Value) -> ir.Value:
@@ -204,7 +213,8 @@ class Vec:
     # ---- control
 
     def function(self, name: str, n_args: int, body: Callable[[Vec, list[ir.Value]], None]) -> ir.Function:
-        """A separate function of `n_args` i64 arguments: its registers are allotted for its own loop alone, which one large body would share."""
+        """A separate function of `n_args` i64 arguments: its registers are allotted for
+        its own loop alone, which one large body would share."""
         kind = ir.FunctionType(ir.VoidType(), [i64] * n_args)
         function = ir.Function(self.b.module, kind, self.b.module.get_unique_name(name))
         function.linkage = "internal"
@@ -233,7 +243,8 @@ class Vec:
         carried: Sequence[ir.Value],
         body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
     ) -> list[ir.Value]:
-        """`for i in range(count)` with `carried` values passed from round to round; `count` is at least 1. Returns the last round's values."""
+        """`for i in range(count)` with `carried` values passed from round to round;
+        `count` is at least 1. Returns the last round's values."""
         b = self.b
         entry = b.block
         block, done = b.append_basic_block("loop"), b.append_basic_block("done")
