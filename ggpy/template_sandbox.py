@@ -87,15 +87,21 @@ def _check_bits(bits: int) -> None:
         raise OverLimit("it makes a number of thousands of digits")
 
 
-def _check_written(value: Any, budget: int = 1 << 20) -> int:
-    """Before a value is written out: lists may hold the same list many times over, and so on down."""
+def _check_written(value: Any, budget: int | None = None) -> int:
+    """Before a value is written out: lists may hold the same list many times over, and so on down.
+
+    budget: characters that may be written; what is left of them is returned. An entry counts as 64.
+    """
+    left = MAX_SIZE if budget is None else budget
     if isinstance(value, (list, tuple, set, dict)):
         entries = (*value, *value.values()) if isinstance(value, dict) else value
         for entry in entries:
-            budget = _check_written(entry, budget - 1)
-    if budget < 0:
-        raise OverLimit("it writes out a list of millions of entries")
-    return budget
+            left = _check_written(entry, left - 64)
+    elif isinstance(value, str):
+        left -= len(value)
+    if left < 0:
+        raise OverLimit(f"it writes out a value of more than {MAX_SIZE:,} characters")
+    return left
 
 
 def _size(value: Any) -> int:
