@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,7 +244,7 @@ class LLM:
         self._check_open()
         return self.engine.sequence(prompt_token_ids, (params or SamplingParams()).resolved(self.sampling_defaults))
 
-    def follow(self, sequences: Sequence[EngineSequence]) -> Iterator[tuple[int, str]]:
+    def follow(self, sequences: Sequence[EngineSequence]) -> Generator[tuple[int, str], None, None]:
         """Run these until all are finished: (index in `sequences`, new text). Ends them when it is closed early."""
         try:
             with self._lock:

@@ -67,7 +67,7 @@ def test_tokens_that_the_tokenizer_would_cut_otherwise_are_kept(make: Any, monke
 
 def test_interruption_keeps_the_conversation(make: Any) -> None:
     talk = Conversation(make(saying("A long answer")))
-    pieces = talk.reply("Go", GREEDY)
+    pieces: Any = talk.reply("Go", GREEDY)
     assert [next(pieces) for _ in range(6)] == list("A long")
     pieces.close()
     assert talk.messages[-1] == {"role": "assistant", "content": "A long"}

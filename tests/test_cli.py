@@ -120,9 +120,12 @@ def test_run_raw_system_file_and_stdin(call: Any, tmp_path: Path) -> None:
 def test_run_flags_reach_the_sampler(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     request = ggpy.llm.LLM.request
-    monkeypatch.setattr(
-        ggpy.llm.LLM, "request", lambda self, ids, params: seen.append(params) or request(self, ids, params)
-    )
+
+    def watched(self: Any, ids: list[int], params: Any) -> Any:
+        seen.append(params)
+        return request(self, ids, params)
+
+    monkeypatch.setattr(ggpy.llm.LLM, "request", watched)
     flags = (
         "-n 3 --temp 0.5 --top-k 7 --top-p 0.8 --min-p 0.1 --typical-p 0.9 --repeat-penalty 1.1 --repeat-last-n 32 "
         "--presence-penalty 0.2 --frequency-penalty 0.3 --seed 9 --stop A --stop B --ignore-eos --verbose"

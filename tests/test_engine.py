@@ -139,7 +139,7 @@ def test_an_interrupted_step_claims_no_cells() -> None:
     one(engine, prompt)
     other = engine.sequence([*prompt[:10], *prompts(3)[0]], GREEDY)
     engine.add(other)
-    step, engine.runtime.step = engine.runtime.step, _interrupt  # type: ignore[method-assign]
+    step, engine.runtime.step = engine.runtime.step, _interrupt  # type: ignore[method-assign,assignment]
     with pytest.raises(KeyboardInterrupt):
         engine.step()
     engine.runtime.step = step  # type: ignore[method-assign]
