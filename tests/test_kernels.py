@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import llvmlite.binding
 import numpy as np
 import pytest
-from numba import cfunc
 
-from ggpy.cpu import activations, attention, kernels, linear, packing
-from ggpy.cpu.records import OP, STEP
-from ggpy.jit import specialized
+from ggpy.cpu import kernels
+from ggpy.cpu.builds import build
+from ggpy.cpu.layout import OP, STEP, TILE_WIDTHS, TOKEN_BLOCK_BYTES, attention_scratch_bytes
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
@@ -26,7 +24,7 @@ N_COLS = 512
 
 
 def call(name: str, tier: str, op: np.ndarray, step: np.ndarray) -> None:
-    kernels.kernel(name, tier).ctypes(op.ctypes.data, step.ctypes.data, 0, 1)
+    kernels.kernel(name, tier).call(op.ctypes.data, step.ctypes.data, 0, 1)
 
 
 def aligned(n_bytes: int) -> np.ndarray:
@@ -66,9 +64,20 @@ def product(
     raw, exact = weights(name, n_rows)
     n_stripes = -(-n_rows // 16)
     packed = aligned(p.matrix_bytes(n_rows, N_COLS))
-    pack = packing.packer(p)
+    pack = kernels.kernel(f"pack.{name}").call
+    codes = aligned(64)
     for s in range(n_stripes):
-        pack(raw.ctypes.data, packed.ctypes.data, n_rows, N_COLS, raw.shape[1], p.stripe_bytes(N_COLS), s, s + 1)
+        pack(
+            raw.ctypes.data,
+            packed.ctypes.data,
+            n_rows,
+            N_COLS,
+            raw.shape[1],
+            p.stripe_bytes(N_COLS),
+            s,
+            s + 1,
+            codes.ctypes.data,
+        )
     rng = np.random.default_rng(n_tokens)
     x = rng.standard_normal((n_tokens, N_COLS)).astype(np.float32)
     x[0, :32] = 0.0
@@ -76,7 +85,7 @@ def product(
     bias[:n_rows] = rng.standard_normal(n_rows)
     out = np.full((n_tokens, 16 * n_stripes), 0.5 if accumulate else np.nan, np.float32)
     ones = np.ones(N_COLS, np.float32)
-    form, token_bytes = ("f32", 4 * N_COLS) if p.is_float else ("q8", N_COLS // 32 * linear.TOKEN_BLOCK_BYTES)
+    form, token_bytes = ("f32", 4 * N_COLS) if p.is_float else ("q8", N_COLS // 32 * TOKEN_BLOCK_BYTES)
     tiles = aligned(n_tokens * token_bytes)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"], step["n_split"] = n_tokens, 1
@@ -131,10 +140,12 @@ def test_norm_is_in_the_preparation(tier, n_tokens):
     op["dst"] = out.ctypes.data
     call("prepare.f32", tier, op, step)
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-5) * weight
-    for i in range(n_tokens):
-        start, width = activations.tile_of(i, n_tokens, linear.WIDEST_TILE[tier])
+    start = 0
+    while start < n_tokens:
+        width = max(w for w in TILE_WIDTHS[tier] if w <= n_tokens - start)
         tile = out[start * n_cols : (start + width) * n_cols].reshape(n_cols, width)
-        assert np.allclose(tile[:, i - start], expected[i], rtol=1e-5, atol=1e-6)
+        assert np.allclose(tile.T, expected[start : start + width], rtol=1e-5, atol=1e-6)
+        start += width
 
 
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
@@ -173,7 +184,7 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
     q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
     out = np.zeros((n_tokens, n_head * head_dim), np.float32)
     parts = np.zeros((n_tokens, n_head, n_split, pad + 16), np.float32)
-    scratch = aligned(attention.scratch_bytes(head_dim, pad))
+    scratch = aligned(attention_scratch_bytes(head_dim, pad))
     segments = np.array([[slot, 0, n_tokens, n_past]], np.int32)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"], step["n_segments"], step["n_split"], step["segments"] = n_tokens, 1, n_split, segments.ctypes.data
@@ -202,10 +213,7 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
 
 
 def assembly(name: str, tier: str) -> str:
-    kind, _, variant = name.partition(".")
-    template, names = kernels._KINDS[kind](tier, variant)
-    compiled: Any = cfunc(kernels.SIGNATURE, error_model="numpy")(specialized(template, "inspected", **names))
-    return compiled._library.get_asm_str()
+    return str(build(name, tier, kernels.PROTOTYPES[name.partition(".")[0]])._library.get_asm_str())
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.linear import TOKEN_BLOCK_BYTES
+from ggpy.cpu.layout import TOKEN_BLOCK_BYTES
 from ggpy.cpu.memory import load_f32, load_i32, store_f32
 from ggpy.cpu.records import as_op, as_step
-from ggpy.cpu.vector import VF, VI, Vec, f32, i8, i32
+from ggpy.cpu.vector import VI, Vec, f32, i8, i32
 from ggpy.quant.packed import BLOCK
 
 
@@ -123,26 +123,12 @@ def scale_row_intrinsic(isa: str) -> Any:
     return intrinsic(scale_row)
 
 
-WIDEST = 0  # these names are set by `specialized`
-PER_STEP = BLOCK
+PER_STEP = BLOCK  # these names are set by `specialized`
 sum_squares: Any = None
 write_row: Any = None
 combine_head: Any = None
-
-
-@njit(inline="always")
-def tile_of(i, n, widest):  # type: ignore[no-untyped-def]
-    """(first token, width) of the tile that holds token i of n: whole tiles first, then the rest in halving widths."""
-    start = n // widest * widest
-    if i < start:
-        return i // widest * widest, widest
-    width = widest >> 1
-    while True:
-        if n - start >= width:
-            if i < start + width:
-                return start, width
-            start += width
-        width >>= 1
+widest_tile: Any = None
+WIDEST = 0
 
 
 def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -168,7 +154,11 @@ def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         if op.eps >= types.float32(0.0):
             mean = sum_squares(row, (op.n_cols + 15) // 16) / types.float32(op.n_cols)
             factor = types.float32(1.0) / types.float32(math.sqrt(mean + op.eps))
-        start, width = tile_of(i, n, WIDEST)
+        start = i // WIDEST * WIDEST
+        width = widest_tile(n - start)
+        while i >= start + width:
+            start += width
+            width = widest_tile(n - start)
         write_row(
             row, op.weight, factor, op.n_cols // PER_STEP, dst + types.uint64(start * op.token_bytes), width, i - start
         )
@@ -195,14 +185,3 @@ def combine_parts(op, n_split, token, head, out):  # type: ignore[no-untyped-def
         for d in range(op.head_dim):
             at = out + types.uint64(4 * d)
             store_f32(at, load_f32(at) + weight * load_f32(part + types.uint64(64 + 4 * d)))
-
-
-__all__ = [
-    "VF",
-    "combine_parts",
-    "prepare",
-    "quantize_row_intrinsic",
-    "scale_row_intrinsic",
-    "sum_squares_intrinsic",
-    "tile_of",
-]

@@ -13,7 +13,6 @@ read (`activations.combine_parts`).
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -22,20 +21,12 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.cpu.layout import CACHE_BYTES, CHUNK, ROW_WIDTHS
 from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.records import as_op, as_step
-from ggpy.cpu.vector import LANES, VF, VI, Vec, f32, i32
+from ggpy.cpu.vector import LANES, Vec, f32, i32
 
-CACHE_BYTES = {"f16": 2, "f32": 4}  # of an element, by the cache's type
-CHUNK = 64  # positions between two updates of the running maximum
 HIDDEN = -1e30  # the score of a position that must not be seen
-WIDEST_ROWS = {"avx512vnni": 8, "avx2vnni": 4, "avx2": 4, "plain": 8}
-
-
-def scratch_bytes(head_dim: int, head_pad: int) -> int:
-    """A thread's working memory: queries, scores, and the running state, for the widest row tile."""
-    rows = max(WIDEST_ROWS.values())
-    return 4 * (rows * head_dim + rows * CHUNK + rows * head_pad + 8 * rows) + 256
 
 
 def attend_intrinsic(isa: str, cache: str) -> Any:
@@ -59,11 +50,9 @@ def attend_intrinsic(isa: str, cache: str) -> Any:
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
-            rows, widths = WIDEST_ROWS[isa], []
-            while rows:
-                widths.append(rows)
-                rows //= 2
-            functions = {n: v.function(f"attend_{n}", len(args) - 1, partial(_emit_rows, cache, n)) for n in widths}
+            functions = {
+                n: v.function(f"attend_{n}", len(args) - 1, partial(_emit_rows, cache, n)) for n in ROW_WIDTHS[isa]
+            }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
@@ -266,6 +255,3 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                             to = op.dst + types.uint64(token * op.dst_stride + head * op.head_dim * 4)
                             for d in range(op.head_dim):
                                 store_f32(to + types.uint64(4 * d), load_f32(mixed + types.uint64(4 * d)) / total)
-
-
-__all__ = ["VF", "VI", "attend_intrinsic", "attention", "math", "scratch_bytes"]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ggpy.cpu import attention, kernels, linear, packing
-from ggpy.cpu.records import OP, STEP
+from ggpy.cpu import kernels
+from ggpy.cpu.layout import CACHE_BYTES, OP, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes
 from ggpy.cpu.threads import Team
 from ggpy.graph import read_vector
-from ggpy.jit import isa
+from ggpy.native import isa
 from ggpy.program import Buffer, Op, Program, Region
 from ggpy.quant import by_id
 from ggpy.quant.packed import PACKED, ROWS, Packed
@@ -93,14 +93,16 @@ class CpuExecutor:
         return f"{op.kind}.{variant}" if variant else op.kind
 
     def _compile(self, notify: Callable[[str], None]) -> None:
-        names = list(dict.fromkeys(self._kernel_name(op) for op in self.program.ops if op.kind != "embed"))
-        start, told = time.perf_counter(), False
-        for done, name in enumerate(names):
+        """Have every kernel of the program at hand; the first run on a machine compiles them, and says so."""
+        packed = {packed_format(m).name for m in self.program.matrices()}
+        names = [self._kernel_name(op) for op in self.program.ops if op.kind != "embed"]
+        names = list(dict.fromkeys([*names, *(f"pack.{name}" for name in packed), "walk", "serve", "step_together"]))
+        missing, start = kernels.missing(names), time.perf_counter()
+        if missing:
+            notify(f"compiling {len(missing)} kernels for this CPU ({isa()}); this happens once")
+        for name in names:
             kernels.kernel(name)
-            if not told and not kernels.was_cached(name):
-                notify(f"compiling {len(names) - done} kernels for this CPU ({isa()}); this happens once")
-                told = True
-        if told:
+        if missing:
             notify(f"compiled in {time.perf_counter() - start:.1f} s")
 
     def _pack(self, notify: Callable[[str], None]) -> dict[str, int]:
@@ -121,8 +123,6 @@ class CpuExecutor:
             addresses[info.name] = base
             jobs += [(info, base, first, last) for first, last in self._pieces(info)]
             base += size
-        for name in {packed_format(m).name for m in matrices}:
-            packing.packer(PACKED[name])
         if self.n_threads == 1:
             for job in jobs:
                 self._pack_piece(*job)
@@ -144,15 +144,24 @@ class CpuExecutor:
         stripe = packed.stripe_bytes(n_cols)
         raw = self.file.data(info.name)
         row_bytes = info.nbytes // n_rows
-        address = raw.ctypes.data
+        pack = kernels.kernel(f"pack.{packed.name}").call
+        codes = np.empty(64, np.uint8).ctypes
         if info.type_name not in PACKED:
             rows = raw.reshape(n_rows, row_bytes)[first * ROWS : last * ROWS]
             halves = by_id(info.type).dequantize(rows).astype(np.float16)
-            packing.packer(packed)(
-                halves.ctypes.data, out + first * stripe, len(halves), n_cols, 2 * n_cols, stripe, 0, last - first
+            pack(
+                halves.ctypes.data,
+                out + first * stripe,
+                len(halves),
+                n_cols,
+                2 * n_cols,
+                stripe,
+                0,
+                last - first,
+                codes.data,
             )
         else:
-            packing.packer(packed)(address, out, n_rows, n_cols, row_bytes, stripe, first, last)
+            pack(raw.ctypes.data, out, n_rows, n_cols, row_bytes, stripe, first, last, codes.data)
         if last * ROWS >= n_rows:
             self.file.release(info.name)
 
@@ -164,20 +173,18 @@ class CpuExecutor:
         for op in self.program.ops:
             if op.kind == "prepare":
                 n_cols = op.srcs[0].n_cols
-                size = (
-                    round_up(n_cols, 8) * 4 if op.params["form"] == "f32" else n_cols // 32 * linear.TOKEN_BLOCK_BYTES
-                )
+                size = round_up(n_cols, 8) * 4 if op.params["form"] == "f32" else n_cols // 32 * TOKEN_BLOCK_BYTES
                 self._token_bytes[n_cols, op.params["form"]] = size
         widest = max(self._token_bytes.values())
         self._private_stride = round_up(SMALL_STEP * widest, 4096)
         self._activations = allocate(max(self.n_batch * widest, self.n_threads * self._private_stride))
         self._scratch_stride = round_up(
-            max(attention.scratch_bytes(head_dim, head_pad), round_up(n_head * head_dim, 32) * 4), 4096
+            max(attention_scratch_bytes(head_dim, head_pad), round_up(n_head * head_dim, 32) * 4), 4096
         )
         self._scratch = allocate(self.n_threads * self._scratch_stride)
         self._partials = allocate(SMALL_STEP * n_head * self.n_threads * (head_pad + 16) * 4)
         cells = self.n_slots * n_head_kv * self.n_ctx
-        cells *= attention.CACHE_BYTES[self._cache_type]
+        cells *= CACHE_BYTES[self._cache_type]
         self._keys = [allocate(cells * head_dim) for _ in range(n_layer)]
         self._values = [allocate(cells * head_pad) for _ in range(n_layer)]
         widest_matrix = max(max(m.shape) for m in self.program.matrices())

@@ -22,23 +22,13 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.cpu.layout import TILE_WIDTHS, TOKEN_BLOCK_BYTES
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.vector import VF, Vec
 from ggpy.quant.packed import BLOCK, Packed
 
-TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # of one token in one block of 32 columns
-WIDEST_TILE = {"avx512vnni": 8, "avx2vnni": 4, "avx2": 4, "plain": 1}
-# Activations walked at a time, so that they stay in the second-level cache while weights stream by.
+# activations walked at a time, so that they stay in the second-level cache while weights stream by
 CHUNK_BYTES = 384 * 1024
-
-
-def tile_widths(isa: str) -> list[int]:
-    """Tokens a tile may hold, widest first."""
-    width, widths = WIDEST_TILE[isa], []
-    while width:
-        widths.append(width)
-        width //= 2
-    return widths
 
 
 class QuantizedTile:
@@ -196,7 +186,7 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
             v = Vec(b, isa)
             functions = {
                 n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n))
-                for n in tile_widths(isa)
+                for n in TILE_WIDTHS[isa]
             }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
@@ -207,7 +197,8 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
     return intrinsic(tile)
 
 
-tile: Any = None  # set by `specialized`
+tile: Any = None  # these names are set by `specialized`
+widest_tile: Any = None
 WIDEST = 0
 
 
@@ -229,9 +220,7 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             weight = op.weight + types.uint64(s * op.stripe_bytes)
             t = start
             while t < end:
-                width = WIDEST
-                while width > end - t:
-                    width >>= 1
+                width = widest_tile(end - t)
                 tile(
                     width,
                     weight,

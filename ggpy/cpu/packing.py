@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numba import njit, types
+from numba import carray, njit, types
 
 from ggpy.cpu.memory import load_i8, load_u8, load_u16, load_u32, store_i8, store_u8, store_u16
-from ggpy.jit import compiled, specialized
+from ggpy.cpu.records import as_bytes
+from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED, Packed
-
-RAW_BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
-
 
 # ---- the 32 codes of one block of a GGUF row, by format; `i` counts blocks of 32 columns
 
@@ -134,9 +131,9 @@ read_scales: Any = None
 SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = HIGH_AT = BITS = FIELD = MINIMA = ELEMENT = 0
 
 
-def _pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last):  # type: ignore[no-untyped-def]
+def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
     """Stripes first..last of a quantized matrix: `raw` is its GGUF bytes, `out` the packed matrix; both addresses."""
-    codes = np.empty(32, np.uint8)
+    codes = carray(as_bytes(scratch), 32)
     for s in range(first, last):
         for row in range(min(16, n_rows - 16 * s)):
             source = raw + types.uint64((16 * s + row) * row_bytes)
@@ -170,7 +167,7 @@ def _pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last)
                             store_u8(plane + types.uint64(64 * p + c), byte)
 
 
-def _pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last):  # type: ignore[no-untyped-def]
+def pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
     """Stripes first..last of a matrix of 2- or 4-byte floats, transposed to
     [n_cols][16]; eight columns at a time keep both sides in cache."""
     for s in range(first, last):
@@ -185,44 +182,24 @@ def _pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last)
                         store_u16(target + types.uint64(c * ELEMENT * 16 + 2 * k), half)
 
 
-_compiled: dict[str, Any] = {}
-
-
-def packer(p: Packed) -> Any:
-    """The compiled `pack(raw, out, n_rows, n_cols, row_bytes, stripe_bytes,
-    first, last)` of a format; it releases the GIL."""
-    name = f"pack_{p.bits}bit" if p.is_float else f"pack_{p.name}"
-    if name not in _compiled:
-        u, i = types.uintp, types.intp
-        signature = types.void(u, u, i, i, i, i, i, i)
-        if p.is_float:
-            function = specialized(_pack_floats, name, ELEMENT=p.bits // 8)
-        else:
-            codes, scales, skip = _READERS[p.name]
-            function = specialized(
-                _pack_blocks,
-                name,
-                read_codes=codes,
-                read_scales=scales,
-                SKIP=skip,
-                SIZE=RAW_BYTES[p.name],
-                HEADER_BYTES=p.header_bytes,
-                BLOCK_BYTES=p.block_bytes,
-                CODES_AT=p.codes_at,
-                HIGH_AT=p.high_at,
-                BITS=p.bits,
-                FIELD=p.high_bits,
-                MINIMA=int(p.minima),
-            )
-        _compiled[name] = compiled(function, signature=signature)
-    return _compiled[name]
-
-
-def raw_row_bytes(p: Packed, n_cols: int) -> int:
-    """Bytes of a GGUF row of this type."""
+def pack_names(p: Packed) -> dict[str, Any]:
+    """What `specialized` puts into the pack loop of a format."""
     if p.is_float:
-        return n_cols * p.bits // 8
-    return n_cols // p.columns * RAW_BYTES[p.name]
+        return {"ELEMENT": p.bits // 8}
+    codes, scales, skip = _READERS[p.name]
+    return {
+        "read_codes": codes,
+        "read_scales": scales,
+        "SKIP": skip,
+        "SIZE": FORMATS[p.name].type_size,
+        "HEADER_BYTES": p.header_bytes,
+        "BLOCK_BYTES": p.block_bytes,
+        "CODES_AT": p.codes_at,
+        "HIGH_AT": p.high_at,
+        "BITS": p.bits,
+        "FIELD": p.high_bits,
+        "MINIMA": int(p.minima),
+    }
 
 
 assert set(_READERS) | {"F32", "F16", "BF16"} == set(PACKED)

@@ -8,8 +8,7 @@ from typing import Any
 
 from numba import njit, types
 
-from ggpy.cpu.attention import CACHE_BYTES
-from ggpy.cpu.linear import TOKEN_BLOCK_BYTES
+from ggpy.cpu.layout import CACHE_BYTES, TOKEN_BLOCK_BYTES
 from ggpy.cpu.memory import (
     f16_to_f32,
     f32_from_bits,

@@ -1,4 +1,4 @@
-"""Rope with the store into the cache, and SwiGLU."""
+"""Rope on queries and keys, and the store of keys and values into the cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from numba.extending import intrinsic
 
 from ggpy.cpu.memory import load_f32, load_i32, store_f32
 from ggpy.cpu.records import as_op, as_step
-from ggpy.cpu.vector import Vec
 
-swiglu_row: Any = None  # these names are set by `specialized`
-store_cell: Any = None
+store_cell: Any = None  # these names are set by `specialized`
 ELEMENT = 2
 
 
@@ -72,47 +70,6 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             value = op.cache_v + types.uint64((slot_head * op.n_ctx + position) * op.head_pad * ELEMENT)
             for d in range(op.head_dim):
                 store_cell(value + types.uint64(ELEMENT * d), load_f32(source + types.uint64(4 * d)))
-
-
-def swiglu(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst = silu(src) * src2, over the same stripes of columns that this
-    thread's matrix products wrote: no barrier in between."""
-    op = carray(as_op(op_at), 1)[0]
-    step = carray(as_step(step_at), 1)[0]
-    first = op.n_stripes * tid // nth
-    last = op.n_stripes * (tid + 1) // nth
-    if first == last:
-        return
-    at = types.uint64(first * 64)
-    for token in range(step.n_tokens):
-        swiglu_row(
-            op.src + types.uint64(token * op.src_stride) + at,
-            op.src2 + types.uint64(token * op.src2_stride) + at,
-            op.dst + types.uint64(token * op.dst_stride) + at,
-            last - first,
-        )
-
-
-def swiglu_row_intrinsic(isa: str) -> Any:
-    """`swiglu_row(gate, up, dst, n16)`: silu(gate) * up over 16 * n16 floats."""
-
-    def swiglu_row(typingctx: Any, gate: Any, up: Any, dst: Any, n16: Any) -> tuple[Signature, Any]:
-        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            v = Vec(b, isa)
-
-            def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
-                gate, up = v.load_f32(c[0]), v.load_f32(c[1])
-                sigmoid = b.fdiv(v.float(1.0), b.fadd(v.float(1.0), v.exp(b.fneg(gate))))
-                v.store(b.fmul(b.fmul(gate, sigmoid), up), c[2])
-                return [v.at(p, 64) for p in c]
-
-            v.loop(args[3], list(args[:3]), body)
-            return context.get_dummy_value()
-
-        u = types.uintp
-        return types.void(u, u, u, types.intp), codegen
-
-    return intrinsic(swiglu_row)
 
 
 def store_half_intrinsic() -> Any:

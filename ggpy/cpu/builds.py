@@ -1,0 +1,126 @@
+"""How each kernel is made: one of the operation bodies in this folder with the tier's primitives put in, compiled by
+numba.
+
+Imported only when something has to be compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import cfunc, njit, types
+
+from ggpy.cpu import activations, attention, linear, memory, packing, plain, rope_store, swiglu, walk
+from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_WIDTHS
+from ggpy.jit import specialized
+from ggpy.native import ObjectCode
+from ggpy.quant.packed import PACKED
+
+Build = tuple[Callable[..., Any], dict[str, Any]]  # a body, and the names to put into it
+
+
+def _tiles(tier: str) -> dict[str, Any]:
+    widths = TILE_WIDTHS[tier]
+
+    @njit(inline="always")
+    def widest_tile(n):  # type: ignore[no-untyped-def]
+        """The widest tile that n tokens fill."""
+        width = 1
+        for w in widths:
+            if w <= n:
+                width = max(width, w)
+        return width
+
+    return {"widest_tile": widest_tile, "WIDEST": widths[0]}
+
+
+def _linear(tier: str, format_name: str) -> Build:
+    packed = PACKED[format_name]
+    tile = plain.tile_function(packed) if tier == "plain" else linear.tile_intrinsic(packed, tier)
+    return linear.linear, {"tile": tile, **_tiles(tier)}
+
+
+def _prepare(tier: str, form: str) -> Build:
+    if tier == "plain":
+        row, squares = (plain.quantize_row if form == "q8" else plain.scale_row), plain.sum_squares
+    else:
+        row = activations.quantize_row_intrinsic(tier) if form == "q8" else activations.scale_row_intrinsic(tier)
+        squares = activations.sum_squares_intrinsic(tier)
+    names = {
+        "write_row": row,
+        "sum_squares": squares,
+        "combine_head": activations.combine_parts,
+        "PER_STEP": 32 if form == "q8" else 8,
+        **_tiles(tier),
+    }
+    return activations.prepare, names
+
+
+def _attention(tier: str, cache: str) -> Build:
+    attend = plain.attend_function(cache) if tier == "plain" else attention.attend_intrinsic(tier, cache)
+    return attention.attention, {
+        "attend": attend,
+        "WIDEST": ROW_WIDTHS[tier][0],
+        "ELEMENT": CACHE_BYTES[cache],
+    }
+
+
+def _rope_store(tier: str, cache: str) -> Build:
+    if cache == "f32":
+        store = memory.store_f32
+    else:
+        store = plain.store_half if tier == "plain" else rope_store.store_half_intrinsic()
+    return rope_store.rope_store, {"store_cell": store, "ELEMENT": CACHE_BYTES[cache]}
+
+
+def _swiglu(tier: str, _: str) -> Build:
+    return swiglu.swiglu, {"swiglu_row": plain.swiglu_row if tier == "plain" else swiglu.swiglu_row_intrinsic(tier)}
+
+
+def _pack(tier: str, format_name: str) -> Build:
+    packed = PACKED[format_name]
+    return packing.pack_floats if packed.is_float else packing.pack_blocks, packing.pack_names(packed)
+
+
+def _walk(tier: str, _: str) -> Build:
+    return walk.walk.py_func, {}
+
+
+def _serve(tier: str, _: str) -> Build:
+    return walk.serve, {}
+
+
+def _step_together(tier: str, _: str) -> Build:
+    return walk.step_together, {}
+
+
+_KINDS: dict[str, Callable[[str, str], Build]] = {
+    "linear": _linear,
+    "prepare": _prepare,
+    "attention": _attention,
+    "rope_store": _rope_store,
+    "swiglu": _swiglu,
+    "pack": _pack,
+    "walk": _walk,
+    "serve": _serve,
+    "step_together": _step_together,
+}
+_TYPES = {"u": types.uintp, "i": types.intp, "v": types.void}
+
+
+def build(name: str, tier: str, prototype: str) -> Any:
+    """The numba `cfunc` of a kernel; `prototype` as in `ggpy.native.load`."""
+    kind, _, variant = name.partition(".")
+    body, names = _KINDS[kind](tier, variant)
+    result, arguments = prototype.split(":")
+    signature = _TYPES[result](*(_TYPES[a] for a in arguments))
+    return cfunc(signature, error_model="numpy")(specialized(body, f"{name}.{tier}".replace(".", "_"), **names))
+
+
+def object_code(name: str, tier: str, prototype: str) -> ObjectCode:
+    """Compile a kernel to what `ggpy.native` keeps on disk."""
+    function = build(name, tier, prototype)
+    library = function._library
+    needs = [f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    return ObjectCode(library._get_compiled_object(), function._wrapper_name, tuple(needs))

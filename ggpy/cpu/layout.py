@@ -1,0 +1,91 @@
+"""What executor and kernels agree on: the records they exchange, and how working memory is laid out. Free of numba.
+
+One fixed-size record describes an operation, one a step. Addresses are plain integers, checked before they are written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggpy.quant.packed import BLOCK
+
+OP = np.dtype(
+    [
+        ("kernel", np.uint64),
+        ("barrier", np.int64),  # bit 0: all threads meet before this operation in a small step, bit 1: in a large one
+        ("dst", np.uint64),  # float32 rows, `dst_stride` bytes apart; for activations the tile buffer
+        ("src", np.uint64),
+        ("src2", np.uint64),
+        ("src3", np.uint64),
+        ("weight", np.uint64),
+        ("weight2", np.uint64),
+        ("bias", np.uint64),
+        ("cache_k", np.uint64),  # of this layer
+        ("cache_v", np.uint64),
+        ("scratch", np.uint64),
+        ("scratch_stride", np.int64),  # bytes a thread
+        ("dst_stride", np.int64),
+        ("src_stride", np.int64),
+        ("src2_stride", np.int64),
+        ("src3_stride", np.int64),
+        ("token_bytes", np.int64),  # of one token's activations
+        ("private_stride", np.int64),  # bytes from one thread's own activations to the next one's, in a small step
+        ("stripe_bytes", np.int64),
+        ("n_stripes", np.int64),
+        ("n_cols", np.int64),
+        ("n_head", np.int64),
+        ("n_head_kv", np.int64),
+        ("head_dim", np.int64),
+        ("head_pad", np.int64),  # head_dim rounded up to 16
+        ("n_rot", np.int64),
+        ("neox", np.int64),
+        ("window", np.int64),  # positions a token sees; 0: all
+        ("n_ctx", np.int64),  # cells of a slot, a multiple of 16
+        ("outputs_only", np.int64),  # rows are the wanted outputs, not the batch
+        ("accumulate", np.int64),  # add to dst instead of setting it
+        ("combine", np.int64),  # src is attention that may have been split over positions
+        ("eps", np.float32),
+        ("scale", np.float32),
+    ],
+    align=True,
+)
+
+STEP = np.dtype(
+    [
+        ("n_tokens", np.int64),
+        ("n_outputs", np.int64),
+        ("small", np.int64),  # every thread prepares its own activations
+        ("n_segments", np.int64),
+        ("n_split", np.int64),  # parts that attention over one row tile is cut into, by position
+        ("positions", np.uint64),  # int32 [n_tokens]
+        ("slots", np.uint64),  # int32 [n_tokens]
+        ("outputs", np.uint64),  # int32 [n_outputs], indices into the batch
+        ("segments", np.uint64),  # int32 [n_segments][4]: slot, first token, tokens, position of the first
+        ("angles", np.uint64),  # float32 [n_tokens][n_rot / 2][2]: cosine and sine
+    ],
+    align=True,
+)
+
+# Tokens that one tile of a matrix product may hold, widest first, by tier.
+TILE_WIDTHS: dict[str, tuple[int, ...]] = {
+    "avx512vnni": (8, 4, 2, 1),
+    "avx2vnni": (4, 2, 1),
+    "avx2": (4, 2, 1),
+    "plain": (1,),
+}
+# Pairs of token and query head that attention takes at once.
+ROW_WIDTHS: dict[str, tuple[int, ...]] = {
+    "avx512vnni": (8, 4, 2, 1),
+    "avx2vnni": (4, 2, 1),
+    "avx2": (4, 2, 1),
+    "plain": (8, 4, 2, 1),
+}
+TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # int8 activations of one token in one block of 32 columns, with scale and sums
+CACHE_BYTES = {"f16": 2, "f32": 4}  # of a cache element, by the cache's type
+CHUNK = 64  # positions between two updates of attention's running maximum
+
+
+def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
+    """A thread's working memory: queries, scores, and the running state, for the widest row tile."""
+    rows = max(max(widths) for widths in ROW_WIDTHS.values())
+    return 4 * (rows * head_dim + rows * CHUNK + rows * head_pad + 8 * rows) + 256

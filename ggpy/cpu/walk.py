@@ -1,0 +1,161 @@
+"""The walk over a program in machine code: each thread calls every kernel by address and meets the others at spin
+barriers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.core.typing import Signature
+from numba.extending import intrinsic
+
+from ggpy.cpu.layout import OP
+from ggpy.cpu.memory import store_i64
+from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.threads import (
+    ARRIVED,
+    ASLEEP,
+    AWAKE,
+    GENERATION,
+    JOB,
+    LINE,
+    SPINS_BEFORE_SLEEP,
+    SPINS_BEFORE_YIELD,
+    STATES,
+    STOP,
+)
+
+OP_BYTES = OP.itemsize
+
+
+def _atomic(operation: str) -> Any:
+    def change(typingctx: Any, address: Any, value: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            return b.atomic_rmw(operation, b.inttoptr(args[0], ir.IntType(64).as_pointer()), args[1], "seq_cst")
+
+        return types.int64(types.uintp, types.int64), codegen
+
+    return intrinsic(change)
+
+
+fetch_add, exchange = _atomic("add"), _atomic("xchg")
+
+
+@intrinsic
+def load_atomic(typingctx: Any, address: Any) -> tuple[Signature, Any]:
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return b.load_atomic(b.inttoptr(args[0], ir.IntType(64).as_pointer()), "seq_cst", 8)
+
+    return types.int64(types.uintp), codegen
+
+
+@intrinsic
+def call_kernel(typingctx: Any, address: Any, op: Any, step: Any, tid: Any, nth: Any) -> tuple[Signature, Any]:
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        i64 = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [i64] * 4)
+        b.call(b.inttoptr(args[0], kind.as_pointer()), list(args[1:]))
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.uintp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def cpu_relax(typingctx: Any) -> tuple[Signature, Any]:
+    """Tell the core that this is a spin loop."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        triple = b.module.triple
+        if triple.startswith(("x86", "i386", "i686", "amd64")):
+            b.call(
+                cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"), []
+            )
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+if os.name == "nt":
+    yield_cpu = types.ExternalFunction("SwitchToThread", types.int32())
+else:
+    yield_cpu = types.ExternalFunction("sched_yield", types.int32())
+
+
+@njit(nogil=True, error_model="numpy")
+def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
+    """Run all operations as thread `tid` of `nth`. A barrier is a counter and a
+    generation: the last to arrive opens the next one."""
+    bit = 1 if carray(as_step(step_at), 1)[0].small else 2
+    for i in range(n_ops + 1):
+        meet = i == n_ops
+        if not meet:
+            at = ops + types.uint64(i * OP_BYTES)
+            meet = (carray(as_op(at), 1)[0].barrier & bit) != 0
+        if meet and nth > 1:
+            generation = load_atomic(team + types.uint64(GENERATION))
+            if fetch_add(team + types.uint64(ARRIVED), 1) == nth - 1:
+                exchange(team + types.uint64(ARRIVED), 0)
+                fetch_add(team + types.uint64(GENERATION), 1)
+            else:
+                spins = 0
+                while load_atomic(team + types.uint64(GENERATION)) == generation:
+                    spins += 1
+                    if spins < SPINS_BEFORE_YIELD:
+                        cpu_relax()
+                    else:
+                        yield_cpu()
+        if i < n_ops:
+            call_kernel(carray(as_op(at), 1)[0].kernel, at, step_at, tid, nth)
+
+
+def serve(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-def]
+    """A worker's life: wait for the job after `job`, walk, again. Returns the last
+    job done, when it has waited long or the team stops."""
+    state = team + types.uint64(STATES + LINE * tid)
+    while True:
+        spins = 0
+        while load_atomic(team + types.uint64(JOB)) == job:
+            spins += 1
+            if load_atomic(team + types.uint64(STOP)) != 0:
+                return job
+            if spins < SPINS_BEFORE_SLEEP:
+                if spins & 255:
+                    cpu_relax()
+                else:
+                    yield_cpu()
+            else:
+                exchange(state, ASLEEP)
+                # a job posted before the state was seen would wake nobody
+                if load_atomic(team + types.uint64(JOB)) == job or exchange(state, AWAKE) != ASLEEP:
+                    return job
+        job += 1
+        walk(ops, n_ops, step_at, team, tid, nth)
+
+
+def step_together(ops, n_ops, step_at, team, nth, sleepers):  # type: ignore[no-untyped-def]
+    """Thread 0's step: post the job, walk, return 0. If workers sleep it does not: their numbers are written to
+    `sleepers`, their count returned.
+
+    Negative: nothing is posted yet; wake them and call again. Positive (a worker fell asleep just then): the job is
+    posted; wake them and walk. One call for both, so that no interrupt of the Python side can come between posting and
+    walking.
+    """
+    asleep = 0
+    for tid in range(1, nth):
+        if load_atomic(team + types.uint64(STATES + LINE * tid)) == ASLEEP:
+            exchange(team + types.uint64(STATES + LINE * tid), AWAKE)
+            store_i64(sleepers + types.uint64(8 * asleep), tid)
+            asleep += 1
+    if asleep:
+        return -asleep
+    fetch_add(team + types.uint64(JOB), 1)
+    for tid in range(1, nth):
+        if exchange(team + types.uint64(STATES + LINE * tid), AWAKE) == ASLEEP:
+            store_i64(sleepers + types.uint64(8 * asleep), tid)
+            asleep += 1
+    if asleep == 0:
+        walk(ops, n_ops, step_at, team, 0, nth)
+    return asleep

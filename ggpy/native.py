@@ -1,0 +1,175 @@
+"""Machine code from numba, kept on disk as object files and loaded without numba.
+
+numba compiles a kernel once per machine; what it made is a plain object file with a C entry. Later processes hand that
+file to LLVM's linker, a millisecond each, and never import numba, whose import and start-up cost most of a second. The
+cache directory is named by a hash of every kernel source, the versions of numba and LLVM, and the CPU with its
+features, so it can neither be stale nor of another machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from ggpy.errors import GGPYError
+from ggpy.paths import cache_dir
+
+ISAS = ("avx512vnni", "avx2vnni", "avx2", "plain")  # the tiers of kernels, best first
+
+
+@lru_cache(maxsize=1)
+def isa() -> str:
+    """The tier of kernels this process runs: read from LLVM's host features, or forced by `GGPY_ISA`."""
+    features = llvm.get_host_cpu_features()
+
+    def has(*names: str) -> bool:
+        return all(features.get(name, False) for name in names)
+
+    available = ["plain"]
+    if has("avx2", "fma", "f16c"):
+        available.append("avx2")
+        if has("avxvnni") or has("avx512vnni", "avx512vl"):
+            available.append("avx2vnni")
+        if has("avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl"):
+            available.append("avx512vnni")
+    forced = os.environ.get("GGPY_ISA")
+    if not forced:
+        return available[-1]
+    if forced not in ISAS:
+        raise GGPYError(f"GGPY_ISA={forced!r} is no instruction-set tier; choose one of {', '.join(ISAS)}.")
+    if forced not in available:
+        raise GGPYError(f"GGPY_ISA={forced!r}, but this CPU offers only {', '.join(reversed(available))}.")
+    return forced
+
+
+def fingerprint() -> str:
+    """A hash of all that compiled code depends on."""
+    digest = hashlib.sha256()
+    here = Path(__file__).resolve().parent
+    import ggpy.quant
+
+    quant = Path(ggpy.quant.__path__[0])
+    sources = [here / "jit.py", here / "native.py", quant / "packed.py"]
+    for source in [*sources, *sorted((here / "cpu").glob("*.py")), *sorted(quant.glob("quantize*.py"))]:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    features = llvm.get_host_cpu_features().flatten()
+    made_by = (sys.version, version("numba"), llvmlite.__version__, llvm.get_host_cpu_name(), features)
+    digest.update(repr((made_by, os.environ.get("GGPY_ISA", ""))).encode())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def kernel_cache() -> Path:
+    """The directory of compiled kernels for exactly these sources; a temporary one where the user's cache cannot be
+    written."""
+    path = cache_dir() / "kernels" / fingerprint()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="ggpy-kernels-"))
+
+
+@dataclass(frozen=True)
+class ObjectCode:
+    """What a compiler made: an ELF (or Mach-O, COFF) image, the name of its C entry, and the functions it expects to
+    find."""
+
+    image: bytes
+    entry: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Native:
+    """A loaded function: `address` for other machine code, `call` for Python; calls release the GIL."""
+
+    name: str
+    address: int
+    call: Callable[..., Any]
+    from_disk: bool
+
+
+_C_TYPES = {"u": ctypes.c_size_t, "i": ctypes.c_ssize_t, "v": None}
+_keep: list[Any] = []  # unloading is never wanted: addresses travel
+
+
+def load(name: str, prototype: str, compile: Callable[[], ObjectCode]) -> Native:
+    """The function `name`, from disk or freshly compiled. `prototype`: its result, a colon, its arguments; u address,
+    i integer, v nothing."""
+    code = _read(name)
+    from_disk = code is not None
+    if code is None:
+        code = compile()
+        _write(name, code)
+    result, arguments = prototype.split(":")
+    address = _link(name, code)
+    call = ctypes.CFUNCTYPE(_C_TYPES[result], *(_C_TYPES[a] for a in arguments))(address)
+    return Native(name, address, call, from_disk)
+
+
+def is_cached(name: str) -> bool:
+    """Whether `load` would find the function on disk."""
+    return (kernel_cache() / f"{name}.o").exists()
+
+
+def _read(name: str) -> ObjectCode | None:
+    path = kernel_cache() / f"{name}.o"
+    try:
+        data = path.read_bytes()
+        head, image = data.split(b"\n", 1)
+        about = json.loads(head)
+        if hashlib.sha256(image).hexdigest() != about["sha256"]:
+            return None  # cut or damaged: compiled again
+        return ObjectCode(image, about["entry"], tuple(about["needs"]))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(name: str, code: ObjectCode) -> None:
+    about = {"sha256": hashlib.sha256(code.image).hexdigest(), "entry": code.entry, "needs": code.needs}
+    with contextlib.suppress(OSError):  # a full disk costs the next start a compilation, nothing else
+        file, partial = tempfile.mkstemp(dir=kernel_cache(), prefix=f".{name}-")
+        try:
+            with os.fdopen(file, "wb") as out:
+                out.write(json.dumps(about).encode() + b"\n" + code.image)
+            os.replace(partial, kernel_cache() / f"{name}.o")
+        except OSError:
+            os.unlink(partial)
+
+
+@lru_cache(maxsize=1)
+def _linker() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=0)
+    return llvm.create_lljit_compiler(machine)
+
+
+def _link(name: str, code: ObjectCode) -> int:
+    builder = llvm.JITLibraryBuilder().add_object_img(code.image).add_current_process().export_symbol(code.entry)
+    # numba's entries can report Python exceptions. Kernels raise none, so what numba itself would supply for that is
+    # never called.
+    trap = ctypes.cast(ctypes.pythonapi.Py_FatalError, ctypes.c_void_p).value
+    for symbol in code.needs:
+        if symbol.startswith(("numba_", "NRT_")):
+            builder = builder.import_symbol(symbol, trap)
+    loaded = builder.link(_linker(), name)
+    _keep.append(loaded)
+    return int(loaded[code.entry])
