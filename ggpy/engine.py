@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from ggpy.errors import GGPYError
 from ggpy.sampler import Sampler, SamplingParams
 from ggpy.text_stream import TextStream
+
+if TYPE_CHECKING:
+    from ggpy.tokenizer import Tokenizer
 
 
 class RuntimeLike(Protocol):
@@ -34,14 +37,6 @@ class RuntimeLike(Protocol):
     def step(
         self, tokens: NDArray[Any], slots: NDArray[Any], positions: NDArray[Any], outputs: NDArray[Any]
     ) -> NDArray[np.float32]: ...
-
-
-class TokenizerLike(Protocol):
-    """What the engine asks of a tokenizer."""
-
-    eog: frozenset[int]
-
-    def token_bytes(self, id: int, special: bool = True) -> bytes: ...
 
 
 @dataclass
@@ -84,7 +79,7 @@ class Timings:
 class Sequence:
     """One request on its way: prompt, chosen tokens, text so far."""
 
-    def __init__(self, prompt: SequenceOf[int], params: SamplingParams, tokenizer: TokenizerLike, n_ctx: int) -> None:
+    def __init__(self, prompt: SequenceOf[int], params: SamplingParams, tokenizer: Tokenizer, n_ctx: int) -> None:
         self.prompt = list(prompt)
         self.params = params
         self.tokens = list(prompt)  # prompt and chosen tokens
@@ -193,7 +188,7 @@ class Batch:
 class Engine:
     """Runs sequences over a runtime's slots. Not for several threads at once."""
 
-    def __init__(self, runtime: RuntimeLike, tokenizer: TokenizerLike) -> None:
+    def __init__(self, runtime: RuntimeLike, tokenizer: Tokenizer) -> None:
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.slots = [Slot(i) for i in range(runtime.n_slots)]

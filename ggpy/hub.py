@@ -118,7 +118,10 @@ class _ModelScope:
 
     def files(self) -> list[str]:
         api = _client("modelscope.hub.api", "modelscope:").HubApi()
-        return [file["Path"] for file in api.get_model_files(self.spec.repo, recursive=True) if file["Type"] == "blob"]
+        files = api.get_model_files(self.spec.repo, recursive=True)
+        return [
+            file["Path"] for file in files if file.get("Type") != "tree"
+        ]  # newer clients list no folders, and no types
 
     def fetch_file(self, name: str) -> Path:
         download = _client("modelscope.hub.file_download", "modelscope:").model_file_download

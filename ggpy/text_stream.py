@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
+from ggpy.tokenizer.stream import StreamDecoder
 
-class TokenBytes(Protocol):
-    """The one thing that is needed of a tokenizer."""
-
-    def token_bytes(self, id: int, special: bool = True) -> bytes: ...
+if TYPE_CHECKING:
+    from ggpy.tokenizer import Tokenizer
 
 
 class TextStream:
@@ -19,20 +17,19 @@ class TextStream:
     A byte sequence that can never become a character shows as U+FFFD; control tokens show as nothing.
     """
 
-    def __init__(self, tokenizer: TokenBytes, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self.stopped: str | None = None
-        self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = StreamDecoder(tokenizer)
         self._held = ""
 
     def push(self, token: int) -> str:
         """The text that this token makes certain; empty once a stop string was met."""
-        return self._release(self._decoder.decode(self._tokenizer.token_bytes(token, special=False)))
+        return self._release(self._decoder.push(token))
 
     def finish(self) -> str:
         """What was held back, now that nothing follows."""
-        text = self._release(self._decoder.decode(b"", final=True)) + self._held
+        text = self._release(self._decoder.flush()) + self._held
         self._held = ""
         return text
 

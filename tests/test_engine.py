@@ -208,9 +208,13 @@ def test_timings() -> None:
     assert timings.decode_rate == 7 / timings.decode_s
 
 
+def text_stream(stop: list[str] | None = None) -> TextStream:
+    return TextStream(ByteTokenizer(), stop or [])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", ["plain", "你好，世界", "a🙂b", "é"])
 def test_characters_appear_whole(text: str) -> None:
-    stream = TextStream(ByteTokenizer())
+    stream = text_stream()
     pieces = [stream.push(byte) for byte in text.encode()]
     assert "".join(pieces) + stream.finish() == text
     assert all("�" not in piece for piece in pieces)
@@ -218,7 +222,7 @@ def test_characters_appear_whole(text: str) -> None:
 
 
 def test_broken_bytes_show_once_and_control_tokens_never() -> None:
-    stream = TextStream(ByteTokenizer())
+    stream = text_stream()
     assert "".join(map(stream.push, [BOS, 0xE4, 0xBD, ord("a"), EOS])) == "�a"
     assert stream.push(0xE4) == ""
     assert stream.finish() == "�"
@@ -237,7 +241,7 @@ def test_broken_bytes_show_once_and_control_tokens_never() -> None:
     ],
 )
 def test_stop_strings(stop: list[str], text: str, shown: str, stopped: str | None) -> None:
-    stream = TextStream(ByteTokenizer(), stop)
+    stream = text_stream(stop)
     out = ""
     for byte in text.encode():
         piece = stream.push(byte)
