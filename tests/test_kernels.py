@@ -10,7 +10,7 @@ import pytest
 
 from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
-from ggpy.cpu.layout import OP, STEP, TILE_WIDTHS, TOKEN_BLOCK_BYTES, attention_scratch_bytes
+from ggpy.cpu.layout import OP, PART, STEP, TILE_WIDTHS, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
@@ -88,7 +88,7 @@ def product(
     form, token_bytes = ("f32", 4 * N_COLS) if p.is_float else ("q8", N_COLS // 32 * TOKEN_BLOCK_BYTES)
     tiles = aligned(n_tokens * token_bytes)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
-    step["n_tokens"], step["n_split"] = n_tokens, 1
+    step["n_tokens"] = n_tokens
     op["n_cols"], op["token_bytes"], op["eps"] = N_COLS, token_bytes, -1.0
     op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], ones.ctypes.data
     op["dst"] = tiles.ctypes.data
@@ -134,7 +134,7 @@ def test_norm_is_in_the_preparation(tier, n_tokens):
     weight = rng.standard_normal(n_cols).astype(np.float32)
     out = np.zeros(n_tokens * n_cols, np.float32)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
-    step["n_tokens"], step["n_split"] = n_tokens, 1
+    step["n_tokens"] = n_tokens
     op["n_cols"], op["token_bytes"], op["eps"] = n_cols, 4 * n_cols, 1e-5
     op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], weight.ctypes.data
     op["dst"] = out.ctypes.data
@@ -165,12 +165,12 @@ def test_swiglu(tier):
 
 @pytest.mark.parametrize("cache_type", ["f16", "f32"])
 @pytest.mark.parametrize(("head_dim", "n_head", "n_head_kv"), [(64, 6, 2), (80, 4, 4), (24, 5, 1), (128, 16, 2)])
+@pytest.mark.parametrize("small", [0, 1])
 @pytest.mark.parametrize(
-    ("n_past", "n_tokens", "window", "n_split"),
-    [(0, 1, 0, 1), (130, 1, 0, 3), (70, 9, 0, 1), (300, 2, 20, 2), (5, 40, 7, 1)],
+    ("n_past", "n_tokens", "window"), [(0, 1, 0), (300, 1, 0), (250, 9, 0), (310, 2, 20), (5, 40, 7)]
 )
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
-def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, n_split):
+def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small):
     rng = np.random.default_rng(n_past + head_dim)
     n_ctx, pad = 352, -(-head_dim // 16) * 16
     dtype = {"f16": np.float16, "f32": np.float32}[cache_type]
@@ -183,11 +183,12 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
     values[slot, :, :, :head_dim] = v
     q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
     out = np.zeros((n_tokens, n_head * head_dim), np.float32)
-    parts = np.zeros((n_tokens, n_head, n_split, pad + 16), np.float32)
+    parts = np.full((n_tokens, n_head, -(-n_ctx // PART), pad + 16), np.nan, np.float32)
     scratch = aligned(attention_scratch_bytes(head_dim, pad))
     segments = np.array([[slot, 0, n_tokens, n_past]], np.int32)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
-    step["n_tokens"], step["n_segments"], step["n_split"], step["segments"] = n_tokens, 1, n_split, segments.ctypes.data
+    step["n_tokens"], step["n_segments"], step["small"], step["segments"] = n_tokens, 1, small, segments.ctypes.data
+    op["max_parts"] = parts.shape[2]
     op["src"], op["src_stride"] = q.ctypes.data, q[0].nbytes
     op["dst"], op["dst_stride"] = out.ctypes.data, out.strides[0]
     op["src2"], op["scratch"] = parts.ctypes.data, scratch.ctypes.data
@@ -195,12 +196,22 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
     op["n_head"], op["n_head_kv"], op["head_dim"], op["head_pad"] = n_head, n_head_kv, head_dim, pad
     op["window"], op["scale"] = window, head_dim**-0.5
     call(f"attention.{cache_type}", tier, op, step)
-    if n_split > 1:
-        largest = parts[..., 0].max(-1, keepdims=True)
-        weight = np.exp(parts[..., 0] - largest)
-        total = (weight * parts[..., 1]).sum(-1)
-        joined = (weight[..., None] * parts[..., 16 : 16 + head_dim]).sum(2) / total[..., None]
-        out = joined.reshape(n_tokens, -1)
+    if small:  # the preparation that follows joins the parts: at a norm weight of 1 it gives them back
+        positions, row, ones = (
+            np.arange(n_past, n_past + n_tokens, dtype=np.int32),
+            np.zeros_like(out),
+            np.ones(4096, np.float32),
+        )
+        op["weight"], op["eps"], op["combine"], op["n_cols"] = ones.ctypes.data, -1.0, 1, n_head * head_dim
+        op["dst"], op["token_bytes"], op["src"] = row.ctypes.data, row.strides[0], out.ctypes.data
+        room = aligned(part_bytes(pad) + 4 * (n_head * head_dim + 64))
+        op["scratch"], step["positions"] = room.ctypes.data, positions.ctypes.data
+        call("prepare.f32", tier, op, step)
+        widths, start = TILE_WIDTHS[tier], 0
+        while start < n_tokens:
+            width = max(w for w in widths if w <= n_tokens - start)
+            out[start : start + width] = row[start : start + width].reshape(-1, width).T
+            start += width
     for i in range(n_tokens):
         last = n_past + i
         seen = slice(max(0, last - window + 1) if window else 0, last + 1)
@@ -225,4 +236,5 @@ def test_the_tier_uses_its_instruction(tier, instruction):
     asm = assembly("linear.Q4_0", tier)
     assert instruction in asm
     if tier == "avx512vnni":
-        assert "{1to16}" in asm  # activations come as broadcast memory operands
+        assert "%zmm" in asm
+        assert "%ymm" not in asm

@@ -11,12 +11,12 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
 from ggpy.cpu.layout import TOKEN_BLOCK_BYTES
-from ggpy.cpu.memory import load_f32, load_i32, store_f32
+from ggpy.cpu.memory import load_i32
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.vector import VI, Vec, f32, i8, i32
 from ggpy.quant.packed import BLOCK
@@ -126,7 +126,7 @@ def scale_row_intrinsic(isa: str) -> Any:
 PER_STEP = BLOCK  # these names are set by `specialized`
 sum_squares: Any = None
 write_row: Any = None
-combine_head: Any = None
+join_parts: Any = None
 widest_tile: Any = None
 WIDEST = 0
 
@@ -146,10 +146,12 @@ def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         if op.outputs_only:
             token = types.int64(load_i32(step.outputs + types.uint64(4 * i)))
         row = op.src + types.uint64(token * op.src_stride)
-        if op.combine and step.n_split > 1:
-            row = op.scratch + types.uint64(tid * op.scratch_stride)
+        if op.combine and step.small:
+            state = op.scratch + types.uint64(tid * op.scratch_stride)
+            row = state + types.uint64(64 + 4 * op.head_pad)
+            position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
             for head in range(op.n_head):
-                combine_head(op, step.n_split, token, head, row + types.uint64(head * op.head_dim * 4))
+                join_parts(op, position, token, head, state, row + types.uint64(head * op.head_dim * 4))
         factor = types.float32(1.0)
         if op.eps >= types.float32(0.0):
             mean = sum_squares(row, (op.n_cols + 15) // 16) / types.float32(op.n_cols)
@@ -162,26 +164,3 @@ def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         write_row(
             row, op.weight, factor, op.n_cols // PER_STEP, dst + types.uint64(start * op.token_bytes), width, i - start
         )
-
-
-@njit
-def combine_parts(op, n_split, token, head, out):  # type: ignore[no-untyped-def]
-    """Join the parts of one head's attention: each holds its largest score, its
-    sum of exponentials and its weighted sum of values."""
-    part_bytes = (op.head_pad + 16) * 4
-    base = op.src2 + types.uint64((token * op.n_head + head) * n_split * part_bytes)
-    largest = types.float32(-1e30)
-    for s in range(n_split):
-        largest = max(largest, load_f32(base + types.uint64(s * part_bytes)))
-    total = types.float32(0.0)
-    for s in range(n_split):
-        part = base + types.uint64(s * part_bytes)
-        total += types.float32(math.exp(load_f32(part) - largest)) * load_f32(part + types.uint64(4))
-    for d in range(op.head_dim):
-        store_f32(out + types.uint64(4 * d), types.float32(0.0))
-    for s in range(n_split):
-        part = base + types.uint64(s * part_bytes)
-        weight = types.float32(math.exp(load_f32(part) - largest)) / total
-        for d in range(op.head_dim):
-            at = out + types.uint64(4 * d)
-            store_f32(at, load_f32(at) + weight * load_f32(part + types.uint64(64 + 4 * d)))

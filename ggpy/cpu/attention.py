@@ -7,21 +7,22 @@ The cache of a layer, in half or single precision, each slot contiguous:
     values  [slot][kv head][position][head_dim padded to 16]
 
 A unit of work is one row tile (up to 8 pairs of token and query head that read the same key/value head), over all its
-positions or, when there are few units, over one of `n_split` parts of them; the parts are joined where the result is
-read (`activations.combine_parts`).
+positions or, in a small step, over one part of PART of them. Either way the parts are summed apart and joined in order
+by the same code, so that a token's result depends neither on the batch it came in nor on the number of threads.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types
+from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.layout import CACHE_BYTES, CHUNK, ROW_WIDTHS
+from ggpy.cpu.layout import CACHE_BYTES, CHUNK, PART, ROW_WIDTHS
 from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.vector import LANES, Vec, f32, i32
@@ -179,19 +180,94 @@ WIDEST = 0
 ELEMENT = 2
 
 
-def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst[token, head] = softmax(q . k / sqrt(head_dim)) v over the positions each token sees.
+@njit
+def clear_state(state, n):  # type: ignore[no-untyped-def]
+    """The attention over no position, for a head of n dimensions."""
+    store_f32(state, types.float32(-1e30))
+    store_f32(state + types.uint64(4), types.float32(0.0))
+    for d in range(n):
+        store_f32(state + types.uint64(64 + 4 * d), types.float32(0.0))
 
-    Thread-private scratch: q [head_dim][rows], then first_seen, last_seen (int32), largest score and sum [rows] each,
-    scores [rows][CHUNK], values [rows][head_pad].
+
+@njit
+def join(state, largest, total, values, n):  # type: ignore[no-untyped-def]
+    """Add a part (its largest score, its sum of exponentials, the address of its n weighted values) to `state`."""
+    before = load_f32(state)
+    now = max(before, largest)
+    keep, take = types.float32(math.exp(before - now)), types.float32(math.exp(largest - now))
+    store_f32(state, now)
+    store_f32(state + types.uint64(4), load_f32(state + types.uint64(4)) * keep + total * take)
+    for d in range(n):
+        at = state + types.uint64(64 + 4 * d)
+        store_f32(at, load_f32(at) * keep + load_f32(values + types.uint64(4 * d)) * take)
+
+
+@njit
+def finish(state, out, n):  # type: ignore[no-untyped-def]
+    """Weighted values over the sum of weights: the head's n outputs."""
+    total = load_f32(state + types.uint64(4))
+    for d in range(n):
+        store_f32(out + types.uint64(4 * d), load_f32(state + types.uint64(64 + 4 * d)) / total)
+
+
+@njit
+def join_parts(op, position, token, head, state, out):  # type: ignore[no-untyped-def]
+    """One head of one token from the parts that a small step's attention left."""
+    size = 64 + 4 * op.head_pad
+    base = op.src2 + types.uint64((token * op.n_head + head) * op.max_parts * size)
+    first = max(0, position - op.window + 1) // PART if op.window else 0
+    clear_state(state, op.head_dim)
+    for part in range(first, position // PART + 1):
+        at = base + types.uint64(part * size)
+        join(state, load_f32(at), load_f32(at + types.uint64(4)), at + types.uint64(64), op.head_dim)
+    finish(state, out, op.head_dim)
+
+
+@njit
+def load_queries(op, first_token, first_head, row, count, rows, q_at):  # type: ignore[no-untyped-def]
+    """The scaled queries of a row tile as [head_dim][rows]; a tile that is not full repeats its last row."""
+    group = op.n_head // op.n_head_kv
+    for m in range(rows):
+        r = row + min(m, count - 1)
+        q = op.src + types.uint64(
+            (first_token + r // group) * op.src_stride + (first_head + r % group) * op.head_dim * 4
+        )
+        for d in range(op.head_dim):
+            store_f32(q_at + types.uint64(4 * (d * rows + m)), load_f32(q + types.uint64(4 * d)) * op.scale)
+
+
+@njit
+def begin_part(op, first_position, row, count, rows, working):  # type: ignore[no-untyped-def]
+    """What each row may see, and the attention over nothing yet. Returns where the weighted values are."""
+    group = op.n_head // op.n_head_kv
+    for m in range(rows):
+        position = first_position + (row + min(m, count - 1)) // group
+        seen = max(0, position - op.window + 1) if op.window else 0
+        store_i32(working + types.uint64(4 * m), types.int32(seen))
+        store_i32(working + types.uint64(4 * (rows + m)), types.int32(position))
+        store_f32(working + types.uint64(4 * (2 * rows + m)), types.float32(-1e30))
+        store_f32(working + types.uint64(4 * (3 * rows + m)), types.float32(0.0))
+    values = working + types.uint64(16 * rows + 4 * rows * CHUNK)
+    for d in range(rows * op.head_pad):
+        store_f32(values + types.uint64(4 * d), types.float32(0.0))
+    return values
+
+
+def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst[token, head] = softmax(q . k / sqrt(head_dim)) v over the positions each token sees; in a small step, its
+    parts.
+
+    Thread-private scratch: q [head_dim][rows]; then first_seen, last_seen (int32), largest score and sum [rows] each,
+    scores [rows][CHUNK], values [rows][head_pad]; then the joined state of each row.
     """
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     group = op.n_head // op.n_head_kv
-    part_bytes = (op.head_pad + 16) * 4
+    size = 64 + 4 * op.head_pad
     unit = 0
     q_at = op.scratch + types.uint64(tid * op.scratch_stride)
-    state = q_at + types.uint64((WIDEST * op.head_dim * 4 + 63) // 64 * 64)
+    working = q_at + types.uint64((WIDEST * op.head_dim * 4 + 63) // 64 * 64)
+    joined = working + types.uint64(16 * WIDEST + 4 * WIDEST * CHUNK + 4 * WIDEST * op.head_pad)
     for s in range(step.n_segments):
         seg = step.segments + types.uint64(16 * s)
         slot, first_token = types.int64(load_i32(seg)), types.int64(load_i32(seg + types.uint64(4)))
@@ -206,52 +282,37 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 rows = WIDEST
                 while rows >= 2 * count:
                     rows >>= 1
-                for part in range(step.n_split):
+                begin = first_position + row // group
+                begin = max(0, begin - op.window + 1) // CHUNK * CHUNK if op.window else 0
+                end = first_position + (row + count - 1) // group + 1
+                n_parts = (end + PART - 1) // PART - begin // PART
+                for piece in range(n_parts if step.small else 1):
                     mine = unit % nth == tid
                     unit += 1
                     if not mine:
                         continue
-                    sums = state + types.uint64(16 * rows + 4 * rows * 64)
-                    begin = first_position
-                    for m in range(rows):
-                        r = row + min(m, count - 1)
-                        position = first_position + r // group
-                        seen = max(0, position - op.window + 1) if op.window else 0
-                        begin = min(begin, seen)
-                        store_i32(state + types.uint64(4 * m), types.int32(seen))
-                        store_i32(state + types.uint64(4 * (rows + m)), types.int32(position))
-                        store_f32(state + types.uint64(4 * (2 * rows + m)), types.float32(-1e30))
-                        store_f32(state + types.uint64(4 * (3 * rows + m)), types.float32(0.0))
-                        q = op.src + types.uint64(
-                            (first_token + r // group) * op.src_stride + (kv_head * group + r % group) * op.head_dim * 4
-                        )
-                        for d in range(op.head_dim):
-                            store_f32(
-                                q_at + types.uint64(4 * (d * rows + m)), load_f32(q + types.uint64(4 * d)) * op.scale
-                            )
-                    for d in range(rows * op.head_pad):
-                        store_f32(sums + types.uint64(4 * d), types.float32(0.0))
-                    begin &= ~15
-                    end = first_position + (row + count - 1) // group + 1
-                    if step.n_split > 1:
-                        blocks = (end - begin + 15) // 16
-                        whole = begin
-                        begin = whole + 16 * (blocks * part // step.n_split)
-                        end = min(end, whole + 16 * (blocks * (part + 1) // step.n_split))
-                    if begin < end:
-                        attend(rows, q_at, keys, values, op.head_dim, op.head_pad, begin, end, state)
+                    first_part = begin // PART + piece
+                    last_part = first_part + (1 if step.small else n_parts)
+                    load_queries(op, first_token, kv_head * group, row, count, rows, q_at)
                     for m in range(count):
-                        token, head = first_token + (row + m) // group, kv_head * group + (row + m) % group
-                        largest = load_f32(state + types.uint64(4 * (2 * rows + m)))
-                        total = load_f32(state + types.uint64(4 * (3 * rows + m)))
-                        mixed = sums + types.uint64(4 * m * op.head_pad)
-                        if step.n_split > 1:
-                            to = op.src2 + types.uint64(((token * op.n_head + head) * step.n_split + part) * part_bytes)
-                            store_f32(to, largest)
-                            store_f32(to + types.uint64(4), total)
-                            for d in range(op.head_dim):
-                                store_f32(to + types.uint64(64 + 4 * d), load_f32(mixed + types.uint64(4 * d)))
-                        else:
+                        clear_state(joined + types.uint64(m * size), op.head_dim)
+                    for part in range(first_part, last_part):
+                        mixed = begin_part(op, first_position, row, count, rows, working)
+                        start, stop = max(begin, part * PART), min(end, (part + 1) * PART)
+                        attend(rows, q_at, keys, values, op.head_dim, op.head_pad, start, stop, working)
+                        for m in range(count):
+                            state = joined + types.uint64(m * size)
+                            if step.small:  # joined later, with the other parts
+                                token, head = first_token + (row + m) // group, kv_head * group + (row + m) % group
+                                state = op.src2 + types.uint64(
+                                    ((token * op.n_head + head) * op.max_parts + part) * size
+                                )
+                                clear_state(state, op.head_dim)
+                            largest = load_f32(working + types.uint64(4 * (2 * rows + m)))
+                            total = load_f32(working + types.uint64(4 * (3 * rows + m)))
+                            join(state, largest, total, mixed + types.uint64(4 * m * op.head_pad), op.head_dim)
+                    if not step.small:
+                        for m in range(count):
+                            token, head = first_token + (row + m) // group, kv_head * group + (row + m) % group
                             to = op.dst + types.uint64(token * op.dst_stride + head * op.head_dim * 4)
-                            for d in range(op.head_dim):
-                                store_f32(to + types.uint64(4 * d), load_f32(mixed + types.uint64(4 * d)) / total)
+                            finish(joined + types.uint64(m * size), to, op.head_dim)

@@ -12,7 +12,7 @@ from typing import Any
 from numba import cfunc, njit, types
 
 from ggpy.cpu import activations, attention, linear, memory, packing, plain, rope_store, swiglu, walk
-from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_WIDTHS
+from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, TILE_WIDTHS
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
 from ggpy.quant.packed import PACKED
@@ -32,7 +32,7 @@ def _tiles(tier: str) -> dict[str, Any]:
                 width = max(width, w)
         return width
 
-    return {"widest_tile": widest_tile, "WIDEST": widths[0]}
+    return {"widest_tile": widest_tile, "WIDEST": widths[0], "STRIPES": TILE_STRIPES[tier]}
 
 
 def _linear(tier: str, format_name: str) -> Build:
@@ -50,7 +50,7 @@ def _prepare(tier: str, form: str) -> Build:
     names = {
         "write_row": row,
         "sum_squares": squares,
-        "combine_head": activations.combine_parts,
+        "join_parts": attention.join_parts,
         "PER_STEP": 32 if form == "q8" else 8,
         **_tiles(tier),
     }

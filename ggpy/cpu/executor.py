@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggpy.cpu import kernels
-from ggpy.cpu.layout import CACHE_BYTES, OP, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes
+from ggpy.cpu.layout import CACHE_BYTES, OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
 from ggpy.cpu.threads import Team
 from ggpy.graph import read_vector
 from ggpy.native import isa
@@ -23,7 +23,7 @@ from ggpy.quant.packed import PACKED, ROWS, Packed
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
 
-# Up to so many tokens every thread prepares all activations for itself, and attention is split over positions.
+# Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
 SMALL_STEP = 4
 PACK_BYTES = 8 << 20  # of GGUF data a thread packs at a time
 
@@ -178,11 +178,11 @@ class CpuExecutor:
         widest = max(self._token_bytes.values())
         self._private_stride = round_up(SMALL_STEP * widest, 4096)
         self._activations = allocate(max(self.n_batch * widest, self.n_threads * self._private_stride))
-        self._scratch_stride = round_up(
-            max(attention_scratch_bytes(head_dim, head_pad), round_up(n_head * head_dim, 32) * 4), 4096
-        )
+        joined_row = part_bytes(head_pad) + round_up(n_head * head_dim, 32) * 4
+        self._scratch_stride = round_up(max(attention_scratch_bytes(head_dim, head_pad), joined_row), 4096)
         self._scratch = allocate(self.n_threads * self._scratch_stride)
-        self._partials = allocate(SMALL_STEP * n_head * self.n_threads * (head_pad + 16) * 4)
+        self._max_parts = -(-self.n_ctx // PART)
+        self._parts = allocate(SMALL_STEP * n_head * self._max_parts * part_bytes(head_pad))
         cells = self.n_slots * n_head_kv * self.n_ctx
         cells *= CACHE_BYTES[self._cache_type]
         self._keys = [allocate(cells * head_dim) for _ in range(n_layer)]
@@ -233,7 +233,7 @@ class CpuExecutor:
         r["outputs_only"] = op.params["select"] or op.outputs_only
         if op.params["attention"]:
             self._record_heads(op.params["attention"], r)
-            r["combine"], r["src2"] = 1, self._partials.ctypes.data
+            r["combine"], r["src2"] = 1, self._parts.ctypes.data
 
     def _record_linear(self, op: Op, r: np.ndarray) -> None:
         weight = op.weights["weight"]
@@ -250,6 +250,7 @@ class CpuExecutor:
     def _record_heads(self, p: Any, r: np.ndarray) -> None:
         r["n_head"], r["n_head_kv"], r["head_dim"] = p["n_head"], p["n_head_kv"], p["head_dim"]
         r["head_pad"] = round_up(p["head_dim"], 16)
+        r["max_parts"] = self._max_parts
         r["n_ctx"], r["window"] = self.n_ctx, p["window"]
         r["cache_k"], r["cache_v"] = self._keys[p["layer"]].ctypes.data, self._values[p["layer"]].ctypes.data
 
@@ -264,7 +265,7 @@ class CpuExecutor:
     def _record_attention(self, op: Op, r: np.ndarray) -> None:
         self._record_heads(op.params, r)
         r["scale"] = op.params["head_dim"] ** -0.5
-        r["src2"] = self._partials.ctypes.data
+        r["src2"] = self._parts.ctypes.data
 
     def _record_swiglu(self, op: Op, r: np.ndarray) -> None:
         assert op.dst is not None
@@ -283,7 +284,7 @@ class CpuExecutor:
         dst = (op.dst,) if op.dst else ()
         if op.kind == "prepare":
             rows = "outputs" if op.params["select"] else "tokens"
-            reads = [*regions(op.srcs, False, everyone if small else rows), ("partials", False, everyone)]
+            reads = [*regions(op.srcs, False, everyone if small else rows), ("parts", False, everyone)]
             return [*reads, ("activations", True, own if small else rows)]
         if op.kind == "linear":
             assert op.dst is not None
@@ -300,7 +301,7 @@ class CpuExecutor:
             *regions(op.srcs, False, everyone),
             (layer, False, everyone),
             *regions(dst, True, everyone),
-            ("partials", True, everyone),
+            ("parts", True, everyone),
         ]
 
     def _place_barriers(self) -> None:
@@ -340,7 +341,6 @@ class CpuExecutor:
         step["n_tokens"], step["n_outputs"] = n, m
         step["small"] = n <= SMALL_STEP
         step["n_segments"] = len(segments)
-        step["n_split"] = self.n_threads if n <= SMALL_STEP else 1
         step["positions"], step["slots"], step["outputs"] = (
             positions.ctypes.data,
             slots.ctypes.data,

@@ -40,10 +40,11 @@ OP = np.dtype(
         ("n_rot", np.int64),
         ("neox", np.int64),
         ("window", np.int64),  # positions a token sees; 0: all
+        ("max_parts", np.int64),  # of a head's positions: n_ctx / PART, rounded up
         ("n_ctx", np.int64),  # cells of a slot, a multiple of 16
         ("outputs_only", np.int64),  # rows are the wanted outputs, not the batch
         ("accumulate", np.int64),  # add to dst instead of setting it
-        ("combine", np.int64),  # src is attention that may have been split over positions
+        ("combine", np.int64),  # in a small step src is attention's parts, still to be joined
         ("eps", np.float32),
         ("scale", np.float32),
     ],
@@ -56,7 +57,6 @@ STEP = np.dtype(
         ("n_outputs", np.int64),
         ("small", np.int64),  # every thread prepares its own activations
         ("n_segments", np.int64),
-        ("n_split", np.int64),  # parts that attention over one row tile is cut into, by position
         ("positions", np.uint64),  # int32 [n_tokens]
         ("slots", np.uint64),  # int32 [n_tokens]
         ("outputs", np.uint64),  # int32 [n_outputs], indices into the batch
@@ -68,11 +68,13 @@ STEP = np.dtype(
 
 # Tokens that one tile of a matrix product may hold, widest first, by tier.
 TILE_WIDTHS: dict[str, tuple[int, ...]] = {
-    "avx512vnni": (8, 4, 2, 1),
+    "avx512vnni": (6, 4, 2, 1),
     "avx2vnni": (4, 2, 1),
     "avx2": (4, 2, 1),
     "plain": (1,),
 }
+# Stripes that a tile takes at once: two where 32 registers hold the sums, so that a broadcast activation serves both.
+TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "plain": 1}
 # Pairs of token and query head that attention takes at once.
 ROW_WIDTHS: dict[str, tuple[int, ...]] = {
     "avx512vnni": (8, 4, 2, 1),
@@ -83,9 +85,15 @@ ROW_WIDTHS: dict[str, tuple[int, ...]] = {
 TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # int8 activations of one token in one block of 32 columns, with scale and sums
 CACHE_BYTES = {"f16": 2, "f32": 4}  # of a cache element, by the cache's type
 CHUNK = 64  # positions between two updates of attention's running maximum
+PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
+
+
+def part_bytes(head_pad: int) -> int:
+    """One part of one head's attention: largest score, sum of exponentials, and from byte 64 on the weighted values."""
+    return 64 + 4 * head_pad
 
 
 def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
     """A thread's working memory: queries, scores, and the running state, for the widest row tile."""
     rows = max(max(widths) for widths in ROW_WIDTHS.values())
-    return 4 * (rows * head_dim + rows * CHUNK + rows * head_pad + 8 * rows) + 256
+    return 4 * (rows * head_dim + rows * CHUNK + 2 * rows * (head_pad + 16) + 8 * rows) + 256

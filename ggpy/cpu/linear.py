@@ -22,8 +22,8 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.layout import TILE_WIDTHS, TOKEN_BLOCK_BYTES
-from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.layout import TILE_STRIPES, TILE_WIDTHS, TOKEN_BLOCK_BYTES
+from ggpy.cpu.records import as_op, as_step, stripes_of
 from ggpy.cpu.vector import VF, Vec
 from ggpy.quant.packed import BLOCK, Packed
 
@@ -32,155 +32,186 @@ CHUNK_BYTES = 384 * 1024
 
 
 class QuantizedTile:
-    """Emits `width` tokens times one stripe of a quantized format."""
+    """Emits `width` tokens times `stripes` neighbouring stripes of a quantized format."""
 
-    def __init__(self, v: Vec, packed: Packed, width: int) -> None:
-        self.v, self.p, self.width = v, packed, width
+    def __init__(self, v: Vec, packed: Packed, width: int, stripes: int) -> None:
+        self.v, self.p, self.width, self.stripes = v, packed, width, stripes
 
-    def codes(self, block: ir.Value) -> list[ir.Value]:
-        """The block's 8 vectors of codes: vector g has columns 4g..4g+3 of all 16 rows."""
+    def codes(self, block: ir.Value, g: int) -> ir.Value:
+        """Columns 4g..4g+3 of the block's 16 rows, one byte each."""
         v, p, b = self.v, self.p, self.v.b
         base = v.at(block, p.codes_at)
         if p.bits == 8:
-            out = [v.load_bytes(v.at(base, 64 * g)) for g in range(8)]
+            out = v.load_bytes(v.at(base, 64 * g))
             if p.signed and not v.signed_weights:
-                out = [b.xor(c, v.int(-0x7F7F7F80)) for c in out]  # 0x80808080: +128 in every byte
+                out = b.xor(out, v.int(-0x7F7F7F80))  # 0x80808080: +128 in every byte
             return out
-        low = [v.load_bytes(v.at(base, 64 * j)) for j in range(4)]
-        nibble = v.int(0x0F0F0F0F)
-        out = [b.and_(c, nibble) for c in low] + [b.and_(b.lshr(c, v.int(4)), nibble) for c in low]
+        low = v.load_bytes(v.at(base, 64 * (g % 4)))
+        out = b.and_(b.lshr(low, v.int(4)) if g >= 4 else low, v.int(0x0F0F0F0F))
         if not p.high_bits:
             return out
         per_vector = 8 // p.high_bits
-        mask = v.int(0x10101010 if p.high_bits == 1 else 0x30303030)
-        high = [v.load_bytes(v.at(block, p.high_at + 64 * i)) for i in range(8 // per_vector)]
-        for g in range(8):
-            shift = 4 - (g % per_vector) * p.high_bits
-            plane = high[g // per_vector]
-            moved = b.shl(plane, v.int(shift)) if shift > 0 else b.lshr(plane, v.int(-shift)) if shift else plane
-            out[g] = b.or_(out[g], b.and_(moved, mask))
-        return out
+        plane = v.load_bytes(v.at(block, p.high_at + 64 * (g // per_vector)))
+        shift = 4 - (g % per_vector) * p.high_bits
+        moved = b.shl(plane, v.int(shift)) if shift > 0 else b.lshr(plane, v.int(-shift)) if shift else plane
+        return b.or_(out, b.and_(moved, v.int(0x10101010 if p.high_bits == 1 else 0x30303030)))
 
-    def block(self, block: ir.Value, x: ir.Value, totals: list[ir.Value], header: list[ir.Value]) -> list[ir.Value]:
-        """Add one block's products to `totals`, one vector of 16 rows a token."""
-        v, p, b, w = self.v, self.p, self.v.b, self.width
+    def scales(self, block: ir.Value, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
+        """The block's scales and its minima (as they are added), vectors of 16 rows."""
+        v, p, b = self.v, self.p, self.v.b
 
-        def level(at: int, which: int) -> list[ir.Value]:
+        def level(at: int, count: int, which: int) -> list[ir.Value]:
             found = []
-            for i in range(p.n_scales):
+            for i in range(count):
                 address = v.at(block, at + i * 16 * p.scale_bytes)
-                if not p.header:
-                    found.append(v.load_f16(address))
-                else:
+                if p.header:
                     byte = v.load_s8(address) if p.signed_scales else v.load_u8(address)
                     found.append(b.fmul(byte, header[which]))
+                else:
+                    found.append(v.load_f16(address))
             return found
 
-        scales = level(0, 0)
-        minima = level(p.minima_at, 1) if p.minima else []
-        if p.minimum_sign < 0:
-            minima = [b.fneg(m) for m in minima]
-        codes = self.codes(block)
+        minima = level(p.minima_at, 1, 1) if p.minima else []
+        return level(0, p.n_scales, 0), [b.fneg(m) for m in minima] if p.minimum_sign < 0 else minima
+
+    def block(
+        self, blocks: list[ir.Value], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
+    ) -> list[ir.Value]:
+        """Add one block of each stripe to `totals`, a vector of 16 rows for each stripe and token."""
+        v, p, b, w = self.v, self.p, self.v.b, self.width
+        levels = [self.scales(block, header) for block, header in zip(blocks, headers, strict=True)]
         offset = p.offset + (128 if p.signed and not v.signed_weights else 0)
         scale_at, sum_at, minus8_at = BLOCK * w, BLOCK * w + 4 * w, BLOCK * w + 8 * w
         per_scale = 8 // p.n_scales
-        for t in range(w):
-            x_scale = v.bcast_f32(v.at(x, scale_at + 4 * t))
-            for i, scale in enumerate(scales):
-                total = v.int(0)
-                if offset:
-                    which = 0 if p.n_scales == 1 else 1 + i
-                    total = v.bcast_i32(v.at(x, minus8_at + 4 * (which * w + t)))
-                    times = offset.bit_length() - 4  # the offset is 8, 16, 32 or 128
-                    if times:
-                        total = b.shl(total, v.int(times))
-                for g in range(i * per_scale, (i + 1) * per_scale):
+        dot = v.dot_signed if p.signed else v.dot
+        for i in range(p.n_scales):
+            starts = [v.int(0)] * w
+            if offset:
+                which = 0 if p.n_scales == 1 else 1 + i
+                starts = [v.bcast_i32(v.at(x, minus8_at + 4 * (which * w + t))) for t in range(w)]
+                times = offset.bit_length() - 4  # the offset is 8, 16, 32 or 128
+                if times:
+                    starts = [b.shl(start, v.int(times)) for start in starts]
+            sums = starts * self.stripes
+            # One vector of codes meets every token before the next, so that the sums in flight hide the latency of the
+            # dot product; a broadcast serves every stripe, because loads are scarcer than products.
+            groups = [g for g in (0, 4, 1, 5, 2, 6, 3, 7) if g // per_scale == i]  # both nibbles of a vector in turn
+            for g in groups:
+                codes = [self.codes(block, g) for block in blocks]
+                for t in range(w):
                     four = v.bcast_i32(v.at(x, 4 * (g * w + t)))
-                    total = v.dot_signed(total, codes[g], four) if p.signed else v.dot(total, codes[g], four)
-                totals[t] = v.fma(b.sitofp(total, VF), b.fmul(scale, x_scale), totals[t])
-            if minima:
-                totals[t] = v.fma(minima[0], v.bcast_f32(v.at(x, sum_at + 4 * t)), totals[t])
+                    for s, code in enumerate(codes):
+                        sums[s * w + t] = dot(sums[s * w + t], code, four)
+            for t in range(w):
+                x_scale = v.bcast_f32(v.at(x, scale_at + 4 * t))
+                for s, (scales, _) in enumerate(levels):
+                    k = s * w + t
+                    totals[k] = v.fma(b.sitofp(sums[k], VF), b.fmul(scales[i], x_scale), totals[k])
+        if p.minima:
+            for t in range(w):
+                x_sum = v.bcast_f32(v.at(x, sum_at + 4 * t))
+                for s, (_, minima) in enumerate(levels):
+                    totals[s * w + t] = v.fma(minima[0], x_sum, totals[s * w + t])
         return totals
 
-    def product(self, weight: ir.Value, x: ir.Value, n_cols: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
+    def product(
+        self, weight: ir.Value, apart: ir.Value, x: ir.Value, n_cols: ir.Value, totals: list[ir.Value]
+    ) -> list[ir.Value]:
         v, p, b = self.v, self.p, self.v.b
         step = TOKEN_BLOCK_BYTES * self.width
 
+        def both(address: ir.Value) -> list[ir.Value]:
+            return [address, b.add(address, apart)][: self.stripes]
+
         def blocks(
-            count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], header: list[ir.Value]
+            count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
         ) -> list[ir.Value]:
             def one(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
                 w_at, x_at, *sums = carried
-                sums = self.block(w_at, x_at, sums, header)
+                sums = self.block(both(w_at), x_at, sums, headers)
                 return [v.at(w_at, p.block_bytes), v.at(x_at, step), *sums]
 
             return v.loop(count, [weight, x, *totals], one)
 
         n_blocks = b.lshr(n_cols, v.const(5))
         if not p.header:
-            return blocks(n_blocks, weight, x, totals, [])[2:]
+            return blocks(n_blocks, weight, x, totals, [[]] * self.stripes)[2:]
 
         def eight(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             w_at, x_at, *sums = carried
-            header = [v.load_f16(v.at(w_at, 32 * k)) for k in range(1 + p.minima)]
-            return blocks(v.const(8), v.at(w_at, p.header_bytes), x_at, sums, header)
+            headers = [[v.load_f16(v.at(at, 32 * k)) for k in range(1 + p.minima)] for at in both(w_at)]
+            return blocks(v.const(8), v.at(w_at, p.header_bytes), x_at, sums, headers)
 
         return v.loop(b.lshr(n_blocks, v.const(3)), [weight, x, *totals], eight)[2:]
 
 
 class FloatTile:
-    """Emits `width` tokens times one stripe of float weights, in float32."""
+    """Emits `width` tokens times `stripes` neighbouring stripes of float weights, in float32."""
 
-    def __init__(self, v: Vec, packed: Packed, width: int) -> None:
-        self.v, self.p, self.width = v, packed, width
+    def __init__(self, v: Vec, packed: Packed, width: int, stripes: int) -> None:
+        self.v, self.p, self.width, self.stripes = v, packed, width, stripes
 
-    def product(self, weight: ir.Value, x: ir.Value, n_cols: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
+    def product(
+        self, weight: ir.Value, apart: ir.Value, x: ir.Value, n_cols: ir.Value, totals: list[ir.Value]
+    ) -> list[ir.Value]:
         v, p, b, w = self.v, self.p, self.v.b, self.width
         load = {"F32": v.load_f32, "F16": v.load_f16, "BF16": v.load_bf16}[p.name]
         row_bytes = 16 * p.bits // 8
-        # enough independent sums to hide the latency of the fused multiply-add
-        chains = max(1, 8 // w)
+        n = self.stripes * w
+        chains = 2  # of sums, to hide the multiply-add's latency; one number for all widths: results must not differ
 
-        def columns(count: int, w_at: ir.Value, x_at: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            for c in range(count):
-                weights = load(v.at(w_at, c * row_bytes))
+        def columns(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            w_at, x_at, *sums = carried
+            for c in range(8):
+                weights = [load(v.at(at, c * row_bytes)) for at in (w_at, b.add(w_at, apart))[: self.stripes]]
                 for t in range(w):
-                    k = (c % chains) * w + t
-                    sums[k] = v.fma(weights, v.bcast_f32(v.at(x_at, 4 * (c * w + t))), sums[k])
-            return [v.at(w_at, count * row_bytes), v.at(x_at, count * 4 * w), *sums]
+                    value = v.bcast_f32(v.at(x_at, 4 * (c * w + t)))
+                    for s, weight in enumerate(weights):
+                        k = (c % chains) * n + s * w + t
+                        sums[k] = v.fma(weight, value, sums[k])
+            return [v.at(w_at, 8 * row_bytes), v.at(x_at, 8 * 4 * w), *sums]
 
-        zeros = [v.float(0.0)] * (w * (chains - 1))
         # columns are padded to a multiple of 8 with zero weights and zero activations
-        done = v.loop(
-            b.lshr(n_cols, v.const(3)), [weight, x, *totals, *zeros], lambda i, c: columns(8, c[0], c[1], list(c[2:]))
-        )
-        sums = done[2:]
-        while len(sums) > w:
-            half = len(sums) // 2
-            sums = [b.fadd(a, c) for a, c in zip(sums[:half], sums[half:], strict=True)]
-        return sums
+        zeros = [v.float(0.0)] * (n * (chains - 1))
+        sums = v.loop(b.lshr(n_cols, v.const(3)), [weight, x, *totals, *zeros], columns)[2:]
+        return [b.fadd(even, odd) for even, odd in zip(sums[:n], sums[n:], strict=True)]
 
 
 def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None:
-    weight, x, n_cols, bias, dst, stride, accumulate = args
-    b = v.b
-    start = v.load_f32(bias)
-    totals = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width).product(
-        weight, x, n_cols, [start] * width
-    )
+    weight, apart, x, n_cols, bias, dst, stride, accumulate = args
+    b, stripes = v.b, TILE_STRIPES[v.isa]
+    alone = b.icmp_signed("==", apart, v.const(0))
+    rows = [v.const(0), b.select(alone, v.const(0), v.const(64))][:stripes]
+    starts = [v.load_f32(b.add(bias, row)) for row in rows]
+    tile = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width, stripes)
+    totals = tile.product(weight, apart, x, n_cols, [start for start in starts for _ in range(width)])
     add_to_dst = v.splat(b.icmp_signed("!=", accumulate, v.const(0)))
-    for total in totals:
-        before = b.select(add_to_dst, v.load_f32(dst), v.float(0.0))
-        v.store(b.fadd(total, before), dst)
+    for t in range(width):
+        # read both before writing either: they are the same where the second stripe only repeats the first
+        at = [b.add(dst, row) for row in rows]
+        before = [b.select(add_to_dst, v.load_f32(a), v.float(0.0)) for a in at]
+        for s, (address, old) in enumerate(zip(at, before, strict=True)):
+            v.store(b.fadd(totals[s * width + t], old), address)
         dst = b.add(dst, stride)
 
 
 def tile_intrinsic(packed: Packed, isa: str) -> Any:
-    """`tile(width, weight, x, n_cols, bias, dst, dst_stride, accumulate)`: one stripe
-    times one tile of `width` tokens, plus bias, into dst."""
+    """`tile(width, weight, apart, x, n_cols, bias, dst, dst_stride, accumulate)`: a tile of `width` tokens times a
+    stripe at `weight` and, on tiers that take two at once, the one `apart` bytes further (0: there is none), plus
+    bias, into dst.
+    """
 
     def tile(
-        typingctx: Any, width: Any, weight: Any, x: Any, n_cols: Any, bias: Any, dst: Any, stride: Any, accumulate: Any
+        typingctx: Any,
+        width: Any,
+        weight: Any,
+        apart: Any,
+        x: Any,
+        n_cols: Any,
+        bias: Any,
+        dst: Any,
+        stride: Any,
+        add: Any,
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
@@ -192,7 +223,7 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
             return context.get_dummy_value()
 
         u, i = types.uintp, types.intp
-        return types.void(i, u, u, i, u, u, i, i), codegen
+        return types.void(i, u, i, u, i, u, u, i, i), codegen
 
     return intrinsic(tile)
 
@@ -200,30 +231,31 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
 tile: Any = None  # these names are set by `specialized`
 widest_tile: Any = None
 WIDEST = 0
+STRIPES = 1
 
 
 def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst[token, row] (+)= weight[row] . x[token] + bias[row]; thread `tid`
-    of `nth` takes a contiguous run of stripes."""
+    """dst[token, row] (+)= weight[row] . x[token] + bias[row]; each thread takes a run of stripes."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     n = step.n_outputs if op.outputs_only else step.n_tokens
-    first = op.n_stripes * tid // nth
-    last = op.n_stripes * (tid + 1) // nth
+    first, last = stripes_of(tid, nth, op.n_stripes)
     x = op.src
     if step.small:
         x += types.uint64(tid * op.private_stride)
     chunk = max(WIDEST, CHUNK_BYTES // op.token_bytes // WIDEST * WIDEST)
     for start in range(0, n, chunk):
         end = min(n, start + chunk)
-        for s in range(first, last):
+        for s in range(first, last, STRIPES):
             weight = op.weight + types.uint64(s * op.stripe_bytes)
+            apart = op.stripe_bytes if s + 1 < last else 0
             t = start
             while t < end:
                 width = widest_tile(end - t)
                 tile(
                     width,
                     weight,
+                    apart,
                     x + types.uint64(t * op.token_bytes),
                     op.n_cols,
                     op.bias + types.uint64(s * 64),

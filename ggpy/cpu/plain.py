@@ -111,7 +111,7 @@ def tile_function(p: Packed) -> Any:
             return total
 
     @njit
-    def tile(width, weight, x, n_cols, bias, dst, stride, accumulate):  # type: ignore[no-untyped-def]
+    def tile(width, weight, apart, x, n_cols, bias, dst, stride, accumulate):  # type: ignore[no-untyped-def]
         for row in range(16):
             at = dst + types.uint64(4 * row)
             total = product(weight, x, n_cols, row) + load_f32(bias + types.uint64(4 * row))

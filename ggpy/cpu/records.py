@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
@@ -29,3 +29,11 @@ def _pointer_to(dtype: np.dtype) -> Any:
 as_bytes = _pointer_to(np.dtype(np.uint8))
 as_op = _pointer_to(OP)
 as_step = _pointer_to(STEP)
+
+
+@njit(inline="always")
+def stripes_of(tid, nth, n_stripes):  # type: ignore[no-untyped-def]
+    """The stripes first..last of thread `tid`, an even number of them but for the end: what every operation over rows
+    shares out."""
+    pairs = (n_stripes + 1) // 2
+    return 2 * (pairs * tid // nth), min(n_stripes, 2 * (pairs * (tid + 1) // nth))

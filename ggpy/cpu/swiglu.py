@@ -9,7 +9,7 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.records import as_op, as_step, stripes_of
 from ggpy.cpu.vector import Vec
 
 swiglu_row: Any = None  # set by `specialized`
@@ -20,9 +20,8 @@ def swiglu(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     thread's matrix products wrote: no barrier in between."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
-    first = op.n_stripes * tid // nth
-    last = op.n_stripes * (tid + 1) // nth
-    if first == last:
+    first, last = stripes_of(tid, nth, op.n_stripes)
+    if first >= last:
         return
     at = types.uint64(first * 64)
     for token in range(step.n_tokens):
