@@ -236,8 +236,8 @@ class LLM:
         )
 
     def tokenize_chat(self, rendered: str) -> list[int]:
-        """Token ids of a rendered conversation: the template itself writes every control token, the first included."""
-        return self.tokenize(rendered, add_special=False, parse_special=True)
+        """Token ids of a rendered conversation, special tokens parsed; BOS comes first, once, where the model wants it."""
+        return self.tokenizer.tokenize_chat(rendered)
 
     def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> EngineSequence:
         """One prompt as a sequence for `follow`, for those who watch a sequence rather than wait for its result."""

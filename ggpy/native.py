@@ -28,7 +28,7 @@ import llvmlite.binding as llvm
 from ggpy.errors import GGPYError
 from ggpy.paths import cache_dir
 
-ISAS = ("avx512vnni", "avx2vnni", "avx2", "plain")  # the tiers of kernels, best first
+ISAS = ("avx512vnni", "avx2vnni", "avx2", "portable", "plain")  # the tiers of kernels, best first
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +40,8 @@ def isa() -> str:
         return all(features.get(name, False) for name in names)
 
     available = ["plain"]
+    if has("f16c") or llvm.get_default_triple().startswith(("aarch64", "arm64")):
+        available.append("portable")
     if has("avx2", "fma", "f16c"):
         available.append("avx2")
         if has("avxvnni") or has("avx512vnni", "avx512vl"):

@@ -77,6 +77,9 @@ class ByteTokenizer:
                 text = text[1:]
         return ids
 
+    def tokenize_chat(self, rendered: str) -> list[int]:
+        return self.tokenize(rendered, add_special=False, parse_special=True)
+
     def token_bytes(self, id: int, special: bool = True) -> bytes:
         if id < 256:
             return bytes([id])

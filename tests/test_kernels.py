@@ -16,6 +16,7 @@ from ggpy.quant.packed import PACKED
 
 FEATURES = llvmlite.binding.get_host_cpu_features()
 TIERS = [
+    *(["portable"] if FEATURES.get("f16c") else []),
     *(["avx2"] if FEATURES.get("avx2") and FEATURES.get("fma") else []),
     *(["avx2vnni"] if FEATURES.get("avxvnni") or FEATURES.get("avx512vnni") else []),
     *(["avx512vnni"] if FEATURES.get("avx512vnni") else []),

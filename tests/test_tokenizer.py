@@ -287,6 +287,15 @@ def test_from_gguf(tmp_path: Path, make: Any) -> None:
     assert by_path.n_vocab == len(metadata["tokenizer.ggml.tokens"])
 
 
+def test_listed_ends_of_generation_count(tmp_path: Path) -> None:
+    metadata = bpe_metadata("gpt-2")
+    plain = Tokenizer(metadata)
+    listed = Tokenizer.from_gguf(write_gguf(tmp_path / "v.gguf", {**metadata, "tokenizer.ggml.eog_token_ids": [5, 7]}))
+    assert listed.eog == plain.eog | {5, 7}
+    with pytest.raises(GGPYError, match="eog_token_ids"):
+        Tokenizer({**metadata, "tokenizer.ggml.eog_token_ids": [plain.n_vocab]})
+
+
 def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in metadata.items() if k != f"tokenizer.ggml.{key}"}
 

@@ -71,15 +71,17 @@ TILE_WIDTHS: dict[str, tuple[int, ...]] = {
     "avx512vnni": (6, 4, 2, 1),
     "avx2vnni": (4, 2, 1),
     "avx2": (4, 2, 1),
+    "portable": (4, 2, 1),
     "plain": (1,),
 }
 # Stripes that a tile takes at once: two where 32 registers hold the sums, so that a broadcast activation serves both.
-TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "plain": 1}
+TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "portable": 1, "plain": 1}
 # Pairs of token and query head that attention takes at once.
 ROW_WIDTHS: dict[str, tuple[int, ...]] = {
     "avx512vnni": (8, 4, 2, 1),
     "avx2vnni": (4, 2, 1),
     "avx2": (4, 2, 1),
+    "portable": (4, 2, 1),
     "plain": (8, 4, 2, 1),
 }
 TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # int8 activations of one token in one block of 32 columns, with scale and sums

@@ -171,6 +171,12 @@ class Vec:
         if self.isa == "avx512vnni":
             parts = [total, b.bitcast(unsigned, VB), b.bitcast(signed, VB)]
             return self._intrinsic("llvm.x86.avx512.vpdpbusd.512", VI, parts)
+        if self.isa == "portable":
+            for byte in range(4):
+                u = b.and_(b.lshr(unsigned, self.int(8 * byte)), self.int(255))
+                s = b.ashr(b.shl(signed, self.int(24 - 8 * byte)), self.int(24))
+                total = b.add(total, b.mul(u, s))
+            return total
         halves = []
         for lo in (0, 8):
             t, u, s = (self._half(v, lo) for v in (total, unsigned, signed))

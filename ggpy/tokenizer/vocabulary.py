@@ -164,6 +164,14 @@ class Vocabulary:
                     f"tokenizer.ggml.{name}_token_id does not name."
                 )
 
+    def _listed_ends(self) -> list[int]:
+        """The ends of generation that `ggpy convert` lists where no other key can name them all."""
+        listed = self.array("tokenizer.ggml.eog_token_ids")
+        found = [] if listed is None else list(listed)
+        if not all(isinstance(i, (int, np.integer)) and 0 <= i < len(self.tokens) for i in found):
+            raise GGPYError(f"{self.where}: tokenizer.ggml.eog_token_ids must list token ids of this vocabulary.")
+        return [int(i) for i in found]
+
     def _recognise(self) -> None:
         """Find the tokens that end generation, and correct the kinds of tokens whose text says what they are."""
         ids, kinds = self.ids, self.kinds
@@ -187,6 +195,7 @@ class Vocabulary:
             if text in ids:
                 kinds[ids[text]] = USER_DEFINED
         ends.update(i for i in (self.eos, self._id("eot"), self._id("eom")) if i is not None)
+        ends.update(self._listed_ends())
 
         has = {text for text in ("<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|end|>", "</s>",
                                  "<|tool_response>") if ids.get(text) in ends}  # fmt: skip
