@@ -130,10 +130,11 @@ class SamplingParams:
     def resolved(self, file_defaults: Mapping[str, Any] | None = None) -> SamplingParams:
         """The same parameters with every number set: the caller's, else the file's, else `DEFAULTS`.
 
-        file_defaults: what `file_sampling_defaults` returned.
+        file_defaults: what `file_sampling_defaults` returned. They say how to sample; a caller who sets the temperature
+        to 0 wants the likeliest token as it is, so the file's penalties then play no part.
         """
         unset = {f.name for f in fields(self) if f.name in DEFAULTS and getattr(self, f.name) is None}
-        from_file = {k: v for k, v in (file_defaults or {}).items() if k in unset}
+        from_file = {k: v for k, v in (file_defaults or {}).items() if k in unset and self.temperature != 0.0}
         checked = replace(SamplingParams(), **from_file, _source=" in the model's file") if from_file else None
         values: dict[str, Any] = {k: getattr(checked, k) if k in from_file else DEFAULTS[k] for k in unset}
         return replace(self, **values)

@@ -245,6 +245,16 @@ def test_unset_values_come_from_the_file_then_from_the_defaults() -> None:
     assert SamplingParams(top_p=0.5).resolved({"top_p": 3.0}).top_p == 0.5  # what nobody uses harms nobody
 
 
+def test_a_temperature_of_zero_is_greedy_whatever_the_file_says() -> None:
+    file = {"repetition_penalty": 1.5, "repeat_last_n": 32, "temperature": 0.7}
+    sampler = Sampler(SamplingParams(temperature=0).resolved(file))
+    sampler.accept([1])
+    assert sampler.sample(np.array([1.0, 2.0, 1.9], np.float32)) == 1
+    asked = SamplingParams(temperature=0, repetition_penalty=1.2).resolved(file)  # the caller's own penalty holds
+    assert asked.repetition_penalty == 1.2
+    assert SamplingParams().resolved(file).repetition_penalty == 1.5
+
+
 def test_file_keys_are_those_of_the_format() -> None:
     from gguf.constants import Keys
 
