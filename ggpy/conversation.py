@@ -133,7 +133,9 @@ class Conversation:
         text = self.llm.render_chat([*system, *self.messages[self._first :]])
         for known in reversed(self._transcripts):
             if text.startswith(known.text):
-                return text, known.token_ids + self.llm.tokenize_chat(text[len(known.text) :])
+                # The rest is no beginning, so it gets no BOS.
+                rest = self.llm.tokenize(text[len(known.text) :], add_special=False, parse_special=True)
+                return text, known.token_ids + rest
         return text, self.llm.tokenize_chat(text)
 
     def _remember(self, rendered: str, sequence: Sequence) -> None:

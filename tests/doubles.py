@@ -78,7 +78,8 @@ class ByteTokenizer:
         return ids
 
     def tokenize_chat(self, rendered: str) -> list[int]:
-        return self.tokenize(rendered, add_special=False, parse_special=True)
+        ids = self.tokenize(rendered, add_special=False, parse_special=True)
+        return ids if ids[:1] == [BOS] else [BOS, *ids]
 
     def token_bytes(self, id: int, special: bool = True) -> bytes:
         if id < 256:
