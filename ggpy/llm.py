@@ -236,7 +236,7 @@ class LLM:
         )
 
     def tokenize_chat(self, rendered: str) -> list[int]:
-        """Token ids of a rendered conversation, special tokens parsed; BOS comes first, once, where the model wants it."""
+        """Token ids of a rendered conversation, special tokens parsed; BOS is first, once, where the model wants it."""
         return self.tokenizer.tokenize_chat(rendered)
 
     def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> EngineSequence:

@@ -108,7 +108,7 @@ class Native:
     from_disk: bool
 
 
-_C_TYPES = {"u": ctypes.c_size_t, "i": ctypes.c_ssize_t, "v": None}
+_C_TYPES: dict[str, Any] = {"u": ctypes.c_size_t, "i": ctypes.c_ssize_t, "v": None}
 _keep: list[Any] = []  # unloading is never wanted: addresses travel
 
 

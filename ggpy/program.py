@@ -120,7 +120,7 @@ class _Planner:
         return found
 
     def _last_uses(self) -> dict[Node, int]:
-        last = {}
+        last: dict[Node, int] = {}
         for index, node in enumerate(self.nodes):
             last[node] = max(last.get(node, 0), index)
             for value in node.inputs:
