@@ -65,6 +65,8 @@ class HyperParameters:
                 f"The metadata gives {self.n_head} query heads for {self.n_head_kv} key/value heads; "
                 "one must divide the other."
             )
+        if not 0 <= self.sliding_window < 1 << 32:
+            raise GGPYError(f"The metadata gives a sliding window of {self.sliding_window} tokens; that is impossible.")
         if not 0 <= self.norm_eps < 1:
             raise GGPYError(f"The metadata gives a norm epsilon of {self.norm_eps}; it must lie between 0 and 1.")
 
@@ -97,13 +99,10 @@ class Metadata:
     def integer(self, key: str, default: int | None = None) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            sizes = (
-                {int(v) for v in value}
-                if hasattr(value, "__len__") and not isinstance(value, str) and len(value)
-                else set()
-            )
-            if len(sizes) == 1:  # some converters write one number per layer, all alike
-                return sizes.pop()
+            kind = getattr(getattr(value, "dtype", None), "kind", "")
+            per_layer = set(value.tolist()) if kind in ("i", "u") else set()
+            if len(per_layer) == 1:  # some converters write one number per layer, all alike
+                return int(per_layer.pop())
             raise GGPYError(
                 f"The metadata key {key.format(arch=self.arch)!r} must be one whole number; found {value!r:.60}."
             )
@@ -143,6 +142,13 @@ class Architecture:
         n_embd = m.integer("{arch}.embedding_length")
         if not n_head:
             raise GGPYError(f"The metadata key '{self.name}.attention.head_count' is 0.")
+        head_dim = m.integer("{arch}.attention.key_length", n_embd // n_head)
+        value_dim = m.integer("{arch}.attention.value_length", head_dim)
+        if value_dim != head_dim:
+            raise GGPYError(
+                f"The metadata gives keys of {head_dim} and values of {value_dim} dimensions a head; "
+                "ggpy runs models where they are equal."
+            )
         return HyperParameters(
             arch=self.name,
             n_vocab=n_vocab,
@@ -152,7 +158,7 @@ class Architecture:
             n_ff=m.integer("{arch}.feed_forward_length"),
             n_head=n_head,
             n_head_kv=m.integer("{arch}.attention.head_count_kv", n_head),
-            head_dim=m.integer("{arch}.attention.key_length", n_embd // n_head),
+            head_dim=head_dim,
             norm_eps=m.number("{arch}.attention.layer_norm_rms_epsilon"),
             sliding_window=m.integer("{arch}.attention.sliding_window", 0),
         )
@@ -176,9 +182,13 @@ class Architecture:
                     f"The tensor 'rope_freqs.weight' has {len(freq_factors)} entries; "
                     f"rope over {n_rot} dimensions needs {half}."
                 )
+            if not all(0 < factor < math.inf for factor in freq_factors):
+                raise GGPYError("The tensor 'rope_freqs.weight' holds values that are no divisors above 0.")
             inv_freq = [f / float(factor) for f, factor in zip(inv_freq, freq_factors, strict=True)]
         kind = m.string("{arch}.rope.scaling.type", "linear" if m.has("{arch}.rope.scale_linear") else "none")
         factor = m.number("{arch}.rope.scaling.factor", m.number("{arch}.rope.scale_linear", 1.0)) or 1.0
+        if not 1e-6 < factor < 1e6:
+            raise GGPYError(f"The metadata stretches rope by a factor of {factor}, which no model can have.")
         if kind in ("none", "") or (factor == 1.0 and kind == "linear"):
             return Rope(self.rope_style, n_rot, tuple(inv_freq))
         if kind == "linear":
@@ -189,6 +199,11 @@ class Architecture:
         beta_fast = m.number("{arch}.rope.scaling.yarn_beta_fast", 32.0)
         beta_slow = m.number("{arch}.rope.scaling.yarn_beta_slow", 1.0)
         attn_factor = m.number("{arch}.rope.scaling.attn_factor", 1.0)
+        if n_ctx_orig < 1 or base <= 1 or beta_fast <= 0 or beta_slow <= 0 or attn_factor <= 0:
+            raise GGPYError(
+                f"The metadata asks for YaRN from {n_ctx_orig} tokens with base {base}, beta_fast {beta_fast}, "
+                f"beta_slow {beta_slow} and attn_factor {attn_factor}, which is impossible."
+            )
 
         def turns_to_dim(turns: float) -> float:
             return n_rot * math.log(n_ctx_orig / (turns * 2 * math.pi)) / (2 * math.log(base))
@@ -197,7 +212,7 @@ class Architecture:
         high = min(n_rot - 1, math.ceil(turns_to_dim(beta_slow)))
         ramp = [1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(half)]
         scaled = [f / factor * (1 - r) + f * r for f, r in zip(inv_freq, ramp, strict=True)]
-        return Rope(self.rope_style, n_rot, tuple(scaled), attn_factor * (1 + 0.1 * math.log(factor)))
+        return Rope(self.rope_style, n_rot, tuple(scaled), attn_factor * (1 + 0.1 * math.log(max(1.0, factor))))
 
     def build(self, g: Graph) -> Value:
         """Describe the forward pass from token embeddings to logits on `g`; returns the logits."""

@@ -1,0 +1,77 @@
+"""Hyper-parameters and rope out of metadata that nobody has checked: every absurd value is one sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ggpy.errors import GGPYError
+from ggpy.models import by_gguf_name
+
+PLAIN: dict[str, Any] = {
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.block_count": 2,
+    "llama.context_length": 512,
+    "llama.embedding_length": 256,
+    "llama.feed_forward_length": 512,
+}
+YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128}
+
+
+def rope_of(freq_factors: Any = None, **changes: Any) -> Any:
+    values = {f"llama.{key}": value for key, value in changes.items()}
+    return by_gguf_name("llama")(PLAIN | values, n_vocab=100).rope(freq_factors)
+
+
+ABSURD: list[tuple[dict[str, Any], str]] = [
+    ({"attention.head_count": 0}, "head_count"),
+    ({"attention.head_count": -1}, "n_head = -1"),
+    ({"attention.head_count": 4.0}, "whole number"),
+    ({"attention.head_count": ["a", "b"]}, "whole number"),
+    ({"attention.head_count": np.array([math.nan], np.float32)}, "whole number"),
+    ({"attention.head_count_kv": 3}, "one must divide the other"),
+    ({"attention.head_count_kv": np.array([2, 1], np.uint32)}, "whole number"),
+    ({"attention.layer_norm_rms_epsilon": math.nan}, "finite number"),
+    ({"attention.value_length": 32}, "values of 32"),
+    ({"attention.sliding_window": -1}, "sliding window"),
+    ({"attention.sliding_window": 1 << 63}, "sliding window"),
+    ({"block_count": 1 << 60}, "n_layer"),
+    ({"context_length": 0}, "n_ctx_train"),
+    ({"rope.dimension_count": 63}, "63 of 64"),
+    ({"rope.freq_base": 0.0}, "base 0.0"),
+    ({"rope.scaling.type": 3}, "must be a text"),
+    ({"rope.scaling.type": "linear", "rope.scaling.factor": -2.0}, "factor of -2.0"),
+    ({"rope.scaling.type": "linear", "rope.scaling.factor": 1e-38}, "factor of 1e-38"),
+    (YARN | {"rope.freq_base": 1.0}, "YaRN"),
+    (YARN | {"rope.scaling.original_context_length": 0}, "YaRN from 0 tokens"),
+    (YARN | {"rope.scaling.yarn_beta_fast": 0.0}, "beta_fast 0.0"),
+    (YARN | {"rope.scaling.yarn_beta_slow": -1.0}, "beta_slow -1.0"),
+    (YARN | {"rope.scaling.attn_factor": -1.0}, "attn_factor -1.0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), ABSURD, ids=[words for _, words in ABSURD])
+def test_absurd_metadata_is_one_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(GGPYError, match=words):
+        rope_of(**changes)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_rope_divisors_are_above_zero(bad: float) -> None:
+    with pytest.raises(GGPYError, match=r"rope_freqs\.weight"):
+        rope_of(np.array([bad] + [1.0] * 31, np.float32))
+
+
+def test_one_number_a_layer_will_do_where_all_are_alike() -> None:
+    values = {"llama.attention.head_count_kv": np.array([2, 2], np.uint32)}
+    assert by_gguf_name("llama")(PLAIN | values, n_vocab=100).hparams.n_head_kv == 2
+
+
+def test_yarn_that_shortens_does_not_scale_attention() -> None:
+    assert rope_of(**(YARN | {"rope.scaling.factor": 0.5})).magnitude == 1.0
+    assert rope_of(**YARN).magnitude == pytest.approx(1 + 0.1 * math.log(4))
