@@ -97,8 +97,8 @@ class Metadata:
         return default
 
     def integer(self, key: str, default: int | None = None) -> int:
-        value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
+        value: Any = self._value(key, default)
+        if type(value) is not int:
             kind = getattr(getattr(value, "dtype", None), "kind", "")
             per_layer = set(value.tolist()) if kind in ("i", "u") else set()
             if len(per_layer) == 1:  # some converters write one number per layer, all alike
