@@ -364,9 +364,11 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
         # Last, as it costs most: the runtime brings numba.
         from ggpy.runtime import Runtime
 
+        trained = Runtime.context_train(file)
+        _check_rows(file, tokenizer)
         context = choose_context(
             n_ctx,
-            trained=Runtime.context_train(file),
+            trained=trained,
             weights=file.size,
             cache=lambda n: Runtime.kv_bytes(file, n, n_parallel),
             available=available_memory(),
@@ -375,3 +377,13 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
         runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
+
+
+def _check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:
+    """A model and a vocabulary that do not belong together would fail in the middle of an answer, or not at all."""
+    n_rows = file.tensors["token_embd.weight"].shape[0]
+    if n_rows != tokenizer.n_vocab:
+        raise GGPYError(
+            f"{file.path}: the tensor 'token_embd.weight' has {n_rows} rows, but the vocabulary has "
+            f"{tokenizer.n_vocab} tokens; the file's tokenizer is not this model's."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_every_way_to_say_a_prompt(make: Any) -> None:
         assert got.outputs[0].token_ids == expected.outputs[0].token_ids
         assert got.prompt_token_ids == ids
     assert llm.generate([], GREEDY) == []
+
+
+def test_a_vocabulary_of_another_model_is_refused() -> None:
+    embedding = SimpleNamespace(shape=(N_VOCAB + 1, 8))
+    file: Any = SimpleNamespace(path="a.gguf", tensors={"token_embd.weight": embedding})
+    with pytest.raises(GGPYError, match=rf"{N_VOCAB + 1} rows, but the vocabulary has {N_VOCAB} tokens"):
+        ggpy.llm._check_rows(file, SimpleNamespace(n_vocab=N_VOCAB))  # type: ignore[arg-type]
+    ggpy.llm._check_rows(file, SimpleNamespace(n_vocab=N_VOCAB + 1))  # type: ignore[arg-type]
 
 
 def test_many_prompts_come_back_in_order(make: Any) -> None:
