@@ -53,7 +53,7 @@ class ChatTemplate:
         """The file's template; ChatML where it has none and ChatML's tokens; None where nothing says how to chat."""
         metadata = file.metadata
         source = metadata.get(_KEY)
-        if source is None:
+        if source is None or not str(source).strip():  # some converters write an empty one for none
             if any(tokenizer.token_id(token) is None for token in ("<|im_start|>", "<|im_end|>")):
                 return None
             source = CHATML

@@ -167,6 +167,7 @@ def _from(tmp_path: Path, metadata: dict[str, Any]) -> ChatTemplate | None:
 def test_from_gguf(tmp_path: Path) -> None:
     metadata = spm_metadata()
     assert _from(tmp_path, metadata) is None
+    assert _from(tmp_path, {**metadata, "tokenizer.chat_template": "\n"}) is None
     template = _from(tmp_path, {**metadata, "tokenizer.chat_template": "{{ bos_token }}{{ eos_token }}{{ unk_token }}"})
     assert template is not None
     assert template.render([USER]) == "<s></s><unk>"
