@@ -142,6 +142,8 @@ class Graph:
         """
         head_dim = q.n_cols // n_head
         assert k.n_cols == v.n_cols == n_head_kv * head_dim
+        if head_dim % 2:
+            raise GGPYError(f"{self.file.path}: its heads have {head_dim} dimensions; ggpy needs an even number.")
         norms = {
             "q_norm": self.optional(q_norm + ".weight", (head_dim,)),
             "k_norm": self.optional(k_norm + ".weight", (head_dim,)),

@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import cfunc, njit, types
 
-from ggpy.cpu import activations, attention, linear, memory, packing, plain, rope_store, swiglu, walk
+from ggpy.cpu import activations, attend, attention, linear, memory, packing, plain, rope_store, swiglu, walk
 from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, TILE_WIDTHS
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
@@ -58,12 +58,20 @@ def _prepare(tier: str, form: str) -> Build:
 
 
 def _attention(tier: str, cache: str) -> Build:
-    attend = plain.attend_function(cache) if tier == "plain" else attention.attend_intrinsic(tier, cache)
-    return attention.attention, {
-        "attend": attend,
-        "WIDEST": ROW_WIDTHS[tier][0],
-        "ELEMENT": CACHE_BYTES[cache],
-    }
+    inside = plain.attend_function(cache) if tier == "plain" else attend.attend_intrinsic(tier, cache)
+    widths = ROW_WIDTHS[tier]
+
+    @njit(inline="always")
+    def rows_for(n):  # type: ignore[no-untyped-def]
+        """The narrowest tile that holds n rows."""
+        rows = widths[0]
+        for w in widths:
+            if w >= n:
+                rows = min(rows, w)
+        return rows
+
+    names = {"attend": inside, "rows_for": rows_for, "WIDEST": widths[0], "ELEMENT": CACHE_BYTES[cache]}
+    return attention.attention, names
 
 
 def _rope_store(tier: str, cache: str) -> Build:

@@ -67,7 +67,7 @@ class CpuExecutor:
         notify: Callable[[str], None],
     ) -> None:
         self.program, self.file = program, file
-        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 16), n_slots, n_batch, n_threads
+        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 32), n_slots, n_batch, n_threads
         self._cache_type = cache_type
         self._compile(notify)
         self._weights = self._pack(notify)

@@ -78,15 +78,17 @@ TILE_WIDTHS: dict[str, tuple[int, ...]] = {
 TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "portable": 1, "plain": 1}
 # Pairs of token and query head that attention takes at once.
 ROW_WIDTHS: dict[str, tuple[int, ...]] = {
-    "avx512vnni": (8, 4, 2, 1),
-    "avx2vnni": (4, 2, 1),
-    "avx2": (4, 2, 1),
-    "portable": (4, 2, 1),
-    "plain": (8, 4, 2, 1),
+    "avx512vnni": (8, 4, 1),
+    "avx2vnni": (4, 1),
+    "avx2": (4, 1),
+    "portable": (4, 1),
+    "plain": (8, 4, 1),
 }
 TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # int8 activations of one token in one block of 32 columns, with scale and sums
 CACHE_BYTES = {"f16": 2, "f32": 4}  # of a cache element, by the cache's type
 CHUNK = 64  # positions between two updates of attention's running maximum
+ROW_STATE_BYTES = 96  # of a row in attention's working memory, before its scores
+ROW_TILES = 16  # row tiles that meet a part of the cache together
 PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
 
 
@@ -96,6 +98,7 @@ def part_bytes(head_pad: int) -> int:
 
 
 def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
-    """A thread's working memory: queries, scores, and the running state, for the widest row tile."""
+    """A thread's working memory: one row tile's, and the queries and joined states of ROW_TILES."""
     rows = max(max(widths) for widths in ROW_WIDTHS.values())
-    return 4 * (rows * head_dim + rows * CHUNK + 2 * rows * (head_pad + 16) + 8 * rows) + 256
+    one = ROW_STATE_BYTES + 4 * CHUNK + 4 * head_pad
+    return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + 256

@@ -8,7 +8,7 @@ from typing import Any
 
 from numba import njit, types
 
-from ggpy.cpu.layout import CACHE_BYTES, TOKEN_BLOCK_BYTES
+from ggpy.cpu.layout import CACHE_BYTES, CHUNK, ROW_STATE_BYTES, TOKEN_BLOCK_BYTES
 from ggpy.cpu.memory import (
     f16_to_f32,
     f32_from_bits,
@@ -189,7 +189,7 @@ def attend_function(cache: str) -> Any:
 
     @njit
     def attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch):  # type: ignore[no-untyped-def]
-        values = scratch + types.uint64(16 * rows + 4 * rows * 64)
+        values = scratch + types.uint64((ROW_STATE_BYTES + 4 * CHUNK) * rows)
         for m in range(rows):
             first_seen = load_i32(scratch + types.uint64(4 * m))
             last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
