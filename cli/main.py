@@ -86,7 +86,8 @@ def _report(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, click.UsageError):
         help_command = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
-        _say(error.format_message().rstrip(".") + "." + help_command)
+        message = error.format_message()
+        _say(message + ("" if message.endswith((".", "?")) else ".") + help_command)
         return 2
     if isinstance(error, (GGPYError, click.ClickException)):
         _say(str(error) if isinstance(error, GGPYError) else error.format_message())
@@ -101,9 +102,11 @@ def _report(error: BaseException) -> int:
 
 
 def _say(sentence: str) -> None:
+    from ggpy.cli.terminal import one_line
+
     try:
         sys.stdout.flush()
-        click.echo(f"error: {sentence}", err=True)
+        click.echo(f"error: {one_line(sentence)}", err=True)
     except BrokenPipeError:
         pass
 

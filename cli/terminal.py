@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 
 # Text from a model must not drive the terminal: control characters but newline and tab, C1 controls included.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    """Text on one line: what a path or a model's file brought of line ends and escapes is spelt out."""
+    return _NOT_IN_A_LINE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def note(text: str) -> None:
     """One line on stderr, dimmed on a terminal."""
+    text = one_line(text)
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         text = f"\x1b[2m{text}\x1b[0m"
     print(text, file=sys.stderr, flush=True)

@@ -38,6 +38,8 @@ Notify = Callable[[str], None]
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Mapping[str, Any]
 
+MAX_THREADS = 1024  # more than any machine has cores; a slip such as -t 100000 would keep it busy for minutes
+
 
 @dataclass(frozen=True)
 class CompletionOutput:
@@ -110,6 +112,8 @@ class LLM:
         for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise GGPYError(f"{name} is {value!r}, but it must be a whole number from 1.")
+        if (n_threads or 1) > MAX_THREADS:
+            raise GGPYError(f"n_threads is {n_threads}, but ggpy runs at most {MAX_THREADS}; take the number of cores.")
         self.path = Path(path)
         model = load_model(self.path, n_ctx, n_threads, n_parallel, notify or logging.getLogger("ggpy").info)
         self.file, self.tokenizer, self.template, self.runtime = (

@@ -202,6 +202,7 @@ def test_stdin_that_is_no_utf8(call: Any, command: list[str]) -> None:
 
 def test_a_model_that_is_not_there(call: Any) -> None:
     fails(call("run", "-m", "nosuch", "-p", "x"), "known are SmolLM2-135M-Instruct")
+    fails(call("inspect", "a\nb\x1b[2J"), r"a\nb\x1b[2J does not exist")
     fails(call("run", "-m", "hf:user/repo", "-p", "x"), "ggpy pull hf:user/repo")
 
 

@@ -179,6 +179,11 @@ def test_numbers_out_of_range(name: str, value: Any) -> None:
         LLM("fake.gguf", **{name: value})
 
 
+def test_threads_beyond_reason() -> None:
+    with pytest.raises(GGPYError, match="n_threads is 100000"):
+        LLM("fake.gguf", n_threads=100000)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(GGPYError, match=r"nothing\.gguf"):
         LLM(tmp_path / "nothing.gguf")
