@@ -1,0 +1,79 @@
+"""What the README and docs/ name exists: commands, options, files, variables."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from ggpy.cli.main import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "docs/architecture.md", "benchmarks/README.md"]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def ggpy_commands() -> list[list[str]]:
+    """The arguments of every `ggpy …` in the README's shell blocks."""
+    found = []
+    for block in blocks(README, "sh"):
+        for line in block.splitlines():
+            for part in re.split(r" && | \| ", line):
+                words = shlex.split(part, comments=True)
+                if words and words[0] == "ggpy":
+                    found.append(words[1:])
+    return found
+
+
+def test_the_two_commands_stand_on_lines_of_their_own() -> None:
+    lines = README.splitlines()
+    assert 'pip install . && ggpy run -p "What is the capital of France?"' in lines
+    assert "pip install -e '.[test]' && pytest" in lines
+
+
+@pytest.mark.parametrize("words", ggpy_commands(), ids=" ".join)
+def test_commands_and_their_options_exist(words: list[str]) -> None:
+    assert isinstance(main, click.Group)
+    context = click.Context(main)
+    command = main.get_command(context, words[0])
+    assert command is not None
+    command.make_parser(click.Context(command)).parse_args(words[1:])  # raises on an option it does not know
+
+
+def test_options_in_tables_exist() -> None:
+    table = README.split("## Chat")[0]
+    command = main.get_command(click.Context(main), "run")  # type: ignore[attr-defined]
+    known = {name for parameter in command.params for name in parameter.opts}
+    named = {
+        option for cell in re.findall(r"^\| (`-.*?) \|", table, re.MULTILINE) for option in re.findall(r"-[-\w]+", cell)
+    }
+    assert len(named) > 15
+    assert named <= known
+
+
+def test_the_python_example_is_python() -> None:
+    (example,) = blocks(README, "python")
+    compile(example, "README.md", "exec")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_files_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    assert all(((ROOT / page).parent / link).exists() for link in links)
+    files = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    homes = [ROOT, ROOT / "ggpy", ROOT / "benchmarks"]
+    assert not [file for file in files if not any((home / file).exists() for home in homes)]
+
+
+def test_environment_variables_are_read_somewhere() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for room in ("ggpy", "cli") for path in (ROOT / room).rglob("*.py"))
+    named = set(re.findall(r"GGPY_[A-Z]+", README))
+    assert named == set(re.findall(r"GGPY_[A-Z]+", code))
