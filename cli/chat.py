@@ -36,7 +36,9 @@ def chat(model: str | None, n_ctx: int | None, n_threads: int | None, system: st
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with open_model(model, n_ctx, n_threads) as llm:
         from ggpy.cli.chat_session import ChatSession
+        from ggpy.cli.entry import raise_interrupts
 
+        raise_interrupts()
         if llm.template is None:
             raise GGPYError(f"{llm.path.name} has no chat template; complete text with `ggpy run --raw` instead.")
         session = ChatSession(llm, system or None, params)
@@ -66,7 +68,7 @@ def _on_a_terminal(session: ChatSession) -> int:
 
 
 def _from_a_pipe(session: ChatSession) -> int:
-    from ggpy.cli.main import INTERRUPTED
+    from ggpy.cli.entry import INTERRUPTED
 
     heard = False
     for line in _lines():

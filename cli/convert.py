@@ -49,8 +49,10 @@ def convert(folder: str, file_type: str, output: str | None, pure: bool, threads
     tokenizer.json, tokenizer.model or qwen.tiktoken. Nothing in the folder is executed. The file appears whole or not
     at all: an existing one is replaced at the very end.
     """
+    from ggpy.cli.entry import raise_interrupts
     from ggpy.convert.pipeline import convert as run
 
+    raise_interrupts()
     path = Path(output) if output else Path(f"{Path(folder).resolve().name}-{file_type.upper()}.gguf")
     watcher = _Bar() if sys.stderr.isatty() else _Lines()
     before = signal.signal(signal.SIGTERM, _interrupt)  # being told to stop cleans up as Ctrl-C does

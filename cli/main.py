@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from ggpy import __version__
+from ggpy.cli.entry import INTERRUPTED
 from ggpy.errors import GGPYError
 
 # Command: where it lives, and its line in `ggpy --help`. Nothing is imported until the command is called.
@@ -23,8 +24,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("ggpy.cli.bench:bench", "Measure tokens per second."),
     "pull": ("ggpy.cli.pull:pull", "Fetch a model, or list those known by name."),
 }
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class LazyGroup(click.Group):

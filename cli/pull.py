@@ -29,8 +29,10 @@ def pull(name: str | None) -> None:
     hf:user/repo[/file] and modelscope:user/repo[/file] fetch from the hubs, with the extra `hub` installed.
     """
     from ggpy import hub
+    from ggpy.cli.entry import raise_interrupts
     from ggpy.cli.terminal import note
 
+    raise_interrupts()
     if name is None:
         for model in KNOWN.values():
             where = f"in {model.path}" if model.here else "not fetched"
@@ -76,12 +78,14 @@ def _known(name: str) -> KnownModel:
 
 def _fetch_known(model: KnownModel, quiet: bool = False) -> Path:
     """quiet: say nothing where it is there already."""
+    from ggpy.cli.entry import raise_interrupts
     from ggpy.cli.terminal import note
 
     if model.here:
         if not quiet:
             note(f"{model.name} is in {model.path}")
         return model.path
+    raise_interrupts()
     with byte_progress(f"fetching {model.name}") as progress:
         path = fetch(model, progress)
     note(f"fetched {model.name} ({model.size / 1e6:.0f} MB, {model.licence}) to {path}")

@@ -77,7 +77,7 @@ def _answer(
     llm: LLM, text: str, system: str | None, raw: bool, params: SamplingParams, verbose: bool, started: float
 ) -> int:
     """Stream the answer to stdout; the exit status."""
-    from ggpy.cli.main import INTERRUPTED
+    from ggpy.cli.entry import INTERRUPTED, raise_interrupts
     from ggpy.cli.terminal import note, show, timing_line
 
     if raw or (llm.template is None and system is None):
@@ -90,6 +90,7 @@ def _answer(
         _describe(llm, sequence.params, len(prompt_ids), time.perf_counter() - started)
     status, last = 0, "\n"
     try:
+        raise_interrupts()
         for _, piece in llm.follow([sequence]):
             show(piece)
             last = piece

@@ -5,12 +5,13 @@ The public names load on first use, so that importing `ggpy` costs nothing and f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers read it, without importing typing
 __version__ = "0.1.0"
 __all__ = ["LLM", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ggpy.errors import GGPYError
     from ggpy.gguf_file import GGUFFile
     from ggpy.llm import LLM

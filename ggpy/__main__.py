@@ -1,6 +1,6 @@
 """`python -m ggpy` is `ggpy`."""
 
-from ggpy.cli.main import main
+from ggpy.cli.entry import main
 
 if __name__ == "__main__":
-    main(prog_name="ggpy")
+    main()

@@ -276,3 +276,26 @@ def test_bench(call: Any) -> None:
     assert "±" in row
     fails(call("bench", "-m", MODEL, "-p", "0", "-n", "0"), "nothing to measure")
     fails(call("bench", "-m", MODEL, "-p", "50", "-c", "40"), "50 tokens, but the context holds 40")
+
+
+INTERRUPTING_IMPORT = """
+import os, signal, sys
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+from ggpy.cli.entry import main
+sys.meta_path.insert(0, Interrupter())
+sys.argv = ["ggpy", "inspect", "/nonexistent"]
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("module", ["click", "ggpy.cli.main", "ggpy.cli.inspect"])
+def test_ctrl_c_in_the_middle_of_an_import(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTING_IMPORT]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AT": module})
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
