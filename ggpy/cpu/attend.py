@@ -48,10 +48,7 @@ def attend_intrinsic(isa: str, cache: str) -> Any:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
             n_args = len(args) - 1
-            functions = {
-                n: v.function(f"attend_{n}", n_args, lambda v, args, n=n: Attend(v, cache, n, args).emit())
-                for n in ROW_WIDTHS[isa]
-            }
+            functions = {n: v.function(f"attend_{n}", n_args, partial(_emit, cache, n)) for n in ROW_WIDTHS[isa]}
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
@@ -59,6 +56,10 @@ def attend_intrinsic(isa: str, cache: str) -> Any:
         return types.void(i, u, u, u, i, i, i, i, u), codegen
 
     return intrinsic(attend)
+
+
+def _emit(cache: str, rows: int, v: Vec, args: list[ir.Value]) -> None:
+    Attend(v, cache, rows, args).emit()
 
 
 class Attend:
