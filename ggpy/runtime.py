@@ -16,7 +16,7 @@ from ggpy.gguf_file import GGUFFile
 from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
-from ggpy.program import plan
+from ggpy.program import Program, plan
 from ggpy.quant import by_id
 
 
@@ -38,6 +38,16 @@ def architecture(file: GGUFFile) -> Architecture:
             f"{file.path}: the tensor 'token_embd.weight' is missing or no matrix; a vocabulary-only file cannot run."
         )
     return family(file.metadata, embedding.shape[0])
+
+
+def planned(file: GGUFFile) -> tuple[Architecture, Program]:
+    """The model of a file and the program that evaluates it."""
+    model = architecture(file)
+    graph = Graph(file)
+    logits = model.build(graph)
+    from ggpy.cpu.needed import activation_form
+
+    return model, plan(graph, logits, model.hparams.norm_eps, activation_form)
 
 
 def cache_type(file: GGUFFile) -> str:
@@ -62,16 +72,13 @@ class Runtime:
         n_batch: int = 512,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        model = architecture(file)
+        model, program = planned(file)
         self.hparams = model.hparams
-        graph = Graph(file)
-        logits = model.build(graph)
 
-        # numba is imported from here on
-        from ggpy.cpu.executor import CpuExecutor, activation_form
+        # the linker is imported from here on
+        from ggpy.cpu.executor import CpuExecutor
         from ggpy.cpu.threads import default_threads
 
-        program = plan(graph, logits, self.hparams.norm_eps, activation_form)
         self.file = file
         self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch, n_ctx)
         self.n_vocab = self.hparams.n_vocab

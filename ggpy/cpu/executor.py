@@ -4,7 +4,6 @@ and barriers, and runs it on the thread team."""
 from __future__ import annotations
 
 import mmap
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,12 @@ import numpy as np
 
 from ggpy.cpu import kernels
 from ggpy.cpu.layout import CACHE_BYTES, OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
+from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
 from ggpy.cpu.threads import Team
 from ggpy.graph import read_vector
-from ggpy.native import isa
 from ggpy.program import Buffer, Op, Program, Region
 from ggpy.quant import by_id
-from ggpy.quant.packed import PACKED, ROWS, Packed
+from ggpy.quant.packed import PACKED, ROWS
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
@@ -26,16 +25,6 @@ if TYPE_CHECKING:
 # Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
 SMALL_STEP = 4
 PACK_BYTES = 8 << 20  # of GGUF data a thread packs at a time
-
-
-def packed_format(info: TensorInfo) -> Packed:
-    """The format a weight runs in: its own, or half precision for types that have no packed form yet."""
-    return PACKED.get(info.type_name, PACKED["F16"])
-
-
-def activation_form(info: TensorInfo) -> str:
-    """ "q8" or "f32": what the product with this weight reads."""
-    return "f32" if packed_format(info).is_float else "q8"
 
 
 def allocate(n_bytes: int) -> np.ndarray:
@@ -69,7 +58,10 @@ class CpuExecutor:
         self.program, self.file = program, file
         self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 32), n_slots, n_batch, n_threads
         self._cache_type = cache_type
-        self._compile(notify)
+        names = program_kernels(program, cache_type)
+        compile_missing(names, notify)
+        for name in names:
+            kernels.kernel(name)  # before threads ask for them
         self._weights = self._pack(notify)
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
         self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
@@ -81,29 +73,6 @@ class CpuExecutor:
         self._team = Team(n_threads, self._ops, self._step)
 
     # ---- preparation
-
-    def _kernel_name(self, op: Op) -> str:
-        if op.kind == "linear":
-            weight = op.weights["weight"]
-            assert weight is not None
-            return f"linear.{packed_format(weight).name}"
-        variant = {"prepare": op.params.get("form"), "rope_store": self._cache_type, "attention": self._cache_type}.get(
-            op.kind
-        )
-        return f"{op.kind}.{variant}" if variant else op.kind
-
-    def _compile(self, notify: Callable[[str], None]) -> None:
-        """Have every kernel of the program at hand; the first run on a machine compiles them, and says so."""
-        packed = {packed_format(m).name for m in self.program.matrices()}
-        names = [self._kernel_name(op) for op in self.program.ops if op.kind != "embed"]
-        names = list(dict.fromkeys([*names, *(f"pack.{name}" for name in packed), "walk", "serve", "step_together"]))
-        missing, start = kernels.missing(names), time.perf_counter()
-        if missing:
-            notify(f"compiling {len(missing)} kernels for this CPU ({isa()}); this happens once")
-        for name in names:
-            kernels.kernel(name)
-        if missing:
-            notify(f"compiled in {time.perf_counter() - start:.1f} s")
 
     def _pack(self, notify: Callable[[str], None]) -> dict[str, int]:
         """Every matrix into one arena of packed stripes; returns their addresses. The
@@ -210,7 +179,7 @@ class CpuExecutor:
 
     def _record(self, op: Op) -> np.ndarray:
         r = np.zeros(1, OP)
-        r["kernel"] = kernels.kernel(self._kernel_name(op)).address
+        r["kernel"] = kernels.kernel(kernel_name(op, self._cache_type)).address
         r["outputs_only"] = op.outputs_only
         r["private_stride"] = self._private_stride
         r["scratch"], r["scratch_stride"] = self._scratch.ctypes.data, self._scratch_stride

@@ -1,0 +1,88 @@
+"""Which kernels are needed, by a program or for weights of given types, and compiling those that are missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ggpy.cpu import kernels
+from ggpy.errors import GGPYError
+from ggpy.native import isa
+from ggpy.notes import Notify, Passing
+from ggpy.program import Op, Program
+from ggpy.quant.packed import PACKED, Packed
+
+if TYPE_CHECKING:
+    from ggpy.gguf_file import TensorInfo
+
+TEAM = ("walk", "serve", "step_together")  # what every program runs on
+
+
+def packed_format(info: TensorInfo) -> Packed:
+    """The format a weight runs in: its own, or half precision for types that have no packed form yet."""
+    return PACKED.get(info.type_name, PACKED["F16"])
+
+
+def activation_form(info: TensorInfo) -> str:
+    """ "q8" or "f32": what the product with this weight reads."""
+    return _form(packed_format(info))
+
+
+def _form(packed: Packed) -> str:
+    return "f32" if packed.is_float else "q8"
+
+
+def kernel_name(op: Op, cache_type: str) -> str:
+    """The kernel of an operation, as `ggpy.cpu.kernels` knows it."""
+    weight = op.weights.get("weight")
+    if op.kind in ("linear", "embed"):
+        assert weight is not None
+        return f"{op.kind}.{packed_format(weight).name}"
+    variants = {"prepare": op.params.get("form"), "rope_store": cache_type, "attention": cache_type}
+    variant = variants.get(op.kind)
+    return f"{op.kind}.{variant}" if variant else op.kind
+
+
+def program_kernels(program: Program, cache_type: str) -> list[str]:
+    """Every kernel that a program with a cache of `cache_type` needs, in the order of its first use."""
+    names = [f"pack.{packed_format(m).name}" for m in program.matrices()]
+    names += [kernel_name(op, cache_type) for op in program.ops if op.kind in kernels.PROTOTYPES]
+    return list(dict.fromkeys([*names, *TEAM]))
+
+
+def type_kernels(types: Iterable[str]) -> list[str]:
+    """Every kernel that models in files of these types need: "q4_0", "Q4_K_M", ….
+
+    Files of four and five bits keep their output matrix at Q6_K, and their embedding with it where it is the same.
+    Raises GGPYError for a type without kernels.
+    """
+    names: list[str] = []
+    for asked in types:
+        name = asked.strip().upper()
+        name = name[:-2] if name.endswith(("_K_S", "_K_M", "_K_L")) else name
+        if name not in PACKED:
+            known = ", ".join(p.lower() for p in PACKED)
+            raise GGPYError(f"{asked!r} is not a type that has kernels; choose among {known}.")
+        for packed in (PACKED[name], *([PACKED["Q6_K"]] if PACKED[name].bits in (4, 5) else [])):
+            for kind in ("pack", "embed", "linear"):
+                if kind in kernels.PROTOTYPES:
+                    names.append(f"{kind}.{packed.name}")
+            names.append(f"prepare.{_form(packed)}")
+        cache = "f32" if name == "F32" else "f16"
+        names += [f"rope_store.{cache}", f"attention.{cache}", "swiglu"]
+    return list(dict.fromkeys([*names, *TEAM]))
+
+
+def compile_missing(names: list[str], notify: Notify) -> list[str]:
+    """Compile those of the kernels `names` that this machine has yet to compile, and say so; returns which."""
+    missing, start = kernels.missing(names), time.perf_counter()
+    if not missing:
+        return []
+    n = len(missing)
+    notify(f"compiling {n} kernel{'s' * (n > 1)} for this CPU ({isa()}); this happens once")
+    for place, name in enumerate(missing, 1):
+        notify(Passing(f"compiling kernel {place} of {n}: {name}"))
+        kernels.kernel(name)
+    notify(f"compiled in {time.perf_counter() - start:.1f} s")
+    return missing

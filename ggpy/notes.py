@@ -1,0 +1,11 @@
+"""What the library tells its user while it works: one-line notes, passed to a `notify` callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Notify = Callable[[str], None]
+
+
+class Passing(str):
+    """A note of the moment, outdated by the next one: a terminal shows it in place, a log can leave it out."""
