@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import cfunc, njit, types
 
-from ggpy.cpu import activations, attend, attention, linear, memory, packing, plain, rope_store, swiglu, walk
+from ggpy.cpu import activations, attend, attention, linear, memory, packing, plain, read, rope_store, swiglu, walk
 from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, TILE_WIDTHS
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
@@ -91,6 +91,10 @@ def _pack(tier: str, format_name: str) -> Build:
     return packing.pack_floats if packed.is_float else packing.pack_blocks, packing.pack_names(packed)
 
 
+def _read(tier: str, _: str) -> Build:
+    return read.read, {"sum_range": read.sum_range_intrinsic(tier)}
+
+
 def _walk(tier: str, _: str) -> Build:
     return walk.walk.py_func, {}
 
@@ -110,6 +114,7 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "rope_store": _rope_store,
     "swiglu": _swiglu,
     "pack": _pack,
+    "read": _read,
     "walk": _walk,
     "serve": _serve,
     "step_together": _step_together,
