@@ -17,7 +17,6 @@ from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
 from ggpy.program import Program, plan
-from ggpy.quant import by_id
 
 
 def _quiet(note: str) -> None:
@@ -86,9 +85,6 @@ class Runtime:
         rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
         self._inv_freq = np.array(rope.inv_freq)
         self._magnitude = rope.magnitude
-        embedding = file.tensors["token_embd.weight"]
-        self._embedding = by_id(embedding.type)
-        self._embedding_rows = file.data(embedding.name).reshape(embedding.shape[0], -1)
         self._executor = CpuExecutor(
             program,
             file,
@@ -108,34 +104,27 @@ class Runtime:
         by this batch. `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view
         valid until the next step.
         """
-        tokens, slots, positions, outputs = (
-            np.ascontiguousarray(a, np.int32) for a in (tokens, slots, positions, outputs)
-        )
-        self._check(tokens, slots, positions, outputs)
-        rows = self._embedding.dequantize(self._embedding_rows[tokens])
-        angle = positions[:, None] * self._inv_freq
-        angles = np.empty((*angle.shape, 2), np.float32)
-        angles[..., 0], angles[..., 1] = np.cos(angle), np.sin(angle)
-        if self._magnitude != 1.0:
-            angles *= np.float32(self._magnitude)
-        return self._executor.run(rows, slots, positions, outputs, angles)
-
-    def _check(self, tokens: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray) -> None:
-        """Kernels take raw addresses: nothing out of range may reach them."""
-        n = len(tokens)
-        if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or len(outputs) > self.n_batch:
+        n, m = len(tokens), len(outputs)
+        if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or m > self.n_batch:
             raise ValueError(
-                f"a batch of {n} tokens, {len(slots)} slots, {len(positions)} positions, "
-                f"{len(outputs)} outputs; at most {self.n_batch}"
+                f"a batch of {n} tokens, {len(slots)} slots, {len(positions)} positions, {m} outputs; "
+                f"at most {self.n_batch}"
             )
-        for name, values, limit in (
-            ("token", tokens, self.n_vocab),
-            ("slot", slots, self.n_slots),
-            ("position", positions, self.n_ctx),
-            ("output", outputs, n),
-        ):
-            if len(values) and (values.min() < 0 or values.max() >= limit):
+        x = self._executor
+        x.tokens[:n], x.slots[:n], x.positions[:n], x.outputs[:m] = tokens, slots, positions, outputs
+        # kernels take raw addresses: nothing out of range may reach them
+        limits = (("token", x.tokens[:n], self.n_vocab), ("slot", x.slots[:n], self.n_slots))
+        limits = (*limits, ("position", x.positions[:n], self.n_ctx), ("output", x.outputs[:m], n))
+        for name, values, limit in limits:
+            # as unsigned numbers, negative ones are out of range too
+            if len(values) and values.view(np.uint32).max() >= limit:
                 raise ValueError(f"a {name} outside 0..{limit - 1}")
+        angle = x.positions[:n, None] * self._inv_freq
+        np.cos(angle, out=x.angles[:n, :, 0], casting="same_kind")
+        np.sin(angle, out=x.angles[:n, :, 1], casting="same_kind")
+        if self._magnitude != 1.0:
+            x.angles[:n] *= np.float32(self._magnitude)
+        return x.run(n, m)
 
     def close(self) -> None:
         """Stop the threads. The runtime cannot be used afterwards."""

@@ -120,6 +120,19 @@ def test_the_plain_tier_errs_only_by_rounded_activations(name):
     assert np.abs(plain - exact).max() < bound * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("name", PACKED)
+def test_embedding_rows_are_the_files_own(name):
+    raw, exact = weights(name, 40)
+    ids = np.array([39, 0, 7, 7], np.int32)
+    out, scratch = np.zeros((4, N_COLS), np.float32), aligned(64)
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["tokens"] = 4, ids.ctypes.data
+    op["weight"], op["weight_stride"], op["n_cols"] = raw.ctypes.data, raw.shape[1], N_COLS
+    op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
+    call(f"embed.{name}", "plain", op, step)
+    assert np.array_equal(out, exact[ids].astype(np.float32))
+
+
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_a_product_adds_to_what_is_there(tier):
     ours, exact = product("Q4_0", tier, 16, 3, accumulate=True)

@@ -11,7 +11,20 @@ from typing import Any
 
 from numba import cfunc, njit, types
 
-from ggpy.cpu import activations, attend, attention, linear, memory, packing, plain, read, rope_store, swiglu, walk
+from ggpy.cpu import (
+    activations,
+    attend,
+    attention,
+    embed,
+    linear,
+    memory,
+    packing,
+    plain,
+    read,
+    rope_store,
+    swiglu,
+    walk,
+)
 from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, TILE_WIDTHS
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
@@ -86,6 +99,11 @@ def _swiglu(tier: str, _: str) -> Build:
     return swiglu.swiglu, {"swiglu_row": plain.swiglu_row if tier == "plain" else swiglu.swiglu_row_intrinsic(tier)}
 
 
+def _embed(tier: str, format_name: str) -> Build:
+    packed = PACKED[format_name]
+    return embed.embed_floats if packed.is_float else embed.embed_blocks, embed.embed_names(packed)
+
+
 def _pack(tier: str, format_name: str) -> Build:
     packed = PACKED[format_name]
     return packing.pack_floats if packed.is_float else packing.pack_blocks, packing.pack_names(packed)
@@ -108,6 +126,7 @@ def _step_together(tier: str, _: str) -> Build:
 
 
 _KINDS: dict[str, Callable[[str, str], Build]] = {
+    "embed": _embed,
     "linear": _linear,
     "prepare": _prepare,
     "attention": _attention,

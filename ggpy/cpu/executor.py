@@ -66,10 +66,12 @@ class CpuExecutor:
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
         self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
         self._allocate_scratch(n_layer)
-        self._ops = np.concatenate([self._record(op) for op in program.ops if op.kind != "embed"])
+        self._ops = np.concatenate([self._record(op) for op in program.ops])
         self._place_barriers()
-        self._step = np.zeros(1, STEP)
-        self._input = next(op.dst for op in program.ops if op.kind == "embed")
+        self._allocate_inputs(next(op.params["rope"].n_rot for op in program.ops if op.kind == "rope_store"))
+        logits, stride = program.logits, self._stride(program.logits.buffer) // 4
+        self._logits = self._buffers[logits.buffer].view(np.float32)[: n_batch * stride].reshape(n_batch, stride)
+        self._logits = self._logits[:, : logits.n_cols]
         self._team = Team(n_threads, self._ops, self._step)
 
     # ---- preparation
@@ -192,6 +194,16 @@ class CpuExecutor:
         getattr(self, "_record_" + op.kind)(op, r)
         return r
 
+    def _record_embed(self, op: Op, r: np.ndarray) -> None:
+        weight = op.weights["weight"]
+        assert weight is not None
+        n_rows, n_cols = weight.shape
+        rows = np.asarray(self.file.data(weight.name)).reshape(n_rows, -1)
+        if weight.type_name not in PACKED:
+            rows = by_id(weight.type).dequantize(rows).astype(np.float16).view(np.uint8)
+        self._embedding = rows
+        r["weight"], r["weight_stride"], r["n_cols"] = rows.ctypes.data, rows.shape[1], n_cols
+
     def _record_prepare(self, op: Op, r: np.ndarray) -> None:
         n_cols = op.srcs[0].n_cols
         r["n_cols"] = round_up(n_cols, 8) if op.params["form"] == "f32" else n_cols
@@ -251,6 +263,8 @@ class CpuExecutor:
             return [(r.buffer, writes, share) for r in items]
 
         dst = (op.dst,) if op.dst else ()
+        if op.kind == "embed":
+            return regions(dst, True, "tokens")
         if op.kind == "prepare":
             rows = "outputs" if op.params["select"] else "tokens"
             reads = [*regions(op.srcs, False, everyone if small else rows), ("parts", False, everyone)]
@@ -276,10 +290,9 @@ class CpuExecutor:
     def _place_barriers(self) -> None:
         """A barrier stands before an operation that meets memory which another
         thread may have touched since the last one."""
-        ops = [op for op in self.program.ops if op.kind != "embed"]
         for bit, small in ((1, True), (2, False)):
             since: list[tuple[Any, bool, str]] = []
-            for record, op in zip(self._ops, ops, strict=True):
+            for record, op in zip(self._ops, self.program.ops, strict=True):
                 mine = self._accesses(op, small)
                 clash = any(
                     memory == other and (writes or wrote) and not (share == shared and share != "everyone")
@@ -293,33 +306,33 @@ class CpuExecutor:
 
     # ---- a step
 
-    def run(
-        self, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray, angles: np.ndarray
-    ) -> np.ndarray:
-        """rows float32 [n, n_embd]; slots, positions int32 [n]; outputs int32 [m];
-        angles float32 [n, n_rot / 2, 2]: logits [m, n_vocab].
+    def _allocate_inputs(self, n_rot: int) -> None:
+        """The arrays that describe a batch; kernels read them where they are."""
+        n = self.n_batch
+        self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n, np.int32) for _ in range(4))
+        self.angles = np.zeros((n, n_rot // 2, 2), np.float32)
+        self._segments = np.zeros((n, 4), np.int32)
+        self._step = np.zeros(1, STEP)
+        for name in ("tokens", "slots", "positions", "outputs", "angles"):
+            self._step[name] = getattr(self, name).ctypes.data
+        self._step["segments"] = self._segments.ctypes.data
+        self._counts = self._step.view(np.int64)[:4]  # n_tokens, n_outputs, small, n_segments
 
-        The result is a view of working memory, valid until the next step.
+    def run(self, n: int, m: int) -> np.ndarray:
+        """Evaluate the batch described in `tokens`, `slots`, `positions`, `angles` [:n] and `outputs` [:m].
+
+        Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step.
         """
-        n, m = len(rows), len(outputs)
-        assert self._input is not None
-        width = self._stride(self._input.buffer) // 4
-        self._buffers[self._input.buffer].view(np.float32)[: n * width].reshape(n, width)[:, : rows.shape[1]] = rows
-        segments = _segments(slots, positions)
-        step = self._step[0]
-        step["n_tokens"], step["n_outputs"] = n, m
-        step["small"] = n <= SMALL_STEP
-        step["n_segments"] = len(segments)
-        step["positions"], step["slots"], step["outputs"] = (
-            positions.ctypes.data,
-            slots.ctypes.data,
-            outputs.ctypes.data,
-        )
-        step["segments"], step["angles"] = segments.ctypes.data, angles.ctypes.data
+        if n == 1:
+            self._segments[0] = (self.slots[0], 0, 1, self.positions[0])
+            n_segments = 1
+        else:
+            segments = _segments(self.slots[:n], self.positions[:n])
+            n_segments = len(segments)
+            self._segments[:n_segments] = segments
+        self._counts[:] = (n, m, n <= SMALL_STEP, n_segments)
         self._team.run()
-        logits = self.program.logits
-        width = self._stride(logits.buffer) // 4
-        return self._buffers[logits.buffer].view(np.float32)[: m * width].reshape(m, width)[:, : logits.n_cols]
+        return self._logits[:m]
 
     def close(self) -> None:
         self._team.close()
@@ -328,8 +341,6 @@ class CpuExecutor:
 def _segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Runs of tokens in one slot at consecutive positions: int32 [n][slot,
     first token, tokens, position of the first]."""
-    if len(slots) == 1:
-        return np.array([[slots[0], 0, 1, positions[0]]], np.int32)
     breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(positions) != 1)) + 1
     first = np.concatenate([[0], breaks])
     count = np.diff(np.concatenate([first, [len(slots)]]))

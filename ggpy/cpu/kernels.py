@@ -10,6 +10,7 @@ from ggpy.native import Native, is_cached, isa, load
 
 # How each kind is called; see `ggpy.native.load`.
 PROTOTYPES = {
+    "embed": "v:uuii",
     "linear": "v:uuii",
     "prepare": "v:uuii",
     "attention": "v:uuii",

@@ -18,6 +18,7 @@ OP = np.dtype(
         ("src2", np.uint64),
         ("src3", np.uint64),
         ("weight", np.uint64),
+        ("weight_stride", np.int64),  # bytes from row to row of a matrix in the file's own form
         ("weight2", np.uint64),
         ("bias", np.uint64),
         ("cache_k", np.uint64),  # of this layer
@@ -57,6 +58,7 @@ STEP = np.dtype(
         ("n_outputs", np.int64),
         ("small", np.int64),  # every thread prepares its own activations
         ("n_segments", np.int64),
+        ("tokens", np.uint64),  # int32 [n_tokens]
         ("positions", np.uint64),  # int32 [n_tokens]
         ("slots", np.uint64),  # int32 [n_tokens]
         ("outputs", np.uint64),  # int32 [n_outputs], indices into the batch

@@ -10,84 +10,13 @@ from typing import Any
 
 from numba import carray, njit, types
 
-from ggpy.cpu.memory import load_i8, load_u8, load_u16, load_u32, store_i8, store_u8, store_u16
+from ggpy.cpu.blocks import CODES, k_scale
+from ggpy.cpu.memory import load_i8, load_u16, store_i8, store_u8, store_u16
 from ggpy.cpu.records import as_bytes
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED, Packed
 
-# ---- the 32 codes of one block of a GGUF row, by format; `i` counts blocks of 32 columns
-
-
-@njit(inline="always")
-def _nibbles(at, codes):  # type: ignore[no-untyped-def]
-    for j in range(16):
-        byte = load_u8(at + types.uint64(j))
-        codes[j] = byte & 15
-        codes[j + 16] = byte >> 4
-
-
-@njit
-def _codes_q4(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    _nibbles(raw + types.uint64(i * size + skip), codes)
-
-
-@njit
-def _codes_q5(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i * size + skip)
-    high = load_u32(at)
-    _nibbles(at + types.uint64(4), codes)
-    for j in range(32):
-        codes[j] |= types.uint8(((high >> types.uint32(j)) & types.uint32(1)) << types.uint32(4))
-
-
-@njit
-def _codes_q8(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i * size + skip)
-    for j in range(32):
-        codes[j] = load_u8(at + types.uint64(j))
-
-
-@njit
-def _codes_q4_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    sub = i % 8
-    at = raw + types.uint64(i // 8 * size + 16 + sub // 2 * 32)
-    shift = types.uint8(4 * (sub % 2))
-    for j in range(32):
-        codes[j] = (load_u8(at + types.uint64(j)) >> shift) & 15
-
-
-@njit
-def _codes_q5_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    sub = i % 8
-    high = raw + types.uint64(i // 8 * size + 16)
-    at = high + types.uint64(32 + sub // 2 * 32)
-    shift = types.uint8(4 * (sub % 2))
-    for j in range(32):
-        bit = (load_u8(high + types.uint64(j)) >> types.uint8(sub)) & 1
-        codes[j] = ((load_u8(at + types.uint64(j)) >> shift) & 15) | (bit << 4)
-
-
-@njit
-def _codes_q6_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    half, quarter = i % 8 // 4, i % 4
-    top = raw + types.uint64(i // 8 * size)
-    low = top + types.uint64(64 * half + 32 * (quarter % 2))
-    high = top + types.uint64(128 + 32 * half)
-    for j in range(32):
-        nibble = (load_u8(low + types.uint64(j)) >> types.uint8(4 * (quarter // 2))) & 15
-        codes[j] = nibble | (((load_u8(high + types.uint64(j)) >> types.uint8(2 * quarter)) & 3) << 4)
-
-
 # ---- scales
-
-
-@njit
-def _k_scale(scales, sub, minimum):  # type: ignore[no-untyped-def]
-    """The 6-bit scale or minimum of one of eight blocks, from the 12 bytes in which K formats keep them."""
-    if sub < 4:
-        return load_u8(scales + types.uint64(sub + 4 * minimum)) & 63
-    low = (load_u8(scales + types.uint64(sub + 4)) >> types.uint8(4 * minimum)) & 15
-    return low | ((load_u8(scales + types.uint64(sub - 4 + 4 * minimum)) >> types.uint8(6)) << 4)
 
 
 @njit
@@ -103,8 +32,8 @@ def _scales_k(raw, i, size, n_minima, row, block, header):  # type: ignore[no-un
     top = raw + types.uint64(i // 8 * size)
     store_u16(header + types.uint64(2 * row), load_u16(top))
     store_u16(header + types.uint64(32 + 2 * row), load_u16(top + types.uint64(2)))
-    store_u8(block + types.uint64(row), _k_scale(top + types.uint64(4), i % 8, 0))
-    store_u8(block + types.uint64(16 + row), _k_scale(top + types.uint64(4), i % 8, 1))
+    store_u8(block + types.uint64(row), k_scale(top + types.uint64(4), i % 8, 0))
+    store_u8(block + types.uint64(16 + row), k_scale(top + types.uint64(4), i % 8, 1))
 
 
 @njit
@@ -115,16 +44,7 @@ def _scales_q6_k(raw, i, size, n_minima, row, block, header):  # type: ignore[no
         store_i8(block + types.uint64(16 * s + row), load_i8(top + types.uint64(192 + 2 * (i % 8) + s)))
 
 
-_READERS: dict[str, tuple[Any, Any, int]] = {  # codes, scales, bytes before the codes
-    "Q4_0": (_codes_q4, _scales_plain, 2),
-    "Q4_1": (_codes_q4, _scales_plain, 4),
-    "Q5_0": (_codes_q5, _scales_plain, 2),
-    "Q5_1": (_codes_q5, _scales_plain, 4),
-    "Q8_0": (_codes_q8, _scales_plain, 2),
-    "Q4_K": (_codes_q4_k, _scales_k, 0),
-    "Q5_K": (_codes_q5_k, _scales_k, 0),
-    "Q6_K": (_codes_q6_k, _scales_q6_k, 0),
-}
+_K_SCALES = {"Q4_K": _scales_k, "Q5_K": _scales_k, "Q6_K": _scales_q6_k}
 
 read_codes: Any = None  # these names are set by `specialized`
 read_scales: Any = None
@@ -186,10 +106,10 @@ def pack_names(p: Packed) -> dict[str, Any]:
     """What `specialized` puts into the pack loop of a format."""
     if p.is_float:
         return {"ELEMENT": p.bits // 8}
-    codes, scales, skip = _READERS[p.name]
+    codes, skip = CODES[p.name]
     return {
         "read_codes": codes,
-        "read_scales": scales,
+        "read_scales": _K_SCALES.get(p.name, _scales_plain),
         "SKIP": skip,
         "SIZE": FORMATS[p.name].type_size,
         "HEADER_BYTES": p.header_bytes,
@@ -202,4 +122,4 @@ def pack_names(p: Packed) -> dict[str, Any]:
     }
 
 
-assert set(_READERS) | {"F32", "F16", "BF16"} == set(PACKED)
+assert set(CODES) | {"F32", "F16", "BF16"} == set(PACKED)
