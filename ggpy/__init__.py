@@ -5,6 +5,8 @@ The public names load on first use, so that importing `ggpy` costs nothing and f
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False  # as type checkers read it, without importing typing
 __version__ = "0.1.0"
 __all__ = ["LLM", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from ggpy.llm import LLM
     from ggpy.sampler import SamplingParams
     from ggpy.tokenizer import Tokenizer
+
+# Installed, the other rooms (quant, models, …) are folders in here. In a checkout they stand beside this one, and a
+# Python started there finds this folder before the installed package.
+_here = os.path.dirname(os.path.abspath(__file__))
+_beside = os.path.dirname(_here)
+if not os.path.isdir(os.path.join(_here, "quant")) and os.path.isfile(os.path.join(_beside, "quant", "packed.py")):
+    __path__.append(_beside)
 
 _HOMES = {
     "LLM": "ggpy.llm",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -77,3 +79,10 @@ def test_environment_variables_are_read_somewhere() -> None:
     code = "".join(path.read_text(encoding="utf-8") for room in ("ggpy", "cli") for path in (ROOT / room).rglob("*.py"))
     named = set(re.findall(r"GGPY_[A-Z]+", README))
     assert named == set(re.findall(r"GGPY_[A-Z]+", code))
+
+
+def test_python_started_in_the_checkout_finds_the_rooms() -> None:
+    # Without site-packages, as a newcomer's `pip install .` leaves the checkout's folders to be found first.
+    code = "import ggpy.quant.formats as f, ggpy.cli; print(f.__file__)"
+    result = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(result.stdout.strip()) == ROOT / "quant" / "formats.py"
