@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("ggpy.cli.inspect:inspect", "Show what a GGUF file holds."),
     "tokenize": ("ggpy.cli.tokenize:tokenize", "Show the tokens of a text."),
     "bench": ("ggpy.cli.bench:bench", "Measure tokens per second."),
+    "warmup": ("ggpy.cli.warmup:warmup", "Compile ahead what a model needs."),
     "pull": ("ggpy.cli.pull:pull", "Fetch a model, or list those known by name."),
 }
 
@@ -46,6 +47,7 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run and exit: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+        open_streams()
         speak_utf8()
         try:
             args = list(sys.argv[1:] if args is None else args)
@@ -59,6 +61,13 @@ class LazyGroup(click.Group):
         except BaseException as error:
             status = _report(error)
         sys.exit(status)
+
+
+def open_streams() -> None:
+    """A stream that was closed before we began reads nothing and goes nowhere; Python would have it be None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the whole run
 
 
 def speak_utf8() -> None:

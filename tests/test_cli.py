@@ -278,6 +278,16 @@ def test_bench(call: Any) -> None:
     fails(call("bench", "-m", MODEL, "-p", "50", "-c", "40"), "50 tokens, but the context holds 40")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize(("closed", "words"), [(">&-", ""), ("2>&-", ""), ("<&-", "error: The prompt is empty")])
+def test_streams_that_are_closed(closed: str, words: str) -> None:
+    command = f'"{sys.executable}" -m ggpy run -f - {closed}'
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, input="")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert words in result.stderr
+
+
 INTERRUPTING_IMPORT = """
 import os, signal, sys
 
