@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -99,7 +100,7 @@ def _report(error: BaseException) -> int:
         return 2
     if isinstance(error, (GGPYError, click.ClickException)):
         _say(str(error) if isinstance(error, GGPYError) else error.format_message())
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         _say("Memory ran out; try a smaller context (-c) or a smaller model.")
     elif isinstance(error, OSError) and error.strerror:
         _say(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -215,6 +216,15 @@ def test_unexpected_errors_are_one_sentence(call: Any, monkeypatch: pytest.Monke
     assert "GGPY_DEBUG=1" in result.stderr
     monkeypatch.setenv("GGPY_DEBUG", "1")
     assert "Traceback" in call("run", "-m", MODEL, "-p", "x", script=script).stderr
+
+
+def test_memory_that_runs_out(call: Any) -> None:
+    for error in (MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))):
+
+        def script(prefix: list[int], error: Exception = error) -> int:
+            raise error
+
+        fails(call("run", "-m", MODEL, "-p", "x", script=script), "Memory ran out")
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
