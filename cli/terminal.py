@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ggpy.errors import GGPYError
+from ggpy.notes import Passing
 
 if TYPE_CHECKING:
     from ggpy.engine import Timings
@@ -23,11 +25,24 @@ def one_line(text: str) -> str:
     return _NOT_IN_A_LINE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+_passing = False  # whether the last line on stderr is one to be written over
+
+
 def note(text: str) -> None:
-    """One line on stderr, dimmed on a terminal."""
+    """One line on stderr, dimmed on a terminal. A `Passing` note is shown on a terminal alone, until the next one."""
+    global _passing
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    passing = isinstance(text, Passing)
+    if passing and not is_terminal:
+        return
     text = one_line(text)
-    if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+    if passing:
+        text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be taken back
+    if is_terminal and not os.environ.get("NO_COLOR"):
         text = f"\x1b[2m{text}\x1b[0m"
+    if _passing:
+        text = f"\x1b[A\x1b[2K{text}"  # up a line, which ends as an error or an interrupt would want it, and clear it
+    _passing = passing
     print(text, file=sys.stderr, flush=True)
 
 
