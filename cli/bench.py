@@ -1,8 +1,11 @@
-"""`ggpy bench`: tokens per second, prompts and generation apart."""
+"""`ggpy bench`: tokens per second of prompts and of generation, over depths and batches, beside what memory allows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +13,32 @@ from ggpy.cli.options import model_options
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
-    from ggpy.bench import Measurement
+    from ggpy.bench import Case, Measurement
+    from ggpy.llm import LLM
+
+MAX_PARALLEL = 512  # tokens of a step
+
+
+class Counts(click.ParamType):
+    """Whole numbers from `low` to `high`, separated by commas."""
+
+    name = "N,…"
+
+    def __init__(self, low: int, high: int | None = None) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            counts = [int(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is no number, and no list of numbers such as 128,512.", param, ctx)
+        for count in counts:
+            if count < self.low or (self.high is not None and count > self.high):
+                limit = f"from {self.low}" + ("" if self.high is None else f" to {self.high}")
+                self.fail(f"{count} is out of range: {limit}.", param, ctx)
+        return counts
 
 
 @click.command(
@@ -18,44 +46,128 @@ if TYPE_CHECKING:
     \b
     Examples:
       ggpy bench -m model.gguf -p 512 -n 64 -t 2 -r 5
-      ggpy bench -m model.gguf -p 0 -n 128 -o json
+      ggpy bench -m model.gguf -d 0,1024,4096 --plot depth.svg
+      ggpy bench -m model.gguf -p 0 -n 32 --parallel 1,2,4,8 -o json
     """
 )
 @model_options
+@click.option("-p", "--n-prompt", type=Counts(0), default="512", show_default=True, help="Prompt tokens; 0: none.")
+@click.option("-n", "--n-gen", type=Counts(0), default="64", show_default=True, help="Generated tokens; 0: none.")
+@click.option("-d", "--depth", type=Counts(0), default="0", show_default=True, help="Tokens in the context before.")
 @click.option(
-    "-p", "--n-prompt", type=click.IntRange(min=0), default=512, show_default=True, help="Prompt tokens; 0: none."
-)
-@click.option(
-    "-n", "--n-gen", type=click.IntRange(min=0), default=64, show_default=True, help="Generated tokens; 0: none."
+    "--parallel",
+    type=Counts(1, MAX_PARALLEL),
+    default="1",
+    show_default=True,
+    help="Sequences that generate together; counted are the tokens of all.",
 )
 @click.option("-r", "--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Samples of each.")
 @click.option(
     "-o", "--output", type=click.Choice(["md", "json"]), default="md", show_default=True, help="Form of the result."
 )
+@click.option("--plot", metavar="FILE.svg", help="Draw tokens per second over depth and over batch.")
 def bench(
-    model: str | None, n_ctx: int | None, n_threads: int | None, n_prompt: int, n_gen: int, repeats: int, output: str
+    model: str | None,
+    n_ctx: int | None,
+    n_threads: int | None,
+    n_prompt: list[int],
+    n_gen: list[int],
+    depth: list[int],
+    parallel: list[int],
+    repeats: int,
+    output: str,
+    plot: str | None,
 ) -> None:
-    """Measure how many tokens per second a model evaluates (pp) and generates (tg): the median after a warm-up."""
+    """Measure how many tokens per second a model evaluates (pp) and generates (tg): the median after a warm-up.
+
+    -p, -n, -d and --parallel take lists, as in -d 0,1024,4096. The memory column is what generating reads of weights
+    and cache per second, as a share of what this machine can read, measured on the spot.
+    """
     import json
 
-    from ggpy.bench import measure
-    from ggpy.cli.options import open_model
+    from ggpy.bench import plan_cases
+    from ggpy.cli.entry import raise_interrupts
+    from ggpy.cli.terminal import note
 
-    if not n_prompt and not n_gen:
+    cases = plan_cases(n_prompt, n_gen, depth, parallel)
+    if not cases:
         raise GGPYError("-p 0 and -n 0 leave nothing to measure.")
-    with open_model(model, n_ctx or max(n_prompt, n_gen), n_threads) as llm:
-        results = measure(llm.runtime, llm.runtime.n_threads, n_prompt, n_gen, repeats)
-        if output == "json":
-            click.echo(json.dumps([result.as_json() for result in results], indent=2))
-        else:
-            click.echo(_table(llm.path.name, results))
+    if plot is not None:
+        _check_plot(Path(plot), cases)
+    raise_interrupts()
+    results: list[Measurement] = []
+    with _opened(model, n_ctx, n_threads, cases) as llm:
+        made = _measurements(llm, cases, repeats)
+        try:
+            if output == "md":
+                made = _table(llm, cases, made)
+            for result in made:
+                results.append(result)
+        except KeyboardInterrupt:
+            note(f"interrupted after {len(results)} of {len(cases)} measurements")
+            raise
+    if output == "json":
+        click.echo(json.dumps([result.as_json() for result in results], indent=2))
+    elif any(result.bandwidth for result in results):
+        best = max(result.bandwidth or 0 for result in results)
+        click.echo(f"\nMemory reads {best / 1e9:.1f} GB/s with {results[0].n_threads} threads.")
+    if plot is not None:
+        from ggpy.cli.bench_plot import draw
+
+        Path(plot).write_text(draw(results, llm.path.name), encoding="utf-8")
+        note(f"drawn in {plot}")
 
 
-def _table(name: str, results: list[Measurement]) -> str:
-    rows = [("model", "threads", "test", "tok/s")]
-    rows += [(name, str(r.n_threads), r.test, f"{r.tok_s:.2f} ± {r.spread:.2f}") for r in results]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+@contextmanager
+def _opened(model: str | None, n_ctx: int | None, n_threads: int | None, cases: list[Case]) -> Iterator[LLM]:
+    """The model, with room for the largest case; a step takes no more tokens than the context has."""
+    from ggpy.cli.pull import find_or_fetch
+    from ggpy.cli.terminal import note
+    from ggpy.llm import LLM
+
+    n_parallel = max(case.n_parallel for case in cases)
+    n_ctx = n_ctx or max(n_parallel, *(case.n_cells for case in cases))
+    with LLM(find_or_fetch(model), n_ctx=n_ctx, n_threads=n_threads, n_parallel=n_parallel, notify=note) as llm:
+        yield llm
+
+
+def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measurement]:
+    from ggpy.bench import Memory, bytes_read, measure
+
+    n_threads = llm.runtime.n_threads
+    if all(case.n_prompt for case in cases):
+        return measure(llm.runtime, n_threads, cases, repeats)
+    bandwidth = Memory(n_threads).bandwidth
+    return measure(llm.runtime, n_threads, cases, repeats, bytes_per_step=bytes_read(llm.file), bandwidth=bandwidth)
+
+
+def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Iterator[Measurement]:
+    """Print a row for each result as it comes, and pass it on."""
+    name, threads, size = llm.path.name, str(llm.runtime.n_threads), f"{llm.file.size / 1e6:.0f} MB"
+    header = ("model", "size", "threads", "test", "tok/s", "memory")
+    widest = (name, size, threads, max((case.name for case in cases), key=len), "12345.67 ± 123.45", "memory")
+    widths = [max(map(len, column)) for column in zip(header, widest, strict=True)]
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    begun = False
+    for result in results:
+        if not begun:  # what cannot be measured is an error without a table
+            click.echo(line(header) + "\n|" + "|".join("-" * (width + 2) for width in widths) + "|")
+            begun = True
+        share = result.bandwidth_share
+        speed = f"{result.tok_s:.2f} ± {result.spread:.2f}"
+        click.echo(line((name, size, threads, result.case.name, speed, "" if share is None else f"{share:.0%}")))
+        yield result
+
+
+def _check_plot(path: Path, cases: list[Case]) -> None:
+    """Before minutes of measuring: that there will be something to draw, and somewhere to put it."""
+    if path.suffix.lower() != ".svg":
+        raise GGPYError(f"--plot writes SVG alone, but {path} does not end in .svg.")
+    if not path.parent.is_dir():
+        raise GGPYError(f"{path.parent} is no folder to put the plot in; make it first.")
+    depths, batches = {case.n_depth for case in cases}, {case.n_parallel for case in cases}
+    if len(depths) == len(batches) == 1:
+        raise GGPYError("--plot needs several depths (-d 0,1024,4096) or batches (--parallel 1,2,4) to draw a line.")

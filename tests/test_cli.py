@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -82,7 +81,7 @@ def test_help_and_version(call: Any) -> None:
     assert call("--version").stdout == f"ggpy {__version__}\n"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name in ("run", "chat", "bench", "pull")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name in ("run", "chat", "bench", "warmup", "pull")])
 def test_every_command_has_help_with_examples(call: Any, name: str) -> None:
     result = call(name, "--help")
     assert result.exit_code == 0
@@ -268,24 +267,6 @@ def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPa
         show("a\x1b[31m\tb\n\x9bc\r", stream)
     assert terminal.getvalue() == "a[31m\tb\nc"
     assert pipe.getvalue() == "a\x1b[31m\tb\n\x9bc\r"
-
-
-def test_bench(call: Any) -> None:
-    result = call("bench", "-m", MODEL, "-p", "20", "-n", "4", "-r", "3", "-o", "json")
-    assert result.exit_code == 0, result.stderr
-    prefill, decode = json.loads(result.stdout)
-    assert set(prefill) == {"test", "n_prompt", "n_gen", "n_threads", "tok_s", "samples"}
-    assert (prefill["test"], prefill["n_prompt"], prefill["n_gen"], prefill["n_threads"]) == ("pp20", 20, 0, 1)
-    assert (decode["test"], decode["n_prompt"], decode["n_gen"]) == ("tg4", 0, 4)
-    assert len(prefill["samples"]) == 3
-    assert sorted(decode["samples"])[1] == decode["tok_s"]
-    result = call("bench", "-m", MODEL, "-p", "0", "-n", "4", "-r", "1")
-    header, rule, row = result.stdout.splitlines()
-    assert {len(header), len(rule)} == {len(row)}
-    assert "| tg4 " in row
-    assert "±" in row
-    fails(call("bench", "-m", MODEL, "-p", "0", "-n", "0"), "nothing to measure")
-    fails(call("bench", "-m", MODEL, "-p", "50", "-c", "40"), "50 tokens, but the context holds 40")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
