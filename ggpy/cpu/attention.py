@@ -16,11 +16,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from llvmlite import ir
 from numba import carray, njit, types
+from numba.core.typing import Signature
+from numba.extending import intrinsic
 
 from ggpy.cpu.layout import CHUNK, PART, ROW_STATE_BYTES, ROW_TILES
 from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.vector import Vec
 
 attend: Any = None  # these names are set by `specialized`
 rows_for: Any = None
@@ -28,34 +32,88 @@ WIDEST = 0
 ELEMENT = 2
 
 
+@intrinsic
+def fill_zeros(typingctx: Any, dst: Any, n16: Any) -> tuple[Signature, Any]:
+    """Sets 16 * n16 floats."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        v = Vec(b, "plain")
+
+        def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+            v.store(v.float(0.0), c[0])
+            return [v.at(c[0], 64)]
+
+        v.loop(args[1], [args[0]], body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.intp), codegen
+
+
+@intrinsic
+def blend(typingctx: Any, dst: Any, keep: Any, src: Any, take: Any, n16: Any) -> tuple[Signature, Any]:
+    """dst = dst * keep + src * take, over 16 * n16 floats."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        v = Vec(b, "plain")
+        keep, take = v.splat(args[1]), v.splat(args[3])
+
+        def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+            kept, taken = b.fmul(v.load_f32(c[0]), keep), b.fmul(v.load_f32(c[1]), take)
+            v.store(b.fadd(kept, taken), c[0])
+            return [v.at(c[0], 64), v.at(c[1], 64)]
+
+        v.loop(args[4], [args[0], args[2]], body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.float32, types.uintp, types.float32, types.intp), codegen
+
+
+@intrinsic
+def scale(typingctx: Any, dst: Any, src: Any, factor: Any, n16: Any) -> tuple[Signature, Any]:
+    """dst = src * factor, over 16 * n16 floats."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        v = Vec(b, "plain")
+        factor = v.splat(args[2])
+
+        def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+            v.store(b.fmul(v.load_f32(c[1]), factor), c[0])
+            return [v.at(c[0], 64), v.at(c[1], 64)]
+
+        v.loop(args[3], [args[0], args[1]], body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.float32, types.intp), codegen
+
+
 @njit
-def clear_state(state, n):  # type: ignore[no-untyped-def]
-    """The attention over no position, for a head of n dimensions."""
+def clear_state(state, head_pad):  # type: ignore[no-untyped-def]
+    """The attention over no position, for a head of so many dimensions."""
     store_f32(state, types.float32(-1e30))
     store_f32(state + types.uint64(4), types.float32(0.0))
-    for d in range(n):
-        store_f32(state + types.uint64(64 + 4 * d), types.float32(0.0))
+    fill_zeros(state + types.uint64(64), head_pad // 16)
 
 
 @njit
-def join(state, largest, total, values, n):  # type: ignore[no-untyped-def]
-    """Add a part (its largest score, its sum of exponentials, the address of its n weighted values) to `state`."""
+def join(state, largest, total, values, head_pad):  # type: ignore[no-untyped-def]
+    """Add a part (its largest score, its sum of exponentials, the address of its weighted values) to `state`."""
     before = load_f32(state)
     now = max(before, largest)
     keep, take = types.float32(math.exp(before - now)), types.float32(math.exp(largest - now))
     store_f32(state, now)
     store_f32(state + types.uint64(4), load_f32(state + types.uint64(4)) * keep + total * take)
-    for d in range(n):
-        at = state + types.uint64(64 + 4 * d)
-        store_f32(at, load_f32(at) * keep + load_f32(values + types.uint64(4 * d)) * take)
+    blend(state + types.uint64(64), keep, values, take, head_pad // 16)
 
 
 @njit
-def finish(state, out, n):  # type: ignore[no-untyped-def]
-    """Weighted values over the sum of weights: the head's n outputs."""
-    total = load_f32(state + types.uint64(4))
-    for d in range(n):
-        store_f32(out + types.uint64(4 * d), load_f32(state + types.uint64(64 + 4 * d)) / total)
+def finish(state, out, head_dim):  # type: ignore[no-untyped-def]
+    """Weighted values over the sum of weights: the head's outputs."""
+    factor = types.float32(1.0) / load_f32(state + types.uint64(4))
+    whole = head_dim // 16
+    if whole:
+        scale(out, state + types.uint64(64), factor, whole)
+    for d in range(16 * whole, head_dim):
+        store_f32(out + types.uint64(4 * d), load_f32(state + types.uint64(64 + 4 * d)) * factor)
 
 
 @njit
@@ -64,10 +122,10 @@ def join_parts(op, position, token, head, state, out):  # type: ignore[no-untype
     size = 64 + 4 * op.head_pad
     base = op.src2 + types.uint64((token * op.n_head + head) * op.max_parts * size)
     first = max(0, position - op.window + 1) // PART if op.window else 0
-    clear_state(state, op.head_dim)
+    clear_state(state, op.head_pad)
     for part in range(first, position // PART + 1):
         at = base + types.uint64(part * size)
-        join(state, load_f32(at), load_f32(at + types.uint64(4)), at + types.uint64(64), op.head_dim)
+        join(state, load_f32(at), load_f32(at + types.uint64(4)), at + types.uint64(64), op.head_pad)
     finish(state, out, op.head_dim)
 
 
@@ -96,8 +154,7 @@ def begin_part(op, first_position, row, count, rows, working):  # type: ignore[n
         store_f32(working + types.uint64(4 * (2 * rows + m)), types.float32(-1e30))
         store_f32(working + types.uint64(4 * (3 * rows + m)), types.float32(0.0))
     values = working + types.uint64((ROW_STATE_BYTES + 4 * CHUNK) * rows)
-    for d in range(rows * op.head_pad):
-        store_f32(values + types.uint64(4 * d), types.float32(0.0))
+    fill_zeros(values, rows * op.head_pad // 16)
     return values
 
 
@@ -152,7 +209,7 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                         at = queries + types.uint64((t - row) // WIDEST * tile_bytes)
                         load_queries(op, first_token, kv_head * group, t, count, rows_for(count), at)
                     for r in range(row, last_row):
-                        clear_state(states + types.uint64((r - row) * state_bytes), op.head_dim)
+                        clear_state(states + types.uint64((r - row) * state_bytes), op.head_pad)
                     for part in range(first_part, last_part):
                         for t in range(row, last_row, WIDEST):
                             count = min(WIDEST, last_row - t)
@@ -171,10 +228,10 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                                     token, head = first_token + r // group, kv_head * group + r % group
                                     place = ((token * op.n_head + head) * op.max_parts + part) * state_bytes
                                     state = op.src2 + types.uint64(place)
-                                    clear_state(state, op.head_dim)
+                                    clear_state(state, op.head_pad)
                                 largest = load_f32(working + types.uint64(4 * (2 * rows + m)))
                                 total = load_f32(working + types.uint64(4 * (3 * rows + m)))
-                                join(state, largest, total, mixed + types.uint64(4 * m * op.head_pad), op.head_dim)
+                                join(state, largest, total, mixed + types.uint64(4 * m * op.head_pad), op.head_pad)
                     if not step.small:
                         for r in range(row, last_row):
                             token, head = first_token + r // group, kv_head * group + r % group
