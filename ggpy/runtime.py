@@ -113,9 +113,12 @@ class Runtime:
         x = self._executor
         x.tokens[:n], x.slots[:n], x.positions[:n], x.outputs[:m] = tokens, slots, positions, outputs
         # kernels take raw addresses: nothing out of range may reach them
-        limits = (("token", x.tokens[:n], self.n_vocab), ("slot", x.slots[:n], self.n_slots))
-        limits = (*limits, ("position", x.positions[:n], self.n_ctx), ("output", x.outputs[:m], n))
-        for name, values, limit in limits:
+        for name, values, limit in (
+            ("token", x.tokens[:n], self.n_vocab),
+            ("slot", x.slots[:n], self.n_slots),
+            ("position", x.positions[:n], self.n_ctx),
+            ("output", x.outputs[:m], n),
+        ):
             # as unsigned numbers, negative ones are out of range too
             if len(values) and values.view(np.uint32).max() >= limit:
                 raise ValueError(f"a {name} outside 0..{limit - 1}")
