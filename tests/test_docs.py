@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from ggpy.cli.main import main
+from ggpy.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +47,10 @@ def test_commands_and_their_options_exist(words: list[str]) -> None:
     command = main.get_command(context, words[0])
     assert command is not None
     command.make_parser(click.Context(command)).parse_args(words[1:])  # raises on an option it does not know
+
+
+def test_every_command_is_shown() -> None:
+    assert {words[0] for words in ggpy_commands()} >= set(COMMANDS)
 
 
 def test_options_in_tables_exist() -> None:
