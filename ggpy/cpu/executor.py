@@ -66,7 +66,9 @@ class CpuExecutor:
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
         self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
         self._allocate_scratch(n_layer)
-        self._ops = np.concatenate([self._record(op) for op in program.ops])
+        self._ops = np.zeros(len(program.ops), OP)
+        for i, op in enumerate(program.ops):
+            self._record(op, self._ops[i : i + 1])
         self._place_barriers()
         self._allocate_inputs(next(op.params["rope"].n_rot for op in program.ops if op.kind == "rope_store"))
         logits, stride = program.logits, self._stride(program.logits.buffer) // 4
@@ -179,8 +181,8 @@ class CpuExecutor:
         self._vectors.append(padded)
         return padded.ctypes.data
 
-    def _record(self, op: Op) -> np.ndarray:
-        r = np.zeros(1, OP)
+    def _record(self, op: Op, r: np.ndarray) -> None:
+        """Fill the record `r` [1] of an operation."""
         r["kernel"] = kernels.kernel(kernel_name(op, self._cache_type)).address
         r["outputs_only"] = op.outputs_only
         r["private_stride"] = self._private_stride
@@ -192,7 +194,6 @@ class CpuExecutor:
         ):
             r[at], r[stride] = self._address(region), self._stride(region.buffer)
         getattr(self, "_record_" + op.kind)(op, r)
-        return r
 
     def _record_embed(self, op: Op, r: np.ndarray) -> None:
         weight = op.weights["weight"]
