@@ -55,11 +55,17 @@ def cache_type(file: GGUFFile) -> str:
     return "f32" if all(name == "F32" for name in matrices) else "f16"
 
 
+def default_batch(file: GGUFFile) -> int:
+    """Tokens a step takes: as many as pay on a small model, fewer on a large one, so that Ctrl-C is heard soon."""
+    weights = sum(info.nbytes for info in file.tensors.values())
+    return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
+
+
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on the CPU.
 
-    `n_batch` is the most tokens a step takes. `notify` receives one-line notes: that kernels are being compiled, that a
-    type runs slowly.
+    `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are being
+    compiled, that a type runs slowly.
     """
 
     def __init__(
@@ -68,7 +74,7 @@ class Runtime:
         n_ctx: int,
         n_slots: int = 1,
         n_threads: int | None = None,
-        n_batch: int = 512,
+        n_batch: int | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         model, program = planned(file)
@@ -79,7 +85,7 @@ class Runtime:
         from ggpy.cpu.threads import default_threads
 
         self.file = file
-        self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch, n_ctx)
+        self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch or default_batch(file), n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
         rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
