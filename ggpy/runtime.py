@@ -64,8 +64,8 @@ def default_batch(file: GGUFFile) -> int:
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on the CPU.
 
-    `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are being
-    compiled, that a type runs slowly.
+    `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are
+    being compiled, that a type runs slowly.
     """
 
     def __init__(
