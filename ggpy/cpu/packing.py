@@ -11,7 +11,7 @@ from typing import Any
 from numba import carray, njit, types
 
 from ggpy.cpu.blocks import CODES, k_scale
-from ggpy.cpu.memory import load_i8, load_u16, store_i8, store_u8, store_u16
+from ggpy.cpu.memory import load_i8, load_i32, load_u16, store_i8, store_i32, store_u8, store_u16
 from ggpy.cpu.records import as_bytes
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED, Packed
@@ -48,7 +48,7 @@ _K_SCALES = {"Q4_K": _scales_k, "Q5_K": _scales_k, "Q6_K": _scales_q6_k}
 
 read_codes: Any = None  # these names are set by `specialized`
 read_scales: Any = None
-SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = HIGH_AT = BITS = FIELD = MINIMA = ELEMENT = 0
+SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = HIGH_AT = BITS = FIELD = MINIMA = ELEMENT = WORDS = 0
 
 
 def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
@@ -64,9 +64,14 @@ def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, 
                 if HEADER_BYTES:
                     header = stripe + types.uint64(i // 8 * (HEADER_BYTES + 8 * BLOCK_BYTES))
                     block = header + types.uint64(HEADER_BYTES + i % 8 * BLOCK_BYTES)
-                read_codes(source, i, SKIP, SIZE, codes)
                 read_scales(source, i, SIZE, MINIMA, row, block, header)
                 base = block + types.uint64(CODES_AT + 4 * row)
+                if WORDS:  # the file keeps a row's codes in the very order of the lanes
+                    at = source + types.uint64(i * SIZE + SKIP)
+                    for j in range(WORDS):
+                        store_i32(base + types.uint64(64 * j), load_i32(at + types.uint64(4 * j)))
+                    continue
+                read_codes(source, i, SKIP, SIZE, codes)
                 if BITS == 8:
                     for g in range(8):
                         for c in range(4):
@@ -119,6 +124,7 @@ def pack_names(p: Packed) -> dict[str, Any]:
         "BITS": p.bits,
         "FIELD": p.high_bits,
         "MINIMA": int(p.minima),
+        "WORDS": {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}.get(p.name, 0),
     }
 
 
