@@ -204,6 +204,9 @@ class Engine:
     def sequence(self, prompt: SequenceOf[int], params: SamplingParams) -> Sequence:
         """A request for `add`: token ids and resolved parameters. Raises GGPYError where it could not run."""
         self._check(prompt, "The prompt")
+        wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
+        if wrong is not None:
+            raise GGPYError(f"logit_bias names the token id {wrong}, but ids are 0 to {self.runtime.n_vocab - 1}.")
         return Sequence(prompt, params, self.tokenizer, self.runtime.n_ctx)
 
     def add(self, sequence: Sequence) -> None:

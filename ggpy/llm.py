@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -125,7 +126,8 @@ class LLM:
         self.engine = Engine(self.runtime, self.tokenizer)
         self.sampling_defaults = file_sampling_defaults(self.file.metadata)
         self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's sequences
-        self._closed = False
+        # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
+        self._release = weakref.finalize(self, _release, self.runtime, self.file)
 
     @property
     def n_ctx(self) -> int:
@@ -207,6 +209,8 @@ class LLM:
 
         messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template.
         """
+        if isinstance(messages, str) or not isinstance(messages, Sequence):
+            raise GGPYError('chat takes a list of messages: [{"role": "user", "content": "…"}].')
         one = not messages or isinstance(messages[0], Mapping)
         conversations: list[Any] = [messages] if one else list(messages)
         rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
@@ -235,6 +239,8 @@ class LLM:
             )
         if not messages:
             raise GGPYError("The conversation is empty; give at least one message.")
+        if isinstance(messages, str) or not all(isinstance(message, Mapping) for message in messages):
+            raise GGPYError('A conversation is a list of messages, each {"role": …, "content": …}.')
         return self.template.render(
             [dict(message) for message in messages], add_generation_prompt=True, **template_values
         )
@@ -275,10 +281,7 @@ class LLM:
     def close(self) -> None:
         """Free the memory and close the file. Harmless twice."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self.runtime.close()
-                self.file.close()
+            self._release()
 
     def __enter__(self) -> LLM:
         return self
@@ -287,7 +290,7 @@ class LLM:
         self.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if not self._release.alive:
             raise GGPYError(f"{self.path.name} was closed; open it again with LLM(path).")
 
     def _encode(self, prompt: Any) -> tuple[str | None, list[int]]:
@@ -336,7 +339,10 @@ def _as_list(prompts: Any) -> list[Any]:
     """A single prompt becomes a list of one; a list of numbers is a single prompt."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
-    prompts = list(prompts)
+    try:
+        prompts = list(prompts)
+    except TypeError:
+        raise GGPYError(f"generate takes texts or lists of token ids; {prompts!r} is neither.") from None
     return [prompts] if prompts and isinstance(prompts[0], (int, np.integer)) else prompts
 
 
@@ -381,6 +387,11 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
         runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
+
+
+def _release(runtime: Runtime, file: GGUFFile) -> None:
+    runtime.close()
+    file.close()
 
 
 def _check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:

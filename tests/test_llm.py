@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +165,27 @@ def test_logits_tokenize_close(make: Any) -> None:
     assert llm.runtime.closed
     with pytest.raises(GGPYError, match="was closed"):
         llm.generate("a")
+
+
+def test_a_model_that_nobody_closes_is_closed(make: Any) -> None:
+    llm = make()
+    runtime = llm.runtime
+    del llm
+    gc.collect()
+    assert runtime.closed
+
+
+def test_what_is_no_prompt_and_no_conversation(make: Any) -> None:
+    llm = make()
+    for prompts in (5, [None], [1.5], ["a", 5]):
+        with pytest.raises(GGPYError, match="token ids"):
+            llm.generate(prompts)
+    for messages in ("hi", 5, ["hi"], [["hi"]]):
+        with pytest.raises(GGPYError, match="messages"):
+            llm.chat(messages)
+    for token in (-1, N_VOCAB):
+        with pytest.raises(GGPYError, match=f"logit_bias names the token id {token}"):
+            llm.generate("a", SamplingParams(logit_bias={token: 1.0}))
 
 
 def test_sampling_defaults_come_from_the_file(make: Any) -> None:
