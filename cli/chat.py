@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import model_options, open_model, sampling_options, sampling_params
+from ggpy.cli.options import default_model_sampling, model_options, open_model, sampling_options, sampling_params
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def chat(model: str | None, n_ctx: int | None, n_threads: int | None, system: st
 
     When stdin is no terminal, each of its lines is a message, and the answers go to stdout.
     """
-    params = sampling_params(sampling)
+    params = sampling_params(sampling if model else default_model_sampling(sampling))
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with open_model(model, n_ctx, n_threads) as llm:
         from ggpy.cli.chat_session import ChatSession

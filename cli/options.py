@@ -79,6 +79,14 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**options)
 
 
+def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """What `sampling_options` collected, with the default model's own values where the user gave none."""
+    from ggpy.default_model import DEFAULT
+
+    own = {"temperature": DEFAULT.temperature, "top_p": DEFAULT.top_p}
+    return {**options, **{name: value for name, value in own.items() if options.get(name) is None}}
+
+
 def open_model(model: str | None, n_ctx: int | None, n_threads: int | None) -> LLM:
     """The model of `model_options`, fetched first where it is a known name, for one sequence at a time."""
     from ggpy.cli.pull import find_or_fetch

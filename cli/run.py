@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import model_options, open_model, sampling_options, sampling_params
+from ggpy.cli.options import default_model_sampling, model_options, open_model, sampling_options, sampling_params
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -48,10 +48,14 @@ def run(
     A model with a chat template answers as an assistant; other models, and --raw, continue the text.
     """
     # What the user may have got wrong is said before anything is loaded.
-    params = sampling_params(sampling)
+    params = sampling_params(sampling if model else default_model_sampling(sampling))
     text = _prompt_text(prompt, prompt_file)
     if raw and system is not None:
         raise GGPYError("--raw completes the prompt as it stands, so -s/--system has no place; leave one of them out.")
+    if not model and not raw and system is None:
+        from ggpy.default_model import DEFAULT
+
+        system = DEFAULT.system
     started = time.perf_counter()
     with open_model(model, n_ctx, n_threads) as llm:
         return _answer(llm, text, system, raw, params, verbose, started)

@@ -38,6 +38,11 @@ class KnownModel:
     size: int  # bytes of the model file
     sha256: str
     licence: str
+    # How its publisher runs it, used where it serves without being asked for by name or path.
+    temperature: float
+    top_p: float
+    # At 135 million weights of 4 bits the long system message of the model's own template leads answers astray.
+    system: str
 
     @property
     def path(self) -> Path:
@@ -58,6 +63,9 @@ DEFAULT = KnownModel(
     size=98362432,
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     licence="Apache-2.0",
+    temperature=0.2,
+    top_p=0.9,
+    system="",
 )
 KNOWN: dict[str, KnownModel] = {model.name.lower(): model for model in (DEFAULT,)}
 

@@ -37,6 +37,9 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
         size=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         licence="MIT",
+        temperature=0.5,
+        top_p=0.9,
+        system="",
     )
     monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(default_model, "_installers", lambda: [installer(wheel)])

@@ -1,4 +1,4 @@
-"""The matrix product: activations of 1 to 16 tokens at once times a stripe of 16 packed weight rows.
+"""The matrix product: activations of a few tokens at once times a stripe of 16 packed weight rows.
 
 Quantized weights meet activations as `ggpy.cpu.activations` lays them out, a tile of w tokens being a run of 32-column
 blocks
