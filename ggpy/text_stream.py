@@ -28,9 +28,8 @@ class TextStream:
         return self._release(self._decoder.push(token))
 
     def finish(self) -> str:
-        """What was held back, now that nothing follows."""
-        text = self._release(self._decoder.flush()) + self._held
-        self._held = ""
+        """What was held back, now that nothing follows; of a character that was cut in the middle, nothing."""
+        text, self._held = self._held, ""
         return text
 
     def _release(self, text: str) -> str:

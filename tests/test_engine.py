@@ -225,7 +225,7 @@ def test_broken_bytes_show_once_and_control_tokens_never() -> None:
     stream = text_stream()
     assert "".join(map(stream.push, [BOS, 0xE4, 0xBD, ord("a"), EOS])) == "�a"
     assert stream.push(0xE4) == ""
-    assert stream.finish() == "�"
+    assert stream.finish() == ""  # cut in the middle of a character
 
 
 @pytest.mark.parametrize(
