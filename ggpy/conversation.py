@@ -133,9 +133,10 @@ class Conversation:
         text = self.llm.render_chat([*system, *self.messages[self._first :]])
         for known in reversed(self._transcripts):
             if text.startswith(known.text):
-                # The rest is no beginning, so it gets no BOS.
-                rest = self.llm.tokenize(text[len(known.text) :], add_special=False, parse_special=True)
-                return text, known.token_ids + rest
+                # The rest is no beginning: no BOS, and no space that SentencePiece puts there.
+                rest = text[len(known.text) :]
+                ids = self.llm.tokenizer.tokenize(rest, add_special=False, parse_special=True, continues=True)
+                return text, known.token_ids + ids
         return text, self.llm.tokenize_chat(text)
 
     def _remember(self, rendered: str, sequence: Sequence) -> None:

@@ -65,7 +65,9 @@ class ByteTokenizer:
     add_bos, add_eos = True, False
     _special: ClassVar = {"<|end|>": EOS, "<|begin|>": BOS}
 
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, continues: bool = False
+    ) -> list[int]:
         ids = [BOS] if add_special else []
         while text:
             name = next((name for name in self._special if parse_special and text.startswith(name)), None)

@@ -143,6 +143,16 @@ def test_spm_space_prefix_follows_special_tokens() -> None:
     assert bare.detokenize(bare.tokenize(" the", add_special=False)) == " the"
 
 
+def test_spm_text_that_continues_gets_no_space_prefix() -> None:
+    tokenizer = Tokenizer(spm_metadata({"<turn>": CONTROL}))
+    whole = tokenizer.tokenize("the<turn>the the", add_special=False, parse_special=True)
+    begun = tokenizer.tokenize("the<turn>the", add_special=False, parse_special=True)
+    rest = tokenizer.tokenize(" the", add_special=False, parse_special=True, continues=True)
+    assert begun + rest == whole
+    turn = tokenizer.tokenize("<turn>the", add_special=False, parse_special=True)
+    assert tokenizer.tokenize("<turn>the", add_special=False, parse_special=True, continues=True) == turn
+
+
 def test_spm_empty_text_and_flags() -> None:
     assert Tokenizer(spm_metadata()).tokenize("") == [1]
     assert Tokenizer(spm_metadata()).tokenize("", add_special=False) == []

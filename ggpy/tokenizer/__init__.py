@@ -54,18 +54,21 @@ class Tokenizer:
         path = file.path
         return cls(file.metadata, str(path), lambda: GGUFFile(path).metadata)
 
-    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, continues: bool = False
+    ) -> list[int]:
         """The token ids of `text`.
 
         `add_special` puts BOS before and EOS after where the vocabulary wants them. `parse_special` takes special
         tokens written in the text for the tokens they name; without it they are text like any other, except tokens
-        that the vocabulary calls user-defined.
+        that the vocabulary calls user-defined. `continues`: the text goes on after other text, so SentencePiece puts no
+        space before it.
         """
         text = _without_surrogates(text)
         ids: list[int] = []
         if add_special and self.add_bos and self.bos is not None:
             ids.append(self.bos)
-        after_special = True
+        after_special = not continues
         for piece in self._special.partition(text, parse_special):
             if isinstance(piece, int):
                 ids.append(piece)
