@@ -379,7 +379,7 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
         context = choose_context(
             n_ctx,
             trained=trained,
-            weights=file.size,
+            weights=Runtime.weight_bytes(file),
             cache=lambda n: Runtime.kv_bytes(file, n, n_parallel),
             available=available_memory(),
             notify=notify,

@@ -17,6 +17,7 @@ from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
 from ggpy.program import Program, plan
+from ggpy.quant.packed import PACKED
 
 
 def _quiet(note: str) -> None:
@@ -146,6 +147,12 @@ class Runtime:
         cells = n_slots * (-(-n_ctx // 16) * 16)
         element = {"f16": 2, "f32": 4}[cache_type(file)]
         return hp.n_layer * hp.n_head_kv * cells * element * (hp.head_dim + -(-hp.head_dim // 16) * 16)
+
+    @staticmethod
+    def weight_bytes(file: GGUFFile) -> int:
+        """Bytes that the weights take in memory: matrices of a type without a packed form grow to half precision."""
+        foreign = [t for t in file.tensors.values() if len(t.shape) == 2 and t.type_name not in PACKED]
+        return file.size + sum(2 * t.shape[0] * t.shape[1] - t.nbytes for t in foreign)
 
     @staticmethod
     def context_train(file: GGUFFile) -> int:

@@ -39,6 +39,13 @@ def round_up(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
+def _halves(info: TensorInfo, rows: np.ndarray) -> np.ndarray:
+    """Rows of a type without a packed form in half precision; a number beyond its range becomes infinite, which is
+    told where logits are looked at."""
+    with np.errstate(all="ignore"):
+        return by_id(info.type).dequantize(rows).astype(np.float16)
+
+
 class CpuExecutor:
     """Runs one program. `run` takes embedding rows and the batch's description, and returns logits."""
 
@@ -85,8 +92,8 @@ class CpuExecutor:
         foreign = sorted({m.type_name for m in matrices if m.type_name not in PACKED})
         if foreign:
             notify(
-                f"{', '.join(foreign)} has no packed kernels yet and runs as half precision: "
-                "slower, and larger in memory"
+                f"no packed kernels yet for {', '.join(foreign)}: it runs as half precision, "
+                "slower and larger in memory"
             )
         sizes = [round_up(packed_format(m).matrix_bytes(*m.shape), 64) for m in matrices]
         self._arena = allocate(sum(sizes))
@@ -121,7 +128,7 @@ class CpuExecutor:
         codes = np.empty(64, np.uint8).ctypes
         if info.type_name not in PACKED:
             rows = raw.reshape(n_rows, row_bytes)[first * ROWS : last * ROWS]
-            halves = by_id(info.type).dequantize(rows).astype(np.float16)
+            halves = _halves(info, rows)
             pack(
                 halves.ctypes.data,
                 out + first * stripe,
@@ -201,7 +208,7 @@ class CpuExecutor:
         n_rows, n_cols = weight.shape
         rows = np.asarray(self.file.data(weight.name)).reshape(n_rows, -1)
         if weight.type_name not in PACKED:
-            rows = by_id(weight.type).dequantize(rows).astype(np.float16).view(np.uint8)
+            rows = _halves(weight, rows).view(np.uint8)
         self._embedding = rows
         r["weight"], r["weight_stride"], r["n_cols"] = rows.ctypes.data, rows.shape[1], n_cols
 
