@@ -1,0 +1,239 @@
+"""From a kernel's Python function to machine code for one kind of GPU: numba-cuda to PTX, NVIDIA's linker to a cubin.
+
+Neither step needs a GPU. What comes out is kept on disk, so that later processes never import numba. Each name is
+"module.variant…": the module in this package whose `source(variant, …)` gives the function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ggpy.errors import GGPYError
+from ggpy.notes import Notify, Passing
+from ggpy.paths import cache_dir
+
+NEEDED = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")  # to compile; nothing of them runs
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kernel to compile: a function of plain numbers, and how it will be launched."""
+
+    function: Any
+    signature: str  # types of its parameters: "u64 u64 i32 f32"
+    threads: int  # the most that a block has
+    blocks: int = 1  # that a multiprocessor should hold at once: bounds the registers of a thread
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Machine code of one kernel, and what it takes of a multiprocessor."""
+
+    name: str
+    signature: str
+    threads: int
+    entry: str
+    registers: int  # of a thread
+    stack: int  # bytes of local memory of a thread: slow where it is not 0
+    cubin: bytes = b""
+
+
+def source(name: str) -> Source:
+    module, *variant = name.split(".")
+    found: Source = import_module(f"ggpy.cuda.{module}").source(*variant)
+    return found
+
+
+def to_ptx(name: str, cc: tuple[int, int]) -> tuple[str, str]:
+    """The PTX of a kernel for compute capability `cc`, and the name of its entry."""
+    cuda = _numba_cuda()
+    made = source(name)
+    kinds = {"u64": "uint64", "i64": "int64", "u32": "uint32", "i32": "int32", "f32": "float32"}
+    parameters = tuple(getattr(cuda.types, kinds[kind]) for kind in made.signature.split())
+    bounds = (made.threads, made.blocks)
+    text, _ = cuda.compile(
+        made.function, cuda.types.void(*parameters), cc=cc, device=False, abi="numba", launch_bounds=bounds
+    )
+    if cc < (9, 0):  # where launches cannot overlap there is nothing to wait for
+        text = re.sub(r"griddepcontrol\.\w+;", "", text)
+    entry = re.search(r"\.entry\s+(\w+)", text)
+    assert entry is not None
+    return text, entry[1]
+
+
+def compile_kernel(name: str, cc: tuple[int, int]) -> Compiled:
+    """Compile from scratch. Raises GGPYError where the packages for it are missing."""
+    text, entry = to_ptx(name, cc)
+    from cuda.bindings import nvjitlink
+
+    made, data = source(name), text.encode() + b"\0"
+    link = nvjitlink.create(2, [f"-arch=sm_{cc[0]}{cc[1]}", "-verbose"])
+    try:
+        try:
+            nvjitlink.add_data(link, nvjitlink.InputType.PTX, data, len(data), name)
+            nvjitlink.complete(link)
+        except nvjitlink.nvJitLinkError as error:
+            log = bytearray(nvjitlink.get_error_log_size(link))
+            nvjitlink.get_error_log(link, log)
+            raise RuntimeError(f"{name}: {error}\n{log.decode(errors='replace')}") from error
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(link))
+        nvjitlink.get_linked_cubin(link, cubin)
+        log = bytearray(nvjitlink.get_info_log_size(link))
+        nvjitlink.get_info_log(link, log)
+    finally:
+        nvjitlink.destroy(link)
+    about = log.decode(errors="replace")
+    registers = re.search(r"[Uu]sed (\d+) registers", about)
+    stack = re.search(r"(\d+) bytes stack frame", about)
+    return Compiled(
+        name,
+        made.signature,
+        made.threads,
+        entry,
+        int(registers[1]) if registers else 0,
+        int(stack[1]) if stack else 0,
+        bytes(cubin),
+    )
+
+
+def _numba_cuda() -> Any:
+    missing = [name for name in NEEDED if not _installed(name)]
+    if missing:
+        raise GGPYError(
+            f"Compiling kernels for the GPU needs {' and '.join(missing)}; install it with `pip install 'ggpy[cuda]'`."
+        )
+    import numpy as np
+
+    if not hasattr(np, "row_stack"):  # gone from numpy 2.5, still named by numba-cuda 0.30
+        np.row_stack = np.vstack
+    os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")
+    from numba import cuda
+
+    cuda.types = import_module("numba.cuda.types")
+    return cuda
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        # a CUDA toolkit on the machine brings its own NVVM
+        return name == "nvidia-nvvm" and any(
+            Path(root, "nvvm").is_dir() for root in (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda") if root
+        )
+    return True
+
+
+# ---- on disk
+
+
+@lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """A hash of all that compiled kernels depend on."""
+    digest = hashlib.sha256()
+    here = Path(__file__).resolve().parent
+    import ggpy.quant
+
+    for path in [*sorted(here.glob("*.py")), Path(ggpy.quant.__path__[0]) / "packed.py"]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for package in ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink"):
+        digest.update((version(package) if _installed_here(package) else "").encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _installed_here(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4)
+def kernel_cache(cc: tuple[int, int]) -> Path:
+    """The directory of compiled kernels for exactly these sources; a temporary one where the user's cache cannot be
+    written."""
+    path = cache_dir() / "cuda" / fingerprint() / f"sm_{cc[0]}{cc[1]}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="ggpy-cuda-"))
+
+
+def read(name: str, cc: tuple[int, int]) -> Compiled | None:
+    """What is on disk of a kernel; None where that is nothing, or damaged."""
+    try:
+        head, cubin = (kernel_cache(cc) / f"{name}.cubin").read_bytes().split(b"\n", 1)
+        about = json.loads(head)
+        if hashlib.sha256(cubin).hexdigest() != about.pop("sha256"):
+            return None
+        return Compiled(**about, cubin=cubin)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(made: Compiled, cc: tuple[int, int]) -> None:
+    about = asdict(made)
+    cubin = about.pop("cubin")
+    about["sha256"] = hashlib.sha256(cubin).hexdigest()
+    with contextlib.suppress(OSError):  # a full disk costs the next start a compilation, nothing else
+        file, partial = tempfile.mkstemp(dir=kernel_cache(cc), prefix=f".{made.name}-")
+        try:
+            with os.fdopen(file, "wb") as out:
+                out.write(json.dumps(about).encode() + b"\n" + cubin)
+            os.replace(partial, kernel_cache(cc) / f"{made.name}.cubin")
+        except OSError:
+            os.unlink(partial)
+
+
+def obtain(name: str, cc: tuple[int, int]) -> Compiled:
+    """A kernel from disk, or compiled and kept there."""
+    made = read(name, cc)
+    if made is None:
+        made = compile_kernel(name, cc)
+        _write(made, cc)
+    return made
+
+
+def _obtain(job: tuple[str, tuple[int, int]]) -> str:
+    obtain(*job)
+    return job[0]
+
+
+def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -> list[str]:
+    """Compile those kernels that are not on disk, several processes at a time, and say so; returns which."""
+    import time
+
+    wanted = [name for name in dict.fromkeys(names) if read(name, cc) is None]
+    if not wanted:
+        return []
+    start, n = time.perf_counter(), len(wanted)
+    notify(f"compiling {n} kernel{'s' * (n > 1)} for this GPU (sm_{cc[0]}{cc[1]}); this happens once")
+    workers = min(n // 2, os.cpu_count() or 1, 8)
+    if workers < 2:
+        for place, name in enumerate(wanted, 1):
+            notify(Passing(f"compiling kernel {place} of {n}: {name}"))
+            obtain(name, cc)
+    else:
+        import multiprocessing
+
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            for place, name in enumerate(pool.imap_unordered(_obtain, [(name, cc) for name in wanted]), 1):
+                notify(Passing(f"compiled kernel {place} of {n}: {name}"))
+    notify(f"compiled in {time.perf_counter() - start:.1f} s")
+    return wanted

@@ -1,0 +1,297 @@
+"""The CUDA driver, called directly: memory, streams, modules, launches, graphs. No package is needed for it; without a
+driver or a GPU `open_device` raises GGPYError with a sentence that says what is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from functools import lru_cache
+from typing import Any
+
+from ggpy.cuda.compile import Compiled, obtain
+from ggpy.errors import GGPYError
+
+OUT_OF_MEMORY = 2
+OLDEST_DRIVER = 12000  # CUDA 12: graphs that keep programmatic edges need 12.3, and do without before
+
+_CTYPES: dict[str, Any] = {"u64": c_uint64, "i64": ctypes.c_int64, "u32": c_uint, "i32": c_int, "f32": c_float}
+
+
+class _Attribute(ctypes.Structure):
+    _fields_ = (("id", c_int), ("pad", c_int), ("value", c_int), ("rest", c_int * 15))
+
+
+class _Config(ctypes.Structure):
+    _fields_ = (
+        ("grid", c_uint * 3),
+        ("block", c_uint * 3),
+        ("shared", c_uint),
+        ("stream", c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("n_attributes", c_uint),
+    )
+
+
+_PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        library = ctypes.CDLL(name)
+    except OSError:
+        raise GGPYError(
+            "No NVIDIA driver was found on this machine; install it, or run on the CPU (--device cpu)."
+        ) from None
+    status = library.cuInit(0)
+    if status:
+        raise GGPYError(
+            f"The NVIDIA driver found no GPU that it can use (error {status}); run on the CPU (--device cpu)."
+        )
+    found = c_int()
+    library.cuDriverGetVersion(byref(found))
+    if found.value < OLDEST_DRIVER:
+        raise GGPYError(
+            f"The NVIDIA driver is of CUDA {found.value // 1000}.{found.value % 1000 // 10}, but ggpy needs one of "
+            f"CUDA {OLDEST_DRIVER // 1000} or later; update the driver."
+        )
+    return library
+
+
+class DriverError(GGPYError):
+    """What the driver reports. `status` is its number."""
+
+    def __init__(self, status: int, what: str) -> None:
+        text = c_char_p()
+        _library().cuGetErrorString(status, byref(text))
+        said = (text.value or b"unknown error").decode()
+        self.status = status
+        super().__init__(f"The GPU failed while {what}: {said} (CUDA error {status}); the model must be loaded again.")
+
+
+def check(status: int, what: str) -> None:
+    if status:
+        raise DriverError(status, what)
+
+
+def device_count() -> int:
+    """GPUs that the driver offers; 0 without a driver."""
+    try:
+        count = c_int()
+        check(_library().cuDeviceGetCount(byref(count)), "counting GPUs")
+        return count.value
+    except GGPYError:
+        return 0
+
+
+class Kernel:
+    """A loaded kernel. `launch` only queues it."""
+
+    def __init__(self, device: Device, made: Compiled) -> None:
+        self.name, self.threads, self.registers, self.stack = made.name, made.threads, made.registers, made.stack
+        self._types = [_CTYPES[kind] for kind in made.signature.split()]
+        module, function = c_void_p(), c_void_p()
+        check(device.lib.cuModuleLoadData(byref(module), made.cubin), f"loading the kernel {made.name}")
+        check(
+            device.lib.cuModuleGetFunction(byref(function), module, made.entry.encode()),
+            f"loading the kernel {made.name}",
+        )
+        self._function, self._device, self._shared = function, device, 48 << 10
+        self._attribute = _Attribute(_PROGRAMMATIC, 0, 1)
+
+    def launch(
+        self,
+        grid: int | tuple[int, ...],
+        *arguments: float,
+        threads: int | None = None,
+        shared: int = 0,
+        dependent: bool = False,
+    ) -> None:
+        """Queue one run on the device's stream. grid: blocks; threads: of a block; shared: bytes of dynamic memory.
+
+        dependent: the kernel begins by `wait_for_previous`, and may start before those ahead of it have ended.
+        """
+        device = self._device
+        if len(arguments) != len(self._types):
+            raise TypeError(f"{self.name} takes {len(self._types)} arguments, not {len(arguments)}")
+        if shared > self._shared:
+            check(device.lib.cuFuncSetAttribute(self._function, 8, shared), f"preparing {self.name}")
+            self._shared = shared
+        values = [kind(value) for kind, value in zip(self._types, arguments, strict=True)]
+        pointers = (c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        sizes = (grid,) if isinstance(grid, int) else grid
+        x, y, z = (*sizes, 1, 1)[:3]
+        config = _Config(
+            (x, y, z), (threads or self.threads, 1, 1), shared, device.stream, ctypes.pointer(self._attribute), 0
+        )
+        if dependent and device.can_overlap:
+            config.n_attributes = 1
+        check(device.lib.cuLaunchKernelEx(byref(config), self._function, pointers, None), f"starting {self.name}")
+
+
+class Device:
+    """One GPU: its memory, one stream, its kernels."""
+
+    def __init__(self, index: int = 0) -> None:
+        self.lib = _library()
+        handle, context, stream = c_int(), c_void_p(), c_void_p()
+        if not 0 <= index < device_count():
+            raise GGPYError(f"There is no GPU number {index}; this machine has {device_count()}.")
+        check(self.lib.cuDeviceGet(byref(handle), index), "opening the GPU")
+        self.index, self._handle = index, handle
+        check(self.lib.cuDevicePrimaryCtxRetain(byref(context), handle), "opening the GPU")
+        self._context = context
+        self.use()
+        check(self.lib.cuStreamCreate(byref(stream), 1), "opening the GPU")
+        self.stream = stream
+        self.cc = (self._attribute(75), self._attribute(76))
+        self.n_multiprocessors = self._attribute(16)
+        self.shared_limit = self._attribute(97)  # bytes of a block, once asked for
+        self.can_overlap = self.cc >= (9, 0)
+        self._kernels: dict[str, Kernel] = {}
+        self._allocated: dict[int, int] = {}
+        if self.cc < (7, 5):
+            raise GGPYError(
+                f"{self.name} is of compute capability {self.cc[0]}.{self.cc[1]}, but ggpy's kernels need 7.5 "
+                "(Turing) or later; run on the CPU (--device cpu)."
+            )
+
+    @property
+    def name(self) -> str:
+        text = ctypes.create_string_buffer(128)
+        check(self.lib.cuDeviceGetName(text, 128, self._handle), "asking its name")
+        return text.value.decode()
+
+    def _attribute(self, number: int) -> int:
+        value = c_int()
+        check(self.lib.cuDeviceGetAttribute(byref(value), number, self._handle), "asking what it is")
+        return value.value
+
+    def use(self) -> None:
+        """Make this the GPU of the calling thread; every thread must, before anything else."""
+        check(self.lib.cuCtxSetCurrent(self._context), "opening the GPU")
+
+    def kernel(self, name: str) -> Kernel:
+        """A kernel by name, loaded once; compiled where it is not on disk."""
+        found = self._kernels.get(name)
+        if found is None:
+            found = self._kernels[name] = Kernel(self, obtain(name, self.cc))
+        return found
+
+    # ---- memory
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes free and in all."""
+        free, total = c_size_t(), c_size_t()
+        check(self.lib.cuMemGetInfo_v2(byref(free), byref(total)), "asking for its memory")
+        return free.value, total.value
+
+    def allocate(self, n_bytes: int, *, zero: bool = False) -> int:
+        """The address of `n_bytes` of its memory, on a 256-byte boundary. Raises GGPYError where there is no room."""
+        address = c_uint64()
+        status = self.lib.cuMemAlloc_v2(byref(address), c_size_t(max(n_bytes, 256)))
+        if status == OUT_OF_MEMORY:
+            free, _ = self.memory()
+            raise GGPYError(
+                f"The GPU's memory ran out: {n_bytes / 2**30:.2f} GiB more are needed, and {free / 2**30:.2f} GiB are "
+                "free; take a smaller context (-c), or leave layers on the CPU (-ngl)."
+            )
+        check(status, "allocating memory")
+        self._allocated[address.value] = n_bytes
+        if zero:
+            check(self.lib.cuMemsetD8Async(address, 0, c_size_t(max(n_bytes, 256)), self.stream), "clearing memory")
+        return address.value
+
+    def free(self, address: int) -> None:
+        del self._allocated[address]
+        check(self.lib.cuMemFree_v2(c_uint64(address)), "freeing memory")
+
+    def page_locked(self, n_bytes: int) -> tuple[int, Any]:
+        """Host memory that the GPU copies from and to by itself: its address, and a writable buffer over it."""
+        pointer = c_void_p()
+        check(self.lib.cuMemHostAlloc(byref(pointer), c_size_t(n_bytes), 0), "allocating host memory")
+        assert pointer.value is not None
+        return pointer.value, (ctypes.c_uint8 * n_bytes).from_address(pointer.value)
+
+    def free_page_locked(self, address: int) -> None:
+        check(self.lib.cuMemFreeHost(c_void_p(address)), "freeing host memory")
+
+    def upload(self, to: int, of: int, n_bytes: int) -> None:
+        """Queue a copy from host address `of`; from memory that is not page-locked it has been read on return."""
+        check(self.lib.cuMemcpyHtoDAsync_v2(c_uint64(to), c_void_p(of), c_size_t(n_bytes), self.stream), "copying to it")
+
+    def download(self, to: int, of: int, n_bytes: int) -> None:
+        """Queue a copy to host address `to`; complete after `synchronize`."""
+        check(
+            self.lib.cuMemcpyDtoHAsync_v2(c_void_p(to), c_uint64(of), c_size_t(n_bytes), self.stream), "copying from it"
+        )
+
+    def clear(self, address: int, n_bytes: int) -> None:
+        check(self.lib.cuMemsetD8Async(c_uint64(address), 0, c_size_t(n_bytes), self.stream), "clearing memory")
+
+    def synchronize(self) -> None:
+        """Wait for everything queued; a fault of a kernel is reported here."""
+        check(self.lib.cuStreamSynchronize(self.stream), "running the model")
+
+    # ---- graphs
+
+    def capture(self, queue: Callable[[], None]) -> Graph:
+        """What `queue` launches, as one graph; none of it runs now."""
+        check(self.lib.cuStreamBeginCapture_v2(self.stream, 1), "recording a graph")
+        recorded, executable = c_void_p(), c_void_p()
+        try:
+            queue()
+        finally:
+            status = self.lib.cuStreamEndCapture(self.stream, byref(recorded))
+        check(status, "recording a graph")
+        check(
+            self.lib.cuGraphInstantiateWithFlags(byref(executable), recorded, c_uint64(0)), "making a graph"
+        )
+        check(self.lib.cuGraphDestroy(recorded), "making a graph")
+        check(self.lib.cuGraphUpload(executable, self.stream), "loading a graph")
+        return Graph(self, executable)
+
+    # ---- time
+
+    def timer(self) -> Callable[[], float]:
+        """Marks a moment in the stream; calling the result waits, and gives the seconds that the GPU took since."""
+        first, second = c_void_p(), c_void_p()
+        for event in (first, second):
+            check(self.lib.cuEventCreate(byref(event), 0), "timing")
+        check(self.lib.cuEventRecord(first, self.stream), "timing")
+
+        def elapsed() -> float:
+            check(self.lib.cuEventRecord(second, self.stream), "timing")
+            check(self.lib.cuEventSynchronize(second), "running the model")
+            result = c_float()
+            check(self.lib.cuEventElapsedTime(byref(result), first, second), "timing")
+            return result.value / 1e3
+
+        return elapsed
+
+    def close(self) -> None:
+        """Give back all its memory; the device cannot be used afterwards."""
+        self.use()
+        self.lib.cuStreamSynchronize(self.stream)
+        for address in list(self._allocated):
+            self.lib.cuMemFree_v2(c_uint64(address))
+        self._allocated.clear()
+
+
+class Graph:
+    """Launches recorded once, to be queued by one call."""
+
+    def __init__(self, device: Device, executable: c_void_p) -> None:
+        self._device, self._executable = device, executable
+
+    def launch(self) -> None:
+        check(self._device.lib.cuGraphLaunch(self._executable, self._device.stream), "starting a graph")
+
+
+@lru_cache(maxsize=8)
+def open_device(index: int = 0) -> Device:
+    """The GPU `index`. Raises GGPYError where there is none that can run ggpy's kernels."""
+    return Device(index)

@@ -1,0 +1,181 @@
+"""How the GPU keeps weights, activations and the cache. One description serves packing, kernels and their tests. Free of
+numba and of any device.
+
+A matrix [n_rows, n_cols] is a few *planes*, each [n_rows][row bytes] with every row on a 16-byte boundary, so that a
+warp reads one row of one plane as one run of 16-byte loads. A quantized row is cut into blocks of 32 columns:
+
+    codes    16 bytes a block: byte j holds column j in its low nibble and column 16 + j in its high one; an 8-bit
+             block has 32 bytes, column by column
+    high     the bits above the fourth, 4 bytes a block and bit: in word p, byte c, `field` bits for each of the
+             8 / field groups of four columns; bits field * k of it belong to column 4 * (8 / field * p + k) + c
+    levels   scales and minima of a block: a half (scale), two halves (scale, minimum), or under super-scales two bytes:
+             (scale, minimum), or the scales of the first and the last 16 columns
+    supers   what the bytes of `levels` are multiples of, every 256 columns: one half, or two (scales, minima)
+
+So the 32-bit word w of a block holds columns 4w .. 4w+3 in its low nibbles and 16 + 4w .. in its high ones: the operand
+of an 8-bit dot product, and the fragment that lane w of a row holds in `mma.m16n8k32`. Floats are one plane, `codes`.
+
+Columns are padded with zeros to a multiple of 32. Codes stay unsigned where the format's are; `offset` is the kernel's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggpy.quant.packed import BLOCK, Packed
+
+ALIGN = 256  # bytes between the starts of planes and of matrices
+SUPER = 256  # columns under one super-scale
+
+
+def round_up(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One array of a matrix: `offset` from the matrix's address, `stride` from row to row, both in bytes."""
+
+    offset: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """The planes of one matrix. Planes that its format lacks have stride 0."""
+
+    packed: Packed
+    n_rows: int
+    n_cols: int
+
+    @property
+    def padded_cols(self) -> int:
+        return round_up(self.n_cols, BLOCK)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of a row."""
+        return self.padded_cols // BLOCK
+
+    @property
+    def code_bytes(self) -> int:
+        """Of a block in the plane `codes`."""
+        bits = self.packed.bits
+        return BLOCK * (bits if bits >= 8 else 4) // 8
+
+    @property
+    def high_bytes(self) -> int:
+        """Of a block in the plane `high`."""
+        return 4 * self.packed.high_bits
+
+    @property
+    def level_bytes(self) -> int:
+        """Of a block in the plane `levels`."""
+        p = self.packed
+        if p.is_float:
+            return 0
+        return 2 if p.header else 2 * p.n_scales * (1 + p.minima)
+
+    @property
+    def super_bytes(self) -> int:
+        """Of 256 columns in the plane `supers`."""
+        return (2 + 2 * self.packed.minima) if self.packed.header else 0
+
+    def _planes(self) -> tuple[Plane, Plane, Plane, Plane]:
+        planes, at = [], 0
+        n_supers = -(-self.padded_cols // SUPER)
+        for row in (
+            self.n_blocks * self.code_bytes,
+            self.n_blocks * self.high_bytes,
+            self.n_blocks * self.level_bytes,
+            n_supers * self.super_bytes,
+        ):
+            stride = round_up(row, 16)
+            planes.append(Plane(at, stride))
+            at += round_up(stride * self.n_rows, ALIGN)
+        first, second, third, fourth = planes
+        return first, second, third, fourth
+
+    @property
+    def codes(self) -> Plane:
+        return self._planes()[0]
+
+    @property
+    def high(self) -> Plane:
+        return self._planes()[1]
+
+    @property
+    def levels(self) -> Plane:
+        return self._planes()[2]
+
+    @property
+    def supers(self) -> Plane:
+        return self._planes()[3]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the matrix: a multiple of ALIGN."""
+        last = self.supers
+        return last.offset + round_up(last.stride * self.n_rows, ALIGN)
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Keys and values of one layer, half precision: each [slot][kv head][position][head_pad]; what pads a head is 0."""
+
+    n_slots: int
+    n_head_kv: int
+    n_ctx: int
+    head_dim: int
+
+    @property
+    def cells(self) -> int:
+        """Positions of a slot as stored: whole tiles of attention may be read to their end."""
+        return round_up(self.n_ctx, 64)
+
+    @property
+    def head_pad(self) -> int:
+        return round_up(self.head_dim, 16)
+
+    @property
+    def head_bytes(self) -> int:
+        """From one kv head of a slot to the next."""
+        return 2 * self.cells * self.head_pad
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the keys, and again of the values, of one layer."""
+        return round_up(self.n_slots * self.n_head_kv * self.head_bytes, ALIGN)
+
+
+@dataclass(frozen=True)
+class ActivationLayout:
+    """Activations of a small step as products read them, [n_tokens, n_cols]; every array starts on ALIGN bytes.
+
+    "q8":  codes int8 [token][padded columns]; then levels float32 [token][block][2]: scale, scale * sum of the codes
+    "f32": float32 [token][padded columns]
+    """
+
+    form: str
+    n_tokens: int
+    n_cols: int
+
+    @property
+    def padded_cols(self) -> int:
+        return round_up(self.n_cols, BLOCK)
+
+    @property
+    def code_stride(self) -> int:
+        return self.padded_cols * (4 if self.form == "f32" else 1)
+
+    @property
+    def levels_at(self) -> int:
+        return round_up(self.n_tokens * self.code_stride, ALIGN)
+
+    @property
+    def level_stride(self) -> int:
+        return 0 if self.form == "f32" else self.padded_cols // BLOCK * 8
+
+    @property
+    def n_bytes(self) -> int:
+        return self.levels_at + round_up(self.n_tokens * self.level_stride, ALIGN)
