@@ -1,0 +1,287 @@
+"""Products of a large step on tensor cores: out[token, row] = sum over columns of activation[token] * weight[row].
+
+A block of threads owns a tile of rows by tokens and walks the columns, COLUMNS at a time. Packed weights and activations
+are copied to shared memory some tiles ahead; each warp makes halves of the codes of its rows in its own registers, where
+the tensor cores want their first operand, and takes activations as the second. Sums are float32.
+
+One body serves all formats (`matmul_formats`), tile shapes (`matmul_layout.Tiling`) and two instructions: `mma`, which
+every warp issues for itself with activations in registers, and Hopper's asynchronous one, which four warps issue together
+and which reads activations from shared memory; while it runs, the warps already make halves of the next tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ggpy.cuda.compile import Source
+from ggpy.cuda.layout import ALIGN, MatrixLayout
+from ggpy.cuda.matmul_formats import RowReader
+from ggpy.cuda.matmul_launch import TILINGS
+from ggpy.cuda.matmul_layout import BLOCKS, COLUMNS, Tiling, plane_offsets, tile_planes
+from ggpy.cuda.warp import Value, Warp, f32, kernel
+from ggpy.quant.packed import BLOCK, PACKED, Packed
+
+PARAMETERS = "u64 u32 u64 u64 u64 u64 u32 u32 u32 u32"  # see `_Product.emit`
+Sums = list[Value]
+
+
+def source(name: str, tiling: str) -> Source:
+    """A kernel "matmul.Q4_0.128x128"."""
+    shape = TILINGS[tiling]
+    product = _Product(PACKED[name], shape)
+    return Source(kernel(f"matmul_{name}_{tiling}", PARAMETERS, product.emit), PARAMETERS, shape.threads, shape.blocks)
+
+
+class _Product:
+    """Emits the kernel of one format and tiling."""
+
+    def __init__(self, packed: Packed, tiling: Tiling) -> None:
+        self.packed, self.tiling = packed, tiling
+        self.planes = tile_planes(packed)
+        self.places = plane_offsets(packed, tiling.rows)
+        self.layout = MatrixLayout(packed, 1, BLOCK)
+
+    def emit(
+        self,
+        w: Warp,
+        dst: Value,  # float32 [n_tokens][n_rows]
+        dst_stride: Value,  # bytes from token to token
+        activations: Value,  # HalfActivations
+        scales: Value,  # of the activations
+        weight: Value,  # MatrixLayout
+        bias: Value,  # float32 [n_rows], or 0
+        n_tokens: Value,
+        n_rows: Value,
+        n_cols: Value,
+        accumulate: Value,  # add to dst instead of setting it
+    ) -> None:
+        """Grid: tiles of tokens, tiles of rows."""
+        shape, self.w = self.tiling, w
+        thread = w.special("tid.x")
+        self.thread, self.lane, warp = thread, thread & 31, thread >> 5
+        self.group, self.t = self.lane >> 2, self.lane & 3
+        self.row_warp = (warp // shape.token_warps) * (shape.rows // shape.row_warps)
+        self.token_warp = (warp % shape.token_warps) * (shape.tokens // shape.token_warps)
+        first_token, first_row = w.special("ctaid.x") * shape.tokens, w.special("ctaid.y") * shape.rows
+        self.shared = w.shared_memory()
+        n_blocks = (n_cols + (BLOCK - 1)) // BLOCK
+        n_tiles = (n_blocks + (BLOCKS - 1)) // BLOCKS
+        copies = [self._activation_copies(activations, first_token, n_tokens, n_tiles)]
+        copies += self._weight_copies(weight, first_row, n_rows, n_blocks)
+
+        def fetch(tile: Value, stage: Value) -> None:
+            with w.when(tile < n_tiles):
+                for copy in copies:
+                    copy(tile, stage)
+            w.commit_copies()
+
+        multiply = self._multiply_hopper if shape.hopper else self._multiply
+        # Hopper's instruction may still read the tile before this one while the next tiles are fetched
+        ahead = shape.stages - (2 if shape.hopper else 1)
+        size = shape.stage_bytes(self.packed)
+        for tile in range(ahead):
+            fetch(w.int(tile), self.shared + tile * size)
+
+        def body(tile: Value, state: Sequence[Value]) -> list[Value]:
+            stage, free, *sums = state
+            if shape.hopper:
+                sums = w.group_wait(1, sums)
+            w.wait_copies(ahead - 1)
+            if shape.hopper:
+                w.shared_fence()
+            w.barrier()
+            fetch(tile + ahead, free)
+            sums = multiply(tile, stage, sums)
+            end = self.shared + shape.stages * size
+            following = [(at + size).equals(end).select(self.shared, at + size) for at in (stage, free)]
+            return [*following, *sums]
+
+        zeros = [w.float(0.0)] * (4 * shape.row_fragments * shape.token_fragments)
+        _, _, *sums = w.loop(w.int(0), n_tiles, [self.shared, self.shared + ahead * size, *zeros], body, once=True)
+        if shape.hopper:
+            sums = w.group_wait(0, sums)
+        self._store(sums, dst, dst_stride, scales, bias, first_token, first_row, n_tokens, n_rows, accumulate)
+
+    # ---- copies to shared memory
+
+    def _activation_copies(
+        self, activations: Value, first_token: Value, n_tokens: Value, n_tiles: Value
+    ) -> Callable[[Value, Value], None]:
+        w, shape = self.w, self.tiling
+        stride = n_tiles * (2 * COLUMNS)
+        base = activations + first_token.wide() * stride.wide()
+        row, piece = self.thread >> 3, self.thread & 7
+        last = n_tokens - first_token - w.int(1)  # tokens beyond repeat it
+        step = shape.threads // 8
+        offsets = [(row + k * step).min(last) * stride + piece * 16 for k in range(shape.tokens // step)]
+        to = row * 128 + ((piece ^ row & 7) << 4)
+
+        def copy(tile: Value, stage: Value) -> None:
+            source = base + (tile * (2 * COLUMNS)).wide()
+            for k, offset in enumerate(offsets):
+                w.copy(stage + to + k * step * 128, source + offset.wide(), 16)
+
+        return copy
+
+    def _weight_copies(
+        self, weight: Value, first_row: Value, n_rows: Value, n_blocks: Value
+    ) -> list[Callable[[Value, Value], None]]:
+        w, layout, copies, address = self.w, self.layout, [], weight
+        codes = layout.code_bytes // 2 if self.packed.bits == 8 else layout.code_bytes
+        sizes = {"codes": codes, "last": codes, "high": layout.high_bytes, "levels": layout.level_bytes}
+        for plane in self.planes:
+            if plane.name == "supers":
+                row_bytes = (n_blocks + 7) // 8 * layout.super_bytes
+            else:
+                row_bytes = n_blocks * sizes[plane.name]
+            if plane.name == "last":  # a second run in the rows of the plane before
+                copies.append(self._plane_copies(plane, start + row_bytes.wide(), stride, row_bytes, first_row, n_rows))
+                continue
+            stride = ((row_bytes * 2 if self.packed.bits == 8 and plane.name == "codes" else row_bytes) + 15) & ~15
+            start = address
+            copies.append(self._plane_copies(plane, start, stride, row_bytes, first_row, n_rows))
+            address = address + (n_rows.wide() * stride.wide() + (ALIGN - 1) & -ALIGN)
+        return copies
+
+    def _plane_copies(
+        self, plane: TilePlane, start: Value, stride: Value, row_bytes: Value, first_row: Value, n_rows: Value
+    ) -> Callable[[Value, Value], None]:
+        w, shape = self.w, self.tiling
+        last = n_rows - first_row - w.int(1)  # rows beyond repeat it
+        step = shape.threads // plane.pieces  # rows that all threads copy at once
+        row, piece = self.thread // plane.pieces, self.thread % plane.pieces
+        offsets = [(row + k).min(last) * stride for k in range(0, shape.rows, step)]
+        base = start + first_row.wide() * stride.wide()
+        to = row * plane.pitch + piece * plane.piece + (2 * COLUMNS * shape.tokens + self.places[plane.name])
+
+        def copy(tile: Value, stage: Value) -> None:
+            valid = None
+            if plane.name == "supers":  # one half is copied with its neighbour
+                column = tile // (256 // COLUMNS) * self.layout.super_bytes & ~3
+            else:
+                column = tile * plane.row_bytes + piece * plane.piece
+                left = row_bytes - column  # the last tile may end early
+                valid = left.below(0).select(w.int(0), left).min(plane.piece)
+            source = base + column.wide()
+            for k, offset in enumerate(offsets):
+                at = stage + to + k * step * plane.pitch
+                if (k + 1) * step <= shape.rows:
+                    w.copy(at, source + offset.wide(), plane.piece, valid)
+                else:
+                    with w.when(row + k * step < shape.rows):
+                        w.copy(at, source + offset.wide(), plane.piece, valid)
+
+        return copy
+
+    # ---- one tile
+
+    def _rows(self, stage: Value, fragment: int, tile: Value) -> list[RowReader]:
+        """The two rows of a 16-row fragment that this lane works on."""
+        readers = []
+        for half in range(2):
+            row = self.row_warp + self.group + (16 * fragment + 8 * half)
+            places = {
+                plane.name: stage + row * plane.pitch + (2 * COLUMNS * self.tiling.tokens + self.places[plane.name])
+                for plane in self.planes
+            }
+            readers.append(RowReader(self.w, self.packed, places, self.t, tile))
+        return readers
+
+    def _multiply(self, tile: Value, stage: Value, sums: Sums) -> Sums:
+        w, shape, sums = self.w, self.tiling, list(sums)
+        rows = [self._rows(stage, fragment, tile) for fragment in range(shape.row_fragments)]
+        matrix, inner = self.lane >> 3, self.lane & 7
+        for block in range(BLOCKS):
+            weights = [[reader.block(block) for reader in pair] for pair in rows]
+            piece = (matrix + 4 * block) ^ inner
+            at = stage + (self.token_warp + inner) * 128 + (piece << 4)
+            for n in range(shape.token_fragments):
+                activations = w.matrices(at + 1024 * n)
+                for step in range(2):
+                    for m, (upper, lower) in enumerate(weights):
+                        a = [upper[2 * step], lower[2 * step], upper[2 * step + 1], lower[2 * step + 1]]
+                        place = 4 * (m * shape.token_fragments + n)
+                        sums[place : place + 4] = w.mma(
+                            sums[place : place + 4], a, activations[2 * step : 2 * step + 2]
+                        )
+        return sums
+
+    def _multiply_hopper(self, tile: Value, stage: Value, sums: Sums) -> Sums:
+        w, shape, sums = self.w, self.tiling, list(sums)
+        descriptor = w.tile_descriptor(stage + self.token_warp * 128)
+        size = 4 * shape.token_fragments
+        rows = [self._rows(stage, fragment, tile) for fragment in range(shape.row_fragments)]
+        blocks = [[[reader.block(block) for reader in pair] for pair in rows] for block in range(BLOCKS)]
+        w.group_fence()
+        for block, weights in enumerate(blocks):
+            for step in range(2):
+                at = descriptor + (4 * block + 2 * step)
+                for m, (upper, lower) in enumerate(weights):
+                    a = [upper[2 * step], lower[2 * step], upper[2 * step + 1], lower[2 * step + 1]]
+                    sums[m * size : (m + 1) * size] = w.group_mma(sums[m * size : (m + 1) * size], a, at)
+        w.group_commit()
+        return sums
+
+    # ---- results
+
+    def _store(
+        self,
+        sums: Sums,
+        dst: Value,
+        dst_stride: Value,
+        scales: Value,
+        bias: Value,
+        first_token: Value,
+        first_row: Value,
+        n_tokens: Value,
+        n_rows: Value,
+        accumulate: Value,
+    ) -> None:
+        w, shape = self.w, self.tiling
+        rows = [
+            first_row + self.row_warp + self.group + (16 * m + 8 * half)
+            for m in range(shape.row_fragments)
+            for half in range(2)
+        ]
+        biases = []
+        for row in rows:
+            biases.append(w.load_where((bias > 0) & (row < n_rows), bias + row.wide() * 4, w.float(0.0)))
+        # most blocks are whole, and of these most set what they store: no test then stands before each store
+        whole = (first_token + shape.tokens - w.int(1) < n_tokens) & (first_row + shape.rows - w.int(1) < n_rows)
+        with w.either(whole & accumulate.equals(0)) as (plain, careful):
+            with plain:
+                self._write(None, sums, rows, biases, dst, dst_stride, scales, first_token, n_tokens, n_rows)
+            with careful:
+                self._write(accumulate, sums, rows, biases, dst, dst_stride, scales, first_token, n_tokens, n_rows)
+
+    def _write(
+        self,
+        accumulate: Value | None,  # None: the block is whole, and sets
+        sums: Sums,
+        rows: list[Value],
+        biases: list[Value],
+        dst: Value,
+        dst_stride: Value,
+        scales: Value,
+        first_token: Value,
+        n_tokens: Value,
+        n_rows: Value,
+    ) -> None:
+        w, shape = self.w, self.tiling
+        for n in range(shape.token_fragments):
+            for column in range(2):
+                token = first_token + self.token_warp + (self.t << 1) + (8 * n + column)
+                line = dst + token.wide() * dst_stride.wide()
+                inside = token < n_tokens
+                at = scales + token.wide() * 4
+                scale = w.load(at, f32) if accumulate is None else w.load_where(inside, at, w.float(0.0))
+                for r, row in enumerate(rows):
+                    m, half = divmod(r, 2)
+                    total = w.fma(sums[4 * (m * shape.token_fragments + n) + 2 * half + column], scale, biases[r])
+                    at = line + row.wide() * 4
+                    if accumulate is None:
+                        w.store(total, at)
+                    else:
+                        where = inside & (row < n_rows)
+                        w.store(total, at, where & accumulate.equals(0))
+                        w.add_to(at, total, where & accumulate.equals(1))

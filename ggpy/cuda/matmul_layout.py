@@ -1,0 +1,125 @@
+"""How products of large steps cut their operands: tiles in shared memory, prepared activations. Free of numba.
+
+A tile is some rows of a matrix (`cuda/layout.py`), or some tokens, by COLUMNS columns. Each plane's part of a weight
+tile lies in shared memory row after row, `pitch` bytes apart, so chosen that the rows and words that a warp reads at once
+fall into different banks. A token's part is 128 bytes, its 16-byte pieces exchanged by `piece ^ token % 8`.
+
+Activations are halves in an order of their own. Lane 4g + t of a warp works on row g of the weights and, of a block of 32
+columns, on 4t .. 4t+3 and 16 + 4t .. 16 + 4t+3: one 32-bit word of 4-bit codes. Masks leave its codes in pairs, so the
+halves come out as the columns
+
+    (4t, 4t + 2)    (4t + 1, 4t + 3)    (16 + 4t, 16 + 4t + 2)    (16 + 4t + 1, 16 + 4t + 3)
+
+and these four registers are what `mma` takes for columns 2t, 2t + 1 of four groups of eight. A sum does not mind the
+order of its terms: it is enough that of 16 activations the even ones are stored before the odd ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggpy.cuda.layout import ALIGN, MatrixLayout, round_up
+from ggpy.quant.packed import BLOCK, Packed
+
+COLUMNS = 64  # of a tile
+BLOCKS = COLUMNS // BLOCK
+
+
+@dataclass(frozen=True)
+class TilePlane:
+    """One plane's part of a tile. An 8-bit row's second run of codes counts as a plane, `last`."""
+
+    name: str
+    row_bytes: int  # of the tile
+    pitch: int  # bytes from row to row in shared memory
+    piece: int  # bytes copied at once
+
+    @property
+    def pieces(self) -> int:
+        """Of a row."""
+        return self.row_bytes // self.piece
+
+
+def tile_planes(packed: Packed) -> list[TilePlane]:
+    layout = MatrixLayout(packed, 1, BLOCK)
+    codes = BLOCKS * (layout.code_bytes // 2 if packed.bits == 8 else layout.code_bytes)
+    # 8 rows are read at once: 16 bytes each of codes of up to 8 bits, 32 of half floats, 64 of floats, 128 in a cycle
+    pitch = codes + (16 if packed.bits <= 8 else 32 if packed.bits == 16 else 64)
+    planes = [TilePlane("codes", codes, pitch, 16)]
+    if packed.bits == 8:
+        planes.append(TilePlane("last", codes, pitch, 16))
+    for name, size in (("high", layout.high_bytes), ("levels", layout.level_bytes)):
+        if size:
+            planes.append(TilePlane(name, BLOCKS * size, BLOCKS * size, min(16, BLOCKS * size)))
+    if packed.header:
+        planes.append(TilePlane("supers", 4, 4, 4))
+    return planes
+
+
+def plane_offsets(packed: Packed, n_rows: int) -> dict[str, int]:
+    """Where each plane of a tile of so many rows starts in shared memory; "end" is their size."""
+    offsets, at = {}, 0
+    for plane in tile_planes(packed):
+        offsets[plane.name] = at
+        at += -(-n_rows * plane.pitch // 128) * 128
+    return {**offsets, "end": at}
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """One shape of the product's kernel: what a block of threads computes, and how its warps share it."""
+
+    rows: int  # of the weights
+    tokens: int
+    row_warps: int
+    token_warps: int
+    stages: int  # tiles in shared memory at once
+    hopper: bool = False  # warp groups of four multiply straight from shared memory
+    blocks: int = 1  # that a multiprocessor should hold at once
+
+    @property
+    def name(self) -> str:
+        return f"{self.rows}x{self.tokens}{'h' if self.hopper else ''}"
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.row_warps * self.token_warps
+
+    @property
+    def row_fragments(self) -> int:
+        """16-row pieces of a warp."""
+        return self.rows // self.row_warps // 16
+
+    @property
+    def token_fragments(self) -> int:
+        """8-token pieces of a warp."""
+        return self.tokens // self.token_warps // 8
+
+    def stage_bytes(self, packed: Packed) -> int:
+        """One tile of activations, then one of weights; activations start on a multiple of 1024."""
+        return round_up(2 * COLUMNS * self.tokens + plane_offsets(packed, self.rows)["end"], 1024)
+
+    def shared_bytes(self, packed: Packed) -> int:
+        return self.stages * self.stage_bytes(packed)
+
+
+@dataclass(frozen=True)
+class HalfActivations:
+    """Activations of a large step: halves [n_tokens][columns padded to 64], of 16 columns the even ones first, each token
+    divided by a power of two that keeps it far from overflow; then that power, float32 [n_tokens]."""
+
+    n_tokens: int
+    n_cols: int
+
+    @property
+    def stride(self) -> int:
+        """Bytes from token to token."""
+        return 2 * round_up(self.n_cols, COLUMNS)
+
+    @property
+    def scales_at(self) -> int:
+        return round_up(self.n_tokens * self.stride, ALIGN)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.scales_at + round_up(4 * self.n_tokens, ALIGN)
