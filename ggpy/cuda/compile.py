@@ -12,12 +12,13 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ggpy.errors import GGPYError
@@ -63,14 +64,27 @@ def to_ptx(name: str, cc: tuple[int, int]) -> tuple[str, str]:
     kinds = {"u64": "uint64", "i64": "int64", "u32": "uint32", "i32": "int32", "f32": "float32"}
     parameters = tuple(getattr(cuda.types, kinds[kind]) for kind in made.signature.split())
     bounds = (made.threads, made.blocks)
-    text, _ = cuda.compile(
-        made.function, cuda.types.void(*parameters), cc=cc, device=False, abi="numba", launch_bounds=bounds
-    )
+    with _as_if_on(cc):
+        text, _ = cuda.compile(
+            made.function, cuda.types.void(*parameters), cc=cc, device=False, abi="numba", launch_bounds=bounds
+        )
     if cc < (9, 0):  # where launches cannot overlap there is nothing to wait for
         text = re.sub(r"griddepcontrol\.\w+;", "", text)
     entry = re.search(r"\.entry\s+(\w+)", text)
     assert entry is not None
     return text, entry[1]
+
+
+@contextlib.contextmanager
+def _as_if_on(cc: tuple[int, int]) -> Iterator[None]:
+    """numba-cuda asks the GPU at hand what to compile helper functions for, even where it is told; this answers."""
+    dispatcher: Any = import_module("numba.cuda.dispatcher")
+    asked = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=cc)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = asked
 
 
 def compile_kernel(name: str, cc: tuple[int, int]) -> Compiled:

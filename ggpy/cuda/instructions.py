@@ -191,6 +191,7 @@ log2 = ptx("log2", "f32", "f32", "lg2.approx.ftz.f32 $0, $1;")
 rsqrt = ptx("rsqrt", "f32", "f32", "rsqrt.approx.ftz.f32 $0, $1;")
 reciprocal = ptx("reciprocal", "f32", "f32", "rcp.approx.ftz.f32 $0, $1;")
 divide = ptx("divide", "f32", "f32 f32", "div.rn.f32 $0, $1, $2;")
+root = ptx("root", "f32", "f32", "sqrt.rn.f32 $0, $1;")
 larger = ptx("larger", "f32", "f32 f32", "max.f32 $0, $1, $2;")
 magnitude = ptx("magnitude", "f32", "f32", "abs.f32 $0, $1;")
 pack_bytes = ptx(  # the low bytes of four numbers, the first lowest
@@ -253,3 +254,6 @@ def copy_wait(n: int) -> Any:
 
 wait_for_previous = ptx("wait_for_previous", "", "", "griddepcontrol.wait;", ordered=True, memory=True)
 release_next = ptx("release_next", "", "", "griddepcontrol.launch_dependents;", ordered=True, memory=True)
+
+# A hint to bring the 128 bytes around an address nearer; nothing waits for it.
+prefetch = ptx("prefetch", "", "u64", "prefetch.global.L2 [$0];", ordered=True)

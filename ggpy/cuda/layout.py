@@ -5,7 +5,7 @@ A matrix [n_rows, n_cols] is a few *planes*, each [n_rows][row bytes] with every
 warp reads one row of one plane as one run of 16-byte loads. A quantized row is cut into blocks of 32 columns:
 
     codes    16 bytes a block: byte j holds column j in its low nibble and column 16 + j in its high one; an 8-bit
-             block has 32 bytes, column by column
+             row is two such runs, columns 0..15 of every block and then columns 16..31 of every block
     high     the bits above the fourth, 4 bytes a block and bit: in word p, byte c, `field` bits for each of the
              8 / field groups of four columns; bits field * k of it belong to column 4 * (8 / field * p + k) + c
     levels   scales and minima of a block: a half (scale), two halves (scale, minimum), or under super-scales two bytes:
@@ -26,6 +26,8 @@ from ggpy.quant.packed import BLOCK, Packed
 
 ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
+PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
+SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
 
 def round_up(n: int, to: int) -> int:
@@ -138,6 +140,11 @@ class CacheLayout:
         return round_up(self.head_dim, 16)
 
     @property
+    def part_bytes(self) -> int:
+        """One part of one head's attention: PART_HEAD, then its weighted values, float32 [head_pad]."""
+        return PART_HEAD + 4 * self.head_pad
+
+    @property
     def head_bytes(self) -> int:
         """From one kv head of a slot to the next."""
         return 2 * self.cells * self.head_pad
@@ -152,7 +159,8 @@ class CacheLayout:
 class ActivationLayout:
     """Activations of a small step as products read them, [n_tokens, n_cols]; every array starts on ALIGN bytes.
 
-    "q8":  codes int8 [token][padded columns]; then levels float32 [token][block][2]: scale, scale * sum of the codes
+    "q8":  codes int8 [token][2][block][16], columns 0..15 of all blocks and then 16..31; then levels [token][block] of 8
+           bytes: the scale as float32, and the sums of the first and the last 16 codes as int16
     "f32": float32 [token][padded columns]
     """
 
