@@ -122,6 +122,8 @@ def _statement(entry: Entry, text: str, scopes: list[dict[str, str]], scope: int
                 return names[word]
         return word
 
+    if guard:
+        guard = (one(guard[0]), guard[1])
     words = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s|][^,|]*", rest)
     entry.code.append(Instruction(name, parts, [one(w) for w in words], guard, text))
 
@@ -478,6 +480,13 @@ class Block:
             value = ((value << drop).view(SINT[bits]) >> drop.view(SINT[bits])).view(UINT[bits])
         self.put(i.args[0], value, mask)
 
+    def _bfi(self, i: Instruction, mask: Array) -> None:
+        _, bits = self._type(i.parts[-1])
+        a, b = self.get(i.args[1], bits), self.get(i.args[2], bits)
+        at, n = (self.get(x, 32).astype(a.dtype) & a.dtype.type(255) for x in i.args[3:5])
+        field = ((a.dtype.type(1) << n) - a.dtype.type(1)) << at
+        self.put(i.args[0], (b & ~field) | (a << at & field), mask)
+
     def _popc(self, i: Instruction, mask: Array) -> None:
         self.put(i.args[0], np.bitwise_count(self.get(i.args[1], 32)).astype(np.uint32), mask)
 
@@ -664,6 +673,9 @@ class Block:
     def _griddepcontrol(self, i: Instruction, mask: Array) -> None:
         pass
 
+    def _prefetch(self, i: Instruction, mask: Array) -> None:
+        pass
+
     def _membar(self, i: Instruction, mask: Array) -> None:
         pass
 
@@ -685,6 +697,41 @@ class Block:
             self.write("shared" in i.parts, address, np.ascontiguousarray(new)[:, None].view(np.uint8), only)
             if i.args[0] != "_":
                 self.put(i.args[0], old, only)
+
+    def _red(self, i: Instruction, mask: Array) -> None:
+        self._atom(Instruction("atom", i.parts, ["_", *i.args], None, i.text), mask)
+
+    def _wgmma(self, i: Instruction, mask: Array) -> None:
+        """Warp groups of four; what is started is done at once. B: rows of 128 bytes, pieces exchanged by their row."""
+        if i.parts[0] != "mma_async":
+            return
+        d, a, descriptor = i.args[:3]
+        n = int(re.match(r"m64n(\d+)k16", i.parts[3])[1])  # type: ignore[index]
+        g, t = np.arange(128) % 32 // 4, np.arange(128) % 4
+        lane_row = 16 * (np.arange(128) // 32) + g
+        groups = self._together(mask)[::4] // 4
+        for group in groups:
+            lanes = slice(128 * group, 128 * group + 128)
+            A = np.zeros((64, 16), np.float64)
+            for r, name in enumerate(a):
+                pair = np.ascontiguousarray(self.get(name, 32)[lanes]).view(np.float16).reshape(-1, 2)
+                for k in range(2):
+                    A[lane_row + 8 * (r % 2), 2 * t + k + 8 * (r // 2)] = pair[:, k]
+            bits = int(self.get(descriptor, 64)[128 * group])
+            assert bits >> 62 == 1 and (bits >> 32 & 0x3FFF) == 64
+            start = (bits & 0x3FFF) << 4
+            row, byte = np.arange(n)[:, None], np.arange(32)[None, :]
+            at = start + 128 * row + byte
+            at ^= (at >> 7 & 7) << 4
+            B = self.shared[at].copy().view(np.float16).astype(np.float64)  # [n, 16]
+            product = A @ B.T
+            only = np.zeros(self.n, bool)
+            only[lanes] = True
+            for k, name in enumerate(d):
+                new = np.zeros(self.n, np.float32)
+                column = 8 * (k // 4) + 2 * t + k % 2
+                new[lanes] = product[lane_row + 8 * (k // 2 % 2), column] + self.get(name, 32, "f")[lanes]
+                self.put(name, new, only)
 
 
 def launch(

@@ -187,3 +187,41 @@ class ActivationLayout:
     @property
     def n_bytes(self) -> int:
         return self.levels_at + round_up(self.n_tokens * self.level_stride, ALIGN)
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """How attention of single tokens is shared out (`ggpy.cuda.attention`)."""
+
+    cache: CacheLayout
+    n_head: int
+
+    @property
+    def lanes(self) -> int:
+        """That hold a head, 8 dimensions each: a power of two."""
+        lanes = 1
+        while 8 * lanes < self.cache.head_pad:
+            lanes *= 2
+        return lanes
+
+    @property
+    def group(self) -> int:
+        """Query heads of a block of threads, which share a kv head."""
+        shared = self.n_head // self.cache.n_head_kv
+        return max(g for g in (1, 2, 3, 4) if shared % g == 0)
+
+    @property
+    def kernel(self) -> str:
+        return f"attention.{self.lanes}.{self.group}"
+
+    @property
+    def shared_bytes(self) -> int:
+        return 8 * self.group * (8 * self.lanes + 2) * 4
+
+    def splits(self, n_tokens: int, n_multiprocessors: int) -> int:
+        """Shares of the positions: as many as keep every multiprocessor at work, for a cost to whoever joins them."""
+        blocks = n_tokens * self.n_head // self.group
+        return max(1, min(16, round(n_multiprocessors / blocks), self.cache.cells // 64))
+
+    def parts_bytes(self, n_tokens: int, n_multiprocessors: int) -> int:
+        return n_tokens * self.n_head * self.splits(n_tokens, n_multiprocessors) * self.cache.part_bytes
