@@ -182,6 +182,21 @@ class Warp:
         """A context whose code runs where `condition` holds."""
         return self.b.if_then(condition.v)
 
+    def change(self, condition: Value, state: Sequence[Value], body: Callable[..., Sequence[Value]]) -> list[Value]:
+        """`body(state)` where `condition` holds, else `state`."""
+        before, inside = self.b.block, self.b.append_basic_block("change")
+        after = self.b.append_basic_block("changed")
+        self.b.cbranch(condition.v, inside, after)
+        self.b.position_at_end(inside)
+        ends, bottom = body(state), self.b.block
+        self.b.branch(after)
+        self.b.position_at_end(after)
+        results = [self.b.phi(s.v.type) for s in state]
+        for phi, start, end in zip(results, state, ends, strict=True):
+            phi.add_incoming(start.v, before)
+            phi.add_incoming(end.v, bottom)
+        return [Value(self.b, phi) for phi in results]
+
     def either(self, condition: Value) -> Any:
         """A context that gives two contexts: of the code where `condition` holds, and of that where it does not."""
         return self.b.if_else(condition.v)
@@ -238,6 +253,11 @@ class Warp:
         """Four 32-bit values side by side, on a multiple of 16."""
         self.asm("st.global.v4.b32 [$0], {$1, $2, $3, $4};", [], [address, *values], effect=True)
 
+    def store2(self, first: Value, second: Value, address: Value, where: Value) -> None:
+        """Two floats side by side to global memory, on a multiple of 8, where a condition holds."""
+        text = "{ .reg .pred p; setp.ne.b32 p, $3, 0; @p st.global.v2.f32 [$0], {$1, $2}; }"
+        self.asm(text, [], [address, first, second, self.flag(where)], effect=True)
+
     def add_to(self, address: Value, value: Value, where: Value) -> None:
         """Adds a float to one in global memory where a condition holds."""
         text = "{ .reg .pred p; setp.ne.b32 p, $2, 0; @p red.global.add.f32 [$0], $1; }"
@@ -246,14 +266,21 @@ class Warp:
     def flag(self, condition: Value) -> Value:
         return Value(self.b, self.b.zext(condition.v, i32))
 
-    def copy(self, shared: Value, source: Value, size: int, valid: Value | None = None) -> None:
-        """Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory; of these `valid` are read, the rest is 0."""
-        kind = "cg" if size == 16 else "ca"
-        text = f"cp.async.{kind}.shared.global [$0], [$1], {size}"
-        if valid is None:
-            self.asm(text + ";", [], [shared, source], effect=True)
+    def copy(
+        self, shared: Value, source: Value, size: int, valid: Value | None = None, where: Value | None = None
+    ) -> None:
+        """Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory; of these `valid` are read, the rest is 0.
+        With `where` there is one only where it holds, without a branch."""
+        text, ins = f"cp.async.{'cg' if size == 16 else 'ca'}.shared.global [$0], [$1], {size}", [shared, source]
+        if valid is not None:
+            text += f", ${len(ins)}"
+            ins.append(valid)
+        if where is not None:
+            text = f"{{ .reg .pred p; setp.ne.b32 p, ${len(ins)}, 0; @p {text}; }}"
+            ins.append(self.flag(where))
         else:
-            self.asm(text + ", $2;", [], [shared, source, valid], effect=True)
+            text += ";"
+        self.asm(text, [], ins, effect=True)
 
     def commit_copies(self) -> None:
         self.asm("cp.async.commit_group;", [], [], effect=True)
@@ -275,6 +302,10 @@ class Warp:
         """Four of the eight bytes of b:a, each named by a nibble of the selector, the lowest first."""
         other = self.int(b) if isinstance(b, int) else b
         return self.asm(f"prmt.b32 $0, $1, $2, 0x{selector:04x};", [i32], [a, other])  # type: ignore[no-any-return]
+
+    def mask_or(self, a: Value, mask: int, b: int) -> Value:
+        """a & mask | b in one instruction; LLVM would see a chance for two."""
+        return self.asm(f"lop3.b32 $0, $1, {mask:#x}, {b:#x}, 0xea;", [i32], [a])  # type: ignore[no-any-return]
 
     def twice(self, halves: Value, which: int) -> Value:
         """One half of a pair in both places."""

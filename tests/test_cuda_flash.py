@@ -1,0 +1,77 @@
+"""Attention over many tokens for CUDA: compiled here without a GPU, run by an emulator, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda")
+
+from ptx_emulator import Memory, launch, parse
+
+from ggpy.cuda.compile import compile_kernel, to_ptx
+from ggpy.cuda.flash_layout import FlashShape
+from ggpy.cuda.layout import CacheLayout
+
+
+def attention(q, keys, values, segments, group, window):  # type: ignore[no-untyped-def]
+    """The obvious way, in double precision; q [token][query head][head_dim]."""
+    n_tokens, n_head, head_dim = q.shape
+    out = np.zeros(q.shape)
+    for slot, first, tokens, position in segments:
+        where = slice(first, first + tokens)
+        cells = np.arange(keys.shape[2])
+        back = position + np.arange(tokens)[:, None] - cells
+        seen = (back >= 0) & ((back < window) | (window == 0))
+        for head in range(n_head):
+            k, v = (a[slot, head // group, :, :head_dim].astype(np.float64) for a in (keys, values))
+            scores = np.where(seen, q[where, head].astype(np.float64) @ k.T / math.sqrt(head_dim), -np.inf)
+            weights = np.exp(scores - scores.max(1, keepdims=True))
+            out[where, head] = weights / weights.sum(1, keepdims=True) @ v
+    return out
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "group", "fragments", "window"),
+    [(64, 1, 1, 0), (64, 4, 2, 20), (80, 1, 1, 0), (96, 3, 1, 0), (128, 2, 2, 0), (256, 1, 1, 70), (18, 1, 1, 0)],
+)
+def test_emulated_attention(head_dim: int, group: int, fragments: int, window: int) -> None:
+    rng, shape, n_head_kv = np.random.default_rng(0), FlashShape(head_dim, group, fragments), 1
+    cache = CacheLayout(2, n_head_kv, 150, head_dim)
+    segments = np.array([[1, 0, 30, 70], [0, 30, 1, 140]], np.int32)  # slot, first token, tokens, first position
+    n_tokens, longest = 31, 30
+    keys, values = (np.zeros((2, n_head_kv, cache.cells, cache.head_pad), np.float16) for _ in range(2))
+    for array in (keys, values):
+        array[..., :head_dim] = rng.standard_normal((*array.shape[:3], head_dim))
+    q = rng.standard_normal((n_tokens, n_head_kv * group, head_dim)).astype(np.float32) * 2
+    wanted = attention(q, keys, values, segments, group, window)
+    for slot, _, tokens, position in segments:  # nobody has written what lies beyond
+        keys[slot, :, position + tokens :] = values[slot, :, position + tokens :] = np.nan
+    out, memory = np.full_like(q, np.nan), Memory()
+    stride = 4 * n_head_kv * group * head_dim
+    arguments = [
+        memory.add(q), stride, memory.add(keys), memory.add(values), cache.cells, memory.add(segments),
+        memory.add(out), stride, window, 1 / math.sqrt(head_dim),
+    ]  # fmt: skip
+    grid = (n_head_kv, len(segments), -(-longest * group // shape.rows))
+    entry = parse(to_ptx(shape.name, (9, 0))[0])
+    launch(entry, memory, grid, shape.threads, arguments, shape.shared_bytes)
+    assert np.linalg.norm(out - wanted) / np.linalg.norm(wanted) < 1e-3
+
+
+@pytest.mark.parametrize("cc", [(9, 0), (8, 0)])
+@pytest.mark.parametrize("name", ["flash.64.4.2", "flash.80.1.2", "flash.96.1.1", "flash.128.4.1", "flash.256.1.1"])
+def test_compiled_attention(name: str, cc: tuple[int, int]) -> None:
+    text, _ = to_ptx(name, cc)
+    shape = FlashShape(*map(int, name.split(".")[1:]))
+    assert len(re.findall(r"mma\.sync\.aligned\.m16n8k16", text)) == shape.head_pad * shape.fragments
+    assert "ldmatrix.sync.aligned.m8n8.x4.trans" in text
+    assert "cp.async.cg.shared.global" in text
+    assert ".local" not in text
+    assert shape.shared_bytes <= (227 << 10 if cc == (9, 0) else 163 << 10)
+    made = compile_kernel(name, cc)
+    assert made.stack == 0
+    assert made.registers * shape.threads * shape.blocks <= 65536
