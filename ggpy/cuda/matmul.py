@@ -17,12 +17,13 @@ from ggpy.cuda.compile import Source
 from ggpy.cuda.layout import ALIGN, MatrixLayout
 from ggpy.cuda.matmul_formats import RowReader
 from ggpy.cuda.matmul_launch import TILINGS
-from ggpy.cuda.matmul_layout import BLOCKS, COLUMNS, Tiling, plane_offsets, tile_planes
+from ggpy.cuda.matmul_layout import BLOCKS, COLUMNS, PAIR, TilePlane, Tiling, plane_offsets, tile_planes
 from ggpy.cuda.warp import Value, Warp, f32, kernel
 from ggpy.quant.packed import BLOCK, PACKED, Packed
 
 PARAMETERS = "u64 u32 u64 u64 u64 u64 u32 u32 u32 u32"  # see `_Product.emit`
 Sums = list[Value]
+Copy = Callable[[Value, Value, Value], None]  # (tile, address of its stage, whether the tile exists)
 
 
 def source(name: str, tiling: str) -> Source:
@@ -66,23 +67,28 @@ class _Product:
         self.shared = w.shared_memory()
         n_blocks = (n_cols + (BLOCK - 1)) // BLOCK
         n_tiles = (n_blocks + (BLOCKS - 1)) // BLOCKS
-        copies = [self._activation_copies(activations, first_token, n_tokens, n_tiles)]
+        pairs = (n_tiles + 1) // 2
+        copies = [self._activation_copies(activations, first_token, n_tokens, pairs * (2 * PAIR))]
         copies += self._weight_copies(weight, first_row, n_rows, n_blocks)
 
+        if shape.hopper:
+            n_tiles = pairs * 2  # one may lie beyond the last column: its activations are zeros
+
         def fetch(tile: Value, stage: Value) -> None:
-            with w.when(tile < n_tiles):
-                for copy in copies:
-                    copy(tile, stage)
+            # no branch around it: Hopper's instruction runs on only through straight code
+            exists = tile < n_tiles
+            for copy in copies:
+                copy(tile, stage, exists)
             w.commit_copies()
 
-        multiply = self._multiply_hopper if shape.hopper else self._multiply
+        stages, size = shape.stages_of(self.packed), shape.stage_bytes(self.packed)
+        end = self.shared + stages * size
         # Hopper's instruction may still read the tile before this one while the next tiles are fetched
-        ahead = shape.stages - (2 if shape.hopper else 1)
-        size = shape.stage_bytes(self.packed)
+        ahead = stages - (2 if shape.hopper else 1)
         for tile in range(ahead):
             fetch(w.int(tile), self.shared + tile * size)
 
-        def body(tile: Value, state: Sequence[Value]) -> list[Value]:
+        def one(tile: Value, state: Sequence[Value]) -> list[Value]:
             stage, free, *sums = state
             if shape.hopper:
                 sums = w.group_wait(1, sums)
@@ -91,24 +97,29 @@ class _Product:
                 w.shared_fence()
             w.barrier()
             fetch(tile + ahead, free)
+            multiply = self._multiply_hopper if shape.hopper else self._multiply
             sums = multiply(tile, stage, sums)
-            end = self.shared + shape.stages * size
             following = [(at + size).equals(end).select(self.shared, at + size) for at in (stage, free)]
             return [*following, *sums]
 
-        zeros = [w.float(0.0)] * (4 * shape.row_fragments * shape.token_fragments)
-        _, _, *sums = w.loop(w.int(0), n_tiles, [self.shared, self.shared + ahead * size, *zeros], body, once=True)
+        def two(pair: Value, state: Sequence[Value]) -> list[Value]:
+            # the registers of one tile's weights are being read while those of the next are written
+            return one(pair * 2 + 1, one(pair * 2, state))
+
+        state = [self.shared, self.shared + ahead * size]
+        state += [w.float(0.0)] * (4 * shape.row_fragments * shape.token_fragments)
         if shape.hopper:
-            sums = w.group_wait(0, sums)
+            sums = w.group_wait(0, w.loop(w.int(0), pairs, state, two, once=True)[2:])
+        else:
+            sums = w.loop(w.int(0), n_tiles, state, one, once=True)[2:]
         self._store(sums, dst, dst_stride, scales, bias, first_token, first_row, n_tokens, n_rows, accumulate)
 
     # ---- copies to shared memory
 
     def _activation_copies(
-        self, activations: Value, first_token: Value, n_tokens: Value, n_tiles: Value
-    ) -> Callable[[Value, Value], None]:
+        self, activations: Value, first_token: Value, n_tokens: Value, stride: Value
+    ) -> Copy:
         w, shape = self.w, self.tiling
-        stride = n_tiles * (2 * COLUMNS)
         base = activations + first_token.wide() * stride.wide()
         row, piece = self.thread >> 3, self.thread & 7
         last = n_tokens - first_token - w.int(1)  # tokens beyond repeat it
@@ -116,16 +127,16 @@ class _Product:
         offsets = [(row + k * step).min(last) * stride + piece * 16 for k in range(shape.tokens // step)]
         to = row * 128 + ((piece ^ row & 7) << 4)
 
-        def copy(tile: Value, stage: Value) -> None:
-            source = base + (tile * (2 * COLUMNS)).wide()
+        def copy(tile: Value, stage: Value, exists: Value) -> None:
+            source, valid = base + (tile * (2 * COLUMNS)).wide(), exists.select(w.int(16), 0)
             for k, offset in enumerate(offsets):
-                w.copy(stage + to + k * step * 128, source + offset.wide(), 16)
+                w.copy(stage + to + k * step * 128, source + offset.wide(), 16, valid)
 
         return copy
 
     def _weight_copies(
         self, weight: Value, first_row: Value, n_rows: Value, n_blocks: Value
-    ) -> list[Callable[[Value, Value], None]]:
+    ) -> list[Copy]:
         w, layout, copies, address = self.w, self.layout, [], weight
         codes = layout.code_bytes // 2 if self.packed.bits == 8 else layout.code_bytes
         sizes = {"codes": codes, "last": codes, "high": layout.high_bytes, "levels": layout.level_bytes}
@@ -145,7 +156,7 @@ class _Product:
 
     def _plane_copies(
         self, plane: TilePlane, start: Value, stride: Value, row_bytes: Value, first_row: Value, n_rows: Value
-    ) -> Callable[[Value, Value], None]:
+    ) -> Copy:
         w, shape = self.w, self.tiling
         last = n_rows - first_row - w.int(1)  # rows beyond repeat it
         step = shape.threads // plane.pieces  # rows that all threads copy at once
@@ -154,22 +165,17 @@ class _Product:
         base = start + first_row.wide() * stride.wide()
         to = row * plane.pitch + piece * plane.piece + (2 * COLUMNS * shape.tokens + self.places[plane.name])
 
-        def copy(tile: Value, stage: Value) -> None:
-            valid = None
+        def copy(tile: Value, stage: Value, exists: Value) -> None:
             if plane.name == "supers":  # one half is copied with its neighbour
-                column = tile // (256 // COLUMNS) * self.layout.super_bytes & ~3
+                column, left = tile // (256 // COLUMNS) * self.layout.super_bytes & ~3, w.int(4)
             else:
                 column = tile * plane.row_bytes + piece * plane.piece
                 left = row_bytes - column  # the last tile may end early
-                valid = left.below(0).select(w.int(0), left).min(plane.piece)
-            source = base + column.wide()
+                left = left.below(0).select(w.int(0), left).min(plane.piece)
+            valid, source = exists.select(left, 0), base + column.wide()
             for k, offset in enumerate(offsets):
-                at = stage + to + k * step * plane.pitch
-                if (k + 1) * step <= shape.rows:
-                    w.copy(at, source + offset.wide(), plane.piece, valid)
-                else:
-                    with w.when(row + k * step < shape.rows):
-                        w.copy(at, source + offset.wide(), plane.piece, valid)
+                where = None if (k + 1) * step <= shape.rows else row + k * step < shape.rows
+                w.copy(stage + to + k * step * plane.pitch, source + offset.wide(), plane.piece, valid, where)
 
         return copy
 

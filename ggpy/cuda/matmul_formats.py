@@ -71,8 +71,8 @@ class RowReader:
         word = w.load(self.rows["codes"] + 16 * block + self.t * 4)
         next_word = word >> 8
         # 0x6400 is the half 1024, whose last bit counts 1: a code below it, or 16 codes, is added by setting bits
-        low = [word & 0x000F000F | 0x64006400, next_word & 0x000F000F | 0x64006400]
-        high = [word & 0x00F000F0 | 0x64006400, next_word & 0x00F000F0 | 0x64006400]
+        low = [w.mask_or(v, 0x000F000F, 0x64006400) for v in (word, next_word)]
+        high = [w.mask_or(v, 0x00F000F0, 0x64006400) for v in (word, next_word)]
         if p.high_bits:
             more = self._high(block)
             low = [a | b for a, b in zip(low, more[:2], strict=True)]

@@ -12,10 +12,14 @@ TILINGS: dict[str, Tiling] = {
         Tiling(128, 64, 4, 1, 4, blocks=2),
         Tiling(64, 64, 2, 2, 4, blocks=2),
         Tiling(128, 32, 4, 1, 4, blocks=2),
-        Tiling(64, 32, 4, 1, 4, blocks=4),
-        Tiling(128, 128, 8, 1, 4, hopper=True),
+        Tiling(64, 32, 4, 1, 6, blocks=3),
+        Tiling(128, 128, 8, 1, 4, hopper=True, blocks=2),
         Tiling(128, 256, 8, 1, 4, hopper=True),
-        Tiling(64, 128, 4, 1, 4, hopper=True, blocks=2),
-        Tiling(64, 256, 4, 1, 4, hopper=True, blocks=2),
+        Tiling(64, 128, 4, 1, 4, hopper=True, blocks=3),
+        Tiling(64, 256, 4, 1, 4, hopper=True),
+        Tiling(256, 128, 8, 1, 4, hopper=True),
+        Tiling(64, 64, 4, 1, 6, hopper=True, blocks=3),
+        Tiling(64, 32, 4, 1, 8, hopper=True, blocks=4),
+        Tiling(64, 16, 4, 1, 8, hopper=True, blocks=4),
     )
 }

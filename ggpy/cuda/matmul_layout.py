@@ -22,6 +22,7 @@ from ggpy.cuda.layout import ALIGN, MatrixLayout, round_up
 from ggpy.quant.packed import BLOCK, Packed
 
 COLUMNS = 64  # of a tile
+PAIR = 2 * COLUMNS  # activations are padded to so many columns: Hopper's kernels take tiles in twos
 BLOCKS = COLUMNS // BLOCK
 
 
@@ -73,7 +74,7 @@ class Tiling:
     tokens: int
     row_warps: int
     token_warps: int
-    stages: int  # tiles in shared memory at once
+    stages: int  # tiles in shared memory at once, where there is room
     hopper: bool = False  # warp groups of four multiply straight from shared memory
     blocks: int = 1  # that a multiprocessor should hold at once
 
@@ -99,13 +100,18 @@ class Tiling:
         """One tile of activations, then one of weights; activations start on a multiple of 1024."""
         return round_up(2 * COLUMNS * self.tokens + plane_offsets(packed, self.rows)["end"], 1024)
 
+    def stages_of(self, packed: Packed) -> int:
+        """As many as wanted and as there is room for: a block of a Hopper GPU has 227 KiB, of others at least 99."""
+        room = (227 if self.hopper else 99) << 10
+        return max(3 if self.hopper else 2, min(self.stages, room // self.stage_bytes(packed)))
+
     def shared_bytes(self, packed: Packed) -> int:
-        return self.stages * self.stage_bytes(packed)
+        return self.stages_of(packed) * self.stage_bytes(packed)
 
 
 @dataclass(frozen=True)
 class HalfActivations:
-    """Activations of a large step: halves [n_tokens][columns padded to 64], of 16 columns the even ones first, each token
+    """Activations of a large step: halves [n_tokens][columns padded to PAIR], of 16 columns the even ones first, each token
     divided by a power of two that keeps it far from overflow; then that power, float32 [n_tokens]."""
 
     n_tokens: int
@@ -114,7 +120,7 @@ class HalfActivations:
     @property
     def stride(self) -> int:
         """Bytes from token to token."""
-        return 2 * round_up(self.n_cols, COLUMNS)
+        return 2 * round_up(self.n_cols, PAIR)
 
     @property
     def scales_at(self) -> int:

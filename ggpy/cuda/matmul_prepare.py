@@ -29,7 +29,7 @@ def _prepare(
     up_stride: Value,
     rows: Value,  # int32 [tokens], the rows of src that are wanted; 0: one after the other
     n_cols: Value,
-    padded: Value,  # columns as stored, a multiple of 64
+    padded: Value,  # columns as stored, a multiple of 16
     eps: Value,  # of the norm; below 0: there is none
     weight: Value,  # float32 [n_cols] of the norm, or 0
     halves: Value,  # to; the scales follow the last token
