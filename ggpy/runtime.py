@@ -8,6 +8,7 @@ cells up to its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
 from ggpy.program import Program, plan
 from ggpy.quant.packed import PACKED
+
+if TYPE_CHECKING:
+    from ggpy.cpu.executor import CpuExecutor
+    from ggpy.cuda.executor import CudaExecutor
 
 
 def _quiet(note: str) -> None:
@@ -56,14 +61,16 @@ def cache_type(file: GGUFFile) -> str:
     return "f32" if all(name == "F32" for name in matrices) else "f16"
 
 
-def default_batch(file: GGUFFile) -> int:
+def default_batch(file: GGUFFile, device: str = "cpu") -> int:
     """Tokens a step takes: as many as pay on a small model, fewer on a large one, so that Ctrl-C is heard soon."""
+    if device == "cuda":
+        return 2048
     weights = sum(info.nbytes for info in file.tensors.values())
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
 class Runtime:
-    """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on the CPU.
+    """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on one device: "cpu" or "cuda".
 
     `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are
     being compiled, that a type runs slowly.
@@ -77,6 +84,7 @@ class Runtime:
         n_threads: int | None = None,
         n_batch: int | None = None,
         notify: Callable[[str], None] | None = None,
+        device: str = "cpu",
     ) -> None:
         model, program = planned(file)
         self.hparams = model.hparams
@@ -85,13 +93,21 @@ class Runtime:
         from ggpy.cpu.executor import CpuExecutor
         from ggpy.cpu.threads import default_threads
 
-        self.file = file
-        self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch or default_batch(file), n_ctx)
+        self.file, self.device = file, device
+        self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch or default_batch(file, device), n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
         rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
         self._inv_freq = np.array(rope.inv_freq)
         self._magnitude = rope.magnitude
+        self._executor: CpuExecutor | CudaExecutor
+        if device == "cuda":
+            from ggpy.cuda.executor import CudaExecutor
+
+            self._executor = CudaExecutor(
+                program, file, n_ctx=n_ctx, n_slots=n_slots, n_batch=self.n_batch, notify=notify or _quiet
+            )
+            return
         self._executor = CpuExecutor(
             program,
             file,
@@ -129,11 +145,12 @@ class Runtime:
             # as unsigned numbers, negative ones are out of range too
             if len(values) and values.view(np.uint32).max() >= limit:
                 raise ValueError(f"a {name} outside 0..{limit - 1}")
-        angle = x.positions[:n, None] * self._inv_freq
-        np.cos(angle, out=x.angles[:n, :, 0], casting="same_kind")
-        np.sin(angle, out=x.angles[:n, :, 1], casting="same_kind")
-        if self._magnitude != 1.0:
-            x.angles[:n] *= np.float32(self._magnitude)
+        if x.angles is not None:
+            angle = x.positions[:n, None] * self._inv_freq
+            np.cos(angle, out=x.angles[:n, :, 0], casting="same_kind")
+            np.sin(angle, out=x.angles[:n, :, 1], casting="same_kind")
+            if self._magnitude != 1.0:
+                x.angles[:n] *= np.float32(self._magnitude)
         return x.run(n, m)
 
     def close(self) -> None:

@@ -11,13 +11,18 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from queue import Empty, Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +30,7 @@ from ggpy.errors import GGPYError
 from ggpy.notes import Notify, Passing
 from ggpy.paths import cache_dir
 
+MOST_WORKERS = 16  # processes that compile at a time
 NEEDED = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")  # to compile; nothing of them runs
 
 
@@ -224,30 +230,72 @@ def obtain(name: str, cc: tuple[int, int]) -> Compiled:
     return made
 
 
-def _obtain(job: tuple[str, tuple[int, int]]) -> str:
-    obtain(*job)
-    return job[0]
-
-
 def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -> list[str]:
     """Compile those kernels that are not on disk, several processes at a time, and say so; returns which."""
-    import time
-
     wanted = [name for name in dict.fromkeys(names) if read(name, cc) is None]
     if not wanted:
         return []
     start, n = time.perf_counter(), len(wanted)
     notify(f"compiling {n} kernel{'s' * (n > 1)} for this GPU (sm_{cc[0]}{cc[1]}); this happens once")
-    workers = min(n // 2, os.cpu_count() or 1, 8)
+    workers = min(n // 2, os.cpu_count() or 1, MOST_WORKERS)
     if workers < 2:
         for place, name in enumerate(wanted, 1):
             notify(Passing(f"compiling kernel {place} of {n}: {name}"))
             obtain(name, cc)
     else:
-        import multiprocessing
-
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            for place, name in enumerate(pool.imap_unordered(_obtain, [(name, cc) for name in wanted]), 1):
-                notify(Passing(f"compiled kernel {place} of {n}: {name}"))
+        for place, name in enumerate(_compiled_by_others(wanted, cc, workers), 1):
+            notify(Passing(f"compiled kernel {place} of {n}: {name}"))
     notify(f"compiled in {time.perf_counter() - start:.1f} s")
     return wanted
+
+
+def _compiled_by_others(names: list[str], cc: tuple[int, int], workers: int) -> Iterator[str]:
+    """Have processes of their own compile kernels, each the next one in the list; yields the names as they are done.
+
+    Not `multiprocessing`, which would run the caller's main module again in every process.
+    """
+    command = [sys.executable, "-c", "from ggpy.cuda.compile import serve; serve()", str(cc[0]), str(cc[1])]
+    environment = {**os.environ, "GGPY_CACHE": str(cache_dir())}
+    waiting = list(reversed(names))
+    with ThreadPoolExecutor(workers) as pool:
+
+        def work() -> None:
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env=environment,
+            ) as process:  # fmt: skip
+                assert process.stdin
+                assert process.stdout
+                assert process.stderr
+                while True:
+                    try:
+                        name = waiting.pop()
+                    except IndexError:
+                        process.stdin.close()
+                        return
+                    process.stdin.write(name + "\n")
+                    process.stdin.flush()
+                    if process.stdout.readline().strip() != name:
+                        said = process.stderr.read().strip().splitlines()
+                        raise RuntimeError(f"compiling {name} failed: {said[-1] if said else 'the process ended'}")
+                    done.put(name)
+
+        done: Queue[str] = Queue()
+        jobs = [pool.submit(work) for _ in range(workers)]
+        left = len(names)
+        while left:
+            try:
+                yield done.get(timeout=0.5)
+                left -= 1
+            except Empty:
+                for job in jobs:
+                    if job.done():
+                        job.result()  # raises what stopped it
+
+
+def serve() -> None:
+    """A compiling process: names on stdin, each written back once it is on disk."""
+    cc = (int(sys.argv[1]), int(sys.argv[2]))
+    for line in sys.stdin:
+        obtain(line.strip(), cc)
+        print(line.strip(), flush=True)

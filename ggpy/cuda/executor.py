@@ -66,7 +66,6 @@ class CudaExecutor:
         program: Program,
         file: GGUFFile,
         *,
-        n_layer: int,
         n_ctx: int,
         n_slots: int,
         n_batch: int,
@@ -77,13 +76,13 @@ class CudaExecutor:
         self.device = device or Device()
         self.device.use()
         try:
-            self._prepare(file, n_layer, n_ctx, n_slots, n_batch, notify)
+            self._prepare(file, n_ctx, n_slots, n_batch, notify)
         except BaseException:
             self.close()
             raise
 
     def _prepare(
-        self, file: GGUFFile, n_layer: int, n_ctx: int, n_slots: int, n_batch: int, notify: Callable[[str], None]
+        self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, notify: Callable[[str], None]
     ) -> None:
         device, program = self.device, self.program
         heads = next(op.params for op in program.ops if op.kind == "attention")
