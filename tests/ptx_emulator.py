@@ -352,7 +352,8 @@ class Block:
     def _binary(self, i: Instruction, mask: Array, f: Callable[[Array, Array], Array]) -> None:
         kind, bits = self._type(i.parts[-1])
         if bits == 1:
-            self.put(i.args[0], f(self.regs[i.args[1]], self.regs[i.args[2]]), mask)
+            one, other = (self.regs[x] if x in self.regs else np.full(self.n, x != "0") for x in i.args[1:3])
+            self.put(i.args[0], f(one, other), mask)
             return
         self.put(i.args[0], f(self.get(i.args[1], bits, kind), self.get(i.args[2], bits, kind)), mask)
 

@@ -3,7 +3,11 @@ softmax (arXiv 2205.14135), and joined at the end.
 
 A block takes GROUP query heads that share a kv head, over one of `splits` shares of the positions, and leaves a *part*:
 the largest score (times log2 e), the sum of exponentials under it, and the weighted values, to be joined by whoever
-reads them (`ggpy.cuda.activations.joined`, or the kernel `join`).
+reads them (`ggpy.cuda.activations.row_reader`, or the kernel `join`).
+
+Where every token of the batch has a slot to itself, the kernel also turns its queries and the token's key (and normalises
+them, where the model does), and the block whose share holds the token's own cell stores key and value there; tokens that
+see each other need the kernel `rope_store` before.
 """
 
 from __future__ import annotations
@@ -12,45 +16,57 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, f32, i32, u32, u64
+from ggpy.cuda.device import at, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
+    divide,
     dynamic_shared,
     exp2,
+    f32_to_half,
     fma,
     halves_to_f32,
     larger,
+    load_2f32,
     load_128,
     load_f32,
     load_i32,
     release_next,
+    root,
     shared_load_f32,
     shared_store_f32,
     store_f32,
+    store_u16,
     swap_f32,
     sync_block,
     wait_for_previous,
 )
-from ggpy.cuda.layout import PART_HEAD
+from ggpy.cuda.layout import ATTENTION_THREADS, PART_HEAD
 
-THREADS = 256
-WARPS = THREADS // 32
+WARPS = ATTENTION_THREADS // 32
 HIDDEN = -1e30
 
+SIGNATURE = (
+    "u64 i32 u64 i32 u64 i32 "  # q, k and v with their strides; k and v only where they are turned and stored here
+    "u64 u64 f32 u64 i32 i32 "  # q_norm and k_norm or 0, eps; angles, half, neox
+    "u64 u64 u64 "  # header, slots, positions
+    "i32 i32 i32 "  # n_head, n_head_kv, head_dim
+    "u64 u64 u64 i32 i32 f32 "  # keys, values, head_bytes, cell_bytes; window, scale
+    "u64 i32"  # parts, bytes of a part
+)
 
-def shared_bytes(lanes: int, group: int) -> int:
-    return WARPS * group * (8 * lanes + 2) * 4
 
-
-def source(lanes_: str, group_: str) -> Source:
-    """attention.LANES.GROUP, on a grid (splits, n_head / GROUP, tokens): LANES lanes, a power of two, hold 8 of the
-    dimensions of a head each. Tokens from `header`[0] on are left alone."""
-    lanes, group = int(lanes_), int(group_)
-    subs = 32 // lanes  # positions that a warp takes at once
+def source(lanes_: str, group_: str, turning: str) -> Source:
+    """attention.LANES.GROUP.turn (or .turned), on a grid (splits, n_head / GROUP, tokens): LANES lanes, a power of two,
+    hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone."""
+    lanes, group, turn = int(lanes_), int(group_), turning == "turn"
+    subs = 32 // lanes  # groups of lanes in a warp
+    at_once = 4 if group <= 2 else 2  # positions that each of them takes at a time
     dims = 8 * lanes
-    stride, held = dims + 2, 8 * group
+    stride, held, cells = dims + 2, 8 * group, 4 * at_once
+    n_items = (group + 2) * dims if turn else group * dims
 
-    def attention(q, q_stride, keys, values, header, slots, positions, n_head, n_head_kv, head_dim,
-                  cell_bytes, head_bytes, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip
+    def attention(q, q_stride, k, k_stride, v, v_stride, q_norm, k_norm, eps, angles, half, neox,
+                  header, slots, positions, n_head, n_head_kv, head_dim,
+                  keys, values, head_bytes, cell_bytes, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         release_next()
         wait_for_previous()
         tid = i32(cuda.threadIdx.x)
@@ -69,62 +85,122 @@ def source(lanes_: str, group_: str) -> Source:
         if begin + share < end:
             end = begin + share
         kv = head // (n_head // n_head_kv)
-        base = u64(u32(slot * n_head_kv + kv)) * head_bytes + u64(u32(d * i32(2)))
+        base = u64(u32(slot * n_head_kv + kv)) * head_bytes
+        memory = dynamic_shared()
+
+        # queries, and in one block the new key and value: an element a thread
+        queries = memory + u32(4 * (group + 1))
+        q_row = q + u64(u32(token)) * u64(u32(q_stride)) + u64(u32(head * head_dim * i32(4)))
+        k_row, v_row = u64(0), u64(0)
+        own = position >= begin and position < end
+        if turn:
+            k_row = k + u64(u32(token)) * u64(u32(k_stride)) + u64(u32(kv * head_dim * i32(4)))
+            v_row = v + u64(u32(token)) * u64(u32(v_stride)) + u64(u32(kv * head_dim * i32(4)))
+            if q_norm != u64(0):
+                if warp <= i32(group):
+                    row = k_row if warp == i32(group) else at(q_row, warp * head_dim * i32(4))
+                    total = f32(0.0)
+                    for c in range(lane, head_dim, i32(32)):
+                        x = load_f32(at(row, c * i32(4)))
+                        total = fma(x, x, total)
+                    total = warp_sum(total)
+                    if lane == i32(0):
+                        factor = divide(f32(1.0), root(divide(total, f32(head_dim)) + eps))
+                        shared_store_f32(memory + u32(warp * i32(4)), factor)
+                sync_block()
+        for item in range(tid, i32(n_items), i32(ATTENTION_THREADS)):
+            which, j = item // i32(dims), item % i32(dims)
+            x = f32(0.0)
+            if j < head_dim:
+                if not turn:
+                    x = load_f32(at(q_row, (which * head_dim + j) * i32(4)))
+                elif which == i32(group + 1):
+                    if own:
+                        x = load_f32(at(v_row, j * i32(4)))
+                elif which < i32(group) or own:
+                    row = k_row if which == i32(group) else at(q_row, which * head_dim * i32(4))
+                    x = load_f32(at(row, j * i32(4)))
+                    other, angle, sign = j, j, f32(0.0)
+                    if j < half * i32(2):
+                        if neox != i32(0):
+                            if j < half:
+                                other, sign = j + half, f32(-1.0)
+                            else:
+                                other, angle, sign = j - half, j - half, f32(1.0)
+                        else:
+                            other, angle = j ^ i32(1), j >> i32(1)
+                            sign = f32(-1.0) if j == angle * i32(2) else f32(1.0)
+                    y = load_f32(at(row, other * i32(4)))
+                    if q_norm != u64(0):
+                        norm = k_norm if which == i32(group) else q_norm
+                        factor = shared_load_f32(memory + u32(which * i32(4)))
+                        x *= factor * load_f32(at(norm, j * i32(4)))
+                        y *= factor * load_f32(at(norm, other * i32(4)))
+                    if sign != f32(0.0):
+                        c, s = load_2f32(angles + u64(u32(position)) * u64(u32(half * i32(8))) + u64(u32(angle * i32(8))))
+                        x = x * c + sign * (y * s)
+            if which < i32(group):
+                shared_store_f32(queries + u32(item * i32(4)), x * scale)
+            elif own and j * i32(2) < cell_bytes:
+                cell = base + u64(u32(position)) * u64(u32(cell_bytes)) + u64(u32(j * i32(2)))
+                if which == i32(group):
+                    store_u16(keys + cell, f32_to_half(x))
+                else:
+                    store_u16(values + cell, f32_to_half(x))
+        sync_block()
+
         query = cuda.local.array(held, types.float32)
         acc = cuda.local.array(held, types.float32)
         largest = cuda.local.array(group, types.float32)
         total = cuda.local.array(group, types.float32)
-        row = q + u64(u32(token)) * u64(u32(q_stride)) + u64(u32((head * head_dim + d) * i32(4)))
+        score = cuda.local.array(at_once, types.float32)
+        kx = cuda.local.array(cells, types.uint32)
+        vx = cuda.local.array(cells, types.uint32)
         for g in range(group):
             largest[g], total[g] = f32(HIDDEN), f32(0.0)
-            for k in range(8):
-                acc[8 * g + k] = f32(0.0)
-                x = f32(0.0)
-                if d + i32(k) < head_dim:
-                    x = load_f32(at(row, (i32(g) * head_dim + i32(k)) * i32(4))) * scale
-                query[8 * g + k] = x
+            for e in range(8):
+                acc[8 * g + e] = f32(0.0)
+                query[8 * g + e] = shared_load_f32(queries + u32((i32(g * dims + e) + d) * i32(4)))
         in_head = d * i32(2) < cell_bytes
-        for first in range(begin + warp * i32(subs), end, i32(WARPS * subs)):
-            p = first + sub
-            seen = p < end
-            k0, k1, k2, k3 = u32(0), u32(0), u32(0), u32(0)
-            v0, v1, v2, v3 = u32(0), u32(0), u32(0), u32(0)
-            if seen and in_head:
-                cell = base + u64(u32(p)) * u64(u32(cell_bytes))
-                k0, k1, k2, k3 = load_128(keys + cell)
-                v0, v1, v2, v3 = load_128(values + cell)
-            a0, a1 = halves_to_f32(k0)
-            a2, a3 = halves_to_f32(k1)
-            a4, a5 = halves_to_f32(k2)
-            a6, a7 = halves_to_f32(k3)
-            b0, b1 = halves_to_f32(v0)
-            b2, b3 = halves_to_f32(v1)
-            b4, b5 = halves_to_f32(v2)
-            b6, b7 = halves_to_f32(v3)
+        base += u64(u32(d * i32(2)))
+        for first in range(begin + warp * i32(subs * at_once), end, i32(WARPS * subs * at_once)):
+            for n in range(at_once):
+                kx[4 * n], kx[4 * n + 1], kx[4 * n + 2], kx[4 * n + 3] = u32(0), u32(0), u32(0), u32(0)
+                vx[4 * n], vx[4 * n + 1], vx[4 * n + 2], vx[4 * n + 3] = u32(0), u32(0), u32(0), u32(0)
+                p = first + i32(n * subs) + sub
+                if p < end and in_head:
+                    cell = base + u64(u32(p)) * u64(u32(cell_bytes))
+                    kx[4 * n], kx[4 * n + 1], kx[4 * n + 2], kx[4 * n + 3] = load_128(keys + cell)
+                    vx[4 * n], vx[4 * n + 1], vx[4 * n + 2], vx[4 * n + 3] = load_128(values + cell)
             for g in range(group):
-                o = 8 * g
-                score = fma(query[o], a0, fma(query[o + 1], a1, fma(query[o + 2], a2, query[o + 3] * a3)))
-                score += fma(query[o + 4], a4, fma(query[o + 5], a5, fma(query[o + 6], a6, query[o + 7] * a7)))
-                for mask in (1, 2, 4, 8, 16):
-                    if mask < lanes:
-                        score += swap_f32(score, u32(mask))
-                if not seen:
-                    score = f32(HIDDEN)
-                now = larger(largest[g], score)
-                shrink, weight = exp2(largest[g] - now), exp2(score - now)
-                if not seen:
-                    weight = f32(0.0)
+                now = largest[g]
+                for n in range(at_once):
+                    s = f32(0.0)
+                    for e in range(4):
+                        low, high = halves_to_f32(kx[4 * n + e])
+                        s = fma(query[8 * g + 2 * e], low, fma(query[8 * g + 2 * e + 1], high, s))
+                    for mask in (1, 2, 4, 8, 16):
+                        if mask < lanes:
+                            s += swap_f32(s, u32(mask))
+                    if first + i32(n * subs) + sub >= end:
+                        s = f32(HIDDEN)
+                    score[n] = s
+                    now = larger(now, s)
+                shrink = exp2(largest[g] - now)
                 largest[g] = now
-                total[g] = fma(total[g], shrink, weight)
-                acc[o] = fma(weight, b0, acc[o] * shrink)
-                acc[o + 1] = fma(weight, b1, acc[o + 1] * shrink)
-                acc[o + 2] = fma(weight, b2, acc[o + 2] * shrink)
-                acc[o + 3] = fma(weight, b3, acc[o + 3] * shrink)
-                acc[o + 4] = fma(weight, b4, acc[o + 4] * shrink)
-                acc[o + 5] = fma(weight, b5, acc[o + 5] * shrink)
-                acc[o + 6] = fma(weight, b6, acc[o + 6] * shrink)
-                acc[o + 7] = fma(weight, b7, acc[o + 7] * shrink)
-        memory = dynamic_shared()
+                total[g] *= shrink
+                for e in range(8):
+                    acc[8 * g + e] *= shrink
+                for n in range(at_once):
+                    weight = exp2(score[n] - now)
+                    if first + i32(n * subs) + sub >= end:
+                        weight = f32(0.0)
+                    total[g] += weight
+                    for e in range(4):
+                        low, high = halves_to_f32(vx[4 * n + e])
+                        acc[8 * g + 2 * e] = fma(weight, low, acc[8 * g + 2 * e])
+                        acc[8 * g + 2 * e + 1] = fma(weight, high, acc[8 * g + 2 * e + 1])
+        sync_block()  # the queries' memory is used again
         for g in range(group):
             for mask in (1, 2, 4, 8, 16):  # join the positions of this warp
                 if mask >= lanes:
@@ -133,17 +209,17 @@ def source(lanes_: str, group_: str) -> Source:
                     mine, theirs = exp2(largest[g] - now), exp2(other - now)
                     largest[g] = now
                     total[g] = total[g] * mine + swap_f32(total[g], u32(mask)) * theirs
-                    for k in range(8):
-                        acc[8 * g + k] = acc[8 * g + k] * mine + swap_f32(acc[8 * g + k], u32(mask)) * theirs
+                    for e in range(8):
+                        acc[8 * g + e] = acc[8 * g + e] * mine + swap_f32(acc[8 * g + e], u32(mask)) * theirs
             if sub == i32(0):
                 out = memory + u32((warp * i32(group) + i32(g)) * i32(stride * 4))
                 if d == i32(0):
                     shared_store_f32(out, largest[g])
                     shared_store_f32(out + u32(4), total[g])
-                for k in range(8):
-                    shared_store_f32(out + u32((i32(2 + k) + d) * i32(4)), acc[8 * g + k])
+                for e in range(8):
+                    shared_store_f32(out + u32((i32(2 + e) + d) * i32(4)), acc[8 * g + e])
         sync_block()
-        for item in range(tid, i32(group * dims), i32(THREADS)):  # join the warps
+        for item in range(tid, i32(group * dims), i32(ATTENTION_THREADS)):  # join the warps
             g, column = item // i32(dims), item % i32(dims)
             of = memory + u32(g * i32(stride * 4))
             peak = f32(HIDDEN)
@@ -162,4 +238,4 @@ def source(lanes_: str, group_: str) -> Source:
                 store_f32(part, peak)
                 store_f32(at(part, i32(4)), sum_)
 
-    return Source(attention, "u64 i32 u64 u64 u64 u64 u64 i32 i32 i32 i32 u64 i32 f32 u64 i32", THREADS, 2)
+    return Source(attention, SIGNATURE, ATTENTION_THREADS, 2)

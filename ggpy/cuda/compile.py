@@ -233,6 +233,7 @@ def obtain(name: str, cc: tuple[int, int]) -> Compiled:
 def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -> list[str]:
     """Compile those kernels that are not on disk, several processes at a time, and say so; returns which."""
     wanted = [name for name in dict.fromkeys(names) if read(name, cc) is None]
+    wanted.sort(key=lambda name: not name.startswith("mat"))  # what takes longest first
     if not wanted:
         return []
     start, n = time.perf_counter(), len(wanted)

@@ -3,6 +3,7 @@ products. Functions of numbers that are compiled into every kernel that calls th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from numba import cuda
@@ -71,65 +72,78 @@ def block_sum(x, memory, n_warps):  # type: ignore[no-untyped-def]
     return warp_sum(x)
 
 
-def reader(p: Packed) -> tuple[Any, Any]:
-    """Two functions for a quantized format, of one block of 32 columns of a row:
+@dataclass(frozen=True)
+class Reader:
+    """How a lane reads one block of 32 columns of a packed row: first everything into registers, then as operands."""
 
-    words(codes, high, block, n_blocks, out): `out` [8] becomes its codes, four columns a word; the addresses are of the
-        row in its planes.
-    factors(levels, supers, block) -> scale of the first 16 columns, of the last 16, and the minimum to be added.
-    """
+    size: int  # words that `fetch` fills
+    fetch: Any  # (codes, high, levels, supers, block, n_blocks, raw, base): raw[base ..] from the row's planes
+    unpack: Any  # (raw, base, words) -> scale of the first 16 columns, of the last 16, minimum to be added
+
+    # `words` [8]: four columns' codes each, columns 4w .. 4w + 3 in words[w]
+
+
+def reader(p: Packed) -> Reader:
     bits, high_bits, header, minima = p.bits, p.high_bits, p.header, p.minima
     sign = f32(p.minimum_sign)
+    n_codes = 8 if bits == 8 else 4
+    level_at = n_codes + high_bits
+    wide_level = minima and not header
 
     @inline
-    def words(codes, high, block, n_blocks, out):  # type: ignore[no-untyped-def]
+    def fetch(codes, high, levels, supers, block, n_blocks, raw, base):  # type: ignore[no-untyped-def]
         first = at(codes, block * i32(16))
-        a, b, c, d = stream_128(first)
+        raw[base], raw[base + 1], raw[base + 2], raw[base + 3] = stream_128(first)
         if bits == 8:
-            e, f, g, h = stream_128(at(first, n_blocks * i32(16)))
-            out[0], out[1], out[2], out[3] = a, b, c, d
-            out[4], out[5], out[6], out[7] = e, f, g, h
-        else:
-            mask = u32(0x0F0F0F0F)
-            out[0], out[1], out[2], out[3] = a & mask, b & mask, c & mask, d & mask
-            four = u32(4)
-            out[4], out[5], out[6], out[7] = (
-                (a >> four) & mask,
-                (b >> four) & mask,
-                (c >> four) & mask,
-                (d >> four) & mask,
-            )
+            raw[base + 4], raw[base + 5], raw[base + 6], raw[base + 7] = stream_128(at(first, n_blocks * i32(16)))
         if high_bits == 1:
-            plane = stream_32(at(high, block * i32(4)))
+            raw[base + n_codes] = stream_32(at(high, block * i32(4)))
+        elif high_bits == 2:
+            raw[base + n_codes], raw[base + n_codes + 1] = stream_64(at(high, block * i32(8)))
+        if wide_level:
+            raw[base + level_at] = stream_32(at(levels, block * i32(4)))
+        else:
+            raw[base + level_at] = stream_u16(at(levels, block * i32(2)))
+        if header:
+            if minima:
+                raw[base + level_at + 1] = stream_32(at(supers, (block >> i32(3)) * i32(4)))
+            else:
+                raw[base + level_at + 1] = stream_u16(at(supers, (block >> i32(3)) * i32(2)))
+
+    @inline
+    def unpack(raw, base, words):  # type: ignore[no-untyped-def]
+        if bits == 8:
+            for w in range(8):
+                words[w] = raw[base + w]
+        else:
+            for w in range(4):
+                words[w] = raw[base + w] & u32(0x0F0F0F0F)
+                words[4 + w] = (raw[base + w] >> u32(4)) & u32(0x0F0F0F0F)
+        if high_bits == 1:
+            plane = raw[base + n_codes]
             for w in range(8):
                 moved = plane << u32(4 - w) if w < 4 else plane >> u32(w - 4)
-                out[w] = logic_and_or(moved, u32(0x10101010), out[w])
+                words[w] = logic_and_or(moved, u32(0x10101010), words[w])
         elif high_bits == 2:
-            low_plane, high_plane = stream_64(at(high, block * i32(8)))
             for w in range(8):
-                plane = low_plane if w < 4 else high_plane
-                k = w % 4
-                moved = plane << u32(4 - 2 * k) if k < 2 else plane >> u32(2 * k - 4)
-                out[w] = logic_and_or(moved, u32(0x30303030), out[w])
-
-    @inline
-    def factors(levels, supers, block):  # type: ignore[no-untyped-def]
+                plane = raw[base + n_codes] if w < 4 else raw[base + n_codes + 1]
+                moved = plane << u32(4 - 2 * (w % 4)) if w % 4 < 2 else plane >> u32(2 * (w % 4) - 4)
+                words[w] = logic_and_or(moved, u32(0x30303030), words[w])
+        level = raw[base + level_at]
         if not header:
             if minima:
-                scale, minimum = halves_to_f32(stream_32(at(levels, block * i32(4))))
+                scale, minimum = halves_to_f32(level)
                 return scale, scale, sign * minimum
-            scale = half_to_f32(stream_u16(at(levels, block * i32(2))))
+            scale = half_to_f32(level)
             return scale, scale, f32(0.0)
-        pair = stream_u16(at(levels, block * i32(2)))
-        top = block >> i32(3)
         if minima:
-            d, dmin = halves_to_f32(stream_32(at(supers, top * i32(4))))
-            scale = d * f32(pair & u32(255))
-            return scale, scale, sign * (dmin * f32(pair >> u32(8)))
-        d = half_to_f32(stream_u16(at(supers, top * i32(2))))
-        return d * f32(signed_byte(pair)), d * f32(signed_byte(pair >> u32(8))), f32(0.0)
+            d, dmin = halves_to_f32(raw[base + level_at + 1])
+            scale = d * f32(level & u32(255))
+            return scale, scale, sign * (dmin * f32(level >> u32(8)))
+        d = half_to_f32(raw[base + level_at + 1])
+        return d * f32(signed_byte(level)), d * f32(signed_byte(level >> u32(8))), f32(0.0)
 
-    return words, factors
+    return Reader(level_at + 1 + header, fetch, unpack)
 
 
 @inline

@@ -153,10 +153,10 @@ class Device:
         self.can_overlap = self.cc >= (9, 0)
         self._kernels: dict[str, Kernel] = {}
         self._allocated: dict[int, int] = {}
-        if self.cc < (7, 5):
+        if self.cc < (8, 0):
             raise GGPYError(
-                f"{self.name} is of compute capability {self.cc[0]}.{self.cc[1]}, but ggpy's kernels need 7.5 "
-                "(Turing) or later; run on the CPU (--device cpu)."
+                f"{self.name} is of compute capability {self.cc[0]}.{self.cc[1]}, but ggpy's kernels need 8.0 "
+                "(Ampere) or later; run on the CPU (--device cpu)."
             )
 
     @property

@@ -51,7 +51,8 @@ def source(name: str) -> Source:
                     store_f32(at(out, 4 * c + 12), v3)
 
         return Source(embed_floats, _SIGNATURE, THREADS)
-    words, factors = reader(p)
+    read = reader(p)
+    size, fetch, unpack = read.size, read.fetch, read.unpack
     offset, signed = p.offset, p.signed
 
     def embed_blocks(tokens, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
@@ -62,10 +63,11 @@ def source(name: str) -> Source:
         codes_at, high_at = codes + row * u64(code_stride), high + row * u64(high_stride)
         levels_at, supers_at = levels + row * u64(level_stride), supers + row * u64(super_stride)
         out = dst + u64(i) * u64(dst_stride)
+        raw = cuda.local.array(size, types.uint32)
         w = cuda.local.array(8, types.uint32)
         for block in range(cuda.threadIdx.x, n_blocks, THREADS):
-            words(codes_at, high_at, i32(block), n_blocks, w)
-            first, second, minimum = factors(levels_at, supers_at, i32(block))
+            fetch(codes_at, high_at, levels_at, supers_at, i32(block), n_blocks, raw, 0)
+            first, second, minimum = unpack(raw, 0, w)
             for k in range(8):
                 scale = first if k < 4 else second
                 for c in range(4):

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggpy.cuda import matmul_launch
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Graph
 from ggpy.cuda.layout import ActivationLayout, AttentionShape, CacheLayout, round_up
-from ggpy.cuda.lower import Attention, Product, RopeStore, lower, weight_groups
-from ggpy.cuda.queue import Memory, StepQueue
-from ggpy.cuda.weights import Weights
+from ggpy.cuda.lower import Attention, Product, RopeStore, Step, lower, weight_groups
+from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, Memory, StepQueue
+from ggpy.cuda.weights import Weights, layout_of
 
 if TYPE_CHECKING:
-    from ggpy.gguf_file import GGUFFile
+    from ggpy.gguf_file import GGUFFile, TensorInfo
     from ggpy.program import Program
 
-SMALL_SIZES = (1, 2, 4, 8)  # tokens of a small step, each a graph
-SMALL = SMALL_SIZES[-1]
+GRAPH_SIZES = (*MATVEC_SIZES, 16, 32, 64)  # tokens of a step that is recorded
 OUTPUT_ROWS = 64  # of logits made at a time
 ANGLES_AT_ONCE = 1 << 14  # positions
 
@@ -88,46 +88,56 @@ class CudaExecutor:
         heads = next(op.params for op in program.ops if op.kind == "attention")
         self.cache = CacheLayout(n_slots, heads["n_head_kv"], n_ctx, heads["head_dim"])
         self.shape = AttentionShape(self.cache, heads["n_head"])
-        self.n_batch, self.rows = n_batch, max(n_batch, SMALL)
+        self.n_batch, rows = n_batch, max(n_batch, GRAPH_SIZES[-1])
         steps = lower(program)
         groups = weight_groups(steps)
         weights = Weights(device, file)
-        names = Weights.kernel_names(groups)
-        for n in SMALL_SIZES:
-            StepQueue(device, weights, steps, self.cache, self.shape, None, names.append).small(n, head=True)
-        compile_missing(names, device.cc, notify)
+        compile_missing(self._kernel_names(weights, steps, groups), device.cc, notify)
         weights.load(groups, notify)
-        memory = Memory(device, self.rows)
+        memory = self._memory = Memory(device, rows)
         for buffer in program.buffers:
-            memory.buffer(buffer, min(self.rows, OUTPUT_ROWS) if buffer.outputs_only else self.rows)
+            memory.buffer(buffer, OUTPUT_ROWS if buffer.outputs_only else rows)
         products = [step for step in steps if isinstance(step, Product)]
         for product in products:
             memory.wide(product)
-        memory.activations = device.allocate(
-            max(
-                ActivationLayout(p.prepare.params["form"], SMALL, p.prepare.srcs[0].n_cols).n_bytes for p in products
-            )
+        memory.activations = device.allocate(max(self._activation_bytes(product, rows) for product in products))
+        memory.parts = device.allocate(
+            max(self.shape.parts_bytes(n, device.n_multiprocessors) for n in GRAPH_SIZES), zero=True
         )
-        n_sm = device.n_multiprocessors
-        memory.parts = device.allocate(max(self.shape.parts_bytes(n, n_sm) for n in SMALL_SIZES))
         layers = sorted({step.op.params["layer"] for step in steps if isinstance(step, Attention)})
         memory.keys = {i: device.allocate(self.cache.n_bytes, zero=True) for i in layers}
         memory.values = {i: device.allocate(self.cache.n_bytes, zero=True) for i in layers}
         rope = next(step.op.params["rope"] for step in steps if isinstance(step, RopeStore))
         memory.angles = self._angles(np.array(rope.inv_freq), rope.magnitude, n_ctx)
-        self._inputs = Inputs(device, SMALL)
-        memory.inputs = self._inputs.device_address
-        memory.header = self._inputs.address
+        self._few, self._many = Inputs(device, GRAPH_SIZES[-1]), Inputs(device, rows)
         n_vocab = program.logits.n_cols
-        stride = round_up(n_vocab, 32)
-        self._host_logits, buffer = device.page_locked(4 * stride * SMALL)
-        self._logits = np.frombuffer(buffer, np.float32).reshape(SMALL, stride)[:, :n_vocab]
-        self._queue = StepQueue(device, weights, steps, self.cache, self.shape, memory, None)
+        self._row_bytes = 4 * round_up(n_vocab, 32)
+        self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
+        self._logits = np.frombuffer(buffer, np.float32).reshape(OUTPUT_ROWS, -1)[:, :n_vocab]
+        self._all_logits = np.empty((0, n_vocab), np.float32)
+        self._queue = StepQueue(device, weights, steps, self.cache, self.shape, memory)
         self._queue.load_vectors()
-        self._graphs: dict[tuple[int, bool], Graph] = {}
+        self._graphs: dict[tuple[int, bool, str], Graph] = {}
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n_batch, np.int32) for _ in range(4))
-        self._many = np.empty((0, n_vocab), np.float32)
         device.synchronize()
+
+    def _kernel_names(self, weights: Weights, steps: list[Step], groups: list[list[TensorInfo]]) -> list[str]:
+        """Every kernel that steps of this program may launch."""
+        names = Weights.kernel_names(groups)
+        dry = StepQueue(self.device, weights, steps, self.cache, self.shape, None, names.append)
+        for n in GRAPH_SIZES:
+            dry.queue(n, "apart")
+            dry.queue_logits(n, single=n == 1)
+        for n in MATVEC_SIZES[1:]:
+            dry.queue(n, "together")
+        dry.queue(self.n_batch + MATVEC_TOKENS, "prompt")
+        return names
+
+    @staticmethod
+    def _activation_bytes(product: Product, rows: int) -> int:
+        form, n_cols = product.prepare.params["form"], product.prepare.srcs[0].n_cols
+        vectors = ActivationLayout(form, MATVEC_TOKENS, n_cols).n_bytes
+        return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), rows))
 
     def _angles(self, inv_freq: np.ndarray, magnitude: float, n_ctx: int) -> int:
         """The table of cosines and sines, float32 [position][half][2]."""
@@ -148,48 +158,73 @@ class CudaExecutor:
         Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step.
         """
         self.device.use()
-        if n <= SMALL and m <= SMALL:
-            return self._small(self.tokens[:n], self.slots[:n], self.positions[:n], self.outputs[:m])
-        return self._in_pieces(n, m)
+        slots = self.slots[:n]
+        apart = n == 1 or (n <= GRAPH_SIZES[-1] and len(set(slots.tolist())) == n)
+        if m <= n and (apart or n <= MATVEC_TOKENS):
+            return self._recorded(n, m, "apart" if apart else "together")
+        return self._prompt(n, m)
 
-    def _small(self, tokens: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-        n, m, inputs = len(tokens), len(outputs), self._inputs
+    def _fill(self, inputs: Inputs, n: int, m: int) -> None:
         inputs.header[0] = n
-        inputs.tokens[:n], inputs.slots[:n], inputs.positions[:n] = tokens, slots, positions
-        inputs.outputs[:m] = outputs
-        inputs.outputs[m:] = 0
-        size = next(size for size in SMALL_SIZES if size >= max(n, m))
-        key = (size, m > 0)
+        inputs.tokens[:n], inputs.slots[:n], inputs.positions[:n] = (
+            self.tokens[:n],
+            self.slots[:n],
+            self.positions[:n],
+        )
+        inputs.outputs[:m] = self.outputs[:m]
+        inputs.outputs[m : GRAPH_SIZES[-1]] = 0
+        self._memory.inputs, self._memory.header = inputs.device_address, inputs.address
+
+    def _recorded(self, n: int, m: int, way: str) -> np.ndarray:
+        """A step of few tokens: a graph for each number of them."""
+        self._fill(self._few, n, m)
+        key = (next(size for size in GRAPH_SIZES if size >= n), m > 0, way)
         if key not in self._graphs:
             self._graphs[key] = self.device.capture(lambda: self._record(*key))
         self._graphs[key].launch()
         self.device.synchronize()
         return self._logits[:m]
 
-    def _record(self, size: int, head: bool) -> None:
-        self._inputs.upload()
-        logits = self._queue.small(size, head)
+    def _record(self, size: int, head: bool, way: str) -> None:
+        self._few.upload()
+        self._queue.queue(size, way)
         if head:
-            assert logits is not None
-            address, stride = logits
-            to = self._logits.strides[0]
-            if stride == to:
-                self.device.download(self._host_logits, address, size * stride)
-            else:
-                for i in range(size):
-                    self.device.download(self._host_logits + i * to, address + i * stride, 4 * self._logits.shape[1])
+            self._fetch_logits(size, self._queue.queue_logits(size, single=size == 1))
 
-    def _in_pieces(self, n: int, m: int) -> np.ndarray:
-        if len(self._many) < m:
-            self._many = np.empty((m, self._logits.shape[1]), np.float32)
-        for start in range(0, n, SMALL):
-            piece = slice(start, min(n, start + SMALL))
-            wanted = np.flatnonzero((self.outputs[:m] >= start) & (self.outputs[:m] < piece.stop))
-            for first in range(0, max(1, len(wanted)), SMALL):
-                rows = wanted[first : first + SMALL]
-                outputs = self.outputs[rows] - start
-                self._many[rows] = self._small(self.tokens[piece], self.slots[piece], self.positions[piece], outputs)
-        return self._many[:m]
+    def _fetch_logits(self, n: int, place: tuple[int, int]) -> None:
+        address, stride = place
+        assert stride == self._row_bytes
+        self.device.download(self._host_logits, address, n * stride)
+
+    def _prompt(self, n: int, m: int) -> np.ndarray:
+        """A step of many tokens."""
+        inputs, memory = self._many, self._memory
+        self._fill(inputs, n, m)
+        segments = token_segments(self.slots[:n], self.positions[:n])
+        inputs.segments[: len(segments)] = segments
+        memory.n_segments, memory.max_tokens = len(segments), int(segments[:, 2].max())
+        inputs.upload()
+        self._queue.queue(n, "prompt")
+        if m > OUTPUT_ROWS and len(self._all_logits) < m:
+            self._all_logits = np.empty((m, self._logits.shape[1]), np.float32)
+        for first in range(0, m, OUTPUT_ROWS):
+            k = min(OUTPUT_ROWS, m - first)
+            self._fetch_logits(k, self._queue.queue_logits(k, first))
+            self.device.synchronize()
+            if m > OUTPUT_ROWS:
+                self._all_logits[first : first + k] = self._logits[:k]
+        if not m:
+            self.device.synchronize()
+        return self._logits[:m] if m <= OUTPUT_ROWS else self._all_logits[:m]
 
     def close(self) -> None:
         self.device.close()
+
+
+def token_segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Runs of tokens in one slot at consecutive positions: int32 [n][slot, first token, tokens, position of the
+    first]."""
+    breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(positions) != 1)) + 1
+    first = np.concatenate([[0], breaks])
+    count = np.diff(np.concatenate([first, [len(slots)]]))
+    return np.stack([slots[first], first, count, positions[first]], axis=1).astype(np.int32)

@@ -139,6 +139,9 @@ shared_load_64 = ptx("shared_load_64", "u32 u32", "u32", "ld.shared.v2.u32 {$0,$
 shared_store_128 = ptx(
     "shared_store_128", "", "u32 u32 u32 u32 u32", "st.shared.v4.u32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
 )
+shared_store_4f32 = ptx(
+    "shared_store_4f32", "", "u32 f32 f32 f32 f32", "st.shared.v4.f32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
+)
 shared_store_64 = ptx(
     "shared_store_64", "", "u32 u32 u32", "st.shared.v2.u32 [$0], {$1,$2};", ordered=True, memory=True
 )

@@ -27,7 +27,13 @@ from ggpy.quant.packed import BLOCK, Packed
 ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
+ATTENTION_THREADS = 256  # of a block that attends for single tokens
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
+
+
+def matvec_threads(n_tokens: int) -> int:
+    """Of a block that multiplies a matrix with so many tokens: more where each needs fewer registers."""
+    return 512 if n_tokens == 1 else 256
 
 
 def round_up(n: int, to: int) -> int:
@@ -210,18 +216,20 @@ class AttentionShape:
         shared = self.n_head // self.cache.n_head_kv
         return max(g for g in (1, 2, 3, 4) if shared % g == 0)
 
-    @property
-    def kernel(self) -> str:
-        return f"attention.{self.lanes}.{self.group}"
+    def kernel(self, turn: bool) -> str:
+        """turn: it turns queries and keys itself, and stores keys and values."""
+        return f"attention.{self.lanes}.{self.group}.{'turn' if turn else 'turned'}"
 
     @property
     def shared_bytes(self) -> int:
-        return 8 * self.group * (8 * self.lanes + 2) * 4
+        """What each warp has summed of each query head; before that, the queries."""
+        return ATTENTION_THREADS // 32 * self.group * (8 * self.lanes + 2) * 4
 
     def splits(self, n_tokens: int, n_multiprocessors: int) -> int:
         """Shares of the positions: as many as keep every multiprocessor at work, for a cost to whoever joins them."""
         blocks = n_tokens * self.n_head // self.group
-        return max(1, min(16, round(n_multiprocessors / blocks), self.cache.cells // 64))
+        wanted = n_multiprocessors if n_tokens == 1 else 2 * n_multiprocessors
+        return max(1, min(16, round(wanted / blocks), self.cache.cells // 64))
 
     def parts_bytes(self, n_tokens: int, n_multiprocessors: int) -> int:
         return n_tokens * self.n_head * self.splits(n_tokens, n_multiprocessors) * self.cache.part_bytes

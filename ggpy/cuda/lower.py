@@ -52,6 +52,7 @@ class RopeStore:
 @dataclass
 class Attention:
     op: Op
+    stored: Op  # the operation that turned its queries and stored its keys and values
     params: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,7 +89,8 @@ def lower(program: Program) -> list[Step]:
         elif op.kind == "rope_store":
             steps.append(RopeStore(op))
         elif op.kind == "attention":
-            steps.append(Attention(op))
+            assert isinstance(last, RopeStore)
+            steps.append(Attention(op, last.op))
         elif isinstance(last, Product) and [linear.dst for linear in last.linears] == list(op.srcs):
             last.swiglu = op.dst
         else:

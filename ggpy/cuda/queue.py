@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ggpy.cuda.layout import SUMS, ActivationLayout, AttentionShape, CacheLayout, round_up
+from ggpy.cuda import flash_launch, matmul_launch
+from ggpy.cuda.layout import SUMS, ActivationLayout, AttentionShape, CacheLayout, matvec_threads, round_up
 from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Step, SwiGLU
 from ggpy.cuda.weights import layout_of
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
     from ggpy.cuda.weights import Matrix, Weights
-    from ggpy.program import Buffer, Region
+    from ggpy.program import Buffer, Op, Region
 
 Place = tuple[int, int]  # the address of the first row, and bytes from row to row
 
+MATVEC_SIZES = (1, 2, 4, 8)  # tokens that a matrix is multiplied with as vectors
+MATVEC_TOKENS = MATVEC_SIZES[-1]
 LOG2_E = 1.4426950408889634
 ROPE_WARPS = 4
-MATVEC_WARPS = 8
-PARTIAL = 4 * MATVEC_WARPS * 16
 
 
 class Memory:
     """Where working memory lies on the GPU."""
 
-    activations = parts = angles = header = 0
+    activations = parts = angles = 0
+    header = 0  # the address of the number of tokens
+    n_segments = max_tokens = 0  # of a prompt's step: runs of tokens in one slot, and the longest
     keys: dict[int, int]
     values: dict[int, int]
     inputs: Callable[[str], int]  # the address of "tokens", "slots", …
@@ -60,7 +63,7 @@ def _widths(product: Product) -> tuple[int, ...]:
 
 
 class StepQueue:
-    """`small` queues a step of few tokens. With `collect` nothing is launched: it receives the kernels' names."""
+    """`queue` queues a step. With `collect` nothing is launched: it receives the kernels' names."""
 
     def __init__(
         self,
@@ -70,12 +73,13 @@ class StepQueue:
         cache: CacheLayout,
         shape: AttentionShape,
         memory: Memory | None,
-        collect: Callable[[str], None] | None,
+        collect: Callable[[str], None] | None = None,
     ) -> None:
         self.device, self.weights, self.steps, self.cache, self.shape = device, weights, steps, cache, shape
         self.memory, self._collect = memory, collect
         self._places: dict[int, Place] = {}
         self._first = True
+        self._gated: tuple[Region, Place, Place] | None = None  # a SwiGLU left to whoever reads it, its gate and up
 
     def _launch(self, name: str, grid: int | tuple[int, ...], *arguments: float, shared: int = 0) -> None:
         if self._collect:
@@ -97,29 +101,41 @@ class StepQueue:
         self._places.pop(region.buffer.index, None)
         return self._place(region)
 
-    def small(self, n: int, head: bool) -> Place | None:
-        """Queue a step of n tokens, a number that matrix-vector products are compiled for; returns where the logits
-        are, if they are wanted."""
-        self._places, self._first = {}, True
-        logits = None
+    def queue(self, n: int, way: str) -> None:
+        """Queue a step of n tokens up to, and without, its logits. way:
+
+        "apart": every token has a slot to itself; "together": few tokens that may see each other; "prompt": many.
+        Up to MATVEC_TOKENS tokens (which must be one of MATVEC_SIZES) are multiplied as vectors, more as tiles.
+        """
+        self._places, self._first, self._gated = {}, True, None
         for index, step in enumerate(self.steps):
             if isinstance(step, Embed):
                 self._embed(step, n)
             elif isinstance(step, Product):
-                if step.outputs_only and not head:
-                    continue
-                self._product(step, n)
-                if step.outputs_only:
-                    assert step.linears[0].dst is not None
-                    logits = self._place(step.linears[0].dst)
+                if not step.outputs_only:
+                    self._product(step, n)
             elif isinstance(step, RopeStore):
-                self._rope_store(step, n)
+                if way != "apart":
+                    self._rope_store(step, n)
             elif isinstance(step, Attention):
+                if way == "prompt":
+                    self._flash(step, n)
+                    continue
                 following = self.steps[index + 1]
-                self._attention(step, n, joined=not (isinstance(following, Product) and self._takes_parts(following, n)))
+                joined = not (isinstance(following, Product) and self._takes_parts(following, n))
+                self._attention(step, n, way == "apart", joined)
             else:
                 self._swiglu(step, n)
-        return logits
+
+    def queue_logits(self, n: int, first: int = 0, single: bool = False) -> Place:
+        """Queue the logits of outputs first .. first + n; returns where they will be. single: the batch was one token."""
+        step = self.steps[-1]
+        assert isinstance(step, Product)
+        if n <= MATVEC_TOKENS and not single:
+            n = next(size for size in MATVEC_SIZES if size >= max(2, n))
+        self._product(step, n, 4 * first)
+        assert step.linears[0].dst is not None
+        return self._place(step.linears[0].dst)
 
     # ---- one method a kind of step
 
@@ -140,40 +156,78 @@ class StepQueue:
         """Whether a product joins attention's parts by itself."""
         return n == 1 and bool(product.prepare.params["attention"]) and self.cache.head_dim % 4 == 0
 
-    def _product(self, step: Product, n: int) -> None:
-        prepare, layout = step.prepare, layout_of(step.infos)
-        memory = self.memory
+    def _product(self, step: Product, n: int, rows_offset: int = 0) -> None:
+        """rows_offset: bytes into the indices of outputs, where those are wanted."""
+        if n > MATVEC_TOKENS:
+            self._tiles(step, n, rows_offset)
+            return
+        prepare, layout, memory = step.prepare, layout_of(step.infos), self.memory
         planes = self.weights.matrix(step.infos).planes if memory else (0,) * 8
-        source = self._place(prepare.srcs[0])
-        norm = self.weights.vector(prepare.weights.get("weight")) if memory else 0
-        eps, parts = prepare.params["eps"], 0
-        x, x_stride, levels, level_stride = source[0], 0, 0, 0
-        if n == 1:
-            inputs = "norm" if eps >= 0 else "plain"
-            if self._takes_parts(step, n):
-                inputs, parts = "parts", self.shape.splits(1, self.device.n_multiprocessors)
-                x = memory.parts if memory else 0
-        else:
+        eps, norm = prepare.params["eps"], self._norm(step)
+        x, x_stride, levels, level_stride = self._place(prepare.srcs[0])[0], 0, 0, 0
+        if n > 1:
             inputs = "ready"
-            x, x_stride, levels, level_stride = self._prepare(step, n)
-        if step.swiglu:
-            to, n_rows, half_rows = self._fresh(step.swiglu), step.swiglu.n_cols, step.swiglu.n_cols
+            x, x_stride, levels, level_stride = self._activations(step, n, rows_offset)
+        elif self._takes_parts(step, n):
+            inputs = f"parts{self.shape.splits(1, self.device.n_multiprocessors)}"
+            x = memory.parts if memory else 0
         else:
-            to, n_rows, half_rows = self._results(step), layout.n_rows, 0
-        bias = self._bias(step) if memory else 0
-        warps, grid = self._sharing(n_rows, layout.n_blocks * layout.code_bytes, bool(step.swiglu))
-        shared = SUMS + (PARTIAL if warps > 1 else 0)
+            inputs = "norm" if eps >= 0 else "plain"
+        n_rows, half_rows = layout.n_rows, 0
+        if step.swiglu:
+            n_rows = half_rows = step.swiglu.n_cols
+        to = self._fresh(step.swiglu) if step.swiglu else self._results(step)
+        n_sm, warps = self.device.n_multiprocessors, matvec_threads(n) // 32
+        grid = min(-(-n_rows // warps), n_sm * (1 if n == 1 else 2))
+        shared = SUMS
         if n == 1:
             shared += layout.n_blocks * (128 if layout.packed.is_float else 32 + 8)
-        name = f"matvec.{layout.packed.name}.{n}.{inputs}.{'swiglu' if step.swiglu else 'rows'}.{warps}"
+        outputs = "swiglu" if step.swiglu else "rows"
         self._launch(
-            name, grid, *planes, n_rows, layout.n_blocks, layout.n_cols, half_rows,
-            x, x_stride, levels, level_stride, norm, eps,
-            self.cache.head_dim, parts, self.cache.part_bytes, bias, *to, step.accumulate,
-            shared=shared,
+            f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}", grid, *planes, n_rows, half_rows,
+            x, x_stride, levels, level_stride, norm, eps, self.cache.head_dim, self.cache.part_bytes,
+            self._bias(step), *to, step.accumulate, shared=shared,
+        )  # fmt: skip
+
+    def _norm(self, step: Product) -> int:
+        return self.weights.vector(step.prepare.weights.get("weight")) if self.memory else 0
+
+    def _tiles(self, step: Product, n: int, rows_offset: int) -> None:
+        """A product of many tokens."""
+        prepare, layout = step.prepare, layout_of(step.infos)
+        if self._collect:
+            for name in matmul_launch.kernel_names(layout):
+                self._collect(name)
+            return
+        memory, device = self.memory, self.device
+        assert memory is not None
+        source = prepare.srcs[0]
+        if step.shares_activations:
+            pass
+        elif self._gated and self._gated[0] == source:
+            (gate, gate_stride), (up, up_stride) = self._gated[1:]
+            matmul_launch.swiglu_prepare(
+                device, layout, gate=gate, gate_stride=gate_stride, up=up, up_stride=up_stride, n_tokens=n,
+                n_cols=source.n_cols, activations=memory.activations,
+            )  # fmt: skip
+        else:
+            src, stride = self._place(source)
+            rows = memory.inputs("outputs") + rows_offset if prepare.params["select"] else 0
+            matmul_launch.prepare(
+                device, layout, src=src, src_stride=stride, rows=rows, weight=self._norm(step),
+                eps=prepare.params["eps"], n_tokens=n, activations=memory.activations,
+            )  # fmt: skip
+        address, stride = self._results(step)
+        if step.swiglu:
+            self._gated = (step.swiglu, (address, stride), (address + 4 * step.swiglu.n_cols, stride))
+        matmul_launch.matmul(
+            device, layout, self.weights.matrix(step.infos).address, memory.activations, n_tokens=n,
+            bias=self._bias(step), dst=address, dst_stride=stride, accumulate=step.accumulate,
         )  # fmt: skip
 
     def _bias(self, step: Product) -> int:
+        if self.memory is None:
+            return 0
         biases = [op.weights.get("bias") for op in step.linears]
         return self.weights.vector(*biases, sizes=[info.shape[0] for info in step.infos])
 
@@ -187,15 +241,7 @@ class StepQueue:
                 for name in ("q_norm", "k_norm"):
                     self.weights.vector(step.op.weights[name])
 
-    def _sharing(self, n_rows: int, row_bytes: int, pair: bool) -> tuple[int, int]:
-        """How many warps take a row together, and how many blocks of threads there are."""
-        n_sm = self.device.n_multiprocessors
-        warps = 1
-        while warps < 4 and n_rows * warps < 24 * n_sm and row_bytes > 512 * warps:
-            warps *= 2
-        return warps, min(-(-n_rows * warps // MATVEC_WARPS), 4 * n_sm)
-
-    def _prepare(self, step: Product, n: int) -> tuple[int, int, int, int]:
+    def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
         """Activations as products of n tokens read them: address, stride, address and stride of the levels."""
         prepare, memory = step.prepare, self.memory
         source = self._place(prepare.srcs[0])
@@ -204,11 +250,10 @@ class StepQueue:
         at = memory.activations if memory else 0
         levels = at + layout.levels_at
         if not step.shares_activations:
-            rows = memory.inputs("outputs") if memory and prepare.params["select"] else 0
-            norm = self.weights.vector(prepare.weights.get("weight")) if memory else 0
+            rows = memory.inputs("outputs") + rows_offset if memory and prepare.params["select"] else 0
             self._launch(
-                f"activations.{form}", n, *source, rows, norm, prepare.params["eps"], n_cols,
-                layout.padded_cols // 32, at, layout.code_stride, levels, layout.level_stride, shared=SUMS,
+                f"activations.{form}.{n_cols}", n, *source, rows, self._norm(step), prepare.params["eps"],
+                at, layout.code_stride, levels, layout.level_stride, shared=SUMS,
             )  # fmt: skip
         return at, layout.code_stride, levels, layout.level_stride
 
@@ -235,14 +280,20 @@ class StepQueue:
         op, memory, cache = step.op, self.memory, self.cache
         p = op.params
         (q, q_stride), (k, k_stride), (v, v_stride) = (self._place(region) for region in op.srcs)
-        norms = [self.weights.vector(op.weights[name]) if memory else 0 for name in ("q_norm", "k_norm")]
+        header, slots, positions = self._batch()
         heads = p["n_head"] + p["n_head_kv"]
-        rope = p["rope"]
         self._launch(
-            "rope_store", (-(-heads // ROPE_WARPS), n), q, k, v, q_stride, k_stride, v_stride, *norms, p["eps"],
-            memory.angles if memory else 0, p["n_head"], p["n_head_kv"], p["head_dim"], rope.n_rot // 2,
-            rope.style == "neox", *self._batch(), *self._cells(p["layer"]), cache.head_bytes, 2 * cache.head_pad,
+            "rope_store", (-(-heads // ROPE_WARPS), n), q, k, v, q_stride, k_stride, v_stride, *self._turning(op),
+            p["n_head"], p["n_head_kv"], p["head_dim"], header, slots, positions, *self._cells(p["layer"]),
+            cache.head_bytes, 2 * cache.head_pad,
         )  # fmt: skip
+
+    def _turning(self, op: Op) -> tuple[float, ...]:
+        """Norms, their eps, the table of angles, its width, and which pairs turn."""
+        rope, memory = op.params["rope"], self.memory
+        norms = [self.weights.vector(op.weights[name]) if memory else 0 for name in ("q_norm", "k_norm")]
+        angles = memory.angles if memory else 0
+        return (*norms, op.params["eps"], angles, rope.n_rot // 2, rope.style == "neox")
 
     def _batch(self) -> tuple[int, int, int]:
         """Addresses of the header, the slots and the positions."""
@@ -252,20 +303,39 @@ class StepQueue:
     def _cells(self, layer: int) -> tuple[int, int]:
         return (self.memory.keys[layer], self.memory.values[layer]) if self.memory else (0, 0)
 
-    def _attention(self, step: Attention, n: int, joined: bool) -> None:
-        p, cache, shape, memory = step.params, self.cache, self.shape, self.memory
+    def _attention(self, step: Attention, n: int, apart: bool, joined: bool) -> None:
+        """apart: every token has a slot to itself, and keys and values are not yet in the cache."""
+        p, op, cache, shape, memory = step.params, step.stored, self.cache, self.shape, self.memory
         splits = shape.splits(n, self.device.n_multiprocessors)
         parts = memory.parts if memory else 0
-        q, q_stride = self._place(step.op.srcs[0])
+        places = [number for region in op.srcs for number in self._place(region)]
         scale = p["head_dim"] ** -0.5 * LOG2_E
         self._launch(
-            shape.kernel, (splits, shape.n_head // shape.group, n), q, q_stride, *self._cells(p["layer"]),
-            *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, 2 * cache.head_pad, cache.head_bytes,
-            p["window"], scale, parts, cache.part_bytes, shared=shape.shared_bytes,
+            shape.kernel(apart), (splits, shape.n_head // shape.group, n), *places, *self._turning(op),
+            *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(p["layer"]),
+            cache.head_bytes, 2 * cache.head_pad, p["window"], scale, parts, cache.part_bytes,
+            shared=shape.shared_bytes,
         )  # fmt: skip
         if joined:
             to = self._fresh(step.op.dst)
             self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.head_dim, *to)
+
+    def _flash(self, step: Attention, n: int) -> None:
+        """Attention of whole pieces of prompts."""
+        cache, memory = self.cache, self.memory
+        if self._collect:
+            for name in flash_launch.kernel_names(cache, self.shape.n_head):
+                self._collect(name)
+            return
+        assert memory is not None
+        q, q_stride = self._place(step.op.srcs[0])
+        dst, dst_stride = self._fresh(step.op.dst)
+        keys, values = self._cells(step.params["layer"])
+        flash_launch.attention(
+            self.device, cache, q=q, q_stride=q_stride, keys=keys, values=values, segments=memory.inputs("segments"),
+            n_segments=memory.n_segments, max_tokens=memory.max_tokens, dst=dst, dst_stride=dst_stride, n_head=self.shape.n_head, window=step.params["window"],
+            scale=step.params["head_dim"] ** -0.5,
+        )  # fmt: skip
 
     def _swiglu(self, step: SwiGLU, n: int) -> None:
         assert step.op.dst is not None

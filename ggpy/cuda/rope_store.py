@@ -29,8 +29,8 @@ def source() -> Source:
     not 0) and turned in place; key heads too, and go to the cache with the value heads. Tokens from `header`[0] on are
     left alone. `angles`: float32 [position][half][cosine, sine]."""
 
-    def rope_store(q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, eps, angles,
-                   n_head, n_head_kv, head_dim, half, neox, header, slots, positions,
+    def rope_store(q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, eps, angles, half, neox,
+                   n_head, n_head_kv, head_dim, header, slots, positions,
                    keys, values, head_bytes, cell_bytes):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         wait_for_previous()
