@@ -3,7 +3,6 @@ products. Functions of numbers that are compiled into every kernel that calls th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from numba import cuda
@@ -72,64 +71,37 @@ def block_sum(x, memory, n_warps):  # type: ignore[no-untyped-def]
     return warp_sum(x)
 
 
-@dataclass(frozen=True)
-class Reader:
-    """How a lane reads one block of 32 columns of a packed row: first everything into registers, then as operands."""
+def unpacker(p: Packed) -> tuple[int, Any]:
+    """(n, `unpack(raw, words)`): what a lane reads of one block of 32 columns as the operands of dot products.
 
-    size: int  # words that `fetch` fills
-    fetch: Any  # (codes, high, levels, supers, block, n_blocks, raw, base): raw[base ..] from the row's planes
-    unpack: Any  # (raw, base, words) -> scale of the first 16 columns, of the last 16, minimum to be added
-
-    # `words` [8]: four columns' codes each, columns 4w .. 4w + 3 in words[w]
-
-
-def reader(p: Packed) -> Reader:
+    raw [n]: its words of codes, of high, its level, and its super-scales. words [8] becomes four columns' codes each,
+    columns 4w .. 4w + 3 in words[w]. Returns the scales of the first and of the last 16 columns, and the minimum to add.
+    """
     bits, high_bits, header, minima = p.bits, p.high_bits, p.header, p.minima
     sign = f32(p.minimum_sign)
     n_codes = 8 if bits == 8 else 4
     level_at = n_codes + high_bits
-    wide_level = minima and not header
 
     @inline
-    def fetch(codes, high, levels, supers, block, n_blocks, raw, base):  # type: ignore[no-untyped-def]
-        first = at(codes, block * i32(16))
-        raw[base], raw[base + 1], raw[base + 2], raw[base + 3] = stream_128(first)
-        if bits == 8:
-            raw[base + 4], raw[base + 5], raw[base + 6], raw[base + 7] = stream_128(at(first, n_blocks * i32(16)))
-        if high_bits == 1:
-            raw[base + n_codes] = stream_32(at(high, block * i32(4)))
-        elif high_bits == 2:
-            raw[base + n_codes], raw[base + n_codes + 1] = stream_64(at(high, block * i32(8)))
-        if wide_level:
-            raw[base + level_at] = stream_32(at(levels, block * i32(4)))
-        else:
-            raw[base + level_at] = stream_u16(at(levels, block * i32(2)))
-        if header:
-            if minima:
-                raw[base + level_at + 1] = stream_32(at(supers, (block >> i32(3)) * i32(4)))
-            else:
-                raw[base + level_at + 1] = stream_u16(at(supers, (block >> i32(3)) * i32(2)))
-
-    @inline
-    def unpack(raw, base, words):  # type: ignore[no-untyped-def]
+    def unpack(raw, words):  # type: ignore[no-untyped-def]
         if bits == 8:
             for w in range(8):
-                words[w] = raw[base + w]
+                words[w] = raw[w]
         else:
             for w in range(4):
-                words[w] = raw[base + w] & u32(0x0F0F0F0F)
-                words[4 + w] = (raw[base + w] >> u32(4)) & u32(0x0F0F0F0F)
+                words[w] = raw[w] & u32(0x0F0F0F0F)
+                words[4 + w] = (raw[w] >> u32(4)) & u32(0x0F0F0F0F)
         if high_bits == 1:
-            plane = raw[base + n_codes]
             for w in range(8):
+                plane = raw[n_codes]
                 moved = plane << u32(4 - w) if w < 4 else plane >> u32(w - 4)
                 words[w] = logic_and_or(moved, u32(0x10101010), words[w])
         elif high_bits == 2:
             for w in range(8):
-                plane = raw[base + n_codes] if w < 4 else raw[base + n_codes + 1]
+                plane = raw[n_codes] if w < 4 else raw[n_codes + 1]
                 moved = plane << u32(4 - 2 * (w % 4)) if w % 4 < 2 else plane >> u32(2 * (w % 4) - 4)
                 words[w] = logic_and_or(moved, u32(0x30303030), words[w])
-        level = raw[base + level_at]
+        level = raw[level_at]
         if not header:
             if minima:
                 scale, minimum = halves_to_f32(level)
@@ -137,13 +109,43 @@ def reader(p: Packed) -> Reader:
             scale = half_to_f32(level)
             return scale, scale, f32(0.0)
         if minima:
-            d, dmin = halves_to_f32(raw[base + level_at + 1])
+            d, dmin = halves_to_f32(raw[level_at + 1])
             scale = d * f32(level & u32(255))
             return scale, scale, sign * (dmin * f32(level >> u32(8)))
-        d = half_to_f32(raw[base + level_at + 1])
+        d = half_to_f32(raw[level_at + 1])
         return d * f32(signed_byte(level)), d * f32(signed_byte(level >> u32(8))), f32(0.0)
 
-    return Reader(level_at + 1 + header, fetch, unpack)
+    return level_at + 1 + header, unpack
+
+
+def block_reader(p: Packed) -> Any:
+    """`fetch(codes, high, levels, supers, block, n_blocks, raw)`: one block of a row, whose addresses in its planes are
+    given, into what `unpacker` reads."""
+    bits, high_bits, header, minima = p.bits, p.high_bits, p.header, p.minima
+    n_codes = 8 if bits == 8 else 4
+    level_at = n_codes + high_bits
+
+    @inline
+    def fetch(codes, high, levels, supers, block, n_blocks, raw):  # type: ignore[no-untyped-def]
+        first = at(codes, block * i32(16))
+        raw[0], raw[1], raw[2], raw[3] = stream_128(first)
+        if bits == 8:
+            raw[4], raw[5], raw[6], raw[7] = stream_128(at(first, n_blocks * i32(16)))
+        if high_bits == 1:
+            raw[n_codes] = stream_32(at(high, block * i32(4)))
+        elif high_bits == 2:
+            raw[n_codes], raw[n_codes + 1] = stream_64(at(high, block * i32(8)))
+        if minima and not header:
+            raw[level_at] = stream_32(at(levels, block * i32(4)))
+        else:
+            raw[level_at] = stream_u16(at(levels, block * i32(2)))
+        if header:
+            if minima:
+                raw[level_at + 1] = stream_32(at(supers, (block >> i32(3)) * i32(4)))
+            else:
+                raw[level_at + 1] = stream_u16(at(supers, (block >> i32(3)) * i32(2)))
+
+    return fetch
 
 
 @inline

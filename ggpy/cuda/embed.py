@@ -6,7 +6,7 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, f32, i32, reader, signed_byte, two_floats, u32, u64
+from ggpy.cuda.device import at, block_reader, f32, i32, signed_byte, two_floats, u32, u64, unpacker
 from ggpy.cuda.instructions import (
     bits_to_f32,
     load_i32,
@@ -51,8 +51,7 @@ def source(name: str) -> Source:
                     store_f32(at(out, 4 * c + 12), v3)
 
         return Source(embed_floats, _SIGNATURE, THREADS)
-    read = reader(p)
-    size, fetch, unpack = read.size, read.fetch, read.unpack
+    fetch, (size, unpack) = block_reader(p), unpacker(p)
     offset, signed = p.offset, p.signed
 
     def embed_blocks(tokens, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
@@ -66,8 +65,8 @@ def source(name: str) -> Source:
         raw = cuda.local.array(size, types.uint32)
         w = cuda.local.array(8, types.uint32)
         for block in range(cuda.threadIdx.x, n_blocks, THREADS):
-            fetch(codes_at, high_at, levels_at, supers_at, i32(block), n_blocks, raw, 0)
-            first, second, minimum = unpack(raw, 0, w)
+            fetch(codes_at, high_at, levels_at, supers_at, i32(block), n_blocks, raw)
+            first, second, minimum = unpack(raw, w)
             for k in range(8):
                 scale = first if k < 4 else second
                 for c in range(4):

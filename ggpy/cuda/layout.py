@@ -28,12 +28,8 @@ ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
 ATTENTION_THREADS = 256  # of a block that attends for single tokens
+RING = 88 << 10  # bytes of shared memory of a multiprocessor for weights on their way, of one kernel of two
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
-
-
-def matvec_threads(n_tokens: int) -> int:
-    """Of a block that multiplies a matrix with so many tokens: more where each needs fewer registers."""
-    return 512 if n_tokens == 1 else 256
 
 
 def round_up(n: int, to: int) -> int:
@@ -233,3 +229,90 @@ class AttentionShape:
 
     def parts_bytes(self, n_tokens: int, n_multiprocessors: int) -> int:
         return n_tokens * self.n_head * self.splits(n_tokens, n_multiprocessors) * self.cache.part_bytes
+
+
+@dataclass(frozen=True)
+class MatvecShape:
+    """How a product of a matrix with few tokens is cut (`ggpy.cuda.matvec`).
+
+    A lane reads *items*, 16 bytes of codes each: a block of 32 columns, or as many floats. 32 lanes' items are a *chunk*;
+    a warp has some chunks of a row, a *unit*, copied to shared memory at a time, several units ahead.
+    """
+
+    packed: Packed
+    n_cols: int
+    n_tokens: int
+
+    @property
+    def threads(self) -> int:
+        """Of a block: more where each needs fewer registers."""
+        return 512 if self.n_tokens == 1 else 256
+
+    @property
+    def blocks(self) -> int:
+        """Of threads on a multiprocessor. For a single token one, so that the next kernel's finds room beside it."""
+        return 1 if self.n_tokens == 1 else 2
+
+    @property
+    def layout(self) -> MatrixLayout:
+        return MatrixLayout(self.packed, 1, self.n_cols)
+
+    @property
+    def n_items(self) -> int:
+        """Of a row."""
+        layout = self.layout
+        return layout.padded_cols * self.packed.bits // 128 if self.packed.is_float else layout.n_blocks
+
+    @property
+    def chunks(self) -> int:
+        """Of a unit: a few that leave little of the last one empty."""
+        n = -(-self.n_items // 32)
+        return min((4, 3, 2, 1), key=lambda c: -(-n // c) * (c + 0.5))
+
+    @property
+    def n_units(self) -> int:
+        """Of a row."""
+        return -(-self.n_items // (32 * self.chunks))
+
+    def _parts(self) -> tuple[int, int, int, int]:
+        """Bytes of a unit in the planes codes, high, levels and supers."""
+        layout, chunks = self.layout, self.chunks
+        if self.packed.is_float:
+            return 512 * chunks, 0, 0, 0
+        blocks = 32 * chunks
+        sizes = layout.code_bytes * blocks, layout.high_bytes * blocks, layout.level_bytes * blocks
+        return (*sizes, round_up(layout.super_bytes * blocks // 8, 16))
+
+    @property
+    def high_at(self) -> int:
+        """Offset in a unit."""
+        return self._parts()[0]
+
+    @property
+    def levels_at(self) -> int:
+        return sum(self._parts()[:2])
+
+    @property
+    def supers_at(self) -> int:
+        return sum(self._parts()[:3])
+
+    @property
+    def unit_bytes(self) -> int:
+        return sum(self._parts())
+
+    @property
+    def slots(self) -> int:
+        """Units of a warp in shared memory, one of them being multiplied."""
+        ring = RING // self.blocks // (self.threads // 32)
+        return max(2, min(8, ring // self.unit_bytes))
+
+    @property
+    def activations_at(self) -> int:
+        """Offset of a single token's activations in shared memory, after sums and units."""
+        return SUMS + self.threads // 32 * self.slots * self.unit_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        if self.n_tokens > 1:
+            return self.activations_at
+        return self.activations_at + ActivationLayout("f32" if self.packed.is_float else "q8", 1, self.n_cols).n_bytes

@@ -1,8 +1,8 @@
 """Products of a packed matrix with up to 8 tokens: what decoding is made of, bound by how fast weights are read.
 
-A warp takes a row, a lane every 32nd block of it, a few blocks at a time: while these are multiplied the next ones, of
-this row or of the warp's next, are on their way. The first are asked for before the kernel waits for the one before it,
-and hints bring further rows into the cache: memory stays busy while activations are made.
+A warp takes a row, a lane every 32nd block of it. Weights come through shared memory, some units ahead of the one being
+multiplied (`ggpy.cuda.layout.MatvecShape`), and the first of them are asked for before the kernel waits for the one
+before it: memory stays busy while that one ends and activations are made.
 
 inputs   "ready": activations as the kernel `activations` made them; "norm": one row of float32, normalised here;
          "plain": the same without a norm; "partsN": N parts of attention a head, joined here. All but "ready" are for
@@ -19,9 +19,13 @@ from numba.cuda import types
 
 from ggpy.cuda.activations import norm_function, row_reader, writer
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, f32, i32, inline, reader, two_floats, u32, u64, warp_sum
+from ggpy.cuda.device import at, f32, i32, inline, two_floats, u32, u64, unpacker, warp_sum
 from ggpy.cuda.instructions import (
     bits_to_f32,
+    copy_4,
+    copy_16,
+    copy_commit,
+    copy_wait,
     dp4a,
     dynamic_shared,
     exp2,
@@ -30,21 +34,19 @@ from ggpy.cuda.instructions import (
     load_64,
     load_128,
     load_f32,
-    prefetch,
     reciprocal,
     release_next,
     shared_load_64,
     shared_load_128,
+    shared_load_u16,
+    shared_load_u32,
     store_f32,
-    stream_128,
     sync_block,
+    sync_warp,
     wait_for_previous,
 )
-from ggpy.cuda.layout import SUMS, matvec_threads
-from ggpy.quant.packed import PACKED, Packed
-
-HELD = 16  # words of weights that a lane holds while others are on their way
-AHEAD = 4  # rows of a warp that are hinted at before the kernel waits
+from ggpy.cuda.layout import SUMS, MatvecShape
+from ggpy.quant.packed import PACKED
 
 SIGNATURE = (
     "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, levels, supers and their strides
@@ -67,31 +69,78 @@ def _where(shared: bool) -> tuple[Any, Any, Any]:
     return shared_at, shared_load_128, shared_load_64
 
 
-def _quantized(p: Packed, tokens: int, n_blocks: int, shared: bool) -> tuple[int, int, Any, Any]:
-    """(items of a row, words of an item, `fetch`, `dot(raw, base, item, on, x, x_stride, xl, xl_stride, total)`): an
-    item is what a lane multiplies at a time, here a block; its products with token t are added to total[t]."""
-    read = reader(p)
-    fetch, unpack = read.fetch, read.unpack
+def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
+    """(`copy(to, codes, high, levels, supers, unit, lane)`, `dot(of, chunk, item, lane, on, x, x_stride, xl, xl_stride,
+    total)`).
+
+    copy: start to bring a unit of the row whose addresses in its planes are given to shared memory. dot: add the
+    products of one item with token t to total[t]; `of` is the unit's shared address.
+    """
+    p, tokens, n_blocks, chunks = shape.packed, shape.n_tokens, shape.layout.n_blocks, shape.chunks
+    size, unpack = unpacker(p)
     place, take_128, take_64 = _where(shared)
-    offset, two_scales, minima = p.offset, p.n_scales == 2, p.minima
+    offset, two_scales, minima, header, bits = p.offset, p.n_scales == 2, p.minima, p.header, p.bits
+    high_bits, high_at, levels_at, supers_at = p.high_bits, shape.high_at, shape.levels_at, shape.supers_at
+    level_bytes, super_bytes = shape.layout.level_bytes, shape.layout.super_bytes
+    n_codes = 8 if bits == 8 else 4
+    half = 512 * chunks  # bytes from the first run of an 8-bit unit's codes to the second
 
     @inline
-    def dot(raw, base, block, on, x, x_stride, xl, xl_stride, total):  # type: ignore[no-untyped-def]
+    def pieces(to, of, lane, first, n_unit, n_row):  # type: ignore[no-untyped-def]
+        """16-byte pieces of a plane: n_unit of them at most, from piece `first` of the row's n_row."""
+        for k in range(-(-n_unit // 32)):
+            piece = i32(32 * k) + lane
+            if piece < i32(n_unit) and first + piece < i32(n_row):
+                copy_16(to + u32(piece * i32(16)), at(of, (first + piece) * i32(16)))
+
+    @inline
+    def copy(to, codes, high, levels, supers, unit, lane):  # type: ignore[no-untyped-def]
+        first = unit * i32(32 * chunks)  # block
+        pieces(to, codes, lane, first, 32 * chunks, n_blocks)
+        if bits == 8:
+            pieces(to + u32(half), at(codes, i32(16 * n_blocks)), lane, first, 32 * chunks, n_blocks)
+        if high_bits:
+            per = 4 // high_bits  # blocks of a piece
+            pieces(to + u32(high_at), high, lane, first // i32(per), 32 * chunks // per, -(-n_blocks // per))
+        per_level = 16 // level_bytes
+        pieces(to + u32(levels_at), levels, lane, first // i32(per_level), 32 * chunks // per_level, -(-n_blocks // per_level))  # fmt: skip  # noqa: E501
+        if header:  # pieces of 4 bytes
+            n_words, first_word = chunks * super_bytes, unit * i32(chunks * super_bytes)
+            if lane < i32(n_words) and (first_word + lane) * i32(4) < i32(-(-n_blocks // 8) * super_bytes):
+                copy_4(to + u32(supers_at) + u32(lane * i32(4)), at(supers, (first_word + lane) * i32(4)))
+
+    @inline
+    def dot(of, chunk, item, lane, on, x, x_stride, xl, xl_stride, total):  # type: ignore[no-untyped-def]
+        raw = cuda.local.array(size, types.uint32)
         w = cuda.local.array(8, types.uint32)
-        scale, scale2, minimum = unpack(raw, base, w)
+        b = i32(32 * chunk) + lane  # of the unit
+        raw[0], raw[1], raw[2], raw[3] = shared_load_128(of + u32(b * i32(16)))
+        if bits == 8:
+            raw[4], raw[5], raw[6], raw[7] = shared_load_128(of + u32(b * i32(16)) + u32(half))
+        if high_bits == 1:
+            raw[n_codes] = shared_load_u32(of + u32(high_at) + u32(b * i32(4)))
+        elif high_bits == 2:
+            raw[n_codes], raw[n_codes + 1] = shared_load_64(of + u32(high_at) + u32(b * i32(8)))
+        if level_bytes == 4:
+            raw[n_codes + high_bits] = shared_load_u32(of + u32(levels_at) + u32(b * i32(4)))
+        else:
+            raw[n_codes + high_bits] = shared_load_u16(of + u32(levels_at) + u32(b * i32(2)))
+        if header:
+            if super_bytes == 4:
+                raw[n_codes + high_bits + 1] = shared_load_u32(of + u32(supers_at) + u32((b >> i32(3)) * i32(4)))
+            else:
+                raw[n_codes + high_bits + 1] = shared_load_u16(of + u32(supers_at) + u32((b >> i32(3)) * i32(2)))
+        scale, scale2, minimum = unpack(raw, w)
         for t in range(tokens):
-            here = place(place(x, i32(t) * x_stride), block * i32(16))
-            a, b, c, d = take_128(here)
+            here = place(place(x, i32(t) * x_stride), item * i32(16))
+            a, b_, c, d = take_128(here)
             e, f, g, h = take_128(place(here, i32(16 * n_blocks)))
-            x_scale_bits, sums = take_64(place(place(xl, i32(t) * xl_stride), block * i32(8)))
-            x_scale = bits_to_f32(x_scale_bits)
-            if not on:
-                x_scale = f32(0.0)
+            x_scale_bits, sums = take_64(place(place(xl, i32(t) * xl_stride), item * i32(8)))
             sum1, sum2 = low_i16(sums), high_i16(sums)
             start1, start2 = i32(0), i32(0)
             if offset:
                 start1, start2 = i32(-offset) * sum1, i32(-offset) * sum2
-            one = dp4a(w[0], a, dp4a(w[1], b, dp4a(w[2], c, dp4a(w[3], d, start1))))
+            one = dp4a(w[0], a, dp4a(w[1], b_, dp4a(w[2], c, dp4a(w[3], d, start1))))
             two = dp4a(w[4], e, dp4a(w[5], f, dp4a(w[6], g, dp4a(w[7], h, start2))))
             if two_scales:
                 part = fma(i32_to_f32(one), scale, i32_to_f32(two) * scale2)
@@ -99,9 +148,10 @@ def _quantized(p: Packed, tokens: int, n_blocks: int, shared: bool) -> tuple[int
                 part = i32_to_f32(one + two) * scale
             if minima:
                 part = fma(minimum, i32_to_f32(sum1 + sum2), part)
-            total[t] = fma(part, x_scale, total[t])
+            part = fma(part, bits_to_f32(x_scale_bits), total[t])
+            total[t] = part if on else total[t]
 
-    return n_blocks, read.size, fetch, dot
+    return copy, dot
 
 
 @inline
@@ -114,65 +164,86 @@ def high_i16(x):  # type: ignore[no-untyped-def]
     return i32(types.int16(types.uint16(x >> u32(16))))
 
 
-def _floats(p: Packed, tokens: int, n_blocks: int, shared: bool) -> tuple[int, int, Any, Any]:
-    """The same for a matrix of floats, whose items are 16 bytes."""
+def _floats(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
+    """The same for a matrix of floats."""
+    p, tokens, n_items, chunks = shape.packed, shape.n_tokens, shape.n_items, shape.chunks
     place, take_128, _ = _where(shared)
     kind = {"F32": 2, "BF16": 1, "F16": 0}[p.name]
     per = 4 if kind == 2 else 8
 
     @inline
-    def fetch(codes, high, levels, supers, item, n_blocks, raw, base):  # type: ignore[no-untyped-def]
-        raw[base], raw[base + 1], raw[base + 2], raw[base + 3] = stream_128(at(codes, item * i32(16)))
+    def copy(to, codes, high, levels, supers, unit, lane):  # type: ignore[no-untyped-def]
+        for k in range(chunks):
+            item = (unit * i32(chunks) + i32(k)) * i32(32) + lane
+            if item < i32(n_items):
+                copy_16(to + u32((i32(32 * k) + lane) * i32(16)), at(codes, item * i32(16)))
 
     @inline
-    def dot(raw, base, item, on, x, x_stride, xl, xl_stride, total):  # type: ignore[no-untyped-def]
-        if not on:
-            raw[base], raw[base + 1], raw[base + 2], raw[base + 3] = u32(0), u32(0), u32(0), u32(0)
+    def dot(of, chunk, item, lane, on, x, x_stride, xl, xl_stride, total):  # type: ignore[no-untyped-def]
+        a, b, c, d = shared_load_128(of + u32((i32(32 * chunk) + lane) * i32(16)))
         for t in range(tokens):
             here = place(place(x, i32(t) * x_stride), item * i32(4 * per))
             e, f, g, h = take_128(here)
             part = total[t]
             if kind == 2:
-                part = fma(bits_to_f32(raw[base]), bits_to_f32(e), part)
-                part = fma(bits_to_f32(raw[base + 1]), bits_to_f32(f), part)
-                part = fma(bits_to_f32(raw[base + 2]), bits_to_f32(g), part)
-                part = fma(bits_to_f32(raw[base + 3]), bits_to_f32(h), part)
+                part = fma(bits_to_f32(a), bits_to_f32(e), fma(bits_to_f32(b), bits_to_f32(f), part))
+                part = fma(bits_to_f32(c), bits_to_f32(g), fma(bits_to_f32(d), bits_to_f32(h), part))
             else:
-                a0, a1 = two_floats(raw[base], kind)
-                b0, b1 = two_floats(raw[base + 1], kind)
+                a0, a1 = two_floats(a, kind)
+                b0, b1 = two_floats(b, kind)
                 part = fma(a0, bits_to_f32(e), fma(a1, bits_to_f32(f), part))
                 part = fma(b0, bits_to_f32(g), fma(b1, bits_to_f32(h), part))
                 e, f, g, h = take_128(place(here, i32(16)))
-                a0, a1 = two_floats(raw[base + 2], kind)
-                b0, b1 = two_floats(raw[base + 3], kind)
+                a0, a1 = two_floats(c, kind)
+                b0, b1 = two_floats(d, kind)
                 part = fma(a0, bits_to_f32(e), fma(a1, bits_to_f32(f), part))
                 part = fma(b0, bits_to_f32(g), fma(b1, bits_to_f32(h), part))
-            total[t] = part
+            total[t] = part if on else total[t]
 
-    return n_blocks * 32 // per, 4, fetch, dot
+    return copy, dot
 
 
 def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> Source:
-    """matvec.TYPE.COLUMNS.TOKENS.INPUTS.OUTPUTS: see the module. Dynamic shared memory: SUMS bytes and, for all inputs
-    but "ready", one token's activations."""
+    """matvec.TYPE.COLUMNS.TOKENS.INPUTS.OUTPUTS: see the module; MatvecShape gives its threads and shared memory."""
     p, n_cols, tokens = PACKED[name], int(n_cols_), int(tokens_)
+    shape = MatvecShape(p, n_cols, tokens)
     fused, norm_here = inputs != "ready", inputs == "norm"
     pair = outputs == "swiglu"
-    n_blocks = -(-n_cols // 32)
-    n_items, size, fetch, dot = (_floats if p.is_float else _quantized)(p, tokens, n_blocks, fused)
-    per_unit = max(1, min(-(-n_items // 32), HELD // size if tokens < 4 else 1))  # items that a lane takes at a time
-    n_units = -(-n_items // (32 * per_unit))
-    n_raw = per_unit * size
-    row_lines = -(-n_blocks * (32 * p.bits // 8 if p.bits >= 8 else 16) // 128)
-    threads = matvec_threads(tokens)
-    warps = threads // 32
+    copy, dot = (_floats if p.is_float else _quantized)(shape, fused)
+    n_items, chunks, n_units = shape.n_items, shape.chunks, shape.n_units
+    slots, unit_bytes, activations_at = shape.slots, shape.unit_bytes, shape.activations_at
+    threads, warps = shape.threads, shape.threads // 32
+    n_blocks = shape.layout.n_blocks
+    wait = copy_wait(slots - 1)
     splits = int(inputs[5:]) if inputs.startswith("parts") else 0
     n_each, read_row = row_reader(n_cols, threads, splits)
     n_held = 4 * n_each
     _, read_weights = row_reader(n_cols, threads)
     norm = norm_function(n_cols, threads)
     write = writer(n_cols, threads, "f32" if p.is_float else "q8", True)
-    n_totals = tokens
+
+    @inline
+    def copy_unit(planes, strides, half_rows, n_rows, row, second, unit, lane, to):  # type: ignore[no-untyped-def]
+        """Start to bring a unit; with nothing left to bring, an empty group keeps the count."""
+        if row < n_rows:
+            r = u64(u32(row + half_rows)) if second else u64(u32(row))
+            copy(
+                to, planes[0] + r * u64(u32(strides[0])), planes[1] + r * u64(u32(strides[1])),
+                planes[2] + r * u64(u32(strides[2])), planes[3] + r * u64(u32(strides[3])), unit, lane,
+            )  # fmt: skip
+        copy_commit()
+
+    @inline
+    def after(row, second, unit, step):  # type: ignore[no-untyped-def]
+        """The unit that follows: of this row, of its other half, of the warp's next row."""
+        unit += i32(1)
+        if unit == i32(n_units):
+            unit = i32(0)
+            if pair:
+                second = not second
+            if not second:
+                row += step
+        return row, second, unit
 
     def matvec(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride,
                n_rows, half_rows, x, x_stride, xl, xl_stride, norm_weight, eps,
@@ -182,35 +253,25 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
         lane, warp = tid & i32(31), tid >> i32(5)
         row = i32(cuda.blockIdx.x) * i32(warps) + warp
         step = i32(cuda.gridDim.x) * i32(warps)
-        raw = cuda.local.array(n_raw, types.uint32)
-        following = cuda.local.array(n_raw, types.uint32)
-        total = cuda.local.array(n_totals, types.float32)
-        gate = cuda.local.array(n_totals, types.float32)
-        for t in range(n_totals):
-            total[t], gate[t] = f32(0.0), f32(0.0)
-
+        memory = dynamic_shared()
+        ring = memory + u32(SUMS) + u32(warp * i32(slots * unit_bytes))
+        planes, strides = (codes, high, levels, supers), (code_stride, high_stride, level_stride, super_stride)
         # Weights depend on no kernel before: have them under way while that one ends.
-        if row < n_rows:
-            fetch_unit(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, row, i32(0), lane, raw)  # fmt: skip  # noqa: E501
-        ahead = row
-        for _ in range(AHEAD):
-            if ahead < n_rows:
-                for line in range(lane, i32(row_lines), i32(32)):
-                    prefetch(codes + u64(u32(ahead)) * u64(u32(code_stride)) + u64(u32(line * i32(128))))
-                    if pair:
-                        prefetch(codes + u64(u32(ahead + half_rows)) * u64(u32(code_stride)) + u64(u32(line * i32(128))))  # fmt: skip  # noqa: E501
-            ahead += step
+        far_row, far_second, far_unit, far_slot = row, False, i32(0), i32(0)
+        for _ in range(slots - 1):
+            copy_unit(planes, strides, half_rows, n_rows, far_row, far_second, far_unit, lane, ring + u32(far_slot * i32(unit_bytes)))  # fmt: skip  # noqa: E501
+            far_row, far_second, far_unit = after(far_row, far_second, far_unit, step)
+            far_slot += i32(1)
         if fused:
             held = cuda.local.array(n_held, types.float32)
             weights = cuda.local.array(n_held, types.float32)
             if norm_here:
                 read_weights(norm_weight, i32(1), i32(0), weights)
             wait_for_previous()
-            memory = dynamic_shared()
             read_row(x, head_dim, part_bytes, held)
             if norm_here:
                 norm(held, weights, eps, memory)
-            here = memory + u32(SUMS)
+            here = memory + u32(activations_at)
             here_levels = here + u32(n_blocks * 32)
             write(held, here, here_levels)
             sync_block()
@@ -218,34 +279,30 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
             wait_for_previous()
             here, here_levels = x, xl
 
-        unit, second = i32(0), False
+        total = cuda.local.array(tokens, types.float32)
+        gate = cuda.local.array(tokens, types.float32)
+        for t in range(tokens):
+            total[t], gate[t] = f32(0.0), f32(0.0)
+        second, unit, slot = False, i32(0), i32(0)
         while row < n_rows:
-            # the next unit: of this row, of its other half, of the warp's next row
-            next_row, next_unit, next_second = row, unit + i32(1), second
-            ends = next_unit == i32(n_units)
-            if ends:
-                next_unit = i32(0)
-                if pair and not second:
-                    next_second = True
-                else:
-                    next_second = False
-                    next_row = row + step
-            if next_row < n_rows:
-                of = next_row + half_rows if next_second else next_row
-                fetch_unit(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, of, next_unit, lane, following)  # fmt: skip  # noqa: E501
-            for k in range(per_unit):
-                item = (unit * i32(per_unit) + i32(k)) * i32(32) + lane
+            copy_unit(planes, strides, half_rows, n_rows, far_row, far_second, far_unit, lane, ring + u32(far_slot * i32(unit_bytes)))  # fmt: skip  # noqa: E501
+            far_row, far_second, far_unit = after(far_row, far_second, far_unit, step)
+            far_slot = i32(0) if far_slot == i32(slots - 1) else far_slot + i32(1)
+            wait()
+            sync_warp()
+            of = ring + u32(slot * i32(unit_bytes))
+            for k in range(chunks):
+                item = (unit * i32(chunks) + i32(k)) * i32(32) + lane
                 on = item < i32(n_items)
-                if not on:
-                    item = i32(n_items - 1)
-                dot(raw, k * size, item, on, here, x_stride, here_levels, xl_stride, total)
-            if ends:
+                dot(of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_levels, xl_stride, total)
+            sync_warp()  # before the next unit's successor takes this one's place
+            if unit == i32(n_units - 1):
                 if pair and not second:
-                    for t in range(n_totals):
+                    for t in range(tokens):
                         gate[t], total[t] = total[t], f32(0.0)
                 else:
                     value, gated = f32(0.0), f32(0.0)
-                    for t in range(n_totals):
+                    for t in range(tokens):
                         summed = warp_sum(total[t])
                         if pair:
                             other = warp_sum(gate[t])
@@ -266,19 +323,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
                         if accumulate != i32(0):
                             value += load_f32(out)
                         store_f32(out, value)
-            for k in range(n_raw):
-                raw[k] = following[k]
-            row, unit, second = next_row, next_unit, next_second
-
-    @inline
-    def fetch_unit(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, row, unit, lane, raw):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-        r = u64(u32(row))
-        codes_at, high_at = codes + r * u64(u32(code_stride)), high + r * u64(u32(high_stride))
-        levels_at, supers_at = levels + r * u64(u32(level_stride)), supers + r * u64(u32(super_stride))
-        for k in range(per_unit):
-            item = (unit * i32(per_unit) + i32(k)) * i32(32) + lane
-            if item >= i32(n_items):
-                item = i32(n_items - 1)  # read again, and not counted
-            fetch(codes_at, high_at, levels_at, supers_at, item, i32(n_blocks), raw, k * size)
+            row, second, unit = after(row, second, unit, step)
+            slot = i32(0) if slot == i32(slots - 1) else slot + i32(1)
 
     return Source(matvec, SIGNATURE, threads, 2)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ggpy.cuda import flash_launch, matmul_launch
-from ggpy.cuda.layout import SUMS, ActivationLayout, AttentionShape, CacheLayout, matvec_threads, round_up
+from ggpy.cuda.layout import SUMS, ActivationLayout, AttentionShape, CacheLayout, MatvecShape, round_up
 from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Step, SwiGLU
 from ggpy.cuda.weights import layout_of
 
@@ -177,16 +177,13 @@ class StepQueue:
         if step.swiglu:
             n_rows = half_rows = step.swiglu.n_cols
         to = self._fresh(step.swiglu) if step.swiglu else self._results(step)
-        n_sm, warps = self.device.n_multiprocessors, matvec_threads(n) // 32
-        grid = min(-(-n_rows // warps), n_sm * (1 if n == 1 else 2))
-        shared = SUMS
-        if n == 1:
-            shared += layout.n_blocks * (128 if layout.packed.is_float else 32 + 8)
+        shape = MatvecShape(layout.packed, layout.n_cols, n)
+        grid = min(-(-n_rows // (shape.threads // 32)), self.device.n_multiprocessors * shape.blocks)
         outputs = "swiglu" if step.swiglu else "rows"
         self._launch(
             f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}", grid, *planes, n_rows, half_rows,
             x, x_stride, levels, level_stride, norm, eps, self.cache.head_dim, self.cache.part_bytes,
-            self._bias(step), *to, step.accumulate, shared=shared,
+            self._bias(step), *to, step.accumulate, shared=shape.shared_bytes,
         )  # fmt: skip
 
     def _norm(self, step: Product) -> int:
