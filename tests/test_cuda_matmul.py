@@ -100,7 +100,7 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", TYPES)
-@pytest.mark.parametrize("tiling", ["64x32", "64x128h"])
+@pytest.mark.parametrize("tiling", ["64x32s2", "64x64hs2", "128x128h"])
 def test_emulated_product(name: str, tiling: str) -> None:
     n_tokens, n_rows, n_cols = 35, 70, 256 + 32 * 3  # nothing whole
     rng = np.random.default_rng(1)

@@ -59,46 +59,52 @@ class _Product:
         """Grid: tiles of tokens, tiles of rows."""
         shape, self.w = self.tiling, w
         thread = w.special("tid.x")
-        self.thread, self.lane, warp = thread, thread & 31, thread >> 5
+        split, self.thread = thread // shape.team, thread % shape.team
+        self.lane, warp = self.thread & 31, self.thread >> 5
         self.group, self.t = self.lane >> 2, self.lane & 3
         self.row_warp = (warp // shape.token_warps) * (shape.rows // shape.row_warps)
         self.token_warp = (warp % shape.token_warps) * (shape.tokens // shape.token_warps)
         first_token, first_row = w.special("ctaid.x") * shape.tokens, w.special("ctaid.y") * shape.rows
-        self.shared = w.shared_memory()
         n_blocks = (n_cols + (BLOCK - 1)) // BLOCK
         n_tiles = (n_blocks + (BLOCKS - 1)) // BLOCKS
-        pairs = (n_tiles + 1) // 2
-        copies = [self._activation_copies(activations, first_token, n_tokens, pairs * (2 * PAIR))]
+        copies = [self._activation_copies(activations, first_token, n_tokens, (n_tiles + 1) // 2 * (2 * PAIR))]
         copies += self._weight_copies(weight, first_row, n_rows, n_blocks)
 
-        if shape.hopper:
-            n_tiles = pairs * 2  # one may lie beyond the last column: its activations are zeros
-
-        def fetch(tile: Value, stage: Value) -> None:
-            # no branch around it: Hopper's instruction runs on only through straight code
+        def fetch(step: Value, stage: Value) -> None:
+            # no branch around it: Hopper's instruction runs on only through straight code. A tile beyond the last
+            # column is zeros.
+            tile = step * shape.splits + split
             exists = tile < n_tiles
             for copy in copies:
                 copy(tile, stage, exists)
             w.commit_copies()
 
         stages, size = shape.stages_of(self.packed), shape.stage_bytes(self.packed)
+        block_shared = w.shared_memory()
+        self.shared = block_shared + split * (stages * size)
         end = self.shared + stages * size
         # Hopper's instruction may still read the tile before this one while the next tiles are fetched
         ahead = stages - (2 if shape.hopper else 1)
-        for tile in range(ahead):
-            fetch(w.int(tile), self.shared + tile * size)
+        vectors = block_shared + shape.stages_bytes(self.packed)
+        self._vector_copies(scales, first_token, n_tokens, shape.tokens, vectors)
+        self._vector_copies(bias, first_row, (bias > 0).select(n_rows, 0), shape.rows, vectors + 4 * shape.tokens)
+        for step in range(ahead):
+            fetch(w.int(step), self.shared + step * size)
 
-        def one(tile: Value, state: Sequence[Value]) -> list[Value]:
+        def one(step: Value, state: Sequence[Value]) -> list[Value]:
             stage, free, *sums = state
             if shape.hopper:
                 sums = w.group_wait(1, sums)
             w.wait_copies(ahead - 1)
             if shape.hopper:
                 w.shared_fence()
-            w.barrier()
-            fetch(tile + ahead, free)
+            if shape.splits == 1:
+                w.barrier()
+            else:
+                w.barrier(split + 1, shape.team)
+            fetch(step + ahead, free)
             multiply = self._multiply_hopper if shape.hopper else self._multiply
-            sums = multiply(tile, stage, sums)
+            sums = multiply(step * shape.splits + split, stage, sums)
             following = [(at + size).equals(end).select(self.shared, at + size) for at in (stage, free)]
             return [*following, *sums]
 
@@ -108,11 +114,34 @@ class _Product:
 
         state = [self.shared, self.shared + ahead * size]
         state += [w.float(0.0)] * (4 * shape.row_fragments * shape.token_fragments)
+        steps = (n_tiles + (shape.splits - 1)) // shape.splits
         if shape.hopper:
-            sums = w.group_wait(0, w.loop(w.int(0), pairs, state, two, once=True)[2:])
+            sums = w.group_wait(0, w.loop(w.int(0), (steps + 1) // 2, state, two, once=True)[2:])
         else:
-            sums = w.loop(w.int(0), n_tiles, state, one, once=True)[2:]
-        self._store(sums, dst, dst_stride, scales, bias, first_token, first_row, n_tokens, n_rows, accumulate)
+            sums = w.loop(w.int(0), steps, state, one, once=True)[2:]
+        results = (dst, dst_stride, vectors, first_token, first_row, n_tokens, n_rows, accumulate)
+        if shape.splits == 1:
+            self._store(sums, *results)
+            return
+        sums = self._over_teams(sums, split, block_shared)
+        with w.when(split.equals(0)):
+            self._store(sums, *results)
+
+    def _over_teams(self, sums: Sums, split: Value, shared: Value) -> Sums:
+        """The sums of all teams, in the first one."""
+        w, team, size = self.w, self.tiling.team, 4 * self.tiling.team * len(sums)
+        assert (self.tiling.splits - 1) * size <= self.tiling.stages_bytes(self.packed)
+        w.wait_copies(0)
+        w.barrier()
+        place = shared + self.thread * 4
+        with w.when(split > 0):
+            at = place + (split - w.int(1)) * size
+            for k, value in enumerate(sums):
+                w.store(value, at + 4 * team * k)
+        w.barrier()
+        for other in range(self.tiling.splits - 1):
+            sums = [value + w.load(place + (other * size + 4 * team * k), f32) for k, value in enumerate(sums)]
+        return sums
 
     # ---- copies to shared memory
 
@@ -122,15 +151,16 @@ class _Product:
         w, shape = self.w, self.tiling
         base = activations + first_token.wide() * stride.wide()
         row, piece = self.thread >> 3, self.thread & 7
-        last = n_tokens - first_token - w.int(1)  # tokens beyond repeat it
-        step = shape.threads // 8
-        offsets = [(row + k * step).min(last) * stride + piece * 16 for k in range(shape.tokens // step)]
+        step, left = shape.team // 8, n_tokens - first_token
+        offsets = [(row + k * step) * stride + piece * 16 for k in range(shape.tokens // step)]
+        # tokens beyond the last are zeros: reading one again and again would hold up all blocks
+        sizes = [(row + k * step < left).select(w.int(16), 0) for k in range(shape.tokens // step)]
         to = row * 128 + ((piece ^ row & 7) << 4)
 
         def copy(tile: Value, stage: Value, exists: Value) -> None:
-            source, valid = base + (tile * (2 * COLUMNS)).wide(), exists.select(w.int(16), 0)
-            for k, offset in enumerate(offsets):
-                w.copy(stage + to + k * step * 128, source + offset.wide(), 16, valid)
+            source = base + (tile * (2 * COLUMNS)).wide()
+            for k, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+                w.copy(stage + to + k * step * 128, source + offset.wide(), 16, exists.select(size, 0))
 
         return copy
 
@@ -154,14 +184,22 @@ class _Product:
             address = address + (n_rows.wide() * stride.wide() + (ALIGN - 1) & -ALIGN)
         return copies
 
+    def _vector_copies(self, source: Value, first: Value, end: Value, count: int, shared: Value) -> None:
+        """`count` floats from number `first` on, zeros from number `end` on. They arrive with the first tile."""
+        w, team = self.w, self.tiling.team
+        for start in range(0, count, team):
+            place = (self.thread + start) % count
+            valid = (first + place < end).select(w.int(4), 0)
+            w.copy(shared + place * 4, source + (first + place).wide() * 4, 4, valid)
+
     def _plane_copies(
         self, plane: TilePlane, start: Value, stride: Value, row_bytes: Value, first_row: Value, n_rows: Value
     ) -> Copy:
         w, shape = self.w, self.tiling
-        last = n_rows - first_row - w.int(1)  # rows beyond repeat it
-        step = shape.threads // plane.pieces  # rows that all threads copy at once
-        row, piece = self.thread // plane.pieces, self.thread % plane.pieces
-        offsets = [(row + k).min(last) * stride for k in range(0, shape.rows, step)]
+        step = min(shape.rows, shape.team // plane.pieces)  # rows copied at once; threads left over do the same again
+        row, piece = self.thread // plane.pieces % step, self.thread % plane.pieces
+        rows = [row + k for k in range(0, shape.rows, step)]
+        offsets, insides = [r * stride for r in rows], [r < n_rows - first_row for r in rows]  # rows beyond are zeros
         base = start + first_row.wide() * stride.wide()
         to = row * plane.pitch + piece * plane.piece + (2 * COLUMNS * shape.tokens + self.places[plane.name])
 
@@ -173,9 +211,9 @@ class _Product:
                 left = row_bytes - column  # the last tile may end early
                 left = left.below(0).select(w.int(0), left).min(plane.piece)
             valid, source = exists.select(left, 0), base + column.wide()
-            for k, offset in enumerate(offsets):
-                where = None if (k + 1) * step <= shape.rows else row + k * step < shape.rows
-                w.copy(stage + to + k * step * plane.pitch, source + offset.wide(), plane.piece, valid, where)
+            for k, (offset, inside) in enumerate(zip(offsets, insides, strict=True)):
+                size = inside.select(valid, 0)
+                w.copy(stage + to + k * step * plane.pitch, source + offset.wide(), plane.piece, size)
 
         return copy
 
@@ -235,59 +273,40 @@ class _Product:
         sums: Sums,
         dst: Value,
         dst_stride: Value,
-        scales: Value,
-        bias: Value,
+        vectors: Value,
         first_token: Value,
         first_row: Value,
         n_tokens: Value,
         n_rows: Value,
         accumulate: Value,
     ) -> None:
+        """sums * scale[token] + bias[row], to dst or added to it."""
         w, shape = self.w, self.tiling
-        rows = [
-            first_row + self.row_warp + self.group + (16 * m + 8 * half)
-            for m in range(shape.row_fragments)
-            for half in range(2)
-        ]
-        biases = []
-        for row in rows:
-            biases.append(w.load_where((bias > 0) & (row < n_rows), bias + row.wide() * 4, w.float(0.0)))
+        places = [self.row_warp + self.group + (16 * m + 8 * h) for m in range(shape.row_fragments) for h in range(2)]
+        biases = [w.load(vectors + 4 * shape.tokens + place * 4, f32) for place in places]
+
+        def write(careful: bool) -> None:
+            for n in range(shape.token_fragments):
+                for column in range(2):
+                    place = self.token_warp + (self.t << 1) + (8 * n + column)
+                    token = first_token + place
+                    scale = w.load(vectors + place * 4, f32)
+                    line = dst + token.wide() * dst_stride.wide() + (first_row * 4).wide()
+                    for r, row in enumerate(places):
+                        m, half = divmod(r, 2)
+                        total = w.fma(sums[4 * (m * shape.token_fragments + n) + 2 * half + column], scale, biases[r])
+                        at = line + (row * 4).wide()
+                        if not careful:
+                            w.store(total, at)
+                            continue
+                        where = (token < n_tokens) & (first_row + row < n_rows)
+                        w.store(total, at, where & accumulate.equals(0))
+                        w.add_to(at, total, where & accumulate.equals(1))
+
         # most blocks are whole, and of these most set what they store: no test then stands before each store
         whole = (first_token + shape.tokens - w.int(1) < n_tokens) & (first_row + shape.rows - w.int(1) < n_rows)
         with w.either(whole & accumulate.equals(0)) as (plain, careful):
             with plain:
-                self._write(None, sums, rows, biases, dst, dst_stride, scales, first_token, n_tokens, n_rows)
+                write(False)
             with careful:
-                self._write(accumulate, sums, rows, biases, dst, dst_stride, scales, first_token, n_tokens, n_rows)
-
-    def _write(
-        self,
-        accumulate: Value | None,  # None: the block is whole, and sets
-        sums: Sums,
-        rows: list[Value],
-        biases: list[Value],
-        dst: Value,
-        dst_stride: Value,
-        scales: Value,
-        first_token: Value,
-        n_tokens: Value,
-        n_rows: Value,
-    ) -> None:
-        w, shape = self.w, self.tiling
-        for n in range(shape.token_fragments):
-            for column in range(2):
-                token = first_token + self.token_warp + (self.t << 1) + (8 * n + column)
-                line = dst + token.wide() * dst_stride.wide()
-                inside = token < n_tokens
-                at = scales + token.wide() * 4
-                scale = w.load(at, f32) if accumulate is None else w.load_where(inside, at, w.float(0.0))
-                for r, row in enumerate(rows):
-                    m, half = divmod(r, 2)
-                    total = w.fma(sums[4 * (m * shape.token_fragments + n) + 2 * half + column], scale, biases[r])
-                    at = line + row.wide() * 4
-                    if accumulate is None:
-                        w.store(total, at)
-                    else:
-                        where = inside & (row < n_rows)
-                        w.store(total, at, where & accumulate.equals(0))
-                        w.add_to(at, total, where & accumulate.equals(1))
+                write(True)

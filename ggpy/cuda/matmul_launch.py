@@ -1,25 +1,180 @@
-"""The host side of a large step's products: which kernels, which tiles, which grids. Imports no numba."""
+"""The host side of a large step's products: which kernels, which tiles, which grids. Imports no numba.
+
+`prepare` or `swiglu_prepare` leaves what one or several `matmul` read. All only queue kernels on the device's stream.
+"""
 
 from __future__ import annotations
 
-from ggpy.cuda.matmul_layout import Tiling
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
+from ggpy.cuda.layout import MatrixLayout
+from ggpy.cuda.matmul_layout import HalfActivations, Tiling
+from ggpy.quant.packed import Packed
+
+if TYPE_CHECKING:
+    from ggpy.cuda.driver import Device
+
+PREPARE_THREADS = 512  # the most that prepare a token
+PREPARE_SHARED = 8 * PREPARE_THREADS // 32  # two floats a warp
+
+# Every shape of tile that there is a kernel for.
 TILINGS: dict[str, Tiling] = {
     tiling.name: tiling
     for tiling in (
-        Tiling(128, 128, 2, 2, 4, blocks=2),
-        Tiling(64, 128, 2, 2, 4, blocks=2),
-        Tiling(128, 64, 4, 1, 4, blocks=2),
-        Tiling(64, 64, 2, 2, 4, blocks=2),
-        Tiling(128, 32, 4, 1, 4, blocks=2),
-        Tiling(64, 32, 4, 1, 6, blocks=3),
-        Tiling(128, 128, 8, 1, 4, hopper=True, blocks=2),
         Tiling(128, 256, 8, 1, 4, hopper=True),
-        Tiling(64, 128, 4, 1, 4, hopper=True, blocks=3),
-        Tiling(64, 256, 4, 1, 4, hopper=True),
-        Tiling(256, 128, 8, 1, 4, hopper=True),
-        Tiling(64, 64, 4, 1, 6, hopper=True, blocks=3),
-        Tiling(64, 32, 4, 1, 8, hopper=True, blocks=4),
-        Tiling(64, 16, 4, 1, 8, hopper=True, blocks=4),
+        Tiling(128, 128, 8, 1, 4, hopper=True, blocks=2),
+        Tiling(64, 128, 4, 1, 4, hopper=True, splits=2),
+        *(Tiling(64, 64, 4, 1, 4, hopper=True, splits=n) for n in (4, 2)),
+        *(Tiling(64, 32, 4, 1, 4, hopper=True, splits=n) for n in (4, 2)),
+        Tiling(128, 128, 2, 2, 4, blocks=2),
+        *(Tiling(64, 64, 4, 1, 3, splits=n) for n in (2, 1)),
+        *(Tiling(64, 32, 4, 1, 4, splits=n) for n in (4, 2, 1)),
     )
 }
+# Microseconds that a round of blocks takes, one on every multiprocessor: at its start and end, and every 1000 columns;
+# then the same where each multiprocessor holds as many as it can. Of Q4_0 on an H100; only the ratios matter.
+COSTS: dict[tuple[int, int, bool], tuple[float, float, float, float]] = {
+    (128, 256, True): (17.0, 8.9, 14.5, 11.1),
+    (128, 128, True): (14.0, 6.8, 17.0, 13.7),
+    (64, 128, True): (9.0, 3.4, 9.0, 3.7),
+    (64, 64, True): (9.0, 2.0, 9.0, 2.0),
+    (64, 32, True): (8.0, 1.7, 8.0, 1.7),
+    (128, 128, False): (10.0, 13.1, 14.0, 21.3),
+    (64, 64, False): (10.0, 3.7, 10.0, 3.8),
+    (64, 32, False): (10.0, 1.7, 10.0, 1.8),
+}
+
+
+@lru_cache(maxsize=64)
+def tilings(packed: Packed, cc: tuple[int, int]) -> tuple[Tiling, ...]:
+    """One kernel of each size for a format, as many teams as shared memory has room for."""
+    hopper = cc == (9, 0)
+    room = 227 << 10 if hopper else 163 << 10 if cc in ((8, 0), (8, 7)) or cc >= (10, 0) and cc < (12, 0) else 99 << 10
+    found: dict[tuple[int, int], Tiling] = {}
+    for tiling in TILINGS.values():
+        if tiling.hopper == hopper and tiling.shared_bytes(packed) <= room:
+            found.setdefault((tiling.rows, tiling.tokens), tiling)
+    return tuple(found.values())
+
+
+def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiprocessors: int) -> float:
+    """Estimated microseconds."""
+    start, column, full_start, full_column = COSTS[tiling.rows, tiling.tokens, tiling.hopper]
+    alone, full = start + column * n_cols / 1000, full_start + full_column * n_cols / 1000
+    blocks = -(-n_rows // tiling.rows) * -(-n_tokens // tiling.tokens)
+    rounds, rest = divmod(blocks, n_multiprocessors * tiling.blocks)
+    return rounds * full + (0 if rest == 0 else alone if rest <= n_multiprocessors else full)
+
+
+@lru_cache(maxsize=4096)
+def choose(
+    packed: Packed, n_rows: int, n_cols: int, n_tokens: int, cc: tuple[int, int], n_multiprocessors: int
+) -> Tiling:
+    """The tiling that should take the least time."""
+    return min(
+        tilings(packed, cc), key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors)
+    )
+
+
+def kernel_names(layout: MatrixLayout, cc: tuple[int, int]) -> list[str]:
+    """What `prepare`, `swiglu_prepare` and `matmul` may launch for a matrix, to be compiled ahead."""
+    width = _width(layout.n_cols)
+    prepares = [f"matmul_prepare.{kind}.{width}" for kind in ("norm", "swiglu")]
+    return prepares + [f"matmul.{layout.packed.name}.{tiling.name}" for tiling in tilings(layout.packed, cc)]
+
+
+def activation_bytes(layout: MatrixLayout, n_tokens: int) -> int:
+    """Of one prepared input."""
+    return HalfActivations(n_tokens, layout.n_cols).n_bytes
+
+
+def _width(n_cols: int) -> int:
+    """Columns that the preparation loads at once."""
+    return 4 if n_cols % 16 == 0 else 1
+
+
+def prepare(
+    device: Device,
+    layout: MatrixLayout,
+    *,
+    src: int,
+    src_stride: int,
+    rows: int,
+    weight: int,
+    eps: float,
+    n_tokens: int,
+    activations: int,
+) -> None:
+    """activations = src, each token divided by its root mean square and multiplied by `weight` if eps >= 0.
+
+    src: float32 rows, `src_stride` bytes apart; rows: int32 [n_tokens], which of them, or 0: one after the other;
+    weight: float32 [n_cols], or 0; eps: added to the mean square; activations: HalfActivations. Rows whose columns are a
+    multiple of 16 must lie on multiples of 16 bytes.
+    """
+    _prepare(device, "norm", layout.n_cols, src, src_stride, 0, 0, rows, eps, weight, n_tokens, activations)
+
+
+def swiglu_prepare(
+    device: Device,
+    layout: MatrixLayout,
+    *,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    n_tokens: int,
+    activations: int,
+) -> None:
+    """activations = silu(gate) * up, both float32 [n_tokens][layout.n_cols], their rows so many bytes apart."""
+    _prepare(device, "swiglu", layout.n_cols, gate, gate_stride, up, up_stride, 0, -1.0, 0, n_tokens, activations)
+
+
+def _prepare(
+    device: Device,
+    kind: str,
+    n_cols: int,
+    src: int,
+    src_stride: int,
+    up: int,
+    up_stride: int,
+    rows: int,
+    eps: float,
+    weight: int,
+    n_tokens: int,
+    activations: int,
+) -> None:
+    to = HalfActivations(n_tokens, n_cols)
+    padded = to.stride // 2
+    device.kernel(f"matmul_prepare.{kind}.{_width(n_cols)}").launch(
+        n_tokens,
+        src, src_stride, up, up_stride, rows, n_cols, padded, eps, weight, activations,
+        threads=min(PREPARE_THREADS, -(-padded // 512) * 32),
+        shared=PREPARE_SHARED,
+    )  # fmt: skip
+
+
+def matmul(
+    device: Device,
+    layout: MatrixLayout,
+    weight: int,
+    activations: int,
+    *,
+    n_tokens: int,
+    bias: int,
+    dst: int,
+    dst_stride: int,
+    accumulate: bool,
+) -> None:
+    """dst[token, row] = activations[token] . weight[row] + bias[row], or that added to dst.
+
+    weight: address of a matrix as `layout` lays it; activations: as `prepare` left them for `n_tokens`; bias: float32
+    [n_rows], or 0; dst: float32 rows, `dst_stride` bytes apart.
+    """
+    tiling = choose(layout.packed, layout.n_rows, layout.n_cols, n_tokens, device.cc, device.n_multiprocessors)
+    scales = activations + HalfActivations(n_tokens, layout.n_cols).scales_at
+    device.kernel(f"matmul.{layout.packed.name}.{tiling.name}").launch(
+        (-(-n_tokens // tiling.tokens), -(-layout.n_rows // tiling.rows)),
+        dst, dst_stride, activations, scales, weight, bias, n_tokens, layout.n_rows, layout.n_cols, int(accumulate),
+        shared=tiling.shared_bytes(layout.packed),
+    )  # fmt: skip

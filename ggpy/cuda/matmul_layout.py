@@ -77,14 +77,20 @@ class Tiling:
     stages: int  # tiles in shared memory at once, where there is room
     hopper: bool = False  # warp groups of four multiply straight from shared memory
     blocks: int = 1  # that a multiprocessor should hold at once
+    splits: int = 1  # teams of warps, each with every so-many-th tile of columns; their sums meet at the end
 
     @property
     def name(self) -> str:
-        return f"{self.rows}x{self.tokens}{'h' if self.hopper else ''}"
+        return f"{self.rows}x{self.tokens}{'h' if self.hopper else ''}{f's{self.splits}' if self.splits > 1 else ''}"
+
+    @property
+    def team(self) -> int:
+        """Threads that work on the same tile."""
+        return 32 * self.row_warps * self.token_warps
 
     @property
     def threads(self) -> int:
-        return 32 * self.row_warps * self.token_warps
+        return self.team * self.splits
 
     @property
     def row_fragments(self) -> int:
@@ -102,11 +108,20 @@ class Tiling:
 
     def stages_of(self, packed: Packed) -> int:
         """As many as wanted and as there is room for: a block of a Hopper GPU has 227 KiB, of others at least 99."""
-        room = (227 if self.hopper else 99) << 10
+        room = (((227 if self.hopper else 99) << 10) - self.vector_bytes) // self.splits
         return max(3 if self.hopper else 2, min(self.stages, room // self.stage_bytes(packed)))
 
+    @property
+    def vector_bytes(self) -> int:
+        """The tokens' scales and the rows' bias, behind the stages."""
+        return 4 * (self.tokens + self.rows)
+
+    def stages_bytes(self, packed: Packed) -> int:
+        """Of all teams."""
+        return self.splits * self.stages_of(packed) * self.stage_bytes(packed)
+
     def shared_bytes(self, packed: Packed) -> int:
-        return self.stages_of(packed) * self.stage_bytes(packed)
+        return self.stages_bytes(packed) + self.vector_bytes
 
 
 @dataclass(frozen=True)

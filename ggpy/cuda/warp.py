@@ -201,9 +201,12 @@ class Warp:
         """A context that gives two contexts: of the code where `condition` holds, and of that where it does not."""
         return self.b.if_else(condition.v)
 
-    def barrier(self) -> None:
-        """All threads of the block meet."""
-        self.asm("bar.sync 0;", [], [], effect=True)
+    def barrier(self, number: Value | None = None, threads: int = 0) -> None:
+        """All threads of the block meet; or so many of them, at a barrier with a number."""
+        if number is None:
+            self.asm("bar.sync 0;", [], [], effect=True)
+        else:
+            self.asm(f"bar.sync $0, {threads};", [], [number], effect=True)
 
     # ---- memory
 
@@ -266,21 +269,11 @@ class Warp:
     def flag(self, condition: Value) -> Value:
         return Value(self.b, self.b.zext(condition.v, i32))
 
-    def copy(
-        self, shared: Value, source: Value, size: int, valid: Value | None = None, where: Value | None = None
-    ) -> None:
-        """Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory; of these `valid` are read, the rest is 0.
-        With `where` there is one only where it holds, without a branch."""
-        text, ins = f"cp.async.{'cg' if size == 16 else 'ca'}.shared.global [$0], [$1], {size}", [shared, source]
-        if valid is not None:
-            text += f", ${len(ins)}"
-            ins.append(valid)
-        if where is not None:
-            text = f"{{ .reg .pred p; setp.ne.b32 p, ${len(ins)}, 0; @p {text}; }}"
-            ins.append(self.flag(where))
-        else:
-            text += ";"
-        self.asm(text, [], ins, effect=True)
+    def copy(self, shared: Value, source: Value, size: int, valid: Value) -> None:
+        """Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory; of these `valid` are read, the rest is 0."""
+        kind = "cg" if size == 16 else "ca"
+        text = f"cp.async.{kind}.shared.global [$0], [$1], {size}, $2;"
+        self.asm(text, [], [shared, source, valid], effect=True)
 
     def commit_copies(self) -> None:
         self.asm("cp.async.commit_group;", [], [], effect=True)
