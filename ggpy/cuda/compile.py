@@ -70,9 +70,11 @@ def to_ptx(name: str, cc: tuple[int, int]) -> tuple[str, str]:
     kinds = {"u64": "uint64", "i64": "int64", "u32": "uint32", "i32": "int32", "f32": "float32"}
     parameters = tuple(getattr(cuda.types, kinds[kind]) for kind in made.signature.split())
     bounds = (made.threads, made.blocks)
+    # from Hopper on the "a" opens a generation's own instructions (and closes the code to the next)
+    target = (*cc, "a") if cc >= (9, 0) else cc
     with _as_if_on(cc):
         text, _ = cuda.compile(
-            made.function, cuda.types.void(*parameters), cc=cc, device=False, abi="numba", launch_bounds=bounds
+            made.function, cuda.types.void(*parameters), cc=target, device=False, abi="numba", launch_bounds=bounds
         )
     if cc < (9, 0):  # where launches cannot overlap there is nothing to wait for
         text = re.sub(r"griddepcontrol\.\w+;", "", text)
@@ -99,7 +101,7 @@ def compile_kernel(name: str, cc: tuple[int, int]) -> Compiled:
     from cuda.bindings import nvjitlink
 
     made, data = source(name), text.encode() + b"\0"
-    link = nvjitlink.create(2, [f"-arch=sm_{cc[0]}{cc[1]}", "-verbose"])
+    link = nvjitlink.create(2, [f"-arch=sm_{cc[0]}{cc[1]}{'a' if cc >= (9, 0) else ''}", "-verbose"])
     try:
         try:
             nvjitlink.add_data(link, nvjitlink.InputType.PTX, data, len(data), name)
