@@ -1,4 +1,4 @@
-"""Attention over many tokens for CUDA: compiled here without a GPU, run by an emulator, and on a GPU where there is one."""
+"""Attention over many tokens for CUDA: compiled without a GPU, run by an emulator, and by a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ pytest.importorskip("numba_cuda")
 from ptx_emulator import Memory, launch, parse
 
 from ggpy.cuda.compile import compile_kernel, to_ptx
+from ggpy.cuda.driver import device_count, open_device
+from ggpy.cuda.flash_launch import attention as launch_attention
 from ggpy.cuda.flash_layout import FlashShape
 from ggpy.cuda.layout import CacheLayout
 
 
 def attention(q, keys, values, segments, group, window):  # type: ignore[no-untyped-def]
     """The obvious way, in double precision; q [token][query head][head_dim]."""
-    n_tokens, n_head, head_dim = q.shape
+    _, n_head, head_dim = q.shape
     out = np.zeros(q.shape)
     for slot, first, tokens, position in segments:
         where = slice(first, first + tokens)
@@ -75,3 +77,35 @@ def test_compiled_attention(name: str, cc: tuple[int, int]) -> None:
     made = compile_kernel(name, cc)
     assert made.stack == 0
     assert made.registers * shape.threads * shape.blocks <= 65536
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not device_count(), reason="no GPU")
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize(("head_dim", "group"), [(64, 3), (80, 1), (96, 2), (128, 4), (128, 1), (256, 1), (18, 2)])
+def test_attention_on_gpu(head_dim: int, group: int, window: int) -> None:
+    rng, device, n_head_kv = np.random.default_rng(0), open_device(), 2
+    cache = CacheLayout(3, n_head_kv, 600, head_dim)
+    segments = np.array([[2, 0, 100, 37], [0, 100, 1, 555], [1, 101, 270, 0]], np.int32)
+    n_tokens, n_head = 371, n_head_kv * group
+    keys, values = (np.zeros((3, n_head_kv, cache.cells, cache.head_pad), np.float16) for _ in range(2))
+    for array in (keys, values):
+        array[..., :head_dim] = rng.standard_normal((*array.shape[:3], head_dim))
+    q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32) * 2
+    wanted = attention(q, keys, values, segments, group, window)
+    for slot, _, tokens, position in segments:
+        keys[slot, :, position + tokens :] = values[slot, :, position + tokens :] = np.nan
+    out = np.full_like(q, np.nan)
+    addresses = []
+    for array in (q, keys, values, segments, out):
+        addresses.append(device.allocate(array.nbytes))
+        device.upload(addresses[-1], array.ctypes.data, array.nbytes)
+    stride = 4 * n_head * head_dim
+    launch_attention(
+        device, cache, q=addresses[0], q_stride=stride, keys=addresses[1], values=addresses[2], segments=addresses[3],
+        n_segments=3, max_tokens=270, dst=addresses[4], dst_stride=stride, n_head=n_head, window=window,
+        scale=1 / math.sqrt(head_dim),
+    )  # fmt: skip
+    device.download(out.ctypes.data, addresses[4], out.nbytes)
+    device.synchronize()
+    assert np.linalg.norm(out - wanted) / np.linalg.norm(wanted) < 1e-3

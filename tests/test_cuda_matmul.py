@@ -1,4 +1,4 @@
-"""Products of large steps for CUDA: compiled here without a GPU, run by an emulator, and on a GPU where there is one."""
+"""Products of large steps for CUDA: compiled without a GPU, run by an emulator, and by a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ pytest.importorskip("numba_cuda")
 
 from ptx_emulator import Memory, launch, parse
 
-from ggpy.cuda.compile import to_ptx
+from ggpy.cuda.compile import compile_kernel, to_ptx
+from ggpy.cuda.driver import device_count, open_device
 from ggpy.cuda.layout import MatrixLayout
-from ggpy.cuda.matmul_launch import TILINGS
+from ggpy.cuda.matmul_launch import (
+    TILINGS,
+    activation_bytes,
+    choose,
+    kernel_names,
+    matmul,
+    prepare,
+    swiglu_prepare,
+    tilings,
+)
 from ggpy.cuda.matmul_layout import HalfActivations
 from ggpy.quant.packed import BLOCK, PACKED
 
@@ -65,7 +75,8 @@ def random_matrix(name: str, n_rows: int, n_cols: int, seed: int = 0) -> tuple[n
         top = (rng.uniform(0.5, 1.0, supers) * 1e-4 * 16 / (1 << p.bits)).astype(np.float16)
         put(layout.supers, top)
         top = top.astype(np.float32).repeat(8, 1)[:, :n]
-        byte = rng.integers(-128, 128, (*shape, 2)).astype(np.int8) if p.signed_scales else rng.integers(0, 64, (*shape, 2))
+        low, high, kind = (-128, 128, np.int8) if p.signed_scales else (0, 64, np.uint8)
+        byte = rng.integers(low, high, (*shape, 2)).astype(kind)
         put(layout.levels, byte.astype(np.uint8))
         both = byte.astype(np.float32)
         if p.minima:
@@ -149,3 +160,111 @@ def test_emulated_prepare(kind: str, n_cols: int) -> None:
     assert np.abs(halves.astype(np.float32)).max() < 2048
     assert (found[:, n_cols:] == 0).all()
     assert difference(found[:, :n_cols], wanted) < 1e-3
+
+
+@pytest.mark.parametrize("cc", [(9, 0), (8, 0)])
+@pytest.mark.parametrize("name", ["F16", "Q4_0", "Q6_K"])
+def test_compiled_product(name: str, cc: tuple[int, int]) -> None:
+    packed = PACKED[name]
+    for shape in tilings(packed, cc):
+        text, _ = to_ptx(f"matmul.{name}.{shape.name}", cc)
+        assert ("wgmma.mma_async" in text) == shape.hopper == (cc == (9, 0))
+        assert ("mma.sync.aligned.m16n8k16" in text) != shape.hopper
+        assert "cp.async.cg.shared.global" in text
+        assert ".local" not in text
+        assert shape.shared_bytes(packed) <= (227 << 10 if cc == (9, 0) else 163 << 10)
+    made = compile_kernel(f"matmul.{name}.{tilings(packed, cc)[-1].name}", cc)
+    assert made.stack == 0
+    assert made.registers * made.threads <= 65536
+
+
+def test_every_size_has_a_kernel() -> None:
+    """Whatever the batch, the tiling chosen is one that is compiled ahead, and large batches take large tiles."""
+    for packed in PACKED.values():
+        for cc in ((8, 0), (8, 6), (9, 0), (12, 0)):
+            layout = MatrixLayout(packed, 4096, 4096)
+            names = kernel_names(layout, cc)
+            for n_tokens in (9, 33, 100, 512, 5000):
+                shape = choose(packed, 4096, 4096, n_tokens, cc, 100)
+                assert f"matmul.{packed.name}.{shape.name}" in names
+            assert shape.rows * shape.tokens == max(t.rows * t.tokens for t in tilings(packed, cc))
+
+
+# ---- on a GPU
+
+on_gpu = [pytest.mark.cuda, pytest.mark.skipif(not device_count(), reason="no GPU")]
+
+
+class Arrays:
+    """numpy arrays in the GPU's memory."""
+
+    def __init__(self) -> None:
+        self.device = open_device()
+
+    def put(self, array: np.ndarray) -> int:
+        array = np.ascontiguousarray(array)
+        address = self.device.allocate(array.nbytes + 1024)
+        self.device.upload(address, array.ctypes.data, array.nbytes)
+        self.device.synchronize()
+        return address
+
+    def get(self, address: int, like: np.ndarray) -> np.ndarray:
+        out = np.empty_like(like)
+        self.device.download(out.ctypes.data, address, out.nbytes)
+        self.device.synchronize()
+        return out
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(
+    ("n_tokens", "n_rows", "n_cols"), [(9, 64, 256), (40, 333, 992), (130, 200, 2048), (515, 4096, 512)]
+)
+class TestOnGpu:
+    pytestmark = on_gpu
+
+    def test_product(self, name: str, n_tokens: int, n_rows: int, n_cols: int) -> None:
+        gpu, rng, packed = Arrays(), np.random.default_rng(n_tokens), PACKED[name]
+        if n_cols % packed.columns:
+            n_cols = n_cols // packed.columns * packed.columns
+        data, values = random_matrix(name, n_rows, n_cols)
+        layout = MatrixLayout(packed, n_rows, n_cols)
+        x = rng.standard_normal((n_tokens + 3, n_cols)).astype(np.float32) * 30
+        scale, bias = rng.standard_normal(n_cols).astype(np.float32), rng.standard_normal(n_rows).astype(np.float32)
+        rows = rng.integers(0, n_tokens + 3, n_tokens).astype(np.int32)
+        out = rng.standard_normal((n_tokens, n_rows)).astype(np.float32)
+        picked = x[rows].astype(np.float64)
+        normed = picked / np.sqrt((picked**2).mean(1, keepdims=True) + 1e-6) * scale
+        wanted = normed @ values.astype(np.float64).T + bias
+        device, weight, activations = gpu.device, gpu.put(data), gpu.device.allocate(activation_bytes(layout, n_tokens))
+        prepare(
+            device, layout, src=gpu.put(x), src_stride=4 * n_cols, rows=gpu.put(rows), weight=gpu.put(scale), eps=1e-6,
+            n_tokens=n_tokens, activations=activations,
+        )  # fmt: skip
+        dst, beyond = gpu.put(out), gpu.put(bias)
+        for accumulate in (False, True):
+            matmul(
+                device, layout, weight, activations, n_tokens=n_tokens, bias=beyond, dst=dst, dst_stride=4 * n_rows,
+                accumulate=accumulate,
+            )  # fmt: skip
+            assert difference(gpu.get(dst, out), wanted * (1 + accumulate)) < 1e-3
+
+    def test_gated(self, name: str, n_tokens: int, n_rows: int, n_cols: int) -> None:
+        if name != "F16":
+            pytest.skip("the preparation is the same for all")
+        gpu, rng = Arrays(), np.random.default_rng(n_tokens)
+        data, values = random_matrix(name, n_rows, n_cols)
+        layout = MatrixLayout(PACKED[name], n_rows, n_cols)
+        gate, up = (rng.standard_normal((n_tokens, n_cols)).astype(np.float32) * 3 for _ in range(2))
+        wanted = (gate / (1 + np.exp(-gate.astype(np.float64))) * up) @ values.astype(np.float64).T
+        activations = gpu.device.allocate(activation_bytes(layout, n_tokens))
+        swiglu_prepare(
+            gpu.device, layout, gate=gpu.put(gate), gate_stride=4 * n_cols, up=gpu.put(up), up_stride=4 * n_cols,
+            n_tokens=n_tokens, activations=activations,
+        )  # fmt: skip
+        out = np.full((n_tokens, n_rows), np.nan, np.float32)
+        dst = gpu.put(out)
+        matmul(
+            gpu.device, layout, gpu.put(data), activations, n_tokens=n_tokens, bias=0, dst=dst, dst_stride=4 * n_rows,
+            accumulate=False,
+        )  # fmt: skip
+        assert difference(gpu.get(dst, out), wanted) < 1e-3

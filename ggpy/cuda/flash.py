@@ -1,9 +1,10 @@
-"""Attention of many tokens over the cache on tensor cores: one pass with a running softmax (arXiv 2205.14135, 2307.08691).
+"""Attention of many tokens over the cache on tensor cores: one pass with a running softmax (arXiv 2205.14135 and
+2307.08691).
 
-The query heads that share a key/value head are rows of one product: row r of a segment is token r / group and query head
-r % group of the group. A block of four warps owns 64 or 128 rows and meets the cache 64 positions at a time, copied to
-shared memory one tile ahead. A warp's scores stay in its registers, where they are already what the product with the
-values takes as its first operand.
+The query heads that share a key/value head are rows of one product: row r of a segment is token r / group and query
+head r % group of the group. A block of four warps owns 64 or 128 rows and meets the cache 64 positions at a time,
+copied to shared memory one tile ahead. A warp's scores stay in its registers, where they are already what the product
+with the values takes as its first operand.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class _Flash:
     def _hide(self, scores: Sequence[Value], first: Value, positions: list[Value], window: Value) -> list[Value]:
         """Scores of positions that a row does not see become NOTHING."""
         w, found = self.w, []
-        # both tests in one: how far back a position lies, from `window` on (or as an unsigned number: ahead) it is hidden
+        # both tests in one: how far back a position lies; one ahead is, as an unsigned number, very far
         reach = window.equals(0).select(w.int(0x7FFFFFFF), window)
         for place, score in enumerate(scores):
             m, column = divmod(place // 4, self.columns)

@@ -36,7 +36,7 @@ class FlashShape:
 
     @property
     def pitch(self) -> int:
-        """Bytes from row to row in shared memory: an odd number of 16-byte pieces, so that eight rows meet all banks."""
+        """Bytes from row to row in shared memory: an odd number of 16-byte pieces, so eight rows meet all banks."""
         return 2 * self.head_pad + 16
 
     @property

@@ -1,12 +1,13 @@
 """Products of a large step on tensor cores: out[token, row] = sum over columns of activation[token] * weight[row].
 
-A block of threads owns a tile of rows by tokens and walks the columns, COLUMNS at a time. Packed weights and activations
-are copied to shared memory some tiles ahead; each warp makes halves of the codes of its rows in its own registers, where
-the tensor cores want their first operand, and takes activations as the second. Sums are float32.
+A block of threads owns a tile of rows by tokens and walks the columns, COLUMNS at a time. Packed weights and
+activations are copied to shared memory some tiles ahead; each warp makes halves of the codes of its rows in its own
+registers, where the tensor cores want their first operand, and takes activations as the second. Sums are float32.
 
 One body serves all formats (`matmul_formats`), tile shapes (`matmul_layout.Tiling`) and two instructions: `mma`, which
-every warp issues for itself with activations in registers, and Hopper's asynchronous one, which four warps issue together
-and which reads activations from shared memory; while it runs, the warps already make halves of the next tile.
+every warp issues for itself with activations in registers, and Hopper's asynchronous one, which four warps issue
+together and which reads activations from shared memory; while it runs, they already make halves of the next tile. Where
+tokens are few, several teams of warps take turns at the tiles of columns, and their sums meet at the end.
 """
 
 from __future__ import annotations
@@ -145,9 +146,7 @@ class _Product:
 
     # ---- copies to shared memory
 
-    def _activation_copies(
-        self, activations: Value, first_token: Value, n_tokens: Value, stride: Value
-    ) -> Copy:
+    def _activation_copies(self, activations: Value, first_token: Value, n_tokens: Value, stride: Value) -> Copy:
         w, shape = self.w, self.tiling
         base = activations + first_token.wide() * stride.wide()
         row, piece = self.thread >> 3, self.thread & 7
@@ -164,10 +163,10 @@ class _Product:
 
         return copy
 
-    def _weight_copies(
-        self, weight: Value, first_row: Value, n_rows: Value, n_blocks: Value
-    ) -> list[Copy]:
-        w, layout, copies, address = self.w, self.layout, [], weight
+    def _weight_copies(self, weight: Value, first_row: Value, n_rows: Value, n_blocks: Value) -> list[Copy]:
+        layout, address = self.layout, weight
+        copies: list[Copy] = []
+        start, stride = weight, weight
         codes = layout.code_bytes // 2 if self.packed.bits == 8 else layout.code_bytes
         sizes = {"codes": codes, "last": codes, "high": layout.high_bytes, "levels": layout.level_bytes}
         for plane in self.planes:

@@ -50,7 +50,8 @@ COSTS: dict[tuple[int, int, bool], tuple[float, float, float, float]] = {
 def tilings(packed: Packed, cc: tuple[int, int]) -> tuple[Tiling, ...]:
     """One kernel of each size for a format, as many teams as shared memory has room for."""
     hopper = cc == (9, 0)
-    room = 227 << 10 if hopper else 163 << 10 if cc in ((8, 0), (8, 7)) or cc >= (10, 0) and cc < (12, 0) else 99 << 10
+    large = cc in ((8, 0), (8, 7)) or (10, 0) <= cc < (12, 0)
+    room = (227 if hopper else 163 if large else 99) << 10
     found: dict[tuple[int, int], Tiling] = {}
     for tiling in TILINGS.values():
         if tiling.hopper == hopper and tiling.shared_bytes(packed) <= room:
@@ -72,9 +73,7 @@ def choose(
     packed: Packed, n_rows: int, n_cols: int, n_tokens: int, cc: tuple[int, int], n_multiprocessors: int
 ) -> Tiling:
     """The tiling that should take the least time."""
-    return min(
-        tilings(packed, cc), key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors)
-    )
+    return min(tilings(packed, cc), key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors))
 
 
 def kernel_names(layout: MatrixLayout, cc: tuple[int, int]) -> list[str]:
@@ -109,8 +108,8 @@ def prepare(
     """activations = src, each token divided by its root mean square and multiplied by `weight` if eps >= 0.
 
     src: float32 rows, `src_stride` bytes apart; rows: int32 [n_tokens], which of them, or 0: one after the other;
-    weight: float32 [n_cols], or 0; eps: added to the mean square; activations: HalfActivations. Rows whose columns are a
-    multiple of 16 must lie on multiples of 16 bytes.
+    weight: float32 [n_cols], or 0; eps: added to the mean square; activations: HalfActivations. Rows whose columns are
+    a multiple of 16 must lie on multiples of 16 bytes.
     """
     _prepare(device, "norm", layout.n_cols, src, src_stride, 0, 0, rows, eps, weight, n_tokens, activations)
 

@@ -1,12 +1,12 @@
 """How products of large steps cut their operands: tiles in shared memory, prepared activations. Free of numba.
 
 A tile is some rows of a matrix (`cuda/layout.py`), or some tokens, by COLUMNS columns. Each plane's part of a weight
-tile lies in shared memory row after row, `pitch` bytes apart, so chosen that the rows and words that a warp reads at once
-fall into different banks. A token's part is 128 bytes, its 16-byte pieces exchanged by `piece ^ token % 8`.
+tile lies in shared memory row after row, `pitch` bytes apart, so chosen that the rows and words that a warp reads at
+once fall into different banks. A token's part is 128 bytes, its 16-byte pieces exchanged by `piece ^ token % 8`.
 
-Activations are halves in an order of their own. Lane 4g + t of a warp works on row g of the weights and, of a block of 32
-columns, on 4t .. 4t+3 and 16 + 4t .. 16 + 4t+3: one 32-bit word of 4-bit codes. Masks leave its codes in pairs, so the
-halves come out as the columns
+Activations are halves in an order of their own. Lane 4g + t of a warp works on row g of the weights and, of a block of
+32 columns, on 4t .. 4t+3 and 16 + 4t .. 16 + 4t+3: one 32-bit word of 4-bit codes. Masks leave its codes in pairs, so
+the halves come out as the columns
 
     (4t, 4t + 2)    (4t + 1, 4t + 3)    (16 + 4t, 16 + 4t + 2)    (16 + 4t + 1, 16 + 4t + 3)
 
@@ -108,8 +108,8 @@ class Tiling:
 
     def stages_of(self, packed: Packed) -> int:
         """As many as wanted and as there is room for: a block of a Hopper GPU has 227 KiB, of others at least 99."""
-        room = (((227 if self.hopper else 99) << 10) - self.vector_bytes) // self.splits
-        return max(3 if self.hopper else 2, min(self.stages, room // self.stage_bytes(packed)))
+        room = ((227 << 10) // self.blocks - 1024 if self.hopper else 99 << 10) - self.vector_bytes
+        return max(3 if self.hopper else 2, min(self.stages, room // self.splits // self.stage_bytes(packed)))
 
     @property
     def vector_bytes(self) -> int:
@@ -126,8 +126,8 @@ class Tiling:
 
 @dataclass(frozen=True)
 class HalfActivations:
-    """Activations of a large step: halves [n_tokens][columns padded to PAIR], of 16 columns the even ones first, each token
-    divided by a power of two that keeps it far from overflow; then that power, float32 [n_tokens]."""
+    """Activations of a large step: halves [n_tokens][columns padded to PAIR], of 16 columns the even ones first, each
+    token divided by a power of two that keeps it far from overflow; then that power, float32 [n_tokens]."""
 
     n_tokens: int
     n_cols: int

@@ -34,7 +34,7 @@ def _prepare(
     weight: Value,  # float32 [n_cols] of the norm, or 0
     halves: Value,  # to; the scales follow the last token
 ) -> None:
-    """Grid: tokens. A thread takes 16 columns at a time, twice: for the largest and the sum of squares, then to store."""
+    """Grid: tokens. A thread takes 16 columns at a time, twice: for the largest and the sum of squares; to store."""
     token = w.special("ctaid.x")
     thread, threads = w.special("tid.x"), w.special("ntid.x")
     row = w.load_where(rows > 0, rows + token.wide() * 4, token)

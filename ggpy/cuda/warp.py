@@ -1,9 +1,9 @@
 """Tensor-core code from Python: a thin layer over llvmlite in which the prefill kernels are written.
 
-A kernel is a Python function that emits the code of one thread: Python's loops unroll, Python's lists are registers, and
-what must loop on the device says so (`Warp.loop`). Values carry their operators, so that addresses read as arithmetic.
-Integers are unsigned: 32 bits for indices, packed halves and shared memory, 64 for addresses. Whatever touches memory or
-the tensor cores is inline PTX, which neither LLVM nor numba reorders.
+A kernel is a Python function that emits the code of one thread: Python's loops unroll, Python's lists are registers,
+and what must loop on the device says so (`Warp.loop`). Values carry their operators, so that addresses read as
+arithmetic. Integers are unsigned: 32 bits for indices, packed halves and shared memory, 64 for addresses. Whatever
+touches memory or the tensor cores is inline PTX, which neither LLVM nor numba reorders.
 """
 
 from __future__ import annotations
@@ -147,10 +147,15 @@ class Warp:
         return self.asm(f"mov.u32 $0, %{register};", [i32], [])  # type: ignore[no-any-return]
 
     def loop(
-        self, first: Value, last: Value, state: Sequence[Value], body: Callable[..., Sequence[Value]], once: bool = False
+        self,
+        first: Value,
+        last: Value,
+        state: Sequence[Value],
+        body: Callable[..., Sequence[Value]],
+        once: bool = False,
     ) -> Any:
-        """for i in first..last-1: state = body(i, state); returns the last state. `once`: the caller knows that the loop
-        runs at least once, and no test stands before it."""
+        """for i in first..last-1: state = body(i, state); returns the last state. `once`: the caller knows that the
+        loop runs at least once, and no test stands before it."""
         before, inside, after = self.b.block, self.b.append_basic_block("body"), self.b.append_basic_block("after")
         if once:
             self.b.branch(inside)
@@ -270,7 +275,7 @@ class Warp:
         return Value(self.b, self.b.zext(condition.v, i32))
 
     def copy(self, shared: Value, source: Value, size: int, valid: Value) -> None:
-        """Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory; of these `valid` are read, the rest is 0."""
+        """Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory; `valid` of them are read, the rest is 0."""
         kind = "cg" if size == 16 else "ca"
         text = f"cp.async.{kind}.shared.global [$0], [$1], {size}, $2;"
         self.asm(text, [], [shared, source, valid], effect=True)
