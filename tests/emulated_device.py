@@ -12,7 +12,7 @@ from ptx_emulator import Entry, Memory, launch, parse
 
 from ggpy.cuda.compile import source, to_ptx
 
-CC = (9, 0)
+CC = (8, 0)  # the products of Hopper have instructions that are not emulated
 
 
 @lru_cache(maxsize=256)

@@ -121,11 +121,10 @@ def norm_function(n_cols: int, threads: int) -> Any:
     return norm
 
 
-def writer(n_cols: int, threads: int, form: str, shared: bool) -> Any:
+def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) -> Any:
     """`write(held, codes, levels)`: what `row_reader` holds as activations of one token, laid out as
-    `ggpy.cuda.layout.ActivationLayout`, padded with zeros to whole blocks of 32."""
+    `ggpy.cuda.layout.ActivationLayout` has `n_blocks` blocks of 32 columns, with zeros after the last column."""
     place, put, put_floats = storage(shared)
-    n_blocks = -(-n_cols // 32)
     n_items = 8 * n_blocks
     n_each = -(-(-(-n_cols // 4)) // threads)
     n_stores = -(-n_items // threads)
@@ -181,7 +180,7 @@ def source(form: str, n_cols_: str) -> Source:
     n_cols = int(n_cols_)
     n_each, read = row_reader(n_cols, THREADS)
     held_size = 4 * n_each
-    norm, write = norm_function(n_cols, THREADS), writer(n_cols, THREADS, form, False)
+    norm, write = norm_function(n_cols, THREADS), writer(n_cols, THREADS, form, False, -(-n_cols // 32))
 
     def activations(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         release_next()

@@ -23,12 +23,13 @@ from ggpy.cuda.instructions import (
     exp2,
     f32_to_half,
     fma,
+    fresh_i32,
     halves_to_f32,
     larger,
     load_2f32,
     load_128,
     load_f32,
-    load_i32,
+    prefetch,
     release_next,
     root,
     shared_load_f32,
@@ -68,15 +69,17 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
                   header, slots, positions, n_head, n_head_kv, head_dim,
                   keys, values, head_bytes, cell_bytes, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         release_next()
-        wait_for_previous()
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
         sub, d = lane // i32(lanes), (lane % i32(lanes)) * i32(8)
         split, splits = i32(cuda.blockIdx.x), i32(cuda.gridDim.x)
         head, token = i32(cuda.blockIdx.y) * i32(group), i32(cuda.blockIdx.z)
-        if token >= load_i32(header):
+        # What describes the batch, and the cells of earlier steps, are there before the kernel ahead has ended.
+        n_tokens = fresh_i32(header)
+        slot, position = fresh_i32(at(slots, token * i32(4))), fresh_i32(at(positions, token * i32(4)))
+        if token >= n_tokens:
+            wait_for_previous()
             return
-        slot, position = load_i32(at(slots, token * i32(4))), load_i32(at(positions, token * i32(4)))
         begin, end = i32(0), position + i32(1)
         if window > i32(0) and end > window:
             begin = end - window
@@ -86,6 +89,14 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
             end = begin + share
         kv = head // (n_head // n_head_kv)
         base = u64(u32(slot * n_head_kv + kv)) * head_bytes
+        for p in range(begin + tid, end, i32(ATTENTION_THREADS)):
+            cell = base + u64(u32(p)) * u64(u32(cell_bytes))
+            prefetch(keys + cell)
+            prefetch(values + cell)
+            if cell_bytes > i32(128):
+                prefetch(keys + cell + u64(128))
+                prefetch(values + cell + u64(128))
+        wait_for_previous()
         memory = dynamic_shared()
 
         # queries, and in one block the new key and value: an element a thread

@@ -120,6 +120,8 @@ stream_128 = ptx("stream_128", "u32 u32 u32 u32", "u64", "ld.global.nc.L1::no_al
 stream_64 = ptx("stream_64", "u32 u32", "u64", "ld.global.nc.L1::no_allocate.v2.u32 {$0,$1}, [$2];")
 stream_32 = ptx("stream_32", "u32", "u64", "ld.global.nc.L1::no_allocate.u32 $0, [$1];")
 stream_u16 = ptx("stream_u16", "u32", "u64", "{.reg .u16 t; ld.global.nc.u16 t, [$1]; cvt.u32.u16 $0, t;}")
+# Past the first cache, which may hold what was there before: for what is read before `wait_for_previous`.
+fresh_i32 = ptx("fresh_i32", "i32", "u64", "ld.global.cg.s32 $0, [$1];", ordered=True)
 # What an earlier kernel, perhaps not long ended, has written: never through the read-only path, never moved.
 load_128 = ptx("load_128", "u32 u32 u32 u32", "u64", "ld.global.v4.u32 {$0,$1,$2,$3}, [$4];", ordered=True)
 load_64 = ptx("load_64", "u32 u32", "u64", "ld.global.v2.u32 {$0,$1}, [$2];", ordered=True)
@@ -203,6 +205,12 @@ pack_bytes = ptx(  # the low bytes of four numbers, the first lowest
 )  # fmt: skip
 permute = ptx("permute", "u32", "u32 u32 u32", "prmt.b32 $0, $1, $2, $3;")
 logic_and_or = ptx("logic_and_or", "u32", "u32 u32 u32", "lop3.b32 $0, $1, $2, $3, 0xea;")  # (a & b) | c
+
+# (word xor signs) and mask, in one instruction: nibbles in the high halves of bytes, their offset of 8 taken off
+logic_xor_and = ptx("logic_xor_and", "u32", "u32 u32 u32", "lop3.b32 $0, $1, $2, $3, 0x28;")
+# Small integers as floats without a conversion: a dot product summed onto these bits, read as a float, is 3 * 2^22 more.
+FLOAT_BASE_BITS = 0x4B400000
+FLOAT_BASE = 12582912.0
 
 # ---- lanes of a warp: the value of the lane whose number differs by `mask`, of lane `lane`
 

@@ -274,6 +274,12 @@ class MatvecShape:
         """Of a row."""
         return -(-self.n_items // (32 * self.chunks))
 
+    @property
+    def padded_blocks(self) -> int:
+        """Of a single token's activations in shared memory: as far as the row's last unit reaches."""
+        blocks = self.layout.n_blocks
+        return blocks if self.packed.is_float else 32 * self.chunks * self.n_units
+
     def _parts(self) -> tuple[int, int, int, int]:
         """Bytes of a unit in the planes codes, high, levels and supers."""
         layout, chunks = self.layout, self.chunks
@@ -315,4 +321,5 @@ class MatvecShape:
     def shared_bytes(self) -> int:
         if self.n_tokens > 1:
             return self.activations_at
-        return self.activations_at + ActivationLayout("f32" if self.packed.is_float else "q8", 1, self.n_cols).n_bytes
+        form = "f32" if self.packed.is_float else "q8"
+        return self.activations_at + ActivationLayout(form, 1, 32 * self.padded_blocks).n_bytes

@@ -21,19 +21,24 @@ from ggpy.cuda.activations import norm_function, row_reader, writer
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, f32, i32, inline, two_floats, u32, u64, unpacker, warp_sum
 from ggpy.cuda.instructions import (
+    FLOAT_BASE,
+    FLOAT_BASE_BITS,
     bits_to_f32,
     copy_4,
     copy_16,
+    copy_16_or_zero,
     copy_commit,
     copy_wait,
     dp4a,
     dynamic_shared,
     exp2,
     fma,
+    half_to_f32,
     i32_to_f32,
     load_64,
     load_128,
     load_f32,
+    logic_xor_and,
     reciprocal,
     release_next,
     shared_load_64,
@@ -83,15 +88,24 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
     high_bits, high_at, levels_at, supers_at = p.high_bits, shape.high_at, shape.levels_at, shape.supers_at
     level_bytes, super_bytes = shape.layout.level_bytes, shape.layout.super_bytes
     n_codes = 8 if bits == 8 else 4
+    whole = shape.n_items % (32 * chunks) == 0
+    x_blocks = shape.padded_blocks if shared else n_blocks
+    signed_nibbles = bits == 4 and offset == 8  # as 16 * (code - 8) in a byte: no sums of activations are needed
     half = 512 * chunks  # bytes from the first run of an 8-bit unit's codes to the second
 
     @inline
     def pieces(to, of, lane, first, n_unit, n_row):  # type: ignore[no-untyped-def]
-        """16-byte pieces of a plane: n_unit of them at most, from piece `first` of the row's n_row."""
+        """16-byte pieces of a plane: n_unit of them, from piece `first` of the row's n_row; zeros past the last."""
         for k in range(-(-n_unit // 32)):
             piece = i32(32 * k) + lane
-            if piece < i32(n_unit) and first + piece < i32(n_row):
-                copy_16(to + u32(piece * i32(16)), at(of, (first + piece) * i32(16)))
+            if n_unit % 32 == 0 or piece < i32(n_unit):
+                if whole:
+                    copy_16(to + u32(piece * i32(16)), at(of, (first + piece) * i32(16)))
+                else:
+                    inside = first + piece < i32(n_row)
+                    size = u32(16) if inside else u32(0)
+                    source = first + piece if inside else i32(0)
+                    copy_16_or_zero(to + u32(piece * i32(16)), at(of, source * i32(16)), size)
 
     @inline
     def copy(to, codes, high, levels, supers, unit, lane):  # type: ignore[no-untyped-def]
@@ -130,28 +144,46 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
                 raw[n_codes + high_bits + 1] = shared_load_u32(of + u32(supers_at) + u32((b >> i32(3)) * i32(4)))
             else:
                 raw[n_codes + high_bits + 1] = shared_load_u16(of + u32(supers_at) + u32((b >> i32(3)) * i32(2)))
-        scale, scale2, minimum = unpack(raw, w)
+        scale, scale2, minimum = f32(0.0), f32(0.0), f32(0.0)
+        if signed_nibbles:
+            for k in range(4):
+                w[k] = logic_xor_and(raw[k] << u32(4), u32(0x80808080), u32(0xF0F0F0F0))
+                w[4 + k] = logic_xor_and(raw[k], u32(0x80808080), u32(0xF0F0F0F0))
+            scale = half_to_f32(raw[4]) * f32(0.0625)
+        else:
+            scale, scale2, minimum = unpack(raw, w)
         for t in range(tokens):
             here = place(place(x, i32(t) * x_stride), item * i32(16))
             a, b_, c, d = take_128(here)
-            e, f, g, h = take_128(place(here, i32(16 * n_blocks)))
+            e, f, g, h = take_128(place(here, i32(16 * x_blocks)))
             x_scale_bits, sums = take_64(place(place(xl, i32(t) * xl_stride), item * i32(8)))
-            sum1, sum2 = low_i16(sums), high_i16(sums)
-            start1, start2 = i32(0), i32(0)
-            if offset:
-                start1, start2 = i32(-offset) * sum1, i32(-offset) * sum2
+            start1, start2 = i32(FLOAT_BASE_BITS), i32(0)
+            if two_scales:
+                start2 = i32(FLOAT_BASE_BITS)
+            if offset and not signed_nibbles:
+                if two_scales:
+                    start1 -= i32(offset) * low_i16(sums)
+                    start2 -= i32(offset) * high_i16(sums)
+                else:
+                    start1 -= i32(offset) * (low_i16(sums) + high_i16(sums))
             one = dp4a(w[0], a, dp4a(w[1], b_, dp4a(w[2], c, dp4a(w[3], d, start1))))
             two = dp4a(w[4], e, dp4a(w[5], f, dp4a(w[6], g, dp4a(w[7], h, start2))))
             if two_scales:
-                part = fma(i32_to_f32(one), scale, i32_to_f32(two) * scale2)
+                part = fma(small_to_f32(one), scale, small_to_f32(two) * scale2)
             else:
-                part = i32_to_f32(one + two) * scale
+                part = small_to_f32(one + two) * scale
             if minima:
-                part = fma(minimum, i32_to_f32(sum1 + sum2), part)
+                part = fma(minimum, i32_to_f32(low_i16(sums) + high_i16(sums)), part)
             part = fma(part, bits_to_f32(x_scale_bits), total[t])
             total[t] = part if on else total[t]
 
     return copy, dot
+
+
+@inline
+def small_to_f32(x):  # type: ignore[no-untyped-def]
+    """A sum onto FLOAT_BASE_BITS of less than 2^22 in magnitude."""
+    return bits_to_f32(u32(x)) - f32(FLOAT_BASE)
 
 
 @inline
@@ -214,13 +246,16 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
     slots, unit_bytes, activations_at = shape.slots, shape.unit_bytes, shape.activations_at
     threads, warps = shape.threads, shape.threads // 32
     n_blocks = shape.layout.n_blocks
+    # A single token's activations lie in shared memory with zeros after them, as far as the last unit reaches.
+    padded = n_items % (32 * chunks) == 0 or (fused and not p.is_float)
     wait = copy_wait(slots - 1)
     splits = int(inputs[5:]) if inputs.startswith("parts") else 0
     n_each, read_row = row_reader(n_cols, threads, splits)
     n_held = 4 * n_each
     _, read_weights = row_reader(n_cols, threads)
     norm = norm_function(n_cols, threads)
-    write = writer(n_cols, threads, "f32" if p.is_float else "q8", True)
+    write = writer(n_cols, threads, "f32" if p.is_float else "q8", True, shape.padded_blocks)
+    levels_after = 32 * shape.padded_blocks
 
     @inline
     def copy_unit(planes, strides, half_rows, n_rows, row, second, unit, lane, to):  # type: ignore[no-untyped-def]
@@ -272,7 +307,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
             if norm_here:
                 norm(held, weights, eps, memory)
             here = memory + u32(activations_at)
-            here_levels = here + u32(n_blocks * 32)
+            here_levels = here + u32(levels_after)
             write(held, here, here_levels)
             sync_block()
         else:
@@ -291,10 +326,22 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
             wait()
             sync_warp()
             of = ring + u32(slot * i32(unit_bytes))
+            out = dst + u64(u32(lane)) * u64(u32(dst_stride)) + u64(u32(row * i32(4)))
+            first_bias, second_bias, before = f32(0.0), f32(0.0), f32(0.0)
+            if unit == i32(n_units - 1) and second == pair and lane < i32(tokens):  # on their way while we multiply
+                if bias != u64(0):
+                    first_bias = load_f32(at(bias, row * i32(4)))
+                    if pair:
+                        second_bias = load_f32(at(bias, (row + half_rows) * i32(4)))
+                if accumulate != i32(0):
+                    before = load_f32(out)
             for k in range(chunks):
                 item = (unit * i32(chunks) + i32(k)) * i32(32) + lane
-                on = item < i32(n_items)
-                dot(of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_levels, xl_stride, total)
+                if padded:
+                    dot(of, k, item, lane, True, here, x_stride, here_levels, xl_stride, total)
+                else:
+                    on = item < i32(n_items)
+                    dot(of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_levels, xl_stride, total)
             sync_warp()  # before the next unit's successor takes this one's place
             if unit == i32(n_units - 1):
                 if pair and not second:
@@ -313,16 +360,12 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
                         total[t] = f32(0.0)
                     if lane < i32(tokens):
                         if pair:
-                            if bias != u64(0):
-                                gated += load_f32(at(bias, row * i32(4)))
-                                value += load_f32(at(bias, (row + half_rows) * i32(4)))
+                            gated += first_bias
+                            value += second_bias
                             value *= gated * reciprocal(f32(1.0) + exp2(gated * f32(-1.4426950408889634)))
-                        elif bias != u64(0):
-                            value += load_f32(at(bias, row * i32(4)))
-                        out = dst + u64(u32(lane)) * u64(u32(dst_stride)) + u64(u32(row * i32(4)))
-                        if accumulate != i32(0):
-                            value += load_f32(out)
-                        store_f32(out, value)
+                        else:
+                            value += first_bias
+                        store_f32(out, value + before)
             row, second, unit = after(row, second, unit, step)
             slot = i32(0) if slot == i32(slots - 1) else slot + i32(1)
 

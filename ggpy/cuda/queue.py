@@ -193,7 +193,7 @@ class StepQueue:
         """A product of many tokens."""
         prepare, layout = step.prepare, layout_of(step.infos)
         if self._collect:
-            for name in matmul_launch.kernel_names(layout):
+            for name in matmul_launch.kernel_names(layout, self.device.cc):
                 self._collect(name)
             return
         memory, device = self.memory, self.device
@@ -205,7 +205,7 @@ class StepQueue:
             (gate, gate_stride), (up, up_stride) = self._gated[1:]
             matmul_launch.swiglu_prepare(
                 device, layout, gate=gate, gate_stride=gate_stride, up=up, up_stride=up_stride, n_tokens=n,
-                n_cols=source.n_cols, activations=memory.activations,
+                activations=memory.activations,
             )  # fmt: skip
         else:
             src, stride = self._place(source)

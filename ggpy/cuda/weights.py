@@ -76,8 +76,7 @@ class Weights:
         for group, layout in zip(groups, layouts, strict=True):
             names = tuple(info.name for info in group)
             matrix = self._matrices[names] = Matrix(layout, at, names)
-            if layout.packed.is_float:
-                self.device.clear(at, layout.n_bytes)  # padding between columns is read as weights
+            self.device.clear(at, layout.n_bytes)  # what pads a row is read with it
             first = 0
             for info in group:
                 self._pack(info, matrix, first, staging)
