@@ -252,6 +252,9 @@ copy_16_or_zero = ptx(
     "copy_16_or_zero", "", "u32 u64 u32", "cp.async.cg.shared.global [$0], [$1], 16, $2;", ordered=True, memory=True
 )
 copy_4 = ptx("copy_4", "", "u32 u64", "cp.async.ca.shared.global [$0], [$1], 4;", ordered=True, memory=True)
+copy_4_or_zero = ptx(
+    "copy_4_or_zero", "", "u32 u64 u32", "cp.async.ca.shared.global [$0], [$1], 4, $2;", ordered=True, memory=True
+)
 copy_8 = ptx("copy_8", "", "u32 u64", "cp.async.ca.shared.global [$0], [$1], 8;", ordered=True, memory=True)
 copy_commit = ptx("copy_commit", "", "", "cp.async.commit_group;", ordered=True, memory=True)
 

@@ -24,7 +24,7 @@ from ggpy.cuda.instructions import (
     FLOAT_BASE,
     FLOAT_BASE_BITS,
     bits_to_f32,
-    copy_4,
+    copy_4_or_zero,
     copy_16,
     copy_16_or_zero,
     copy_commit,
@@ -120,8 +120,11 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
         pieces(to + u32(levels_at), levels, lane, first // i32(per_level), 32 * chunks // per_level, -(-n_blocks // per_level))  # fmt: skip  # noqa: E501
         if header:  # pieces of 4 bytes
             n_words, first_word = chunks * super_bytes, unit * i32(chunks * super_bytes)
-            if lane < i32(n_words) and (first_word + lane) * i32(4) < i32(-(-n_blocks // 8) * super_bytes):
-                copy_4(to + u32(supers_at) + u32(lane * i32(4)), at(supers, (first_word + lane) * i32(4)))
+            if lane < i32(n_words):
+                inside = (first_word + lane) * i32(4) < i32(-(-n_blocks // 8) * super_bytes)
+                source = (first_word + lane) * i32(4) if inside else i32(0)
+                to_word = to + u32(supers_at) + u32(lane * i32(4))
+                copy_4_or_zero(to_word, at(supers, source), u32(4) if inside else u32(0))
 
     @inline
     def dot(of, chunk, item, lane, on, x, x_stride, xl, xl_stride, total):  # type: ignore[no-untyped-def]
