@@ -111,8 +111,10 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", TYPES)
-@pytest.mark.parametrize("tiling", ["64x32s2", "64x64hs2", "128x128h"])
+@pytest.mark.parametrize("tiling", ["64x32s2", "64x64hs2", "64x32hps4"])
 def test_emulated_product(name: str, tiling: str) -> None:
+    if TILINGS[tiling].shared_bytes(PACKED[name]) > 227 << 10:
+        pytest.skip("no room for this format")
     n_tokens, n_rows, n_cols = 35, 70, 256 + 32 * 3  # nothing whole
     rng = np.random.default_rng(1)
     shape, packed = TILINGS[tiling], PACKED[name]

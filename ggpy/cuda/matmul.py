@@ -71,26 +71,31 @@ class _Product:
         copies = [self._activation_copies(activations, first_token, n_tokens, (n_tiles + 1) // 2 * (2 * PAIR))]
         copies += self._weight_copies(weight, first_row, n_rows, n_blocks)
 
+        unit, size = 2 if shape.paired else 1, shape.stage_bytes(self.packed)
+        stages, unit_bytes = shape.stages_of(self.packed) // unit, unit * size
+
+        def tiles(step: Value) -> list[Value]:
+            return [(step * unit + k) * shape.splits + split for k in range(unit)]
+
         def fetch(step: Value, stage: Value) -> None:
             # no branch around it: Hopper's instruction runs on only through straight code. A tile beyond the last
             # column is zeros.
-            tile = step * shape.splits + split
-            exists = tile < n_tiles
-            for copy in copies:
-                copy(tile, stage, exists)
+            for k, tile in enumerate(tiles(step)):
+                exists = tile < n_tiles
+                for copy in copies:
+                    copy(tile, stage + k * size, exists)
             w.commit_copies()
 
-        stages, size = shape.stages_of(self.packed), shape.stage_bytes(self.packed)
         block_shared = w.shared_memory()
-        self.shared = block_shared + split * (stages * size)
-        end = self.shared + stages * size
+        self.shared = block_shared + split * (stages * unit_bytes)
+        end = self.shared + stages * unit_bytes
         # Hopper's instruction may still read the tile before this one while the next tiles are fetched
         ahead = stages - (2 if shape.hopper else 1)
         vectors = block_shared + shape.stages_bytes(self.packed)
         self._vector_copies(scales, first_token, n_tokens, shape.tokens, vectors)
         self._vector_copies(bias, first_row, (bias > 0).select(n_rows, 0), shape.rows, vectors + 4 * shape.tokens)
         for step in range(ahead):
-            fetch(w.int(step), self.shared + step * size)
+            fetch(w.int(step), self.shared + step * unit_bytes)
 
         def one(step: Value, state: Sequence[Value]) -> list[Value]:
             stage, free, *sums = state
@@ -105,21 +110,28 @@ class _Product:
                 w.barrier(split + 1, shape.team)
             fetch(step + ahead, free)
             multiply = self._multiply_hopper if shape.hopper else self._multiply
-            sums = multiply(step * shape.splits + split, stage, sums)
-            following = [(at + size).equals(end).select(self.shared, at + size) for at in (stage, free)]
-            return [*following, *sums]
+            for k, tile in enumerate(tiles(step)):
+                if k:
+                    sums = w.group_wait(1, sums)
+                sums = multiply(tile, stage + k * size, sums)
+            return [
+                *((at + unit_bytes).equals(end).select(self.shared, at + unit_bytes) for at in (stage, free)),
+                *sums,
+            ]
 
         def two(pair: Value, state: Sequence[Value]) -> list[Value]:
             # the registers of one tile's weights are being read while those of the next are written
             return one(pair * 2 + 1, one(pair * 2, state))
 
-        state = [self.shared, self.shared + ahead * size]
+        state = [self.shared, self.shared + ahead * unit_bytes]
         state += [w.float(0.0)] * (4 * shape.row_fragments * shape.token_fragments)
-        steps = (n_tiles + (shape.splits - 1)) // shape.splits
-        if shape.hopper:
+        steps = (n_tiles + (shape.splits * unit - 1)) // (shape.splits * unit)
+        if shape.hopper and not shape.paired:
             sums = w.group_wait(0, w.loop(w.int(0), (steps + 1) // 2, state, two, once=True)[2:])
         else:
             sums = w.loop(w.int(0), steps, state, one, once=True)[2:]
+            if shape.hopper:
+                sums = w.group_wait(0, sums)
         results = (dst, dst_stride, vectors, first_token, first_row, n_tokens, n_rows, accumulate)
         if shape.splits == 1:
             self._store(sums, *results)

@@ -77,11 +77,13 @@ class Tiling:
     stages: int  # tiles in shared memory at once, where there is room
     hopper: bool = False  # warp groups of four multiply straight from shared memory
     blocks: int = 1  # that a multiprocessor should hold at once
+    paired: bool = False  # of Hopper's: two tiles between barriers, for small ones
     splits: int = 1  # teams of warps, each with every so-many-th tile of columns; their sums meet at the end
 
     @property
     def name(self) -> str:
-        return f"{self.rows}x{self.tokens}{'h' if self.hopper else ''}{f's{self.splits}' if self.splits > 1 else ''}"
+        kind = "h" * self.hopper + "p" * self.paired
+        return f"{self.rows}x{self.tokens}{kind}" + (f"s{self.splits}" if self.splits > 1 else "")
 
     @property
     def team(self) -> int:
@@ -109,7 +111,8 @@ class Tiling:
     def stages_of(self, packed: Packed) -> int:
         """As many as wanted and as there is room for: a block of a Hopper GPU has 227 KiB, of others at least 99."""
         room = ((227 << 10) // self.blocks - 1024 if self.hopper else 99 << 10) - self.vector_bytes
-        return max(3 if self.hopper else 2, min(self.stages, room // self.splits // self.stage_bytes(packed)))
+        fitting = min(self.stages, room // self.splits // self.stage_bytes(packed))
+        return max(6, fitting // 2 * 2) if self.paired else max(3 if self.hopper else 2, fitting)
 
     @property
     def vector_bytes(self) -> int:
