@@ -108,12 +108,16 @@ class _Product:
                 w.barrier()
             else:
                 w.barrier(split + 1, shape.team)
-            fetch(step + ahead, free)
-            multiply = self._multiply_hopper if shape.hopper else self._multiply
-            for k, tile in enumerate(tiles(step)):
-                if k:
-                    sums = w.group_wait(1, sums)
-                sums = multiply(tile, stage + k * size, sums)
+            if not shape.hopper:
+                fetch(step + ahead, free)
+                sums = self._multiply(tiles(step)[0], stage, sums)
+            else:
+                for k, tile in enumerate(tiles(step)):
+                    if k:
+                        sums = w.group_wait(1, sums)
+                    sums = self._multiply_hopper(tile, stage + k * size, sums)
+                    if k == 0:  # while the tensor cores work
+                        fetch(step + ahead, free)
             return [
                 *((at + unit_bytes).equals(end).select(self.shared, at + unit_bytes) for at in (stage, free)),
                 *sums,
@@ -296,7 +300,7 @@ class _Product:
         places = [self.row_warp + self.group + (16 * m + 8 * h) for m in range(shape.row_fragments) for h in range(2)]
         biases = [w.load(vectors + 4 * shape.tokens + place * 4, f32) for place in places]
 
-        def write(careful: bool) -> None:
+        def write(how: str) -> None:
             for n in range(shape.token_fragments):
                 for column in range(2):
                     place = self.token_warp + (self.t << 1) + (8 * n + column)
@@ -307,17 +311,19 @@ class _Product:
                         m, half = divmod(r, 2)
                         total = w.fma(sums[4 * (m * shape.token_fragments + n) + 2 * half + column], scale, biases[r])
                         at = line + (row * 4).wide()
-                        if not careful:
-                            w.store(total, at)
-                            continue
-                        where = (token < n_tokens) & (first_row + row < n_rows)
-                        w.store(total, at, where & accumulate.equals(0))
-                        w.add_to(at, total, where & accumulate.equals(1))
+                        inside = (token < n_tokens) & (first_row + row < n_rows)
+                        if how != "add":
+                            w.store(total, at, inside & accumulate.equals(0) if how == "test" else None)
+                        if how != "set":
+                            w.add_to(at, total, inside & accumulate.equals(1) if how == "test" else None)
 
-        # most blocks are whole, and of these most set what they store: no test then stands before each store
+        # most blocks are whole: no test then stands before each store
         whole = (first_token + shape.tokens - w.int(1) < n_tokens) & (first_row + shape.rows - w.int(1) < n_rows)
-        with w.either(whole & accumulate.equals(0)) as (plain, careful):
-            with plain:
-                write(False)
-            with careful:
-                write(True)
+        with w.either(whole) as (plain, partial):
+            with plain, w.either(accumulate.equals(0)) as (sets, adds):
+                with sets:
+                    write("set")
+                with adds:
+                    write("add")
+            with partial:
+                write("test")

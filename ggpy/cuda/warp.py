@@ -266,8 +266,11 @@ class Warp:
         text = "{ .reg .pred p; setp.ne.b32 p, $3, 0; @p st.global.v2.f32 [$0], {$1, $2}; }"
         self.asm(text, [], [address, first, second, self.flag(where)], effect=True)
 
-    def add_to(self, address: Value, value: Value, where: Value) -> None:
-        """Adds a float to one in global memory where a condition holds."""
+    def add_to(self, address: Value, value: Value, where: Value | None = None) -> None:
+        """Adds a float to one in global memory, only where a condition holds if there is one."""
+        if where is None:
+            self.asm("red.global.add.f32 [$0], $1;", [], [address, value], effect=True)
+            return
         text = "{ .reg .pred p; setp.ne.b32 p, $2, 0; @p red.global.add.f32 [$0], $1; }"
         self.asm(text, [], [address, value, self.flag(where)], effect=True)
 
