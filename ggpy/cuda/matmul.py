@@ -108,16 +108,12 @@ class _Product:
                 w.barrier()
             else:
                 w.barrier(split + 1, shape.team)
-            if not shape.hopper:
-                fetch(step + ahead, free)
-                sums = self._multiply(tiles(step)[0], stage, sums)
-            else:
-                for k, tile in enumerate(tiles(step)):
-                    if k:
-                        sums = w.group_wait(1, sums)
-                    sums = self._multiply_hopper(tile, stage + k * size, sums)
-                    if k == 0:  # while the tensor cores work
-                        fetch(step + ahead, free)
+            fetch(step + ahead, free)
+            multiply = self._multiply_hopper if shape.hopper else self._multiply
+            for k, tile in enumerate(tiles(step)):
+                if k:
+                    sums = w.group_wait(1, sums)
+                sums = multiply(tile, stage + k * size, sums)
             return [
                 *((at + unit_bytes).equals(end).select(self.shared, at + unit_bytes) for at in (stage, free)),
                 *sums,
