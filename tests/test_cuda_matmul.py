@@ -110,8 +110,9 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted))
 
 
-@pytest.mark.parametrize("name", TYPES)
-@pytest.mark.parametrize("tiling", ["64x32s2", "64x64hs2", "64x32hps4"])
+@pytest.mark.parametrize(
+    ("name", "tiling"), [(name, t) for name in TYPES for t in ("64x32s2", "64x32hps4")] + [("Q4_0", "64x64hs2")]
+)
 def test_emulated_product(name: str, tiling: str) -> None:
     if TILINGS[tiling].shared_bytes(PACKED[name]) > 227 << 10:
         pytest.skip("no room for this format")
