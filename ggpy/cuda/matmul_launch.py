@@ -91,9 +91,9 @@ def activation_bytes(layout: MatrixLayout, n_tokens: int) -> int:
     return HalfActivations(n_tokens, layout.n_cols).n_bytes
 
 
-def _width(n_cols: int) -> int:
-    """Columns that the preparation loads at once."""
-    return 4 if n_cols % 16 == 0 else 1
+def _width(n_cols: int, *places: int) -> int:
+    """Columns that the preparation loads at once: four where rows, addresses and strides are multiples of 16."""
+    return 1 if any(value % 16 for value in (n_cols, *places)) else 4
 
 
 def prepare(
@@ -111,8 +111,7 @@ def prepare(
     """activations = src, each token divided by its root mean square and multiplied by `weight` if eps >= 0.
 
     src: float32 rows, `src_stride` bytes apart; rows: int32 [n_tokens], which of them, or 0: one after the other;
-    weight: float32 [n_cols], or 0; eps: added to the mean square; activations: HalfActivations. Rows whose columns are
-    a multiple of 16 must lie on multiples of 16 bytes.
+    weight: float32 [n_cols], or 0; eps: added to the mean square; activations: HalfActivations.
     """
     _prepare(device, "norm", layout.n_cols, src, src_stride, 0, 0, rows, eps, weight, n_tokens, activations)
 
@@ -148,7 +147,8 @@ def _prepare(
 ) -> None:
     to = HalfActivations(n_tokens, n_cols)
     padded = to.stride // 2
-    device.kernel(f"matmul_prepare.{kind}.{_width(n_cols)}").launch(
+    width = _width(n_cols, src, src_stride, up, up_stride, weight)
+    device.kernel(f"matmul_prepare.{kind}.{width}").launch(
         n_tokens,
         src, src_stride, up, up_stride, rows, n_cols, padded, eps, weight, activations,
         threads=min(PREPARE_THREADS, -(-padded // 512) * 32),
