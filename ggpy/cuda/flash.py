@@ -58,7 +58,7 @@ class _Flash:
         kv_head, n_head_kv = w.special("ctaid.x"), w.special("nctaid.x")
         slot, first_token, n_tokens, first_position = w.load(segments + (w.special("ctaid.y") * 16).wide(), count=4)
         # the last rows see the most: they begin first
-        tile = w.special("nctaid.z") - w.int(1) - w.special("ctaid.z")
+        tile = w.special("nctaid.z") - w.word(1) - w.special("ctaid.z")
         first_row, n_rows = tile * shape.rows, n_tokens * shape.group
         with w.when(first_row < n_rows):
             heads_at = (slot * n_head_kv + kv_head).wide() * (cells * (2 * shape.head_pad)).wide()
@@ -84,13 +84,13 @@ class _Flash:
         def body(step: Value, state: Sequence[Value]) -> list[Value]:
             item = step * shape.threads + self.thread
             row, pair = item // pairs, item % pairs
-            at = q + self._place((first_row + row).min(n_rows - w.int(1)), first_token, q_stride) + (pair * 8).wide()
+            at = q + self._place((first_row + row).min(n_rows - w.word(1)), first_token, q_stride) + (pair * 8).wide()
             inside = pair < shape.head_dim // 2
-            first, second = (w.load_where(inside, at + 4 * k, w.float(0.0)) for k in range(2))
+            first, second = (w.load_where(inside, at + 4 * k, w.real(0.0)) for k in range(2))
             w.store(w.halves(first * scale, second * scale), self.shared + row * shape.pitch + pair * 4)
             return []
 
-        w.loop(w.int(0), w.int(shape.rows * pairs // shape.threads), [], body, once=True)
+        w.loop(w.word(0), w.word(shape.rows * pairs // shape.threads), [], body, once=True)
         w.barrier()
 
     def _query(self, step: int) -> list[list[Value]]:
@@ -104,10 +104,10 @@ class _Flash:
     ) -> list[Value]:
         """Returns of each fragment the weighted values, then of each of its two rows the sum of weights."""
         w, shape = self.w, self.shape
-        last_row = (first_row + shape.rows).min(n_rows) - w.int(1)
+        last_row = (first_row + shape.rows).min(n_rows) - w.word(1)
         low, high = first_position + first_row // shape.group, first_position + last_row // shape.group
-        seen = low + w.int(1)  # the first row sees this many positions
-        skipped = (window.equals(0) | (seen < window)).select(w.int(0), seen - window)
+        seen = low + w.word(1)  # the first row sees this many positions
+        skipped = (window.equals(0) | (seen < window)).select(w.word(0), seen - window)
         begin, end = skipped // POSITIONS, high // POSITIONS + 1
         stages = self.shared + shape.rows * shape.pitch
 
@@ -122,7 +122,7 @@ class _Flash:
                         item = self.thread + k * shape.threads
                         cell, piece = item // pieces, item % pieces
                         position = tile * POSITIONS + cell
-                        valid = (high < position).select(w.int(0), w.int(16))  # nobody has written these
+                        valid = (high < position).select(w.word(0), w.word(16))  # nobody has written these
                         at = stage + cell * shape.pitch + (piece * 16 + half * POSITIONS * shape.pitch)
                         w.copy(at, source + (position * (2 * shape.head_pad) + piece * 16).wide(), 16, valid)
             w.commit_copies()
@@ -152,8 +152,8 @@ class _Flash:
             return [there, here, *largest, *totals, *self._mix(here, weights, mixed)]
 
         n_rows_here = 2 * shape.fragments
-        start = [w.float(NOTHING)] * n_rows_here + [w.float(0.0)] * n_rows_here
-        zeros = [w.float(0.0)] * (shape.fragments * 2 * self.steps * 4)
+        start = [w.real(NOTHING)] * n_rows_here + [w.real(0.0)] * n_rows_here
+        zeros = [w.real(0.0)] * (shape.fragments * 2 * self.steps * 4)
         state = [stages, stages + shape.stage_bytes * (STAGES - 1), *start, *zeros]
         done = w.loop(begin, end, state, body, once=True)[2:]
         totals, mixed = done[n_rows_here : 2 * n_rows_here], done[2 * n_rows_here :]
@@ -169,7 +169,7 @@ class _Flash:
     def _scores(self, stage: Value, kept: list[list[list[Value]]] | None) -> list[Value]:
         """[fragment][8 positions][4]."""
         w, shape = self.w, self.shape
-        scores = [w.float(0.0)] * (shape.fragments * self.columns * 4)
+        scores = [w.real(0.0)] * (shape.fragments * self.columns * 4)
         cell = (self.lane >> 4) * 8 + (self.lane & 7)
         at = stage + cell * shape.pitch + (self.lane >> 3 & 1) * 16
         for step in range(self.steps):
@@ -186,7 +186,7 @@ class _Flash:
         """Scores of positions that a row does not see become NOTHING."""
         w, found = self.w, []
         # both tests in one: how far back a position lies; one ahead is, as an unsigned number, very far
-        reach = window.equals(0).select(w.int(0x7FFFFFFF), window)
+        reach = window.equals(0).select(w.word(0x7FFFFFFF), window)
         for place, score in enumerate(scores):
             m, column = divmod(place // 4, self.columns)
             position = first + (self.t << 1) + (8 * column + place % 2)

@@ -95,7 +95,7 @@ class _Product:
         self._vector_copies(scales, first_token, n_tokens, shape.tokens, vectors)
         self._vector_copies(bias, first_row, (bias > 0).select(n_rows, 0), shape.rows, vectors + 4 * shape.tokens)
         for step in range(ahead):
-            fetch(w.int(step), self.shared + step * unit_bytes)
+            fetch(w.word(step), self.shared + step * unit_bytes)
 
         def one(step: Value, state: Sequence[Value]) -> list[Value]:
             stage, free, *sums = state
@@ -124,12 +124,12 @@ class _Product:
             return one(pair * 2 + 1, one(pair * 2, state))
 
         state = [self.shared, self.shared + ahead * unit_bytes]
-        state += [w.float(0.0)] * (4 * shape.row_fragments * shape.token_fragments)
+        state += [w.real(0.0)] * (4 * shape.row_fragments * shape.token_fragments)
         steps = (n_tiles + (shape.splits * unit - 1)) // (shape.splits * unit)
         if shape.hopper and not shape.paired:
-            sums = w.group_wait(0, w.loop(w.int(0), (steps + 1) // 2, state, two, once=True)[2:])
+            sums = w.group_wait(0, w.loop(w.word(0), (steps + 1) // 2, state, two, once=True)[2:])
         else:
-            sums = w.loop(w.int(0), steps, state, one, once=True)[2:]
+            sums = w.loop(w.word(0), steps, state, one, once=True)[2:]
             if shape.hopper:
                 sums = w.group_wait(0, sums)
         results = (dst, dst_stride, vectors, first_token, first_row, n_tokens, n_rows, accumulate)
@@ -148,7 +148,7 @@ class _Product:
         w.barrier()
         place = shared + self.thread * 4
         with w.when(split > 0):
-            at = place + (split - w.int(1)) * size
+            at = place + (split - w.word(1)) * size
             for k, value in enumerate(sums):
                 w.store(value, at + 4 * team * k)
         w.barrier()
@@ -165,7 +165,7 @@ class _Product:
         step, left = shape.team // 8, n_tokens - first_token
         offsets = [(row + k * step) * stride + piece * 16 for k in range(shape.tokens // step)]
         # tokens beyond the last are zeros: reading one again and again would hold up all blocks
-        sizes = [(row + k * step < left).select(w.int(16), 0) for k in range(shape.tokens // step)]
+        sizes = [(row + k * step < left).select(w.word(16), 0) for k in range(shape.tokens // step)]
         to = row * 128 + ((piece ^ row & 7) << 4)
 
         def copy(tile: Value, stage: Value, exists: Value) -> None:
@@ -200,7 +200,7 @@ class _Product:
         w, team = self.w, self.tiling.team
         for start in range(0, count, team):
             place = (self.thread + start) % count
-            valid = (first + place < end).select(w.int(4), 0)
+            valid = (first + place < end).select(w.word(4), 0)
             w.copy(shared + place * 4, source + (first + place).wide() * 4, 4, valid)
 
     def _plane_copies(
@@ -216,11 +216,11 @@ class _Product:
 
         def copy(tile: Value, stage: Value, exists: Value) -> None:
             if plane.name == "supers":  # one half is copied with its neighbour
-                column, left = tile // (256 // COLUMNS) * self.layout.super_bytes & ~3, w.int(4)
+                column, left = tile // (256 // COLUMNS) * self.layout.super_bytes & ~3, w.word(4)
             else:
                 column = tile * plane.row_bytes + piece * plane.piece
                 left = row_bytes - column  # the last tile may end early
-                left = left.below(0).select(w.int(0), left).min(plane.piece)
+                left = left.below(0).select(w.word(0), left).min(plane.piece)
             valid, source = exists.select(left, 0), base + column.wide()
             for k, (offset, inside) in enumerate(zip(offsets, insides, strict=True)):
                 size = inside.select(valid, 0)
@@ -314,7 +314,7 @@ class _Product:
                             w.add_to(at, total, inside & accumulate.equals(1) if how == "test" else None)
 
         # most blocks are whole: no test then stands before each store
-        whole = (first_token + shape.tokens - w.int(1) < n_tokens) & (first_row + shape.rows - w.int(1) < n_rows)
+        whole = (first_token + shape.tokens - w.word(1) < n_tokens) & (first_row + shape.rows - w.word(1) < n_rows)
         with w.either(whole) as (plain, partial):
             with plain, w.either(accumulate.equals(0)) as (sets, adds):
                 with sets:

@@ -58,7 +58,7 @@ class RowReader:
                 self.supers = w.twice(supers >> ((tile // 4 & 1) << 4), 0)
         # both bytes as 1024 + byte, then as they are, then as halves under their super-scale
         both = w.permute(self.level, 0x64646464, 0x4140 if block == 0 else 0x4342)
-        both = w.half2_sub(both, w.int(half2(1024 + 128 * p.signed_scales)))
+        both = w.half2_sub(both, w.word(half2(1024 + 128 * p.signed_scales)))
         both = w.half2_mul(both, self.supers)
         first, second = w.twice(both, 0), w.twice(both, 1)
         return (first, first, second) if p.minima else (first, second, None)
@@ -77,8 +77,8 @@ class RowReader:
             more = self._high(block)
             low = [a | b for a, b in zip(low, more[:2], strict=True)]
             high = [a | b for a, b in zip(high, more[2:], strict=True)]
-        sixteenth, less = w.int(half2(1 / 16)), w.int(half2(-64 - p.offset))
-        return [w.half2_sub(v, w.int(half2(1024 + p.offset))) for v in low] + [
+        sixteenth, less = w.word(half2(1 / 16)), w.word(half2(-64 - p.offset))
+        return [w.half2_sub(v, w.word(half2(1024 + p.offset))) for v in low] + [
             w.half2_fma(v, sixteenth, less) for v in high
         ]
 
@@ -100,7 +100,7 @@ class RowReader:
     def _bytes(self, block: int) -> list[Value]:
         """8-bit codes as halves; signed ones become unsigned with an offset first."""
         w, found = self.w, []
-        less = w.int(half2(1024 + 128))
+        less = w.word(half2(1024 + 128))
         for plane in ("codes", "last"):
             word = w.load(self.rows[plane] + 16 * block + self.t * 4) ^ 0x80808080
             for selector in (0x4240, 0x4341):

@@ -49,7 +49,7 @@ def _prepare(
         found = []
         for k in range(16):
             inside = first + k < n_cols if where is None else where & (first + k < n_cols)
-            found.append(w.load_where(inside, at + 4 * k, w.float(otherwise)))
+            found.append(w.load_where(inside, at + 4 * k, w.real(otherwise)))
         return found
 
     def values(first: Value) -> list[Value]:
@@ -63,7 +63,7 @@ def _prepare(
         return floats(weight, first, weight > 0, 1.0)
 
     pieces = padded // 16
-    steps = (pieces + threads - w.int(1)) // threads
+    steps = (pieces + threads - w.word(1)) // threads
 
     def measure(step: Value, state: list[Value]) -> list[Value]:
         largest, squares = state
@@ -77,14 +77,14 @@ def _prepare(
             largest = w.max(largest, w.function("abs", value))
         return [largest, squares]
 
-    largest, squares = w.loop(w.int(0), steps, [w.float(0.0), w.float(0.0)], measure)
+    largest, squares = w.loop(w.word(0), steps, [w.real(0.0), w.real(0.0)], measure)
     largest, squares = _over_block(w, thread, threads, largest, squares)
     mean = squares * w.function("rcp.rn", w.float_of(n_cols))
     factor = (eps >= 0.0).select(w.function("rsqrt.approx", mean + eps), 1.0)
     exponent = w.as_bits(largest * factor) >> 23
-    exponent = (exponent < 11).select(w.int(11), exponent)
+    exponent = (exponent < 11).select(w.word(11), exponent)
     # stored values lie below 2048
-    power, inverse = w.as_float(exponent - w.int(10) << 23), w.as_float(w.int(264) - exponent << 23)
+    power, inverse = w.as_float(exponent - w.word(10) << 23), w.as_float(w.word(264) - exponent << 23)
     factor = factor * inverse
     at = halves + (token.wide() * padded.wide()) * 2
     with w.when(thread.equals(0)):
@@ -103,7 +103,7 @@ def _prepare(
                 w.store4(pairs, at + (first * 2 + 16 * odd).wide())
         return []
 
-    w.loop(w.int(0), steps, [], store)
+    w.loop(w.word(0), steps, [], store)
 
 
 def _over_block(w: Warp, thread: Value, threads: Value, largest: Value, total: Value) -> tuple[Value, Value]:
@@ -121,5 +121,5 @@ def _over_block(w: Warp, thread: Value, threads: Value, largest: Value, total: V
         first, second = w.load(shared + k * 8, f32, 2)
         return [w.max(state[0], first), state[1] + second]
 
-    largest, total = w.loop(w.int(0), threads >> 5, [w.float(0.0), w.float(0.0)], join)
+    largest, total = w.loop(w.word(0), threads >> 5, [w.real(0.0), w.real(0.0)], join)
     return largest, total

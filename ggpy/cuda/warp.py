@@ -110,10 +110,10 @@ class Warp:
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.b = builder
 
-    def int(self, value: int) -> Value:
+    def word(self, value: int) -> Value:
         return Value(self.b, ir.Constant(i32, value))
 
-    def float(self, value: float) -> Value:
+    def real(self, value: float) -> Value:
         return Value(self.b, ir.Constant(f32, value))
 
     def asm(
@@ -238,7 +238,7 @@ class Warp:
         """Four floats side by side of global memory, on a multiple of 16, where a condition holds."""
         text = "{ .reg .pred p; setp.ne.b32 p, $4, 0; @p ld.global.v4.f32 {$0, $1, $2, $3}, [$5]; }"
         ins = [self.flag(condition), address]
-        return self.asm(text, [f32] * 4, ins, tied=[self.float(otherwise)] * 4, effect=True)  # type: ignore[no-any-return]
+        return self.asm(text, [f32] * 4, ins, tied=[self.real(otherwise)] * 4, effect=True)  # type: ignore[no-any-return]
 
     def load_where(self, condition: Value, address: Value, otherwise: Value) -> Value:
         """A 32-bit value of global memory where a condition holds, else another."""
@@ -301,7 +301,7 @@ class Warp:
 
     def permute(self, a: Value, b: Value | int, selector: int) -> Value:
         """Four of the eight bytes of b:a, each named by a nibble of the selector, the lowest first."""
-        other = self.int(b) if isinstance(b, int) else b
+        other = self.word(b) if isinstance(b, int) else b
         return self.asm(f"prmt.b32 $0, $1, $2, 0x{selector:04x};", [i32], [a, other])  # type: ignore[no-any-return]
 
     def mask_or(self, a: Value, mask: int, b: int) -> Value:
