@@ -70,6 +70,7 @@ def bench(
     model: str | None,
     n_ctx: int | None,
     n_threads: int | None,
+    device: str,
     n_prompt: list[int],
     n_gen: list[int],
     depth: list[int],
@@ -96,7 +97,7 @@ def bench(
         _check_plot(Path(plot), cases)
     raise_interrupts()
     results: list[Measurement] = []
-    with _opened(model, n_ctx, n_threads, cases) as llm:
+    with _opened(model, n_ctx, n_threads, device, cases) as llm:
         made = _measurements(llm, cases, repeats)
         try:
             if output == "md":
@@ -110,7 +111,8 @@ def bench(
         click.echo(json.dumps([result.as_json() for result in results], indent=2))
     elif any(result.bandwidth for result in results):
         best = max(result.bandwidth or 0 for result in results)
-        click.echo(f"\nMemory reads {best / 1e9:.1f} GB/s with {results[0].n_threads} threads.")
+        by = f"with {results[0].n_threads} threads" if device == "cpu" else "on the GPU"
+        click.echo(f"\nMemory reads {best / 1e9:.1f} GB/s {by}.")
     if plot is not None:
         from ggpy.cli.bench_plot import draw
 
@@ -119,7 +121,9 @@ def bench(
 
 
 @contextmanager
-def _opened(model: str | None, n_ctx: int | None, n_threads: int | None, cases: list[Case]) -> Iterator[LLM]:
+def _opened(
+    model: str | None, n_ctx: int | None, n_threads: int | None, device: str, cases: list[Case]
+) -> Iterator[LLM]:
     """The model, with room for the largest case; a step takes no more tokens than the context has."""
     from ggpy.cli.pull import find_or_fetch
     from ggpy.cli.terminal import note
@@ -127,7 +131,8 @@ def _opened(model: str | None, n_ctx: int | None, n_threads: int | None, cases: 
 
     n_parallel = max(case.n_parallel for case in cases)
     n_ctx = n_ctx or max(n_parallel, *(case.n_cells for case in cases))
-    with LLM(find_or_fetch(model), n_ctx=n_ctx, n_threads=n_threads, n_parallel=n_parallel, notify=note) as llm:
+    path, sizes = find_or_fetch(model), {"n_ctx": n_ctx, "n_threads": n_threads, "n_parallel": n_parallel}
+    with LLM(path, **sizes, notify=note, device=device) as llm:
         yield llm
 
 
@@ -137,13 +142,17 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
     n_threads = llm.runtime.n_threads
     if all(case.n_prompt for case in cases):
         return measure(llm.runtime, n_threads, cases, repeats)
-    bandwidth = Memory(n_threads).bandwidth
+    if llm.runtime.device == "cpu":
+        bandwidth = Memory(n_threads).bandwidth
+    else:
+        bandwidth = llm.runtime.executor.device.bandwidth  # type: ignore[union-attr]
     return measure(llm.runtime, n_threads, cases, repeats, bytes_per_step=bytes_read(llm.file), bandwidth=bandwidth)
 
 
 def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Iterator[Measurement]:
     """Print a row for each result as it comes, and pass it on."""
-    name, threads, size = llm.path.name, str(llm.runtime.n_threads), f"{llm.file.size / 1e6:.0f} MB"
+    on_cpu = llm.runtime.device == "cpu"
+    name, threads, size = llm.path.name, str(llm.runtime.n_threads) if on_cpu else llm.runtime.device, f"{llm.file.size / 1e6:.0f} MB"
     header = ("model", "size", "threads", "test", "tok/s", "memory")
     widest = (name, size, threads, max((case.name for case in cases), key=len), "12345.67 ± 123.45", "memory")
     widths = [max(map(len, column)) for column in zip(header, widest, strict=True)]

@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 @model_options
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
 @sampling_options
-def chat(model: str | None, n_ctx: int | None, n_threads: int | None, system: str | None, **sampling: Any) -> int:
+def chat(
+    model: str | None, n_ctx: int | None, n_threads: int | None, device: str, system: str | None, **sampling: Any
+) -> int:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation; /help lists the commands.
 
     When stdin is no terminal, each of its lines is a message, and the answers go to stdout.
     """
     params = sampling_params(sampling if model else default_model_sampling(sampling))
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    with open_model(model, n_ctx, n_threads) as llm:
+    with open_model(model, n_ctx, n_threads, device) as llm:
         from ggpy.cli.chat_session import ChatSession
         from ggpy.cli.entry import raise_interrupts
 

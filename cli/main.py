@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tokenize": ("ggpy.cli.tokenize:tokenize", "Show the tokens of a text."),
     "bench": ("ggpy.cli.bench:bench", "Measure tokens per second."),
     "warmup": ("ggpy.cli.warmup:warmup", "Compile ahead what a model needs."),
+    "doctor": ("ggpy.cli.doctor:doctor", "Say what this machine offers."),
     "pull": ("ggpy.cli.pull:pull", "Fetch a model, or list those known by name."),
 }
 

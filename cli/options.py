@@ -33,6 +33,7 @@ model_options = together(
     click.option("-m", "--model", metavar="MODEL", help=MODEL_HELP),
     click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=1), metavar="N", help="Context in tokens."),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
+    click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
 )
 
 # Option name → parameter of SamplingParams; also what `/set` understands in a chat.
@@ -87,10 +88,11 @@ def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, **{name: value for name, value in own.items() if options.get(name) is None}}
 
 
-def open_model(model: str | None, n_ctx: int | None, n_threads: int | None) -> LLM:
+def open_model(model: str | None, n_ctx: int | None, n_threads: int | None, device: str) -> LLM:
     """The model of `model_options`, fetched first where it is a known name, for one sequence at a time."""
     from ggpy.cli.pull import find_or_fetch
     from ggpy.cli.terminal import note
-    from ggpy.llm import LLM
+    from ggpy.llm import LLM, find_device
 
-    return LLM(find_or_fetch(model), n_ctx=n_ctx, n_threads=n_threads, n_parallel=1, notify=note)
+    device = find_device(device)  # what the user may have got wrong comes first
+    return LLM(find_or_fetch(model), n_ctx=n_ctx, n_threads=n_threads, n_parallel=1, notify=note, device=device)

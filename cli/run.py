@@ -36,6 +36,7 @@ def run(
     model: str | None,
     n_ctx: int | None,
     n_threads: int | None,
+    device: str,
     prompt: str | None,
     prompt_file: str | None,
     system: str | None,
@@ -57,7 +58,7 @@ def run(
 
         system = DEFAULT.system
     started = time.perf_counter()
-    with open_model(model, n_ctx, n_threads) as llm:
+    with open_model(model, n_ctx, n_threads, device) as llm:
         return _answer(llm, text, system, raw, params, verbose, started)
 
 
@@ -117,6 +118,7 @@ def _describe(llm: LLM, params: SamplingParams, n_prompt: int, seconds: float) -
         f"{llm.path}: {hparams.arch}, {hparams.n_layer} layers of {hparams.n_embd}, "
         f"vocabulary {llm.n_vocab}, opened in {seconds:.2f} s"
     )
-    note(f"{llm.runtime.n_threads} threads, context {llm.n_ctx} tokens, prompt {n_prompt} tokens")
+    where = f"{llm.runtime.n_threads} threads" if llm.runtime.device == "cpu" else llm.runtime.device
+    note(f"{where}, context {llm.n_ctx} tokens, prompt {n_prompt} tokens")
     values = ((name, getattr(params, field)) for name, field in SAMPLING_NAMES.items())
     note("sampling: " + ", ".join(f"{name} {value}" for name, value in values if value is not None))

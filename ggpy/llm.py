@@ -97,7 +97,8 @@ class LLM:
 
     path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` sequences evaluated together; None takes the
     context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
-    the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
+    the process may use. device: "cpu", "cuda" (or "cuda:1", …) for an NVIDIA GPU, "auto" for a GPU where one
+    can be used. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -109,6 +110,7 @@ class LLM:
         n_threads: int | None = None,
         n_parallel: int = 4,
         notify: Notify | None = None,
+        device: str = "cpu",
     ) -> None:
         for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -116,7 +118,8 @@ class LLM:
         if (n_threads or 1) > MAX_THREADS:
             raise GGPYError(f"n_threads is {n_threads}, but ggpy runs at most {MAX_THREADS}; take the number of cores.")
         self.path = Path(path)
-        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify or logging.getLogger("ggpy").info)
+        device = find_device(device)
+        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify or logging.getLogger("ggpy").info, device)
         self.file, self.tokenizer, self.template, self.runtime = (
             model.file,
             model.tokenizer,
@@ -360,7 +363,21 @@ def _request_output(request: _Request) -> RequestOutput:
     return RequestOutput(request.prompt, request.prompt_token_ids, outputs)
 
 
-def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Notify) -> Model:
+def find_device(asked: str) -> str:
+    """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else."""
+    if asked == "auto":
+        from ggpy.cuda.driver import usable
+
+        return "cuda" if usable() else "cpu"
+    kind, colon, number = asked.partition(":")
+    if asked != "cpu" and not (kind == "cuda" and (number.isdecimal() or not colon)):
+        raise GGPYError(f"device is {asked!r}, but it must be 'cpu', 'cuda', 'cuda:1' for a second GPU, or 'auto'.")
+    return asked
+
+
+def load_model(
+    path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Notify, device: str = "cpu"
+) -> Model:
     """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails."""
     from ggpy.chat_template import ChatTemplate
     from ggpy.gguf_file import GGUFFile
@@ -379,12 +396,12 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
         context = choose_context(
             n_ctx,
             trained=trained,
-            weights=Runtime.weight_bytes(file),
-            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel),
-            available=available_memory(),
+            weights=Runtime.weight_bytes(file, device),
+            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel, device),
+            available=available_memory(device),
             notify=notify,
         )
-        runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify)
+        runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify, device=device)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
 

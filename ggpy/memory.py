@@ -12,8 +12,13 @@ from ggpy.errors import GGPYError
 GIB = 1 << 30
 
 
-def available_memory() -> int:
-    """Bytes that can be had now without swapping: the machine's, or its control group's where that is less."""
+def available_memory(device: str = "cpu") -> int:
+    """Bytes that can be had now without swapping: the machine's, or its control group's where that is less; or a
+    GPU's."""
+    if device != "cpu":
+        from ggpy.cuda.memory import available
+
+        return available(device)
     machine = _machine()
     return min([machine, *_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ggpy.cuda.executor import CudaExecutor
 
 
+GPU_BATCH = 2048  # tokens of a step: enough to keep a GPU's matrix units at work
+
+
 def _quiet(note: str) -> None:
     pass
 
@@ -63,14 +66,15 @@ def cache_type(file: GGUFFile) -> str:
 
 def default_batch(file: GGUFFile, device: str = "cpu") -> int:
     """Tokens a step takes: as many as pay on a small model, fewer on a large one, so that Ctrl-C is heard soon."""
-    if device == "cuda":
-        return 2048
+    if device != "cpu":
+        return GPU_BATCH
     weights = sum(info.nbytes for info in file.tensors.values())
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
 class Runtime:
-    """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on one device: "cpu" or "cuda".
+    """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on one device: "cpu", "cuda" or
+    "cuda:N", the GPU of that number.
 
     `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are
     being compiled, that a type runs slowly.
@@ -101,11 +105,13 @@ class Runtime:
         self._inv_freq = np.array(rope.inv_freq)
         self._magnitude = rope.magnitude
         self._executor: CpuExecutor | CudaExecutor
-        if device == "cuda":
+        if device != "cpu":
+            from ggpy.cuda.driver import Device, device_index
             from ggpy.cuda.executor import CudaExecutor
 
+            gpu = Device(device_index(device))
             self._executor = CudaExecutor(
-                program, file, n_ctx=n_ctx, n_slots=n_slots, n_batch=self.n_batch, notify=notify or _quiet
+                program, file, n_ctx=n_ctx, n_slots=n_slots, n_batch=self.n_batch, notify=notify or _quiet, device=gpu
             )
             return
         self._executor = CpuExecutor(
@@ -153,21 +159,35 @@ class Runtime:
                 x.angles[:n] *= np.float32(self._magnitude)
         return x.run(n, m)
 
+    @property
+    def executor(self) -> CpuExecutor | CudaExecutor:
+        """What runs the program on this runtime's device."""
+        return self._executor
+
     def close(self) -> None:
-        """Stop the threads. The runtime cannot be used afterwards."""
+        """Stop the threads, or give back the GPU's memory. The runtime cannot be used afterwards."""
         self._executor.close()
 
     @staticmethod
-    def kv_bytes(file: GGUFFile, n_ctx: int, n_slots: int = 1) -> int:
+    def kv_bytes(file: GGUFFile, n_ctx: int, n_slots: int = 1, device: str = "cpu") -> int:
         """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes when full."""
+        if device != "cpu":
+            from ggpy.cuda.memory import cache_bytes
+
+            return cache_bytes(file, n_ctx, n_slots)
         hp = architecture(file).hparams
         cells = n_slots * (-(-n_ctx // 16) * 16)
         element = {"f16": 2, "f32": 4}[cache_type(file)]
         return hp.n_layer * hp.n_head_kv * cells * element * (hp.head_dim + -(-hp.head_dim // 16) * 16)
 
     @staticmethod
-    def weight_bytes(file: GGUFFile) -> int:
-        """Bytes that the weights take in memory: matrices of a type without a packed form grow to half precision."""
+    def weight_bytes(file: GGUFFile, device: str = "cpu") -> int:
+        """Bytes that the weights take in memory: matrices of a type without a packed form grow to half precision. On a
+        GPU also what steps work in."""
+        if device != "cpu":
+            from ggpy.cuda.memory import model_bytes
+
+            return model_bytes(planned(file)[1], GPU_BATCH)
         foreign = [t for t in file.tensors.values() if len(t.shape) == 2 and t.type_name not in PACKED]
         return file.size + sum(2 * t.shape[0] * t.shape[1] - t.nbytes for t in foreign)
 

@@ -23,6 +23,7 @@ class FakeRuntime:
     """Logits are a function of the whole prefix: `script(prefix)` names the next token, else a hash of the prefix."""
 
     def __init__(self, n_ctx: int = 256, n_slots: int = 2, n_batch: int = 16, script: Any = None) -> None:
+        self.device = "cpu"
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
         self.cells = np.full((n_slots, n_ctx), -1, np.int32)
         self.script = script

@@ -45,6 +45,7 @@ class EmulatedDevice:
     """Everything runs when it is queued, but between the ends of `capture`."""
 
     cc, n_multiprocessors, name, index, can_overlap = CC, 4, "emulated", 0, True
+    shared_limit = 227 << 10
 
     def __init__(self) -> None:
         self.memory_map = Memory()

@@ -131,7 +131,7 @@ def compile_kernel(name: str, cc: tuple[int, int]) -> Compiled:
 
 
 def _numba_cuda() -> Any:
-    missing = [name for name in NEEDED if not _installed(name)]
+    missing = missing_packages()
     if missing:
         raise GGPYError(
             f"Compiling kernels for the GPU needs {' and '.join(missing)}; install it with `pip install 'ggpy[cuda]'`."
@@ -145,6 +145,11 @@ def _numba_cuda() -> Any:
 
     cuda.types = import_module("numba.cuda.types")
     return cuda
+
+
+def missing_packages() -> list[str]:
+    """What is not installed of the packages that compile kernels."""
+    return [name for name in NEEDED if not _installed(name)]
 
 
 def _installed(name: str) -> bool:

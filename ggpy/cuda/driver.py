@@ -10,7 +10,7 @@ from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, 
 from functools import lru_cache
 from typing import Any
 
-from ggpy.cuda.compile import Compiled, obtain
+from ggpy.cuda.compile import Compiled, missing_packages, obtain
 from ggpy.errors import GGPYError
 
 OUT_OF_MEMORY = 2
@@ -87,6 +87,29 @@ def device_count() -> int:
         return 0
 
 
+def driver_version() -> str:
+    """The version of CUDA that the driver is of. Raises GGPYError without a driver or a GPU."""
+    found = c_int()
+    check(_library().cuDriverGetVersion(byref(found)), "asking for the driver's version")
+    return f"{found.value // 1000}.{found.value % 1000 // 10}"
+
+
+def device_index(device: str) -> int:
+    """The number of the GPU that "cuda" or "cuda:1" names."""
+    return int(device.partition(":")[2] or 0)
+
+
+def usable() -> bool:
+    """Whether there is a GPU that ggpy runs on, and what compiles kernels for it."""
+    if not device_count() or missing_packages():
+        return False
+    try:
+        Device().close()
+    except GGPYError:
+        return False
+    return True
+
+
 class Kernel:
     """A loaded kernel. `launch` only queues it."""
 
@@ -153,6 +176,7 @@ class Device:
         self.can_overlap = self.cc >= (9, 0)
         self._kernels: dict[str, Kernel] = {}
         self._allocated: dict[int, int] = {}
+        self._page_locked: list[int] = []
         if self.cc < (8, 0):
             raise GGPYError(
                 f"{self.name} is of compute capability {self.cc[0]}.{self.cc[1]}, but ggpy's kernels need 8.0 "
@@ -197,7 +221,7 @@ class Device:
             free, _ = self.memory()
             raise GGPYError(
                 f"The GPU's memory ran out: {n_bytes / 2**30:.2f} GiB more are needed, and {free / 2**30:.2f} GiB are "
-                "free; take a smaller context (-c), or leave layers on the CPU (-ngl)."
+                "free; take a smaller context (-c), a smaller model, or the CPU (--device cpu)."
             )
         check(status, "allocating memory")
         self._allocated[address.value] = n_bytes
@@ -214,10 +238,8 @@ class Device:
         pointer = c_void_p()
         check(self.lib.cuMemHostAlloc(byref(pointer), c_size_t(n_bytes), 0), "allocating host memory")
         assert pointer.value is not None
+        self._page_locked.append(pointer.value)
         return pointer.value, (ctypes.c_uint8 * n_bytes).from_address(pointer.value)
-
-    def free_page_locked(self, address: int) -> None:
-        check(self.lib.cuMemFreeHost(c_void_p(address)), "freeing host memory")
 
     def upload(self, to: int, of: int, n_bytes: int) -> None:
         """Queue a copy from host address `of`; from memory that is not page-locked it has been read on return."""
@@ -235,6 +257,22 @@ class Device:
     def synchronize(self) -> None:
         """Wait for everything queued; a fault of a kernel is reported here."""
         check(self.lib.cuStreamSynchronize(self.stream), "running the model")
+
+    def bandwidth(self) -> float:
+        """Bytes a second that its memory moves: the best of some copies, read and written."""
+        n_bytes = min(1 << 30, self.memory()[0] // 4)
+        one, other = self.allocate(n_bytes, zero=True), self.allocate(n_bytes)
+        best = 0.0
+        for _ in range(5):
+            elapsed = self.timer()
+            check(
+                self.lib.cuMemcpyDtoDAsync_v2(c_uint64(other), c_uint64(one), c_size_t(n_bytes), self.stream),
+                "copying memory",
+            )
+            best = max(best, 2 * n_bytes / elapsed())
+        self.free(one)
+        self.free(other)
+        return best
 
     # ---- graphs
 
@@ -278,7 +316,10 @@ class Device:
         self.lib.cuStreamSynchronize(self.stream)
         for address in list(self._allocated):
             self.lib.cuMemFree_v2(c_uint64(address))
+        for address in self._page_locked:
+            self.lib.cuMemFreeHost(c_void_p(address))
         self._allocated.clear()
+        self._page_locked.clear()
 
 
 class Graph:
@@ -293,5 +334,5 @@ class Graph:
 
 @lru_cache(maxsize=8)
 def open_device(index: int = 0) -> Device:
-    """The GPU `index`. Raises GGPYError where there is none that can run ggpy's kernels."""
+    """The GPU `index`, the same object each time. Raises GGPYError where there is none that can run ggpy's kernels."""
     return Device(index)

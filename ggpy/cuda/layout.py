@@ -28,8 +28,13 @@ ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
 ATTENTION_THREADS = 256  # of a block that attends for single tokens
-RING = 88 << 10  # bytes of shared memory of a multiprocessor for weights on their way, of one kernel of two
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
+
+
+def ring_kib(shared_bytes: int) -> int:
+    """KiB that a product with few tokens has for weights on their way, on a GPU whose blocks may have so much shared
+    memory: under a half of it, so that the next product's kernel finds room too."""
+    return max(16, shared_bytes * 43 // 100 >> 14 << 4)
 
 
 def round_up(n: int, to: int) -> int:
@@ -242,6 +247,7 @@ class MatvecShape:
     packed: Packed
     n_cols: int
     n_tokens: int
+    ring: int  # KiB of shared memory of a multiprocessor for weights on their way
 
     @property
     def threads(self) -> int:
@@ -265,9 +271,10 @@ class MatvecShape:
 
     @property
     def chunks(self) -> int:
-        """Of a unit: a few that leave little of the last one empty."""
+        """Of a unit: a few, two units of which must fit, that leave little of a row's last one empty."""
         n = -(-self.n_items // 32)
-        return min((4, 3, 2, 1), key=lambda c: -(-n // c) * (c + 0.5))
+        fitting = [c for c in (4, 3, 2) if 2 * sum(self._parts(c)) <= self.warp_bytes]
+        return min([*fitting, 1], key=lambda c: -(-n // c) * (c + 0.5))
 
     @property
     def n_units(self) -> int:
@@ -280,9 +287,14 @@ class MatvecShape:
         blocks = self.layout.n_blocks
         return blocks if self.packed.is_float else 32 * self.chunks * self.n_units
 
-    def _parts(self) -> tuple[int, int, int, int]:
-        """Bytes of a unit in the planes codes, high, levels and supers."""
-        layout, chunks = self.layout, self.chunks
+    @property
+    def warp_bytes(self) -> int:
+        """Of shared memory that a warp has for units."""
+        return (self.ring << 10) // self.blocks // (self.threads // 32)
+
+    def _parts(self, chunks: int = 0) -> tuple[int, int, int, int]:
+        """Bytes of a unit, of so many chunks, in the planes codes, high, levels and supers."""
+        layout, chunks = self.layout, chunks or self.chunks
         if self.packed.is_float:
             return 512 * chunks, 0, 0, 0
         blocks = 32 * chunks
@@ -309,8 +321,7 @@ class MatvecShape:
     @property
     def slots(self) -> int:
         """Units of a warp in shared memory, one of them being multiplied."""
-        ring = RING // self.blocks // (self.threads // 32)
-        return max(2, min(8, ring // self.unit_bytes))
+        return max(2, min(8, self.warp_bytes // self.unit_bytes))
 
     @property
     def activations_at(self) -> int:

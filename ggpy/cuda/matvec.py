@@ -238,10 +238,10 @@ def _floats(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
     return copy, dot
 
 
-def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> Source:
-    """matvec.TYPE.COLUMNS.TOKENS.INPUTS.OUTPUTS: see the module; MatvecShape gives its threads and shared memory."""
+def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, ring: str) -> Source:
+    """matvec.TYPE.COLUMNS.TOKENS.INPUTS.OUTPUTS.RING: see the module; MatvecShape gives its threads and shared memory."""
     p, n_cols, tokens = PACKED[name], int(n_cols_), int(tokens_)
-    shape = MatvecShape(p, n_cols, tokens)
+    shape = MatvecShape(p, n_cols, tokens, int(ring))
     fused, norm_here = inputs != "ready", inputs == "norm"
     pair = outputs == "swiglu"
     copy, dot = (_floats if p.is_float else _quantized)(shape, fused)
@@ -289,7 +289,8 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str) -> 
         release_next()
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
-        row = i32(cuda.blockIdx.x) * i32(warps) + warp
+        # Rows are dealt out block by block, so that every block has as many, and all read near each other.
+        row = i32(cuda.blockIdx.x) + i32(cuda.gridDim.x) * warp
         step = i32(cuda.gridDim.x) * i32(warps)
         memory = dynamic_shared()
         ring = memory + u32(SUMS) + u32(warp * i32(slots * unit_bytes))

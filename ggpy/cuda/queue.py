@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ggpy.cuda import flash_launch, matmul_launch
-from ggpy.cuda.layout import SUMS, ActivationLayout, AttentionShape, CacheLayout, MatvecShape, round_up
+from ggpy.cuda.layout import SUMS, ActivationLayout, AttentionShape, CacheLayout, MatvecShape, ring_kib, round_up
 from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Step, SwiGLU
 from ggpy.cuda.weights import layout_of
 
@@ -177,12 +177,12 @@ class StepQueue:
         if step.swiglu:
             n_rows = half_rows = step.swiglu.n_cols
         to = self._fresh(step.swiglu) if step.swiglu else self._results(step)
-        shape = MatvecShape(layout.packed, layout.n_cols, n)
+        shape = MatvecShape(layout.packed, layout.n_cols, n, ring_kib(self.device.shared_limit))
         grid = min(-(-n_rows // (shape.threads // 32)), self.device.n_multiprocessors * shape.blocks)
         outputs = "swiglu" if step.swiglu else "rows"
         self._launch(
-            f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}", grid, *planes, n_rows, half_rows,
-            x, x_stride, levels, level_stride, norm, eps, self.cache.head_dim, self.cache.part_bytes,
+            f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}.{shape.ring}",
+            grid, *planes, n_rows, half_rows, x, x_stride, levels, level_stride, norm, eps, self.cache.head_dim, self.cache.part_bytes,
             self._bias(step), *to, step.accumulate, shared=shape.shared_bytes,
         )  # fmt: skip
 

@@ -1,0 +1,48 @@
+"""What a model takes of a GPU's memory, and what is free there. Imports no numba."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ggpy.cuda.driver import Device, device_index
+from ggpy.cuda.layout import CacheLayout, round_up
+from ggpy.cuda.lower import Product, lower, weight_groups
+from ggpy.cuda.weights import layout_of
+
+if TYPE_CHECKING:
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.program import Program
+
+
+def available(device: str) -> int:
+    """Bytes free on the GPU that `device` names."""
+    gpu = Device(device_index(device))
+    try:
+        return gpu.memory()[0]
+    finally:
+        gpu.close()
+
+
+def model_bytes(program: Program, n_batch: int) -> int:
+    """Bytes that weights and the working memory of steps of `n_batch` tokens take."""
+    steps = lower(program)
+    weights = sum(layout_of(group).n_bytes for group in weight_groups(steps))
+    products = [step for step in steps if isinstance(step, Product)]
+    wide = {tuple(info.shape[0] for info in product.infos) for product in products if len(product.linears) > 1}
+    widest = max(product.prepare.srcs[0].n_cols for product in products)
+    columns = _sum(buffer.n_cols for buffer in program.buffers if not buffer.outputs_only)
+    columns += _sum(sum(widths) for widths in wide)
+    return weights + n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver
+
+
+def _sum(widths: Iterable[int]) -> int:
+    return sum(round_up(width, 32) for width in widths)
+
+
+def cache_bytes(file: GGUFFile, n_ctx: int, n_slots: int) -> int:
+    """Bytes of the key/value cache."""
+    from ggpy.runtime import architecture
+
+    hp = architecture(file).hparams
+    return 2 * hp.n_layer * CacheLayout(n_slots, hp.n_head_kv, n_ctx, hp.head_dim).n_bytes

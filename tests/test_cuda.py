@@ -1,0 +1,338 @@
+"""The CUDA backend: layouts and kernels compiled and emulated without a GPU, whole models with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference import ReferenceModel
+from test_types import in_type, random_blocks
+from tiny import CONFIGS, tiny_checkpoint
+
+from ggpy.convert.pipeline import convert
+from ggpy.cuda.layout import (
+    SUMS,
+    ActivationLayout,
+    AttentionShape,
+    CacheLayout,
+    MatrixLayout,
+    MatvecShape,
+    ring_kib,
+)
+from ggpy.cuda.lower import Product, lower, weight_groups
+from ggpy.errors import GGPYError
+from ggpy.gguf_file import GGUFFile
+from ggpy.llm import find_device
+from ggpy.quant import FORMATS
+from ggpy.quant.packed import PACKED
+from ggpy.runtime import Runtime, planned
+
+QUANTIZED = [name for name, p in PACKED.items() if not p.is_float]
+H100_SHARED = 227 << 10
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cuda")
+    convert(tiny_checkpoint(folder, "llama", dtype="f32"), "f32", folder / "f32.gguf")
+    return folder / "f32.gguf"
+
+
+# ---- what needs neither GPU nor compiler
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_planes_lie_apart_and_aligned(name: str) -> None:
+    for n_cols in (32, 256, 2048, 5504) if PACKED[name].columns != 256 else (256, 2048, 5632):
+        layout = MatrixLayout(PACKED[name], 7, n_cols)
+        end = 0
+        for plane in (layout.codes, layout.high, layout.levels, layout.supers):
+            assert plane.offset == end
+            assert plane.stride % 16 == 0
+            end += -(-7 * plane.stride // 256) * 256
+        assert layout.n_bytes == end
+
+
+def test_two_kernels_of_decoding_find_room_on_a_multiprocessor() -> None:
+    for name in QUANTIZED:
+        for n_cols in (2048, 4096, 11008):
+            shape = MatvecShape(PACKED[name], n_cols if PACKED[name].columns != 256 else 11264, 1, ring_kib(H100_SHARED))
+            assert shape.slots >= 2
+            assert 2 * (shape.shared_bytes + 1024) <= 228 << 10
+
+
+def test_products_of_the_same_activations_become_one(plain: Path) -> None:
+    with GGUFFile(plain) as file:
+        _, program = planned(file)
+        products = [step for step in lower(program) if isinstance(step, Product)]
+        assert [len(product.linears) for product in products[:4]] == [3, 1, 2, 1]  # qkv, output, gate and up, down
+        assert [product.swiglu is not None for product in products[:4]] == [False, False, True, False]
+        names = [info.name for group in weight_groups(lower(program)) for info in group]
+        assert len(names) == len(set(names))
+        assert set(names) == {info.name for info in file.tensors.values() if len(info.shape) == 2}
+
+
+def test_a_device_is_named_as_it_should() -> None:
+    assert find_device("cpu") == "cpu"
+    assert find_device("cuda:1") == "cuda:1"
+    for wrong in ("gpu", "cuda:", "cuda:x", ""):
+        with pytest.raises(GGPYError, match="it must be 'cpu'"):
+            find_device(wrong)
+
+
+# ---- what needs the compiler
+
+
+def need_compiler() -> None:
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
+
+
+@pytest.mark.parametrize("cc", [(9, 0), (8, 0)])
+def test_kernels_compile_and_keep_to_registers(cc: tuple[int, int]) -> None:
+    need_compiler()
+    from ggpy.cuda.compile import compile_kernel, to_ptx
+
+    names = {
+        "matvec.Q4_0.2048.1.norm.swiglu.96": "dp4a.s32.s32",
+        "matvec.Q6_K.2048.2.ready.rows.96": "cp.async.cg",
+        "attention.16.1.turn": "ex2.approx",
+        "rope_store": "",
+    }
+    for name, instruction in names.items():
+        text, _ = to_ptx(name, cc)
+        assert instruction in text
+        assert ("griddepcontrol.wait" in text) == (cc >= (9, 0))
+        assert ".local" not in text
+        made = compile_kernel(name, cc)
+        assert made.stack == 0
+        assert made.registers * made.threads <= 65536
+
+
+def emulated(plain: Path, name: str) -> tuple[object, np.ndarray]:
+    """A matrix of that type packed by its kernel on the emulated device, and its weights."""
+    from emulated_device import EmulatedDevice
+
+    layout = MatrixLayout(PACKED[name], 5, 512)
+    form = FORMATS[name]
+    raw = random_blocks(name, 5 * 512 // form.block_size).reshape(5, -1)
+    device = EmulatedDevice()
+    to, of = device.allocate(layout.n_bytes, zero=True), device.allocate(raw.nbytes)
+    device.upload(of, raw.ctypes.data, raw.nbytes)
+    planes = layout.codes, layout.high, layout.levels, layout.supers
+    addresses = [to + plane.offset for plane in planes]
+    strides = [plane.stride for plane in planes]
+    device.kernel(f"pack.{name}").launch(1, of, raw.shape[1], 5, layout.n_blocks, *addresses, *strides)
+    return (device, layout, addresses, strides), form.dequantize(raw)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_packed_rows_are_read_back_exactly(plain: Path, name: str) -> None:
+    need_compiler()
+    (device, layout, addresses, strides), weights = emulated(plain, name)  # type: ignore[misc]
+    tokens = np.array([3, 0, 4], np.int32)
+    out = np.full((3, 512), np.nan, np.float32)
+    at, to = device.memory_map.add(tokens), device.memory_map.add(out)
+    device.kernel(f"embed.{name}").launch(3, at, *addresses, *strides, layout.n_blocks, 512, to, 2048)
+    assert np.allclose(out, weights[tokens], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K"])
+def test_products_with_vectors(plain: Path, name: str) -> None:
+    need_compiler()
+    (device, _, addresses, strides), weights = emulated(plain, name)  # type: ignore[misc]
+    x = np.random.default_rng(2).standard_normal((2, 512)).astype(np.float32)
+    activations = ActivationLayout("q8", 2, 512)
+    at = device.allocate(activations.n_bytes)
+    levels = at + activations.levels_at
+    src = device.memory_map.add(x)
+    stride, level_stride = activations.code_stride, activations.level_stride
+    device.kernel("activations.q8.512").launch(2, src, 2048, 0, 0, -1.0, at, stride, levels, level_stride, shared=SUMS)
+    ring = ring_kib(device.shared_limit)
+    shape = MatvecShape(PACKED[name], 512, 2, ring)
+    out = np.full((2, 5), np.nan, np.float32)
+    device.kernel(f"matvec.{name}.512.2.ready.rows.{ring}").launch(
+        1, *addresses, *strides, 5, 0, at, stride, levels, level_stride, 0, -1.0, 1, 0, 0,
+        device.memory_map.add(out), 20, 0, shared=shape.shared_bytes,
+    )  # fmt: skip
+    blocks = x.reshape(2, 16, 32)
+    scale = np.abs(blocks).max(2, keepdims=True) / 127
+    rounded = (np.rint(blocks / scale) * scale).reshape(2, 512)
+    expected = rounded @ weights.T
+    assert np.abs(out - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("turning", ["turn", "turned"])
+def test_attention_of_single_tokens(turning: str) -> None:
+    need_compiler()
+    from emulated_device import EmulatedDevice
+
+    n_head, head_dim, position, half = 2, 24, 13, 8
+    cache = CacheLayout(2, 1, 64, head_dim)
+    shape = AttentionShape(cache, n_head)
+    rng = np.random.default_rng(3)
+    device = EmulatedDevice()
+    add = device.memory_map.add
+    q, k, v = (rng.standard_normal((1, n, head_dim)).astype(np.float32) for n in (n_head, 1, 1))
+    cells = [np.zeros((2, 1, cache.cells, cache.head_pad), np.float16) for _ in range(2)]
+    for cell in cells:
+        cell[1, 0, : position + (turning == "turned"), :head_dim] = rng.standard_normal((head_dim,))
+        cell[1, 0, :position, :head_dim] = rng.standard_normal((position, head_dim))
+    angle = np.arange(64)[:, None] * np.linspace(1.0, 0.1, half)
+    angles = np.stack([np.cos(angle), np.sin(angle)], 2).astype(np.float32)
+    header, slots, positions = (np.array([n], np.int32) for n in (1, 1, position))
+    parts = np.full((n_head, cache.part_bytes // 4), np.nan, np.float32)
+    device.kernel(shape.kernel(turning == "turn")).launch(
+        (1, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, 1,
+        add(header), add(slots), add(positions), n_head, 1, head_dim, add(cells[0]), add(cells[1]),
+        cache.head_bytes, 2 * cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes,
+        shared=shape.shared_bytes,
+    )  # fmt: skip
+    if turning == "turn":
+        for x in (q, k):
+            c, s = angles[position, :, 0], angles[position, :, 1]
+            one, other = x[..., :half].copy(), x[..., half : 2 * half].copy()
+            x[..., :half], x[..., half : 2 * half] = one * c - other * s, one * s + other * c
+        assert np.allclose(cells[0][1, 0, position, :head_dim], k[0, 0], atol=2e-3)
+        assert np.allclose(cells[1][1, 0, position, :head_dim], v[0, 0], atol=2e-3)
+    keys, values = (cell[1, 0, : position + 1, :head_dim].astype(np.float32) for cell in cells)
+    scores = q[0] @ keys.T * head_dim**-0.5
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = weights @ values / weights.sum(1, keepdims=True)
+    assert np.allclose(parts[:, 4 : 4 + head_dim] / parts[:, 1:2], expected, atol=1e-4)
+
+
+def test_a_whole_model_on_the_emulator(tmp_path: Path) -> None:
+    """Decoding by the very code that a GPU runs, in the smallest model with norms of heads."""
+    need_compiler()
+    from emulated_device import EmulatedDevice
+
+    from ggpy.cuda import executor as module
+
+    path = tmp_path / "qwen3.gguf"
+    convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), "q4_0", path)
+    ids = [7, 300]
+    expected = ReferenceModel(path, int8_activations=True, half_cache=True).logits(ids)
+    with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
+        patch.setattr(module, "compile_missing", lambda *_: [])
+        _, program = planned(file)
+        device: object = EmulatedDevice()
+        x = module.CudaExecutor(
+            program, file, n_ctx=64, n_slots=1, n_batch=8, notify=lambda _: None, device=device  # type: ignore[arg-type]
+        )
+        for position, token in enumerate(ids):
+            x.tokens[0], x.positions[0] = token, position
+            logits = x.run(1, 1)[0]
+            assert np.linalg.norm(logits - expected[position]) < 1e-5 * np.linalg.norm(expected[position])
+        x.close()
+
+
+# ---- what needs a GPU
+
+
+@pytest.fixture
+def gpu() -> None:
+    from ggpy.cuda.driver import usable
+
+    if not usable():
+        pytest.skip("no NVIDIA GPU that can be used")
+
+
+def both(path: Path, batches: list[int], n_slots: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of some tokens in one slot by the CPU and by the GPU, cut into steps of these sizes."""
+    n = sum(batches)
+    ids = np.random.default_rng(1).integers(0, 456, n).astype(np.int32)
+    found = []
+    for device in ("cpu", "cuda"):
+        with GGUFFile(path) as file:
+            runtime = Runtime(file, 256, n_slots=n_slots, n_threads=2, device=device)
+            rows, at = [], 0
+            for size in batches:
+                positions = np.arange(at, at + size, dtype=np.int32)
+                piece = ids[at : at + size]
+                rows.append(runtime.step(piece, np.zeros(size, np.int32), positions, np.arange(size)).copy())
+                at += size
+            runtime.close()
+        found.append(np.concatenate(rows))
+    return found[0], found[1]
+
+
+def errors(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
+
+
+STEPS = {"tokens": [1] * 21, "few": [2, 3, 5, 8, 3], "prompt": [70, 40, 1]}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_architecture(gpu: None, tmp_path: Path, kind: str, steps: str) -> None:
+    path = tmp_path / "model.gguf"
+    convert(tiny_checkpoint(tmp_path, kind, dtype="f32"), "f16", path)
+    cpu, cuda = both(path, STEPS[steps])
+    # Prompts go through half precision: operands of 11 bits, in which a token's own sums may cancel.
+    assert np.median(errors(cuda, cpu)) < (1e-3 if steps != "prompt" else 2e-3)
+    assert errors(cuda, cpu).max() < 1e-2
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("name", [*QUANTIZED, "IQ4_XS", "Q2_K"])
+def test_every_type(gpu: None, plain: Path, name: str, steps: str) -> None:
+    cpu, cuda = both(in_type(plain, name), STEPS[steps])
+    each = errors(cuda, cpu)
+    assert np.isfinite(each).all()
+    if name not in PACKED:  # half precision on both sides
+        assert np.median(each) < 5e-3
+    elif steps == "prompt":  # no rounding of activations, as the CPU has: its noise is between them
+        assert np.median(each) < 5e-2
+    else:  # the very same rounding, but for activations on its edge
+        assert each.min() < 1e-5
+        assert np.median(each) < 2e-2
+
+
+@pytest.mark.cuda
+def test_many_sequences_are_each_as_alone(gpu: None, plain: Path) -> None:
+    path = in_type(plain, "Q4_0")
+    rng = np.random.default_rng(4)
+    with GGUFFile(path) as file:
+        runtime = Runtime(file, 64, n_slots=20, device="cuda")
+        for n in (2, 3, 8, 20):
+            ids = rng.integers(0, 456, (6, n)).astype(np.int32)
+            slots, outputs = np.arange(n, dtype=np.int32), np.arange(n, dtype=np.int32)
+            for i in range(6):
+                together = runtime.step(ids[i], slots, np.full(n, i, np.int32), outputs).copy()
+            for slot in range(0, n, 3):
+                for i in range(6):
+                    one, zero = ids[i, slot : slot + 1], np.zeros(1, np.int32)
+                    alone = runtime.step(one, zero, np.full(1, i, np.int32), zero)[0].copy()
+                error = np.linalg.norm(together[slot] - alone) / np.linalg.norm(alone)
+                assert error < (2e-2 if n <= 8 else 5e-2)
+        runtime.close()
+
+
+@pytest.mark.cuda
+def test_greedy_text_is_the_same(gpu: None, tmp_path: Path) -> None:
+    from ggpy import LLM, SamplingParams
+
+    path = tmp_path / "model.gguf"
+    convert(tiny_checkpoint(tmp_path, "qwen2", dtype="f32"), "f16", path)
+    texts = []
+    for device in ("cpu", "cuda"):
+        with LLM(path, n_ctx=128, device=device) as llm:
+            prompts = ["The capital of France is", "Once upon a time"]
+            answers = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=24))
+            texts.append([answer.outputs[0].token_ids for answer in answers])
+    for cpu, cuda in zip(*texts, strict=True):
+        same = next((i for i, (a, b) in enumerate(zip(cpu, cuda, strict=False)) if a != b), len(cpu))
+        assert same >= 4  # from where two likeliest tokens of a random model are as good as equal, texts may part
+
+
+@pytest.mark.cuda
+def test_too_large_a_context_is_told(gpu: None, plain: Path) -> None:
+    from ggpy import LLM
+
+    with pytest.raises(GGPYError, match="of memory are free"):
+        LLM(plain, n_ctx=1 << 30, device="cuda")
