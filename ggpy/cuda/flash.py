@@ -2,7 +2,7 @@
 2307.08691).
 
 The query heads that share a key/value head are rows of one product: row r of a segment is token r / group and query
-head r % group of the group. A block of four warps owns 64 or 128 rows and meets the cache 64 positions at a time,
+head r % group of the group. A block of four warps owns 64 or 128 rows and meets the cache 64 or 32 positions at a time,
 copied to shared memory one tile ahead. A warp's scores stay in its registers, where they are already what the product
 with the values takes as its first operand.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.flash_layout import POSITIONS, STAGES, FlashShape
+from ggpy.cuda.flash_layout import STAGES, FlashShape
 from ggpy.cuda.warp import Value, Warp, kernel
 
 PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `_Flash.emit`
@@ -33,7 +33,8 @@ class _Flash:
     def __init__(self, shape: FlashShape) -> None:
         self.shape = shape
         self.steps = shape.head_pad // 16
-        self.columns = POSITIONS // 8
+        self.positions = shape.positions
+        self.columns = shape.positions // 8
 
     def emit(
         self,
@@ -108,22 +109,24 @@ class _Flash:
         low, high = first_position + first_row // shape.group, first_position + last_row // shape.group
         seen = low + w.word(1)  # the first row sees this many positions
         skipped = (window.equals(0) | (seen < window)).select(w.word(0), seen - window)
-        begin, end = skipped // POSITIONS, high // POSITIONS + 1
+        begin, end = skipped // self.positions, high // self.positions + 1
         stages = self.shared + shape.rows * shape.pitch
 
         # ---- copies
         pieces = shape.head_pad // 8
-        n_copies = POSITIONS * pieces // shape.threads
+        n_items = self.positions * pieces
 
         def fetch(tile: Value, stage: Value) -> None:
             with w.when(tile < end):
                 for half, source in enumerate((keys, values)):
-                    for k in range(n_copies):
-                        item = self.thread + k * shape.threads
+                    for k in range(0, n_items, shape.threads):
+                        item = self.thread + k
+                        if k + shape.threads > n_items:  # threads left over do the same again
+                            item = item % n_items
                         cell, piece = item // pieces, item % pieces
-                        position = tile * POSITIONS + cell
+                        position = tile * self.positions + cell
                         valid = (high < position).select(w.word(0), w.word(16))  # nobody has written these
-                        at = stage + cell * shape.pitch + (piece * 16 + half * POSITIONS * shape.pitch)
+                        at = stage + cell * shape.pitch + (piece * 16 + half * self.positions * shape.pitch)
                         w.copy(at, source + (position * (2 * shape.head_pad) + piece * 16).wide(), 16, valid)
             w.commit_copies()
 
@@ -145,8 +148,8 @@ class _Flash:
             largest, totals = rest[: 2 * shape.fragments], rest[2 * shape.fragments : 4 * shape.fragments]
             mixed = rest[4 * shape.fragments :]
             scores = self._scores(here, kept)
-            first = tile * POSITIONS
-            hides = (low < first + (POSITIONS - 1)) | (window > 0)
+            first = tile * self.positions
+            hides = (low < first + (self.positions - 1)) | (window > 0)
             scores = w.change(hides, scores, lambda s: self._hide(s, first, positions, window))
             largest, totals, mixed, weights = self._soften(scores, largest, totals, mixed)
             return [there, here, *largest, *totals, *self._mix(here, weights, mixed)]
@@ -224,8 +227,8 @@ class _Flash:
     def _mix(self, stage: Value, weights: list[Value], mixed: list[Value]) -> list[Value]:
         """mixed[fragment][8 dims][4] + weights x values."""
         w, shape, mixed = self.w, self.shape, list(mixed)
-        at = stage + (self.lane & 15) * shape.pitch + (self.lane >> 4) * 16 + POSITIONS * shape.pitch
-        for step in range(POSITIONS // 16):
+        at = stage + (self.lane & 15) * shape.pitch + (self.lane >> 4) * 16 + self.positions * shape.pitch
+        for step in range(self.positions // 16):
             a = []
             for m in range(shape.fragments):
                 s = weights[4 * (m * self.columns + 2 * step) : 4 * (m * self.columns + 2 * step) + 8]

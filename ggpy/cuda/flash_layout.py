@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-POSITIONS = 64  # of the cache in shared memory at once
 WARPS = 4
 STAGES = 2
 
@@ -31,6 +30,11 @@ class FlashShape:
         return 16 * self.fragments * WARPS
 
     @property
+    def positions(self) -> int:
+        """Of the cache in shared memory at once; fewer for large heads, so that 99 KiB are enough for all."""
+        return 64 if self.head_pad <= 128 else 32
+
+    @property
     def threads(self) -> int:
         return 32 * WARPS
 
@@ -42,7 +46,7 @@ class FlashShape:
     @property
     def stage_bytes(self) -> int:
         """Keys, then values."""
-        return 2 * POSITIONS * self.pitch
+        return 2 * self.positions * self.pitch
 
     @property
     def shared_bytes(self) -> int:
