@@ -286,7 +286,6 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     def matvec(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride,
                n_rows, half_rows, x, x_stride, xl, xl_stride, norm_weight, eps,
                head_dim, part_bytes, bias, dst, dst_stride, accumulate):  # type: ignore[no-untyped-def]  # fmt: skip
-        release_next()
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
         # Rows are dealt out block by block, so that every block has as many, and all read near each other.
@@ -307,6 +306,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
             if norm_here:
                 read_weights(norm_weight, i32(1), i32(0), weights)
             wait_for_previous()
+            release_next()  # not sooner: the weights of the kernel after this one would be in the way of this one's
             read_row(x, head_dim, part_bytes, held)
             if norm_here:
                 norm(held, weights, eps, memory)
@@ -316,6 +316,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
             sync_block()
         else:
             wait_for_previous()
+            release_next()
             here, here_levels = x, xl
 
         total = cuda.local.array(tokens, types.float32)
