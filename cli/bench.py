@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,8 +131,8 @@ def _opened(
 
     n_parallel = max(case.n_parallel for case in cases)
     n_ctx = n_ctx or max(n_parallel, *(case.n_cells for case in cases))
-    path, sizes = find_or_fetch(model), {"n_ctx": n_ctx, "n_threads": n_threads, "n_parallel": n_parallel}
-    with LLM(path, **sizes, notify=note, device=device) as llm:
+    path = find_or_fetch(model)
+    with LLM(path, n_ctx, n_threads, n_parallel, notify=note, device=device) as llm:
         yield llm
 
 
@@ -142,6 +142,7 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
     n_threads = llm.runtime.n_threads
     if all(case.n_prompt for case in cases):
         return measure(llm.runtime, n_threads, cases, repeats)
+    bandwidth: Callable[[], float]
     if llm.runtime.device == "cpu":
         bandwidth = Memory(n_threads).bandwidth
     else:
@@ -152,7 +153,11 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
 def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Iterator[Measurement]:
     """Print a row for each result as it comes, and pass it on."""
     on_cpu = llm.runtime.device == "cpu"
-    name, threads, size = llm.path.name, str(llm.runtime.n_threads) if on_cpu else llm.runtime.device, f"{llm.file.size / 1e6:.0f} MB"
+    name, threads, size = (
+        llm.path.name,
+        str(llm.runtime.n_threads) if on_cpu else llm.runtime.device,
+        f"{llm.file.size / 1e6:.0f} MB",
+    )
     header = ("model", "size", "threads", "test", "tok/s", "memory")
     widest = (name, size, threads, max((case.name for case in cases), key=len), "12345.67 ± 123.45", "memory")
     widths = [max(map(len, column)) for column in zip(header, widest, strict=True)]

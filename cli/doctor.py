@@ -70,7 +70,16 @@ def _packages() -> Iterator[tuple[str, str]]:
     from ggpy.cuda.compile import missing_packages
 
     missing = missing_packages()
-    for name in ("numba", "llvmlite", "numpy", "gguf", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink", "cuda-bindings"):
+    for name in (
+        "numba",
+        "llvmlite",
+        "numpy",
+        "gguf",
+        "numba-cuda",
+        "nvidia-nvvm",
+        "nvidia-nvjitlink",
+        "cuda-bindings",
+    ):
         try:
             yield name, version(name)
         except PackageNotFoundError:

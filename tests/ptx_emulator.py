@@ -159,13 +159,14 @@ class Memory:
 class Block:
     """One block on its way through a kernel."""
 
-    def __init__(self, entry: Entry, memory: Memory, values: list[int], threads: int, place: Any, grid: Any, dynamic: int):
+    def __init__(
+        self, entry: Entry, memory: Memory, values: list[int], threads: int, place: Any, grid: Any, dynamic: int
+    ):
         self.e, self.memory, self.n = entry, memory, threads
-        self.regs = {
-            name: np.zeros(threads, bool if bits == 1 else UINT[bits]) for name, bits in entry.bits.items()
-        }
+        self.regs = {name: np.zeros(threads, bool if bits == 1 else UINT[bits]) for name, bits in entry.bits.items()}
         self.params = {name: value for (name, _), value in zip(entry.params, values, strict=True)}
         self.shared = np.frombuffer(np.random.default_rng(0).bytes(entry.shared_bytes + dynamic), np.uint8).copy()
+        self.results: dict[int, tuple[Array, Array]] = {}  # of a matrix product, while its warps are gone through
         self.special = {
             "%tid.x": np.arange(threads, dtype=np.uint32), "%tid.y": 0, "%tid.z": 0,
             "%ntid.x": threads, "%ntid.y": 1, "%ntid.z": 1, "%laneid": np.arange(threads, dtype=np.uint32) % 32,
@@ -442,7 +443,7 @@ class Block:
         self._binary(i, mask, lambda a, b: np.fmax(a, b))
 
     def _not(self, i: Instruction, mask: Array) -> None:
-        kind, bits = self._type(i.parts[-1])
+        _, bits = self._type(i.parts[-1])
         self.put(i.args[0], ~(self.regs[i.args[1]] if bits == 1 else self.get(i.args[1], bits)), mask)
 
     def _neg(self, i: Instruction, mask: Array) -> None:
@@ -497,7 +498,7 @@ class Block:
         if len(i.parts) > 2 and i.parts[1] in ("and", "or", "xor"):
             a, b = self.get(i.args[1], bits, kind), self.get(i.args[2], bits, kind)
         compare = i.parts[0]
-        unordered = kind == "f" and compare.endswith("u") and compare != "neu" or compare == "neu"
+        unordered = (kind == "f" and compare.endswith("u") and compare != "neu") or compare == "neu"
         base = compare[:2] if kind == "f" or len(compare) == 2 else compare
         result = {
             "eq": lambda: a == b, "ne": lambda: a != b, "lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b,
@@ -517,7 +518,7 @@ class Block:
         self.put(i.args[0], result, mask)
 
     def _selp(self, i: Instruction, mask: Array) -> None:
-        kind, bits = self._type(i.parts[-1])
+        _, bits = self._type(i.parts[-1])
         a, b = self.get(i.args[1], bits), self.get(i.args[2], bits)
         self.put(i.args[0], np.where(self.regs[i.args[3]], a, b), mask)
 
@@ -593,7 +594,8 @@ class Block:
         mode = i.parts[1]
         inside = lane % 32
         source = {
-            "bfly": inside ^ other, "idx": other, "down": np.minimum(inside + other, 31), "up": np.maximum(inside - other, 0),
+            "bfly": inside ^ other, "idx": other,
+            "down": np.minimum(inside + other, 31), "up": np.maximum(inside - other, 0),
         }[mode]  # fmt: skip
         self.put(i.args[0], value[np.minimum(lane // 32 * 32 + source, self.n - 1)], mask)
 
@@ -638,8 +640,6 @@ class Block:
                 self.results[r] = (new, only) if w == self._first(mask) else self._merge(self.results[r], new, only)
         for r in range(4):
             self.put(d[r], self.results[r][0], mask)
-
-    results: dict[int, tuple[Array, Array]] = {}
 
     def _first(self, mask: Array) -> int:
         return int(np.flatnonzero(mask)[0]) // 32
@@ -719,7 +719,8 @@ class Block:
                 for k in range(2):
                     A[lane_row + 8 * (r % 2), 2 * t + k + 8 * (r // 2)] = pair[:, k]
             bits = int(self.get(descriptor, 64)[128 * group])
-            assert bits >> 62 == 1 and (bits >> 32 & 0x3FFF) == 64
+            assert bits >> 62 == 1
+            assert (bits >> 32 & 0x3FFF) == 64
             start = (bits & 0x3FFF) << 4
             row, byte = np.arange(n)[:, None], np.arange(32)[None, :]
             at = start + 128 * row + byte

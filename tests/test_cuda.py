@@ -57,7 +57,9 @@ def test_planes_lie_apart_and_aligned(name: str) -> None:
 def test_two_kernels_of_decoding_find_room_on_a_multiprocessor() -> None:
     for name in QUANTIZED:
         for n_cols in (2048, 4096, 11008):
-            shape = MatvecShape(PACKED[name], n_cols if PACKED[name].columns != 256 else 11264, 1, ring_kib(H100_SHARED))
+            shape = MatvecShape(
+                PACKED[name], n_cols if PACKED[name].columns != 256 else 11264, 1, ring_kib(H100_SHARED)
+            )
             assert shape.slots >= 2
             assert 2 * (shape.shared_bytes + 1024) <= 228 << 10
 
@@ -219,7 +221,13 @@ def test_a_whole_model_on_the_emulator(tmp_path: Path) -> None:
         _, program = planned(file)
         device: object = EmulatedDevice()
         x = module.CudaExecutor(
-            program, file, n_ctx=64, n_slots=1, n_batch=8, notify=lambda _: None, device=device  # type: ignore[arg-type]
+            program,
+            file,
+            n_ctx=64,
+            n_slots=1,
+            n_batch=8,
+            notify=lambda _: None,
+            device=device,  # type: ignore[arg-type]
         )
         for position, token in enumerate(ids):
             x.tokens[0], x.positions[0] = token, position

@@ -105,7 +105,7 @@ def row_reader(n_cols: int, threads: int, splits: int = 0) -> tuple[int, Any]:
 def norm_function(n_cols: int, threads: int) -> Any:
     """`norm(held, weights, eps, memory)`: what `row_reader` has read becomes its RMS norm times `weights`, held alike;
     `memory`: SUMS shared bytes."""
-    n_each = -(-(-(-n_cols // 4)) // threads)
+    n_each = (n_cols + 4 * threads - 1) // (4 * threads)
     n_held = 4 * n_each
 
     @inline
@@ -126,7 +126,7 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
     `ggpy.cuda.layout.ActivationLayout` has `n_blocks` blocks of 32 columns, with zeros after the last column."""
     place, put, put_floats = storage(shared)
     n_items = 8 * n_blocks
-    n_each = -(-(-(-n_cols // 4)) // threads)
+    n_each = (n_cols + 4 * threads - 1) // (4 * threads)
     n_stores = -(-n_items // threads)
     quantized = form == "q8"
 
@@ -141,7 +141,9 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
                 word, scale, sums = quantized_word(a, b, c, d)
                 if i < i32(n_items):
                     block, w = i >> i32(3), i & i32(7)
-                    put(place(codes, (w >> i32(2)) * i32(16 * n_blocks) + block * i32(16) + (w & i32(3)) * i32(4)), word)
+                    put(
+                        place(codes, (w >> i32(2)) * i32(16 * n_blocks) + block * i32(16) + (w & i32(3)) * i32(4)), word
+                    )
                     if w == i32(0):
                         put(place(levels, block * i32(8)), f32_to_bits(scale))
                         put(place(levels, block * i32(8) + i32(4)), sums)
@@ -153,7 +155,7 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
 
 @inline
 def quantized_word(a, b, c, d):  # type: ignore[no-untyped-def]
-    """Four columns as bytes; eight lanes side by side share a block: its scale, and the sums of its halves' codes as two
+    """Four columns as bytes; eight lanes side by side share a block: its scale, and its halves' sums of codes as two
     int16 (in the first of the lanes)."""
     largest = larger(larger(magnitude(a), magnitude(b)), larger(magnitude(c), magnitude(d)))
     for mask in (4, 2, 1):
@@ -182,7 +184,7 @@ def source(form: str, n_cols_: str) -> Source:
     held_size = 4 * n_each
     norm, write = norm_function(n_cols, THREADS), writer(n_cols, THREADS, form, False, -(-n_cols // 32))
 
-    def activations(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    def activations(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         wait_for_previous()
         held = cuda.local.array(held_size, types.float32)

@@ -5,9 +5,9 @@ A block takes GROUP query heads that share a kv head, over one of `splits` share
 the largest score (times log2 e), the sum of exponentials under it, and the weighted values, to be joined by whoever
 reads them (`ggpy.cuda.activations.row_reader`, or the kernel `join`).
 
-Where every token of the batch has a slot to itself, the kernel also turns its queries and the token's key (and normalises
-them, where the model does), and the block whose share holds the token's own cell stores key and value there; tokens that
-see each other need the kernel `rope_store` before.
+Where every token of the batch has a slot to itself, the kernel also turns its queries and the token's key (and
+normalises them, where the model does), and the block whose share holds the token's own cell stores key and value there;
+tokens that see each other need the kernel `rope_store` before.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
 
     def attention(q, q_stride, k, k_stride, v, v_stride, q_norm, k_norm, eps, angles, half, neox,
                   header, slots, positions, n_head, n_head_kv, head_dim,
-                  keys, values, head_bytes, cell_bytes, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+                  keys, values, head_bytes, cell_bytes, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
@@ -148,7 +148,9 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
                         x *= factor * load_f32(at(norm, j * i32(4)))
                         y *= factor * load_f32(at(norm, other * i32(4)))
                     if sign != f32(0.0):
-                        c, s = load_2f32(angles + u64(u32(position)) * u64(u32(half * i32(8))) + u64(u32(angle * i32(8))))
+                        c, s = load_2f32(
+                            angles + u64(u32(position)) * u64(u32(half * i32(8))) + u64(u32(angle * i32(8)))
+                        )
                         x = x * c + sign * (y * s)
             if which < i32(group):
                 shared_store_f32(queries + u32(item * i32(4)), x * scale)

@@ -75,7 +75,7 @@ def unpacker(p: Packed) -> tuple[int, Any]:
     """(n, `unpack(raw, words)`): what a lane reads of one block of 32 columns as the operands of dot products.
 
     raw [n]: its words of codes, of high, its level, and its super-scales. words [8] becomes four columns' codes each,
-    columns 4w .. 4w + 3 in words[w]. Returns the scales of the first and of the last 16 columns, and the minimum to add.
+    columns 4w .. 4w + 3 in words[w]. Returns the scales of the first and the last 16 columns, and the minimum to add.
     """
     bits, high_bits, header, minima = p.bits, p.high_bits, p.header, p.minima
     sign = f32(p.minimum_sign)

@@ -243,7 +243,9 @@ class Device:
 
     def upload(self, to: int, of: int, n_bytes: int) -> None:
         """Queue a copy from host address `of`; from memory that is not page-locked it has been read on return."""
-        check(self.lib.cuMemcpyHtoDAsync_v2(c_uint64(to), c_void_p(of), c_size_t(n_bytes), self.stream), "copying to it")
+        check(
+            self.lib.cuMemcpyHtoDAsync_v2(c_uint64(to), c_void_p(of), c_size_t(n_bytes), self.stream), "copying to it"
+        )
 
     def download(self, to: int, of: int, n_bytes: int) -> None:
         """Queue a copy to host address `to`; complete after `synchronize`."""
@@ -285,9 +287,7 @@ class Device:
         finally:
             status = self.lib.cuStreamEndCapture(self.stream, byref(recorded))
         check(status, "recording a graph")
-        check(
-            self.lib.cuGraphInstantiateWithFlags(byref(executable), recorded, c_uint64(0)), "making a graph"
-        )
+        check(self.lib.cuGraphInstantiateWithFlags(byref(executable), recorded, c_uint64(0)), "making a graph")
         check(self.lib.cuGraphDestroy(recorded), "making a graph")
         check(self.lib.cuGraphUpload(executable, self.stream), "loading a graph")
         return Graph(self, executable)

@@ -1,7 +1,7 @@
 """The CUDA executor: runs a program on one GPU behind the interface of the CPU's.
 
-Small steps (decoding) are products of matrices with few vectors; each number of tokens is recorded once as a CUDA graph,
-inputs, logits and all, and replayed by one call. Large steps (prompts) use tile products, launched one by one.
+Small steps (decoding) are products of matrices with few vectors; each number of tokens is recorded once as a CUDA
+graph, inputs, logits and all, and replayed by one call. Large steps (prompts) use tile products, launched one by one.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ class CudaExecutor:
             self.close()
             raise
 
-    def _prepare(
-        self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, notify: Callable[[str], None]
-    ) -> None:
+    def _prepare(self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, notify: Callable[[str], None]) -> None:
         device, program = self.device, self.program
         heads = next(op.params for op in program.ops if op.kind == "attention")
         self.cache = CacheLayout(n_slots, heads["n_head_kv"], n_ctx, heads["head_dim"])

@@ -2,7 +2,7 @@
 shared memory, warp shuffles, and what orders dependent launches.
 
 Addresses of global memory are uint64, of shared memory uint32 (as PTX wants them): kernels take, add and pass numbers.
-Everything here is emitted as inline PTX or as plain LLVM loads; nothing is called. Names beginning `shared_` take shared
+Everything here is emitted as inline PTX or as plain LLVM loads; nothing is called. Names with `shared_` take shared
 addresses. Sources: the PTX ISA manual.
 """
 
@@ -208,7 +208,7 @@ logic_and_or = ptx("logic_and_or", "u32", "u32 u32 u32", "lop3.b32 $0, $1, $2, $
 
 # (word xor signs) and mask, in one instruction: nibbles in the high halves of bytes, their offset of 8 taken off
 logic_xor_and = ptx("logic_xor_and", "u32", "u32 u32 u32", "lop3.b32 $0, $1, $2, $3, 0x28;")
-# Small integers as floats without a conversion: a dot product summed onto these bits, read as a float, is 3 * 2^22 more.
+# Small integers as floats, not converted: a dot product summed onto these bits, read as a float, is 3 * 2^22 more.
 FLOAT_BASE_BITS = 0x4B400000
 FLOAT_BASE = 12582912.0
 

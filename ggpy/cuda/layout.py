@@ -1,4 +1,4 @@
-"""How the GPU keeps weights, activations and the cache. One description serves packing, kernels and their tests. Free of
+"""How the GPU keeps weights, activations and the cache. One description serves packing, kernels and tests. Free of
 numba and of any device.
 
 A matrix [n_rows, n_cols] is a few *planes*, each [n_rows][row bytes] with every row on a 16-byte boundary, so that a
@@ -166,7 +166,7 @@ class CacheLayout:
 class ActivationLayout:
     """Activations of a small step as products read them, [n_tokens, n_cols]; every array starts on ALIGN bytes.
 
-    "q8":  codes int8 [token][2][block][16], columns 0..15 of all blocks and then 16..31; then levels [token][block] of 8
+    "q8":  codes int8 [token][2][block][16], columns 0..15 of all blocks and then 16..31; levels [token][block] of 8
            bytes: the scale as float32, and the sums of the first and the last 16 codes as int16
     "f32": float32 [token][padded columns]
     """
@@ -240,7 +240,7 @@ class AttentionShape:
 class MatvecShape:
     """How a product of a matrix with few tokens is cut (`ggpy.cuda.matvec`).
 
-    A lane reads *items*, 16 bytes of codes each: a block of 32 columns, or as many floats. 32 lanes' items are a *chunk*;
+    A lane reads *items*, 16 bytes of codes each: a block of 32 columns, or as many floats. 32 lanes' are a *chunk*;
     a warp has some chunks of a row, a *unit*, copied to shared memory at a time, several units ahead.
     """
 

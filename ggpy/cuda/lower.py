@@ -1,4 +1,4 @@
-"""From a program's operations to the steps that the GPU runs: products of the same activations become one, and a product
+"""From a program's operations to the steps that the GPU runs: products of the same activations become one, and one
 takes in what stands before and after it. Knows nothing of addresses and devices."""
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ before it: memory stays busy while that one ends and activations are made.
 inputs   "ready": activations as the kernel `activations` made them; "norm": one row of float32, normalised here;
          "plain": the same without a norm; "partsN": N parts of attention a head, joined here. All but "ready" are for
          one token, and every block of threads does it again for itself, which is cheaper than another kernel.
-outputs  "rows": dst = product + bias (+ dst); "swiglu": rows r and r + half_rows are gate and up, dst = silu(gate) * up.
+outputs  "rows": dst = product + bias (+ dst); "swiglu": rows r and r + half_rows are gate and up, dst silu(gate) * up.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _floats(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
 
 
 def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, ring: str) -> Source:
-    """matvec.TYPE.COLUMNS.TOKENS.INPUTS.OUTPUTS.RING: see the module; MatvecShape gives its threads and shared memory."""
+    """matvec.TYPE.COLUMNS.TOKENS.INPUTS.OUTPUTS.RING: see the module; MatvecShape has its threads and memory."""
     p, n_cols, tokens = PACKED[name], int(n_cols_), int(tokens_)
     shape = MatvecShape(p, n_cols, tokens, int(ring))
     fused, norm_here = inputs != "ready", inputs == "norm"
@@ -248,7 +248,6 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     n_items, chunks, n_units = shape.n_items, shape.chunks, shape.n_units
     slots, unit_bytes, activations_at = shape.slots, shape.unit_bytes, shape.activations_at
     threads, warps = shape.threads, shape.threads // 32
-    n_blocks = shape.layout.n_blocks
     # A single token's activations lie in shared memory with zeros after them, as far as the last unit reaches.
     padded = n_items % (32 * chunks) == 0 or (fused and not p.is_float)
     wait = copy_wait(slots - 1)
@@ -346,7 +345,9 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
                     dot(of, k, item, lane, True, here, x_stride, here_levels, xl_stride, total)
                 else:
                     on = item < i32(n_items)
-                    dot(of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_levels, xl_stride, total)
+                    dot(
+                        of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_levels, xl_stride, total
+                    )
             sync_warp()  # before the next unit's successor takes this one's place
             if unit == i32(n_units - 1):
                 if pair and not second:

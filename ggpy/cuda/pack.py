@@ -1,4 +1,4 @@
-"""Kernels that turn a GGUF tensor's own bytes into the planes that products read (`ggpy.cuda.layout`): one thread a block
+"""Kernels that turn a GGUF tensor's own bytes into the planes that products read (`ggpy.cuda.layout`): a thread a block
 of 32 columns, or a column of floats."""
 
 from __future__ import annotations
@@ -138,5 +138,3 @@ def _floats(words: int) -> Any:
             store_u16(at(to, 2 * k), load_u16(at(of, 2 * k)))
 
     return pack_floats
-
-

@@ -128,7 +128,7 @@ class StepQueue:
                 self._swiglu(step, n)
 
     def queue_logits(self, n: int, first: int = 0, single: bool = False) -> Place:
-        """Queue the logits of outputs first .. first + n; returns where they will be. single: the batch was one token."""
+        """Queue the logits of outputs first .. first + n; returns where they will be. single: of a batch of one."""
         step = self.steps[-1]
         assert isinstance(step, Product)
         if n <= MATVEC_TOKENS and not single:
@@ -182,7 +182,8 @@ class StepQueue:
         outputs = "swiglu" if step.swiglu else "rows"
         self._launch(
             f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}.{shape.ring}",
-            grid, *planes, n_rows, half_rows, x, x_stride, levels, level_stride, norm, eps, self.cache.head_dim, self.cache.part_bytes,
+            grid, *planes, n_rows, half_rows, x, x_stride, levels, level_stride, norm, eps,
+            self.cache.head_dim, self.cache.part_bytes,
             self._bias(step), *to, step.accumulate, shared=shape.shared_bytes,
         )  # fmt: skip
 
@@ -274,7 +275,7 @@ class StepQueue:
         return address, stride
 
     def _rope_store(self, step: RopeStore, n: int) -> None:
-        op, memory, cache = step.op, self.memory, self.cache
+        op, cache = step.op, self.cache
         p = op.params
         (q, q_stride), (k, k_stride), (v, v_stride) = (self._place(region) for region in op.srcs)
         header, slots, positions = self._batch()
@@ -330,7 +331,8 @@ class StepQueue:
         keys, values = self._cells(step.params["layer"])
         flash_launch.attention(
             self.device, cache, q=q, q_stride=q_stride, keys=keys, values=values, segments=memory.inputs("segments"),
-            n_segments=memory.n_segments, max_tokens=memory.max_tokens, dst=dst, dst_stride=dst_stride, n_head=self.shape.n_head, window=step.params["window"],
+            n_segments=memory.n_segments, max_tokens=memory.max_tokens, dst=dst, dst_stride=dst_stride,
+            n_head=self.shape.n_head, window=step.params["window"],
             scale=step.params["head_dim"] ** -0.5,
         )  # fmt: skip
 
