@@ -20,15 +20,14 @@ class RowReader:
 
     def __init__(self, w: Warp, packed: Packed, rows: dict[str, Value], t: Value, tile: Value) -> None:
         self.w, self.packed, self.rows, self.t = w, packed, rows, t
-        if not packed.is_float:
-            self._load_levels(tile)
+        self.sources = [self._scales(block, tile) for block in range(BLOCKS)] if not packed.is_float else []
 
     def block(self, block: int) -> list[Value]:
         """Four registers, in the order that `matmul_layout` describes."""
         if self.packed.is_float:
             return self._floats(block)
         codes = self._bytes(block) if self.packed.bits == 8 else self._nibbles(block)
-        first, last, minimum = self._scales(block)
+        first, last, minimum = self.sources[block]
         w = self.w
         if minimum is not None:
             return [w.half2_fma(code, first, minimum) for code in codes]
@@ -36,32 +35,27 @@ class RowReader:
 
     # ---- scales
 
-    def _load_levels(self, tile: Value) -> None:
-        """What the scales of both blocks are made of; to make them before they are used would take many registers."""
-        w, p = self.w, self.packed
-        if not p.header and p.minima:
-            self.pairs = w.load(self.rows["levels"], count=BLOCKS)
-            return
-        self.level = w.load(self.rows["levels"])
-        if not p.header:
-            return
-        if p.signed_scales:
-            self.level = self.level ^ 0x80808080
-        supers = w.load(self.rows["supers"])
-        if p.minima:
-            self.supers = supers ^ 0x80000000 if p.minimum_sign < 0 else supers
-        else:  # one half for 256 columns: the word holds two
-            self.supers = w.twice(supers >> ((tile // 4 & 1) << 4), 0)
-
-    def _scales(self, block: int) -> tuple[Value, Value, Value | None]:
+    def _scales(self, block: int, tile: Value) -> tuple[Value, Value, Value | None]:
         """The scales of the first and the last 16 columns and what is added, each twice in a register."""
         w, p = self.w, self.packed
         if not p.header:
             if p.minima:
-                scale = w.twice(self.pairs[block], 0)
-                return scale, scale, w.twice(self.pairs[block], 1)
+                pair = w.load(self.rows["levels"] + 4 * block)
+                scale = w.twice(pair, 0)
+                return scale, scale, w.twice(pair, 1)
+            if block == 0:
+                self.level = w.load(self.rows["levels"])
             scale = w.twice(self.level, block)
             return scale, scale, None
+        if block == 0:
+            self.level = w.load(self.rows["levels"])
+            if p.signed_scales:
+                self.level = self.level ^ 0x80808080
+            supers = w.load(self.rows["supers"])
+            if p.minima:
+                self.supers = supers ^ 0x80000000 if p.minimum_sign < 0 else supers
+            else:  # one half for 256 columns: the word holds two
+                self.supers = w.twice(supers >> ((tile // 4 & 1) << 4), 0)
         # both bytes as 1024 + byte, then as they are, then as halves under their super-scale
         both = w.permute(self.level, 0x64646464, 0x4140 if block == 0 else 0x4342)
         both = w.half2_sub(both, w.word(half2(1024 + 128 * p.signed_scales)))
