@@ -27,6 +27,7 @@ from ggpy.quant.packed import BLOCK, Packed
 ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
+MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memory at a time
 ATTENTION_THREADS = 256  # of a block that attends for single tokens
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
@@ -273,7 +274,7 @@ class MatvecShape:
     def chunks(self) -> int:
         """Of a unit: a few, two units of which must fit, that leave little of a row's last one empty."""
         n = -(-self.n_items // 32)
-        fitting = [c for c in (4, 3, 2) if 2 * sum(self._parts(c)) <= self.warp_bytes]
+        fitting = [c for c in range(MOST_CHUNKS, 1, -1) if 2 * sum(self._parts(c)) <= self.warp_bytes]
         return min([*fitting, 1], key=lambda c: -(-n // c) * (c + 0.5))
 
     @property
