@@ -72,6 +72,13 @@ def default_batch(file: GGUFFile, device: str = "cpu") -> int:
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
+def _below(values: np.ndarray, limit: int) -> bool:
+    """Whether int32 values are all from 0 to below `limit`. numpy takes longer to start than a few numbers take."""
+    if len(values) <= 8:
+        return all(0 <= value < limit for value in values.tolist())
+    return bool(values.view(np.uint32).max() < limit)  # as unsigned numbers, negative ones are too large
+
+
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on one device: "cpu", "cuda" or
     "cuda:N", the GPU of that number.
@@ -148,8 +155,7 @@ class Runtime:
             ("position", x.positions[:n], self.n_ctx),
             ("output", x.outputs[:m], n),
         ):
-            # as unsigned numbers, negative ones are out of range too
-            if len(values) and values.view(np.uint32).max() >= limit:
+            if not _below(values, limit):
                 raise ValueError(f"a {name} outside 0..{limit - 1}")
         if x.angles is not None:
             angle = x.positions[:n, None] * self._inv_freq

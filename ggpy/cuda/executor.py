@@ -164,11 +164,8 @@ class CudaExecutor:
 
     def _fill(self, inputs: Inputs, n: int, m: int) -> None:
         inputs.header[0] = n
-        inputs.tokens[:n], inputs.slots[:n], inputs.positions[:n] = (
-            self.tokens[:n],
-            self.slots[:n],
-            self.positions[:n],
-        )
+        inputs.tokens[:n], inputs.slots[:n] = self.tokens[:n], self.slots[:n]
+        inputs.positions[:n] = self.positions[:n]
         inputs.outputs[:m] = self.outputs[:m]
         inputs.outputs[m : GRAPH_SIZES[-1]] = 0
         self._memory.inputs, self._memory.header = inputs.device_address, inputs.address

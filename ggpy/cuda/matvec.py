@@ -39,7 +39,6 @@ from ggpy.cuda.instructions import (
     load_128,
     load_f32,
     logic_xor_and,
-    prefetch,
     reciprocal,
     release_next,
     shared_load_64,
@@ -53,8 +52,6 @@ from ggpy.cuda.instructions import (
 )
 from ggpy.cuda.layout import SUMS, MatvecShape
 from ggpy.quant.packed import PACKED
-
-HINTED = 4096  # bytes of a warp's further weights that are hinted at: memory's work while activations are made
 
 SIGNATURE = (
     "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, levels, supers and their strides
@@ -254,8 +251,6 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     # A single token's activations lie in shared memory with zeros after them, as far as the last unit reaches.
     padded = n_items % (32 * chunks) == 0 or (fused and not p.is_float)
     wait = copy_wait(slots - 1)
-    unit_codes, row_codes, eight_bits = 512 * chunks, 16 * n_items, p.bits == 8
-    hints = HINTED // unit_codes if tokens == 1 else 0
     splits = int(inputs[5:]) if inputs.startswith("parts") else 0
     n_each, read_row = row_reader(n_cols, threads, splits)
     n_held = 4 * n_each
@@ -304,15 +299,6 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
             copy_unit(planes, strides, half_rows, n_rows, far_row, far_second, far_unit, lane, ring + u32(far_slot * i32(unit_bytes)))  # fmt: skip  # noqa: E501
             far_row, far_second, far_unit = after(far_row, far_second, far_unit, step)
             far_slot += i32(1)
-        hint_row, hint_second, hint_unit = far_row, far_second, far_unit
-        for _ in range(hints):
-            line = hint_unit * i32(unit_codes) + lane * i32(128)
-            if hint_row < n_rows and lane * i32(128) < i32(unit_codes) and line < i32(row_codes):
-                of_row = u64(u32(hint_row + half_rows)) if hint_second else u64(u32(hint_row))
-                prefetch(codes + of_row * u64(u32(code_stride)) + u64(u32(line)))
-                if eight_bits:
-                    prefetch(codes + of_row * u64(u32(code_stride)) + u64(u32(line + i32(row_codes))))
-            hint_row, hint_second, hint_unit = after(hint_row, hint_second, hint_unit, step)
         if fused:
             held = cuda.local.array(n_held, types.float32)
             weights = cuda.local.array(n_held, types.float32)
