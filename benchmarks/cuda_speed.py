@@ -92,7 +92,7 @@ def kernels(runtime: Runtime, bandwidth: float) -> None:
     """Each kernel of a step of one token."""
     executor: Any = runtime.executor
     device, queue = executor.device, executor._queue
-    decode(runtime, 1, 1024, 1)  # its inputs stay where they are
+    decode(runtime, 1, min(1024, runtime.n_ctx - 1), 1)  # its inputs stay where they are
     calls: dict[Any, list[Any]] = defaultdict(list)
     launch = Kernel.launch
 
