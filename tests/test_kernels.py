@@ -10,7 +10,7 @@ import pytest
 
 from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
-from ggpy.cpu.layout import OP, PART, STEP, TILE_WIDTHS, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
+from ggpy.cpu.layout import OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes, tile_widths
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
@@ -156,7 +156,7 @@ def test_norm_is_in_the_preparation(tier, n_tokens):
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-5) * weight
     start = 0
     while start < n_tokens:
-        width = max(w for w in TILE_WIDTHS[tier] if w <= n_tokens - start)
+        width = max(w for w in tile_widths(tier, True) if w <= n_tokens - start)
         tile = out[start * n_cols : (start + width) * n_cols].reshape(n_cols, width)
         assert np.allclose(tile.T, expected[start : start + width], rtol=1e-5, atol=1e-6)
         start += width
@@ -221,7 +221,7 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
         room = aligned(part_bytes(pad) + 4 * (n_head * head_dim + 64))
         op["scratch"], step["positions"] = room.ctypes.data, positions.ctypes.data
         call("prepare.f32", tier, op, step)
-        widths, start = TILE_WIDTHS[tier], 0
+        widths, start = tile_widths(tier, True), 0
         while start < n_tokens:
             width = max(w for w in widths if w <= n_tokens - start)
             out[start : start + width] = row[start : start + width].reshape(-1, width).T

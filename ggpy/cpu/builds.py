@@ -25,7 +25,7 @@ from ggpy.cpu import (
     swiglu,
     walk,
 )
-from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, TILE_WIDTHS
+from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, tile_widths
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
 from ggpy.quant.packed import PACKED
@@ -33,8 +33,8 @@ from ggpy.quant.packed import PACKED
 Build = tuple[Callable[..., Any], dict[str, Any]]  # a body, and the names to put into it
 
 
-def _tiles(tier: str) -> dict[str, Any]:
-    widths = TILE_WIDTHS[tier]
+def _tiles(tier: str, is_float: bool) -> dict[str, Any]:
+    widths = tile_widths(tier, is_float)
 
     @njit(inline="always")
     def widest_tile(n):  # type: ignore[no-untyped-def]
@@ -51,7 +51,8 @@ def _tiles(tier: str) -> dict[str, Any]:
 def _linear(tier: str, format_name: str) -> Build:
     packed = PACKED[format_name]
     tile = plain.tile_function(packed) if tier == "plain" else linear.tile_intrinsic(packed, tier)
-    return linear.linear, {"tile": tile, **_tiles(tier)}
+    chunk = 0 if tier == "plain" or packed.is_float else packed.stripe_bytes(linear.CHUNK_COLS)
+    return linear.linear, {"tile": tile, "CHUNK_WEIGHT": chunk, **_tiles(tier, packed.is_float)}
 
 
 def _prepare(tier: str, form: str) -> Build:
@@ -65,7 +66,7 @@ def _prepare(tier: str, form: str) -> Build:
         "sum_squares": squares,
         "join_parts": attention.join_parts,
         "PER_STEP": 32 if form == "q8" else 8,
-        **_tiles(tier),
+        **_tiles(tier, form == "f32"),
     }
     return activations.prepare, names
 

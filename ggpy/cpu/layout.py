@@ -70,13 +70,21 @@ STEP = np.dtype(
 
 # Tokens that one tile of a matrix product may hold, widest first, by tier.
 TILE_WIDTHS: dict[str, tuple[int, ...]] = {
-    "avx512vnni": (6, 4, 2, 1),
+    "avx512vnni": (12, 8, 4, 2, 1),
     "avx2vnni": (4, 2, 1),
     "avx2": (4, 2, 1),
     "portable": (4, 2, 1),
     "plain": (1,),
 }
-# Stripes that a tile takes at once: two where 32 registers hold the sums, so that a broadcast activation serves both.
+FLOAT_TILE_WIDTHS = {**TILE_WIDTHS, "avx512vnni": (6, 4, 2, 1)}  # with weights kept as floats
+
+
+def tile_widths(tier: str, is_float: bool) -> tuple[int, ...]:
+    return (FLOAT_TILE_WIDTHS if is_float else TILE_WIDTHS)[tier]
+
+
+# Stripes that one call of a tile takes: two where 32 registers hold the sums of both, so that a broadcast activation
+# serves both. A tile too wide for that takes them in turn.
 TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "portable": 1, "plain": 1}
 # Pairs of token and query head that attention takes at once.
 ROW_WIDTHS: dict[str, tuple[int, ...]] = {
@@ -86,7 +94,11 @@ ROW_WIDTHS: dict[str, tuple[int, ...]] = {
     "portable": (4, 1),
     "plain": (8, 4, 1),
 }
-TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # int8 activations of one token in one block of 32 columns, with scale and sums
+FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the bias, bias and dst, or what dst holds
+# What sums of products start from where codes have an offset: minus the offset times the sum of the activations'
+# codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.
+SUM_STARTS = ((8, 0), (16, 0), (128, 0), (32, 1), (32, 2))
+TOKEN_BLOCK_BYTES = BLOCK + 4 * (2 + len(SUM_STARTS))  # int8 activations of one token in one block, scale and sums
 CACHE_BYTES = {"f16": 2, "f32": 4}  # of a cache element, by the cache's type
 CHUNK = 64  # positions between two updates of attention's running maximum
 ROW_STATE_BYTES = 96  # of a row in attention's working memory, before its scores

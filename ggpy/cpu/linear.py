@@ -6,8 +6,7 @@ blocks
     codes    [8 column groups][w tokens][4 bytes]     int8
     scale    [w]    float32
     sum      [w]    float32, scale times the sum of the codes: what a minimum multiplies
-    minus8   [3][w] int32, -8 times the sum of all 32, the first 16 and the last 16 codes: what an offset of the codes
-             starts from
+    starts   [5][w] int32, what a sum starts from for an offset of the weights' codes (SUM_STARTS)
 
 and float weights a tile [n_cols][w] of float32. Everything is at a constant distance from one moving pointer.
 """
@@ -22,20 +21,56 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.layout import TILE_STRIPES, TILE_WIDTHS, TOKEN_BLOCK_BYTES
+from ggpy.cpu.layout import (
+    FROM_BIAS,
+    FROM_BOTH,
+    FROM_DST,
+    SUM_STARTS,
+    TILE_STRIPES,
+    TOKEN_BLOCK_BYTES,
+    tile_widths,
+)
 from ggpy.cpu.records import as_op, as_step, stripes_of
 from ggpy.cpu.vector import VF, Vec
 from ggpy.quant.packed import BLOCK, Packed
 
-# activations walked at a time, so that they stay in the second-level cache while weights stream by
+# Activations walked at a time, so that they stay in the second-level cache while weights stream by; of them, and of a
+# stripe, so many columns that the stripe's stay in the first-level cache while tiles of tokens stream by.
 CHUNK_BYTES = 384 * 1024
+CHUNK_COLS = 512
 
 
 class QuantizedTile:
-    """Emits `width` tokens times `stripes` neighbouring stripes of a quantized format."""
+    """Emits a tile of `width` tokens, `tokens` at once, times neighbouring stripes of a quantized format."""
 
-    def __init__(self, v: Vec, packed: Packed, width: int, stripes: int) -> None:
-        self.v, self.p, self.width, self.stripes = v, packed, width, stripes
+    def __init__(self, v: Vec, packed: Packed, width: int, ahead: ir.Value) -> None:
+        self.v, self.p, self.width, self.ahead = v, packed, width, ahead
+        # 32 registers hold the sums and totals of 12 tokens; with a second scale to keep, of 6 and two stripes
+        in_pairs = width <= 4 or (width == 12 and packed.n_scales == 2)
+        self.stripes = TILE_STRIPES[v.isa] if in_pairs else 1
+        self.tokens = width // 2 if in_pairs and width == 12 else width
+
+    def starts(self, x: ir.Value, part: int, offset: int) -> list[ir.Value]:
+        """What the sum of each token starts from: minus `offset` times the sum of its codes."""
+        v, b, w, tokens = self.v, self.v.b, self.width, self.tokens
+        if not offset:
+            return [v.int(0)] * tokens
+        kept = max(n for n, p in SUM_STARTS if p == part and (n <= offset or part))
+        at = BLOCK * w + 4 * w * (2 + SUM_STARTS.index((kept, part)))
+        found = [v.bcast_i32(v.at(x, at + 4 * t)) for t in range(tokens)]
+        shift = offset.bit_length() - kept.bit_length()
+        if shift > 0:
+            return [b.shl(start, v.int(shift)) for start in found]
+        return [b.ashr(start, v.int(-shift)) for start in found] if shift else found
+
+    def prefetch(self, blocks: list[ir.Value]) -> None:
+        """The stripes after these, block by block, so that memory works while this tile computes."""
+        v, b = self.v, self.v.b
+        with b.if_then(b.icmp_signed("!=", self.ahead, v.const(0))):
+            for block in blocks:
+                following = b.add(block, self.ahead)
+                for line in range(0, self.p.block_bytes, 64):
+                    v.prefetch(v.at(following, line))
 
     def codes(self, block: ir.Value, g: int) -> ir.Value:
         """Columns 4g..4g+3 of the block's 16 rows, one byte each."""
@@ -78,40 +113,33 @@ class QuantizedTile:
         self, blocks: list[ir.Value], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
     ) -> list[ir.Value]:
         """Add one block of each stripe to `totals`, a vector of 16 rows for each stripe and token."""
-        v, p, b, w = self.v, self.p, self.v.b, self.width
+        v, p, b, w, tokens = self.v, self.p, self.v.b, self.width, self.tokens
         levels = [self.scales(block, header) for block, header in zip(blocks, headers, strict=True)]
         offset = p.offset + (128 if p.signed and not v.signed_weights else 0)
-        scale_at, sum_at, minus8_at = BLOCK * w, BLOCK * w + 4 * w, BLOCK * w + 8 * w
+        scale_at, sum_at = BLOCK * w, BLOCK * w + 4 * w
         per_scale = 8 // p.n_scales
         dot = v.dot_signed if p.signed else v.dot
         for i in range(p.n_scales):
-            starts = [v.int(0)] * w
-            if offset:
-                which = 0 if p.n_scales == 1 else 1 + i
-                starts = [v.bcast_i32(v.at(x, minus8_at + 4 * (which * w + t))) for t in range(w)]
-                times = offset.bit_length() - 4  # the offset is 8, 16, 32 or 128
-                if times:
-                    starts = [b.shl(start, v.int(times)) for start in starts]
-            sums = starts * self.stripes
+            sums = self.starts(x, 0 if p.n_scales == 1 else 1 + i, offset) * self.stripes
             # One vector of codes meets every token before the next, so that the sums in flight hide the latency of the
             # dot product; a broadcast serves every stripe, because loads are scarcer than products.
             groups = [g for g in (0, 4, 1, 5, 2, 6, 3, 7) if g // per_scale == i]  # both nibbles of a vector in turn
             for g in groups:
                 codes = [self.codes(block, g) for block in blocks]
-                for t in range(w):
+                for t in range(tokens):
                     four = v.bcast_i32(v.at(x, 4 * (g * w + t)))
                     for s, code in enumerate(codes):
-                        sums[s * w + t] = dot(sums[s * w + t], code, four)
-            for t in range(w):
+                        sums[s * tokens + t] = dot(sums[s * tokens + t], code, four)
+            for t in range(tokens):
                 x_scale = v.bcast_f32(v.at(x, scale_at + 4 * t))
                 for s, (scales, _) in enumerate(levels):
-                    k = s * w + t
+                    k = s * tokens + t
                     totals[k] = v.fma(b.sitofp(sums[k], VF), b.fmul(scales[i], x_scale), totals[k])
         if p.minima:
-            for t in range(w):
+            for t in range(tokens):
                 x_sum = v.bcast_f32(v.at(x, sum_at + 4 * t))
                 for s, (_, minima) in enumerate(levels):
-                    totals[s * w + t] = v.fma(minima[0], x_sum, totals[s * w + t])
+                    totals[s * tokens + t] = v.fma(minima[0], x_sum, totals[s * tokens + t])
         return totals
 
     def product(
@@ -128,6 +156,7 @@ class QuantizedTile:
         ) -> list[ir.Value]:
             def one(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
                 w_at, x_at, *sums = carried
+                self.prefetch(both(w_at))
                 sums = self.block(both(w_at), x_at, sums, headers)
                 return [v.at(w_at, p.block_bytes), v.at(x_at, step), *sums]
 
@@ -146,10 +175,10 @@ class QuantizedTile:
 
 
 class FloatTile:
-    """Emits `width` tokens times `stripes` neighbouring stripes of float weights, in float32."""
+    """Emits `width` tokens times neighbouring stripes of float weights, in float32."""
 
-    def __init__(self, v: Vec, packed: Packed, width: int, stripes: int) -> None:
-        self.v, self.p, self.width, self.stripes = v, packed, width, stripes
+    def __init__(self, v: Vec, packed: Packed, width: int, ahead: ir.Value) -> None:
+        self.v, self.p, self.width, self.tokens, self.stripes = v, packed, width, width, TILE_STRIPES[v.isa]
 
     def product(
         self, weight: ir.Value, apart: ir.Value, x: ir.Value, n_cols: ir.Value, totals: list[ir.Value]
@@ -178,27 +207,44 @@ class FloatTile:
 
 
 def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None:
-    weight, apart, x, n_cols, bias, dst, stride, accumulate = args
-    b, stripes = v.b, TILE_STRIPES[v.isa]
+    """The tile as passes over its stripes, as many at once as registers hold."""
+    weight, apart, ahead, x, n_cols, bias, dst, stride, start = args
+    b = v.b
+    tile = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width, ahead)
+    from_bias = v.splat(b.icmp_signed("!=", start, v.const(FROM_DST)))
+    from_dst = v.splat(b.icmp_signed("!=", start, v.const(FROM_BIAS)))
     alone = b.icmp_signed("==", apart, v.const(0))
-    rows = [v.const(0), b.select(alone, v.const(0), v.const(64))][:stripes]
-    starts = [v.load_f32(b.add(bias, row)) for row in rows]
-    tile = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width, stripes)
-    totals = tile.product(weight, apart, x, n_cols, [start for start in starts for _ in range(width)])
-    add_to_dst = v.splat(b.icmp_signed("!=", accumulate, v.const(0)))
-    for t in range(width):
-        # read both before writing either: they are the same where the second stripe only repeats the first
-        at = [b.add(dst, row) for row in rows]
-        before = [b.select(add_to_dst, v.load_f32(a), v.float(0.0)) for a in at]
-        for s, (address, old) in enumerate(zip(at, before, strict=True)):
-            v.store(b.fadd(totals[s * width + t], old), address)
-        dst = b.add(dst, stride)
+    # the second stripe only repeats the first where there is none
+    rows = [v.const(0), b.select(alone, v.const(0), v.const(64))][: tile.stripes]
+
+    def stripes(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        weight, bias, dst = carried
+        biases = [b.select(from_bias, v.load_f32(b.add(bias, row)), v.float(0.0)) for row in rows]
+
+        def tokens(j: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            x, dst = carried
+            at = [dst]
+            for _ in range(tile.tokens):
+                at.append(b.add(at[-1], stride))
+            places = [b.add(token, row) for row in rows for token in at[:-1]]
+            befores = [b.select(from_dst, v.load_f32(place), v.float(0.0)) for place in places]
+            firsts = [bias for bias in biases for _ in range(tile.tokens)]
+            totals = [b.fadd(first, before) for first, before in zip(firsts, befores, strict=True)]
+            for total, place in zip(tile.product(weight, apart, x, n_cols, totals), places, strict=True):
+                v.store(total, place)
+            return [v.at(x, 4 * tile.tokens), at[-1]]
+
+        v.loop(v.const(width // tile.tokens), [x, dst], tokens)
+        return [b.add(weight, apart), v.at(bias, 64), v.at(dst, 64)]
+
+    in_turn = tile.stripes < TILE_STRIPES[v.isa]
+    v.loop(b.select(alone, v.const(1), v.const(2)) if in_turn else v.const(1), [weight, bias, dst], stripes)
 
 
 def tile_intrinsic(packed: Packed, isa: str) -> Any:
-    """`tile(width, weight, apart, x, n_cols, bias, dst, dst_stride, accumulate)`: a tile of `width` tokens times a
-    stripe at `weight` and, on tiers that take two at once, the one `apart` bytes further (0: there is none), plus
-    bias, into dst.
+    """`tile(width, weight, apart, ahead, x, n_cols, bias, dst, dst_stride, start)`: dst = a tile of `width` tokens
+    times a stripe at `weight` and, on tiers that take two, the one `apart` bytes further (0: there is none), plus what
+    `start` names. What lies `ahead` bytes further (0: nothing) is fetched into the cache.
     """
 
     def tile(
@@ -206,24 +252,25 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
         width: Any,
         weight: Any,
         apart: Any,
+        ahead: Any,
         x: Any,
         n_cols: Any,
         bias: Any,
         dst: Any,
         stride: Any,
-        add: Any,
+        start: Any,
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
             functions = {
                 n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n))
-                for n in TILE_WIDTHS[isa]
+                for n in tile_widths(isa, packed.is_float)
             }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
         u, i = types.uintp, types.intp
-        return types.void(i, u, i, u, i, u, u, i, i), codegen
+        return types.void(i, u, i, i, u, i, u, u, i, i), codegen
 
     return intrinsic(tile)
 
@@ -232,6 +279,7 @@ tile: Any = None  # these names are set by `specialized`
 widest_tile: Any = None
 WIDEST = 0
 STRIPES = 1
+CHUNK_WEIGHT = 0  # bytes of CHUNK_COLS columns of a stripe; 0 where columns are not taken in chunks
 
 
 def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -244,23 +292,29 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     if step.small:
         x += types.uint64(tid * op.private_stride)
     chunk = max(WIDEST, CHUNK_BYTES // op.token_bytes // WIDEST * WIDEST)
+    columns = op.n_cols
+    if CHUNK_WEIGHT and n > WIDEST:  # few tokens read every weight once: a chunk would only break the stream
+        columns = min(columns, CHUNK_COLS)
     for start in range(0, n, chunk):
         end = min(n, start + chunk)
         for s in range(first, last, STRIPES):
-            weight = op.weight + types.uint64(s * op.stripe_bytes)
             apart = op.stripe_bytes if s + 1 < last else 0
-            t = start
-            while t < end:
-                width = widest_tile(end - t)
-                tile(
-                    width,
-                    weight,
-                    apart,
-                    x + types.uint64(t * op.token_bytes),
-                    op.n_cols,
-                    op.bias + types.uint64(s * 64),
-                    op.dst + types.uint64(t * op.dst_stride + s * 64),
-                    op.dst_stride,
-                    op.accumulate,
-                )
-                t += width
+            ahead = STRIPES * op.stripe_bytes
+            for c in range(0, op.n_cols, columns):
+                weight = op.weight + types.uint64(s * op.stripe_bytes + c // columns * CHUNK_WEIGHT)
+                t = start
+                while t < end:
+                    width = widest_tile(end - t)
+                    tile(
+                        width,
+                        weight,
+                        apart,
+                        ahead if t == start else 0,
+                        x + types.uint64(t * op.token_bytes + c // 32 * width * TOKEN_BLOCK_BYTES),
+                        min(columns, op.n_cols - c),
+                        op.bias + types.uint64(s * 64),
+                        op.dst + types.uint64(t * op.dst_stride + s * 64),
+                        op.dst_stride,
+                        FROM_DST if c else FROM_BOTH if op.accumulate else FROM_BIAS,
+                    )
+                    t += width

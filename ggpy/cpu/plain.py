@@ -8,7 +8,15 @@ from typing import Any
 
 from numba import njit, types
 
-from ggpy.cpu.layout import CACHE_BYTES, CHUNK, ROW_STATE_BYTES, TOKEN_BLOCK_BYTES
+from ggpy.cpu.layout import (
+    CACHE_BYTES,
+    CHUNK,
+    FROM_BIAS,
+    FROM_DST,
+    ROW_STATE_BYTES,
+    SUM_STARTS,
+    TOKEN_BLOCK_BYTES,
+)
 from ggpy.cpu.memory import (
     f16_to_f32,
     f32_from_bits,
@@ -111,11 +119,13 @@ def tile_function(p: Packed) -> Any:
             return total
 
     @njit
-    def tile(width, weight, apart, x, n_cols, bias, dst, stride, accumulate):  # type: ignore[no-untyped-def]
+    def tile(width, weight, apart, ahead, x, n_cols, bias, dst, stride, start):  # type: ignore[no-untyped-def]
         for row in range(16):
             at = dst + types.uint64(4 * row)
-            total = product(weight, x, n_cols, row) + load_f32(bias + types.uint64(4 * row))
-            if accumulate:
+            total = product(weight, x, n_cols, row)
+            if start != FROM_DST:
+                total += load_f32(bias + types.uint64(4 * row))
+            if start != FROM_BIAS:
                 total += load_f32(at)
             store_f32(at, types.float32(total))
 
@@ -154,9 +164,10 @@ def quantize_row(row, weight, factor, n_blocks, dst, width, lane):  # type: igno
         tail = out + types.uint64(32 * width + 4 * lane)
         store_f32(tail, scale)
         store_f32(tail + types.uint64(4 * width), scale * types.float32(first + second))
-        store_i32(tail + types.uint64(8 * width), types.int32(-8 * (first + second)))
-        store_i32(tail + types.uint64(12 * width), types.int32(-8 * first))
-        store_i32(tail + types.uint64(16 * width), types.int32(-8 * second))
+        for k in range(len(SUM_STARTS)):
+            offset, part = SUM_STARTS[k]
+            total = (first + second) if part == 0 else first if part == 1 else second
+            store_i32(tail + types.uint64((8 + 4 * k) * width), types.int32(-offset * total))
 
 
 @njit

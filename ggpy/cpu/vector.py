@@ -73,6 +73,14 @@ class Vec:
     def store(self, value: ir.Value, address: ir.Value) -> None:
         self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=1)
 
+    def prefetch(self, address: ir.Value) -> None:
+        """Ask for the cache line at `address`, which need not be readable, in the second-level cache."""
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        for_reading, level, data = (ir.Constant(i32, n) for n in (0, 2, 1))
+        self.b.call(function, [self.b.inttoptr(address, pointer), for_reading, level, data])
+
     def load_f32(self, address: ir.Value) -> ir.Value:
         return self.load(address, VF)
 
