@@ -369,13 +369,9 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
     with ExitStack() as undo:
         file = GGUFFile(path)
         undo.callback(file.close)
-        tokenizer = Tokenizer.from_gguf(file)
-        template = ChatTemplate.from_gguf(file, tokenizer)
-        # Last, as it costs most: the runtime brings numba.
         from ggpy.runtime import Runtime
 
         trained = Runtime.context_train(file)
-        _check_rows(file, tokenizer)
         context = choose_context(
             n_ctx,
             trained=trained,
@@ -384,7 +380,12 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
             available=available_memory(),
             notify=notify,
         )
+        # The runtime first: its threads pack the weights while this one reads the vocabulary.
         runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify)
+        undo.callback(runtime.close)
+        tokenizer = Tokenizer.from_gguf(file)
+        _check_rows(file, tokenizer)
+        template = ChatTemplate.from_gguf(file, tokenizer)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
 
