@@ -7,6 +7,7 @@ from functools import cache
 import llvmlite.binding
 import numpy as np
 import pytest
+from blocks import random_blocks
 
 from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
@@ -36,7 +37,7 @@ def aligned(n_bytes: int) -> np.ndarray:
 
 @cache
 def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random bytes of a type, its scales made tame, and what they stand for in float64: every code occurs."""
+    """Random blocks of a type, and what they stand for in float64: every code occurs."""
     rng = np.random.default_rng(len(name) + n_rows)
     form = FORMATS[name]
     if PACKED[name].is_float:
@@ -47,11 +48,7 @@ def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
             "BF16": (values.view(np.uint32) >> 16).astype(np.uint16),
         }[name].view(np.uint8)
     else:
-        blocks = rng.integers(0, 256, (n_rows, N_COLS // form.block_size, form.type_size), dtype=np.uint8)
-        scales = {"Q6_K": [208], "Q4_0": [0], "Q5_0": [0], "Q8_0": [0]}.get(name, [0, 2])
-        for at in scales:
-            tame = rng.uniform(0.01, 0.1, blocks.shape[:2]).astype(np.float16)
-            blocks[:, :, at : at + 2] = tame[..., None].view(np.uint8).reshape(*blocks.shape[:2], 2)
+        blocks = random_blocks(name, n_rows * N_COLS // form.block_size, len(name) + n_rows)
         raw = blocks.reshape(n_rows, -1)
     return np.ascontiguousarray(raw), form.dequantize(raw).astype(np.float64)
 

@@ -38,6 +38,7 @@ from ggpy.quant.packed import BLOCK, Packed
 # stripe, so many columns that the stripe's stay in the first-level cache while tiles of tokens stream by.
 CHUNK_BYTES = 384 * 1024
 CHUNK_COLS = 512
+HALVES = next(offset for offset, part in SUM_STARTS if part)  # what activations bring for sums of 16 columns
 
 
 class QuantizedTile:
@@ -72,58 +73,78 @@ class QuantizedTile:
                 for line in range(0, self.p.block_bytes, 64):
                     v.prefetch(v.at(following, line))
 
-    def codes(self, block: ir.Value, g: int) -> ir.Value:
-        """Columns 4g..4g+3 of the block's 16 rows, one byte each."""
-        v, p, b = self.v, self.p, self.v.b
-        base = v.at(block, p.codes_at)
-        if p.bits == 8:
-            out = v.load_bytes(v.at(base, 64 * g))
-            if p.signed and not v.signed_weights:
-                out = b.xor(out, v.int(-0x7F7F7F80))  # 0x80808080: +128 in every byte
-            return out
-        low = v.load_bytes(v.at(base, 64 * (g % 4)))
-        out = b.and_(b.lshr(low, v.int(4)) if g >= 4 else low, v.int(0x0F0F0F0F))
-        if not p.high_bits:
-            return out
-        per_vector = 8 // p.high_bits
-        plane = v.load_bytes(v.at(block, p.high_at + 64 * (g // per_vector)))
-        shift = 4 - (g % per_vector) * p.high_bits
-        moved = b.shl(plane, v.int(shift)) if shift > 0 else b.lshr(plane, v.int(-shift)) if shift else plane
-        return b.or_(out, b.and_(moved, v.int(0x10101010 if p.high_bits == 1 else 0x30303030)))
+    @property
+    def offset(self) -> int:
+        """What is added to every number for the dot product, whose weights are unsigned, to be taken off its sum."""
+        return 128 if self.p.signed and not self.v.signed_weights else self.p.offset << self.lift
 
-    def scales(self, block: ir.Value, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
+    @property
+    def lift(self) -> int:
+        """Bits that codes are moved up by, and super-scales down, for an offset that activations bring (`starts`)."""
+        kept = SUM_STARTS[0][0] if self.p.n_scales == 1 else HALVES
+        small = self.p.header and not self.p.table and 0 < self.p.offset < kept
+        return kept.bit_length() - self.p.offset.bit_length() if small else 0
+
+    def codes(self, block: ir.Value, g: int) -> ir.Value:
+        """The numbers of columns 4g..4g+3 of the block's 16 rows, one byte each, with `offset`."""
+        v, p, b = self.v, self.p, self.v.b
+        out = None
+        for plane in p.planes:
+            vector, bit = plane.place(g)
+            part, up = v.load_bytes(v.at(block, plane.at + 64 * vector)), plane.shift + self.lift
+            down = bit - up
+            if down:
+                part = b.lshr(part, v.int(down)) if down > 0 else b.shl(part, v.int(-down))
+            if plane.bits < 8:
+                part = b.and_(part, v.int(((1 << plane.bits) - 1 << up) * 0x01010101))
+            out = part if out is None else b.or_(out, part)
+        if p.table:
+            return v.lookup(out, [t + self.offset for t in p.table])
+        if p.signed and self.offset:
+            out = b.xor(out, v.int(-0x7F7F7F80))  # 0x80808080: +128 in every byte
+        return out
+
+    def headers(self, at: ir.Value) -> list[ir.Value]:
+        """Super-scales and super-minima. Minima of 16 columns meet -HALVES times the sum of the activations' codes."""
+        v, p, b = self.v, self.p, self.v.b
+        factors = [p.unit / (1 << self.lift), p.minimum_sign * (1.0 if p.n_scales == 1 else -1 / HALVES)][: 1 + p.minima]
+        found = [v.load_f16(v.at(at, 32 * k)) for k in range(len(factors))]
+        return [h if f == 1.0 else b.fmul(h, v.float(f)) for h, f in zip(found, factors, strict=True)]
+
+    def levels(self, block: ir.Value, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
         """The block's scales and its minima (as they are added), vectors of 16 rows."""
         v, p, b = self.v, self.p, self.v.b
-
-        def level(at: int, count: int, which: int) -> list[ir.Value]:
-            found = []
-            for i in range(count):
-                address = v.at(block, at + i * 16 * p.scale_bytes)
-                if p.header:
-                    byte = v.load_s8(address) if p.signed_scales else v.load_u8(address)
-                    found.append(b.fmul(byte, header[which]))
-                else:
-                    found.append(v.load_f16(address))
-            return found
-
-        minima = level(p.minima_at, 1, 1) if p.minima else []
-        return level(0, p.n_scales, 0), [b.fneg(m) for m in minima] if p.minimum_sign < 0 else minima
+        if p.scales == "super":
+            return [header[0]], []
+        if p.scales == "nibbles":
+            both = [v.load_u8_int(v.at(block, 16 * i)) for i in range(p.n_scales)]
+            parts = [[b.and_(pair, v.int(15)) for pair in both], [b.lshr(pair, v.int(4)) for pair in both]]
+            scales, minima = ([b.fmul(b.sitofp(x, VF), h) for x in xs] for xs, h in zip(parts, header, strict=True))
+            return scales, minima
+        load = {"half": v.load_f16, "power": v.load_power, "byte": v.load_u8, "signed byte": v.load_s8}[p.scales]
+        found = [
+            [load(v.at(block, at + i * 16 * p.scale_bytes)) for i in range(p.n_scales)]
+            for at in (0, p.minima_at)[: 1 + p.minima]
+        ]
+        if p.header:
+            found = [[b.fmul(x, h) for x in xs] for xs, h in zip(found, header, strict=True)]
+        return found[0], found[1] if p.minima else []
 
     def block(
         self, blocks: list[ir.Value], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
     ) -> list[ir.Value]:
         """Add one block of each stripe to `totals`, a vector of 16 rows for each stripe and token."""
         v, p, b, w, tokens = self.v, self.p, self.v.b, self.width, self.tokens
-        levels = [self.scales(block, header) for block, header in zip(blocks, headers, strict=True)]
-        offset = p.offset + (128 if p.signed and not v.signed_weights else 0)
+        levels = [self.levels(block, header) for block, header in zip(blocks, headers, strict=True)]
         scale_at, sum_at = BLOCK * w, BLOCK * w + 4 * w
         per_scale = 8 // p.n_scales
         dot = v.dot_signed if p.signed else v.dot
         for i in range(p.n_scales):
-            sums = self.starts(x, 0 if p.n_scales == 1 else 1 + i, offset) * self.stripes
+            sums = self.starts(x, 0 if p.n_scales == 1 else 1 + i, self.offset) * self.stripes
             # One vector of codes meets every token before the next, so that the sums in flight hide the latency of the
             # dot product; a broadcast serves every stripe, because loads are scarcer than products.
-            groups = [g for g in (0, 4, 1, 5, 2, 6, 3, 7) if g // per_scale == i]  # both nibbles of a vector in turn
+            groups = [g for g in range(8) if g // per_scale == i]
+            groups.sort(key=lambda g: p.planes[0].place(g))  # all codes of a vector in turn
             for g in groups:
                 codes = [self.codes(block, g) for block in blocks]
                 for t in range(tokens):
@@ -135,11 +156,15 @@ class QuantizedTile:
                 for s, (scales, _) in enumerate(levels):
                     k = s * tokens + t
                     totals[k] = v.fma(b.sitofp(sums[k], VF), b.fmul(scales[i], x_scale), totals[k])
-        if p.minima:
+        for i in range(p.n_scales * p.minima):
+            minus = self.starts(x, 1 + i, HALVES) if p.n_scales > 1 else []
             for t in range(tokens):
-                x_sum = v.bcast_f32(v.at(x, sum_at + 4 * t))
+                if minus:
+                    x_sum = b.fmul(b.sitofp(minus[t], VF), v.bcast_f32(v.at(x, scale_at + 4 * t)))
+                else:
+                    x_sum = v.bcast_f32(v.at(x, sum_at + 4 * t))
                 for s, (_, minima) in enumerate(levels):
-                    totals[s * tokens + t] = v.fma(minima[0], x_sum, totals[s * tokens + t])
+                    totals[s * tokens + t] = v.fma(minima[i], x_sum, totals[s * tokens + t])
         return totals
 
     def product(
@@ -168,7 +193,7 @@ class QuantizedTile:
 
         def eight(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             w_at, x_at, *sums = carried
-            headers = [[v.load_f16(v.at(at, 32 * k)) for k in range(1 + p.minima)] for at in both(w_at)]
+            headers = [self.headers(at) for at in both(w_at)]
             return blocks(v.const(8), v.at(w_at, p.header_bytes), x_at, sums, headers)
 
         return v.loop(b.lshr(n_blocks, v.const(3)), [weight, x, *totals], eight)[2:]

@@ -6,8 +6,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numba import njit, types
 
+from ggpy.cpu.blocks import number_of, scale_of
 from ggpy.cpu.layout import (
     CACHE_BYTES,
     CHUNK,
@@ -31,26 +33,31 @@ from ggpy.cpu.memory import (
     store_i32,
     store_u16,
 )
-from ggpy.quant.packed import Packed
+from ggpy.quant.packed import Packed, Plane
 
 
 def code_reader(p: Packed) -> Any:
-    """`code(block, row, column)`: the signed value of one quantized code, its offset taken off."""
-    codes_at, high_at, offset, bits, field, signed = p.codes_at, p.high_at, p.offset, p.bits, p.high_bits, p.signed
-    per_vector = 8 // field if field else 1
+    """`code(block, row, column)`: a code put together from its planes."""
+
+    def plane_reader(plane: Plane | None) -> Any:
+        if plane is None:
+            return njit(lambda block, row, column: 0)
+        places = np.array([plane.place(g) for g in range(8)])
+        at, mask, shift = plane.at, (1 << plane.bits) - 1, plane.shift
+
+        @njit
+        def part(block, row, column):  # type: ignore[no-untyped-def]
+            vector, bit = places[column // 4]
+            byte = types.int64(load_u8(block + types.uint64(at + 64 * vector + 4 * row + column % 4)))
+            return ((byte >> bit) & mask) << shift
+
+        return part
+
+    low, high = (plane_reader(plane) for plane in (*p.planes, None)[:2])
 
     @njit
     def code(block, row, column):  # type: ignore[no-untyped-def]
-        group, lane = column // 4, 4 * row + column % 4
-        if bits == 8:
-            at = block + types.uint64(codes_at + 64 * group + lane)
-            return types.int64(load_i8(at)) if signed else types.int64(load_u8(at)) - offset
-        byte = types.int64(load_u8(block + types.uint64(codes_at + 64 * (group % 4) + lane)))
-        value = byte >> 4 if group >= 4 else byte & 15
-        if field:
-            plane = types.int64(load_u8(block + types.uint64(high_at + 64 * (group // per_vector) + lane)))
-            value |= ((plane >> (group % per_vector * field)) & ((1 << field) - 1)) << 4
-        return value - offset
+        return low(block, row, column) | high(block, row, column)
 
     return code
 
@@ -79,43 +86,46 @@ def tile_function(p: Packed) -> Any:
             return total
 
     else:
-        code = code_reader(p)
+        code, number, scale_value = code_reader(p), number_of(p), scale_of(p)
         group, n_scales, header, minima, minima_at = p.group, p.n_scales, p.header, p.minima, p.minima_at
-        header_bytes, block_bytes, sign, signed_scales = p.header_bytes, p.block_bytes, p.minimum_sign, p.signed_scales
+        header_bytes, block_bytes, sign, unit = p.header_bytes, p.block_bytes, p.minimum_sign, p.unit
+        scale_bytes, nibbles = p.scale_bytes, p.scales == "nibbles"
+
+        @njit
+        def stored_level(at):  # type: ignore[no-untyped-def]
+            return types.int64(load_u16(at)) if scale_bytes == 2 else types.int64(load_u8(at))
 
         @njit
         def product(weight, x, n_cols, row):  # type: ignore[no-untyped-def]
             total = types.float64(0.0)
             block = weight
             for i in range(n_cols // 32):
-                d, dmin = types.float32(1.0), types.float32(1.0)
+                top, top_minimum = types.float32(1.0), types.float32(1.0)
                 if header:
-                    top = weight + types.uint64(i // 8 * (header_bytes + 8 * block_bytes))
-                    d = f16_to_f32(load_u16(top + types.uint64(2 * row)))
+                    at = weight + types.uint64(i // 8 * (header_bytes + 8 * block_bytes))
+                    top = f16_to_f32(load_u16(at + types.uint64(2 * row))) * types.float32(unit)
                     if minima:
-                        dmin = f16_to_f32(load_u16(top + types.uint64(32 + 2 * row)))
-                    block = top + types.uint64(header_bytes + i % 8 * block_bytes)
+                        top_minimum = f16_to_f32(load_u16(at + types.uint64(32 + 2 * row)))
+                    block = at + types.uint64(header_bytes + i % 8 * block_bytes)
                 else:
                     block = weight + types.uint64(i * block_bytes)
-                at = x + types.uint64(i * TOKEN_BLOCK_BYTES)
-                x_scale = load_f32(at + types.uint64(32))
+                x_at = x + types.uint64(i * TOKEN_BLOCK_BYTES)
+                x_scale = load_f32(x_at + types.uint64(32))
                 for s in range(n_scales):
-                    dot = types.int64(0)
+                    dot, x_sum = types.int64(0), types.int64(0)
                     for c in range(s * group, (s + 1) * group):
-                        dot += code(block, row, c) * types.int64(load_i8(at + types.uint64(c)))
-                    scale = d
-                    if header:
-                        byte = block + types.uint64(16 * s + row)
-                        scale *= types.float32(load_i8(byte)) if signed_scales else types.float32(load_u8(byte))
-                    else:
-                        scale = f16_to_f32(load_u16(block + types.uint64(32 * s + 2 * row)))
+                        x_code = types.int64(load_i8(x_at + types.uint64(c)))
+                        dot += number(code(block, row, c)) * x_code
+                        x_sum += x_code
+                    at = block + types.uint64(scale_bytes * (16 * s + row))
+                    stored = stored_level(at)
+                    scale = scale_value(top, stored & 15 if nibbles else stored)
                     total += types.float64(scale * x_scale) * dot
-                if minima:
-                    if header:
-                        minimum = dmin * types.float32(load_u8(block + types.uint64(minima_at + row)))
-                    else:
-                        minimum = f16_to_f32(load_u16(block + types.uint64(minima_at + 2 * row)))
-                    total += types.float64(sign) * minimum * load_f32(at + types.uint64(36))
+                    if minima:
+                        stored = stored >> 4 if nibbles else stored_level(at + types.uint64(minima_at))
+                        minimum = scale_value(top_minimum, stored)
+                        x_total = load_f32(x_at + types.uint64(36)) if n_scales == 1 else x_scale * types.float32(x_sum)
+                        total += types.float64(sign) * minimum * x_total
             return total
 
     @njit

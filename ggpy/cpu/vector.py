@@ -95,13 +95,24 @@ class Vec:
         """64 bytes as 32-bit lanes of four."""
         return self.load(address, VI)
 
+    def load_u8_int(self, address: ir.Value) -> ir.Value:
+        """16 unsigned bytes as integers."""
+        return self.b.zext(self.load(address, ir.VectorType(i8, LANES)), VI)
+
     def load_u8(self, address: ir.Value) -> ir.Value:
         """16 unsigned bytes as floats."""
-        return self.b.sitofp(self.b.zext(self.load(address, ir.VectorType(i8, LANES)), VI), VF)
+        return self.b.sitofp(self.load_u8_int(address), VF)
 
     def load_s8(self, address: ir.Value) -> ir.Value:
         """16 signed bytes as floats."""
         return self.b.sitofp(self.b.sext(self.load(address, ir.VectorType(i8, LANES)), VI), VF)
+
+    def load_power(self, address: ir.Value) -> ir.Value:
+        """16 bytes e as the floats 2 ** (e - 128), of which the first two are subnormal."""
+        e = self.load_u8_int(address)
+        normal = self.b.shl(self.b.sub(e, self.int(1)), self.int(23))
+        least = self.b.shl(self.b.add(e, self.int(1)), self.int(21))  # above `normal` for e = 0 and 1 alone
+        return self.b.bitcast(self._intrinsic("llvm.smax.v16i32", VI, [normal, least]), VF)
 
     # ---- lanes
 
@@ -223,6 +234,29 @@ class Vec:
 
     def _half(self, v: ir.Value, lo: int) -> ir.Value:
         return self.b.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, 8), list(range(lo, lo + 8))))
+
+    # ---- table look-up
+
+    def lookup(self, codes: ir.Value, table: Sequence[int]) -> ir.Value:
+        """table[code] of every byte; `codes` and the result as 32-bit lanes, codes below 16."""
+        b, table = self.b, [t & 255 for t in (*table, *(0,) * (16 - len(table)))]
+        if self.isa == "avx512vnni":
+            parts = [ir.Constant(VB, table * 4), b.bitcast(codes, VB)]
+            return b.bitcast(self._intrinsic("llvm.x86.avx512.pshuf.b.512", VB, parts), VI)
+        if self.isa in ("avx2", "avx2vnni"):
+            v32i8, halves = ir.VectorType(i8, 32), []
+            for lo in (0, 8):
+                parts = [ir.Constant(v32i8, table * 2), b.bitcast(self._half(codes, lo), v32i8)]
+                found = self._intrinsic("llvm.x86.avx2.pshuf.b", v32i8, parts)
+                halves.append(b.bitcast(found, ir.VectorType(i32, 8)))
+            return b.shuffle_vector(halves[0], halves[1], self.lane_index())
+        # No table instruction in portable code: choose between pairs by the lowest bit, between those by the next, …
+        bytes_, found = b.bitcast(codes, VB), [ir.Constant(VB, [t] * 64) for t in table]
+        for bit in range(4):
+            mask = b.and_(bytes_, ir.Constant(VB, [1 << bit] * 64))
+            odd = b.icmp_unsigned("!=", mask, ir.Constant(VB, [0] * 64))
+            found = [b.select(odd, high, low) for low, high in zip(found[::2], found[1::2], strict=True)]
+        return b.bitcast(found[0], VI)
 
     # ---- control
 
