@@ -18,6 +18,7 @@ from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 from ggpy.runtime import Runtime
 
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("types")

@@ -13,7 +13,7 @@ import numpy as np
 from gguf import quants
 from numba import njit, types
 
-from ggpy.cpu.memory import load_u8, load_u16, load_u32
+from ggpy.cpu.memory import load_u8, load_u16, load_u32, store_u8
 
 
 def _grid(kind: Any) -> np.ndarray:
@@ -36,14 +36,15 @@ def _byte(at, offset):  # type: ignore[no-untyped-def]
 @njit(inline="always")
 def _eight(codes, k, grid, row, signs):  # type: ignore[no-untyped-def]
     for j in range(8):
-        codes[8 * k + j] = grid[row, j] | (((signs >> j) & 1) << 2)
+        store_u8(codes + types.uint64(8 * k + j), types.uint8(grid[row, j] | (((signs >> j) & 1) << 2)))
 
 
 @njit(inline="always")
 def _two_fours(codes, k, grid, first, second, signs):  # type: ignore[no-untyped-def]
     for j in range(4):
-        codes[8 * k + j] = grid[first, j] | (((signs >> j) & 1) << 3)
-        codes[8 * k + 4 + j] = grid[second, j] | (((signs >> (4 + j)) & 1) << 3)
+        at = codes + types.uint64(8 * k + j)
+        store_u8(at, types.uint8(grid[first, j] | (((signs >> j) & 1) << 3)))
+        store_u8(at + types.uint64(4), types.uint8(grid[second, j] | (((signs >> (4 + j)) & 1) << 3)))
 
 
 @njit

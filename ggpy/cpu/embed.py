@@ -7,8 +7,8 @@ from typing import Any
 from numba import carray, types
 
 from ggpy.cpu.blocks import number_of, readers, scale_of
-from ggpy.cpu.memory import f16_to_f32, f32_from_bits, load_f32, load_i32, load_u16, store_f32
-from ggpy.cpu.records import as_bytes, as_op, as_step
+from ggpy.cpu.memory import f16_to_f32, f32_from_bits, load_f32, load_i32, load_u8, load_u16, store_f32
+from ggpy.cpu.records import as_op, as_step
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import Packed
 
@@ -25,7 +25,7 @@ def embed_blocks(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """dst[i] = the row of token i in the quantized matrix at `weight`, whose rows are `weight_stride` bytes apart."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
-    codes = carray(as_bytes(op.scratch + types.uint64(tid * op.scratch_stride)), 32)
+    codes = op.scratch + types.uint64(tid * op.scratch_stride)
     for i in range(step.n_tokens * tid // nth, step.n_tokens * (tid + 1) // nth):
         token = types.int64(load_i32(step.tokens + types.uint64(4 * i)))
         row = op.weight + types.uint64(token * op.weight_stride)
@@ -41,7 +41,7 @@ def embed_blocks(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 if MINIMA:  # with its sign
                     minimum = types.float32(MINIMA) * scale_value(top_minimum, levels[4 + half])
                 for j in range(16 * half, 16 * half + 16):
-                    value = scale * types.float32(number(codes[j])) + minimum
+                    value = scale * types.float32(number(load_u8(codes + types.uint64(j)))) + minimum
                     store_f32(out + types.uint64(4 * (32 * block + j)), value)
 
 

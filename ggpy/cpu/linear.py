@@ -107,7 +107,9 @@ class QuantizedTile:
     def headers(self, at: ir.Value) -> list[ir.Value]:
         """Super-scales and super-minima. Minima of 16 columns meet -HALVES times the sum of the activations' codes."""
         v, p, b = self.v, self.p, self.v.b
-        factors = [p.unit / (1 << self.lift), p.minimum_sign * (1.0 if p.n_scales == 1 else -1 / HALVES)][: 1 + p.minima]
+        factors = [p.unit / (1 << self.lift), p.minimum_sign * (1.0 if p.n_scales == 1 else -1 / HALVES)][
+            : 1 + p.minima
+        ]
         found = [v.load_f16(v.at(at, 32 * k)) for k in range(len(factors))]
         return [h if f == 1.0 else b.fmul(h, v.float(f)) for h, f in zip(found, factors, strict=True)]
 
