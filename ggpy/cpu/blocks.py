@@ -2,9 +2,9 @@
 the block.
 
 A reader of codes fills the 32 bytes at the address `codes`, four at a time where it can; `size` is the bytes of one of
-the file's own blocks, of 32, 64 or 256 columns, `skip` those before its codes. A reader of levels returns six numbers as
-packed stripes keep them, halves as their bits: (super-scale, super-minimum, scale of the first 16 columns, of the last
-16, minimum of the first, of the last).
+the file's own blocks, of 32, 64 or 256 columns, `skip` those before its codes. A reader of levels returns six numbers
+as packed stripes keep them, halves as their bits: super-scale, super-minimum, scale of the first 16 columns and of the
+last, minimum of the first and of the last.
 Packing stores both; embedding computes with both, through `number_of` and `scale_of`.
 """
 
