@@ -21,7 +21,7 @@ LINE = 64  # bytes of a cache line: what threads write apart lies apart
 # The team's shared words, each on a cache line of its own; then one word per thread.
 ARRIVED, GENERATION, JOB, STOP, STATES = (i * LINE for i in range(5))
 AWAKE, ASLEEP = 0, 1
-SPINS_BEFORE_YIELD = 4000
+SPINS_BEFORE_YIELD = 100
 SPINS_BEFORE_SLEEP = 60_000
 
 
