@@ -17,7 +17,6 @@ from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
 from ggpy.program import Program, plan
-from ggpy.quant.packed import PACKED
 
 
 def _quiet(note: str) -> None:
@@ -150,9 +149,12 @@ class Runtime:
 
     @staticmethod
     def weight_bytes(file: GGUFFile) -> int:
-        """Bytes that the weights take in memory: matrices of a type without a packed form grow to half precision."""
-        foreign = [t for t in file.tensors.values() if len(t.shape) == 2 and t.type_name not in PACKED]
-        return file.size + sum(2 * t.shape[0] * t.shape[1] - t.nbytes for t in foreign)
+        """Bytes that the weights take in memory: a packed matrix may be larger than the file's, most of all one of a
+        type without a packed form, which is kept in half precision."""
+        from ggpy.cpu.needed import packed_format
+
+        matrices = [info for info in file.tensors.values() if len(info.shape) == 2]
+        return file.size + sum(max(0, packed_format(m).matrix_bytes(*m.shape) - m.nbytes) for m in matrices)
 
     @staticmethod
     def context_train(file: GGUFFile) -> int:

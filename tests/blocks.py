@@ -14,7 +14,7 @@ SCALES: dict[str, dict[int, float]] = {
     "IQ3_XXS": {0: 0.001}, "IQ3_S": {0: 0.001}, "IQ4_NL": {0: 0.001}, "IQ4_XS": {0: 0.0001}, "TQ1_0": {52: 0.1},
     "TQ2_0": {64: 0.1},
 }  # fmt: skip
-TYPES = (*SCALES, "IQ1_M", "MXFP4", "NVFP4")
+TYPES = (*SCALES, "IQ1_M", "MXFP4", "NVFP4", "F64")
 
 
 def random_blocks(name: str, n: int, seed: int = 5) -> np.ndarray:
@@ -32,4 +32,6 @@ def random_blocks(name: str, n: int, seed: int = 5) -> np.ndarray:
         blocks[:, 0] = rng.integers(120, 124, n)
     elif name == "NVFP4":  # four 8-bit floats
         blocks[:, :4] = rng.integers(0x10, 0x18, (n, 4))
+    elif name == "F64":  # a type without a packed form
+        blocks = (0.1 * rng.standard_normal((n, 1))).view(np.uint8)
     return blocks

@@ -16,6 +16,8 @@ from ggpy.quant.packed import PACKED, Packed
 if TYPE_CHECKING:
     from ggpy.gguf_file import TensorInfo
 
+# What llama-quantize gives the more important matrices in files that are called after a type.
+COMPANIONS = {"Q2_K": ("Q3_K", "Q4_K"), "Q3_K": ("Q4_K", "Q5_K"), "IQ4_NL": ("Q5_K",), "IQ4_XS": ("Q5_K",)}
 TEAM = ("walk", "serve", "step_together")  # what every program runs on
 
 
@@ -54,7 +56,8 @@ def program_kernels(program: Program, cache_type: str) -> list[str]:
 def type_kernels(types: Iterable[str]) -> list[str]:
     """Every kernel that models in files of these types need: "q4_0", "Q4_K_M", ….
 
-    Files of four and five bits keep their output matrix at Q6_K, and their embedding with it where it is the same.
+    Files of up to five bits keep their output matrix at Q6_K, and their embedding with it where it is the same; a few
+    types are mixed with others (COMPANIONS).
     Raises GGPYError for a type without kernels.
     """
     names: list[str] = []
@@ -64,7 +67,9 @@ def type_kernels(types: Iterable[str]) -> list[str]:
         if name not in PACKED:
             known = ", ".join(p.lower() for p in PACKED)
             raise GGPYError(f"{asked!r} is not a type that has kernels; choose among {known}.")
-        for packed in (PACKED[name], *([PACKED["Q6_K"]] if PACKED[name].bits in (4, 5) else [])):
+        for packed in [
+            PACKED[n] for n in (name, *COMPANIONS.get(name, ()), *(["Q6_K"] if PACKED[name].bits < 6 else []))
+        ]:
             for kind in ("pack", "embed", "linear"):
                 if kind in kernels.PROTOTYPES:
                     names.append(f"{kind}.{packed.name}")
