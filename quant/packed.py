@@ -5,8 +5,8 @@ description serves all kernels of a format: a quantized stripe is a run of 32-co
 
     scales   16 x (32 / group) values, one a row side by side, in one of the forms of `SCALES`
     minima   the same size, if the format has them and they do not share the scales' bytes
-    codes    one or two bit planes: b bits of every code in b vectors of 64 bytes. Byte 4r+c of a vector belongs to row r
-             and column c of its 8 / b groups of four columns; see `Plane.place`
+    codes    one or two bit planes: b bits of every code in b vectors of 64 bytes. Byte 4r+c of a vector belongs to row
+             r and to column c of each of its 8 / b groups of four columns; see `Plane.place`
 
 Formats with two levels of scales put 16 half precision super-scales (and super-minima) before every eight blocks. So a
 group of four columns is one 64-byte load in which each 32-bit lane belongs to one row: what an 8-bit dot-product

@@ -130,6 +130,23 @@ def test_embedding_rows_are_the_files_own(name):
     assert np.array_equal(out, exact[ids].astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["MXFP4", "NVFP4"])
+def test_every_byte_that_is_a_scale(name):
+    """Exponents whose power of two is subnormal or overflows with the number; small floats, subnormal too."""
+    form = FORMATS[name]
+    blocks = random_blocks(name, 256)
+    blocks[:, : form.type_size - form.block_size // 2] = np.arange(256)[:, None]
+    with np.errstate(over="ignore"):
+        exact = form.dequantize(blocks)
+    out, ids = np.zeros((1, exact.size), np.float32), np.zeros(1, np.int32)
+    scratch, op, step = aligned(64), np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["tokens"] = 1, ids.ctypes.data
+    op["weight"], op["weight_stride"], op["n_cols"] = blocks.ctypes.data, blocks.size, exact.size
+    op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
+    call(f"embed.{name}", "plain", op, step)
+    assert np.array_equal(out[0], exact.ravel())
+
+
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_a_product_adds_to_what_is_there(tier):
     ours, exact = product("Q4_0", tier, 16, 3, accumulate=True)
@@ -246,6 +263,7 @@ def test_the_tier_uses_its_instruction(tier, instruction):
         pytest.skip(f"this CPU has no {tier}")
     asm = assembly("linear.Q4_0", tier)
     assert instruction in asm
+    assert "vpshufb" in assembly("linear.IQ4_NL", tier)  # the table
     if tier == "avx512vnni":
         assert "%zmm" in asm
         assert "%ymm" not in asm

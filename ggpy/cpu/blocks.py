@@ -293,12 +293,7 @@ def number_of(p: Packed) -> Any:
     """`number(code)`: what a code stands for."""
     if p.table:
         table = np.array(p.table, np.int64)
-
-        @njit
-        def number(code):  # type: ignore[no-untyped-def]
-            return table[code]
-
-        return number
+        return njit(lambda code: table[code])
     offset, signed = p.offset, p.signed
 
     @njit

@@ -22,12 +22,7 @@ _AS_THEY_ARE = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8, "IQ4_NL": 4, "MXFP4": 4}
 def _plane_writer(plane: Plane | None) -> Any:
     """`write(codes, block, row)`: the bits that a plane keeps of a row's 32 codes, at the address `codes`."""
     if plane is None:
-
-        @njit
-        def write(codes, block, row):  # type: ignore[no-untyped-def]
-            pass
-
-        return write
+        return njit(lambda codes, block, row: None)
     bits, shift, at = plane.bits, plane.shift, plane.at
     per_byte, mask = 8 // bits, 0x01010101 * ((1 << bits) - 1)  # four codes at a time, a byte each
     groups = {plane.place(g): g for g in range(8)}  # they lie at regular steps, between vectors and within one
