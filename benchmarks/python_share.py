@@ -46,7 +46,8 @@ def main() -> None:
                     code.append(inside / args.n_gen * 1e3)
                     python.append((total - inside) / args.n_gen * 1e3)
             share = statistics.median(p / (p + c) for p, c in zip(python, code, strict=True))
-            print(f"| {name} | {statistics.median(code):.2f} | {statistics.median(python):.3f} | {share:.1%} |", flush=True)
+            cells = (name, f"{statistics.median(code):.2f}", f"{statistics.median(python):.3f}", f"{share:.1%}")
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import llvmlite.binding
 import numpy as np
 import pytest
 from blocks import random_blocks
@@ -12,16 +11,11 @@ from blocks import random_blocks
 from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
 from ggpy.cpu.layout import OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes, tile_widths
+from ggpy.native import tiers
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
-FEATURES = llvmlite.binding.get_host_cpu_features()
-TIERS = [
-    *(["portable"] if FEATURES.get("f16c") else []),
-    *(["avx2"] if FEATURES.get("avx2") and FEATURES.get("fma") else []),
-    *(["avx2vnni"] if FEATURES.get("avxvnni") or FEATURES.get("avx512vnni") else []),
-    *(["avx512vnni"] if FEATURES.get("avx512vnni") else []),
-]
+TIERS = [tier for tier in tiers() if tier != "plain"]
 N_COLS = 512
 
 

@@ -77,7 +77,7 @@ class Attend:
         self.sums = v.at(self.scores, 4 * CHUNK * rows)
         # with 32 registers, two blocks of positions share each broadcast query, two or more vectors each weight
         self.blocks = 2 if v.isa == "avx512vnni" else 1
-        self.wide = max(1, min(4, (16 if v.isa == "avx512vnni" else 8) // rows))
+        self.wide = max(1, min(4, {"avx512vnni": 16, "neon": 4}.get(v.isa, 8) // rows))
         self.key_block_bytes = v.mul(self.head_dim, self.element * LANES)
         self.value_bytes = v.mul(self.head_pad, self.element)
 

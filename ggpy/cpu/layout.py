@@ -73,6 +73,7 @@ TILE_WIDTHS: dict[str, tuple[int, ...]] = {
     "avx512vnni": (12, 8, 4, 2, 1),
     "avx2vnni": (4, 2, 1),
     "avx2": (4, 2, 1),
+    "neon": (4, 2, 1),
     "portable": (4, 2, 1),
     "plain": (1,),
 }
@@ -85,12 +86,16 @@ def tile_widths(tier: str, is_float: bool) -> tuple[int, ...]:
 
 # Stripes that one call of a tile takes: two where 32 registers hold the sums of both, so that a broadcast activation
 # serves both. A tile too wide for that takes them in turn.
-TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "portable": 1, "plain": 1}
+TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "neon": 1, "portable": 1, "plain": 1}
+# Lanes of the vectors that a product works in: fewer than a stripe's 16 rows where it must say itself which rows are in
+# registers at a time.
+TILE_LANES = {"avx512vnni": 16, "avx2vnni": 16, "avx2": 16, "neon": 4, "portable": 16, "plain": 16}
 # Pairs of token and query head that attention takes at once.
 ROW_WIDTHS: dict[str, tuple[int, ...]] = {
     "avx512vnni": (8, 4, 1),
     "avx2vnni": (4, 1),
     "avx2": (4, 1),
+    "neon": (4, 1),
     "portable": (4, 1),
     "plain": (8, 4, 1),
 }

@@ -13,6 +13,7 @@ and float weights a tile [n_cols][w] of float32. Everything is at a constant dis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -26,13 +27,14 @@ from ggpy.cpu.layout import (
     FROM_BOTH,
     FROM_DST,
     SUM_STARTS,
+    TILE_LANES,
     TILE_STRIPES,
     TOKEN_BLOCK_BYTES,
     tile_widths,
 )
 from ggpy.cpu.records import as_op, as_step, stripes_of
-from ggpy.cpu.vector import VF, Vec
-from ggpy.quant.packed import BLOCK, Packed
+from ggpy.cpu.vector import Vec, f32, i32
+from ggpy.quant.packed import BLOCK, ROWS, Packed
 
 # Activations walked at a time, so that they stay in the second-level cache while weights stream by; of them, and of a
 # stripe, so many columns that the stripe's stay in the first-level cache while tiles of tokens stream by.
@@ -41,8 +43,12 @@ CHUNK_COLS = 512
 HALVES = next(offset for offset, part in SUM_STARTS if part)  # what activations bring for sums of 16 columns
 
 
+Block = tuple[ir.Value, int]  # address of a block, and the row of its 16 from which on a vector's lanes count
+
+
 class QuantizedTile:
-    """Emits a tile of `width` tokens, `tokens` at once, times neighbouring stripes of a quantized format."""
+    """Emits a tile of `width` tokens, `tokens` at once, times neighbouring stripes of a quantized format, of each the
+    vectors that begin at `rows`."""
 
     # Cycles for 32 columns of 16 rows and a token, on a core that starts two 512-bit instructions a cycle, from the
     # assembly of the loop over blocks in tiles of 12 (loads, two a cycle, stay below: 125 of Q4_0's 12 tokens):
@@ -61,8 +67,8 @@ class QuantizedTile:
     # there are: it measured a tenth slower.) One token at a time unpacking is not shared: 12 cycles (Q4_0) to 25 (Q3_K)
     # for blocks of 288 and 228 bytes, still faster than two cores read memory.
 
-    def __init__(self, v: Vec, packed: Packed, width: int, ahead: ir.Value) -> None:
-        self.v, self.p, self.width, self.ahead = v, packed, width, ahead
+    def __init__(self, v: Vec, packed: Packed, width: int, rows: Sequence[int], ahead: ir.Value) -> None:
+        self.v, self.p, self.width, self.rows, self.ahead = v, packed, width, rows, ahead
         # 32 registers hold the sums and totals of 12 tokens; with a second scale to keep, of 6 and two stripes
         in_pairs = width <= 4 or (width == 12 and packed.n_scales == 2)
         self.stripes = TILE_STRIPES[v.isa] if in_pairs else 1
@@ -75,7 +81,8 @@ class QuantizedTile:
             return [v.int(0)] * tokens
         kept = max(n for n, p in SUM_STARTS if p == part and n <= offset)
         at = BLOCK * w + 4 * w * (2 + SUM_STARTS.index((kept, part)))
-        found = [v.bcast_i32(v.at(x, at + 4 * t)) for t in range(tokens)]
+        start = v.scalars(v.at(x, at), tokens, i32)
+        found = [start(t) for t in range(tokens)]
         shift = offset.bit_length() - kept.bit_length()
         return [b.shl(start, v.int(shift)) for start in found] if shift else found
 
@@ -100,17 +107,19 @@ class QuantizedTile:
         small = self.p.header and not self.p.table and 0 < self.p.offset < kept
         return kept.bit_length() - self.p.offset.bit_length() if small else 0
 
-    def codes(self, block: ir.Value, g: int) -> ir.Value:
-        """The numbers of columns 4g..4g+3 of the block's 16 rows, one byte each, with `offset`."""
+    def codes(self, block: Block, g: int) -> ir.Value:
+        """The numbers of columns 4g..4g+3 of the block's rows, one byte each, with `offset`."""
         v, p, b = self.v, self.p, self.v.b
-        out = None
+        (at, row), out = block, None
         for plane in p.planes:
             vector, bit = plane.place(g)
-            part, up = v.load_bytes(v.at(block, plane.at + 64 * vector)), plane.shift + self.lift
+            part, up = v.load_bytes(v.at(at, plane.at + 64 * vector + 4 * row)), plane.shift + self.lift
             down = bit - up
-            if down:
+            if (bit, up) == (4, 0):
+                part = v.high_nibbles(part)
+            elif down:
                 part = b.lshr(part, v.int(down)) if down > 0 else b.shl(part, v.int(-down))
-            if plane.bits < 8:
+            if plane.bits < 8 and (bit, up) != (4, 0):
                 part = b.and_(part, v.int(((1 << plane.bits) - 1 << up) * 0x01010101))
             out = part if out is None else b.or_(out, part)
         if p.table:
@@ -119,27 +128,29 @@ class QuantizedTile:
             out = b.xor(out, v.int(-0x7F7F7F80))  # 0x80808080: +128 in every byte
         return out
 
-    def headers(self, at: ir.Value) -> list[ir.Value]:
+    def headers(self, block: Block) -> list[ir.Value]:
         """Super-scales and super-minima. Minima of 16 columns meet -HALVES times the sum of the activations' codes."""
         v, p, b = self.v, self.p, self.v.b
         of_minima = p.minimum_sign * (1.0 if p.n_scales == 1 else -1 / HALVES)
         factors = [p.unit / (1 << self.lift), of_minima][: 1 + p.minima]
-        found = [v.load_f16(v.at(at, 32 * k)) for k in range(len(factors))]
+        at, row = block
+        found = [v.load_f16(v.at(at, 2 * (ROWS * k + row))) for k in range(len(factors))]
         return [h if f == 1.0 else b.fmul(h, v.float(f)) for h, f in zip(found, factors, strict=True)]
 
-    def levels(self, block: ir.Value, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
-        """The block's scales and its minima (as they are added), vectors of 16 rows."""
+    def levels(self, block: Block, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
+        """The scales of the block's rows and their minima (as they are added)."""
         v, p, b = self.v, self.p, self.v.b
+        top, row = block
         if p.scales == "super":
             return [header[0]], []
         if p.scales == "nibbles":
-            both = [v.load_u8_int(v.at(block, 16 * i)) for i in range(p.n_scales)]
+            both = [v.load_u8_int(v.at(top, ROWS * i + row)) for i in range(p.n_scales)]
             parts = [[b.and_(pair, v.int(15)) for pair in both], [b.lshr(pair, v.int(4)) for pair in both]]
-            scales, minima = ([b.fmul(b.sitofp(x, VF), h) for x in xs] for xs, h in zip(parts, header, strict=True))
+            scales, minima = ([b.fmul(b.sitofp(x, v.vf), h) for x in xs] for xs, h in zip(parts, header, strict=True))
             return scales, minima
         load = {"half": v.load_f16, "power": v.load_power, "byte": v.load_u8, "signed byte": v.load_s8}[p.scales]
         found = [
-            [load(v.at(block, at + i * 16 * p.scale_bytes)) for i in range(p.n_scales)]
+            [load(v.at(top, at + (i * ROWS + row) * p.scale_bytes)) for i in range(p.n_scales)]
             for at in (0, p.minima_at)[: 1 + p.minima]
         ]
         if p.header:
@@ -147,38 +158,39 @@ class QuantizedTile:
         return found[0], found[1] if p.minima else []
 
     def block(
-        self, blocks: list[ir.Value], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
+        self, blocks: list[Block], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
     ) -> list[ir.Value]:
-        """Add one block of each stripe to `totals`, a vector of 16 rows for each stripe and token."""
+        """Add one block of each stripe to `totals`, a vector for each of `blocks` and token."""
         v, p, b, w, tokens = self.v, self.p, self.v.b, self.width, self.tokens
         levels = [self.levels(block, header) for block, header in zip(blocks, headers, strict=True)]
         scale_at, sum_at = BLOCK * w, BLOCK * w + 4 * w
         per_scale = 8 // p.n_scales
         dot = v.dot_signed if p.signed else v.dot
+        fours = v.scalars(x, 8 * w, i32)
+        x_scale, x_sums = (v.scalars(v.at(x, at), tokens, f32) for at in (scale_at, sum_at))
         for i in range(p.n_scales):
-            sums = self.starts(x, 0 if p.n_scales == 1 else 1 + i, self.offset) * self.stripes
+            sums = self.starts(x, 0 if p.n_scales == 1 else 1 + i, self.offset) * len(blocks)
             # One vector of codes meets every token before the next, so that the sums in flight hide the latency of the
-            # dot product; a broadcast serves every stripe, because loads are scarcer than products.
+            # dot product; a broadcast serves every block, because loads are scarcer than products.
             groups = [g for g in range(8) if g // per_scale == i]
             groups.sort(key=lambda g: p.planes[0].place(g))  # all codes of a vector in turn
             for g in groups:
                 codes = [self.codes(block, g) for block in blocks]
                 for t in range(tokens):
-                    four = v.bcast_i32(v.at(x, 4 * (g * w + t)))
+                    four = fours(g * w + t)
                     for s, code in enumerate(codes):
                         sums[s * tokens + t] = dot(sums[s * tokens + t], code, four)
             for t in range(tokens):
-                x_scale = v.bcast_f32(v.at(x, scale_at + 4 * t))
                 for s, (scales, _) in enumerate(levels):
                     k = s * tokens + t
-                    totals[k] = v.fma(b.sitofp(sums[k], VF), b.fmul(scales[i], x_scale), totals[k])
+                    totals[k] = v.fma(b.sitofp(sums[k], v.vf), b.fmul(scales[i], x_scale(t)), totals[k])
         for i in range(p.n_scales * p.minima):
             minus = self.starts(x, 1 + i, HALVES) if p.n_scales > 1 else []
             for t in range(tokens):
                 if minus:
-                    x_sum = b.fmul(b.sitofp(minus[t], VF), v.bcast_f32(v.at(x, scale_at + 4 * t)))
+                    x_sum = b.fmul(b.sitofp(minus[t], v.vf), x_scale(t))
                 else:
-                    x_sum = v.bcast_f32(v.at(x, sum_at + 4 * t))
+                    x_sum = x_sums(t)
                 for s, (_, minima) in enumerate(levels):
                     totals[s * tokens + t] = v.fma(minima[i], x_sum, totals[s * tokens + t])
         return totals
@@ -192,31 +204,41 @@ class QuantizedTile:
         def both(address: ir.Value) -> list[ir.Value]:
             return [address, b.add(address, apart)][: self.stripes]
 
+        def vectors(address: ir.Value) -> list[Block]:
+            return [(at, row) for at in both(address) for row in self.rows]
+
+        # of several vectors of one stripe one after the other, that no more are in flight than registers are left
+        n_vectors = self.stripes * len(self.rows)
+        together = n_vectors if self.tokens > 1 or len(self.rows) == 1 else 1
+
         def blocks(
             count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
         ) -> list[ir.Value]:
             def one(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
                 w_at, x_at, *sums = carried
                 self.prefetch(both(w_at))
-                sums = self.block(both(w_at), x_at, sums, headers)
-                return [v.at(w_at, p.block_bytes), v.at(x_at, step), *sums]
+                found, n = [], self.tokens
+                for s in range(0, n_vectors, together):
+                    e = s + together
+                    found += self.block(vectors(w_at)[s:e], x_at, sums[s * n : e * n], headers[s:e])
+                return [v.at(w_at, p.block_bytes), v.at(x_at, step), *found]
 
             return v.loop(count, [weight, x, *totals], one)
 
         n_blocks = b.lshr(n_cols, v.const(5))
         if not p.header:
-            return blocks(n_blocks, weight, x, totals, [[]] * self.stripes)[2:]
+            return blocks(n_blocks, weight, x, totals, [[]] * n_vectors)[2:]
 
         def eight(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             w_at, x_at, *sums = carried
-            headers = [self.headers(at) for at in both(w_at)]
+            headers = [self.headers(block) for block in vectors(w_at)]
             return blocks(v.const(8), v.at(w_at, p.header_bytes), x_at, sums, headers)
 
         return v.loop(b.lshr(n_blocks, v.const(3)), [weight, x, *totals], eight)[2:]
 
 
 class FloatTile:
-    """Emits `width` tokens times neighbouring stripes of float weights, in float32."""
+    """Emits `width` tokens times neighbouring stripes of float weights, in float32; see QuantizedTile."""
 
     # 16-bit weights are converted as they are loaded, and multiplied in float32: exact but for the sums' rounding.
     # `vdpbf16ps` takes two columns an instruction, but rounds activations to 8 bits: results are off by 1.7e-3 of
@@ -224,28 +246,31 @@ class FloatTile:
     # within that it needs activations in two parts (2e-6), which takes as many instructions as multiply-adds, and
     # for F16 the weights in two parts as well.
 
-    def __init__(self, v: Vec, packed: Packed, width: int, ahead: ir.Value) -> None:
-        self.v, self.p, self.width, self.tokens, self.stripes = v, packed, width, width, TILE_STRIPES[v.isa]
+    def __init__(self, v: Vec, packed: Packed, width: int, rows: Sequence[int], ahead: ir.Value) -> None:
+        self.v, self.p, self.width, self.tokens, self.rows = v, packed, width, width, rows
+        self.stripes = TILE_STRIPES[v.isa]
 
     def product(
         self, weight: ir.Value, apart: ir.Value, x: ir.Value, n_cols: ir.Value, totals: list[ir.Value]
     ) -> list[ir.Value]:
         v, p, b, w = self.v, self.p, self.v.b, self.width
         load = {"F32": v.load_f32, "F16": v.load_f16, "BF16": v.load_bf16}[p.name]
-        row_bytes = 16 * p.bits // 8
-        n = self.stripes * w
+        element = p.bits // 8
+        n = self.stripes * len(self.rows) * w
         chains = 2  # of sums, to hide the multiply-add's latency; one number for all widths: results must not differ
 
         def columns(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             w_at, x_at, *sums = carried
+            stripes = (w_at, b.add(w_at, apart))[: self.stripes]
+            values = v.scalars(x_at, 8 * w, f32)
             for c in range(8):
-                weights = [load(v.at(at, c * row_bytes)) for at in (w_at, b.add(w_at, apart))[: self.stripes]]
+                weights = [load(v.at(at, (c * ROWS + row) * element)) for at in stripes for row in self.rows]
                 for t in range(w):
-                    value = v.bcast_f32(v.at(x_at, 4 * (c * w + t)))
+                    value = values(c * w + t)
                     for s, weight in enumerate(weights):
                         k = (c % chains) * n + s * w + t
                         sums[k] = v.fma(weight, value, sums[k])
-            return [v.at(w_at, 8 * row_bytes), v.at(x_at, 8 * 4 * w), *sums]
+            return [v.at(w_at, 8 * ROWS * element), v.at(x_at, 8 * 4 * w), *sums]
 
         # columns are padded to a multiple of 8 with zero weights and zero activations
         zeros = [v.float(0.0)] * (n * (chains - 1))
@@ -254,26 +279,37 @@ class FloatTile:
 
 
 def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None:
-    """The tile as passes over its stripes, as many at once as registers hold."""
+    """The tile as passes over its columns, in each as many vectors of rows as registers hold."""
+    rows = range(0, ROWS, v.lanes)
+    # one token's weights come from memory, and are read as they lie there; several tokens find them in the cache
+    together = len(rows) if width == 1 else min(2, len(rows))
+    for first in range(0, len(rows), together):
+        _emit_pass(packed, width, rows[first : first + together], v, args)
+
+
+def _emit_pass(packed: Packed, width: int, rows: Sequence[int], v: Vec, args: list[ir.Value]) -> None:
+    """The vectors that begin at `rows` of every stripe, as many stripes and tokens at once as registers hold."""
     weight, apart, ahead, x, n_cols, bias, dst, stride, start = args
     b = v.b
-    tile = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width, ahead)
+    ahead = ahead if rows[0] == 0 else v.const(0)
+    tile = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width, rows, ahead)
     from_bias = v.splat(b.icmp_signed("!=", start, v.const(FROM_DST)))
     from_dst = v.splat(b.icmp_signed("!=", start, v.const(FROM_BIAS)))
     alone = b.icmp_signed("==", apart, v.const(0))
     # the second stripe only repeats the first where there is none
-    rows = [v.const(0), b.select(alone, v.const(0), v.const(64))][: tile.stripes]
+    stripe_at = [v.const(0), b.select(alone, v.const(0), v.const(64))][: tile.stripes]
+    offsets = [v.at(at, 4 * row) for at in stripe_at for row in rows]
 
     def stripes(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
         weight, bias, dst = carried
-        biases = [b.select(from_bias, v.load_f32(b.add(bias, row)), v.float(0.0)) for row in rows]
+        biases = [b.select(from_bias, v.load_f32(b.add(bias, at)), v.float(0.0)) for at in offsets]
 
         def tokens(j: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             x, dst = carried
             at = [dst]
             for _ in range(tile.tokens):
                 at.append(b.add(at[-1], stride))
-            places = [b.add(token, row) for row in rows for token in at[:-1]]
+            places = [b.add(token, offset) for offset in offsets for token in at[:-1]]
             befores = [b.select(from_dst, v.load_f32(place), v.float(0.0)) for place in places]
             firsts = [bias for bias in biases for _ in range(tile.tokens)]
             totals = [b.fadd(first, before) for first, before in zip(firsts, befores, strict=True)]
@@ -308,7 +344,7 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
         start: Any,
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            v = Vec(b, isa)
+            v = Vec(b, isa, TILE_LANES[isa])
             functions = {
                 n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n))
                 for n in tile_widths(isa, packed.is_float)
