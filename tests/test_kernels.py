@@ -183,7 +183,7 @@ def test_swiglu(tier):
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small):
     rng = np.random.default_rng(n_past + head_dim)
-    n_ctx, pad = 352, -(-head_dim // 16) * 16
+    n_ctx, pad = 384, -(-head_dim // 16) * 16
     dtype = {"f16": np.float16, "f32": np.float32}[cache_type]
     k = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)
     v = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)

@@ -25,7 +25,7 @@ from ggpy.cpu import (
     swiglu,
     walk,
 )
-from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, tile_widths
+from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, WIDE_ROWS, tile_widths
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
 from ggpy.quant.packed import PACKED
@@ -72,19 +72,24 @@ def _prepare(tier: str, form: str) -> Build:
 
 
 def _attention(tier: str, cache: str) -> Build:
-    inside = plain.attend_function(cache) if tier == "plain" else attend.attend_intrinsic(tier, cache)
-    widths = ROW_WIDTHS[tier]
+    widths, wide = ROW_WIDTHS[tier], WIDE_ROWS[tier]
 
     @njit(inline="always")
     def rows_for(n):  # type: ignore[no-untyped-def]
         """The narrowest tile that holds n rows."""
-        rows = widths[0]
+        rows = wide
         for w in widths:
             if w >= n:
                 rows = min(rows, w)
         return rows
 
-    names = {"attend": inside, "rows_for": rows_for, "WIDEST": widths[0], "ELEMENT": CACHE_BYTES[cache]}
+    names = {"rows_for": rows_for, "WIDEST": widths[0], "WIDE": wide, "ELEMENT": CACHE_BYTES[cache]}
+    if tier == "plain":
+        names |= {"attend": plain.attend_function(cache), "attend_wide": plain.attend_function("f32")}
+        names |= {"widen": plain.widen_function(cache)}
+    else:
+        names |= {"attend": attend.attend_intrinsic(tier, cache, widths), "widen": attend.widen_intrinsic(tier, cache)}
+        names |= {"attend_wide": attend.attend_intrinsic(tier, "f32", (wide,))}
     return attention.attention, names
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggpy.cpu import kernels
-from ggpy.cpu.layout import CACHE_BYTES, OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
+from ggpy.cpu.layout import CACHE_BYTES, OP, PART, SPAN, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
 from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
 from ggpy.cpu.threads import Team
 from ggpy.graph import read_vector
@@ -63,7 +63,7 @@ class CpuExecutor:
         notify: Callable[[str], None],
     ) -> None:
         self.program, self.file = program, file
-        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 32), n_slots, n_batch, n_threads
+        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, SPAN), n_slots, n_batch, n_threads
         self._cache_type = cache_type
         names = program_kernels(program, cache_type)
         compile_missing(names, notify)

@@ -12,7 +12,6 @@ from numba import njit, types
 from ggpy.cpu.blocks import number_of, scale_of
 from ggpy.cpu.layout import (
     CACHE_BYTES,
-    CHUNK,
     FROM_BIAS,
     FROM_DST,
     ROW_STATE_BYTES,
@@ -200,38 +199,58 @@ def store_half(address, x):  # type: ignore[no-untyped-def]
     store_u16(address, f32_to_f16(x))
 
 
-def attend_function(cache: str) -> Any:
-    """`attend`, as in `ggpy.cpu.attention`, for a cache of that type."""
+def _cell_reader(cache: str) -> Any:
     element = CACHE_BYTES[cache]
 
     @njit
     def load_cell(at):  # type: ignore[no-untyped-def]
         return f16_to_f32(load_u16(at)) if element == 2 else load_f32(at)
 
+    return load_cell
+
+
+def widen_function(cache: str) -> Any:
+    """`widen`, as in `ggpy.cpu.attend`."""
+    element, load_cell = CACHE_BYTES[cache], _cell_reader(cache)
+
     @njit
-    def attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch):  # type: ignore[no-untyped-def]
-        values = scratch + types.uint64((ROW_STATE_BYTES + 4 * CHUNK) * rows)
+    def widen(dst, src, head_pad, n):  # type: ignore[no-untyped-def]
+        for i in range(head_pad * n):
+            store_f32(dst + types.uint64(4 * i), load_cell(src + types.uint64(element * i)))
+
+    return widen
+
+
+def attend_function(cache: str) -> Any:
+    """`attend`, as in `ggpy.cpu.attend`, for a cache of that type."""
+    element, load_cell = CACHE_BYTES[cache], _cell_reader(cache)
+
+    @njit
+    def attend(rows, q, k, v, head_dim, head_pad, begin, end, edges, scratch):  # type: ignore[no-untyped-def]
         for m in range(rows):
+            values = scratch + types.uint64(ROW_STATE_BYTES * rows + 4 * m * head_pad)
             first_seen = load_i32(scratch + types.uint64(4 * m))
             last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
             largest = types.float64(-1e30)
             total = types.float64(0.0)
+            for d in range(head_pad):
+                store_f32(values + types.uint64(4 * d), types.float32(0.0))
             for p in range(max(begin, first_seen), min(end, last_seen + 1)):
                 score = types.float64(0.0)
                 for d in range(head_dim):
                     key = k + types.uint64((((p >> 4) * head_dim + d) * 16 + (p & 15)) * element)
                     score += load_cell(key) * load_f32(q + types.uint64(4 * (d * rows + m)))
                 if score > largest:
-                    shrink = math.exp(largest - score)
+                    shrink = 2.0 ** (largest - score)
                     largest = score
                     total *= shrink
                     for d in range(head_dim):
-                        at = values + types.uint64(4 * (m * head_pad + d))
+                        at = values + types.uint64(4 * d)
                         store_f32(at, types.float32(load_f32(at) * shrink))
-                weight = math.exp(score - largest)
+                weight = 2.0 ** (score - largest)
                 total += weight
                 for d in range(head_dim):
-                    at = values + types.uint64(4 * (m * head_pad + d))
+                    at = values + types.uint64(4 * d)
                     value = load_cell(v + types.uint64((p * head_pad + d) * element))
                     store_f32(at, types.float32(load_f32(at) + weight * value))
             store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))
