@@ -29,7 +29,10 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     Path(MODEL).touch()
 
     def call(*args: str, script: Any = None, template: bool = True, input: Any = None, **runtime: Any) -> Result:
-        def load(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Any) -> Model:
+        def load(
+            path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Any, *cache: Any
+        ) -> Model:
+            call.cache = cache  # type: ignore[attr-defined]
             fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_parallel, script=script or saying("Hi 你好!"), **runtime)
             call.runtime = fake  # type: ignore[attr-defined]
             notify("a note")

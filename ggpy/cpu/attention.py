@@ -6,6 +6,11 @@ The cache of a layer, in half or single precision, each slot contiguous:
     keys    [slot][kv head][position / 16][head_dim][16 positions]   a vector of scores needs no sum across lanes
     values  [slot][kv head][position][head_dim padded to 16]
 
+or as q8_0, int8 codes with a half-precision scale for every 32 dimensions of a position, scales behind 16 positions:
+
+    keys    [slot][kv head][position / 16]([head_dim][16 positions] codes, [head_dim / 32][16 positions] scales)
+    values  [slot][kv head][position / 16]([16 positions][head_dim] codes, [head_dim / 32][16 positions] scales)
+
 Every PART positions are summed apart and joined in order, by the same code whether one thread takes all parts of a row
 or, in a small step, each part is work of its own: a token's result depends neither on its batch nor on the number of
 threads.
@@ -27,11 +32,13 @@ from ggpy.cpu.vector import LOG2_E, Vec, f32, i32
 
 attend: Any = None  # these names are set by `specialized`
 attend_wide: Any = None
-widen: Any = None
+widen_keys: Any = None
+widen_values: Any = None
+key_bytes: Any = None
+value_bytes: Any = None
 rows_for: Any = None
 WIDEST = 0
 WIDE = 0
-ELEMENT = 2
 WIDENED_TILES = 2  # wide tiles that pay for a part made float32
 
 
@@ -193,7 +200,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     parts.
 
     A unit of work is up to ROW_TILES row tiles of one key/value head, which meet a part of the cache while it is in the
-    second-level cache, made float32 for all of them; units go to threads in turn, since later ones see more. In a small
+    second-level cache, made float32 for all of them; units go to threads in turn, there and
+    back, since later ones see more. In a small
     step a unit is one part alone, and a thread takes neighbours, which lie one behind the other in memory.
     Thread-private scratch: what `attend` works on; then each tile's queries [head_dim][rows]; then the joined state of
     each row; then a part's keys and values.
@@ -203,7 +211,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     group = op.n_head // op.n_head_kv
     state_bytes = 64 + 4 * op.head_pad
     working = op.scratch + types.uint64(tid * op.scratch_stride)
-    queries = working + types.uint64((ROW_STATE_BYTES + 4 * PART + 4 * op.head_pad) * WIDE)
+    tile_bytes = (ROW_STATE_BYTES + 4 * PART + 4 * op.head_pad) * WIDE + PART * (op.head_pad // 32) * 4
+    queries = working + types.uint64(tile_bytes)
     states = queries + types.uint64(ROW_TILES * WIDE * op.head_dim * 4)
     wide_keys = states + types.uint64(ROW_TILES * WIDE * state_bytes)
     wide_values = wide_keys + types.uint64(PART * op.head_dim * 4)
@@ -218,8 +227,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         unit_rows = rows_of_unit(op, n_rows, WIDE, nth)
         for kv_head in range(op.n_head_kv):
             slot_head = slot * op.n_head_kv + kv_head
-            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * op.head_dim * ELEMENT)
-            values = op.cache_v + types.uint64(slot_head * op.n_ctx * op.head_pad * ELEMENT)
+            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * key_bytes(op.head_dim))
+            values = op.cache_v + types.uint64(slot_head * op.n_ctx * value_bytes(op.head_pad))
             for row in range(0, n_rows, unit_rows):
                 last_row = min(n_rows, row + unit_rows)
                 first_part, last_part = parts_of(op, first_position, row, last_row)
@@ -229,7 +238,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                     first_part += max(my_first - unit, 0)
                     unit += n_parts
                 else:
-                    mine = unit % nth == tid
+                    place = unit % nth if unit // nth % 2 == 0 else nth - 1 - unit % nth
+                    mine = place == tid
                     unit += 1
                     if not mine:
                         continue
@@ -246,8 +256,10 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 for part in range(first_part, last_part):
                     if widened:
                         n = min(PART, op.n_ctx - part * PART)
-                        widen(wide_keys, keys + types.uint64(part * PART * op.head_dim * ELEMENT), op.head_dim, n)
-                        widen(wide_values, values + types.uint64(part * PART * op.head_pad * ELEMENT), op.head_pad, n)
+                        k = keys + types.uint64(part * PART * key_bytes(op.head_dim))
+                        v = values + types.uint64(part * PART * value_bytes(op.head_pad))
+                        widen_keys(wide_keys, k, op.head_dim, n)
+                        widen_values(wide_values, v, op.head_pad, n)
                     for t in range(row, last_row, tile):
                         count = min(tile, last_row - t)
                         rows = rows_for(count)

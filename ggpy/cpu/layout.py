@@ -97,11 +97,27 @@ FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the b
 # codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.
 SUM_STARTS = ((8, 0), (16, 0), (128, 0), (32, 1), (32, 2))
 TOKEN_BLOCK_BYTES = BLOCK + 4 * (2 + len(SUM_STARTS))  # int8 activations of one token in one block, scale and sums
-CACHE_BYTES = {"f16": 2, "f32": 4}  # of a cache element, by the cache's type
+CACHE_TYPES = ("f16", "f32", "q8_0")  # of keys and of values
 SPAN = 64  # positions: attention begins at a multiple of them, and may read up to the next one past its end
 ROW_STATE_BYTES = 64  # of a row in attention's working memory, before its values and scores
 ROW_TILES = 16  # row tiles that meet a part of the cache together
 PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
+
+
+def cache_name(cache_k: str, cache_v: str) -> str:
+    """What the kernels of a cache with these types of keys and values are called."""
+    return cache_k if cache_k == cache_v else f"{cache_k}-{cache_v}"
+
+
+def cache_types(name: str) -> tuple[str, str]:
+    """`cache_name` backwards."""
+    cache_k, _, cache_v = name.partition("-")
+    return cache_k, cache_v or cache_k
+
+
+def cell_bytes(cache: str, n_dims: int) -> int:
+    """A position's keys, or values, of one head in a cache of that type; of q8_0, n_dims is a multiple of 32."""
+    return {"f16": 2 * n_dims, "f32": 4 * n_dims, "q8_0": n_dims + n_dims // BLOCK * 2}[cache]
 
 
 def part_bytes(head_pad: int) -> int:
@@ -110,8 +126,9 @@ def part_bytes(head_pad: int) -> int:
 
 
 def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
-    """A thread's working memory: one row tile's, the queries and joined states of ROW_TILES, a part's keys and
-    values."""
+    """A thread's working memory: one row tile's, the scales of a part's values, the queries and joined states of
+    ROW_TILES, and a part's keys and values."""
     rows = max(WIDE_ROWS.values())
     one = ROW_STATE_BYTES + 4 * PART + 4 * head_pad
-    return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + 2 * PART * 4 * head_pad + 256
+    part = PART * (2 * 4 * head_pad + head_pad // BLOCK * 4)
+    return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + part + 256
