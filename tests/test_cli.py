@@ -44,6 +44,15 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return call
 
 
+@pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"]])
+def test_the_cache_has_the_types_asked_for(call: Any, command: list[str]) -> None:
+    assert call(*command, "-m", MODEL, input="Hi\n").exit_code == 0
+    assert call.cache == (None, None)
+    assert call(*command, "-m", MODEL, "-ctk", "q8_0", "--cache-type-v", "f16", input="Hi\n").exit_code == 0
+    assert call.cache == ("q8_0", "f16")
+    fails(call(*command, "-m", MODEL, "-ctv", "q2"), "'q2' is not one of", status=2)
+
+
 def fails(result: Result, message: str, status: int = 1) -> None:
     """One sentence on stderr, nothing on stdout."""
     assert result.exit_code == status, result.stderr

@@ -141,7 +141,7 @@ def test_a_q8_0_cache_errs_only_by_its_rounding(model):
     rounded = ReferenceModel(path, q8_cache=True).logits(tokens())
     with running(path, n_threads=2, cache_type_k="q8_0", cache_type_v="q8_0") as runtime:
         ours = prefill(runtime, tokens())
-    # what is on the edge of a rounding step may fall to the other side; tokens without such agree to float32's precision
+    # what is on the edge of a rounding step may fall to the other side; other tokens agree to float32's precision
     assert errors(ours, rounded).min() < 1e-5
     assert error(ours, rounded) < 0.1 * error(rounded, ReferenceModel(path).logits(tokens()))
 
