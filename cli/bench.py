@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import model_options
+from ggpy.cli.options import cache_options, model_options, open_model
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class Counts(click.ParamType):
     """
 )
 @model_options
+@cache_options
 @click.option("-p", "--n-prompt", type=Counts(0), default="512", show_default=True, help="Prompt tokens; 0: none.")
 @click.option("-n", "--n-gen", type=Counts(0), default="64", show_default=True, help="Generated tokens; 0: none.")
 @click.option("-d", "--depth", type=Counts(0), default="0", show_default=True, help="Tokens in the context before.")
@@ -70,6 +70,8 @@ def bench(
     model: str | None,
     n_ctx: int | None,
     n_threads: int | None,
+    cache_type_k: str | None,
+    cache_type_v: str | None,
     n_prompt: list[int],
     n_gen: list[int],
     depth: list[int],
@@ -96,7 +98,7 @@ def bench(
         _check_plot(Path(plot), cases)
     raise_interrupts()
     results: list[Measurement] = []
-    with _opened(model, n_ctx, n_threads, cases) as llm:
+    with _opened(model, n_ctx, n_threads, cache_type_k, cache_type_v, cases) as llm:
         made = _measurements(llm, cases, repeats)
         try:
             if output == "md":
@@ -118,17 +120,18 @@ def bench(
         note(f"drawn in {plot}")
 
 
-@contextmanager
-def _opened(model: str | None, n_ctx: int | None, n_threads: int | None, cases: list[Case]) -> Iterator[LLM]:
+def _opened(
+    model: str | None,
+    n_ctx: int | None,
+    n_threads: int | None,
+    cache_type_k: str | None,
+    cache_type_v: str | None,
+    cases: list[Case],
+) -> LLM:
     """The model, with room for the largest case; a step takes no more tokens than the context has."""
-    from ggpy.cli.pull import find_or_fetch
-    from ggpy.cli.terminal import note
-    from ggpy.llm import LLM
-
     n_parallel = max(case.n_parallel for case in cases)
     n_ctx = n_ctx or max(n_parallel, *(case.n_cells for case in cases))
-    with LLM(find_or_fetch(model), n_ctx=n_ctx, n_threads=n_threads, n_parallel=n_parallel, notify=note) as llm:
-        yield llm
+    return open_model(model, n_ctx, n_threads, cache_type_k, cache_type_v, n_parallel)
 
 
 def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measurement]:
@@ -138,7 +141,14 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
     if all(case.n_prompt for case in cases):
         return measure(llm.runtime, n_threads, cases, repeats)
     bandwidth = Memory(n_threads).bandwidth
-    return measure(llm.runtime, n_threads, cases, repeats, bytes_per_step=bytes_read(llm.file), bandwidth=bandwidth)
+    return measure(
+        llm.runtime,
+        n_threads,
+        cases,
+        repeats,
+        bytes_per_step=bytes_read(llm.file, llm.runtime.cache_type),
+        bandwidth=bandwidth,
+    )
 
 
 def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Iterator[Measurement]:

@@ -35,6 +35,16 @@ model_options = together(
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
 )
 
+# As llama.cpp spells them. q8_0 halves the memory of a long context and is read faster.
+cache_options = together(
+    click.option(
+        "-ctk", "--cache-type-k", type=click.Choice(["f16", "q8_0"]), help="Type of cached keys; default f16."
+    ),
+    click.option(
+        "-ctv", "--cache-type-v", type=click.Choice(["f16", "q8_0"]), help="Type of cached values; default f16."
+    ),
+)
+
 # Option name → parameter of SamplingParams; also what `/set` understands in a chat.
 SAMPLING_NAMES = {
     "n": "max_tokens",
@@ -87,10 +97,26 @@ def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, **{name: value for name, value in own.items() if options.get(name) is None}}
 
 
-def open_model(model: str | None, n_ctx: int | None, n_threads: int | None) -> LLM:
-    """The model of `model_options`, fetched first where it is a known name, for one sequence at a time."""
+def open_model(
+    model: str | None,
+    n_ctx: int | None,
+    n_threads: int | None,
+    cache_type_k: str | None = None,
+    cache_type_v: str | None = None,
+    n_parallel: int = 1,
+) -> LLM:
+    """The model of `model_options` and `cache_options`, fetched first where it is a known name, for so many sequences
+    at a time."""
     from ggpy.cli.pull import find_or_fetch
     from ggpy.cli.terminal import note
     from ggpy.llm import LLM
 
-    return LLM(find_or_fetch(model), n_ctx=n_ctx, n_threads=n_threads, n_parallel=1, notify=note)
+    return LLM(
+        find_or_fetch(model),
+        n_ctx=n_ctx,
+        n_threads=n_threads,
+        n_parallel=n_parallel,
+        notify=note,
+        cache_type_k=cache_type_k,
+        cache_type_v=cache_type_v,
+    )

@@ -98,6 +98,8 @@ class LLM:
     path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` sequences evaluated together; None takes the
     context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
     the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
+    cache_type_k, cache_type_v: how keys and values are cached, "f16", "f32" or "q8_0", which takes half the memory of
+    f16 and is read faster; None takes f16, or f32 for a float32 model.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -109,6 +111,8 @@ class LLM:
         n_threads: int | None = None,
         n_parallel: int = 4,
         notify: Notify | None = None,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
     ) -> None:
         for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -116,7 +120,8 @@ class LLM:
         if (n_threads or 1) > MAX_THREADS:
             raise GGPYError(f"n_threads is {n_threads}, but ggpy runs at most {MAX_THREADS}; take the number of cores.")
         self.path = Path(path)
-        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify or logging.getLogger("ggpy").info)
+        notify = notify or logging.getLogger("ggpy").info
+        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify, cache_type_k, cache_type_v)
         self.file, self.tokenizer, self.template, self.runtime = (
             model.file,
             model.tokenizer,
@@ -360,7 +365,15 @@ def _request_output(request: _Request) -> RequestOutput:
     return RequestOutput(request.prompt, request.prompt_token_ids, outputs)
 
 
-def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Notify) -> Model:
+def load_model(
+    path: Path,
+    n_ctx: int | None,
+    n_threads: int | None,
+    n_parallel: int,
+    notify: Notify,
+    cache_type_k: str | None = None,
+    cache_type_v: str | None = None,
+) -> Model:
     """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails."""
     from ggpy.chat_template import ChatTemplate
     from ggpy.gguf_file import GGUFFile
@@ -376,12 +389,20 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, n_parallel:
             n_ctx,
             trained=trained,
             weights=Runtime.weight_bytes(file),
-            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel),
+            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel, cache_type_k, cache_type_v),
             available=available_memory(),
             notify=notify,
         )
         # The runtime first: its threads pack the weights while this one reads the vocabulary.
-        runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify)
+        runtime = Runtime(
+            file,
+            context,
+            n_slots=n_parallel,
+            n_threads=n_threads,
+            notify=notify,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+        )
         undo.callback(runtime.close)
         tokenizer = Tokenizer.from_gguf(file)
         _check_rows(file, tokenizer)

@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ggpy.cpu.layout import CACHE_TYPES, SPAN, cache_name, cache_types, cell_bytes
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
 from ggpy.program import Program, plan
+from ggpy.quant.packed import BLOCK
 
 
 def _quiet(note: str) -> None:
@@ -49,10 +51,25 @@ def planned(file: GGUFFile) -> tuple[Architecture, Program]:
     return model, plan(graph, logits, model.hparams.norm_eps, activation_form)
 
 
-def cache_type(file: GGUFFile) -> str:
-    """ "f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its precision."""
+def cache_type(file: GGUFFile, cache_type_k: str | None = None, cache_type_v: str | None = None) -> str:
+    """The types of cached keys and values, as the kernels for them are called.
+
+    Without a choice "f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its
+    precision. Raises GGPYError where a type is unknown or does not suit the model.
+    """
     matrices = (info.type_name for info in file.tensors.values() if len(info.shape) == 2)
-    return "f32" if all(name == "F32" for name in matrices) else "f16"
+    default = "f32" if all(name == "F32" for name in matrices) else "f16"
+    chosen = [cache_type_k or default, cache_type_v or default]
+    for option, name in zip(("cache_type_k", "cache_type_v"), chosen, strict=True):
+        if name not in CACHE_TYPES:
+            raise GGPYError(f"{option} is {name!r}, but the cache holds only {', '.join(CACHE_TYPES)}; choose one.")
+    head_dim = architecture(file).hparams.head_dim
+    if "q8_0" in chosen and head_dim % BLOCK:
+        raise GGPYError(
+            f"{file.path}: heads of {head_dim} dimensions do not divide into the blocks of {BLOCK} that a q8_0 cache "
+            "has; take f16 for this model's cache."
+        )
+    return cache_name(*chosen)
 
 
 def default_batch(file: GGUFFile) -> int:
@@ -65,7 +82,7 @@ class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on the CPU.
 
     `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are
-    being compiled, that a type runs slowly.
+    being compiled, that a type runs slowly. `cache_type_k`, `cache_type_v`: see `cache_type`.
     """
 
     def __init__(
@@ -76,6 +93,8 @@ class Runtime:
         n_threads: int | None = None,
         n_batch: int | None = None,
         notify: Callable[[str], None] | None = None,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
     ) -> None:
         model, program = planned(file)
         self.hparams = model.hparams
@@ -88,6 +107,7 @@ class Runtime:
         self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch or default_batch(file), n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
+        self.cache_type = cache_type(file, cache_type_k, cache_type_v)
         rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
         self._inv_freq = np.array(rope.inv_freq)
         self._magnitude = rope.magnitude
@@ -99,7 +119,7 @@ class Runtime:
             n_slots=n_slots,
             n_batch=self.n_batch,
             n_threads=self.n_threads,
-            cache_type=cache_type(file),
+            cache_type=self.cache_type,
             notify=notify or _quiet,
         )
 
@@ -140,12 +160,19 @@ class Runtime:
         self._executor.close()
 
     @staticmethod
-    def kv_bytes(file: GGUFFile, n_ctx: int, n_slots: int = 1) -> int:
+    def kv_bytes(
+        file: GGUFFile,
+        n_ctx: int,
+        n_slots: int = 1,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
+    ) -> int:
         """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes when full."""
         hp = architecture(file).hparams
-        cells = n_slots * (-(-n_ctx // 16) * 16)
-        element = {"f16": 2, "f32": 4}[cache_type(file)]
-        return hp.n_layer * hp.n_head_kv * cells * element * (hp.head_dim + -(-hp.head_dim // 16) * 16)
+        cells = n_slots * (-(-n_ctx // SPAN) * SPAN)
+        k, v = cache_types(cache_type(file, cache_type_k, cache_type_v))
+        per_cell = cell_bytes(k, hp.head_dim) + cell_bytes(v, -(-hp.head_dim // 16) * 16)
+        return hp.n_layer * hp.n_head_kv * cells * per_cell
 
     @staticmethod
     def weight_bytes(file: GGUFFile) -> int:

@@ -7,10 +7,21 @@ from functools import cache
 import numpy as np
 import pytest
 from blocks import random_blocks
+from reference import q8_0
 
 from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
-from ggpy.cpu.layout import OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes, tile_widths
+from ggpy.cpu.layout import (
+    OP,
+    PART,
+    STEP,
+    TOKEN_BLOCK_BYTES,
+    attention_scratch_bytes,
+    cache_types,
+    cell_bytes,
+    part_bytes,
+    tile_widths,
+)
 from ggpy.native import tiers
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
@@ -185,7 +196,25 @@ def test_swiglu(tier):
     assert np.allclose(out, expected, rtol=1e-6, atol=1e-30)
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "f32"])
+def cached(x: np.ndarray, cache_type: str, pad: int, is_key: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Keys or values [heads, n_ctx, dims] as `ggpy.cpu.attention` lays them out, bytes [heads, n_ctx / 16, …], and the
+    numbers found there."""
+    n_head, n_ctx, _ = x.shape
+
+    def laid_out(part: np.ndarray) -> np.ndarray:
+        part = part.reshape(n_head, n_ctx // 16, 16, -1)
+        return np.ascontiguousarray(part.swapaxes(2, 3) if is_key else part).reshape(*part.shape[:2], -1).view(np.uint8)
+
+    if cache_type == "q8_0":
+        codes, scales, found = q8_0(x)
+        by_position = scales.reshape(n_head, n_ctx // 16, 16, -1).swapaxes(2, 3)
+        by_position = np.ascontiguousarray(by_position).reshape(n_head, n_ctx // 16, -1).view(np.uint8)
+        return np.concatenate([laid_out(codes), by_position], -1), found
+    found = x.astype({"f16": np.float16, "f32": np.float32}[cache_type])
+    return laid_out(found if is_key else np.pad(found, ((0, 0), (0, 0), (0, pad - x.shape[-1])))), found
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0", "q8_0-f16", "f16-q8_0"])
 @pytest.mark.parametrize(("head_dim", "n_head", "n_head_kv"), [(64, 6, 2), (80, 4, 4), (24, 5, 1), (128, 16, 2)])
 @pytest.mark.parametrize("small", [0, 1])
 @pytest.mark.parametrize(
@@ -194,15 +223,16 @@ def test_swiglu(tier):
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small):
     rng = np.random.default_rng(n_past + head_dim)
-    n_ctx, pad = 352, -(-head_dim // 16) * 16
-    dtype = {"f16": np.float16, "f32": np.float32}[cache_type]
-    k = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)
-    v = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)
+    n_ctx, pad = 384, -(-head_dim // 16) * 16
+    cache_k, cache_v = cache_types(cache_type)
+    if "q8_0" in cache_type and head_dim % 32:
+        pytest.skip("q8_0 has blocks of 32")
+    if cache_k != cache_v and tier not in ("plain", TIERS[-1]):
+        pytest.skip("how two types go together is no matter of the tier")
+    k, v = (rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(np.float32) for _ in range(2))
+    (keys, k), (values, v) = cached(k, cache_k, head_dim, True), cached(v, cache_v, pad, False)
     slot = 1  # slot 0 holds what must not be seen
-    keys = np.full((2, n_head_kv, n_ctx // 16, head_dim, 16), 99, dtype)
-    keys[slot] = k.reshape(n_head_kv, n_ctx // 16, 16, head_dim).transpose(0, 1, 3, 2)
-    values = np.full((2, n_head_kv, n_ctx, pad), 99, dtype)
-    values[slot, :, :, :head_dim] = v
+    keys, values = (np.stack([np.full_like(t, 99), t]) for t in (keys, values))
     q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
     out = np.zeros((n_tokens, n_head * head_dim), np.float32)
     parts = np.full((n_tokens, n_head, -(-n_ctx // PART), pad + 16), np.nan, np.float32)
@@ -243,6 +273,33 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
             weights = np.exp(scores - scores.max())
             expected = weights @ vh / weights.sum()
             assert np.allclose(out[i, h * head_dim : (h + 1) * head_dim], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0"])
+@pytest.mark.parametrize("tier", ["plain", TIERS[-1] if TIERS else "plain"])
+def test_the_cache_holds_what_is_stored(tier, cache_type):
+    rng = np.random.default_rng(0)
+    n_tokens, n_head_kv, head_dim, n_ctx = 37, 2, 64, 64
+    k, v = (rng.standard_normal((n_tokens, n_head_kv, head_dim)).astype(np.float32) for _ in range(2))
+    v[3] = 0
+    caches = [np.zeros(2 * n_head_kv * n_ctx * cell_bytes(cache_type, head_dim), np.uint8) for _ in range(2)]
+    positions, slots = np.arange(5, 5 + n_tokens, dtype=np.int32), np.ones(n_tokens, np.int32)
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["positions"], step["slots"] = n_tokens, positions.ctypes.data, slots.ctypes.data
+    op["src2"], op["src2_stride"], op["src3"], op["src3_stride"] = (
+        k.ctypes.data,
+        k[0].nbytes,
+        v.ctypes.data,
+        v[0].nbytes,
+    )
+    op["cache_k"], op["cache_v"], op["n_ctx"] = caches[0].ctypes.data, caches[1].ctypes.data, n_ctx
+    op["n_head_kv"], op["head_dim"], op["head_pad"] = n_head_kv, head_dim, head_dim
+    call(f"rope_store.{cache_type}", tier, op, step)  # n_rot is 0: keys are not turned
+    for x, found, is_key in ((k, caches[0], True), (v, caches[1], False)):
+        padded = np.zeros((n_head_kv, n_ctx, head_dim), np.float32)
+        padded[:, positions] = x.swapaxes(0, 1)
+        expected, _ = cached(padded, cache_type, head_dim, is_key)
+        assert np.array_equal(found.reshape(2, -1)[1], expected.reshape(-1))
 
 
 def assembly(name: str, tier: str) -> str:

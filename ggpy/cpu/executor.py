@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggpy.cpu import kernels
-from ggpy.cpu.layout import CACHE_BYTES, OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
+from ggpy.cpu.layout import (
+    OP,
+    PART,
+    SPAN,
+    STEP,
+    TOKEN_BLOCK_BYTES,
+    attention_scratch_bytes,
+    cache_types,
+    cell_bytes,
+    part_bytes,
+)
 from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
 from ggpy.cpu.threads import Team
 from ggpy.graph import read_vector
@@ -63,7 +73,7 @@ class CpuExecutor:
         notify: Callable[[str], None],
     ) -> None:
         self.program, self.file = program, file
-        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 32), n_slots, n_batch, n_threads
+        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, SPAN), n_slots, n_batch, n_threads
         self._cache_type = cache_type
         names = program_kernels(program, cache_type)
         compile_missing(names, notify)
@@ -176,9 +186,9 @@ class CpuExecutor:
         self._max_parts = -(-self.n_ctx // PART)
         self._parts = allocate(SMALL_STEP * n_head * self._max_parts * part_bytes(head_pad))
         cells = self.n_slots * n_head_kv * self.n_ctx
-        cells *= CACHE_BYTES[self._cache_type]
-        self._keys = [allocate(cells * head_dim) for _ in range(n_layer)]
-        self._values = [allocate(cells * head_pad) for _ in range(n_layer)]
+        cache_k, cache_v = cache_types(self._cache_type)
+        self._keys = [allocate(cells * cell_bytes(cache_k, head_dim)) for _ in range(n_layer)]
+        self._values = [allocate(cells * cell_bytes(cache_v, head_pad)) for _ in range(n_layer)]
         widest_matrix = max(max(m.shape) for m in self.program.matrices())
         self._zeros = np.zeros(widest_matrix + 64, np.float32)
         self._ones = np.ones(widest_matrix + 64, np.float32)

@@ -11,8 +11,6 @@ from numba import njit, types
 
 from ggpy.cpu.blocks import number_of, scale_of
 from ggpy.cpu.layout import (
-    CACHE_BYTES,
-    CHUNK,
     FROM_BIAS,
     FROM_DST,
     ROW_STATE_BYTES,
@@ -200,40 +198,68 @@ def store_half(address, x):  # type: ignore[no-untyped-def]
     store_u16(address, f32_to_f16(x))
 
 
-def attend_function(cache: str) -> Any:
-    """`attend`, as in `ggpy.cpu.attention`, for a cache of that type."""
-    element = CACHE_BYTES[cache]
+def _cell_reader(cache: str, is_key: bool) -> Any:
+    """`cell(start, position, d, n_dims)`: one number of the cache, as `ggpy.cpu.attention` lays it out."""
 
     @njit
-    def load_cell(at):  # type: ignore[no-untyped-def]
-        return f16_to_f32(load_u16(at)) if element == 2 else load_f32(at)
+    def cell(start, position, d, n_dims):  # type: ignore[no-untyped-def]
+        block, lane = position >> 4, position & 15
+        at = d * 16 + lane if is_key else lane * n_dims + d
+        if cache == "f32":
+            return load_f32(start + types.uint64(4 * (16 * n_dims * block + at)))
+        if cache == "f16":
+            return f16_to_f32(load_u16(start + types.uint64(2 * (16 * n_dims * block + at))))
+        codes = start + types.uint64(block * (16 * n_dims + n_dims))
+        scale = f16_to_f32(load_u16(codes + types.uint64(16 * n_dims + 32 * (d // 32) + 2 * lane)))
+        return scale * types.float32(load_i8(codes + types.uint64(at)))
+
+    return cell
+
+
+def widen_function(cache: str, is_key: bool) -> Any:
+    """`widen`, as in `ggpy.cpu.widen`."""
+    cell = _cell_reader(cache, is_key)
 
     @njit
-    def attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch):  # type: ignore[no-untyped-def]
-        values = scratch + types.uint64((ROW_STATE_BYTES + 4 * CHUNK) * rows)
+    def widen(dst, src, n_dims, n):  # type: ignore[no-untyped-def]
+        for p in range(n):
+            for d in range(n_dims):
+                at = ((p >> 4) * n_dims + d) * 16 + (p & 15) if is_key else p * n_dims + d
+                store_f32(dst + types.uint64(4 * at), cell(src, p, d, n_dims))
+
+    return widen
+
+
+def attend_function(cache_k: str, cache_v: str) -> Any:
+    """`attend`, as in `ggpy.cpu.attend`, for a cache of those types."""
+    key, value = _cell_reader(cache_k, True), _cell_reader(cache_v, False)
+
+    @njit
+    def attend(rows, q, k, v, head_dim, head_pad, begin, end, edges, scratch):  # type: ignore[no-untyped-def]
         for m in range(rows):
+            values = scratch + types.uint64(ROW_STATE_BYTES * rows + 4 * m * head_pad)
             first_seen = load_i32(scratch + types.uint64(4 * m))
             last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
             largest = types.float64(-1e30)
             total = types.float64(0.0)
+            for d in range(head_pad):
+                store_f32(values + types.uint64(4 * d), types.float32(0.0))
             for p in range(max(begin, first_seen), min(end, last_seen + 1)):
                 score = types.float64(0.0)
                 for d in range(head_dim):
-                    key = k + types.uint64((((p >> 4) * head_dim + d) * 16 + (p & 15)) * element)
-                    score += load_cell(key) * load_f32(q + types.uint64(4 * (d * rows + m)))
+                    score += key(k, p, d, head_dim) * load_f32(q + types.uint64(4 * (d * rows + m)))
                 if score > largest:
-                    shrink = math.exp(largest - score)
+                    shrink = 2.0 ** (largest - score)
                     largest = score
                     total *= shrink
                     for d in range(head_dim):
-                        at = values + types.uint64(4 * (m * head_pad + d))
+                        at = values + types.uint64(4 * d)
                         store_f32(at, types.float32(load_f32(at) * shrink))
-                weight = math.exp(score - largest)
+                weight = 2.0 ** (score - largest)
                 total += weight
                 for d in range(head_dim):
-                    at = values + types.uint64(4 * (m * head_pad + d))
-                    value = load_cell(v + types.uint64((p * head_pad + d) * element))
-                    store_f32(at, types.float32(load_f32(at) + weight * value))
+                    at = values + types.uint64(4 * d)
+                    store_f32(at, types.float32(load_f32(at) + weight * value(v, p, d, head_pad)))
             store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))
             store_f32(scratch + types.uint64(4 * (3 * rows + m)), types.float32(total))
 
