@@ -203,7 +203,7 @@ def print_caches(source: Path, texts: list[list[int]], n_threads: int | None) ->
     """What a q8_0 cache costs beside one of half precision, on the original model."""
     half = of_ggpy(source, texts, n_threads, "f16", "f16")
     print("| keys | values | KL, nats a token | same likeliest token |\n|---|---|---|---|")
-    for k, v in (("q8_0", "f16"), ("f16", "q8_0"), ("q8_0", "q8_0")):
+    for k, v in (("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0")):
         found = of_ggpy(source, texts, n_threads, k, v)
         kl = np.concatenate([divergence(a, [b])[0] for a, b in zip(half, found, strict=True)])
         same = np.concatenate([a.argmax(-1) == b.argmax(-1) for a, b in zip(half, found, strict=True)])

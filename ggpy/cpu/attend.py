@@ -111,8 +111,8 @@ class Attend:
         self.scores = v.at(self.sums, v.mul(self.head_pad, 4 * rows))
         self.scales = v.at(self.scores, 4 * PART * rows)
         self.score_bytes = 4 * LANES * rows  # of 16 positions
-        # sums that registers hold: with 32 of them 24 and what is multiplied, with 16 six that take two each
-        held = 24 if v.isa == "avx512vnni" else 6
+        # sums that registers hold beside what is multiplied: one each of 32, two each of 16, four each of NEON's 32
+        held = {"avx512vnni": 24, "neon": 4}.get(v.isa, 6)
         self.blocks = {0: 1, 1: 1, 2: 2, 3: 2}.get(held // rows, 4)
         self.wide = max(1, min(4, held // rows))
 

@@ -93,9 +93,10 @@ TILE_LANES = {"avx512vnni": 16, "avx2vnni": 16, "avx2": 16, "neon": 4, "portable
 # Pairs of token and query head that attention takes at once, reading the cache as it is. A token's query heads of one
 # key/value head are a tile of their own when it is decoded: these are the usual ratios of query to key/value heads.
 ROW_WIDTHS = {"plain": (2, 1), "portable": (6, 4, 3, 2, 1)}
-ROW_WIDTHS |= dict.fromkeys(("avx512vnni", "avx2vnni", "avx2", "neon"), ROW_WIDTHS["portable"])
+ROW_WIDTHS |= dict.fromkeys(("avx512vnni", "avx2vnni", "avx2"), ROW_WIDTHS["portable"])
+ROW_WIDTHS["neon"] = (4, 3, 2, 1)
 # The same where many tiles meet a part of the cache, which is then made float32 for them all.
-WIDE_ROWS = {"avx512vnni": 12, "avx2vnni": 6, "avx2": 6, "neon": 6, "portable": 6, "plain": 4}
+WIDE_ROWS = {"avx512vnni": 12, "avx2vnni": 6, "avx2": 6, "neon": 4, "portable": 6, "plain": 4}
 FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the bias, bias and dst, or what dst holds
 # What sums of products start from where codes have an offset: minus the offset times the sum of the activations'
 # codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.
