@@ -1,6 +1,6 @@
 """How much of generating a token is Python: everything between two steps of machine code, sampler and text included.
 
-    python benchmarks/python_share.py model-q4_0.gguf -n 128 -t 2
+python benchmarks/python_share.py model-q4_0.gguf -n 128 -t 2
 """
 
 from __future__ import annotations
