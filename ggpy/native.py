@@ -121,6 +121,11 @@ def kernel_cache() -> Path:
     return Path(tempfile.mkdtemp(prefix="ggpy-kernels-"))
 
 
+def keeps_kernels() -> bool:
+    """Whether other processes find what this one compiles."""
+    return kernel_cache().parent == cache_dir() / "kernels"
+
+
 @dataclass(frozen=True)
 class ObjectCode:
     """What a compiler made: an ELF (or Mach-O, COFF) image, the name of its C entry, and the functions it expects to

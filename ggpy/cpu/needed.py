@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ggpy.compilers import compiled_by_others
 from ggpy.cpu import kernels
+from ggpy.cpu.threads import default_threads
 from ggpy.errors import GGPYError
-from ggpy.native import isa
+from ggpy.native import isa, keeps_kernels
 from ggpy.notes import Notify, Passing
 from ggpy.program import Op, Program
 from ggpy.quant.packed import PACKED, Packed
@@ -79,6 +83,17 @@ def type_kernels(types: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*names, *TEAM]))
 
 
+MOST_WORKERS = 4  # processes that compile at a time: each takes some 200 MB
+SERVE = "from ggpy.cpu.needed import serve; serve()"
+
+
+def serve() -> None:
+    """A compiling process; see `ggpy.compilers`."""
+    for line in sys.stdin:
+        kernels.kernel(line.strip())
+        print(line.strip(), flush=True)
+
+
 def compile_missing(names: list[str], notify: Notify) -> list[str]:
     """Compile those of the kernels `names` that this machine has yet to compile, and say so; returns which."""
     missing, start = kernels.missing(names), time.perf_counter()
@@ -86,8 +101,17 @@ def compile_missing(names: list[str], notify: Notify) -> list[str]:
         return []
     n = len(missing)
     notify(f"compiling {n} kernel{'s' * (n > 1)} for this CPU ({isa()}); this happens once")
-    for place, name in enumerate(missing, 1):
-        notify(Passing(f"compiling kernel {place} of {n}: {name}"))
-        kernels.kernel(name)
+    missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
+    workers = min(n // 2, default_threads(), MOST_WORKERS)
+    done = 0
+    if workers > 1 and keeps_kernels():
+        with contextlib.suppress(OSError):  # where processes cannot be had, this one does it all
+            for name in compiled_by_others(SERVE, missing, workers):
+                done += 1
+                notify(Passing(f"compiled kernel {done} of {n}: {name}"))
+    if done < n:
+        for place, name in enumerate(missing, 1):
+            notify(Passing(f"compiling kernel {place} of {n}: {name}"))
+            kernels.kernel(name)
     notify(f"compiled in {time.perf_counter() - start:.1f} s")
     return missing
