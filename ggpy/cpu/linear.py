@@ -115,11 +115,11 @@ class QuantizedTile:
             vector, bit = plane.place(g)
             part, up = v.load_bytes(v.at(at, plane.at + 64 * vector + 4 * row)), plane.shift + self.lift
             down = bit - up
-            if (bit, up) == (4, 0):
+            if (plane.bits, bit, up) == (4, 4, 0):
                 part = v.high_nibbles(part)
-            elif down:
-                part = b.lshr(part, v.int(down)) if down > 0 else b.shl(part, v.int(-down))
-            if plane.bits < 8 and (bit, up) != (4, 0):
+            elif plane.bits < 8:
+                if down:
+                    part = b.lshr(part, v.int(down)) if down > 0 else b.shl(part, v.int(-down))
                 part = b.and_(part, v.int(((1 << plane.bits) - 1 << up) * 0x01010101))
             out = part if out is None else b.or_(out, part)
         if p.table:
