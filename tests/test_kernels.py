@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from blocks import random_blocks
 from reference import q8_0
 
+from ggpy.compilers import compiled_by_others
 from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
 from ggpy.cpu.layout import (
@@ -22,12 +24,32 @@ from ggpy.cpu.layout import (
     part_bytes,
     tile_widths,
 )
-from ggpy.native import tiers
+from ggpy.cpu.needed import SERVE
+from ggpy.native import is_cached, keeps_kernels, tiers
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
 TIERS = [tier for tier in tiers() if tier != "plain"]
 N_COLS = 512
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_side_by_side(request: pytest.FixtureRequest) -> None:
+    """What the tests of this module need takes minutes to compile: processors that would be idle take their part."""
+    wanted = {}
+    for item in request.session.items:
+        here = getattr(item, "module", None) is request.module
+        params = getattr(getattr(item, "callspec", None), "params", {}) if here else {}
+        tier, name, cache_type = (params.get(key) for key in ("tier", "name", "cache_type"))
+        if cache_type in ("f16", "f32", "q8_0"):
+            wanted[f"attention.{cache_type} {tier}"] = True
+        if tier and name:
+            wanted |= {f"linear.{name} {tier}": True, f"linear.{name} plain": True, f"pack.{name}": True}
+    missing = [w for w in wanted if not is_cached(kernels.file_name(*w.split(" ")))]
+    workers = min(len(missing) // 8, os.cpu_count() or 1)
+    if workers > 1 and keeps_kernels():
+        missing.sort(key=lambda w: not w.startswith("attention"))  # what takes longest first
+        assert len(list(compiled_by_others(SERVE, missing, workers))) == len(missing)
 
 
 def call(name: str, tier: str, op: np.ndarray, step: np.ndarray) -> None:

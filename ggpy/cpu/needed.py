@@ -88,9 +88,11 @@ SERVE = "from ggpy.cpu.needed import serve; serve()"
 
 
 def serve() -> None:
-    """A compiling process; see `ggpy.compilers`."""
+    """A compiling process: a kernel's name a line, and behind a space its tier where that is another than this CPU's
+    best. See `ggpy.compilers`."""
     for line in sys.stdin:
-        kernels.kernel(line.strip())
+        name, _, tier = line.strip().partition(" ")
+        kernels.kernel(name, tier or None)
         print(line.strip(), flush=True)
 
 
