@@ -114,7 +114,8 @@ class Attend:
         # sums that registers hold beside what is multiplied: one each of 32, two each of 16, four each of NEON's 32
         held = {"avx512vnni": 24, "neon": 4}.get(v.isa, 6)
         self.blocks = {0: 1, 1: 1, 2: 2, 3: 2}.get(held // rows, 4)
-        self.wide = max(1, min(4, held // rows))
+        # a power of two: the two vectors that share a scale of a q8_0 cache then meet in one tile, or are alone
+        self.wide = 1 << (max(1, min(4, held // rows)).bit_length() - 1)
 
     def emit(self) -> None:
         v, b = self.v, self.b
