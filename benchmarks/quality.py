@@ -128,10 +128,13 @@ def exact(path: Path, texts: list[list[int]]) -> list[np.ndarray]:
     return [model.logits(tokens).astype(np.float32) for tokens in texts]
 
 
-def of_ggpy(path: Path, texts: list[list[int]], n_threads: int | None) -> list[np.ndarray]:
+def of_ggpy(
+    path: Path, texts: list[list[int]], n_threads: int | None, cache_k: str | None = None, cache_v: str | None = None
+) -> list[np.ndarray]:
     n_ctx = max(map(len, texts))
+    cache = {"cache_type_k": cache_k, "cache_type_v": cache_v}
     with GGUFFile(path) as file:
-        runtime = Runtime(file, n_ctx, n_threads=n_threads, n_batch=n_ctx, notify=note)
+        runtime = Runtime(file, n_ctx, n_threads=n_threads, n_batch=n_ctx, notify=note, **cache)
         try:
             return [
                 runtime.step(np.array(tokens), np.zeros(n, int), np.arange(n), np.arange(n)).copy()
@@ -196,6 +199,17 @@ def measure(
     return result
 
 
+def print_caches(source: Path, texts: list[list[int]], n_threads: int | None) -> None:
+    """What a q8_0 cache costs beside one of half precision, on the original model."""
+    half = of_ggpy(source, texts, n_threads, "f16", "f16")
+    print("| keys | values | KL, nats a token | same likeliest token |\n|---|---|---|---|")
+    for k, v in (("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0")):
+        found = of_ggpy(source, texts, n_threads, k, v)
+        kl = np.concatenate([divergence(a, [b])[0] for a, b in zip(half, found, strict=True)])
+        same = np.concatenate([a.argmax(-1) == b.argmax(-1) for a, b in zip(half, found, strict=True)])
+        print(f"| {k} | {v} | {kl.mean():.2g} | {same.mean():.1%} |", flush=True)
+
+
 HEADER = (
     "| type | KL, original: ggpy | llama.cpp | ratio | top-1: ggpy | llama.cpp "
     "| KL, same file: ggpy | llama.cpp | ratio | top-1: ggpy | llama.cpp |"
@@ -217,6 +231,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="FILE", help="GGUF file of F16, BF16 or F32: the original")
     parser.add_argument("--files", type=Path, required=True, metavar="FOLDER", help="where the types' files are kept")
     parser.add_argument("--types", default=",".join(TYPES), metavar="TYPE,…", help="default: %(default)s")
+    parser.add_argument("--caches", action="store_true", help="measure q8_0 caches beside f16, and no types")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: as each engine chooses")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, text by text too")
     args = parser.parse_args()
@@ -232,6 +247,8 @@ def main() -> None:
         with GGUFFile(args.source) as file:
             tokenizer = Tokenizer.from_gguf(file)
         texts = [tokenizer.tokenize(text) for text in TEXTS.values()]
+        if args.caches:
+            return print_caches(args.source, texts, args.threads)
         original = exact(args.source, texts)
         n_tokens = sum(map(len, texts))
         print(f"{args.source.name}, {n_tokens} tokens; KL divergence in nats a token, ratio ± standard error\n")

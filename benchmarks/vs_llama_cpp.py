@@ -105,10 +105,13 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         tests[f"pp{args.n_prompt}"] = (prefill, args.n_prompt)
     if args.n_gen:
         tests[f"tg{args.n_gen}"] = (decode, args.n_gen)
-    samples: dict[str, dict[str, list[float]]] = {test: {e.name: [] for e in engines} for test in tests}
-    for engine in engines:
-        if args.depth:
-            engine.evaluate(text[: args.depth], 0)
+    filling = f"pp{args.depth}"
+    names = [filling, *tests] if args.depth else list(tests)
+    samples: dict[str, dict[str, list[float]]] = {test: {e.name: [] for e in engines} for test in names}
+    for turn in range(args.fills if args.depth else 0):  # a prompt so long needs no warm-up
+        for engine in engines if turn % 2 else reversed(engines):
+            time.sleep(0.05)
+            samples[filling][engine.name].append(prefill(engine, text[: args.depth], 0))
     for turn in range(args.rounds + 1):
         for test, (run, n) in tests.items():
             for engine in engines if turn % 2 else reversed(engines):
@@ -121,7 +124,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         {
             "file": path.name,
-            "test": test + (f" @ {args.depth}" if args.depth else ""),
+            "test": test + (f" @ {args.depth}" if args.depth and test != filling else ""),
             "n_threads": n_threads,
             "ratio": statistics.median(found["ggpy"]) / statistics.median(found["llama.cpp"]),
             "engines": {
@@ -163,15 +166,16 @@ def main() -> None:
     parser.add_argument("-p", "--n-prompt", type=int, default=512, metavar="N", help="prompt tokens; 0: none")
     parser.add_argument("-n", "--n-gen", type=int, default=64, metavar="N", help="generated tokens; 0: none")
     parser.add_argument("-d", "--depth", type=int, default=0, metavar="N", help="tokens already in the context")
+    parser.add_argument("--fills", type=int, default=2, metavar="N", help="times the depth is read, and timed")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: as ggpy chooses")
     parser.add_argument("-r", "--rounds", type=int, default=5, metavar="N", help="samples of each after a warm-up")
     parser.add_argument("-fa", "--flash-attention", action="store_true", help="llama.cpp with flash attention")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write samples and machine there")
     args = parser.parse_args()
-    if args.n_prompt <= 0 and args.n_gen <= 0:
+    if args.n_prompt <= 0 and args.n_gen <= 0 and args.depth <= 0:
         parser.error("-p 0 and -n 0 leave nothing to measure")
-    if args.rounds < 1:
-        parser.error("-r must be at least 1")
+    if args.rounds < 1 or args.fills < 1:
+        parser.error("-r and --fills must be at least 1")
     try:
         import llama_cpp  # noqa: F401
     except ImportError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import model_options
+from ggpy.cli.options import cache_options, model_options, open_model
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class Counts(click.ParamType):
     """
 )
 @model_options
+@cache_options
 @click.option("-p", "--n-prompt", type=Counts(0), default="512", show_default=True, help="Prompt tokens; 0: none.")
 @click.option("-n", "--n-gen", type=Counts(0), default="64", show_default=True, help="Generated tokens; 0: none.")
 @click.option("-d", "--depth", type=Counts(0), default="0", show_default=True, help="Tokens in the context before.")
@@ -71,6 +71,8 @@ def bench(
     n_ctx: int | None,
     n_threads: int | None,
     device: str,
+    cache_type_k: str | None,
+    cache_type_v: str | None,
     n_prompt: list[int],
     n_gen: list[int],
     depth: list[int],
@@ -97,7 +99,7 @@ def bench(
         _check_plot(Path(plot), cases)
     raise_interrupts()
     results: list[Measurement] = []
-    with _opened(model, n_ctx, n_threads, device, cases) as llm:
+    with _opened(model, n_ctx, n_threads, device, cache_type_k, cache_type_v, cases) as llm:
         made = _measurements(llm, cases, repeats)
         try:
             if output == "md":
@@ -120,20 +122,19 @@ def bench(
         note(f"drawn in {plot}")
 
 
-@contextmanager
 def _opened(
-    model: str | None, n_ctx: int | None, n_threads: int | None, device: str, cases: list[Case]
-) -> Iterator[LLM]:
+    model: str | None,
+    n_ctx: int | None,
+    n_threads: int | None,
+    device: str,
+    cache_type_k: str | None,
+    cache_type_v: str | None,
+    cases: list[Case],
+) -> LLM:
     """The model, with room for the largest case; a step takes no more tokens than the context has."""
-    from ggpy.cli.pull import find_or_fetch
-    from ggpy.cli.terminal import note
-    from ggpy.llm import LLM
-
     n_parallel = max(case.n_parallel for case in cases)
     n_ctx = n_ctx or max(n_parallel, *(case.n_cells for case in cases))
-    path = find_or_fetch(model)
-    with LLM(path, n_ctx, n_threads, n_parallel, notify=note, device=device) as llm:
-        yield llm
+    return open_model(model, n_ctx, n_threads, device, cache_type_k, cache_type_v, n_parallel)
 
 
 def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measurement]:
@@ -147,17 +148,20 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
         bandwidth = Memory(n_threads).bandwidth
     else:
         bandwidth = llm.runtime.executor.device.bandwidth  # type: ignore[union-attr]
-    return measure(llm.runtime, n_threads, cases, repeats, bytes_per_step=bytes_read(llm.file), bandwidth=bandwidth)
+    return measure(
+        llm.runtime,
+        n_threads,
+        cases,
+        repeats,
+        bytes_per_step=bytes_read(llm.file, llm.runtime.cache_type),
+        bandwidth=bandwidth,
+    )
 
 
 def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Iterator[Measurement]:
     """Print a row for each result as it comes, and pass it on."""
-    on_cpu = llm.runtime.device == "cpu"
-    name, threads, size = (
-        llm.path.name,
-        str(llm.runtime.n_threads) if on_cpu else llm.runtime.device,
-        f"{llm.file.size / 1e6:.0f} MB",
-    )
+    name, size = llm.path.name, f"{llm.file.size / 1e6:.0f} MB"
+    threads = str(llm.runtime.n_threads) if llm.runtime.device == "cpu" else llm.runtime.device
     header = ("model", "size", "threads", "test", "tok/s", "memory")
     widest = (name, size, threads, max((case.name for case in cases), key=len), "12345.67 ± 123.45", "memory")
     widths = [max(map(len, column)) for column in zip(header, widest, strict=True)]

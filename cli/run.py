@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import default_model_sampling, model_options, open_model, sampling_options, sampling_params
+from ggpy.cli.options import (
+    cache_options,
+    default_model_sampling,
+    model_options,
+    open_model,
+    sampling_options,
+    sampling_params,
+)
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     """
 )
 @model_options
+@cache_options
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
 @click.option("-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file; - is stdin.")
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
@@ -37,6 +45,8 @@ def run(
     n_ctx: int | None,
     n_threads: int | None,
     device: str,
+    cache_type_k: str | None,
+    cache_type_v: str | None,
     prompt: str | None,
     prompt_file: str | None,
     system: str | None,
@@ -58,7 +68,7 @@ def run(
 
         system = DEFAULT.system
     started = time.perf_counter()
-    with open_model(model, n_ctx, n_threads, device) as llm:
+    with open_model(model, n_ctx, n_threads, device, cache_type_k, cache_type_v) as llm:
         return _answer(llm, text, system, raw, params, verbose, started)
 
 

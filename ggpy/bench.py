@@ -188,22 +188,26 @@ class _Bench:
 # ---- what memory allows
 
 
-def bytes_read(file: GGUFFile) -> Callable[[Case], float]:
+def bytes_read(file: GGUFFile, cache: str) -> Callable[[Case], float]:
     """How many bytes a decoding step of a case reads, on average: every matrix once, as packed, and each sequence's
-    keys and values up to its position."""
-    from ggpy.cpu.layout import CACHE_BYTES
+    keys and values up to its position, in a cache of that type (`Runtime.cache_type`)."""
+    from ggpy.cpu.layout import cache_types, cell_bytes
     from ggpy.cpu.needed import packed_format
-    from ggpy.runtime import cache_type, planned
+    from ggpy.runtime import planned
 
     _, program = planned(file)
     weights = sum(packed_format(m).matrix_bytes(*m.shape) for m in program.matrices())
-    element = CACHE_BYTES[cache_type(file)]
+    types = cache_types(cache)
     layers = [op.params for op in program.ops if op.kind == "attention"]
 
     def of(case: Case) -> float:
         cells = case.n_depth + (case.n_gen + 1) / 2
-        cache = sum(2 * p["n_head_kv"] * p["head_dim"] * element * min(cells, p["window"] or cells) for p in layers)
-        return weights + case.n_parallel * cache
+        read = sum(
+            p["n_head_kv"] * cell_bytes(name, p["head_dim"]) * min(cells, p["window"] or cells)
+            for p in layers
+            for name in types
+        )
+        return weights + case.n_parallel * read
 
     return of
 

@@ -14,6 +14,7 @@ import mmap
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -98,6 +99,7 @@ class ArrayView:
         return strings
 
 
+_MADV_POPULATE_READ = 22  # of Linux; the mmap module does not name it
 _NUMPY_CODES = {
     "B": "u1", "b": "i1", "H": "u2", "h": "i2", "I": "u4", "i": "i4", "f": "f4", "Q": "u8", "q": "i8", "d": "f8",
 }  # fmt: skip
@@ -170,6 +172,16 @@ class GGUFFile:
 
         info = self._info(name)
         return np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
+
+    def fetch(self, name: str, start: int, length: int) -> None:
+        """Have bytes start .. start + length of a tensor mapped at once: faster than a fault every few pages."""
+        if sys.platform != "linux":
+            return
+        first = self._info(name).offset + start
+        begin = first // mmap.PAGESIZE * mmap.PAGESIZE
+        end = min(first + length, self.size)
+        with contextlib.suppress(OSError, ValueError):  # a kernel before 5.14 does not know it
+            self._map.madvise(_MADV_POPULATE_READ, begin, end - begin)
 
     def release(self, name: str) -> None:
         """Hand the tensor's pages back to the system once they are copied; they are read again if touched again."""

@@ -97,8 +97,10 @@ class LLM:
 
     path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` sequences evaluated together; None takes the
     context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
-    the process may use. device: "cpu", "cuda" (or "cuda:1", …) for an NVIDIA GPU, "auto" for a GPU where one
-    can be used. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
+    the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
+    cache_type_k, cache_type_v: how keys and values are cached, "f16", "f32" or "q8_0", which takes half the memory of
+    f16 and is read faster; None takes f16, or f32 for a float32 model. device: "cpu", "cuda" (or "cuda:1", …) for an
+    NVIDIA GPU, whose cache is always f16, "auto" for a GPU where one can be used.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -110,6 +112,8 @@ class LLM:
         n_threads: int | None = None,
         n_parallel: int = 4,
         notify: Notify | None = None,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
         device: str = "cpu",
     ) -> None:
         for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
@@ -118,8 +122,8 @@ class LLM:
         if (n_threads or 1) > MAX_THREADS:
             raise GGPYError(f"n_threads is {n_threads}, but ggpy runs at most {MAX_THREADS}; take the number of cores.")
         self.path = Path(path)
-        device = find_device(device)
-        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify or logging.getLogger("ggpy").info, device)
+        notify, device = notify or logging.getLogger("ggpy").info, find_device(device)
+        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify, cache_type_k, cache_type_v, device)
         self.file, self.tokenizer, self.template, self.runtime = (
             model.file,
             model.tokenizer,
@@ -376,7 +380,14 @@ def find_device(asked: str) -> str:
 
 
 def load_model(
-    path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Notify, device: str = "cpu"
+    path: Path,
+    n_ctx: int | None,
+    n_threads: int | None,
+    n_parallel: int,
+    notify: Notify,
+    cache_type_k: str | None = None,
+    cache_type_v: str | None = None,
+    device: str = "cpu",
 ) -> Model:
     """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails."""
     from ggpy.chat_template import ChatTemplate
@@ -386,22 +397,32 @@ def load_model(
     with ExitStack() as undo:
         file = GGUFFile(path)
         undo.callback(file.close)
-        tokenizer = Tokenizer.from_gguf(file)
-        template = ChatTemplate.from_gguf(file, tokenizer)
-        # Last, as it costs most: the runtime brings numba.
         from ggpy.runtime import Runtime
 
         trained = Runtime.context_train(file)
-        _check_rows(file, tokenizer)
         context = choose_context(
             n_ctx,
             trained=trained,
             weights=Runtime.weight_bytes(file, device),
-            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel, device),
+            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel, cache_type_k, cache_type_v, device),
             available=available_memory(device),
             notify=notify,
         )
-        runtime = Runtime(file, context, n_slots=n_parallel, n_threads=n_threads, notify=notify, device=device)
+        # The runtime first: its threads pack the weights while this one reads the vocabulary.
+        runtime = Runtime(
+            file,
+            context,
+            n_slots=n_parallel,
+            n_threads=n_threads,
+            notify=notify,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+            device=device,
+        )
+        undo.callback(runtime.close)
+        tokenizer = Tokenizer.from_gguf(file)
+        _check_rows(file, tokenizer)
+        template = ChatTemplate.from_gguf(file, tokenizer)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
 

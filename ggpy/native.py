@@ -28,33 +28,67 @@ import llvmlite.binding as llvm
 from ggpy.errors import GGPYError
 from ggpy.paths import cache_dir
 
-ISAS = ("avx512vnni", "avx2vnni", "avx2", "portable", "plain")  # the tiers of kernels, best first
+ISAS = ("avx512vnni", "avx2vnni", "avx2", "neon", "portable", "plain")  # the tiers of kernels, best first
+ON_ARM = llvm.get_default_triple().startswith(("aarch64", "arm64"))
+
+
+def _arm_has_dotprod() -> bool:
+    """Whether this Arm CPU multiplies and adds bytes (FEAT_DotProd), as the system says: LLVM does not look for it."""
+    try:
+        if sys.platform == "linux":
+            getauxval = ctypes.CDLL(None).getauxval
+            getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+            at_hwcap, asimddp = 16, 1 << 20  # Linux: include/uapi/linux/auxvec.h, arch/arm64/include/uapi/asm/hwcap.h
+            return bool(getauxval(at_hwcap) & asimddp)
+        if sys.platform == "darwin":
+            value, size = ctypes.c_int(0), ctypes.c_size_t(4)
+            name = b"hw.optional.arm.FEAT_DotProd"
+            failed = ctypes.CDLL(None).sysctlbyname(name, ctypes.byref(value), ctypes.byref(size), None, 0)
+            return not failed and bool(value.value)
+        if sys.platform == "win32":
+            dot_product = 43  # PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE
+            return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(dot_product))
+    except (OSError, AttributeError):
+        pass
+    return False
+
+
+@lru_cache(maxsize=1)
+def host_features() -> str:
+    """This CPU's features as LLVM spells them, with those that LLVM overlooks."""
+    features: str = llvm.get_host_cpu_features().flatten()
+    overlooked = "+dotprod" if ON_ARM and _arm_has_dotprod() else ""
+    return ",".join(filter(None, (features, overlooked)))
+
+
+def tiers() -> list[str]:
+    """The tiers that this CPU can run, best first."""
+    features = set(host_features().split(","))
+
+    def has(*names: str) -> bool:
+        return features.issuperset(f"+{name}" for name in names)
+
+    able = {
+        "avx512vnni": has("avx2", "fma", "f16c", "avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl"),
+        "avx2vnni": has("avx2", "fma", "f16c") and (has("avxvnni") or has("avx512vnni", "avx512vl")),
+        "avx2": has("avx2", "fma", "f16c"),
+        "neon": ON_ARM and has("dotprod"),
+        "portable": ON_ARM or has("f16c"),
+        "plain": True,
+    }
+    return [tier for tier in ISAS if able[tier]]
 
 
 @lru_cache(maxsize=1)
 def isa() -> str:
-    """The tier of kernels this process runs: read from LLVM's host features, or forced by `GGPY_ISA`."""
-    features = llvm.get_host_cpu_features()
-
-    def has(*names: str) -> bool:
-        return all(features.get(name, False) for name in names)
-
-    available = ["plain"]
-    if has("f16c") or llvm.get_default_triple().startswith(("aarch64", "arm64")):
-        available.append("portable")
-    if has("avx2", "fma", "f16c"):
-        available.append("avx2")
-        if has("avxvnni") or has("avx512vnni", "avx512vl"):
-            available.append("avx2vnni")
-        if has("avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl"):
-            available.append("avx512vnni")
+    """The tier of kernels this process runs: the best that the CPU has, or forced by `GGPY_ISA`."""
     forced = os.environ.get("GGPY_ISA")
     if not forced:
-        return available[-1]
+        return tiers()[0]
     if forced not in ISAS:
         raise GGPYError(f"GGPY_ISA={forced!r} is no instruction-set tier; choose one of {', '.join(ISAS)}.")
-    if forced not in available:
-        raise GGPYError(f"GGPY_ISA={forced!r}, but this CPU offers only {', '.join(reversed(available))}.")
+    if forced not in tiers():
+        raise GGPYError(f"GGPY_ISA={forced!r}, but this CPU offers only {', '.join(tiers())}.")
     return forced
 
 
@@ -68,8 +102,7 @@ def fingerprint() -> str:
     sources = [here / "jit.py", here / "native.py", quant / "packed.py"]
     for source in [*sources, *sorted((here / "cpu").glob("*.py")), *sorted(quant.glob("quantize*.py"))]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    features = llvm.get_host_cpu_features().flatten()
-    made_by = (sys.version, version("numba"), llvmlite.__version__, llvm.get_host_cpu_name(), features)
+    made_by = (sys.version, version("numba"), llvmlite.__version__, llvm.get_host_cpu_name(), host_features())
     digest.update(repr((made_by, os.environ.get("GGPY_ISA", ""))).encode())
     return digest.hexdigest()[:16]
 
@@ -86,6 +119,11 @@ def kernel_cache() -> Path:
     except OSError:
         pass
     return Path(tempfile.mkdtemp(prefix="ggpy-kernels-"))
+
+
+def keeps_kernels() -> bool:
+    """Whether other processes find what this one compiles."""
+    return kernel_cache().parent == cache_dir() / "kernels"
 
 
 @dataclass(frozen=True)
@@ -161,7 +199,9 @@ def _linker() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(opt=0)
-    return llvm.create_lljit_compiler(machine)
+    # LLVM's older linker puts an object's sections wherever memory is free, which may be further apart than Arm code
+    # can address; the newer one keeps them together.
+    return llvm.create_lljit_compiler(machine, use_jit_link=ON_ARM)
 
 
 def _link(name: str, code: ObjectCode) -> int:

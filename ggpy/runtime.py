@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggpy.cpu.layout import CACHE_TYPES, SPAN, cache_name, cache_types, cell_bytes
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
 from ggpy.program import Program, plan
-from ggpy.quant.packed import PACKED
+from ggpy.quant.packed import BLOCK
 
 if TYPE_CHECKING:
     from ggpy.cpu.executor import CpuExecutor
@@ -48,20 +49,38 @@ def architecture(file: GGUFFile) -> Architecture:
     return family(file.metadata, embedding.shape[0])
 
 
-def planned(file: GGUFFile) -> tuple[Architecture, Program]:
-    """The model of a file and the program that evaluates it."""
+def planned(file: GGUFFile, device: str = "cpu") -> tuple[Architecture, Program]:
+    """The model of a file and the program that evaluates it on a device."""
     model = architecture(file)
     graph = Graph(file)
     logits = model.build(graph)
-    from ggpy.cpu.needed import activation_form
+    if device != "cpu":
+        from ggpy.cuda.weights import activation_form
+    else:
+        from ggpy.cpu.needed import activation_form
 
     return model, plan(graph, logits, model.hparams.norm_eps, activation_form)
 
 
-def cache_type(file: GGUFFile) -> str:
-    """ "f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its precision."""
+def cache_type(file: GGUFFile, cache_type_k: str | None = None, cache_type_v: str | None = None) -> str:
+    """The types of cached keys and values, as the kernels for them are called.
+
+    Without a choice "f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its
+    precision. Raises GGPYError where a type is unknown or does not suit the model.
+    """
     matrices = (info.type_name for info in file.tensors.values() if len(info.shape) == 2)
-    return "f32" if all(name == "F32" for name in matrices) else "f16"
+    default = "f32" if all(name == "F32" for name in matrices) else "f16"
+    chosen = [cache_type_k or default, cache_type_v or default]
+    for option, name in zip(("cache_type_k", "cache_type_v"), chosen, strict=True):
+        if name not in CACHE_TYPES:
+            raise GGPYError(f"{option} is {name!r}, but the cache holds only {', '.join(CACHE_TYPES)}; choose one.")
+    head_dim = architecture(file).hparams.head_dim
+    if "q8_0" in chosen and head_dim % BLOCK:
+        raise GGPYError(
+            f"{file.path}: heads of {head_dim} dimensions do not divide into the blocks of {BLOCK} that a q8_0 cache "
+            "has; take f16 for this model's cache."
+        )
+    return cache_name(*chosen)
 
 
 def default_batch(file: GGUFFile, device: str = "cpu") -> int:
@@ -84,7 +103,7 @@ class Runtime:
     "cuda:N", the GPU of that number.
 
     `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are
-    being compiled, that a type runs slowly.
+    being compiled, that a type runs slowly. `cache_type_k`, `cache_type_v`: see `cache_type`.
     """
 
     def __init__(
@@ -95,9 +114,11 @@ class Runtime:
         n_threads: int | None = None,
         n_batch: int | None = None,
         notify: Callable[[str], None] | None = None,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
         device: str = "cpu",
     ) -> None:
-        model, program = planned(file)
+        model, program = planned(file, device)
         self.hparams = model.hparams
 
         # the linker is imported from here on
@@ -108,6 +129,7 @@ class Runtime:
         self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch or default_batch(file, device), n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
+        self.cache_type = cache_type(file, cache_type_k, cache_type_v) if device == "cpu" else "f16"
         rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
         self._inv_freq = np.array(rope.inv_freq)
         self._magnitude = rope.magnitude
@@ -116,6 +138,8 @@ class Runtime:
             from ggpy.cuda.driver import Device, device_index
             from ggpy.cuda.executor import CudaExecutor
 
+            if {cache_type_k, cache_type_v} - {None, "f16"}:
+                raise GGPYError("On a GPU the cache holds half precision alone; leave its type out, or take f16.")
             gpu = Device(device_index(device))
             self._executor = CudaExecutor(
                 program, file, n_ctx=n_ctx, n_slots=n_slots, n_batch=self.n_batch, notify=notify or _quiet, device=gpu
@@ -129,7 +153,7 @@ class Runtime:
             n_slots=n_slots,
             n_batch=self.n_batch,
             n_threads=self.n_threads,
-            cache_type=cache_type(file),
+            cache_type=self.cache_type,
             notify=notify or _quiet,
         )
 
@@ -175,27 +199,37 @@ class Runtime:
         self._executor.close()
 
     @staticmethod
-    def kv_bytes(file: GGUFFile, n_ctx: int, n_slots: int = 1, device: str = "cpu") -> int:
+    def kv_bytes(
+        file: GGUFFile,
+        n_ctx: int,
+        n_slots: int = 1,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
+        device: str = "cpu",
+    ) -> int:
         """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes when full."""
         if device != "cpu":
             from ggpy.cuda.memory import cache_bytes
 
             return cache_bytes(file, n_ctx, n_slots)
         hp = architecture(file).hparams
-        cells = n_slots * (-(-n_ctx // 16) * 16)
-        element = {"f16": 2, "f32": 4}[cache_type(file)]
-        return hp.n_layer * hp.n_head_kv * cells * element * (hp.head_dim + -(-hp.head_dim // 16) * 16)
+        cells = n_slots * (-(-n_ctx // SPAN) * SPAN)
+        k, v = cache_types(cache_type(file, cache_type_k, cache_type_v))
+        per_cell = cell_bytes(k, hp.head_dim) + cell_bytes(v, -(-hp.head_dim // 16) * 16)
+        return hp.n_layer * hp.n_head_kv * cells * per_cell
 
     @staticmethod
     def weight_bytes(file: GGUFFile, device: str = "cpu") -> int:
-        """Bytes that the weights take in memory: matrices of a type without a packed form grow to half precision. On a
-        GPU also what steps work in."""
+        """Bytes that the weights take in memory: a packed matrix may be larger than the file's, most of all one of a
+        type without a packed form, which is kept in half precision. On a GPU also what steps work in."""
         if device != "cpu":
             from ggpy.cuda.memory import model_bytes
 
-            return model_bytes(planned(file)[1], GPU_BATCH)
-        foreign = [t for t in file.tensors.values() if len(t.shape) == 2 and t.type_name not in PACKED]
-        return file.size + sum(2 * t.shape[0] * t.shape[1] - t.nbytes for t in foreign)
+            return model_bytes(planned(file, device)[1], GPU_BATCH)
+        from ggpy.cpu.needed import packed_format
+
+        matrices = [info for info in file.tensors.values() if len(info.shape) == 2]
+        return file.size + sum(max(0, packed_format(m).matrix_bytes(*m.shape) - m.nbytes) for m in matrices)
 
     @staticmethod
     def context_train(file: GGUFFile) -> int:

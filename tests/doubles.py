@@ -29,6 +29,7 @@ class FakeRuntime:
         self.script = script
         self.batches: list[int] = []  # tokens in each step
         self.closed = False
+        self.cache_type = "f16"
         self.hparams = SimpleNamespace(arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx)
 
     def step(

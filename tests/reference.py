@@ -15,16 +15,29 @@ from ggpy.gguf_file import GGUFFile
 from ggpy.quant import by_id
 
 
+def q8_0(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x [..., dims] as int8 codes, their scales [..., dims / 32] in half precision, and the numbers that these stand
+    for. Codes are of the scale as it is kept."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32).astype(np.float32)
+    scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float16)
+    wide = scales.astype(np.float32)[..., None]
+    inverse = np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide > 0)
+    codes = np.rint(blocks * inverse).clip(-127, 127).astype(np.int8)
+    return codes.reshape(x.shape), scales, (codes * wide).reshape(x.shape)
+
+
 class ReferenceModel:
     """`logits(tokens)` gives float64 [n_tokens, n_vocab] for one sequence from position 0.
 
     With `int8_activations`, what enters a product with quantized weights is first rounded as the engine rounds it, to 8
-    bits in blocks of 32 with one scale; with `half_cache`, keys and values are rounded to half precision: what then
-    remains is the engine's own error.
+    bits in blocks of 32 with one scale; with `half_cache` or `q8_cache`, keys and values are rounded to half precision
+    or to q8_0: what then remains is the engine's own error.
     """
 
-    def __init__(self, path: Any, int8_activations: bool = False, half_cache: bool = False) -> None:
-        self.int8_activations, self.half_cache = int8_activations, half_cache
+    def __init__(
+        self, path: Any, int8_activations: bool = False, half_cache: bool = False, q8_cache: bool = False
+    ) -> None:
+        self.int8_activations, self.half_cache, self.q8_cache = int8_activations, half_cache, q8_cache
         self.file = GGUFFile(path)
         self.arch = self.file.metadata["general.architecture"]
         self.w = {name: self._dequantize(name) for name in self.file.tensors}
@@ -98,6 +111,8 @@ class ReferenceModel:
         q, k = self.rope(q, n_rot), self.rope(k, n_rot)
         if self.half_cache:
             k, v = (t.astype(np.float16).astype(np.float64) for t in (k, v))
+        if self.q8_cache:
+            k, v = (q8_0(t)[2].astype(np.float64) for t in (k, v))
         k, v = (np.repeat(t, n_head // n_kv, axis=1) for t in (k, v))
         scores = np.einsum("qhd,khd->hqk", q, k) / math.sqrt(dim)
         i, j = np.arange(n)[:, None], np.arange(n)[None, :]

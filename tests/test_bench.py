@@ -36,10 +36,10 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.chdir(tmp_path)
     Path(MODEL).touch()
     monkeypatch.setattr(ggpy.bench, "Memory", FakeMemory)
-    monkeypatch.setattr(ggpy.bench, "bytes_read", lambda file: lambda case: 1e6)
+    monkeypatch.setattr(ggpy.bench, "bytes_read", lambda file, cache: lambda case: 1e6)
 
     def bench(*args: str) -> Result:
-        def load(path: Path, n_ctx: int, n_threads: int | None, n_parallel: int, notify: Any, device: str) -> Model:
+        def load(path: Path, n_ctx: int, n_threads: int | None, n_parallel: int, *others: Any) -> Model:
             bench.runtime = FakeRuntime(n_ctx=n_ctx, n_slots=n_parallel)  # type: ignore[attr-defined]
             return Model(FakeFile(), ByteTokenizer(), FakeTemplate(), bench.runtime)  # type: ignore[arg-type, attr-defined]
 

@@ -30,8 +30,9 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def call(*args: str, script: Any = None, template: bool = True, input: Any = None, **runtime: Any) -> Result:
         def load(
-            path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Any, device: str
+            path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Any, *options: Any
         ) -> Model:
+            call.cache = options[:2]  # type: ignore[attr-defined]
             fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_parallel, script=script or saying("Hi 你好!"), **runtime)
             call.runtime = fake  # type: ignore[attr-defined]
             notify("a note")
@@ -41,6 +42,15 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         return CliRunner().invoke(main, args, input=input)
 
     return call
+
+
+@pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"]])
+def test_the_cache_has_the_types_asked_for(call: Any, command: list[str]) -> None:
+    assert call(*command, "-m", MODEL, input="Hi\n").exit_code == 0
+    assert call.cache == (None, None)
+    assert call(*command, "-m", MODEL, "-ctk", "q8_0", "--cache-type-v", "f16", input="Hi\n").exit_code == 0
+    assert call.cache == ("q8_0", "f16")
+    fails(call(*command, "-m", MODEL, "-ctv", "q2"), "'q2' is not one of", status=2)
 
 
 def fails(result: Result, message: str, status: int = 1) -> None:

@@ -11,7 +11,7 @@ from ptx_emulator import Memory, launch, parse
 
 from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.driver import device_count, open_device
-from ggpy.cuda.layout import MatrixLayout
+from ggpy.cuda.layout import PACKED, MatrixLayout, bits_above
 from ggpy.cuda.matmul_launch import (
     TILINGS,
     activation_bytes,
@@ -23,7 +23,7 @@ from ggpy.cuda.matmul_launch import (
     tilings,
 )
 from ggpy.cuda.matmul_layout import HalfActivations
-from ggpy.quant.packed import BLOCK, PACKED
+from ggpy.quant.packed import BLOCK
 
 TYPES = list(PACKED)
 
@@ -61,8 +61,8 @@ def random_matrix(name: str, n_rows: int, n_cols: int, seed: int = 0) -> tuple[n
         put(layout.codes, codes.reshape(n_rows, n, 2, 16).swapaxes(1, 2).astype(np.int8))
     else:
         put(layout.codes, (codes[..., :16] & 15 | (codes[..., 16:] & 15) << 4).astype(np.uint8))
-    if p.high_bits:
-        field, above = p.high_bits, codes >> 4
+    if bits_above(p):
+        field, above = bits_above(p), codes >> 4
         words = np.zeros((n_rows, n, field, 4), np.uint8)
         per_word = 8 // field
         for group in range(8):
@@ -75,7 +75,7 @@ def random_matrix(name: str, n_rows: int, n_cols: int, seed: int = 0) -> tuple[n
         top = (rng.uniform(0.5, 1.0, supers) * 1e-4 * 16 / (1 << p.bits)).astype(np.float16)
         put(layout.supers, top)
         top = top.astype(np.float32).repeat(8, 1)[:, :n]
-        low, high, kind = (-128, 128, np.int8) if p.signed_scales else (0, 64, np.uint8)
+        low, high, kind = (-128, 128, np.int8) if (p.scales == "signed byte") else (0, 64, np.uint8)
         byte = rng.integers(low, high, (*shape, 2)).astype(kind)
         put(layout.levels, byte.astype(np.uint8))
         both = byte.astype(np.float32)
@@ -227,8 +227,9 @@ class TestOnGpu:
 
     def test_product(self, name: str, n_tokens: int, n_rows: int, n_cols: int) -> None:
         gpu, rng, packed = Arrays(), np.random.default_rng(n_tokens), PACKED[name]
-        if n_cols % packed.columns:
-            n_cols = n_cols // packed.columns * packed.columns
+        columns = 1 if packed.is_float else 256 if packed.header else BLOCK
+        if n_cols % columns:
+            n_cols = n_cols // columns * columns
         data, values = random_matrix(name, n_rows, n_cols)
         layout = MatrixLayout(packed, n_rows, n_cols)
         x = rng.standard_normal((n_tokens + 3, n_cols)).astype(np.float32) * 30

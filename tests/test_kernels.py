@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
-import llvmlite.binding
 import numpy as np
 import pytest
+from blocks import random_blocks
+from reference import q8_0
 
+from ggpy.compilers import compiled_by_others
 from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
-from ggpy.cpu.layout import OP, PART, STEP, TILE_WIDTHS, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
+from ggpy.cpu.layout import (
+    OP,
+    PART,
+    STEP,
+    TOKEN_BLOCK_BYTES,
+    attention_scratch_bytes,
+    cache_types,
+    cell_bytes,
+    part_bytes,
+    tile_widths,
+)
+from ggpy.cpu.needed import SERVE
+from ggpy.native import is_cached, keeps_kernels, tiers
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
-FEATURES = llvmlite.binding.get_host_cpu_features()
-TIERS = [
-    *(["portable"] if FEATURES.get("f16c") else []),
-    *(["avx2"] if FEATURES.get("avx2") and FEATURES.get("fma") else []),
-    *(["avx2vnni"] if FEATURES.get("avxvnni") or FEATURES.get("avx512vnni") else []),
-    *(["avx512vnni"] if FEATURES.get("avx512vnni") else []),
-]
+TIERS = [tier for tier in tiers() if tier != "plain"]
 N_COLS = 512
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_side_by_side(request: pytest.FixtureRequest) -> None:
+    """What the tests of this module need takes minutes to compile: processors that would be idle take their part."""
+    wanted = {}
+    for item in request.session.items:
+        here = getattr(item, "module", None) is request.module
+        params = getattr(getattr(item, "callspec", None), "params", {}) if here else {}
+        tier, name, cache_type = (params.get(key) for key in ("tier", "name", "cache_type"))
+        if cache_type in ("f16", "f32", "q8_0"):
+            wanted[f"attention.{cache_type} {tier}"] = True
+        if tier and name:
+            wanted |= {f"linear.{name} {tier}": True, f"linear.{name} plain": True, f"pack.{name}": True}
+    missing = [w for w in wanted if not is_cached(kernels.file_name(*w.split(" ")))]
+    workers = min(len(missing) // 8, os.cpu_count() or 1)
+    if workers > 1 and keeps_kernels():
+        missing.sort(key=lambda w: not w.startswith("attention"))  # what takes longest first
+        assert len(list(compiled_by_others(SERVE, missing, workers))) == len(missing)
 
 
 def call(name: str, tier: str, op: np.ndarray, step: np.ndarray) -> None:
@@ -36,7 +64,7 @@ def aligned(n_bytes: int) -> np.ndarray:
 
 @cache
 def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random bytes of a type, its scales made tame, and what they stand for in float64: every code occurs."""
+    """Random blocks of a type, and what they stand for in float64: every code occurs."""
     rng = np.random.default_rng(len(name) + n_rows)
     form = FORMATS[name]
     if PACKED[name].is_float:
@@ -47,11 +75,7 @@ def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
             "BF16": (values.view(np.uint32) >> 16).astype(np.uint16),
         }[name].view(np.uint8)
     else:
-        blocks = rng.integers(0, 256, (n_rows, N_COLS // form.block_size, form.type_size), dtype=np.uint8)
-        scales = {"Q6_K": [208], "Q4_0": [0], "Q5_0": [0], "Q8_0": [0]}.get(name, [0, 2])
-        for at in scales:
-            tame = rng.uniform(0.01, 0.1, blocks.shape[:2]).astype(np.float16)
-            blocks[:, :, at : at + 2] = tame[..., None].view(np.uint8).reshape(*blocks.shape[:2], 2)
+        blocks = random_blocks(name, n_rows * N_COLS // form.block_size, len(name) + n_rows)
         raw = blocks.reshape(n_rows, -1)
     return np.ascontiguousarray(raw), form.dequantize(raw).astype(np.float64)
 
@@ -133,6 +157,23 @@ def test_embedding_rows_are_the_files_own(name):
     assert np.array_equal(out, exact[ids].astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["MXFP4", "NVFP4"])
+def test_every_byte_that_is_a_scale(name):
+    """Exponents whose power of two is subnormal or overflows with the number; small floats, subnormal too."""
+    form = FORMATS[name]
+    blocks = random_blocks(name, 256)
+    blocks[:, : form.type_size - form.block_size // 2] = np.arange(256)[:, None]
+    with np.errstate(over="ignore"):
+        exact = form.dequantize(blocks)
+    out, ids = np.zeros((1, exact.size), np.float32), np.zeros(1, np.int32)
+    scratch, op, step = aligned(64), np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["tokens"] = 1, ids.ctypes.data
+    op["weight"], op["weight_stride"], op["n_cols"] = blocks.ctypes.data, blocks.size, exact.size
+    op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
+    call(f"embed.{name}", "plain", op, step)
+    assert np.array_equal(out[0], exact.ravel())
+
+
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_a_product_adds_to_what_is_there(tier):
     ours, exact = product("Q4_0", tier, 16, 3, accumulate=True)
@@ -156,7 +197,7 @@ def test_norm_is_in_the_preparation(tier, n_tokens):
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True) + 1e-5) * weight
     start = 0
     while start < n_tokens:
-        width = max(w for w in TILE_WIDTHS[tier] if w <= n_tokens - start)
+        width = max(w for w in tile_widths(tier, True) if w <= n_tokens - start)
         tile = out[start * n_cols : (start + width) * n_cols].reshape(n_cols, width)
         assert np.allclose(tile.T, expected[start : start + width], rtol=1e-5, atol=1e-6)
         start += width
@@ -177,7 +218,25 @@ def test_swiglu(tier):
     assert np.allclose(out, expected, rtol=1e-6, atol=1e-30)
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "f32"])
+def cached(x: np.ndarray, cache_type: str, pad: int, is_key: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Keys or values [heads, n_ctx, dims] as `ggpy.cpu.attention` lays them out, bytes [heads, n_ctx / 16, …], and the
+    numbers found there."""
+    n_head, n_ctx, _ = x.shape
+
+    def laid_out(part: np.ndarray) -> np.ndarray:
+        part = part.reshape(n_head, n_ctx // 16, 16, -1)
+        return np.ascontiguousarray(part.swapaxes(2, 3) if is_key else part).reshape(*part.shape[:2], -1).view(np.uint8)
+
+    if cache_type == "q8_0":
+        codes, scales, found = q8_0(x)
+        by_position = scales.reshape(n_head, n_ctx // 16, 16, -1).swapaxes(2, 3)
+        by_position = np.ascontiguousarray(by_position).reshape(n_head, n_ctx // 16, -1).view(np.uint8)
+        return np.concatenate([laid_out(codes), by_position], -1), found
+    found = x.astype({"f16": np.float16, "f32": np.float32}[cache_type])
+    return laid_out(found if is_key else np.pad(found, ((0, 0), (0, 0), (0, pad - x.shape[-1])))), found
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0", "q8_0-f16", "f16-q8_0"])
 @pytest.mark.parametrize(("head_dim", "n_head", "n_head_kv"), [(64, 6, 2), (80, 4, 4), (24, 5, 1), (128, 16, 2)])
 @pytest.mark.parametrize("small", [0, 1])
 @pytest.mark.parametrize(
@@ -186,15 +245,16 @@ def test_swiglu(tier):
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small):
     rng = np.random.default_rng(n_past + head_dim)
-    n_ctx, pad = 352, -(-head_dim // 16) * 16
-    dtype = {"f16": np.float16, "f32": np.float32}[cache_type]
-    k = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)
-    v = rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(dtype)
+    n_ctx, pad = 384, -(-head_dim // 16) * 16
+    cache_k, cache_v = cache_types(cache_type)
+    if "q8_0" in cache_type and head_dim % 32:
+        pytest.skip("q8_0 has blocks of 32")
+    if cache_k != cache_v and tier not in ("plain", *TIERS[:1]):
+        pytest.skip("how two types go together is no matter of the tier")
+    k, v = (rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(np.float32) for _ in range(2))
+    (keys, k), (values, v) = cached(k, cache_k, head_dim, True), cached(v, cache_v, pad, False)
     slot = 1  # slot 0 holds what must not be seen
-    keys = np.full((2, n_head_kv, n_ctx // 16, head_dim, 16), 99, dtype)
-    keys[slot] = k.reshape(n_head_kv, n_ctx // 16, 16, head_dim).transpose(0, 1, 3, 2)
-    values = np.full((2, n_head_kv, n_ctx, pad), 99, dtype)
-    values[slot, :, :, :head_dim] = v
+    keys, values = (np.stack([np.full_like(t, 99), t]) for t in (keys, values))
     q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
     out = np.zeros((n_tokens, n_head * head_dim), np.float32)
     parts = np.full((n_tokens, n_head, -(-n_ctx // PART), pad + 16), np.nan, np.float32)
@@ -221,7 +281,7 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
         room = aligned(part_bytes(pad) + 4 * (n_head * head_dim + 64))
         op["scratch"], step["positions"] = room.ctypes.data, positions.ctypes.data
         call("prepare.f32", tier, op, step)
-        widths, start = TILE_WIDTHS[tier], 0
+        widths, start = tile_widths(tier, True), 0
         while start < n_tokens:
             width = max(w for w in widths if w <= n_tokens - start)
             out[start : start + width] = row[start : start + width].reshape(-1, width).T
@@ -237,6 +297,33 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
             assert np.allclose(out[i, h * head_dim : (h + 1) * head_dim], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0"])
+@pytest.mark.parametrize("tier", ["plain", *TIERS[:1]])
+def test_the_cache_holds_what_is_stored(tier, cache_type):
+    rng = np.random.default_rng(0)
+    n_tokens, n_head_kv, head_dim, n_ctx = 37, 2, 64, 64
+    k, v = (rng.standard_normal((n_tokens, n_head_kv, head_dim)).astype(np.float32) for _ in range(2))
+    v[3] = 0
+    caches = [np.zeros(2 * n_head_kv * n_ctx * cell_bytes(cache_type, head_dim), np.uint8) for _ in range(2)]
+    positions, slots = np.arange(5, 5 + n_tokens, dtype=np.int32), np.ones(n_tokens, np.int32)
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    step["n_tokens"], step["positions"], step["slots"] = n_tokens, positions.ctypes.data, slots.ctypes.data
+    op["src2"], op["src2_stride"], op["src3"], op["src3_stride"] = (
+        k.ctypes.data,
+        k[0].nbytes,
+        v.ctypes.data,
+        v[0].nbytes,
+    )
+    op["cache_k"], op["cache_v"], op["n_ctx"] = caches[0].ctypes.data, caches[1].ctypes.data, n_ctx
+    op["n_head_kv"], op["head_dim"], op["head_pad"] = n_head_kv, head_dim, head_dim
+    call(f"rope_store.{cache_type}", tier, op, step)  # n_rot is 0: keys are not turned
+    for x, found, is_key in ((k, caches[0], True), (v, caches[1], False)):
+        padded = np.zeros((n_head_kv, n_ctx, head_dim), np.float32)
+        padded[:, positions] = x.swapaxes(0, 1)
+        expected, _ = cached(padded, cache_type, head_dim, is_key)
+        assert np.array_equal(found.reshape(2, -1)[1], expected.reshape(-1))
+
+
 def assembly(name: str, tier: str) -> str:
     return str(build(name, tier, kernels.PROTOTYPES[name.partition(".")[0]])._library.get_asm_str())
 
@@ -249,6 +336,7 @@ def test_the_tier_uses_its_instruction(tier, instruction):
         pytest.skip(f"this CPU has no {tier}")
     asm = assembly("linear.Q4_0", tier)
     assert instruction in asm
+    assert "vpshufb" in assembly("linear.IQ4_NL", tier)  # the table
     if tier == "avx512vnni":
         assert "%zmm" in asm
         assert "%ymm" not in asm

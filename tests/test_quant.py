@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,8 @@ def test_unreadable_types_say_so():
 @pytest.mark.parametrize("name", WRITTEN)
 def test_quantize_equals_the_gguf_package(name, source):
     x = SOURCES[source]
+    if source in ("tiny", "denormal", "every magnitude") and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("where a reciprocal overflows the package stores what the CPU makes of an infinity")
     np.testing.assert_array_equal(FORMATS[name].quantize(x), theirs(x, name))
 
 

@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from reference import ReferenceModel
 from tiny import CONFIGS, tiny_checkpoint
 
+import ggpy.runtime
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
-from ggpy.runtime import Runtime
+from ggpy.runtime import Runtime, cache_type
 
 N_TOKENS = 45
 QUANTIZED = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
@@ -41,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 
 @contextmanager
-def running(path: Path, n_ctx: int = 64, **options: int) -> Iterator[Runtime]:
+def running(path: Path, n_ctx: int = 64, **options: int | str | None) -> Iterator[Runtime]:
     with GGUFFile(path) as file:
         runtime = Runtime(file, n_ctx, **options)
         try:
@@ -110,12 +112,20 @@ def test_any_number_of_threads_gives_the_same_logits(model, n_threads):
 
 
 @pytest.mark.parametrize(
-    ("kind", "file_type"), [("mistral", "f32"), ("llama3", "f16"), ("smollm2", "q4_0"), ("qwen3", "q8_0")]
+    ("kind", "file_type", "cache"),
+    [
+        ("mistral", "f32", None),
+        ("llama3", "f16", None),
+        ("smollm2", "q4_0", None),
+        ("qwen3", "q8_0", None),
+        ("smollm2", "q4_0", "q8_0"),
+    ],
 )
-def test_a_token_has_the_same_logits_in_every_batch(model, kind, file_type):
+def test_a_token_has_the_same_logits_in_every_batch(model, kind, file_type, cache):
     path = model(kind, file_type)
     ids = tokens(300)
-    with running(path, n_ctx=320, n_slots=3, n_threads=2) as runtime:
+    types = {"cache_type_k": cache, "cache_type_v": cache}
+    with running(path, n_ctx=320, n_slots=3, n_threads=2, **types) as runtime:
         whole = prefill(runtime, ids)
         assert np.array_equal(decode(runtime, ids, slot=1), whole)
         for cut in (1, 2, 5, 16, 17, 255, 299):
@@ -124,6 +134,33 @@ def test_a_token_has_the_same_logits_in_every_batch(model, kind, file_type):
             rest = np.arange(cut, 300)
             got = runtime.step(ids[cut:], np.full(len(rest), 2), rest, np.arange(len(rest)))
             assert np.array_equal(got, whole[cut:])
+
+
+def test_a_q8_0_cache_errs_only_by_its_rounding(model):
+    path = model("smollm2", "f16")
+    rounded = ReferenceModel(path, q8_cache=True).logits(tokens())
+    with running(path, n_threads=2, cache_type_k="q8_0", cache_type_v="q8_0") as runtime:
+        ours = prefill(runtime, tokens())
+    # what is on the edge of a rounding step may fall to the other side; other tokens agree to float32's precision
+    assert errors(ours, rounded).min() < 1e-5
+    assert error(ours, rounded) < 0.1 * error(rounded, ReferenceModel(path).logits(tokens()))
+
+
+def test_a_cache_of_q8_0_takes_little_more_than_half(model):
+    with GGUFFile(model("smollm2", "f16")) as file:
+        half = Runtime.kv_bytes(file, 64)
+        assert Runtime.kv_bytes(file, 64, 1, "q8_0", "q8_0") == half * 17 // 32
+        assert Runtime.kv_bytes(file, 64, 1, "q8_0", "f16") == half * 49 // 64
+
+
+def test_a_cache_type_that_does_not_suit_is_an_error(model, monkeypatch):
+    with GGUFFile(model("smollm2", "f16")) as file:
+        with pytest.raises(GGPYError, match=r"cache_type_k is 'q3'.*f16, f32, q8_0"):
+            Runtime(file, 64, cache_type_k="q3")
+        heads = SimpleNamespace(hparams=SimpleNamespace(head_dim=80))
+        monkeypatch.setattr(ggpy.runtime, "architecture", lambda file: heads)
+        with pytest.raises(GGPYError, match=r"heads of 80 dimensions.*take f16"):
+            cache_type(file, None, "q8_0")
 
 
 def test_slots_do_not_see_each_other(model):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blocks import TYPES, random_blocks
 from reference import ReferenceModel
 from tiny import tiny_checkpoint
 
@@ -16,34 +17,6 @@ from ggpy.gguf_file import GGUFFile
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 from ggpy.runtime import Runtime
-
-# Where a block keeps its half-precision scales: byte → value, chosen so that weights come out near a tenth.
-SCALES: dict[str, dict[int, float]] = {
-    "Q4_0": {0: 0.02}, "Q4_1": {0: 0.02, 2: -0.15}, "Q5_0": {0: 0.01}, "Q5_1": {0: 0.01, 2: -0.15}, "Q8_0": {0: 0.001},
-    "Q2_K": {80: 0.01, 82: 0.015}, "Q3_K": {108: 0.003}, "Q4_K": {0: 0.0005, 2: 0.003}, "Q5_K": {0: 0.0002, 2: 0.003},
-    "Q6_K": {208: 0.0001}, "IQ1_S": {0: 0.01}, "IQ2_XXS": {0: 0.002}, "IQ2_XS": {0: 0.002}, "IQ2_S": {0: 0.002},
-    "IQ3_XXS": {0: 0.001}, "IQ3_S": {0: 0.001}, "IQ4_NL": {0: 0.001}, "IQ4_XS": {0: 0.0001}, "TQ1_0": {52: 0.1},
-    "TQ2_0": {64: 0.1},
-}  # fmt: skip
-TYPES = (*SCALES, "IQ1_M", "MXFP4", "NVFP4")
-
-
-def random_blocks(name: str, n: int) -> np.ndarray:
-    """uint8 [n, type_size]: any codes, scales as of a model."""
-    form, rng = FORMATS[name], np.random.default_rng(5)
-    blocks = rng.integers(0, 256, (n, form.type_size), dtype=np.uint8)
-    for at, scale in SCALES.get(name, {}).items():
-        halves = (scale * rng.uniform(0.7, 1.3, n)).astype(np.float16)
-        blocks[:, at : at + 2] = halves.view(np.uint8).reshape(n, 2)
-    if name == "IQ1_M":  # its scale lies in the high nibbles of the four last words
-        words, bits = blocks[:, 48:56].copy().view("<u2"), int(np.float16(0.01).view(np.uint16))
-        words = (words & 0x0FFF) | np.array([(bits >> 4 * i & 15) << 12 for i in range(4)], np.uint16)
-        blocks[:, 48:56] = words.astype("<u2").view(np.uint8)
-    elif name == "MXFP4":  # a power of two
-        blocks[:, 0] = 122
-    elif name == "NVFP4":  # four 8-bit floats
-        blocks[:, :4] = rng.integers(0x10, 0x18, (n, 4))
-    return blocks
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +56,25 @@ def test_a_model_of_each_type(plain: Path, name: str) -> None:
         runtime = Runtime(file, 64, n_threads=1, notify=notes.append)
         ours = runtime.step(ids, np.zeros(20), np.arange(20), np.arange(20)).copy()
         runtime.close()
-        grown = Runtime.weight_bytes(file) - file.size
+        taken = Runtime.weight_bytes(file)
+        matrices = [t for t in file.tensors.values() if len(t.shape) == 2]
     assert np.isfinite(expected).all()
     each = np.linalg.norm(ours - expected, axis=1) / np.linalg.norm(expected, axis=1)
     # Packed types: a token whose activations all rounded alike agrees; the others differ by what rounding does.
     assert each.min() < (1e-4 if name in PACKED else 5e-3)
     assert np.median(each) < (5e-2 if name in PACKED else 1e-2)
     assert any(name in note and "half precision" in note for note in notes) == (name not in PACKED)
-    assert (grown > 0) == (name not in PACKED)
+    assert taken >= packed_bits(name) / 8 * sum(t.shape[0] * t.shape[1] for t in matrices)
+
+
+def packed_bits(name: str) -> float:
+    """Bits a weight in memory; half precision without a packed form."""
+    return 8 * PACKED.get(name, PACKED["F16"]).stripe_bytes(256) / (16 * 256)
+
+
+def test_packed_types_stay_small() -> None:
+    """As in the file but for a few bytes, or two to four bits where the file keeps fewer: numbers of base-3 digits, of
+    vectors in a codebook."""
+    unfolded = {"TQ1": 2.1, "IQ1": 3.6, "IQ2": 3.6, "IQ3": 4.4}
+    for name in PACKED:
+        assert packed_bits(name) <= unfolded.get(name[:3], FORMATS[name].bits_per_weight + 0.6), name

@@ -13,12 +13,13 @@ from tiny import tiny_checkpoint
 
 from ggpy.cli.main import main
 from ggpy.cli.terminal import note
+from ggpy.compilers import compiled_by_others
 from ggpy.convert.pipeline import convert
-from ggpy.cpu import kernels
+from ggpy.cpu import kernels, needed
 from ggpy.cpu.needed import compile_missing, program_kernels, type_kernels
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
-from ggpy.native import kernel_cache
+from ggpy.native import is_cached, kernel_cache
 from ggpy.notes import Passing
 from ggpy.runtime import cache_type, planned
 
@@ -27,6 +28,7 @@ from ggpy.runtime import cache_type, planned
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Kernels that a stand-in for the compiler was asked for."""
     names: list[str] = []
+    monkeypatch.setattr(needed, "MOST_WORKERS", 1)  # in this process
     monkeypatch.setattr(kernels, "kernel", names.append)
     monkeypatch.setattr(kernels, "missing", lambda wanted: [name for name in wanted if name not in names])
     return names
@@ -37,18 +39,19 @@ def test_types_name_what_a_model_of_them_needs(tmp_path: Path, file_type: str) -
     path = tmp_path / "tiny.gguf"
     convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), file_type, path)
     with GGUFFile(path) as file:
-        needed = program_kernels(planned(file)[1], cache_type(file))
+        wanted = program_kernels(planned(file)[1], cache_type(file))
         types = {info.type_name for info in file.tensors.values() if len(info.shape) == 2}
-    assert set(needed) <= set(type_kernels(types))
-    assert len(set(needed)) == len(needed)
+    assert set(wanted) <= set(type_kernels(types))
+    assert len(set(wanted)) == len(wanted)
 
 
 def test_file_types_bring_their_companions() -> None:
     assert {"linear.Q4_K", "linear.Q6_K", "prepare.q8", "walk"} <= set(type_kernels(["q4_k_m"]))
+    assert {"linear.Q3_K", "linear.Q4_K", "linear.Q5_K", "linear.Q6_K"} <= set(type_kernels(["Q3_K_M"]))
     assert "linear.Q6_K" not in type_kernels(["q8_0"])
     assert "attention.f32" in type_kernels(["f32"])
-    with pytest.raises(GGPYError, match="'iq1_s' is not a type that has kernels; choose among f32, "):
-        type_kernels(["iq1_s"])
+    with pytest.raises(GGPYError, match="'q1_0' is not a type that has kernels; choose among f32, "):
+        type_kernels(["q1_0"])
 
 
 def test_progress(compiled: list[str]) -> None:
@@ -111,3 +114,17 @@ def test_a_pipe_gets_no_passing_notes(capsys: Any) -> None:
     note(Passing("a"))
     note("b")
     assert capsys.readouterr().err == "b\n"
+
+
+def test_processes_compile_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GGPY_CACHE", str(tmp_path))
+    kernel_cache.cache_clear()
+    try:
+        names = ["walk", "swiglu plain", "serve"]
+        assert sorted(compiled_by_others(needed.SERVE, names, 2)) == sorted(names)
+        assert is_cached(kernels.file_name("walk"))
+        assert is_cached("swiglu.plain")
+        with pytest.raises(OSError, match="compiling nothing failed"):
+            list(compiled_by_others(needed.SERVE, ["nothing"], 1))
+    finally:
+        kernel_cache.cache_clear()

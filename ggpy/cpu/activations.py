@@ -15,7 +15,7 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.layout import TOKEN_BLOCK_BYTES
+from ggpy.cpu.layout import SUM_STARTS, TOKEN_BLOCK_BYTES
 from ggpy.cpu.memory import load_i32
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.vector import VI, Vec, f32, i8, i32
@@ -78,9 +78,9 @@ def quantize_row_intrinsic(isa: str) -> Any:
                 v.store(scale, at)
                 at = b.add(at, group_step)
                 v.store(b.fmul(scale, b.sitofp(total, f32)), at)
-                for s in (total, sums[0], sums[1]):
+                for offset, part in SUM_STARTS:
                     at = b.add(at, group_step)
-                    v.store(b.mul(s, ir.Constant(i32, -8)), at)
+                    v.store(b.mul((total, *sums)[part], ir.Constant(i32, -offset)), at)
                 return [v.at(row, 128), v.at(weight, 128), b.add(dst, block_step)]
 
             v.loop(n, [row, weight, dst], body)

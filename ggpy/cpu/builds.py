@@ -17,24 +17,24 @@ from ggpy.cpu import (
     attention,
     embed,
     linear,
-    memory,
     packing,
     plain,
     read,
     rope_store,
     swiglu,
     walk,
+    widen,
 )
-from ggpy.cpu.layout import CACHE_BYTES, ROW_WIDTHS, TILE_STRIPES, TILE_WIDTHS
+from ggpy.cpu.layout import ROW_WIDTHS, TILE_STRIPES, WIDE_ROWS, cache_types, cell_bytes, tile_widths
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
-from ggpy.quant.packed import PACKED
+from ggpy.quant.packed import BLOCK, PACKED
 
 Build = tuple[Callable[..., Any], dict[str, Any]]  # a body, and the names to put into it
 
 
-def _tiles(tier: str) -> dict[str, Any]:
-    widths = TILE_WIDTHS[tier]
+def _tiles(tier: str, is_float: bool) -> dict[str, Any]:
+    widths = tile_widths(tier, is_float)
 
     @njit(inline="always")
     def widest_tile(n):  # type: ignore[no-untyped-def]
@@ -51,7 +51,8 @@ def _tiles(tier: str) -> dict[str, Any]:
 def _linear(tier: str, format_name: str) -> Build:
     packed = PACKED[format_name]
     tile = plain.tile_function(packed) if tier == "plain" else linear.tile_intrinsic(packed, tier)
-    return linear.linear, {"tile": tile, **_tiles(tier)}
+    chunk = 0 if tier == "plain" or packed.is_float else packed.stripe_bytes(linear.CHUNK_COLS)
+    return linear.linear, {"tile": tile, "CHUNK_WEIGHT": chunk, **_tiles(tier, packed.is_float)}
 
 
 def _prepare(tier: str, form: str) -> Build:
@@ -65,34 +66,58 @@ def _prepare(tier: str, form: str) -> Build:
         "sum_squares": squares,
         "join_parts": attention.join_parts,
         "PER_STEP": 32 if form == "q8" else 8,
-        **_tiles(tier),
+        **_tiles(tier, form == "f32"),
     }
     return activations.prepare, names
 
 
 def _attention(tier: str, cache: str) -> Build:
-    inside = plain.attend_function(cache) if tier == "plain" else attend.attend_intrinsic(tier, cache)
-    widths = ROW_WIDTHS[tier]
+    widths, wide = ROW_WIDTHS[tier], WIDE_ROWS[tier]
 
     @njit(inline="always")
     def rows_for(n):  # type: ignore[no-untyped-def]
         """The narrowest tile that holds n rows."""
-        rows = widths[0]
+        rows = wide
         for w in widths:
             if w >= n:
                 rows = min(rows, w)
         return rows
 
-    names = {"attend": inside, "rows_for": rows_for, "WIDEST": widths[0], "ELEMENT": CACHE_BYTES[cache]}
+    k, v = cache_types(cache)
+    names = {"rows_for": rows_for, "WIDEST": widths[0], "WIDE": wide}
+    names |= {"key_bytes": _cell_bytes(k), "value_bytes": _cell_bytes(v)}
+    if tier == "plain":
+        names |= {"attend": plain.attend_function(k, v), "attend_wide": plain.attend_function("f32", "f32")}
+        names |= {"widen_keys": plain.widen_function(k, True), "widen_values": plain.widen_function(v, False)}
+    else:
+        names["attend"] = attend.attend_intrinsic(tier, k, v, widths)
+        names["attend_wide"] = attend.attend_intrinsic(tier, "f32", "f32", (wide,))
+        names["widen_keys"] = widen.widen_intrinsic(tier, k, is_key=True)
+        names["widen_values"] = widen.widen_intrinsic(tier, v, is_key=False)
     return attention.attention, names
 
 
+def _cell_bytes(cache: str) -> Any:
+    per_block = cell_bytes(cache, BLOCK)
+
+    @njit(inline="always")
+    def bytes_of(n_dims):  # type: ignore[no-untyped-def]
+        """`layout.cell_bytes`"""
+        return n_dims * per_block // BLOCK
+
+    return bytes_of
+
+
 def _rope_store(tier: str, cache: str) -> Build:
-    if cache == "f32":
-        store = memory.store_f32
+    k, v = cache_types(cache)
+    if tier == "plain":
+        half = plain.store_half
     else:
-        store = plain.store_half if tier == "plain" else rope_store.store_half_intrinsic()
-    return rope_store.rope_store, {"store_cell": store, "ELEMENT": CACHE_BYTES[cache]}
+        half = rope_store.store_half_intrinsic()
+    names = {"key_bytes": _cell_bytes(k), "value_bytes": _cell_bytes(v)}
+    names |= {"store_key": rope_store.store_function(k, half, True)}
+    names |= {"store_value": rope_store.store_function(v, half, False)}
+    return rope_store.rope_store, names
 
 
 def _swiglu(tier: str, _: str) -> Build:

@@ -6,17 +6,18 @@ from typing import Any
 
 from numba import carray, types
 
-from ggpy.cpu.blocks import CODES, levels_k, levels_plain, levels_q6_k
-from ggpy.cpu.memory import f16_to_f32, f32_from_bits, load_f32, load_i32, load_u16, store_f32
-from ggpy.cpu.records import as_bytes, as_op, as_step
+from ggpy.cpu.blocks import number_of, readers, scale_of
+from ggpy.cpu.memory import f16_to_f32, f32_from_bits, load_f32, load_i32, load_u8, load_u16, store_f32
+from ggpy.cpu.records import as_op, as_step
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import Packed
 
-_K_LEVELS = {"Q4_K": levels_k, "Q5_K": levels_k, "Q6_K": levels_q6_k}
-
 read_codes: Any = None  # these names are set by `specialized`
 read_levels: Any = None
-SKIP = SIZE = OFFSET = SIGNED = MINIMA = 0
+number: Any = None
+scale_value: Any = None
+SKIP = SIZE = MINIMA = 0
+UNIT = 1.0
 FORMAT = ""
 
 
@@ -24,20 +25,24 @@ def embed_blocks(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """dst[i] = the row of token i in the quantized matrix at `weight`, whose rows are `weight_stride` bytes apart."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
-    codes = carray(as_bytes(op.scratch + types.uint64(tid * op.scratch_stride)), 32)
+    codes = op.scratch + types.uint64(tid * op.scratch_stride)
     for i in range(step.n_tokens * tid // nth, step.n_tokens * (tid + 1) // nth):
         token = types.int64(load_i32(step.tokens + types.uint64(4 * i)))
         row = op.weight + types.uint64(token * op.weight_stride)
         out = op.dst + types.uint64(i * op.dst_stride)
         for block in range(op.n_cols // 32):
             read_codes(row, block, SKIP, SIZE, codes)
-            first, second, minimum = read_levels(row, block, SIZE, MINIMA)
-            for j in range(32):
-                code = types.int64(codes[j])
-                if SIGNED and code > 127:
-                    code -= 256
-                scale = first if j < 16 else second
-                store_f32(out + types.uint64(4 * (32 * block + j)), scale * types.float32(code - OFFSET) + minimum)
+            levels = read_levels(row, block, SIZE, MINIMA)
+            top = f16_to_f32(types.uint16(levels[0])) * types.float32(UNIT)
+            top_minimum = f16_to_f32(types.uint16(levels[1]))
+            for half in range(2):
+                scale = scale_value(top, levels[2 + half])
+                minimum = types.float32(0.0)
+                if MINIMA:  # with its sign
+                    minimum = types.float32(MINIMA) * scale_value(top_minimum, levels[4 + half])
+                for j in range(16 * half, 16 * half + 16):
+                    value = scale * types.float32(number(load_u8(codes + types.uint64(j)))) + minimum
+                    store_f32(out + types.uint64(4 * (32 * block + j)), value)
 
 
 def embed_floats(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -62,7 +67,14 @@ def embed_names(p: Packed) -> dict[str, Any]:
     """What `specialized` puts into the loop of a format."""
     if p.is_float:
         return {"FORMAT": p.name}
-    codes, skip = CODES[p.name]
-    levels = _K_LEVELS.get(p.name, levels_plain)
-    sizes = {"SKIP": skip, "SIZE": FORMATS[p.name].type_size, "OFFSET": p.offset, "SIGNED": int(p.signed)}
-    return {"read_codes": codes, "read_levels": levels, "MINIMA": int(p.minima), **sizes}
+    read_codes, skip, read_levels = readers(p.name)
+    return {
+        "read_codes": read_codes,
+        "read_levels": read_levels,
+        "number": number_of(p),
+        "scale_value": scale_of(p),
+        "SKIP": skip,
+        "SIZE": FORMATS[p.name].type_size,
+        "UNIT": p.unit,
+        "MINIMA": p.minimum_sign * p.minima,
+    }

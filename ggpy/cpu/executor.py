@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ggpy.cpu import kernels
-from ggpy.cpu.layout import CACHE_BYTES, OP, PART, STEP, TOKEN_BLOCK_BYTES, attention_scratch_bytes, part_bytes
+from ggpy.cpu.layout import (
+    OP,
+    PART,
+    SPAN,
+    STEP,
+    TOKEN_BLOCK_BYTES,
+    attention_scratch_bytes,
+    cache_types,
+    cell_bytes,
+    part_bytes,
+)
 from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
 from ggpy.cpu.threads import Team
 from ggpy.graph import read_vector
@@ -63,13 +73,13 @@ class CpuExecutor:
         notify: Callable[[str], None],
     ) -> None:
         self.program, self.file = program, file
-        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, 32), n_slots, n_batch, n_threads
+        self.n_ctx, self.n_slots, self.n_batch, self.n_threads = round_up(n_ctx, SPAN), n_slots, n_batch, n_threads
         self._cache_type = cache_type
         names = program_kernels(program, cache_type)
         compile_missing(names, notify)
         for name in names:
             kernels.kernel(name)  # before threads ask for them
-        self._weights = self._pack(notify)
+        self._weights = self._place_weights(notify)
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
         self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
         self._allocate_scratch(n_layer)
@@ -82,12 +92,12 @@ class CpuExecutor:
         self._logits = self._buffers[logits.buffer].view(np.float32)[: n_batch * stride].reshape(n_batch, stride)
         self._logits = self._logits[:, : logits.n_cols]
         self._team = Team(n_threads, self._ops, self._step)
+        self._start_packing()
 
     # ---- preparation
 
-    def _pack(self, notify: Callable[[str], None]) -> dict[str, int]:
-        """Every matrix into one arena of packed stripes; returns their addresses. The
-        file's pages are handed back as they are done."""
+    def _place_weights(self, notify: Callable[[str], None]) -> dict[str, int]:
+        """One arena for the packed stripes of every matrix; returns the matrices' addresses in it."""
         matrices = self.program.matrices()
         foreign = sorted({m.type_name for m in matrices if m.type_name not in PACKED})
         if foreign:
@@ -97,19 +107,30 @@ class CpuExecutor:
             )
         sizes = [round_up(packed_format(m).matrix_bytes(*m.shape), 64) for m in matrices]
         self._arena = allocate(sum(sizes))
-        base, addresses = self._arena.ctypes.data, {}
-        jobs = []
-        for info, size in zip(matrices, sizes, strict=True):
-            addresses[info.name] = base
-            jobs += [(info, base, first, last) for first, last in self._pieces(info)]
-            base += size
-        if self.n_threads == 1:
-            for job in jobs:
-                self._pack_piece(*job)
-        else:
-            with ThreadPoolExecutor(self.n_threads) as pool:
-                list(pool.map(lambda job: self._pack_piece(*job), jobs))
-        return addresses
+        starts = self._arena.ctypes.data + np.cumsum([0, *sizes[:-1]])
+        return {m.name: int(start) for m, start in zip(matrices, starts, strict=True)}
+
+    def _start_packing(self) -> None:
+        """Have the weights packed in threads of their own, while others prepare what they need; `finish_packing`
+        waits. The file's pages are handed back as they are done."""
+        self._packers = ThreadPoolExecutor(self.n_threads, "ggpy-pack")
+        self._packing: list[Future[None]] = [
+            self._packers.submit(self._pack_piece, info, self._weights[info.name], first, last)
+            for info in self.program.matrices()
+            for first, last in self._pieces(info)
+        ]
+
+    def finish_packing(self) -> None:
+        """Wait until the weights are packed; the first step does so. Raises what went wrong there."""
+        try:
+            for job in self._packing:
+                job.result()
+        finally:
+            self._stop_packing()
+
+    def _stop_packing(self) -> None:
+        self._packers.shutdown(cancel_futures=True)
+        self._packing = []
 
     @staticmethod
     def _pieces(info: TensorInfo) -> Iterator[tuple[int, int]]:
@@ -124,6 +145,7 @@ class CpuExecutor:
         stripe = packed.stripe_bytes(n_cols)
         raw = self.file.data(info.name)
         row_bytes = info.nbytes // n_rows
+        self.file.fetch(info.name, first * ROWS * row_bytes, (last - first) * ROWS * row_bytes)
         pack = kernels.kernel(f"pack.{packed.name}").call
         codes = np.empty(64, np.uint8).ctypes
         if info.type_name not in PACKED:
@@ -164,9 +186,9 @@ class CpuExecutor:
         self._max_parts = -(-self.n_ctx // PART)
         self._parts = allocate(SMALL_STEP * n_head * self._max_parts * part_bytes(head_pad))
         cells = self.n_slots * n_head_kv * self.n_ctx
-        cells *= CACHE_BYTES[self._cache_type]
-        self._keys = [allocate(cells * head_dim) for _ in range(n_layer)]
-        self._values = [allocate(cells * head_pad) for _ in range(n_layer)]
+        cache_k, cache_v = cache_types(self._cache_type)
+        self._keys = [allocate(cells * cell_bytes(cache_k, head_dim)) for _ in range(n_layer)]
+        self._values = [allocate(cells * cell_bytes(cache_v, head_pad)) for _ in range(n_layer)]
         widest_matrix = max(max(m.shape) for m in self.program.matrices())
         self._zeros = np.zeros(widest_matrix + 64, np.float32)
         self._ones = np.ones(widest_matrix + 64, np.float32)
@@ -331,6 +353,8 @@ class CpuExecutor:
 
         Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step.
         """
+        if self._packing:
+            self.finish_packing()
         if n == 1:
             self._segments[0] = (self.slots[0], 0, 1, self.positions[0])
             n_segments = 1
@@ -343,6 +367,7 @@ class CpuExecutor:
         return self._logits[:m]
 
     def close(self) -> None:
+        self._stop_packing()
         self._team.close()
 
 

@@ -70,28 +70,59 @@ STEP = np.dtype(
 
 # Tokens that one tile of a matrix product may hold, widest first, by tier.
 TILE_WIDTHS: dict[str, tuple[int, ...]] = {
-    "avx512vnni": (6, 4, 2, 1),
+    "avx512vnni": (12, 8, 4, 2, 1),
     "avx2vnni": (4, 2, 1),
     "avx2": (4, 2, 1),
+    "neon": (4, 2, 1),
     "portable": (4, 2, 1),
     "plain": (1,),
 }
-# Stripes that a tile takes at once: two where 32 registers hold the sums, so that a broadcast activation serves both.
-TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "portable": 1, "plain": 1}
-# Pairs of token and query head that attention takes at once.
-ROW_WIDTHS: dict[str, tuple[int, ...]] = {
-    "avx512vnni": (8, 4, 1),
-    "avx2vnni": (4, 1),
-    "avx2": (4, 1),
-    "portable": (4, 1),
-    "plain": (8, 4, 1),
-}
-TOKEN_BLOCK_BYTES = BLOCK + 5 * 4  # int8 activations of one token in one block of 32 columns, with scale and sums
-CACHE_BYTES = {"f16": 2, "f32": 4}  # of a cache element, by the cache's type
-CHUNK = 64  # positions between two updates of attention's running maximum
-ROW_STATE_BYTES = 96  # of a row in attention's working memory, before its scores
+FLOAT_TILE_WIDTHS = {**TILE_WIDTHS, "avx512vnni": (6, 4, 2, 1)}  # with weights kept as floats
+
+
+def tile_widths(tier: str, is_float: bool) -> tuple[int, ...]:
+    return (FLOAT_TILE_WIDTHS if is_float else TILE_WIDTHS)[tier]
+
+
+# Stripes that one call of a tile takes: two where 32 registers hold the sums of both, so that a broadcast activation
+# serves both. A tile too wide for that takes them in turn.
+TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "neon": 1, "portable": 1, "plain": 1}
+# Lanes of the vectors that a product works in: fewer than a stripe's 16 rows where it must say itself which rows are in
+# registers at a time.
+TILE_LANES = {"avx512vnni": 16, "avx2vnni": 16, "avx2": 16, "neon": 4, "portable": 16, "plain": 16}
+# Pairs of token and query head that attention takes at once, reading the cache as it is. A token's query heads of one
+# key/value head are a tile of their own when it is decoded: these are the usual ratios of query to key/value heads.
+ROW_WIDTHS = {"plain": (2, 1), "portable": (6, 4, 3, 2, 1)}
+ROW_WIDTHS |= dict.fromkeys(("avx512vnni", "avx2vnni", "avx2"), ROW_WIDTHS["portable"])
+ROW_WIDTHS["neon"] = (4, 3, 2, 1)
+# The same where many tiles meet a part of the cache, which is then made float32 for them all.
+WIDE_ROWS = {"avx512vnni": 12, "avx2vnni": 6, "avx2": 6, "neon": 4, "portable": 6, "plain": 4}
+FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the bias, bias and dst, or what dst holds
+# What sums of products start from where codes have an offset: minus the offset times the sum of the activations'
+# codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.
+SUM_STARTS = ((8, 0), (16, 0), (128, 0), (32, 1), (32, 2))
+TOKEN_BLOCK_BYTES = BLOCK + 4 * (2 + len(SUM_STARTS))  # int8 activations of one token in one block, scale and sums
+CACHE_TYPES = ("f16", "f32", "q8_0")  # of keys and of values
+SPAN = 64  # positions: attention begins at a multiple of them, and may read up to the next one past its end
+ROW_STATE_BYTES = 64  # of a row in attention's working memory, before its values and scores
 ROW_TILES = 16  # row tiles that meet a part of the cache together
 PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
+
+
+def cache_name(cache_k: str, cache_v: str) -> str:
+    """What the kernels of a cache with these types of keys and values are called."""
+    return cache_k if cache_k == cache_v else f"{cache_k}-{cache_v}"
+
+
+def cache_types(name: str) -> tuple[str, str]:
+    """`cache_name` backwards."""
+    cache_k, _, cache_v = name.partition("-")
+    return cache_k, cache_v or cache_k
+
+
+def cell_bytes(cache: str, n_dims: int) -> int:
+    """A position's keys, or values, of one head in a cache of that type; of q8_0, n_dims is a multiple of 32."""
+    return {"f16": 2 * n_dims, "f32": 4 * n_dims, "q8_0": n_dims + n_dims // BLOCK * 2}[cache]
 
 
 def part_bytes(head_pad: int) -> int:
@@ -100,7 +131,9 @@ def part_bytes(head_pad: int) -> int:
 
 
 def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
-    """A thread's working memory: one row tile's, and the queries and joined states of ROW_TILES."""
-    rows = max(max(widths) for widths in ROW_WIDTHS.values())
-    one = ROW_STATE_BYTES + 4 * CHUNK + 4 * head_pad
-    return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + 256
+    """A thread's working memory: one row tile's, the scales of a part's values, the queries and joined states of
+    ROW_TILES, and a part's keys and values."""
+    rows = max(WIDE_ROWS.values())
+    one = ROW_STATE_BYTES + 4 * PART + 4 * head_pad
+    part = PART * (2 * 4 * head_pad + head_pad // BLOCK * 4)
+    return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + part + 256

@@ -6,14 +6,14 @@ blocks
     codes    [8 column groups][w tokens][4 bytes]     int8
     scale    [w]    float32
     sum      [w]    float32, scale times the sum of the codes: what a minimum multiplies
-    minus8   [3][w] int32, -8 times the sum of all 32, the first 16 and the last 16 codes: what an offset of the codes
-             starts from
+    starts   [5][w] int32, what a sum starts from for an offset of the weights' codes (SUM_STARTS)
 
 and float weights a tile [n_cols][w] of float32. Everything is at a constant distance from one moving pointer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,96 +22,177 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.layout import TILE_STRIPES, TILE_WIDTHS, TOKEN_BLOCK_BYTES
+from ggpy.cpu.layout import (
+    FROM_BIAS,
+    FROM_BOTH,
+    FROM_DST,
+    SUM_STARTS,
+    TILE_LANES,
+    TILE_STRIPES,
+    TOKEN_BLOCK_BYTES,
+    tile_widths,
+)
 from ggpy.cpu.records import as_op, as_step, stripes_of
-from ggpy.cpu.vector import VF, Vec
-from ggpy.quant.packed import BLOCK, Packed
+from ggpy.cpu.vector import Vec, f32, i32
+from ggpy.quant.packed import BLOCK, ROWS, Packed
 
-# activations walked at a time, so that they stay in the second-level cache while weights stream by
+# Activations walked at a time, so that they stay in the second-level cache while weights stream by; of them, and of a
+# stripe, so many columns that the stripe's stay in the first-level cache while tiles of tokens stream by.
 CHUNK_BYTES = 384 * 1024
+CHUNK_COLS = 512
+HALVES = next(offset for offset, part in SUM_STARTS if part)  # what activations bring for sums of 16 columns
+
+
+Block = tuple[ir.Value, int]  # address of a block, and the row of its 16 from which on a vector's lanes count
 
 
 class QuantizedTile:
-    """Emits `width` tokens times `stripes` neighbouring stripes of a quantized format."""
+    """Emits a tile of `width` tokens, `tokens` at once, times neighbouring stripes of a quantized format, of each the
+    vectors that begin at `rows`."""
 
-    def __init__(self, v: Vec, packed: Packed, width: int, stripes: int) -> None:
-        self.v, self.p, self.width, self.stripes = v, packed, width, stripes
+    # Cycles for 32 columns of 16 rows and a token, on a core that starts two 512-bit instructions a cycle, from the
+    # assembly of the loop over blocks in tiles of 12 (loads, two a cycle, stay below: 125 of Q4_0's 12 tokens):
+    #
+    #                 dot  + each token: to float,   + unpacking, shared   = limit
+    #                        times scales, added       by 12 (or 6 x 2)
+    #     Q8_0          4        1.5                     0.4                 5.9   xor, scales
+    #     Q4_0          4        1.5                     0.6                 6.1   4 shifts, 8 ands, scales
+    #     IQ4_NL        4        1.5                     0.9                 6.4   8 shuffles more: the table
+    #     Q3_K          4        3.0                     2.7                 9.7   two scales, a second plane
+    #     Q2_K          4        5.6                     2.5                12.1   two scales, two minima
+    #
+    # Of the limit 0.8 to 0.9 is reached where stripes and tile lie in the first-level cache. What remains above the
+    # dot products is conversion, twice for types with a scale for 16 columns. (Multiplying a block's sum by the
+    # activations' scale once, after both halves, saves a seventh of Q2_K's arithmetic and needs 12 more registers than
+    # there are: it measured a tenth slower.) One token at a time unpacking is not shared: 12 cycles (Q4_0) to 25 (Q3_K)
+    # for blocks of 288 and 228 bytes, still faster than two cores read memory.
 
-    def codes(self, block: ir.Value, g: int) -> ir.Value:
-        """Columns 4g..4g+3 of the block's 16 rows, one byte each."""
+    def __init__(self, v: Vec, packed: Packed, width: int, rows: Sequence[int], ahead: ir.Value) -> None:
+        self.v, self.p, self.width, self.rows, self.ahead = v, packed, width, rows, ahead
+        # 32 registers hold the sums and totals of 12 tokens; with a second scale to keep, of 6 and two stripes
+        in_pairs = width <= 4 or (width == 12 and packed.n_scales == 2)
+        self.stripes = TILE_STRIPES[v.isa] if in_pairs else 1
+        self.tokens = width // 2 if in_pairs and width == 12 else width
+
+    def starts(self, x: ir.Value, part: int, offset: int) -> list[ir.Value]:
+        """What the sum of each token starts from: minus `offset` times the sum of its codes."""
+        v, b, w, tokens = self.v, self.v.b, self.width, self.tokens
+        if not offset:
+            return [v.int(0)] * tokens
+        kept = max(n for n, p in SUM_STARTS if p == part and n <= offset)
+        at = BLOCK * w + 4 * w * (2 + SUM_STARTS.index((kept, part)))
+        start = v.scalars(v.at(x, at), tokens, i32)
+        found = [start(t) for t in range(tokens)]
+        shift = offset.bit_length() - kept.bit_length()
+        return [b.shl(start, v.int(shift)) for start in found] if shift else found
+
+    def prefetch(self, blocks: list[ir.Value]) -> None:
+        """The stripes after these, block by block, so that memory works while this tile computes."""
+        v, b = self.v, self.v.b
+        with b.if_then(b.icmp_signed("!=", self.ahead, v.const(0))):
+            for block in blocks:
+                following = b.add(block, self.ahead)
+                for line in range(0, self.p.block_bytes, 64):
+                    v.prefetch(v.at(following, line))
+
+    @property
+    def offset(self) -> int:
+        """What is added to every number for the dot product, whose weights are unsigned, to be taken off its sum."""
+        return 128 if self.p.signed and not self.v.signed_weights else self.p.offset << self.lift
+
+    @property
+    def lift(self) -> int:
+        """Bits that codes are moved up by, and super-scales down, for an offset that activations bring (`starts`)."""
+        kept = SUM_STARTS[0][0] if self.p.n_scales == 1 else HALVES
+        small = self.p.header and not self.p.table and 0 < self.p.offset < kept
+        return kept.bit_length() - self.p.offset.bit_length() if small else 0
+
+    def codes(self, block: Block, g: int) -> ir.Value:
+        """The numbers of columns 4g..4g+3 of the block's rows, one byte each, with `offset`."""
         v, p, b = self.v, self.p, self.v.b
-        base = v.at(block, p.codes_at)
-        if p.bits == 8:
-            out = v.load_bytes(v.at(base, 64 * g))
-            if p.signed and not v.signed_weights:
-                out = b.xor(out, v.int(-0x7F7F7F80))  # 0x80808080: +128 in every byte
-            return out
-        low = v.load_bytes(v.at(base, 64 * (g % 4)))
-        out = b.and_(b.lshr(low, v.int(4)) if g >= 4 else low, v.int(0x0F0F0F0F))
-        if not p.high_bits:
-            return out
-        per_vector = 8 // p.high_bits
-        plane = v.load_bytes(v.at(block, p.high_at + 64 * (g // per_vector)))
-        shift = 4 - (g % per_vector) * p.high_bits
-        moved = b.shl(plane, v.int(shift)) if shift > 0 else b.lshr(plane, v.int(-shift)) if shift else plane
-        return b.or_(out, b.and_(moved, v.int(0x10101010 if p.high_bits == 1 else 0x30303030)))
+        (at, row), out = block, None
+        for plane in p.planes:
+            vector, bit = plane.place(g)
+            part, up = v.load_bytes(v.at(at, plane.at + 64 * vector + 4 * row)), plane.shift + self.lift
+            down = bit - up
+            if (plane.bits, bit, up) == (4, 4, 0):
+                part = v.high_nibbles(part)
+            elif plane.bits < 8:
+                if down:
+                    part = b.lshr(part, v.int(down)) if down > 0 else b.shl(part, v.int(-down))
+                part = b.and_(part, v.int(((1 << plane.bits) - 1 << up) * 0x01010101))
+            out = part if out is None else b.or_(out, part)
+        if p.table:
+            return v.lookup(out, [t + self.offset for t in p.table])
+        if p.signed and self.offset:
+            out = b.xor(out, v.int(-0x7F7F7F80))  # 0x80808080: +128 in every byte
+        return out
 
-    def scales(self, block: ir.Value, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
-        """The block's scales and its minima (as they are added), vectors of 16 rows."""
+    def headers(self, block: Block) -> list[ir.Value]:
+        """Super-scales and super-minima. Minima of 16 columns meet -HALVES times the sum of the activations' codes."""
         v, p, b = self.v, self.p, self.v.b
+        of_minima = p.minimum_sign * (1.0 if p.n_scales == 1 else -1 / HALVES)
+        factors = [p.unit / (1 << self.lift), of_minima][: 1 + p.minima]
+        at, row = block
+        found = [v.load_f16(v.at(at, 2 * (ROWS * k + row))) for k in range(len(factors))]
+        return [h if f == 1.0 else b.fmul(h, v.float(f)) for h, f in zip(found, factors, strict=True)]
 
-        def level(at: int, count: int, which: int) -> list[ir.Value]:
-            found = []
-            for i in range(count):
-                address = v.at(block, at + i * 16 * p.scale_bytes)
-                if p.header:
-                    byte = v.load_s8(address) if p.signed_scales else v.load_u8(address)
-                    found.append(b.fmul(byte, header[which]))
-                else:
-                    found.append(v.load_f16(address))
-            return found
-
-        minima = level(p.minima_at, 1, 1) if p.minima else []
-        return level(0, p.n_scales, 0), [b.fneg(m) for m in minima] if p.minimum_sign < 0 else minima
+    def levels(self, block: Block, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
+        """The scales of the block's rows and their minima (as they are added)."""
+        v, p, b = self.v, self.p, self.v.b
+        top, row = block
+        if p.scales == "super":
+            return [header[0]], []
+        if p.scales == "nibbles":
+            both = [v.load_u8_int(v.at(top, ROWS * i + row)) for i in range(p.n_scales)]
+            parts = [[b.and_(pair, v.int(15)) for pair in both], [b.lshr(pair, v.int(4)) for pair in both]]
+            scales, minima = ([b.fmul(b.sitofp(x, v.vf), h) for x in xs] for xs, h in zip(parts, header, strict=True))
+            return scales, minima
+        load = {"half": v.load_f16, "power": v.load_power, "byte": v.load_u8, "signed byte": v.load_s8}[p.scales]
+        found = [
+            [load(v.at(top, at + (i * ROWS + row) * p.scale_bytes)) for i in range(p.n_scales)]
+            for at in (0, p.minima_at)[: 1 + p.minima]
+        ]
+        if p.header:
+            found = [[b.fmul(x, h) for x in xs] for xs, h in zip(found, header, strict=True)]
+        return found[0], found[1] if p.minima else []
 
     def block(
-        self, blocks: list[ir.Value], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
+        self, blocks: list[Block], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
     ) -> list[ir.Value]:
-        """Add one block of each stripe to `totals`, a vector of 16 rows for each stripe and token."""
-        v, p, b, w = self.v, self.p, self.v.b, self.width
-        levels = [self.scales(block, header) for block, header in zip(blocks, headers, strict=True)]
-        offset = p.offset + (128 if p.signed and not v.signed_weights else 0)
-        scale_at, sum_at, minus8_at = BLOCK * w, BLOCK * w + 4 * w, BLOCK * w + 8 * w
+        """Add one block of each stripe to `totals`, a vector for each of `blocks` and token."""
+        v, p, b, w, tokens = self.v, self.p, self.v.b, self.width, self.tokens
+        levels = [self.levels(block, header) for block, header in zip(blocks, headers, strict=True)]
+        scale_at, sum_at = BLOCK * w, BLOCK * w + 4 * w
         per_scale = 8 // p.n_scales
         dot = v.dot_signed if p.signed else v.dot
+        fours = v.scalars(x, 8 * w, i32)
+        x_scale, x_sums = (v.scalars(v.at(x, at), tokens, f32) for at in (scale_at, sum_at))
         for i in range(p.n_scales):
-            starts = [v.int(0)] * w
-            if offset:
-                which = 0 if p.n_scales == 1 else 1 + i
-                starts = [v.bcast_i32(v.at(x, minus8_at + 4 * (which * w + t))) for t in range(w)]
-                times = offset.bit_length() - 4  # the offset is 8, 16, 32 or 128
-                if times:
-                    starts = [b.shl(start, v.int(times)) for start in starts]
-            sums = starts * self.stripes
+            sums = self.starts(x, 0 if p.n_scales == 1 else 1 + i, self.offset) * len(blocks)
             # One vector of codes meets every token before the next, so that the sums in flight hide the latency of the
-            # dot product; a broadcast serves every stripe, because loads are scarcer than products.
-            groups = [g for g in (0, 4, 1, 5, 2, 6, 3, 7) if g // per_scale == i]  # both nibbles of a vector in turn
+            # dot product; a broadcast serves every block, because loads are scarcer than products.
+            groups = [g for g in range(8) if g // per_scale == i]
+            groups.sort(key=lambda g: p.planes[0].place(g))  # all codes of a vector in turn
             for g in groups:
                 codes = [self.codes(block, g) for block in blocks]
-                for t in range(w):
-                    four = v.bcast_i32(v.at(x, 4 * (g * w + t)))
+                for t in range(tokens):
+                    four = fours(g * w + t)
                     for s, code in enumerate(codes):
-                        sums[s * w + t] = dot(sums[s * w + t], code, four)
-            for t in range(w):
-                x_scale = v.bcast_f32(v.at(x, scale_at + 4 * t))
+                        sums[s * tokens + t] = dot(sums[s * tokens + t], code, four)
+            for t in range(tokens):
                 for s, (scales, _) in enumerate(levels):
-                    k = s * w + t
-                    totals[k] = v.fma(b.sitofp(sums[k], VF), b.fmul(scales[i], x_scale), totals[k])
-        if p.minima:
-            for t in range(w):
-                x_sum = v.bcast_f32(v.at(x, sum_at + 4 * t))
+                    k = s * tokens + t
+                    totals[k] = v.fma(b.sitofp(sums[k], v.vf), b.fmul(scales[i], x_scale(t)), totals[k])
+        for i in range(p.n_scales * p.minima):
+            minus = self.starts(x, 1 + i, HALVES) if p.n_scales > 1 else []
+            for t in range(tokens):
+                if minus:
+                    x_sum = b.fmul(b.sitofp(minus[t], v.vf), x_scale(t))
+                else:
+                    x_sum = x_sums(t)
                 for s, (_, minima) in enumerate(levels):
-                    totals[s * w + t] = v.fma(minima[0], x_sum, totals[s * w + t])
+                    totals[s * tokens + t] = v.fma(minima[i], x_sum, totals[s * tokens + t])
         return totals
 
     def product(
@@ -123,53 +204,73 @@ class QuantizedTile:
         def both(address: ir.Value) -> list[ir.Value]:
             return [address, b.add(address, apart)][: self.stripes]
 
+        def vectors(address: ir.Value) -> list[Block]:
+            return [(at, row) for at in both(address) for row in self.rows]
+
+        # of several vectors of one stripe one after the other, that no more are in flight than registers are left
+        n_vectors = self.stripes * len(self.rows)
+        together = n_vectors if self.tokens > 1 or len(self.rows) == 1 else 1
+
         def blocks(
             count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
         ) -> list[ir.Value]:
             def one(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
                 w_at, x_at, *sums = carried
-                sums = self.block(both(w_at), x_at, sums, headers)
-                return [v.at(w_at, p.block_bytes), v.at(x_at, step), *sums]
+                self.prefetch(both(w_at))
+                found, n = [], self.tokens
+                for s in range(0, n_vectors, together):
+                    e = s + together
+                    found += self.block(vectors(w_at)[s:e], x_at, sums[s * n : e * n], headers[s:e])
+                return [v.at(w_at, p.block_bytes), v.at(x_at, step), *found]
 
             return v.loop(count, [weight, x, *totals], one)
 
         n_blocks = b.lshr(n_cols, v.const(5))
         if not p.header:
-            return blocks(n_blocks, weight, x, totals, [[]] * self.stripes)[2:]
+            return blocks(n_blocks, weight, x, totals, [[]] * n_vectors)[2:]
 
         def eight(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             w_at, x_at, *sums = carried
-            headers = [[v.load_f16(v.at(at, 32 * k)) for k in range(1 + p.minima)] for at in both(w_at)]
+            headers = [self.headers(block) for block in vectors(w_at)]
             return blocks(v.const(8), v.at(w_at, p.header_bytes), x_at, sums, headers)
 
         return v.loop(b.lshr(n_blocks, v.const(3)), [weight, x, *totals], eight)[2:]
 
 
 class FloatTile:
-    """Emits `width` tokens times `stripes` neighbouring stripes of float weights, in float32."""
+    """Emits `width` tokens times neighbouring stripes of float weights, in float32; see QuantizedTile."""
 
-    def __init__(self, v: Vec, packed: Packed, width: int, stripes: int) -> None:
-        self.v, self.p, self.width, self.stripes = v, packed, width, stripes
+    # 16-bit weights are converted as they are loaded, and multiplied in float32: exact but for the sums' rounding.
+    # `vdpbf16ps` takes two columns an instruction, but rounds activations to 8 bits: results are off by 1.7e-3 of
+    # their size, eight times what float16's 11 bits would cost (2.1e-4; random normal numbers, 2048 columns). To stay
+    # within that it needs activations in two parts (2e-6), which takes as many instructions as multiply-adds, and
+    # for F16 the weights in two parts as well.
+
+    def __init__(self, v: Vec, packed: Packed, width: int, rows: Sequence[int], ahead: ir.Value) -> None:
+        self.v, self.p, self.width, self.tokens, self.rows = v, packed, width, width, rows
+        self.stripes = TILE_STRIPES[v.isa]
 
     def product(
         self, weight: ir.Value, apart: ir.Value, x: ir.Value, n_cols: ir.Value, totals: list[ir.Value]
     ) -> list[ir.Value]:
         v, p, b, w = self.v, self.p, self.v.b, self.width
         load = {"F32": v.load_f32, "F16": v.load_f16, "BF16": v.load_bf16}[p.name]
-        row_bytes = 16 * p.bits // 8
-        n = self.stripes * w
+        element = p.bits // 8
+        n = self.stripes * len(self.rows) * w
         chains = 2  # of sums, to hide the multiply-add's latency; one number for all widths: results must not differ
 
         def columns(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             w_at, x_at, *sums = carried
+            stripes = (w_at, b.add(w_at, apart))[: self.stripes]
+            values = v.scalars(x_at, 8 * w, f32)
             for c in range(8):
-                weights = [load(v.at(at, c * row_bytes)) for at in (w_at, b.add(w_at, apart))[: self.stripes]]
+                weights = [load(v.at(at, (c * ROWS + row) * element)) for at in stripes for row in self.rows]
                 for t in range(w):
-                    value = v.bcast_f32(v.at(x_at, 4 * (c * w + t)))
+                    value = values(c * w + t)
                     for s, weight in enumerate(weights):
                         k = (c % chains) * n + s * w + t
                         sums[k] = v.fma(weight, value, sums[k])
-            return [v.at(w_at, 8 * row_bytes), v.at(x_at, 8 * 4 * w), *sums]
+            return [v.at(w_at, 8 * ROWS * element), v.at(x_at, 8 * 4 * w), *sums]
 
         # columns are padded to a multiple of 8 with zero weights and zero activations
         zeros = [v.float(0.0)] * (n * (chains - 1))
@@ -178,27 +279,55 @@ class FloatTile:
 
 
 def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None:
-    weight, apart, x, n_cols, bias, dst, stride, accumulate = args
-    b, stripes = v.b, TILE_STRIPES[v.isa]
+    """The tile as passes over its columns, in each as many vectors of rows as registers hold."""
+    rows = range(0, ROWS, v.lanes)
+    # one token's weights come from memory, and are read as they lie there; several tokens find them in the cache
+    together = len(rows) if width == 1 else min(2, len(rows))
+    for first in range(0, len(rows), together):
+        _emit_pass(packed, width, rows[first : first + together], v, args)
+
+
+def _emit_pass(packed: Packed, width: int, rows: Sequence[int], v: Vec, args: list[ir.Value]) -> None:
+    """The vectors that begin at `rows` of every stripe, as many stripes and tokens at once as registers hold."""
+    weight, apart, ahead, x, n_cols, bias, dst, stride, start = args
+    b = v.b
+    ahead = ahead if rows[0] == 0 else v.const(0)
+    tile = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width, rows, ahead)
+    from_bias = v.splat(b.icmp_signed("!=", start, v.const(FROM_DST)))
+    from_dst = v.splat(b.icmp_signed("!=", start, v.const(FROM_BIAS)))
     alone = b.icmp_signed("==", apart, v.const(0))
-    rows = [v.const(0), b.select(alone, v.const(0), v.const(64))][:stripes]
-    starts = [v.load_f32(b.add(bias, row)) for row in rows]
-    tile = (FloatTile if packed.is_float else QuantizedTile)(v, packed, width, stripes)
-    totals = tile.product(weight, apart, x, n_cols, [start for start in starts for _ in range(width)])
-    add_to_dst = v.splat(b.icmp_signed("!=", accumulate, v.const(0)))
-    for t in range(width):
-        # read both before writing either: they are the same where the second stripe only repeats the first
-        at = [b.add(dst, row) for row in rows]
-        before = [b.select(add_to_dst, v.load_f32(a), v.float(0.0)) for a in at]
-        for s, (address, old) in enumerate(zip(at, before, strict=True)):
-            v.store(b.fadd(totals[s * width + t], old), address)
-        dst = b.add(dst, stride)
+    # the second stripe only repeats the first where there is none
+    stripe_at = [v.const(0), b.select(alone, v.const(0), v.const(64))][: tile.stripes]
+    offsets = [v.at(at, 4 * row) for at in stripe_at for row in rows]
+
+    def stripes(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        weight, bias, dst = carried
+        biases = [b.select(from_bias, v.load_f32(b.add(bias, at)), v.float(0.0)) for at in offsets]
+
+        def tokens(j: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            x, dst = carried
+            at = [dst]
+            for _ in range(tile.tokens):
+                at.append(b.add(at[-1], stride))
+            places = [b.add(token, offset) for offset in offsets for token in at[:-1]]
+            befores = [b.select(from_dst, v.load_f32(place), v.float(0.0)) for place in places]
+            firsts = [bias for bias in biases for _ in range(tile.tokens)]
+            totals = [b.fadd(first, before) for first, before in zip(firsts, befores, strict=True)]
+            for total, place in zip(tile.product(weight, apart, x, n_cols, totals), places, strict=True):
+                v.store(total, place)
+            return [v.at(x, 4 * tile.tokens), at[-1]]
+
+        v.loop(v.const(width // tile.tokens), [x, dst], tokens)
+        return [b.add(weight, apart), v.at(bias, 64), v.at(dst, 64)]
+
+    in_turn = tile.stripes < TILE_STRIPES[v.isa]
+    v.loop(b.select(alone, v.const(1), v.const(2)) if in_turn else v.const(1), [weight, bias, dst], stripes)
 
 
 def tile_intrinsic(packed: Packed, isa: str) -> Any:
-    """`tile(width, weight, apart, x, n_cols, bias, dst, dst_stride, accumulate)`: a tile of `width` tokens times a
-    stripe at `weight` and, on tiers that take two at once, the one `apart` bytes further (0: there is none), plus
-    bias, into dst.
+    """`tile(width, weight, apart, ahead, x, n_cols, bias, dst, dst_stride, start)`: dst = a tile of `width` tokens
+    times a stripe at `weight` and, on tiers that take two, the one `apart` bytes further (0: there is none), plus what
+    `start` names. What lies `ahead` bytes further (0: nothing) is fetched into the cache.
     """
 
     def tile(
@@ -206,24 +335,25 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
         width: Any,
         weight: Any,
         apart: Any,
+        ahead: Any,
         x: Any,
         n_cols: Any,
         bias: Any,
         dst: Any,
         stride: Any,
-        add: Any,
+        start: Any,
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            v = Vec(b, isa)
+            v = Vec(b, isa, TILE_LANES[isa])
             functions = {
                 n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n))
-                for n in TILE_WIDTHS[isa]
+                for n in tile_widths(isa, packed.is_float)
             }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
         u, i = types.uintp, types.intp
-        return types.void(i, u, i, u, i, u, u, i, i), codegen
+        return types.void(i, u, i, i, u, i, u, u, i, i), codegen
 
     return intrinsic(tile)
 
@@ -232,6 +362,7 @@ tile: Any = None  # these names are set by `specialized`
 widest_tile: Any = None
 WIDEST = 0
 STRIPES = 1
+CHUNK_WEIGHT = 0  # bytes of CHUNK_COLS columns of a stripe; 0 where columns are not taken in chunks
 
 
 def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -244,23 +375,29 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     if step.small:
         x += types.uint64(tid * op.private_stride)
     chunk = max(WIDEST, CHUNK_BYTES // op.token_bytes // WIDEST * WIDEST)
+    columns = op.n_cols
+    if CHUNK_WEIGHT and n > WIDEST:  # few tokens read every weight once: a chunk would only break the stream
+        columns = min(columns, CHUNK_COLS)
     for start in range(0, n, chunk):
         end = min(n, start + chunk)
         for s in range(first, last, STRIPES):
-            weight = op.weight + types.uint64(s * op.stripe_bytes)
             apart = op.stripe_bytes if s + 1 < last else 0
-            t = start
-            while t < end:
-                width = widest_tile(end - t)
-                tile(
-                    width,
-                    weight,
-                    apart,
-                    x + types.uint64(t * op.token_bytes),
-                    op.n_cols,
-                    op.bias + types.uint64(s * 64),
-                    op.dst + types.uint64(t * op.dst_stride + s * 64),
-                    op.dst_stride,
-                    op.accumulate,
-                )
-                t += width
+            ahead = STRIPES * op.stripe_bytes
+            for c in range(0, op.n_cols, columns):
+                weight = op.weight + types.uint64(s * op.stripe_bytes + c // columns * CHUNK_WEIGHT)
+                t = start
+                while t < end:
+                    width = widest_tile(end - t)
+                    tile(
+                        width,
+                        weight,
+                        apart,
+                        ahead if t == start else 0,
+                        x + types.uint64(t * op.token_bytes + c // 32 * width * TOKEN_BLOCK_BYTES),
+                        min(columns, op.n_cols - c),
+                        op.bias + types.uint64(s * 64),
+                        op.dst + types.uint64(t * op.dst_stride + s * 64),
+                        op.dst_stride,
+                        FROM_DST if c else FROM_BOTH if op.accumulate else FROM_BIAS,
+                    )
+                    t += width

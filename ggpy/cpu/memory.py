@@ -52,7 +52,8 @@ load_i32, load_u32, load_i64, load_f32 = (
     _loader(types.float32),
 )
 store_i8, store_u8, store_u16 = _storer(types.int8), _storer(types.uint8), _storer(types.uint16)
-store_i32, store_i64, store_f32 = _storer(types.int32), _storer(types.int64), _storer(types.float32)
+store_i32, store_u32, store_i64 = _storer(types.int32), _storer(types.uint32), _storer(types.int64)
+store_f32 = _storer(types.float32)
 
 
 def _bitcast(source: Any, target: Any) -> Any:

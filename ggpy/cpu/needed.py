@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ggpy.compilers import compiled_by_others
 from ggpy.cpu import kernels
+from ggpy.cpu.threads import default_threads
 from ggpy.errors import GGPYError
-from ggpy.native import isa
+from ggpy.native import isa, keeps_kernels
 from ggpy.notes import Notify, Passing
 from ggpy.program import Op, Program
 from ggpy.quant.packed import PACKED, Packed
@@ -16,6 +20,8 @@ from ggpy.quant.packed import PACKED, Packed
 if TYPE_CHECKING:
     from ggpy.gguf_file import TensorInfo
 
+# What llama-quantize gives the more important matrices in files that are called after a type.
+COMPANIONS = {"Q2_K": ("Q3_K", "Q4_K"), "Q3_K": ("Q4_K", "Q5_K"), "IQ4_NL": ("Q5_K",), "IQ4_XS": ("Q5_K",)}
 TEAM = ("walk", "serve", "step_together")  # what every program runs on
 
 
@@ -54,7 +60,8 @@ def program_kernels(program: Program, cache_type: str) -> list[str]:
 def type_kernels(types: Iterable[str]) -> list[str]:
     """Every kernel that models in files of these types need: "q4_0", "Q4_K_M", ….
 
-    Files of four and five bits keep their output matrix at Q6_K, and their embedding with it where it is the same.
+    Files of up to five bits keep their output matrix at Q6_K, and their embedding with it where it is the same; a few
+    types are mixed with others (COMPANIONS).
     Raises GGPYError for a type without kernels.
     """
     names: list[str] = []
@@ -64,7 +71,9 @@ def type_kernels(types: Iterable[str]) -> list[str]:
         if name not in PACKED:
             known = ", ".join(p.lower() for p in PACKED)
             raise GGPYError(f"{asked!r} is not a type that has kernels; choose among {known}.")
-        for packed in (PACKED[name], *([PACKED["Q6_K"]] if PACKED[name].bits in (4, 5) else [])):
+        for packed in [
+            PACKED[n] for n in (name, *COMPANIONS.get(name, ()), *(["Q6_K"] if PACKED[name].bits < 6 else []))
+        ]:
             for kind in ("pack", "embed", "linear"):
                 if kind in kernels.PROTOTYPES:
                     names.append(f"{kind}.{packed.name}")
@@ -74,6 +83,19 @@ def type_kernels(types: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*names, *TEAM]))
 
 
+MOST_WORKERS = 4  # processes that compile at a time: each takes some 200 MB
+SERVE = "from ggpy.cpu.needed import serve; serve()"
+
+
+def serve() -> None:
+    """A compiling process: a kernel's name a line, and behind a space its tier where that is another than this CPU's
+    best. See `ggpy.compilers`."""
+    for line in sys.stdin:
+        name, _, tier = line.strip().partition(" ")
+        kernels.kernel(name, tier or None)
+        print(line.strip(), flush=True)
+
+
 def compile_missing(names: list[str], notify: Notify) -> list[str]:
     """Compile those of the kernels `names` that this machine has yet to compile, and say so; returns which."""
     missing, start = kernels.missing(names), time.perf_counter()
@@ -81,8 +103,17 @@ def compile_missing(names: list[str], notify: Notify) -> list[str]:
         return []
     n = len(missing)
     notify(f"compiling {n} kernel{'s' * (n > 1)} for this CPU ({isa()}); this happens once")
-    for place, name in enumerate(missing, 1):
-        notify(Passing(f"compiling kernel {place} of {n}: {name}"))
-        kernels.kernel(name)
+    missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
+    workers = min(n // 2, default_threads(), MOST_WORKERS)
+    done = 0
+    if workers > 1 and keeps_kernels():
+        with contextlib.suppress(OSError):  # where processes cannot be had, this one does it all
+            for name in compiled_by_others(SERVE, missing, workers):
+                done += 1
+                notify(Passing(f"compiled kernel {done} of {n}: {name}"))
+    if done < n:
+        for place, name in enumerate(missing, 1):
+            notify(Passing(f"compiling kernel {place} of {n}: {name}"))
+            kernels.kernel(name)
     notify(f"compiled in {time.perf_counter() - start:.1f} s")
     return missing

@@ -8,52 +8,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, njit, types
+from numba import njit, types
 
-from ggpy.cpu.blocks import CODES, k_scale
-from ggpy.cpu.memory import load_i8, load_i32, load_u16, store_i8, store_i32, store_u8, store_u16
-from ggpy.cpu.records import as_bytes
+from ggpy.cpu.blocks import readers
+from ggpy.cpu.memory import load_i32, load_u16, load_u32, store_i32, store_u8, store_u16
 from ggpy.quant import FORMATS
-from ggpy.quant.packed import PACKED, Packed
+from ggpy.quant.packed import Packed, Plane
 
-# ---- scales
-
-
-@njit
-def _scales_plain(raw, i, size, n_minima, row, block, header):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i * size)
-    store_u16(block + types.uint64(2 * row), load_u16(at))
-    if n_minima:
-        store_u16(block + types.uint64(32 + 2 * row), load_u16(at + types.uint64(2)))
+# Formats whose blocks hold 32 codes in the very order of the lanes, and in how many words.
+_AS_THEY_ARE = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8, "IQ4_NL": 4, "MXFP4": 4}
 
 
-@njit
-def _scales_k(raw, i, size, n_minima, row, block, header):  # type: ignore[no-untyped-def]
-    top = raw + types.uint64(i // 8 * size)
-    store_u16(header + types.uint64(2 * row), load_u16(top))
-    store_u16(header + types.uint64(32 + 2 * row), load_u16(top + types.uint64(2)))
-    store_u8(block + types.uint64(row), k_scale(top + types.uint64(4), i % 8, 0))
-    store_u8(block + types.uint64(16 + row), k_scale(top + types.uint64(4), i % 8, 1))
+def _plane_writer(plane: Plane | None) -> Any:
+    """`write(codes, block, row)`: the bits that a plane keeps of a row's 32 codes, at the address `codes`."""
+    if plane is None:
+        return njit(lambda codes, block, row: None)
+    bits, shift, at = plane.bits, plane.shift, plane.at
+    per_byte, mask = 8 // bits, 0x01010101 * ((1 << bits) - 1)  # four codes at a time, a byte each
+    groups = {plane.place(g): g for g in range(8)}  # they lie at regular steps, between vectors and within one
+    between, within = groups.get((1, 0), 0), groups.get((0, bits), 0)
 
+    @njit
+    def write(codes, block, row):  # type: ignore[no-untyped-def]
+        for vector in range(bits):
+            word = types.int64(0)
+            for k in range(per_byte):
+                four = types.int64(load_u32(codes + types.uint64(4 * (vector * between + k * within))))
+                word |= ((four >> shift) & mask) << (k * bits)
+            store_i32(block + types.uint64(at + 64 * vector + 4 * row), types.int32(word))
 
-@njit
-def _scales_q6_k(raw, i, size, n_minima, row, block, header):  # type: ignore[no-untyped-def]
-    top = raw + types.uint64(i // 8 * size)
-    store_u16(header + types.uint64(2 * row), load_u16(top + types.uint64(208)))
-    for s in range(2):
-        store_i8(block + types.uint64(16 * s + row), load_i8(top + types.uint64(192 + 2 * (i % 8) + s)))
+    return write
 
-
-_K_SCALES = {"Q4_K": _scales_k, "Q5_K": _scales_k, "Q6_K": _scales_q6_k}
 
 read_codes: Any = None  # these names are set by `specialized`
-read_scales: Any = None
-SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = HIGH_AT = BITS = FIELD = MINIMA = ELEMENT = WORDS = 0
+read_levels: Any = None
+write_low: Any = None
+write_high: Any = None
+SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = MINIMA = MINIMA_AT = N_SCALES = SCALE_BYTES = ELEMENT = WORDS = 0
 
 
 def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
     """Stripes first..last of a quantized matrix: `raw` is its GGUF bytes, `out` the packed matrix; both addresses."""
-    codes = carray(as_bytes(scratch), 32)
     for s in range(first, last):
         for row in range(min(16, n_rows - 16 * s)):
             source = raw + types.uint64((16 * s + row) * row_bytes)
@@ -64,32 +59,33 @@ def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, 
                 if HEADER_BYTES:
                     header = stripe + types.uint64(i // 8 * (HEADER_BYTES + 8 * BLOCK_BYTES))
                     block = header + types.uint64(HEADER_BYTES + i % 8 * BLOCK_BYTES)
-                read_scales(source, i, SIZE, MINIMA, row, block, header)
-                base = block + types.uint64(CODES_AT + 4 * row)
+                levels = read_levels(source, i, SIZE, MINIMA)
+                if HEADER_BYTES:
+                    store_u16(header + types.uint64(2 * row), types.uint16(levels[0]))
+                    if MINIMA:
+                        store_u16(header + types.uint64(32 + 2 * row), types.uint16(levels[1]))
+                for k in range(N_SCALES):
+                    at = block + types.uint64(SCALE_BYTES * (16 * k + row))
+                    scale, minimum = levels[2 + k], levels[4 + k]
+                    if SCALE_BYTES == 2:
+                        store_u16(at, types.uint16(scale))
+                        if MINIMA:
+                            store_u16(at + types.uint64(MINIMA_AT), types.uint16(minimum))
+                    elif SCALE_BYTES == 1 and MINIMA and MINIMA_AT == 0:
+                        store_u8(at, types.uint8(scale | (minimum << 4)))
+                    elif SCALE_BYTES == 1:
+                        store_u8(at, types.uint8(scale))
+                        if MINIMA:
+                            store_u8(at + types.uint64(MINIMA_AT), types.uint8(minimum))
                 if WORDS:  # the file keeps a row's codes in the very order of the lanes
+                    base = block + types.uint64(CODES_AT + 4 * row)
                     at = source + types.uint64(i * SIZE + SKIP)
                     for j in range(WORDS):
                         store_i32(base + types.uint64(64 * j), load_i32(at + types.uint64(4 * j)))
-                    continue
-                read_codes(source, i, SKIP, SIZE, codes)
-                if BITS == 8:
-                    for g in range(8):
-                        for c in range(4):
-                            store_u8(base + types.uint64(64 * g + c), codes[4 * g + c])
                 else:
-                    for j in range(4):
-                        for c in range(4):
-                            low, high = codes[4 * j + c] & 15, codes[16 + 4 * j + c] & 15
-                            store_u8(base + types.uint64(64 * j + c), types.uint8(low | (high << 4)))
-                if FIELD:
-                    per_vector = 8 // FIELD
-                    plane = block + types.uint64(HIGH_AT + 4 * row)
-                    for p in range(8 // per_vector):
-                        for c in range(4):
-                            byte = types.uint8(0)
-                            for k in range(per_vector):
-                                byte |= types.uint8((codes[4 * (p * per_vector + k) + c] >> 4) << (k * FIELD))
-                            store_u8(plane + types.uint64(64 * p + c), byte)
+                    read_codes(source, i, SKIP, SIZE, scratch)
+                    write_low(scratch, block, row)
+                    write_high(scratch, block, row)
 
 
 def pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
@@ -111,21 +107,21 @@ def pack_names(p: Packed) -> dict[str, Any]:
     """What `specialized` puts into the pack loop of a format."""
     if p.is_float:
         return {"ELEMENT": p.bits // 8}
-    codes, skip = CODES[p.name]
+    read_codes, skip, read_levels = readers(p.name)
+    low, high = (*p.planes, None)[:2]
     return {
-        "read_codes": codes,
-        "read_scales": _K_SCALES.get(p.name, _scales_plain),
+        "read_codes": read_codes,
+        "read_levels": read_levels,
+        "write_low": _plane_writer(low),
+        "write_high": _plane_writer(high),
         "SKIP": skip,
         "SIZE": FORMATS[p.name].type_size,
         "HEADER_BYTES": p.header_bytes,
         "BLOCK_BYTES": p.block_bytes,
         "CODES_AT": p.codes_at,
-        "HIGH_AT": p.high_at,
-        "BITS": p.bits,
-        "FIELD": p.high_bits,
         "MINIMA": int(p.minima),
-        "WORDS": {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}.get(p.name, 0),
+        "MINIMA_AT": p.minima_at,
+        "N_SCALES": p.n_scales,
+        "SCALE_BYTES": p.scale_bytes,
+        "WORDS": _AS_THEY_ARE.get(p.name, 0),
     }
-
-
-assert set(CODES) | {"F32", "F16", "BF16"} == set(PACKED)

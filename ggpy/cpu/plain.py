@@ -6,9 +6,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numba import njit, types
 
-from ggpy.cpu.layout import CACHE_BYTES, CHUNK, ROW_STATE_BYTES, TOKEN_BLOCK_BYTES
+from ggpy.cpu.blocks import number_of, scale_of
+from ggpy.cpu.layout import (
+    FROM_BIAS,
+    FROM_DST,
+    ROW_STATE_BYTES,
+    SUM_STARTS,
+    TOKEN_BLOCK_BYTES,
+)
 from ggpy.cpu.memory import (
     f16_to_f32,
     f32_from_bits,
@@ -23,26 +31,31 @@ from ggpy.cpu.memory import (
     store_i32,
     store_u16,
 )
-from ggpy.quant.packed import Packed
+from ggpy.quant.packed import Packed, Plane
 
 
 def code_reader(p: Packed) -> Any:
-    """`code(block, row, column)`: the signed value of one quantized code, its offset taken off."""
-    codes_at, high_at, offset, bits, field, signed = p.codes_at, p.high_at, p.offset, p.bits, p.high_bits, p.signed
-    per_vector = 8 // field if field else 1
+    """`code(block, row, column)`: a code put together from its planes."""
+
+    def plane_reader(plane: Plane | None) -> Any:
+        if plane is None:
+            return njit(lambda block, row, column: 0)
+        places = np.array([plane.place(g) for g in range(8)])
+        at, mask, shift = plane.at, (1 << plane.bits) - 1, plane.shift
+
+        @njit
+        def part(block, row, column):  # type: ignore[no-untyped-def]
+            vector, bit = places[column // 4]
+            byte = types.int64(load_u8(block + types.uint64(at + 64 * vector + 4 * row + column % 4)))
+            return ((byte >> bit) & mask) << shift
+
+        return part
+
+    low, high = (plane_reader(plane) for plane in (*p.planes, None)[:2])
 
     @njit
     def code(block, row, column):  # type: ignore[no-untyped-def]
-        group, lane = column // 4, 4 * row + column % 4
-        if bits == 8:
-            at = block + types.uint64(codes_at + 64 * group + lane)
-            return types.int64(load_i8(at)) if signed else types.int64(load_u8(at)) - offset
-        byte = types.int64(load_u8(block + types.uint64(codes_at + 64 * (group % 4) + lane)))
-        value = byte >> 4 if group >= 4 else byte & 15
-        if field:
-            plane = types.int64(load_u8(block + types.uint64(high_at + 64 * (group // per_vector) + lane)))
-            value |= ((plane >> (group % per_vector * field)) & ((1 << field) - 1)) << 4
-        return value - offset
+        return low(block, row, column) | high(block, row, column)
 
     return code
 
@@ -71,51 +84,56 @@ def tile_function(p: Packed) -> Any:
             return total
 
     else:
-        code = code_reader(p)
+        code, number, scale_value = code_reader(p), number_of(p), scale_of(p)
         group, n_scales, header, minima, minima_at = p.group, p.n_scales, p.header, p.minima, p.minima_at
-        header_bytes, block_bytes, sign, signed_scales = p.header_bytes, p.block_bytes, p.minimum_sign, p.signed_scales
+        header_bytes, block_bytes, sign, unit = p.header_bytes, p.block_bytes, p.minimum_sign, p.unit
+        scale_bytes, nibbles = p.scale_bytes, p.scales == "nibbles"
+
+        @njit
+        def stored_level(at):  # type: ignore[no-untyped-def]
+            return types.int64(load_u16(at)) if scale_bytes == 2 else types.int64(load_u8(at))
 
         @njit
         def product(weight, x, n_cols, row):  # type: ignore[no-untyped-def]
             total = types.float64(0.0)
             block = weight
             for i in range(n_cols // 32):
-                d, dmin = types.float32(1.0), types.float32(1.0)
+                top, top_minimum = types.float32(1.0), types.float32(1.0)
                 if header:
-                    top = weight + types.uint64(i // 8 * (header_bytes + 8 * block_bytes))
-                    d = f16_to_f32(load_u16(top + types.uint64(2 * row)))
+                    at = weight + types.uint64(i // 8 * (header_bytes + 8 * block_bytes))
+                    top = f16_to_f32(load_u16(at + types.uint64(2 * row))) * types.float32(unit)
                     if minima:
-                        dmin = f16_to_f32(load_u16(top + types.uint64(32 + 2 * row)))
-                    block = top + types.uint64(header_bytes + i % 8 * block_bytes)
+                        top_minimum = f16_to_f32(load_u16(at + types.uint64(32 + 2 * row)))
+                    block = at + types.uint64(header_bytes + i % 8 * block_bytes)
                 else:
                     block = weight + types.uint64(i * block_bytes)
-                at = x + types.uint64(i * TOKEN_BLOCK_BYTES)
-                x_scale = load_f32(at + types.uint64(32))
+                x_at = x + types.uint64(i * TOKEN_BLOCK_BYTES)
+                x_scale = load_f32(x_at + types.uint64(32))
                 for s in range(n_scales):
-                    dot = types.int64(0)
+                    dot, x_sum = types.int64(0), types.int64(0)
                     for c in range(s * group, (s + 1) * group):
-                        dot += code(block, row, c) * types.int64(load_i8(at + types.uint64(c)))
-                    scale = d
-                    if header:
-                        byte = block + types.uint64(16 * s + row)
-                        scale *= types.float32(load_i8(byte)) if signed_scales else types.float32(load_u8(byte))
-                    else:
-                        scale = f16_to_f32(load_u16(block + types.uint64(32 * s + 2 * row)))
+                        x_code = types.int64(load_i8(x_at + types.uint64(c)))
+                        dot += number(code(block, row, c)) * x_code
+                        x_sum += x_code
+                    at = block + types.uint64(scale_bytes * (16 * s + row))
+                    stored = stored_level(at)
+                    scale = scale_value(top, stored & 15 if nibbles else stored)
                     total += types.float64(scale * x_scale) * dot
-                if minima:
-                    if header:
-                        minimum = dmin * types.float32(load_u8(block + types.uint64(minima_at + row)))
-                    else:
-                        minimum = f16_to_f32(load_u16(block + types.uint64(minima_at + 2 * row)))
-                    total += types.float64(sign) * minimum * load_f32(at + types.uint64(36))
+                    if minima:
+                        stored = stored >> 4 if nibbles else stored_level(at + types.uint64(minima_at))
+                        minimum = scale_value(top_minimum, stored)
+                        x_total = load_f32(x_at + types.uint64(36)) if n_scales == 1 else x_scale * types.float32(x_sum)
+                        total += types.float64(sign) * minimum * x_total
             return total
 
     @njit
-    def tile(width, weight, apart, x, n_cols, bias, dst, stride, accumulate):  # type: ignore[no-untyped-def]
+    def tile(width, weight, apart, ahead, x, n_cols, bias, dst, stride, start):  # type: ignore[no-untyped-def]
         for row in range(16):
             at = dst + types.uint64(4 * row)
-            total = product(weight, x, n_cols, row) + load_f32(bias + types.uint64(4 * row))
-            if accumulate:
+            total = product(weight, x, n_cols, row)
+            if start != FROM_DST:
+                total += load_f32(bias + types.uint64(4 * row))
+            if start != FROM_BIAS:
                 total += load_f32(at)
             store_f32(at, types.float32(total))
 
@@ -154,9 +172,10 @@ def quantize_row(row, weight, factor, n_blocks, dst, width, lane):  # type: igno
         tail = out + types.uint64(32 * width + 4 * lane)
         store_f32(tail, scale)
         store_f32(tail + types.uint64(4 * width), scale * types.float32(first + second))
-        store_i32(tail + types.uint64(8 * width), types.int32(-8 * (first + second)))
-        store_i32(tail + types.uint64(12 * width), types.int32(-8 * first))
-        store_i32(tail + types.uint64(16 * width), types.int32(-8 * second))
+        for k in range(len(SUM_STARTS)):
+            offset, part = SUM_STARTS[k]
+            total = (first + second) if part == 0 else first if part == 1 else second
+            store_i32(tail + types.uint64((8 + 4 * k) * width), types.int32(-offset * total))
 
 
 @njit
@@ -179,40 +198,68 @@ def store_half(address, x):  # type: ignore[no-untyped-def]
     store_u16(address, f32_to_f16(x))
 
 
-def attend_function(cache: str) -> Any:
-    """`attend`, as in `ggpy.cpu.attention`, for a cache of that type."""
-    element = CACHE_BYTES[cache]
+def _cell_reader(cache: str, is_key: bool) -> Any:
+    """`cell(start, position, d, n_dims)`: one number of the cache, as `ggpy.cpu.attention` lays it out."""
 
     @njit
-    def load_cell(at):  # type: ignore[no-untyped-def]
-        return f16_to_f32(load_u16(at)) if element == 2 else load_f32(at)
+    def cell(start, position, d, n_dims):  # type: ignore[no-untyped-def]
+        block, lane = position >> 4, position & 15
+        at = d * 16 + lane if is_key else lane * n_dims + d
+        if cache == "f32":
+            return load_f32(start + types.uint64(4 * (16 * n_dims * block + at)))
+        if cache == "f16":
+            return f16_to_f32(load_u16(start + types.uint64(2 * (16 * n_dims * block + at))))
+        codes = start + types.uint64(block * (16 * n_dims + n_dims))
+        scale = f16_to_f32(load_u16(codes + types.uint64(16 * n_dims + 32 * (d // 32) + 2 * lane)))
+        return scale * types.float32(load_i8(codes + types.uint64(at)))
+
+    return cell
+
+
+def widen_function(cache: str, is_key: bool) -> Any:
+    """`widen`, as in `ggpy.cpu.widen`."""
+    cell = _cell_reader(cache, is_key)
 
     @njit
-    def attend(rows, q, k, v, head_dim, head_pad, begin, end, scratch):  # type: ignore[no-untyped-def]
-        values = scratch + types.uint64((ROW_STATE_BYTES + 4 * CHUNK) * rows)
+    def widen(dst, src, n_dims, n):  # type: ignore[no-untyped-def]
+        for p in range(n):
+            for d in range(n_dims):
+                at = ((p >> 4) * n_dims + d) * 16 + (p & 15) if is_key else p * n_dims + d
+                store_f32(dst + types.uint64(4 * at), cell(src, p, d, n_dims))
+
+    return widen
+
+
+def attend_function(cache_k: str, cache_v: str) -> Any:
+    """`attend`, as in `ggpy.cpu.attend`, for a cache of those types."""
+    key, value = _cell_reader(cache_k, True), _cell_reader(cache_v, False)
+
+    @njit
+    def attend(rows, q, k, v, head_dim, head_pad, begin, end, edges, scratch):  # type: ignore[no-untyped-def]
         for m in range(rows):
+            values = scratch + types.uint64(ROW_STATE_BYTES * rows + 4 * m * head_pad)
             first_seen = load_i32(scratch + types.uint64(4 * m))
             last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
             largest = types.float64(-1e30)
             total = types.float64(0.0)
+            for d in range(head_pad):
+                store_f32(values + types.uint64(4 * d), types.float32(0.0))
             for p in range(max(begin, first_seen), min(end, last_seen + 1)):
                 score = types.float64(0.0)
                 for d in range(head_dim):
-                    key = k + types.uint64((((p >> 4) * head_dim + d) * 16 + (p & 15)) * element)
-                    score += load_cell(key) * load_f32(q + types.uint64(4 * (d * rows + m)))
+                    score += key(k, p, d, head_dim) * load_f32(q + types.uint64(4 * (d * rows + m)))
                 if score > largest:
-                    shrink = math.exp(largest - score)
+                    shrink = 2.0 ** (largest - score)
                     largest = score
                     total *= shrink
                     for d in range(head_dim):
-                        at = values + types.uint64(4 * (m * head_pad + d))
+                        at = values + types.uint64(4 * d)
                         store_f32(at, types.float32(load_f32(at) * shrink))
-                weight = math.exp(score - largest)
+                weight = 2.0 ** (score - largest)
                 total += weight
                 for d in range(head_dim):
-                    at = values + types.uint64(4 * (m * head_pad + d))
-                    value = load_cell(v + types.uint64((p * head_pad + d) * element))
-                    store_f32(at, types.float32(load_f32(at) + weight * value))
+                    at = values + types.uint64(4 * d)
+                    store_f32(at, types.float32(load_f32(at) + weight * value(v, p, d, head_pad)))
             store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))
             store_f32(scratch + types.uint64(4 * (3 * rows + m)), types.float32(total))
 

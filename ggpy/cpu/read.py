@@ -23,17 +23,19 @@ def read(at, n_bytes, out):  # type: ignore[no-untyped-def]
 
 
 def sum_range_intrinsic(isa: str) -> Any:
-    """`sum_range(at, rounds, out)`: a round is 16 loads of 64 bytes into 16 sums, which no load waits for. Every CPU
-    has these: the plain tier uses them too."""
+    """`sum_range(at, rounds, out)`: a round is 16 loads of 64 bytes into as many sums as registers hold, so that loads
+    hardly wait for them. Every CPU has these: the plain tier uses them too."""
 
     def sum_range(typingctx: Any, at: Any, rounds: Any, out: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
-            n = RUN // 64
+            n = 16 if isa == "avx512vnni" else 4
 
             def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
-                sums = [b.add(c[1 + k], v.load(v.at(c[0], 64 * k), VI)) for k in range(n)]
-                return [v.at(c[0], RUN), *sums]
+                at, *sums = c
+                for k in range(RUN // 64):
+                    sums[k % n] = b.add(sums[k % n], v.load(v.at(at, 64 * k), VI))
+                return [v.at(at, RUN), *sums]
 
             _, *sums = v.loop(args[1], [args[0], *[v.int(0)] * n], body)
             total = sums[0]

@@ -26,7 +26,6 @@ def _pointer_to(dtype: np.dtype) -> Any:
     return intrinsic(cast)
 
 
-as_bytes = _pointer_to(np.dtype(np.uint8))
 as_op = _pointer_to(OP)
 as_step = _pointer_to(STEP)
 

@@ -6,15 +6,17 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types
+from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.memory import load_f32, load_i32, store_f32
+from ggpy.cpu.memory import f16_to_f32, f32_to_f16, load_f32, load_i32, store_f32, store_i8, store_u16
 from ggpy.cpu.records import as_op, as_step
 
-store_cell: Any = None  # these names are set by `specialized`
-ELEMENT = 2
+store_key: Any = None  # these names are set by `specialized`
+store_value: Any = None
+key_bytes: Any = None
+value_bytes: Any = None
 
 
 def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -61,15 +63,48 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
             position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
             slot_head = slot * op.n_head_kv + head
-            key = op.cache_k + types.uint64(
-                ((slot_head * op.n_ctx + (position & ~15)) * op.head_dim + (position & 15)) * ELEMENT
-            )
-            for d in range(op.head_dim):
-                store_cell(key + types.uint64(16 * ELEMENT * d), load_f32(at + types.uint64(4 * d)))
-            source = op.src3 + types.uint64(token * op.src3_stride + head * op.head_dim * 4)
-            value = op.cache_v + types.uint64((slot_head * op.n_ctx + position) * op.head_pad * ELEMENT)
-            for d in range(op.head_dim):
-                store_cell(value + types.uint64(ELEMENT * d), load_f32(source + types.uint64(4 * d)))
+            cell, lane = slot_head * op.n_ctx + (position & ~15), position & 15
+            store_key(op.cache_k + types.uint64(cell * key_bytes(op.head_dim)), lane, at, op.head_dim, op.head_dim)
+            value = op.src3 + types.uint64(token * op.src3_stride + head * op.head_dim * 4)
+            block = op.cache_v + types.uint64(cell * value_bytes(op.head_pad))
+            store_value(block, lane, value, op.head_dim, op.head_pad)
+
+
+def store_function(cache: str, store_half: Any, is_key: bool) -> Any:
+    """`store(block, lane, src, head_dim, n_dims)`: a head's keys or values, float32 [head_dim], as position `lane` of
+    the 16 in a block of the cache, whose rows have n_dims; see `ggpy.cpu.attention` for the layout."""
+    if cache == "q8_0":
+        return _store_q8(is_key)
+    store_cell, size = (store_f32, 4) if cache == "f32" else (store_half, 2)
+
+    @njit
+    def store(block, lane, src, head_dim, n_dims):  # type: ignore[no-untyped-def]
+        first, step = (lane, 16) if is_key else (lane * n_dims, 1)
+        for d in range(head_dim):
+            store_cell(block + types.uint64(size * (first + step * d)), load_f32(src + types.uint64(4 * d)))
+
+    return store
+
+
+def _store_q8(is_key: bool) -> Any:
+    @njit
+    def store(block, lane, src, head_dim, n_dims):  # type: ignore[no-untyped-def]
+        first, step = (lane, 16) if is_key else (lane * n_dims, 1)
+        scales = block + types.uint64(16 * n_dims)
+        for start in range(0, head_dim, 32):
+            largest = types.float32(0.0)
+            for d in range(start, start + 32):
+                largest = max(largest, abs(load_f32(src + types.uint64(4 * d))))
+            half = f32_to_f16(largest / types.float32(127.0))
+            store_u16(scales + types.uint64(start + 2 * lane), half)
+            scale = f16_to_f32(half)  # codes are of the scale as it is kept
+            inverse = types.float32(1.0) / scale if scale > types.float32(0.0) else types.float32(0.0)
+            for d in range(start, start + 32):
+                code = round(load_f32(src + types.uint64(4 * d)) * inverse)
+                code = min(max(code, types.float32(-127.0)), types.float32(127.0))
+                store_i8(block + types.uint64(first + step * d), types.int8(types.int32(code)))
+
+    return store
 
 
 def store_half_intrinsic() -> Any:

@@ -1,16 +1,20 @@
 """Vector code from Python: a thin layer over llvmlite in which the SIMD kernels are written.
 
 Every value is a vector of 16 lanes, one lane a weight row, a cache position or a column. A 512-bit CPU holds it in one
-register; for narrower ones LLVM splits it, so a kernel is written once. Only what has no portable spelling, the 8-bit
-dot product, is chosen by tier. Addresses are i64 values; loads and stores are unaligned.
+register; for narrower ones LLVM splits it, so a kernel is written once. Where the order of the parts decides whether
+all fits into registers, a kernel asks for narrower vectors itself. Only what has no portable spelling, the 8-bit dot
+product, is chosen by tier. Addresses are i64 values; loads and stores are unaligned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from llvmlite import ir
 from numba.core import cgutils
+
+from ggpy.native import ON_ARM, host_features
 
 LANES = 16
 i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -30,14 +34,26 @@ EXP2 = (
     6.931472028550421e-1,
     1.0,
 )
+# The same to 1.6e-7 with a multiplication less, exactly 1 at 0: a minimax fit of our own.
+EXP2_5 = (
+    1.3264727252773778e-3,
+    9.671512785858840e-3,
+    5.550733744471492e-2,
+    2.402224208211044e-1,
+    6.931469775976775e-1,
+    1.0,
+)
 
 
 class Vec:
-    """Emits vector code at `builder`'s position for the tier `isa`."""
+    """Emits vector code at `builder`'s position for the tier `isa`, in vectors of `lanes` 32-bit lanes."""
 
-    def __init__(self, builder: ir.IRBuilder, isa: str) -> None:
+    def __init__(self, builder: ir.IRBuilder, isa: str, lanes: int = LANES) -> None:
         self.b = builder
         self.isa = isa
+        self.lanes = lanes
+        self.vf, self.vi = ir.VectorType(f32, lanes), ir.VectorType(i32, lanes)
+        self.vb = ir.VectorType(i8, 4 * lanes)
 
     # ---- constants and addresses
 
@@ -45,10 +61,10 @@ class Vec:
         return ir.Constant(i64, value)
 
     def float(self, value: float) -> ir.Constant:
-        return ir.Constant(VF, [value] * LANES)
+        return ir.Constant(self.vf, [value] * self.lanes)
 
     def int(self, value: int) -> ir.Constant:
-        return ir.Constant(VI, [value] * LANES)
+        return ir.Constant(self.vi, [value] * self.lanes)
 
     def at(self, address: ir.Value, offset: ir.Value | int) -> ir.Value:
         """address + offset, in bytes."""
@@ -73,35 +89,54 @@ class Vec:
     def store(self, value: ir.Value, address: ir.Value) -> None:
         self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=1)
 
+    def prefetch(self, address: ir.Value, level: int = 2) -> None:
+        """Ask for the cache line at `address`, which need not be readable, in the second-level cache or the first."""
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        for_reading, locality, data = (ir.Constant(i32, n) for n in (0, 4 - level, 1))
+        self.b.call(function, [self.b.inttoptr(address, pointer), for_reading, locality, data])
+
     def load_f32(self, address: ir.Value) -> ir.Value:
-        return self.load(address, VF)
+        return self.load(address, self.vf)
 
     def load_f16(self, address: ir.Value) -> ir.Value:
-        return self.b.fpext(self.load(address, ir.VectorType(f16, LANES)), VF)
+        return self.b.fpext(self.load(address, ir.VectorType(f16, self.lanes)), self.vf)
 
     def load_bf16(self, address: ir.Value) -> ir.Value:
-        wide = self.b.zext(self.load(address, ir.VectorType(i16, LANES)), VI)
-        return self.b.bitcast(self.b.shl(wide, self.int(16)), VF)
+        wide = self.b.zext(self.load(address, ir.VectorType(i16, self.lanes)), self.vi)
+        return self.b.bitcast(self.b.shl(wide, self.int(16)), self.vf)
 
     def load_bytes(self, address: ir.Value) -> ir.Value:
-        """64 bytes as 32-bit lanes of four."""
-        return self.load(address, VI)
+        """Bytes as 32-bit lanes of four."""
+        return self.load(address, self.vi)
+
+    def load_u8_int(self, address: ir.Value) -> ir.Value:
+        """16 unsigned bytes as integers."""
+        return self.b.zext(self.load(address, ir.VectorType(i8, self.lanes)), self.vi)
 
     def load_u8(self, address: ir.Value) -> ir.Value:
         """16 unsigned bytes as floats."""
-        return self.b.sitofp(self.b.zext(self.load(address, ir.VectorType(i8, LANES)), VI), VF)
+        return self.b.sitofp(self.load_u8_int(address), self.vf)
 
     def load_s8(self, address: ir.Value) -> ir.Value:
-        """16 signed bytes as floats."""
-        return self.b.sitofp(self.b.sext(self.load(address, ir.VectorType(i8, LANES)), VI), VF)
+        """Signed bytes as floats."""
+        return self.b.sitofp(self.b.sext(self.load(address, ir.VectorType(i8, self.lanes)), self.vi), self.vf)
+
+    def load_power(self, address: ir.Value) -> ir.Value:
+        """16 bytes e as the floats 2 ** (e - 128), of which the first two are subnormal."""
+        e = self.load_u8_int(address)
+        normal = self.b.shl(self.b.sub(e, self.int(1)), self.int(23))
+        least = self.b.shl(self.b.add(e, self.int(1)), self.int(21))  # above `normal` for e = 0 and 1 alone
+        return self.b.bitcast(self._intrinsic(f"llvm.smax.v{self.lanes}i32", self.vi, [normal, least]), self.vf)
 
     # ---- lanes
 
     def splat(self, scalar: ir.Value) -> ir.Value:
         """A scalar in every lane; of a value just loaded it becomes the consumer's broadcast memory operand."""
-        kind = ir.VectorType(scalar.type, LANES)
+        kind = ir.VectorType(scalar.type, self.lanes)
         one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(i32, 0))
-        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(VI, [0] * LANES))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(self.vi, [0] * self.lanes))
 
     def bcast_f32(self, address: ir.Value) -> ir.Value:
         return self.splat(self.load(address, f32, 4))
@@ -109,41 +144,65 @@ class Vec:
     def bcast_i32(self, address: ir.Value) -> ir.Value:
         return self.splat(self.load(address, i32, 4))
 
+    def scalars(self, address: ir.Value, count: int, element: ir.Type) -> Callable[[int], ir.Value]:
+        """`i` → the i-th of `count` neighbouring 32-bit scalars in every lane."""
+
+        def bcast(i: int) -> ir.Value:
+            return self.splat(self.load(self.at(address, 4 * i), element, 4))
+
+        @cache
+        def vector(first: int) -> ir.Value:
+            return self.load(self.at(address, 4 * first), ir.VectorType(element, min(4, count - first)), 4)
+
+        def lane(i: int) -> ir.Value:  # one load for four: products take a lane of a register as their operand
+            four = vector(i // 4 * 4)
+            return self.b.shuffle_vector(four, four, ir.Constant(self.vi, [i % 4] * self.lanes))
+
+        return lane if self.isa == "neon" and count > 1 else bcast
+
     def lane_index(self) -> ir.Constant:
-        return ir.Constant(VI, list(range(LANES)))
+        return ir.Constant(self.vi, list(range(self.lanes)))
+
+    def high_nibbles(self, codes: ir.Value) -> ir.Value:
+        """The upper four bits of every byte."""
+        shifted = self.b.lshr(self.b.bitcast(codes, self.vb), ir.Constant(self.vb, [4] * self.vb.count))
+        return self.b.bitcast(shifted, self.vi)
 
     # ---- float arithmetic
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        return self._intrinsic("llvm.fma.v16f32", VF, [a, b, c])
+        return self._intrinsic(f"llvm.fma.v{self.lanes}f32", self.vf, [a, b, c])
 
     def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
 
     def abs(self, a: ir.Value) -> ir.Value:
-        return self._intrinsic("llvm.fabs.v16f32", VF, [a])
+        return self._intrinsic(f"llvm.fabs.v{self.lanes}f32", self.vf, [a])
 
     def round(self, a: ir.Value) -> ir.Value:
         """To the nearest integer, ties to even."""
-        return self._intrinsic("llvm.rint.v16f32", VF, [a])
+        return self._intrinsic(f"llvm.rint.v{self.lanes}f32", self.vf, [a])
 
     def sum_lanes(self, a: ir.Value) -> ir.Value:
         """The sum as a scalar, added pairwise."""
-        for width in (8, 4, 2, 1):
+        for width in self._halvings():
             a = self.b.fadd(a, self._rotate(a, width))
         return self.b.extract_element(a, ir.Constant(i32, 0))
 
     def max_lanes(self, a: ir.Value) -> ir.Value:
-        for width in (8, 4, 2, 1):
+        for width in self._halvings():
             a = self.maximum(a, self._rotate(a, width))
         return self.b.extract_element(a, ir.Constant(i32, 0))
 
     def sum_lanes_int(self, a: ir.Value) -> ir.Value:
-        return self._intrinsic("llvm.vector.reduce.add.v16i32", i32, [a])
+        return self._intrinsic(f"llvm.vector.reduce.add.v{self.lanes}i32", i32, [a])
+
+    def _halvings(self) -> list[int]:
+        return [self.lanes >> k for k in range(1, self.lanes.bit_length())]
 
     def _rotate(self, a: ir.Value, by: int) -> ir.Value:
-        order = [(lane + by) % LANES for lane in range(LANES)]
-        return self.b.shuffle_vector(a, a, ir.Constant(VI, order))
+        order = [(lane + by) % self.lanes for lane in range(self.lanes)]
+        return self.b.shuffle_vector(a, a, ir.Constant(self.vi, order))
 
     def exp(self, x: ir.Value) -> ir.Value:
         """e^x to 2 units in the last place; 0 below -87, clamped above 88."""
@@ -157,20 +216,43 @@ class Vec:
         poly = self.float(EXP2[0])
         for c in EXP2[1:]:
             poly = self.fma(poly, rest, self.float(c))
-        exponent = self.b.shl(self.b.add(self.b.fptosi(whole, VI), self.int(127)), self.int(23))
-        return self.b.fmul(poly, self.b.bitcast(exponent, VF))
+        exponent = self.b.shl(self.b.add(self.b.fptosi(whole, self.vi), self.int(127)), self.int(23))
+        return self.b.fmul(poly, self.b.bitcast(exponent, self.vf))
+
+    def exp2_negative(self, x: ir.Value, fused: bool = True) -> ir.Value:
+        """2^x for x <= 0, to 3 units in the last place; exactly 0 below -126. Without `fused` products and sums are
+        rounded apart, which is the same on every CPU.
+
+        Rounding to a whole number is an addition that pushes the fraction out, and leaves that number in the low bits.
+        """
+        b, magic = self.b, self.float(1.5 * 2**23)
+        shifted = b.fadd(self.maximum(x, self.float(-127.0)), magic)
+        rest = b.fsub(x, b.fsub(shifted, magic))
+        poly = self.float(EXP2_5[0])
+        for c in EXP2_5[1:]:
+            poly = self.fma(poly, rest, self.float(c)) if fused else b.fadd(b.fmul(poly, rest), self.float(c))
+        exponent = b.shl(b.bitcast(shifted, VI), self.int(23))
+        power = b.bitcast(b.add(b.bitcast(poly, VI), exponent), VF)
+        return b.select(b.fcmp_ordered(">=", x, self.float(-126.0)), power, self.float(0.0))
 
     # ---- 8-bit dot product
 
     def dot(self, total: ir.Value, unsigned: ir.Value, signed: ir.Value) -> ir.Value:
         """total + the four byte products of each lane: `unsigned` times `signed`, both given as 32-bit lanes.
 
-        Without VNNI two products are first added in 16 bits: exact while unsigned values stay below 129.
+        Without VNNI two products are first added in 16 bits: exact while unsigned values stay below 129. NEON has no
+        such mixed product before Armv8.6: both are signed there, so unsigned values stay below 128.
         """
         b = self.b
+        if self.isa == "neon":  # vectors of 4 lanes
+            return self._intrinsic(
+                "llvm.aarch64.neon.sdot.v4i32.v16i8",
+                self.vi,
+                [total, b.bitcast(unsigned, self.vb), b.bitcast(signed, self.vb)],
+            )
         if self.isa == "avx512vnni":
-            parts = [total, b.bitcast(unsigned, VB), b.bitcast(signed, VB)]
-            return self._intrinsic("llvm.x86.avx512.vpdpbusd.512", VI, parts)
+            parts = [total, b.bitcast(unsigned, self.vb), b.bitcast(signed, self.vb)]
+            return self._intrinsic("llvm.x86.avx512.vpdpbusd.512", self.vi, parts)
         if self.isa == "portable":
             for byte in range(4):
                 u = b.and_(b.lshr(unsigned, self.int(8 * byte)), self.int(255))
@@ -195,11 +277,11 @@ class Vec:
     def signed_weights(self) -> bool:
         """Whether `dot_signed` takes signed weights as they are; otherwise they enter
         as weight + 128 and 128 * sum(x) must be taken off."""
-        return self.isa == "avx2"
+        return self.isa in ("avx2", "neon")
 
     def dot_signed(self, total: ir.Value, weight: ir.Value, x: ir.Value) -> ir.Value:
         """Like `dot` for signed weights; see `signed_weights`."""
-        if not self.signed_weights:
+        if self.isa != "avx2":
             return self.dot(total, weight, x)
         # |w| * (x with w's sign): both fit the unsigned-by-signed product without overflow in 16 bits
         halves = []
@@ -216,6 +298,32 @@ class Vec:
     def _half(self, v: ir.Value, lo: int) -> ir.Value:
         return self.b.shuffle_vector(v, v, ir.Constant(ir.VectorType(i32, 8), list(range(lo, lo + 8))))
 
+    # ---- table look-up
+
+    def lookup(self, codes: ir.Value, table: Sequence[int]) -> ir.Value:
+        """table[code] of every byte; `codes` and the result as 32-bit lanes, codes below 16."""
+        b, table = self.b, [t & 255 for t in (*table, *(0,) * (16 - len(table)))]
+        if self.isa == "neon":  # vectors of 4 lanes
+            parts = [ir.Constant(self.vb, table), b.bitcast(codes, self.vb)]
+            return b.bitcast(self._intrinsic("llvm.aarch64.neon.tbl1.v16i8", self.vb, parts), self.vi)
+        if self.isa == "avx512vnni":
+            parts = [ir.Constant(self.vb, table * 4), b.bitcast(codes, self.vb)]
+            return b.bitcast(self._intrinsic("llvm.x86.avx512.pshuf.b.512", self.vb, parts), self.vi)
+        if self.isa in ("avx2", "avx2vnni"):
+            v32i8, halves = ir.VectorType(i8, 32), []
+            for lo in (0, 8):
+                parts = [ir.Constant(v32i8, table * 2), b.bitcast(self._half(codes, lo), v32i8)]
+                found = self._intrinsic("llvm.x86.avx2.pshuf.b", v32i8, parts)
+                halves.append(b.bitcast(found, ir.VectorType(i32, 8)))
+            return b.shuffle_vector(halves[0], halves[1], self.lane_index())
+        # No table instruction in portable code: choose between pairs by the lowest bit, between those by the next, …
+        bytes_, found = b.bitcast(codes, self.vb), [ir.Constant(self.vb, [t] * self.vb.count) for t in table]
+        for bit in range(4):
+            mask = b.and_(bytes_, ir.Constant(self.vb, [1 << bit] * self.vb.count))
+            odd = b.icmp_unsigned("!=", mask, ir.Constant(self.vb, [0] * self.vb.count))
+            found = [b.select(odd, high, low) for low, high in zip(found[::2], found[1::2], strict=True)]
+        return b.bitcast(found[0], self.vi)
+
     # ---- control
 
     def function(self, name: str, n_args: int, body: Callable[[Vec, list[ir.Value]], None]) -> ir.Function:
@@ -225,7 +333,10 @@ class Vec:
         function = ir.Function(self.b.module, kind, self.b.module.get_unique_name(name))
         function.linkage = "internal"
         function.attributes.add("noinline")
-        inner = Vec(ir.IRBuilder(function.append_basic_block("entry")), self.isa)
+        if self.isa == "neon":  # numba compiles for the features that LLVM finds by itself, which lack this one
+            features = host_features() if ON_ARM else "+neon,+dotprod"
+            set.add(function.attributes, f'"target-features"="{features}"')  # llvmlite's own `add` knows no such
+        inner = Vec(ir.IRBuilder(function.append_basic_block("entry")), self.isa, self.lanes)
         body(inner, list(function.args))
         inner.b.ret_void()
         return function

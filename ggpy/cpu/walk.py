@@ -65,14 +65,20 @@ def call_kernel(typingctx: Any, address: Any, op: Any, step: Any, tid: Any, nth:
 
 @intrinsic
 def cpu_relax(typingctx: Any) -> tuple[Signature, Any]:
-    """Tell the core that this is a spin loop."""
+    """Tell the core that this is a spin loop, and let some 40 ns pass."""
 
     def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        def call(name: str, *operands: ir.Constant) -> None:
+            kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
+            b.call(cgutils.get_or_insert_function(b.module, kind, name), operands)
+
         triple = b.module.triple
         if triple.startswith(("x86", "i386", "i686", "amd64")):
-            b.call(
-                cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"), []
-            )
+            call("llvm.x86.sse2.pause")
+        elif triple.startswith(("aarch64", "arm64")):
+            # `yield` does nothing on most cores; waiting for the pipeline to drain does, some 10 ns each
+            for _ in range(4):
+                call("llvm.aarch64.isb", ir.Constant(ir.IntType(32), 15))
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -11,21 +11,19 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from queue import Empty, Queue
 from types import SimpleNamespace
 from typing import Any
 
+from ggpy.compilers import compiled_by_others
 from ggpy.errors import GGPYError
 from ggpy.notes import Notify, Passing
 from ggpy.paths import cache_dir
@@ -245,65 +243,25 @@ def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -
         return []
     start, n = time.perf_counter(), len(wanted)
     notify(f"compiling {n} kernel{'s' * (n > 1)} for this GPU (sm_{cc[0]}{cc[1]}); this happens once")
-    workers = min(n // 2, os.cpu_count() or 1, MOST_WORKERS)
-    if workers < 2:
+    if missing_packages():
+        _numba_cuda()  # says which
+    serving = f"from ggpy.cuda.compile import serve; serve{cc}"
+    workers, done = min(n // 2, os.cpu_count() or 1, MOST_WORKERS), 0
+    if workers > 1 and kernel_cache(cc).is_relative_to(cache_dir()):
+        with contextlib.suppress(OSError):  # where processes cannot be had, this one does it all
+            for name in compiled_by_others(serving, wanted, workers):
+                done += 1
+                notify(Passing(f"compiled kernel {done} of {n}: {name}"))
+    if done < n:
         for place, name in enumerate(wanted, 1):
             notify(Passing(f"compiling kernel {place} of {n}: {name}"))
             obtain(name, cc)
-    else:
-        for place, name in enumerate(_compiled_by_others(wanted, cc, workers), 1):
-            notify(Passing(f"compiled kernel {place} of {n}: {name}"))
     notify(f"compiled in {time.perf_counter() - start:.1f} s")
     return wanted
 
 
-def _compiled_by_others(names: list[str], cc: tuple[int, int], workers: int) -> Iterator[str]:
-    """Have processes of their own compile kernels, each the next one in the list; yields the names as they are done.
-
-    Not `multiprocessing`, which would run the caller's main module again in every process.
-    """
-    command = [sys.executable, "-c", "from ggpy.cuda.compile import serve; serve()", str(cc[0]), str(cc[1])]
-    environment = {**os.environ, "GGPY_CACHE": str(cache_dir())}
-    waiting = list(reversed(names))
-    with ThreadPoolExecutor(workers) as pool:
-
-        def work() -> None:
-            with subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                env=environment,
-            ) as process:  # fmt: skip
-                assert process.stdin
-                assert process.stdout
-                assert process.stderr
-                while True:
-                    try:
-                        name = waiting.pop()
-                    except IndexError:
-                        process.stdin.close()
-                        return
-                    process.stdin.write(name + "\n")
-                    process.stdin.flush()
-                    if process.stdout.readline().strip() != name:
-                        said = process.stderr.read().strip().splitlines()
-                        raise RuntimeError(f"compiling {name} failed: {said[-1] if said else 'the process ended'}")
-                    done.put(name)
-
-        done: Queue[str] = Queue()
-        jobs = [pool.submit(work) for _ in range(workers)]
-        left = len(names)
-        while left:
-            try:
-                yield done.get(timeout=0.5)
-                left -= 1
-            except Empty:
-                for job in jobs:
-                    if job.done():
-                        job.result()  # raises what stopped it
-
-
-def serve() -> None:
-    """A compiling process: names on stdin, each written back once it is on disk."""
-    cc = (int(sys.argv[1]), int(sys.argv[2]))
+def serve(major: int, minor: int) -> None:
+    """A compiling process (`ggpy.compilers`): names on stdin, each written back once it is on disk."""
     for line in sys.stdin:
-        obtain(line.strip(), cc)
+        obtain(line.strip(), (major, minor))
         print(line.strip(), flush=True)

@@ -23,6 +23,7 @@ from ggpy.cuda.instructions import (
     swap_f32,
     sync_block,
 )
+from ggpy.cuda.layout import bits_above
 from ggpy.quant.packed import Packed
 
 inline = cuda.jit(device=True, forceinline=True)
@@ -77,7 +78,7 @@ def unpacker(p: Packed) -> tuple[int, Any]:
     raw [n]: its words of codes, of high, its level, and its super-scales. words [8] becomes four columns' codes each,
     columns 4w .. 4w + 3 in words[w]. Returns the scales of the first and the last 16 columns, and the minimum to add.
     """
-    bits, high_bits, header, minima = p.bits, p.high_bits, p.header, p.minima
+    bits, high_bits, header, minima = p.bits, bits_above(p), p.header, p.minima
     sign = f32(p.minimum_sign)
     n_codes = 8 if bits == 8 else 4
     level_at = n_codes + high_bits
@@ -121,7 +122,7 @@ def unpacker(p: Packed) -> tuple[int, Any]:
 def block_reader(p: Packed) -> Any:
     """`fetch(codes, high, levels, supers, block, n_blocks, raw)`: one block of a row, whose addresses in its planes are
     given, into what `unpacker` reads."""
-    bits, high_bits, header, minima = p.bits, p.high_bits, p.header, p.minima
+    bits, high_bits, header, minima = p.bits, bits_above(p), p.header, p.minima
     n_codes = 8 if bits == 8 else 4
     level_at = n_codes + high_bits
 

@@ -16,7 +16,7 @@ from ggpy.cuda.instructions import (
     stream_128,
     wait_for_previous,
 )
-from ggpy.quant.packed import PACKED
+from ggpy.cuda.layout import PACKED
 
 THREADS = 128
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggpy.quant.packed import BLOCK, Packed
+from ggpy.quant.packed import PACKED as CPU_PACKED
 
 ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
@@ -30,6 +31,18 @@ PART_HEAD = 16  # bytes before the values of a part of attention: its largest sc
 MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memory at a time
 ATTENTION_THREADS = 256  # of a block that attends for single tokens
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
+
+
+# The formats that kernels of the GPU know; others run as half precision.
+PACKED: dict[str, Packed] = {
+    name: CPU_PACKED[name]
+    for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+}
+
+
+def bits_above(packed: Packed) -> int:
+    """Bits of a code above the fourth, kept in a plane of their own."""
+    return packed.bits - 4 if packed.bits < 8 else 0
 
 
 def ring_kib(shared_bytes: int) -> int:
@@ -76,7 +89,7 @@ class MatrixLayout:
     @property
     def high_bytes(self) -> int:
         """Of a block in the plane `high`."""
-        return 4 * self.packed.high_bits
+        return 4 * bits_above(self.packed)
 
     @property
     def level_bytes(self) -> int:

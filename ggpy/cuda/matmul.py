@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.layout import ALIGN, MatrixLayout
+from ggpy.cuda.layout import ALIGN, PACKED, MatrixLayout
 from ggpy.cuda.matmul_formats import RowReader
 from ggpy.cuda.matmul_launch import TILINGS
 from ggpy.cuda.matmul_layout import BLOCKS, COLUMNS, PAIR, TilePlane, Tiling, plane_offsets, tile_planes
 from ggpy.cuda.warp import Value, Warp, f32, kernel
-from ggpy.quant.packed import BLOCK, PACKED, Packed
+from ggpy.quant.packed import BLOCK, Packed
 
 PARAMETERS = "u64 u32 u64 u64 u64 u64 u32 u32 u32 u32"  # see `_Product.emit`
 Sums = list[Value]

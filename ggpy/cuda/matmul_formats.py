@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ggpy.cuda.layout import bits_above
 from ggpy.cuda.matmul_layout import BLOCKS
 from ggpy.cuda.warp import Value, Warp, f32
 from ggpy.quant.packed import Packed
@@ -49,7 +50,7 @@ class RowReader:
             return scale, scale, None
         if block == 0:
             self.level = w.load(self.rows["levels"])
-            if p.signed_scales:
+            if p.scales == "signed byte":
                 self.level = self.level ^ 0x80808080
             supers = w.load(self.rows["supers"])
             if p.minima:
@@ -58,7 +59,7 @@ class RowReader:
                 self.supers = w.twice(supers >> ((tile // 4 & 1) << 4), 0)
         # both bytes as 1024 + byte, then as they are, then as halves under their super-scale
         both = w.permute(self.level, 0x64646464, 0x4140 if block == 0 else 0x4342)
-        both = w.half2_sub(both, w.word(half2(1024 + 128 * p.signed_scales)))
+        both = w.half2_sub(both, w.word(half2(1024 + 128 * (p.scales == "signed byte"))))
         both = w.half2_mul(both, self.supers)
         first, second = w.twice(both, 0), w.twice(both, 1)
         return (first, first, second) if p.minima else (first, second, None)
@@ -73,7 +74,7 @@ class RowReader:
         # 0x6400 is the half 1024, whose last bit counts 1: a code below it, or 16 codes, is added by setting bits
         low = [w.mask_or(v, 0x000F000F, 0x64006400) for v in (word, next_word)]
         high = [w.mask_or(v, 0x00F000F0, 0x64006400) for v in (word, next_word)]
-        if p.high_bits:
+        if bits_above(p):
             more = self._high(block)
             low = [a | b for a, b in zip(low, more[:2], strict=True)]
             high = [a | b for a, b in zip(high, more[2:], strict=True)]
@@ -84,8 +85,8 @@ class RowReader:
 
     def _high(self, block: int) -> list[Value]:
         """The bits above the fourth where `_nibbles` wants them: from bit 4 on, and from bit 8 on."""
-        w, at = self.w, self.rows["high"] + block * 4 * self.packed.high_bits
-        if self.packed.high_bits == 1:  # bit k of byte c: column 4k + c
+        w, at = self.w, self.rows["high"] + block * 4 * bits_above(self.packed)
+        if bits_above(self.packed) == 1:  # bit k of byte c: column 4k + c
             word = w.load(at) >> self.t
             left, right = word << 4, word >> 4
             return [left & 0x00100010, right & 0x00100010, left & 0x01000100, right & 0x01000100]

@@ -50,8 +50,7 @@ from ggpy.cuda.instructions import (
     sync_warp,
     wait_for_previous,
 )
-from ggpy.cuda.layout import SUMS, MatvecShape
-from ggpy.quant.packed import PACKED
+from ggpy.cuda.layout import PACKED, SUMS, MatvecShape, bits_above
 
 SIGNATURE = (
     "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, levels, supers and their strides
@@ -85,7 +84,7 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
     size, unpack = unpacker(p)
     place, take_128, take_64 = _where(shared)
     offset, two_scales, minima, header, bits = p.offset, p.n_scales == 2, p.minima, p.header, p.bits
-    high_bits, high_at, levels_at, supers_at = p.high_bits, shape.high_at, shape.levels_at, shape.supers_at
+    high_bits, high_at, levels_at, supers_at = bits_above(p), shape.high_at, shape.levels_at, shape.supers_at
     level_bytes, super_bytes = shape.layout.level_bytes, shape.layout.super_bytes
     n_codes = 8 if bits == 8 else 4
     whole = shape.n_items % (32 * chunks) == 0

@@ -10,8 +10,8 @@ from numba import cuda
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, inline, u32, u64
 from ggpy.cuda.instructions import load_u8, load_u16, store_u8, store_u16, store_u32
+from ggpy.cuda.layout import PACKED, bits_above
 from ggpy.quant import FORMATS
-from ggpy.quant.packed import PACKED
 
 THREADS = 256
 
@@ -70,7 +70,7 @@ def source(name: str) -> Source:
         return Source(_floats(PACKED[name].bits // 16), "u64 i32 i32 i32 u64 i32", THREADS)
     p, code = PACKED[name], _reader(name)
     size, group, header, minima, bits = FORMATS[name].type_size, 8 if p.header else 1, p.header, p.minima, p.bits
-    field = p.high_bits
+    field = bits_above(p)
     per_word = 8 // field if field else 1
 
     def pack(raw, row_bytes, n_rows, n_blocks, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cuda.driver import Device
-from ggpy.cuda.layout import ALIGN, MatrixLayout, round_up
+from ggpy.cuda.layout import ALIGN, PACKED, MatrixLayout, round_up
 from ggpy.graph import read_vector
 from ggpy.quant import by_id
-from ggpy.quant.packed import PACKED, Packed
+from ggpy.quant.packed import Packed
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
@@ -26,6 +26,11 @@ PACK_THREADS = 256
 def packed_format(info: TensorInfo) -> Packed:
     """The format that a weight takes on the GPU: its own, or half precision where it has no kernels."""
     return PACKED.get(info.type_name, PACKED["F16"])
+
+
+def activation_form(info: TensorInfo) -> str:
+    """ "q8" or "f32": what the product with this weight reads."""
+    return "f32" if packed_format(info).is_float else "q8"
 
 
 @dataclass(frozen=True)
