@@ -15,6 +15,7 @@ from tiny import CONFIGS, tiny_checkpoint
 
 import ggpy.runtime
 from ggpy.convert.pipeline import convert
+from ggpy.cpu.executor import CpuExecutor
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.runtime import Runtime, cache_type
@@ -248,3 +249,14 @@ def test_an_unknown_architecture_is_named(model, tmp_path):
     broken.write_bytes(model("llama", "f32").read_bytes().replace(name + b"a", name + b"b"))
     with GGUFFile(broken) as file, pytest.raises(GGPYError, match="llamb"):
         Runtime(file, 64)
+
+
+def test_a_step_never_runs_on_half_the_weights(model, monkeypatch):
+    def broken(self, *piece):
+        raise OSError("no page")
+
+    monkeypatch.setattr(CpuExecutor, "_pack_piece", broken)
+    with running(model("llama", "q4_0")) as runtime:
+        for _ in range(2):  # the first failure must not be taken for the end of packing
+            with pytest.raises(OSError, match="no page"):
+                prefill(runtime, tokens(3))

@@ -128,3 +128,10 @@ def test_processes_compile_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_pat
             list(compiled_by_others(needed.SERVE, ["nothing"], 1))
     finally:
         kernel_cache.cache_clear()
+
+
+def test_processes_end_with_who_waits_for_them() -> None:
+    serve = "import sys, time; print(sys.stdin.readline().strip(), flush=True)\nwhile True: time.sleep(1)"
+    found = compiled_by_others(serve, ["first", "never"], 1)
+    assert next(found) == "first"
+    found.close()  # would wait for ever

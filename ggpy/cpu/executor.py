@@ -121,12 +121,11 @@ class CpuExecutor:
         ]
 
     def finish_packing(self) -> None:
-        """Wait until the weights are packed; the first step does so. Raises what went wrong there."""
-        try:
-            for job in self._packing:
-                job.result()
-        finally:
-            self._stop_packing()
+        """Wait until the weights are packed; the first step does so. Raises what went wrong there, every time: a step
+        whose wait was interrupted, or failed, must not leave the next one with half the weights."""
+        for job in self._packing:
+            job.result()
+        self._stop_packing()
 
     def _stop_packing(self) -> None:
         self._packers.shutdown(cancel_futures=True)

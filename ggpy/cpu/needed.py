@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ggpy.compilers import compiled_by_others
+from ggpy.compilers import compile_all
 from ggpy.cpu import kernels
 from ggpy.cpu.threads import default_threads
 from ggpy.errors import GGPYError
 from ggpy.native import isa, keeps_kernels
-from ggpy.notes import Notify, Passing
+from ggpy.notes import Notify
 from ggpy.program import Op, Program
 from ggpy.quant.packed import PACKED, Packed
 
@@ -98,22 +96,9 @@ def serve() -> None:
 
 def compile_missing(names: list[str], notify: Notify) -> list[str]:
     """Compile those of the kernels `names` that this machine has yet to compile, and say so; returns which."""
-    missing, start = kernels.missing(names), time.perf_counter()
-    if not missing:
-        return []
-    n = len(missing)
-    notify(f"compiling {n} kernel{'s' * (n > 1)} for this CPU ({isa()}); this happens once")
-    missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
-    workers = min(n // 2, default_threads(), MOST_WORKERS)
-    done = 0
-    if workers > 1 and keeps_kernels():
-        with contextlib.suppress(OSError):  # where processes cannot be had, this one does it all
-            for name in compiled_by_others(SERVE, missing, workers):
-                done += 1
-                notify(Passing(f"compiled kernel {done} of {n}: {name}"))
-    if done < n:
-        for place, name in enumerate(missing, 1):
-            notify(Passing(f"compiling kernel {place} of {n}: {name}"))
-            kernels.kernel(name)
-    notify(f"compiled in {time.perf_counter() - start:.1f} s")
+    missing = kernels.missing(names)
+    if missing:
+        missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
+        workers = min(len(missing) // 2, default_threads(), MOST_WORKERS) if keeps_kernels() else 1
+        compile_all(missing, f"this CPU ({isa()})", kernels.kernel, SERVE, workers, notify)
     return missing

@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,9 +22,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ggpy.compilers import compiled_by_others
+from ggpy.compilers import compile_all
 from ggpy.errors import GGPYError
-from ggpy.notes import Notify, Passing
+from ggpy.notes import Notify
 from ggpy.paths import cache_dir
 
 MOST_WORKERS = 16  # processes that compile at a time
@@ -239,24 +238,13 @@ def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -
     """Compile those kernels that are not on disk, several processes at a time, and say so; returns which."""
     wanted = [name for name in dict.fromkeys(names) if read(name, cc) is None]
     wanted.sort(key=lambda name: not name.startswith("mat"))  # what takes longest first
-    if not wanted:
-        return []
-    start, n = time.perf_counter(), len(wanted)
-    notify(f"compiling {n} kernel{'s' * (n > 1)} for this GPU (sm_{cc[0]}{cc[1]}); this happens once")
-    if missing_packages():
-        _numba_cuda()  # says which
-    serving = f"from ggpy.cuda.compile import serve; serve{cc}"
-    workers, done = min(n // 2, os.cpu_count() or 1, MOST_WORKERS), 0
-    if workers > 1 and kernel_cache(cc).is_relative_to(cache_dir()):
-        with contextlib.suppress(OSError):  # where processes cannot be had, this one does it all
-            for name in compiled_by_others(serving, wanted, workers):
-                done += 1
-                notify(Passing(f"compiled kernel {done} of {n}: {name}"))
-    if done < n:
-        for place, name in enumerate(wanted, 1):
-            notify(Passing(f"compiling kernel {place} of {n}: {name}"))
-            obtain(name, cc)
-    notify(f"compiled in {time.perf_counter() - start:.1f} s")
+    if wanted:
+        if missing_packages():
+            _numba_cuda()  # says which
+        together = kernel_cache(cc).is_relative_to(cache_dir())
+        workers = min(len(wanted) // 2, os.cpu_count() or 1, MOST_WORKERS) if together else 1
+        serving, target = f"from ggpy.cuda.compile import serve; serve{cc}", f"this GPU (sm_{cc[0]}{cc[1]})"
+        compile_all(wanted, target, lambda name: obtain(name, cc), serving, workers, notify)
     return wanted
 
 
