@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from ptx_emulator import Entry, Memory, launch, parse
+from ptx_emulator import Memory, launch
+from ptx_text import Entry, parse
 
 from ggpy.cuda.compile import source, to_ptx
 

@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("numba_cuda")
 
-from ptx_emulator import Memory, launch, parse
+from ptx_emulator import Memory, launch
+from ptx_text import parse
 
 from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.driver import device_count, open_device

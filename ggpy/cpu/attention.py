@@ -200,9 +200,9 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     parts.
 
     A unit of work is up to ROW_TILES row tiles of one key/value head, which meet a part of the cache while it is in the
-    second-level cache, made float32 for all of them; units go to threads in turn, there and
-    back, since later ones see more. In a small
-    step a unit is one part alone, and a thread takes neighbours, which lie one behind the other in memory.
+    second-level cache, made float32 for all of them; units go to threads in turn, there and back, since later ones see
+    more. In a small step a unit is one part alone, and a thread takes neighbours, which lie one behind the other in
+    memory.
     Thread-private scratch: what `attend` works on; then each tile's queries [head_dim][rows]; then the joined state of
     each row; then a part's keys and values.
     """

@@ -61,7 +61,7 @@ class QuantizedTile:
     #     Q3_K          4        3.0                     2.7                 9.7   two scales, a second plane
     #     Q2_K          4        5.6                     2.5                12.1   two scales, two minima
     #
-    # Of the limit 0.8 to 0.9 is reached where stripes and tile lie in the first-level cache. What remains above the
+    # Of the limit Q4_0 reached 0.7 to 0.9 on a shared machine, stripes and tile in the caches. What remains above the
     # dot products is conversion, twice for types with a scale for 16 columns. (Multiplying a block's sum by the
     # activations' scale once, after both halves, saves a seventh of Q2_K's arithmetic and needs 12 more registers than
     # there are: it measured a tenth slower.) One token at a time unpacking is not shared: 12 cycles (Q4_0) to 25 (Q3_K)

@@ -21,7 +21,6 @@ i1, i8, i16, i32, i64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 f16, f32 = ir.HalfType(), ir.FloatType()
 VF = ir.VectorType(f32, LANES)
 VI = ir.VectorType(i32, LANES)
-VB = ir.VectorType(i8, 4 * LANES)
 
 LOG2_E = 1.4426950408889634
 # exp2 on [-0.5, 0.5], relative error 2e-7: minimax coefficients of Cephes' exp2f.

@@ -12,7 +12,6 @@ from ggpy.cuda.instructions import (
     bits_to_f32,
     half_to_f32,
     halves_to_f32,
-    larger,
     logic_and_or,
     shared_load_f32,
     shared_store_f32,
@@ -38,22 +37,9 @@ def at(base, offset):  # type: ignore[no-untyped-def]
 
 
 @inline
-def at64(base, index, stride):  # type: ignore[no-untyped-def]
-    """The address of element `index` of an array whose elements are `stride` bytes apart."""
-    return base + u64(u32(index)) * u64(u32(stride))
-
-
-@inline
 def warp_sum(x):  # type: ignore[no-untyped-def]
     for mask in (16, 8, 4, 2, 1):
         x += swap_f32(x, u32(mask))
-    return x
-
-
-@inline
-def warp_max(x):  # type: ignore[no-untyped-def]
-    for mask in (16, 8, 4, 2, 1):
-        x = larger(x, swap_f32(x, u32(mask)))
     return x
 
 

@@ -103,15 +103,10 @@ store_u16 = _store("store_u16", _i16, "u32", 1, "trunc")
 store_u8 = _store("store_u8", _i8, "u32", 1, "trunc")
 
 shared_load_f32 = _load("shared_load_f32", _f32, "f32", 3)
-shared_load_i32 = _load("shared_load_i32", _i32, "i32", 3)
 shared_load_u32 = _load("shared_load_u32", _i32, "u32", 3)
 shared_load_u16 = _load("shared_load_u16", _i16, "u32", 3, "zext")
-shared_load_u8 = _load("shared_load_u8", _i8, "u32", 3, "zext")
 shared_store_f32 = _store("shared_store_f32", _f32, "f32", 3)
-shared_store_i32 = _store("shared_store_i32", _i32, "i32", 3)
 shared_store_u32 = _store("shared_store_u32", _i32, "u32", 3)
-shared_store_u16 = _store("shared_store_u16", _i16, "u32", 3, "trunc")
-shared_store_u8 = _store("shared_store_u8", _i8, "u32", 3, "trunc")
 
 # ---- memory, 8 and 16 bytes at a time
 
@@ -127,10 +122,6 @@ load_128 = ptx("load_128", "u32 u32 u32 u32", "u64", "ld.global.v4.u32 {$0,$1,$2
 load_64 = ptx("load_64", "u32 u32", "u64", "ld.global.v2.u32 {$0,$1}, [$2];", ordered=True)
 load_4f32 = ptx("load_4f32", "f32 f32 f32 f32", "u64", "ld.global.v4.f32 {$0,$1,$2,$3}, [$4];", ordered=True)
 load_2f32 = ptx("load_2f32", "f32 f32", "u64", "ld.global.v2.f32 {$0,$1}, [$2];", ordered=True)
-store_128 = ptx(
-    "store_128", "", "u64 u32 u32 u32 u32", "st.global.v4.u32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
-)
-store_64 = ptx("store_64", "", "u64 u32 u32", "st.global.v2.u32 [$0], {$1,$2};", ordered=True, memory=True)
 store_4f32 = ptx(
     "store_4f32", "", "u64 f32 f32 f32 f32", "st.global.v4.f32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
 )
@@ -138,14 +129,8 @@ shared_load_128 = ptx(
     "shared_load_128", "u32 u32 u32 u32", "u32", "ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];", ordered=True, memory=True
 )
 shared_load_64 = ptx("shared_load_64", "u32 u32", "u32", "ld.shared.v2.u32 {$0,$1}, [$2];", ordered=True, memory=True)
-shared_store_128 = ptx(
-    "shared_store_128", "", "u32 u32 u32 u32 u32", "st.shared.v4.u32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
-)
 shared_store_4f32 = ptx(
     "shared_store_4f32", "", "u32 f32 f32 f32 f32", "st.shared.v4.f32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
-)
-shared_store_64 = ptx(
-    "shared_store_64", "", "u32 u32 u32", "st.shared.v2.u32 [$0], {$1,$2};", ordered=True, memory=True
 )
 
 # ---- shared memory
@@ -169,14 +154,11 @@ def dynamic_shared(typingctx: Any) -> Any:
 # ---- halves
 
 half_to_f32 = ptx("half_to_f32", "f32", "u32", "{.reg .b16 h, x; mov.b32 {h, x}, $1; cvt.f32.f16 $0, h;}")
-high_half_to_f32 = ptx("high_half_to_f32", "f32", "u32", "{.reg .b16 h, x; mov.b32 {x, h}, $1; cvt.f32.f16 $0, h;}")
 halves_to_f32 = ptx(
     "halves_to_f32", "f32 f32", "u32",
     "{.reg .b16 l, h; mov.b32 {l, h}, $2; cvt.f32.f16 $0, l; cvt.f32.f16 $1, h;}",
 )  # fmt: skip
 f32_to_half = ptx("f32_to_half", "u32", "f32", "{.reg .b16 h; cvt.rn.f16.f32 h, $1; cvt.u32.u16 $0, h;}")
-f32_to_halves = ptx("f32_to_halves", "u32", "f32 f32", "cvt.rn.f16x2.f32 $0, $2, $1;")  # the first in the low half
-half2_add = ptx("half2_add", "u32", "u32 u32", "add.rn.f16x2 $0, $1, $2;")
 half2_sub = ptx("half2_sub", "u32", "u32 u32", "sub.rn.f16x2 $0, $1, $2;")
 half2_mul = ptx("half2_mul", "u32", "u32 u32", "mul.rn.f16x2 $0, $1, $2;")
 half2_fma = ptx("half2_fma", "u32", "u32 u32 u32", "fma.rn.f16x2 $0, $1, $2, $3;")
@@ -186,14 +168,11 @@ f32_to_bits = ptx("f32_to_bits", "u32", "f32", "mov.b32 $0, $1;")
 # ---- arithmetic
 
 dp4a = ptx("dp4a", "i32", "u32 u32 i32", "dp4a.s32.s32 $0, $1, $2, $3;")  # signed bytes by signed bytes
-dp4a_us = ptx("dp4a_us", "i32", "u32 u32 i32", "dp4a.u32.s32 $0, $1, $2, $3;")  # unsigned bytes by signed bytes
 i32_to_f32 = ptx("i32_to_f32", "f32", "i32", "cvt.rn.f32.s32 $0, $1;")
-u32_to_f32 = ptx("u32_to_f32", "f32", "u32", "cvt.rn.f32.u32 $0, $1;")
 round_to_i32 = ptx("round_to_i32", "i32", "f32", "cvt.rni.s32.f32 $0, $1;")  # ties to even
 fma = ptx("fma", "f32", "f32 f32 f32", "fma.rn.f32 $0, $1, $2, $3;")
 exp2 = ptx("exp2", "f32", "f32", "ex2.approx.ftz.f32 $0, $1;")
 log2 = ptx("log2", "f32", "f32", "lg2.approx.ftz.f32 $0, $1;")
-rsqrt = ptx("rsqrt", "f32", "f32", "rsqrt.approx.ftz.f32 $0, $1;")
 reciprocal = ptx("reciprocal", "f32", "f32", "rcp.approx.ftz.f32 $0, $1;")
 divide = ptx("divide", "f32", "f32 f32", "div.rn.f32 $0, $1, $2;")
 root = ptx("root", "f32", "f32", "sqrt.rn.f32 $0, $1;")
@@ -216,33 +195,9 @@ FLOAT_BASE = 12582912.0
 
 swap_f32 = ptx("swap_f32", "f32", "f32 u32", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", ordered=True)
 swap_i32 = ptx("swap_i32", "i32", "i32 u32", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", ordered=True)
-swap_u32 = ptx("swap_u32", "u32", "u32 u32", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", ordered=True)
-lane_f32 = ptx("lane_f32", "f32", "f32 u32", "shfl.sync.idx.b32 $0, $1, $2, 31, 0xffffffff;", ordered=True)
-lane_u32 = ptx("lane_u32", "u32", "u32 u32", "shfl.sync.idx.b32 $0, $1, $2, 31, 0xffffffff;", ordered=True)
 sync_warp = ptx("sync_warp", "", "", "bar.warp.sync 0xffffffff;", ordered=True, memory=True)
 sync_block = ptx("sync_block", "", "", "bar.sync 0;", ordered=True, memory=True)
 
-# ---- matrix units: fragments as the PTX manual lays them out
-
-mma_s8 = ptx(
-    "mma_s8", "i32 i32 i32 i32", "u32 u32 u32 u32 u32 u32 i32 i32 i32 i32",
-    "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
-)  # fmt: skip
-mma_u8s8 = ptx(
-    "mma_u8s8", "i32 i32 i32 i32", "u32 u32 u32 u32 u32 u32 i32 i32 i32 i32",
-    "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
-)  # fmt: skip
-mma_f16 = ptx(
-    "mma_f16", "f32 f32 f32 f32", "u32 u32 u32 u32 u32 u32 f32 f32 f32 f32",
-    "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
-)  # fmt: skip
-mma_bf16 = ptx(
-    "mma_bf16", "f32 f32 f32 f32", "u32 u32 u32 u32 u32 u32 f32 f32 f32 f32",
-    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
-)  # fmt: skip
-_LDMATRIX = "ldmatrix.sync.aligned.m8n8.x4{}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
-ldmatrix_4 = ptx("ldmatrix_4", "u32 u32 u32 u32", "u32", _LDMATRIX.format(""), ordered=True, memory=True)
-ldmatrix_4t = ptx("ldmatrix_4t", "u32 u32 u32 u32", "u32", _LDMATRIX.format(".trans"), ordered=True, memory=True)
 
 # ---- copies to shared memory that run on while the warp goes on
 
@@ -251,11 +206,9 @@ copy_16 = ptx("copy_16", "", "u32 u64", "cp.async.cg.shared.global [$0], [$1], 1
 copy_16_or_zero = ptx(
     "copy_16_or_zero", "", "u32 u64 u32", "cp.async.cg.shared.global [$0], [$1], 16, $2;", ordered=True, memory=True
 )
-copy_4 = ptx("copy_4", "", "u32 u64", "cp.async.ca.shared.global [$0], [$1], 4;", ordered=True, memory=True)
 copy_4_or_zero = ptx(
     "copy_4_or_zero", "", "u32 u64 u32", "cp.async.ca.shared.global [$0], [$1], 4, $2;", ordered=True, memory=True
 )
-copy_8 = ptx("copy_8", "", "u32 u64", "cp.async.ca.shared.global [$0], [$1], 8;", ordered=True, memory=True)
 copy_commit = ptx("copy_commit", "", "", "cp.async.commit_group;", ordered=True, memory=True)
 
 

@@ -100,9 +100,6 @@ class Value:
         """As an unsigned 64-bit integer."""
         return Value(self.b, self.b.zext(self.v, i64))
 
-    def narrow(self) -> Value:
-        return Value(self.b, self.b.trunc(self.v, i32))
-
 
 class Warp:
     """Emits the code of one thread at `builder`'s position."""
