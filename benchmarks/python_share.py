@@ -34,17 +34,17 @@ def main() -> None:
             inside += time.perf_counter() - started
 
         team.run = timed  # type: ignore[method-assign]
-        greedy = SamplingParams(temperature=0.0, max_tokens=args.n_gen, ignore_eos=True)
-        default = SamplingParams(max_tokens=args.n_gen, ignore_eos=True, seed=1)
+        greedy = SamplingParams(temperature=0.0, max_tokens=args.n_gen)
+        default = SamplingParams(max_tokens=args.n_gen, seed=1)
         for name, params in (("greedy", greedy), ("default", default)):
             code, python = [], []
             for turn in range(args.rounds + 1):
                 inside, started = 0.0, time.perf_counter()
-                llm.generate("Once upon a time", params)
-                total = time.perf_counter() - started
+                answer = llm.generate("Once upon a time", params)[0].outputs[0]
+                total, n = time.perf_counter() - started, len(answer.token_ids)
                 if turn:
-                    code.append(inside / args.n_gen * 1e3)
-                    python.append((total - inside) / args.n_gen * 1e3)
+                    code.append(inside / n * 1e3)
+                    python.append((total - inside) / n * 1e3)
             share = statistics.median(p / (p + c) for p, c in zip(python, code, strict=True))
             cells = (name, f"{statistics.median(code):.2f}", f"{statistics.median(python):.3f}", f"{share:.1%}")
             print("| " + " | ".join(cells) + " |", flush=True)
