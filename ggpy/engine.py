@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
-from ggpy.sampler import Sampler, SamplingParams
+from ggpy.sampler import Chain, Sampler, SamplingParams
 from ggpy.text_stream import TextStream
 
 if TYPE_CHECKING:
+    from ggpy.runtime import Integers
     from ggpy.tokenizer import Tokenizer
 
 
@@ -35,7 +36,7 @@ class RuntimeLike(Protocol):
     n_vocab: int
 
     def step(
-        self, tokens: NDArray[Any], slots: NDArray[Any], positions: NDArray[Any], outputs: NDArray[Any]
+        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers
     ) -> NDArray[np.float32]: ...
 
 
@@ -79,7 +80,14 @@ class Timings:
 class Sequence:
     """One request on its way: prompt, chosen tokens, text so far."""
 
-    def __init__(self, prompt: SequenceOf[int], params: SamplingParams, tokenizer: Tokenizer, n_ctx: int) -> None:
+    def __init__(
+        self,
+        prompt: SequenceOf[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        n_ctx: int,
+        chain: Chain | None = None,
+    ) -> None:
         self.prompt = list(prompt)
         self.params = params
         self.tokens = list(prompt)  # prompt and chosen tokens
@@ -90,7 +98,8 @@ class Sequence:
         self.slot: Slot | None = None
         self._ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else tokenizer.eog)
         self._n_ctx = n_ctx
-        self._sampler = Sampler(params, banned=sorted(tokenizer.eog) if params.ignore_eos else (), n_ctx=n_ctx)
+        banned = sorted(tokenizer.eog) if params.ignore_eos else ()
+        self._sampler = Sampler(params, banned=banned, n_ctx=n_ctx, chain=chain)
         self._sampler.accept(self.tokens)
         self._stream = TextStream(tokenizer, tuple(params.stop or ()))
         self._pieces: list[str] = []
@@ -172,24 +181,28 @@ class Sequence:
 
 @dataclass
 class Batch:
-    """One step's tokens: `counts[i]` tokens of `sequences[i]`, in that order."""
+    """One step's tokens: those of `pieces[i]` are the next of `sequences[i]`."""
 
     sequences: list[Sequence] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
+    pieces: list[list[int]] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return sum(self.counts)
-
-    def pieces(self) -> Iterator[tuple[Sequence, list[int]]]:
-        for sequence, count in zip(self.sequences, self.counts, strict=True):
-            yield sequence, sequence.tokens[sequence.n_computed : sequence.n_computed + count]
+    def __iter__(self) -> Iterator[tuple[Sequence, list[int]]]:
+        return zip(self.sequences, self.pieces, strict=True)
 
 
 class Engine:
-    """Runs sequences over a runtime's slots. Not for several threads at once."""
+    """Runs sequences over a runtime's slots. Not for several threads at once.
 
-    def __init__(self, runtime: RuntimeLike, tokenizer: Tokenizer) -> None:
-        self.runtime = runtime
+    chain_for: what samples faster than numpy with given parameters (resolved), or None; see `Sampler`.
+    """
+
+    def __init__(
+        self,
+        runtime: RuntimeLike,
+        tokenizer: Tokenizer,
+        chain_for: Callable[[SamplingParams], Chain | None] = lambda params: None,
+    ) -> None:
+        self.runtime, self._chain_for = runtime, chain_for
         self.tokenizer = tokenizer
         self.slots = [Slot(i) for i in range(runtime.n_slots)]
         self.waiting: deque[Sequence] = deque()
@@ -207,7 +220,7 @@ class Engine:
         wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
         if wrong is not None:
             raise GGPYError(f"logit_bias names the token id {wrong}, but ids are 0 to {self.runtime.n_vocab - 1}.")
-        return Sequence(prompt, params, self.tokenizer, self.runtime.n_ctx)
+        return Sequence(prompt, params, self.tokenizer, self.runtime.n_ctx, self._chain_for(params))
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -239,37 +252,36 @@ class Engine:
             count = min(sequence.n_pending, room)
             if count:
                 batch.sequences.append(sequence)
-                batch.counts.append(count)
+                batch.pieces.append(sequence.tokens[sequence.n_computed : sequence.n_computed + count])
                 room -= count
         return batch
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Evaluate the batch; logits [m, n_vocab], one row for each sequence that has no token pending any more."""
-        n = len(batch)
-        tokens, slots, positions = (np.empty(n, np.int32) for _ in range(3))
-        outputs, at = [], 0
-        for sequence, piece in batch.pieces():
-            slot, start, end = sequence.slot, sequence.n_computed, at + len(piece)
+        tokens: list[int] = []
+        slots: list[int] = []
+        positions: list[int] = []
+        outputs: list[int] = []
+        for sequence, piece in batch:
+            slot, start = sequence.slot, sequence.n_computed
             assert slot is not None, "a scheduled sequence has a slot"
             # From here the cells are rewritten: should the step be interrupted, the slot must not claim them.
             del slot.tokens[start:]
-            tokens[at:end] = piece
-            slots[at:end] = slot.index
-            positions[at:end] = np.arange(start, start + len(piece))
+            tokens += piece
+            slots += [slot.index] * len(piece)
+            positions += range(start, start + len(piece))
             if len(piece) == sequence.n_pending:
-                outputs.append(end - 1)
-            at = end
-        logits = self.runtime.step(tokens, slots, positions, np.array(outputs, np.int32))
-        self.n_evaluated += n
+                outputs.append(len(tokens) - 1)
+        logits = self.runtime.step(tokens, slots, positions, outputs)
+        self.n_evaluated += len(tokens)
         return logits
 
     def postprocess(self, batch: Batch, logits: NDArray[np.float32]) -> list[Sequence]:
         """Note what the cache now holds, and choose a token for every sequence whose last one was evaluated."""
-        for sequence, piece in batch.pieces():
+        for sequence, piece in batch:
             assert sequence.slot is not None
             sequence.slot.tokens.extend(piece)
-        for sequence, count in zip(batch.sequences, batch.counts, strict=True):
-            sequence.n_computed += count
+            sequence.n_computed += len(piece)
         advanced = [sequence for sequence in batch.sequences if not sequence.n_pending]
         for sequence, row in zip(advanced, logits, strict=True):
             try:
@@ -301,17 +313,15 @@ class Engine:
             slot.sequence, displaced.n_computed = None, 0
             self.waiting.appendleft(displaced)
         n, n_batch = len(tokens), self.runtime.n_batch
-        ids = np.asarray(tokens, np.int32)
+        ids = [int(token) for token in tokens]
         result = np.empty((n, self.runtime.n_vocab), np.float32)
         slot.tokens.clear()
         for start in range(0, n, n_batch):
             end = min(start + n_batch, n)
-            piece = ids[start:end]
-            positions = np.arange(start, end, dtype=np.int32)
-            slots = np.full(piece.size, slot.index, np.int32)
-            result[start:end] = self.runtime.step(piece, slots, positions, np.arange(piece.size, dtype=np.int32))
-            slot.tokens.extend(piece.tolist())
-            self.n_evaluated += piece.size
+            piece, count = ids[start:end], end - start
+            result[start:end] = self.runtime.step(piece, [slot.index] * count, range(start, end), range(count))
+            slot.tokens.extend(piece)
+            self.n_evaluated += count
         return result
 
     def _slot_for(self, sequence: Sequence) -> Slot | None:

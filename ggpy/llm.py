@@ -130,7 +130,7 @@ class LLM:
             model.template,
             model.runtime,
         )
-        self.engine = Engine(self.runtime, self.tokenizer)
+        self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for)
         self.sampling_defaults = file_sampling_defaults(self.file.metadata)
         self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's sequences
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
@@ -327,10 +327,9 @@ class LLM:
             _Request(text, ids, [self.request(ids, one) for one in _answers_of(asked or SamplingParams())])
             for (text, ids), asked in zip(prompts, params, strict=True)
         ]
-        pieces = self._pieces(requests)
         if stream:
-            return pieces
-        for _ in pieces:
+            return self._pieces(requests)
+        for _ in self.follow([sequence for request in requests for sequence in request.sequences]):
             pass
         return [_request_output(request) for request in requests]
 

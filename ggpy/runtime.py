@@ -7,7 +7,7 @@ cells up to its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,10 @@ from ggpy.quant.packed import BLOCK
 if TYPE_CHECKING:
     from ggpy.cpu.executor import CpuExecutor
     from ggpy.cuda.executor import CudaExecutor
+    from ggpy.sampler import Chain, SamplingParams
 
+
+Integers = Sequence[int] | np.ndarray  # of any integer type
 
 GPU_BATCH = 2048  # tokens of a step: enough to keep a GPU's matrix units at work
 
@@ -91,11 +94,11 @@ def default_batch(file: GGUFFile, device: str = "cpu") -> int:
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
-def _below(values: np.ndarray, limit: int) -> bool:
-    """Whether int32 values are all from 0 to below `limit`. numpy takes longer to start than a few numbers take."""
-    if len(values) <= 8:
-        return all(0 <= value < limit for value in values.tolist())
-    return bool(values.view(np.uint32).max() < limit)  # as unsigned numbers, negative ones are too large
+def _below(values: Integers, limit: int) -> bool:
+    """Whether all values are from 0 to below `limit`."""
+    if isinstance(values, np.ndarray):
+        return not values.size or bool(values.min() >= 0 and values.max() < limit)
+    return not values or (min(values) >= 0 and max(values) < limit)
 
 
 class Runtime:
@@ -130,9 +133,6 @@ class Runtime:
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
         self.cache_type = cache_type(file, cache_type_k, cache_type_v) if device == "cpu" else "f16"
-        rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
-        self._inv_freq = np.array(rope.inv_freq)
-        self._magnitude = rope.magnitude
         self._executor: CpuExecutor | CudaExecutor
         if device != "cpu":
             from ggpy.cuda.driver import Device, device_index
@@ -157,12 +157,12 @@ class Runtime:
             notify=notify or _quiet,
         )
 
-    def step(self, tokens: np.ndarray, slots: np.ndarray, positions: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-        """Evaluate a batch; all arguments are int32, the first three [n] with 1 <= n <= n_batch.
+    def step(self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers) -> np.ndarray:
+        """Evaluate a batch; the first three arguments are [n] with 1 <= n <= n_batch.
 
         Token i takes cell positions[i] of slot slots[i] and sees cells 0 .. positions[i], written by earlier steps or
         by this batch. `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view
-        valid until the next step.
+        valid until the next step; it may be written to.
         """
         n, m = len(tokens), len(outputs)
         if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or m > self.n_batch:
@@ -171,23 +171,28 @@ class Runtime:
                 f"at most {self.n_batch}"
             )
         x = self._executor
-        x.tokens[:n], x.slots[:n], x.positions[:n], x.outputs[:m] = tokens, slots, positions, outputs
         # kernels take raw addresses: nothing out of range may reach them
-        for name, values, limit in (
-            ("token", x.tokens[:n], self.n_vocab),
-            ("slot", x.slots[:n], self.n_slots),
-            ("position", x.positions[:n], self.n_ctx),
-            ("output", x.outputs[:m], n),
+        for name, values, limit, to in (
+            ("token", tokens, self.n_vocab, x.tokens),
+            ("slot", slots, self.n_slots, x.slots),
+            ("position", positions, self.n_ctx, x.positions),
+            ("output", outputs, n, x.outputs),
         ):
             if not _below(values, limit):
                 raise ValueError(f"a {name} outside 0..{limit - 1}")
-        if x.angles is not None:
-            angle = x.positions[:n, None] * self._inv_freq
-            np.cos(angle, out=x.angles[:n, :, 0], casting="same_kind")
-            np.sin(angle, out=x.angles[:n, :, 1], casting="same_kind")
-            if self._magnitude != 1.0:
-                x.angles[:n] *= np.float32(self._magnitude)
+            if len(values) == 1:  # numpy takes longer to start on a slice than one number takes
+                to[0] = values[0]
+            else:
+                to[: len(values)] = values
         return x.run(n, m)
+
+    def chain_for(self, params: SamplingParams) -> Chain | None:
+        """What samples with these parameters (resolved) in machine code, where the CPU's kernels are at hand."""
+        if self.device != "cpu":
+            return None
+        from ggpy.cpu.sampling import MachineChain
+
+        return MachineChain(params) if MachineChain.fits(params) else None
 
     @property
     def executor(self) -> CpuExecutor | CudaExecutor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from ggpy.errors import GGPYError
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
+Chain = Callable[[Floats, float], int]
 
 # What holds where neither the caller nor the model's file says anything: llama.cpp's defaults.
 DEFAULTS: dict[str, float | int] = {
@@ -288,12 +289,18 @@ def _index_at(mass: NDArray[np.float64], point: float) -> int:
 class Sampler:
     """The chain for one sequence: its random numbers and the window of tokens that penalties look at.
 
-    params: resolved. banned: tokens never chosen. n_ctx: what `repeat_last_n` -1 stands for.
+    params: resolved. banned: tokens never chosen. n_ctx: what `repeat_last_n` -1 stands for. chain: all stages from
+    top-k to draw at once, for these parameters: a function of logits and the point to draw at, which returns -1 where
+    it leaves them to the stages here.
     """
 
-    def __init__(self, params: SamplingParams, banned: Sequence[int] = (), n_ctx: int = 0) -> None:
+    def __init__(
+        self, params: SamplingParams, banned: Sequence[int] = (), n_ctx: int = 0, chain: Chain | None = None
+    ) -> None:
         self.params = params
+        self._chain = chain
         self.rng = np.random.default_rng(params.seed)
+        self._uniforms: list[float] = []
         bias = dict(params.logit_bias or {}) | dict.fromkeys(banned, -math.inf)
         self._bias_tokens = np.fromiter(bias.keys(), np.intp, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
@@ -318,9 +325,38 @@ class Sampler:
             self._counts[token] = self._counts.get(token, 0) + 1
 
     def sample(self, logits: Floats) -> int:
-        """One token from logits [n_vocab], which stay as they are. Raises GGPYError where they are no distribution."""
+        """One token from logits [n_vocab], which are what they were once it returns (they must be writable).
+
+        Raises GGPYError where they are no distribution.
+        """
+        if not self._bias.size and not self._counts:
+            return self._sample(logits)
+        touched = self._bias_tokens
+        if self._counts:
+            seen = np.fromiter(self._counts.keys(), np.intp, len(self._counts))
+            touched = np.concatenate([touched, seen])
+        before = logits[touched]  # far less than a copy of the whole vocabulary
+        try:
+            logits[self._bias_tokens] += self._bias
+            if self._counts:
+                p, times = self.params, np.fromiter(self._counts.values(), np.float32, len(self._counts))
+                repetition, frequency, presence = p.repetition_penalty, p.frequency_penalty, p.presence_penalty
+                penalize(logits, seen, times, repetition or 1.0, frequency or 0.0, presence or 0.0)
+            return self._sample(logits)
+        finally:
+            logits[touched] = before
+
+    def _draw(self) -> float:
+        """The next random number, from 0 to below 1. Many are made at a time: numpy takes long to start on one."""
+        if not self._uniforms:
+            self._uniforms = self.rng.random(64).tolist()[::-1]
+        return self._uniforms.pop()
+
+    def _sample(self, logits: Floats) -> int:
         p = self.params
-        logits = self._adjusted(logits)
+        uniform = self._draw() if p.temperature else 0.0
+        if self._chain and (token := self._chain(logits, uniform)) >= 0:
+            return token
         best = int(logits.argmax())  # numpy's argmax finds NaN before any number
         if not math.isfinite(logits[best]):
             raise GGPYError(
@@ -335,19 +371,4 @@ class Sampler:
         c = top_p(c, 1.0 if p.top_p is None else p.top_p)
         c = min_p(c, p.min_p or 0.0)
         c = temperature(c, p.temperature)
-        return draw(c, self.rng.random())
-
-    def _adjusted(self, logits: Floats) -> Floats:
-        """The logits with bias and penalties; a copy only where there are any."""
-        if not self._bias.size and not self._counts:
-            return logits
-        logits = logits.copy()
-        if self._bias.size:
-            logits[self._bias_tokens] += self._bias
-        if self._counts:
-            p, counts = self.params, self._counts
-            tokens = np.fromiter(counts.keys(), np.intp, len(counts))
-            times = np.fromiter(counts.values(), np.float32, len(counts))
-            repetition, frequency, presence = p.repetition_penalty, p.frequency_penalty, p.presence_penalty
-            penalize(logits, tokens, times, repetition or 1.0, frequency or 0.0, presence or 0.0)
-        return logits
+        return draw(c, uniform)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ class Rope:
     def __post_init__(self) -> None:
         if self.style not in ("interleaved", "neox") or len(self.inv_freq) * 2 != self.n_rot:
             raise ValueError(f"rope {self.style!r} with {len(self.inv_freq)} frequencies for {self.n_rot} dimensions")
+
+    def table(self, first: int, last: int) -> np.ndarray:
+        """Cosine and sine of every pair's angle at positions first .. last: float32 [last - first, n_rot / 2, 2]."""
+        angle = np.arange(first, last)[:, None] * np.array(self.inv_freq)
+        return (np.stack([np.cos(angle), np.sin(angle)], 2) * self.magnitude).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -182,10 +182,14 @@ def test_a_seed_gives_the_same_tokens_twice(kwargs: dict[str, Any]) -> None:
 
 def test_sampling_leaves_the_logits_alone() -> None:
     logits = logits_of(1000, 2, 2.0)
-    logits.flags.writeable = False
-    sampler = Sampler(SamplingParams(repetition_penalty=1.3, logit_bias={3: 5.0}).resolved(), banned=(1,), n_ctx=10)
+    before = logits.copy()
+    params = SamplingParams(repetition_penalty=1.3, logit_bias={3: 5.0, 6: -math.inf}).resolved()
+    sampler = Sampler(params, banned=(1,), n_ctx=10)
     sampler.accept([5, 6])
     sampler.sample(logits)
+    np.testing.assert_array_equal(logits, before)
+    with pytest.raises(GGPYError, match="no usable logits"):
+        sampler.sample(np.full(1000, np.nan, np.float32))
 
 
 def test_greedy_bias_and_ban() -> None:

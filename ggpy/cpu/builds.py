@@ -21,6 +21,7 @@ from ggpy.cpu import (
     plain,
     read,
     rope_store,
+    sample,
     swiglu,
     walk,
     widen,
@@ -138,6 +139,13 @@ def _read(tier: str, _: str) -> Build:
     return read.read, {"sum_range": read.sum_range_intrinsic(tier)}
 
 
+def _sample(tier: str, _: str) -> Build:
+    if tier == "plain":
+        return sample.sample, {"any_from": plain.any_from, "largest_of": plain.largest_of}
+    names = {"any_from": sample.any_from_intrinsic(tier), "largest_of": sample.largest_of_intrinsic(tier)}
+    return sample.sample, names
+
+
 def _walk(tier: str, _: str) -> Build:
     return walk.walk.py_func, {}
 
@@ -159,6 +167,7 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "swiglu": _swiglu,
     "pack": _pack,
     "read": _read,
+    "sample": _sample,
     "walk": _walk,
     "serve": _serve,
     "step_together": _step_together,

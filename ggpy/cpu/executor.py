@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
 SMALL_STEP = 4
+ANGLES_AT_ONCE = 512  # positions
 PACK_BYTES = 8 << 20  # of GGUF data a thread packs at a time
 
 
@@ -87,7 +88,8 @@ class CpuExecutor:
         for i, op in enumerate(program.ops):
             self._record(op, self._ops[i : i + 1])
         self._place_barriers()
-        self._allocate_inputs(next(op.params["rope"].n_rot for op in program.ops if op.kind == "rope_store"))
+        self._rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
+        self._allocate_inputs()
         logits, stride = program.logits, self._stride(program.logits.buffer) // 4
         self._logits = self._buffers[logits.buffer].view(np.float32)[: n_batch * stride].reshape(n_batch, stride)
         self._logits = self._logits[:, : logits.n_cols]
@@ -335,35 +337,49 @@ class CpuExecutor:
 
     # ---- a step
 
-    def _allocate_inputs(self, n_rot: int) -> None:
+    def _allocate_inputs(self) -> None:
         """The arrays that describe a batch; kernels read them where they are."""
         n = self.n_batch
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n, np.int32) for _ in range(4))
-        self.angles = np.zeros((n, n_rot // 2, 2), np.float32)
+        self._angles, self._n_angles = np.zeros((self.n_ctx, self._rope.n_rot // 2, 2), np.float32), 0
         self._segments = np.zeros((n, 4), np.int32)
         self._step = np.zeros(1, STEP)
-        for name in ("tokens", "slots", "positions", "outputs", "angles"):
+        for name in ("tokens", "slots", "positions", "outputs"):
             self._step[name] = getattr(self, name).ctypes.data
-        self._step["segments"] = self._segments.ctypes.data
-        self._counts = self._step.view(np.int64)[:4]  # n_tokens, n_outputs, small, n_segments
+        self._step["segments"], self._step["angles"] = self._segments.ctypes.data, self._angles.ctypes.data
+        # Between two tokens little Python may run: single numbers go through views that know no numpy.
+        self._counts = self._step.view(np.int64).data[:4]  # n_tokens, n_outputs, small, n_segments
+        self._first_segment = self._segments.reshape(-1).data[:4]
 
     def run(self, n: int, m: int) -> np.ndarray:
-        """Evaluate the batch described in `tokens`, `slots`, `positions`, `angles` [:n] and `outputs` [:m].
+        """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m].
 
         Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step.
         """
         if self._packing:
             self.finish_packing()
         if n == 1:
-            self._segments[0] = (self.slots[0], 0, 1, self.positions[0])
+            last = int(self.positions[0])
+            segment = self._first_segment
+            segment[0], segment[1], segment[2], segment[3] = int(self.slots[0]), 0, 1, last
             n_segments = 1
         else:
+            last = int(self.positions[:n].max())
             segments = _segments(self.slots[:n], self.positions[:n])
             n_segments = len(segments)
             self._segments[:n_segments] = segments
-        self._counts[:] = (n, m, n <= SMALL_STEP, n_segments)
+        if last >= self._n_angles:
+            self._turn_to(last)
+        counts = self._counts
+        counts[0], counts[1], counts[2], counts[3] = n, m, n <= SMALL_STEP, n_segments
         self._team.run()
         return self._logits[:m]
+
+    def _turn_to(self, position: int) -> None:
+        """Extend the table of angles: made as far as positions get, memory that a long context may never touch."""
+        end = min(self.n_ctx, round_up(position + 1, ANGLES_AT_ONCE))
+        self._angles[self._n_angles : end] = self._rope.table(self._n_angles, end)
+        self._n_angles = end
 
     def close(self) -> None:
         self._stop_packing()

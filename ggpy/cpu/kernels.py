@@ -17,6 +17,7 @@ PROTOTYPES = {
     "rope_store": "v:uuii",
     "swiglu": "v:uuii",
     "pack": "v:uuiiiiiiu",  # raw, packed, n_rows, n_cols, row_bytes, stripe_bytes, first and last stripe, 64 bytes
+    "sample": "i:uiuuui",  # logits, their number, parameters, values and ids to work in, top-k
     "read": "v:uiu",  # from, bytes, 64 bytes for what they sum to
     "walk": "v:uiuuii",  # operations, their number, step, team, thread, threads
     "serve": "i:uiuuiii",  # ... and the last job done

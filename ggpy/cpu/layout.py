@@ -63,7 +63,7 @@ STEP = np.dtype(
         ("slots", np.uint64),  # int32 [n_tokens]
         ("outputs", np.uint64),  # int32 [n_outputs], indices into the batch
         ("segments", np.uint64),  # int32 [n_segments][4]: slot, first token, tokens, position of the first
-        ("angles", np.uint64),  # float32 [n_tokens][n_rot / 2][2]: cosine and sine
+        ("angles", np.uint64),  # float32 [position][n_rot / 2][2]: cosine and sine
     ],
     align=True,
 )

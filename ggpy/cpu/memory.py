@@ -18,6 +18,7 @@ _LLVM = {
     types.uint32: ir.IntType(32),
     types.int64: ir.IntType(64),
     types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
 }
 
 
@@ -45,7 +46,8 @@ def _storer(kind: Any) -> Any:
 
 
 load_i8, load_u8, load_u16 = _loader(types.int8), _loader(types.uint8), _loader(types.uint16)
-load_i32, load_u32, load_f32 = _loader(types.int32), _loader(types.uint32), _loader(types.float32)
+load_i32, load_u32 = _loader(types.int32), _loader(types.uint32)
+load_f32, load_f64 = _loader(types.float32), _loader(types.float64)
 store_i8, store_u8, store_u16 = _storer(types.int8), _storer(types.uint8), _storer(types.uint16)
 store_i32, store_u32, store_i64 = _storer(types.int32), _storer(types.uint32), _storer(types.int64)
 store_f32 = _storer(types.float32)

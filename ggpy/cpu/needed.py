@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What llama-quantize gives the more important matrices in files that are called after a type.
 COMPANIONS = {"Q2_K": ("Q3_K", "Q4_K"), "Q3_K": ("Q4_K", "Q5_K"), "IQ4_NL": ("Q5_K",), "IQ4_XS": ("Q5_K",)}
-TEAM = ("walk", "serve", "step_together")  # what every program runs on
+TEAM = ("walk", "serve", "step_together", "sample")  # what every program runs on, and what chooses from its logits
 
 
 def packed_format(info: TensorInfo) -> Packed:

@@ -31,6 +31,7 @@ from ggpy.cpu.memory import (
     store_i32,
     store_u16,
 )
+from ggpy.cpu.sample import RUN
 from ggpy.quant.packed import Packed, Plane
 
 
@@ -191,6 +192,22 @@ def swiglu_row(gate, up, dst, n16):  # type: ignore[no-untyped-def]
         at = types.uint64(4 * c)
         g = types.float64(load_f32(gate + at))
         store_f32(dst + at, types.float32(g / (1.0 + math.exp(-g)) * load_f32(up + at)))
+
+
+@njit
+def any_from(at, least):  # type: ignore[no-untyped-def]
+    found = False
+    for i in range(RUN):
+        found |= not load_f32(at + types.uint64(4 * i)) < least
+    return found
+
+
+@njit
+def largest_of(at):  # type: ignore[no-untyped-def]
+    largest = load_f32(at)
+    for i in range(1, RUN):
+        largest = max(largest, load_f32(at + types.uint64(4 * i)))
+    return largest
 
 
 @njit

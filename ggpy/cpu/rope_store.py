@@ -49,7 +49,8 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             for d in range(op.head_dim):
                 x = load_f32(at + types.uint64(4 * d))
                 store_f32(at + types.uint64(4 * d), x * factor * load_f32(norm + types.uint64(4 * d)))
-        angle = step.angles + types.uint64(token * half * 8)
+        position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
+        angle = step.angles + types.uint64(position * half * 8)
         apart = 4 * half if op.neox else 4
         stride = 4 if op.neox else 8
         for i in range(half):
@@ -61,7 +62,6 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             store_f32(second, x * s + y * c)
         if is_key:
             slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
-            position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
             slot_head = slot * op.n_head_kv + head
             cell, lane = slot_head * op.n_ctx + (position & ~15), position & 15
             store_key(op.cache_k + types.uint64(cell * key_bytes(op.head_dim)), lane, at, op.head_dim, op.head_dim)

@@ -93,6 +93,7 @@ class Team:
             kernel(name).call for name in ("serve", "step_together", "walk")
         )
         self._args = (ops.ctypes.data, len(ops), step.ctypes.data, self._team)
+        self._where_sleepers = self._sleepers.ctypes.data
         self._closed = False
         self._workers = [
             threading.Thread(target=self._work, args=(tid,), daemon=True, name=f"ggpy-{tid}")
@@ -112,7 +113,7 @@ class Team:
     def run(self) -> None:
         """One step: returns when every thread has finished the program."""
         while True:
-            asleep = self._step_together(*self._args, self.n_threads, self._sleepers.ctypes.data)
+            asleep = self._step_together(*self._args, self.n_threads, self._where_sleepers)
             try:
                 for i in range(abs(asleep)):
                     self._alarms[int(self._sleepers[i])].release()

@@ -21,6 +21,7 @@ from ggpy.cuda.weights import Weights, layout_of
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
+    from ggpy.models.base import Rope
     from ggpy.program import Program
 
 GRAPH_SIZES = (*MATVEC_SIZES, 16, 32, 64)  # tokens of a step that is recorded
@@ -58,8 +59,6 @@ class Inputs:
 
 class CudaExecutor:
     """Runs one program. `run` takes the batch's description and returns logits."""
-
-    angles = None  # turned by a table on the GPU
 
     def __init__(
         self,
@@ -106,7 +105,7 @@ class CudaExecutor:
         memory.keys = {i: device.allocate(self.cache.n_bytes, zero=True) for i in layers}
         memory.values = {i: device.allocate(self.cache.n_bytes, zero=True) for i in layers}
         rope = next(step.op.params["rope"] for step in steps if isinstance(step, RopeStore))
-        memory.angles = self._angles(np.array(rope.inv_freq), rope.magnitude, n_ctx)
+        memory.angles = self._angles(rope, n_ctx)
         self._few, self._many = Inputs(device, GRAPH_SIZES[-1]), Inputs(device, rows)
         n_vocab = program.logits.n_cols
         self._row_bytes = 4 * round_up(n_vocab, 32)
@@ -137,14 +136,12 @@ class CudaExecutor:
         vectors = ActivationLayout(form, MATVEC_TOKENS, n_cols).n_bytes
         return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), rows))
 
-    def _angles(self, inv_freq: np.ndarray, magnitude: float, n_ctx: int) -> int:
-        """The table of cosines and sines, float32 [position][half][2]."""
-        half = len(inv_freq)
-        address = self.device.allocate(n_ctx * half * 8)
+    def _angles(self, rope: Rope, n_ctx: int) -> int:
+        """The table of cosines and sines, float32 [position][n_rot / 2][2]."""
+        address = self.device.allocate(n_ctx * rope.n_rot * 4)
         for start in range(0, n_ctx, ANGLES_AT_ONCE):
-            angle = np.arange(start, min(n_ctx, start + ANGLES_AT_ONCE))[:, None] * inv_freq
-            table = (np.stack([np.cos(angle), np.sin(angle)], 2) * magnitude).astype(np.float32)
-            self.device.upload(address + start * half * 8, table.ctypes.data, table.nbytes)
+            table = rope.table(start, min(n_ctx, start + ANGLES_AT_ONCE))
+            self.device.upload(address + start * rope.n_rot * 4, table.ctypes.data, table.nbytes)
             self.device.synchronize()
         return address
 
