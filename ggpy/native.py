@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,16 @@ def isa() -> str:
     return forced
 
 
+def _numba_version() -> bytes | str:
+    """What tells numba's releases apart, found without importing it."""
+    found = find_spec("numba")
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        return Path(found.origin).with_name("_version.py").read_bytes()  # type: ignore[union-attr, arg-type]
+    from importlib.metadata import version  # which takes longer than all the rest of the fingerprint
+
+    return version("numba")
+
+
 def fingerprint() -> str:
     """A hash of all that compiled code depends on."""
     digest = hashlib.sha256()
@@ -102,7 +112,7 @@ def fingerprint() -> str:
     sources = [here / "jit.py", here / "native.py", quant / "packed.py"]
     for source in [*sources, *sorted((here / "cpu").glob("*.py")), *sorted(quant.glob("quantize*.py"))]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    made_by = (sys.version, version("numba"), llvmlite.__version__, llvm.get_host_cpu_name(), host_features())
+    made_by = (sys.version, _numba_version(), llvmlite.__version__, llvm.get_host_cpu_name(), host_features())
     digest.update(repr((made_by, os.environ.get("GGPY_ISA", ""))).encode())
     return digest.hexdigest()[:16]
 
