@@ -32,6 +32,7 @@ from ggpy.tokenizer import Tokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from reference import ReferenceModel
 
+PIECE = 512  # tokens of a file's text read as one
 TYPES = ("F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K")
 TEXTS = {
     "english": """The harbour was quiet that morning. A thin fog lay over the water, and the boats that usually left
@@ -94,7 +95,7 @@ def divergence(reference: np.ndarray, found: list[np.ndarray], rows: int = 16) -
     return out
 
 
-def compare(reference: list[np.ndarray], found: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+def compare(names: list[str], reference: list[np.ndarray], found: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     """For each engine its divergence from the reference and how often both find the same token likeliest, as means over
     all tokens and for each text; and the ratio of the first engine's divergence to the second's, with its standard
     error. Logits [n, n_vocab], one array for each text."""
@@ -108,7 +109,7 @@ def compare(reference: list[np.ndarray], found: dict[str, list[np.ndarray]]) -> 
         result[engine] = {
             "kl": float((ours, theirs)[place].mean()),
             "top1": float(np.concatenate(same).mean()),
-            "kl_by_text": {name: float(d[place].mean()) for name, d in zip(TEXTS, by_text, strict=True)},
+            "kl_by_text": {name: float(d[place].mean()) for name, d in zip(names, by_text, strict=True)},
         }
     return result
 
@@ -190,13 +191,25 @@ def quantized(source: Path, file_type: str, folder: Path) -> Path:
 
 
 def measure(
-    path: Path, file_type: str, original: list[np.ndarray], texts: list[list[int]], n: int | None
+    path: Path, file_type: str, original: list[np.ndarray], named: dict[str, list[int]], n: int | None
 ) -> dict[str, Any]:
+    names, texts = list(named), list(named.values())
     engines = {"ggpy": of_ggpy(path, texts, n), "llama.cpp": of_llama_cpp(path, texts, n)}
     result: dict[str, Any] = {"type": file_type, "file": path.name}
-    result["original"] = compare(original, engines)
-    result["same_file"] = compare(exact(path, texts), engines)
+    result["original"] = compare(names, original, engines)
+    result["same_file"] = compare(names, exact(path, texts), engines)
     return result
+
+
+def tokenized(source: Path, more: list[Path]) -> dict[str, list[int]]:
+    """Token ids of the texts above and of the pieces of other files, by name."""
+    with GGUFFile(source) as file:
+        tokenizer = Tokenizer.from_gguf(file)
+    found = {name: tokenizer.tokenize(text) for name, text in TEXTS.items()}
+    for path in more:
+        tokens = tokenizer.tokenize(path.read_text(encoding="utf-8"), add_special=False)
+        found |= {f"{path.name}, {at}": tokens[at : at + PIECE] for at in range(0, len(tokens), PIECE)}
+    return found
 
 
 def print_caches(source: Path, texts: list[list[int]], n_threads: int | None) -> None:
@@ -231,6 +244,14 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="FILE", help="GGUF file of F16, BF16 or F32: the original")
     parser.add_argument("--files", type=Path, required=True, metavar="FOLDER", help="where the types' files are kept")
     parser.add_argument("--types", default=",".join(TYPES), metavar="TYPE,…", help="default: %(default)s")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"read this too, {PIECE} tokens at a time",
+    )
     parser.add_argument("--caches", action="store_true", help="measure q8_0 caches beside f16, and no types")
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: as each engine chooses")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, text by text too")
@@ -244,9 +265,8 @@ def main() -> None:
         parser.error(f"llama.cpp makes no files of type {', '.join(unknown)}")
     args.files.mkdir(parents=True, exist_ok=True)
     try:
-        with GGUFFile(args.source) as file:
-            tokenizer = Tokenizer.from_gguf(file)
-        texts = [tokenizer.tokenize(text) for text in TEXTS.values()]
+        named = tokenized(args.source, args.text)
+        texts = list(named.values())
         if args.caches:
             return print_caches(args.source, texts, args.threads)
         original = exact(args.source, texts)
@@ -256,12 +276,12 @@ def main() -> None:
         print("|" + "---|" * (HEADER.count("|") - 1))
         results = []
         for name in types:
-            results.append(measure(quantized(args.source, name, args.files), name, original, texts, args.threads))
+            results.append(measure(quantized(args.source, name, args.files), name, original, named, args.threads))
             print(row(results[-1]), flush=True)
     except GGPYError as error:
         sys.exit(f"error: {error}")
     if args.json:
-        about = {"source": args.source.name, "tokens": dict(zip(TEXTS, map(len, texts), strict=True))}
+        about = {"source": args.source.name, "tokens": {name: len(tokens) for name, tokens in named.items()}}
         args.json.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
 
 

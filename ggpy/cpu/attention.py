@@ -26,7 +26,7 @@ from numba.core.typing import Signature
 from numba.extending import intrinsic
 
 from ggpy.cpu.layout import PART, ROW_STATE_BYTES, ROW_TILES, SPAN
-from ggpy.cpu.memory import load_f32, load_i32, store_f32, store_i32
+from ggpy.cpu.memory import fetch_add, load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.vector import LOG2_E, Vec, f32, i32
 
@@ -200,9 +200,9 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     parts.
 
     A unit of work is up to ROW_TILES row tiles of one key/value head, which meet a part of the cache while it is in the
-    second-level cache, made float32 for all of them; units go to threads in turn, there and back, since later ones see
-    more. In a small step a unit is one part alone, and a thread takes neighbours, which lie one behind the other in
-    memory.
+    second-level cache, made float32 for all of them; a thread takes the next unit that nobody has, last rows first, as
+    they see most. In a small step a unit is one part alone, and a thread takes neighbours, which lie one behind the
+    other in memory.
     Thread-private scratch: what `attend` works on; then each tile's queries [head_dim][rows]; then the joined state of
     each row; then a part's keys and values.
     """
@@ -219,6 +219,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     n_units = count_parts(op, step, WIDE, nth) if step.small else 0
     my_first, my_last = n_units * tid // nth, n_units * (tid + 1) // nth
     unit = 0
+    shared = nth > 1 and not step.small
+    mine = fetch_add(op.next, 1) if shared else 0
     for s in range(step.n_segments):
         seg = step.segments + types.uint64(16 * s)
         slot, first_token = types.int64(load_i32(seg)), types.int64(load_i32(seg + types.uint64(4)))
@@ -229,7 +231,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             slot_head = slot * op.n_head_kv + kv_head
             keys = op.cache_k + types.uint64(slot_head * op.n_ctx * key_bytes(op.head_dim))
             values = op.cache_v + types.uint64(slot_head * op.n_ctx * value_bytes(op.head_pad))
-            for row in range(0, n_rows, unit_rows):
+            for u in range((n_rows + unit_rows - 1) // unit_rows):
+                row = (u if step.small else (n_rows - 1) // unit_rows - u) * unit_rows
                 last_row = min(n_rows, row + unit_rows)
                 first_part, last_part = parts_of(op, first_position, row, last_row)
                 if step.small:
@@ -237,12 +240,11 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                     last_part = first_part + min(my_last - unit, n_parts)
                     first_part += max(my_first - unit, 0)
                     unit += n_parts
-                else:
-                    place = unit % nth if unit // nth % 2 == 0 else nth - 1 - unit % nth
-                    mine = place == tid
+                elif shared:
                     unit += 1
-                    if not mine:
+                    if mine != unit - 1:
                         continue
+                    mine = fetch_add(op.next, 1)
                 if first_part >= last_part:
                     continue
                 widened = last_row - row >= WIDENED_TILES * WIDE

@@ -23,7 +23,7 @@ from ggpy.cpu.layout import (
     part_bytes,
 )
 from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
-from ggpy.cpu.threads import Team
+from ggpy.cpu.threads import LINE, Team
 from ggpy.graph import read_vector
 from ggpy.program import Buffer, Op, Program, Region
 from ggpy.quant import by_id
@@ -85,6 +85,7 @@ class CpuExecutor:
         self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
         self._allocate_scratch(n_layer)
         self._ops = np.zeros(len(program.ops), OP)
+        self._counters, self._n_counters = np.zeros(LINE * len(program.ops), np.uint8), 0
         for i, op in enumerate(program.ops):
             self._record(op, self._ops[i : i + 1])
         self._place_barriers()
@@ -257,7 +258,12 @@ class CpuExecutor:
         r["n_cols"], r["n_stripes"] = packed.padded(n_cols), -(-n_rows // ROWS)
         r["stripe_bytes"] = packed.stripe_bytes(n_cols)
         r["token_bytes"] = self._token_bytes[n_cols, activation_form(weight)]
-        r["accumulate"] = op.params["accumulate"]
+        r["accumulate"], r["next"] = op.params["accumulate"], self._counter()
+
+    def _counter(self) -> int:
+        """The address of a word of an operation's own, on a cache line of its own."""
+        self._n_counters += 1
+        return int(self._counters.ctypes.data) + LINE * (self._n_counters - 1)
 
     def _record_heads(self, p: Any, r: np.ndarray) -> None:
         r["n_head"], r["n_head_kv"], r["head_dim"] = p["n_head"], p["n_head_kv"], p["head_dim"]
@@ -277,7 +283,7 @@ class CpuExecutor:
     def _record_attention(self, op: Op, r: np.ndarray) -> None:
         self._record_heads(op.params, r)
         r["scale"] = op.params["head_dim"] ** -0.5
-        r["src2"] = self._parts.ctypes.data
+        r["src2"], r["next"] = self._parts.ctypes.data, self._counter()
 
     def _record_swiglu(self, op: Op, r: np.ndarray) -> None:
         assert op.dst is not None
@@ -302,7 +308,7 @@ class CpuExecutor:
             return [*reads, ("activations", True, own if small else rows)]
         if op.kind == "linear":
             assert op.dst is not None
-            rows = f"stripes of {op.dst.buffer.n_cols}"
+            rows = f"stripes of {op.dst.buffer.n_cols}" if small else everyone
             return [("activations", False, own if small else everyone), *regions(dst, True, rows)]
         if op.kind == "swiglu":
             assert op.dst is not None

@@ -23,6 +23,7 @@ OP = np.dtype(
         ("bias", np.uint64),
         ("cache_k", np.uint64),  # of this layer
         ("cache_v", np.uint64),
+        ("next", np.uint64),  # int64: the next unit of work that a large step's threads take; 0: they share alike
         ("scratch", np.uint64),
         ("scratch_stride", np.int64),  # bytes a thread
         ("dst_stride", np.int64),

@@ -32,6 +32,7 @@ from ggpy.cpu.layout import (
     TOKEN_BLOCK_BYTES,
     tile_widths,
 )
+from ggpy.cpu.memory import fetch_add
 from ggpy.cpu.records import as_op, as_step, stripes_of
 from ggpy.cpu.vector import Vec, f32, i32
 from ggpy.quant.packed import BLOCK, ROWS, Packed
@@ -362,11 +363,16 @@ tile: Any = None  # these names are set by `specialized`
 widest_tile: Any = None
 WIDEST = 0
 STRIPES = 1
+UNITS_A_THREAD = 8  # of work that threads take in turn
 CHUNK_WEIGHT = 0  # bytes of CHUNK_COLS columns of a stripe; 0 where columns are not taken in chunks
 
 
 def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst[token, row] (+)= weight[row] . x[token] + bias[row]; each thread takes a run of stripes."""
+    """dst[token, row] (+)= weight[row] . x[token] + bias[row].
+
+    In a small step each thread takes a run of stripes, in a large one the next few that nobody has taken yet: threads
+    are not equally fast, be it for other programs or for cores of two kinds, and the slowest would keep all waiting.
+    """
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     n = step.n_outputs if op.outputs_only else step.n_tokens
@@ -378,7 +384,23 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     columns = op.n_cols
     if CHUNK_WEIGHT and n > WIDEST:  # few tokens read every weight once: a chunk would only break the stream
         columns = min(columns, CHUNK_COLS)
-    for start in range(0, n, chunk):
+    n_units = (n + chunk - 1) // chunk
+    size = op.n_stripes
+    shared = op.next and nth > 1 and not step.small
+    if shared:
+        size = 2 * max(1, op.n_stripes // (2 * UNITS_A_THREAD * nth))
+    by_stripes = (op.n_stripes + size - 1) // size
+    n_units *= by_stripes
+    unit = 0
+    while True:
+        if shared:
+            unit = fetch_add(op.next, 1)
+            first = unit % by_stripes * size
+            last = min(op.n_stripes, first + size)
+        if unit >= n_units:
+            break
+        start = unit // by_stripes * chunk
+        unit += 1
         end = min(n, start + chunk)
         for s in range(first, last, STRIPES):
             apart = op.stripe_bytes if s + 1 < last else 0

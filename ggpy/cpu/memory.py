@@ -1,5 +1,5 @@
-"""Scalars at raw addresses, for kernels written as plain numba code: loads,
-stores, bit casts, half precision, and calls by address."""
+"""Scalars at raw addresses, for kernels written as plain numba code: loads, stores, atomic changes, bit casts and half
+precision."""
 
 from __future__ import annotations
 
@@ -51,6 +51,28 @@ load_f32, load_f64 = _loader(types.float32), _loader(types.float64)
 store_i8, store_u8, store_u16 = _storer(types.int8), _storer(types.uint8), _storer(types.uint16)
 store_i32, store_u32, store_i64 = _storer(types.int32), _storer(types.uint32), _storer(types.int64)
 store_f32 = _storer(types.float32)
+
+
+def _atomic(operation: str) -> Any:
+    def change(typingctx: Any, address: Any, value: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            return b.atomic_rmw(operation, b.inttoptr(args[0], ir.IntType(64).as_pointer()), args[1], "seq_cst")
+
+        return types.int64(types.uintp, types.int64), codegen
+
+    return intrinsic(change)
+
+
+# Old values; operations before and after keep their place on every CPU.
+fetch_add, exchange = _atomic("add"), _atomic("xchg")
+
+
+@intrinsic
+def load_atomic(typingctx: Any, address: Any) -> tuple[Signature, Any]:
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return b.load_atomic(b.inttoptr(args[0], ir.IntType(64).as_pointer()), "seq_cst", 8)
+
+    return types.int64(types.uintp), codegen
 
 
 def _bitcast(source: Any, target: Any) -> Any:

@@ -13,7 +13,7 @@ from numba.core.typing import Signature
 from numba.extending import intrinsic
 
 from ggpy.cpu.layout import OP
-from ggpy.cpu.memory import store_i64
+from ggpy.cpu.memory import exchange, fetch_add, load_atomic, store_i64
 from ggpy.cpu.records import as_op, as_step
 from ggpy.cpu.threads import (
     ARRIVED,
@@ -29,27 +29,6 @@ from ggpy.cpu.threads import (
 )
 
 OP_BYTES = OP.itemsize
-
-
-def _atomic(operation: str) -> Any:
-    def change(typingctx: Any, address: Any, value: Any) -> tuple[Signature, Any]:
-        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return b.atomic_rmw(operation, b.inttoptr(args[0], ir.IntType(64).as_pointer()), args[1], "seq_cst")
-
-        return types.int64(types.uintp, types.int64), codegen
-
-    return intrinsic(change)
-
-
-fetch_add, exchange = _atomic("add"), _atomic("xchg")
-
-
-@intrinsic
-def load_atomic(typingctx: Any, address: Any) -> tuple[Signature, Any]:
-    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        return b.load_atomic(b.inttoptr(args[0], ir.IntType(64).as_pointer()), "seq_cst", 8)
-
-    return types.int64(types.uintp), codegen
 
 
 @intrinsic
@@ -92,8 +71,9 @@ else:
 
 @njit(nogil=True, error_model="numpy")
 def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
-    """Run all operations as thread `tid` of `nth`. A barrier is a counter and a
-    generation: the last to arrive opens the next one."""
+    """Run all operations as thread `tid` of `nth`. A barrier is a counter and a generation: the last to arrive winds
+    back what the operations before it counted, which nobody is in any more, and opens the next one."""
+    behind = 0  # the first operation since the last barrier
     bit = 1 if carray(as_step(step_at), 1)[0].small else 2
     for i in range(n_ops + 1):
         meet = i == n_ops
@@ -104,6 +84,11 @@ def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
             generation = load_atomic(team + types.uint64(GENERATION))
             if fetch_add(team + types.uint64(ARRIVED), 1) == nth - 1:
                 exchange(team + types.uint64(ARRIVED), 0)
+                if bit == 2:
+                    for j in range(behind, i):
+                        counter = carray(as_op(ops + types.uint64(j * OP_BYTES)), 1)[0].next
+                        if counter:
+                            store_i64(counter, 0)
                 fetch_add(team + types.uint64(GENERATION), 1)
             else:
                 spins = 0
@@ -113,6 +98,7 @@ def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
                         cpu_relax()
                     else:
                         yield_cpu()
+            behind = i
         if i < n_ops:
             call_kernel(carray(as_op(at), 1)[0].kernel, at, step_at, tid, nth)
 
