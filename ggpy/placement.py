@@ -173,6 +173,8 @@ class Placement:
         start, last = self.n_layer - n, self.n_layer
         for gpu, room in reversed(gpus):
             low, high = start, last  # `high` fits
+            if self._gpu_bytes(start, last, n_ctx) <= room:
+                high = start
             while low < high:
                 middle = (low + high) // 2
                 low, high = (low, middle) if self._gpu_bytes(middle, last, n_ctx) <= room else (middle + 1, high)
@@ -190,24 +192,40 @@ class Placement:
 
     def _gpu_bytes(self, first: int, last: int, n_ctx: int) -> int:
         """What layers first .. last - 1 take of a GPU: weights, what steps work in, and cache."""
-        return self._working(first, last) + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
-
-    def _working_bytes(self, first: int, last: int) -> int:
-        from ggpy.cuda.memory import model_bytes
-
         whole = (first, last) == (0, self.n_layer)
-        return model_bytes(self._gpu_program.part(first, last), self.n_batch or (GPU_BATCH if whole else PIECE_BATCH))
-
-    def _gpu_cache_bytes(self, n_ctx: int) -> int:
-        from ggpy.cuda.memory import cache_bytes
-
-        return cache_bytes(self.file, n_ctx, self.n_slots)
+        weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
+        working = self._working(self.n_batch or (GPU_BATCH if whole else PIECE_BATCH))
+        return weights + working + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
 
     @cached_property
     def _gpu_program(self) -> Program:
         from ggpy.runtime import planned
 
         return planned(self.file, "cuda")[1]
+
+    @cached_property
+    def _whole_weights(self) -> int:
+        """Bytes of the weights, the embedding being once there where it is the output's too."""
+        from ggpy.cuda.memory import weight_bytes
+
+        return weight_bytes(self._gpu_program)
+
+    @cached_property
+    def _layer_weights(self) -> list[int]:
+        """Bytes by layer, with the embedding at the first and the output at the last."""
+        from ggpy.cuda.memory import weight_bytes
+
+        return [weight_bytes(self._gpu_program.part(layer, layer + 1)) for layer in range(self.n_layer)]
+
+    def _working_bytes(self, n_batch: int) -> int:
+        from ggpy.cuda.memory import working_bytes
+
+        return working_bytes(self._gpu_program, n_batch)
+
+    def _gpu_cache_bytes(self, n_ctx: int) -> int:
+        from ggpy.cuda.memory import cache_bytes
+
+        return cache_bytes(self.file, n_ctx, self.n_slots)
 
     # ---- the CPU
 

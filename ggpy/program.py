@@ -141,7 +141,8 @@ class _Planner:
     def run(self, logits: Value) -> Program:
         for index, node in enumerate(self.nodes):
             getattr(self, "_" + node.kind)(node)
-            for source in {self._stored(v) for v in node.inputs}:
+            fused = node.inputs[1].node.inputs if node.kind == "add" else ()  # of the product that runs here
+            for source in {self._stored(v) for v in (*node.inputs, *fused)}:
                 if self.last_use[source] == index and source in self.home:
                     buffer = self.home[source].buffer
                     if not any(r.buffer is buffer and self.last_use[n] > index for n, r in self.home.items()):
