@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LEAST_CONTEXT = 256  # tokens; a model that was not asked for one must have as many
 ENOUGH_CONTEXT = 4096  # tokens; for less, layers are rather left to the CPU, where no context was asked for
 GPU_BATCH = 2048  # tokens of a step: enough to keep a GPU's matrix units at work
-PIECE_BATCH = 512  # the same where several devices share the layers, so that all have a piece of a prompt to work on
+PIECE_BATCH = 1024  # the same where GPUs share the layers, so that each has a piece of a long prompt to work on
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Placement:
         """What layers first .. last - 1 take of a GPU: weights, what steps work in, and cache."""
         whole = (first, last) == (0, self.n_layer)
         weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
-        working = self._working(self.n_batch or (GPU_BATCH if whole else PIECE_BATCH))
+        working = self._working(self.n_batch or (GPU_BATCH if whole else PIECE_BATCH))  # the CPU asks for less
         return weights + working + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
 
     @cached_property

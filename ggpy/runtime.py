@@ -87,14 +87,12 @@ def cache_type(file: GGUFFile, cache_type_k: str | None = None, cache_type_v: st
     return cache_name(*chosen)
 
 
-def default_batch(file: GGUFFile, parts: Sequence[Part] = ()) -> int:
-    """Tokens a step takes: as many as pay on a small model, fewer on a large one, so that Ctrl-C is heard soon.
-
-    parts: who runs which layers; where it is the CPU alone they may be left out.
-    """
-    if parts and all(part.on_gpu for part in parts):
+def default_batch(file: GGUFFile, parts: Sequence[Part]) -> int:
+    """Tokens a step takes: as many as pay on a small model, fewer where the CPU has more to do, so that Ctrl-C is heard
+    soon. parts: who runs which layers."""
+    if parts[0].on_gpu:
         return GPU_BATCH if len(parts) == 1 else PIECE_BATCH
-    weights = sum(info.nbytes for info in file.tensors.values())
+    weights = sum(info.nbytes for info in file.tensors.values()) * parts[0].last / parts[-1].last
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
