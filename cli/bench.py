@@ -71,6 +71,7 @@ def bench(
     n_ctx: int | None,
     n_threads: int | None,
     device: str,
+    gpu_layers: str,
     cache_type_k: str | None,
     cache_type_v: str | None,
     n_prompt: list[int],
@@ -99,7 +100,7 @@ def bench(
         _check_plot(Path(plot), cases)
     raise_interrupts()
     results: list[Measurement] = []
-    with _opened(model, n_ctx, n_threads, device, cache_type_k, cache_type_v, cases) as llm:
+    with _opened(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v, cases) as llm:
         made = _measurements(llm, cases, repeats)
         try:
             if output == "md":
@@ -127,6 +128,7 @@ def _opened(
     n_ctx: int | None,
     n_threads: int | None,
     device: str,
+    gpu_layers: str,
     cache_type_k: str | None,
     cache_type_v: str | None,
     cases: list[Case],
@@ -134,7 +136,7 @@ def _opened(
     """The model, with room for the largest case; a step takes no more tokens than the context has."""
     n_parallel = max(case.n_parallel for case in cases)
     n_ctx = n_ctx or max(n_parallel, *(case.n_cells for case in cases))
-    return open_model(model, n_ctx, n_threads, device, cache_type_k, cache_type_v, n_parallel)
+    return open_model(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v, n_parallel)
 
 
 def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measurement]:
@@ -147,7 +149,10 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
     if llm.runtime.device == "cpu":
         bandwidth = Memory(n_threads).bandwidth
     else:
-        bandwidth = llm.runtime.executor.device.bandwidth  # type: ignore[union-attr]
+        gpu = getattr(llm.runtime.executor, "device", None)
+        if gpu is None:  # of several devices no one's memory is the limit
+            return measure(llm.runtime, n_threads, cases, repeats)
+        bandwidth = gpu.bandwidth
     return measure(
         llm.runtime,
         n_threads,

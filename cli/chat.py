@@ -40,6 +40,7 @@ def chat(
     n_ctx: int | None,
     n_threads: int | None,
     device: str,
+    gpu_layers: str,
     cache_type_k: str | None,
     cache_type_v: str | None,
     system: str | None,
@@ -51,7 +52,7 @@ def chat(
     """
     params = sampling_params(sampling if model else default_model_sampling(sampling))
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    with open_model(model, n_ctx, n_threads, device, cache_type_k, cache_type_v) as llm:
+    with open_model(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v) as llm:
         from ggpy.cli.chat_session import ChatSession
         from ggpy.cli.entry import raise_interrupts
 

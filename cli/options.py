@@ -33,7 +33,19 @@ model_options = together(
     click.option("-m", "--model", metavar="MODEL", help=MODEL_HELP),
     click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=1), metavar="N", help="Context in tokens."),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
-    click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
+    click.option(
+        "--device", metavar="NAME", default="cpu", show_default=True, help="cpu, cuda, cuda:1, cuda:0,1 or auto."
+    ),
+    click.option(
+        "-ngl",
+        "--gpu-layers",
+        "--n-gpu-layers",
+        "gpu_layers",
+        metavar="N",
+        default="auto",
+        show_default=True,
+        help="Of the last layers, how many run on the GPU, the CPU running the others; auto: as many as fit; all.",
+    ),
 )
 
 # As llama.cpp spells them. q8_0 halves the memory of a long context and is read faster.
@@ -103,6 +115,7 @@ def open_model(
     n_ctx: int | None,
     n_threads: int | None,
     device: str,
+    gpu_layers: str = "auto",
     cache_type_k: str | None = None,
     cache_type_v: str | None = None,
     n_parallel: int = 1,
@@ -111,9 +124,9 @@ def open_model(
     at a time."""
     from ggpy.cli.pull import find_or_fetch
     from ggpy.cli.terminal import note
-    from ggpy.llm import LLM, find_device
+    from ggpy.llm import LLM, find_device, find_gpu_layers
 
-    device = find_device(device)  # what the user may have got wrong comes first
+    device, layers = find_device(device), find_gpu_layers(gpu_layers)  # what the user may have got wrong comes first
     return LLM(
         find_or_fetch(model),
         n_ctx=n_ctx,
@@ -123,4 +136,5 @@ def open_model(
         cache_type_k=cache_type_k,
         cache_type_v=cache_type_v,
         device=device,
+        n_gpu_layers=layers,
     )

@@ -45,6 +45,7 @@ def run(
     n_ctx: int | None,
     n_threads: int | None,
     device: str,
+    gpu_layers: str,
     cache_type_k: str | None,
     cache_type_v: str | None,
     prompt: str | None,
@@ -68,7 +69,7 @@ def run(
 
         system = DEFAULT.system
     started = time.perf_counter()
-    with open_model(model, n_ctx, n_threads, device, cache_type_k, cache_type_v) as llm:
+    with open_model(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v) as llm:
         return _answer(llm, text, system, raw, params, verbose, started)
 
 

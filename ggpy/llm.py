@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,7 +27,6 @@ from numpy.typing import NDArray
 from ggpy.engine import Engine, Timings
 from ggpy.engine import Sequence as EngineSequence
 from ggpy.errors import GGPYError
-from ggpy.memory import available_memory, choose_context
 from ggpy.sampler import SamplingParams, file_sampling_defaults
 
 if TYPE_CHECKING:
@@ -99,8 +99,10 @@ class LLM:
     context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
     the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
     cache_type_k, cache_type_v: how keys and values are cached, "f16", "f32" or "q8_0", which takes half the memory of
-    f16 and is read faster; None takes f16, or f32 for a float32 model. device: "cpu", "cuda" (or "cuda:1", …) for an
-    NVIDIA GPU, whose cache is always f16, "auto" for a GPU where one can be used.
+    f16 and is read faster; None takes f16, or f32 for a float32 model. device: "cpu", "cuda" for NVIDIA GPUs (the first
+    one, or all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these numbers; their
+    cache is always f16; "auto" for a GPU where one can be used. n_gpu_layers: how many of the last layers run on the
+    GPU, the CPU running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -115,6 +117,7 @@ class LLM:
         cache_type_k: str | None = None,
         cache_type_v: str | None = None,
         device: str = "cpu",
+        n_gpu_layers: int | str | None = None,
     ) -> None:
         for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -123,7 +126,10 @@ class LLM:
             raise GGPYError(f"n_threads is {n_threads}, but ggpy runs at most {MAX_THREADS}; take the number of cores.")
         self.path = Path(path)
         notify, device = notify or logging.getLogger("ggpy").info, find_device(device)
-        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify, cache_type_k, cache_type_v, device)
+        layers = find_gpu_layers(n_gpu_layers)
+        if device == "cpu" and layers:
+            notify("n_gpu_layers (-ngl) is of no effect without a GPU: ask for one with the device 'cuda'")
+        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify, cache_type_k, cache_type_v, device, layers)
         self.file, self.tokenizer, self.template, self.runtime = (
             model.file,
             model.tokenizer,
@@ -372,9 +378,27 @@ def find_device(asked: str) -> str:
         from ggpy.cuda.driver import usable
 
         return "cuda" if usable() else "cpu"
-    kind, colon, number = asked.partition(":")
-    if asked != "cpu" and not (kind == "cuda" and (number.isdecimal() or not colon)):
-        raise GGPYError(f"device is {asked!r}, but it must be 'cpu', 'cuda', 'cuda:1' for a second GPU, or 'auto'.")
+    kind, colon, list_ = asked.partition(":")
+    numbers = list_.split(",") if colon else []
+    named = all(number.isascii() and number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers)
+    if asked != "cpu" and not (kind == "cuda" and named):
+        raise GGPYError(
+            f"device is {asked!r}, but it must be 'cpu', 'cuda', 'cuda:1' for a second GPU, 'cuda:0,1' for both, "
+            "or 'auto'."
+        )
+    return asked
+
+
+def find_gpu_layers(asked: int | str | None) -> int | None:
+    """How many layers "auto" (None: as many as fit), "all" or a number of them stands for."""
+    if asked is None or asked == "auto":
+        return None
+    if asked in ("all", -1, "-1"):
+        return sys.maxsize
+    if isinstance(asked, str) and asked.isascii() and asked.isdecimal():
+        return int(asked)
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+        raise GGPYError(f"n_gpu_layers is {asked!r}, but it must be a number of layers from 0, 'auto' or 'all'.")
     return asked
 
 
@@ -387,6 +411,7 @@ def load_model(
     cache_type_k: str | None = None,
     cache_type_v: str | None = None,
     device: str = "cpu",
+    n_gpu_layers: int | None = None,
 ) -> Model:
     """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails."""
     from ggpy.chat_template import ChatTemplate
@@ -396,17 +421,11 @@ def load_model(
     with ExitStack() as undo:
         file = GGUFFile(path)
         undo.callback(file.close)
+        from ggpy.placement import Placement
         from ggpy.runtime import Runtime
 
-        trained = Runtime.context_train(file)
-        context = choose_context(
-            n_ctx,
-            trained=trained,
-            weights=Runtime.weight_bytes(file, device),
-            cache=lambda n: Runtime.kv_bytes(file, n, n_parallel, cache_type_k, cache_type_v, device),
-            available=available_memory(device),
-            notify=notify,
-        )
+        placement = Placement(file, device, n_gpu_layers, n_parallel, None, cache_type_k, cache_type_v)
+        context = placement.context(n_ctx, notify)
         # The runtime first: its threads pack the weights while this one reads the vocabulary.
         runtime = Runtime(
             file,
@@ -417,6 +436,7 @@ def load_model(
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,
             device=device,
+            n_gpu_layers=n_gpu_layers,
         )
         undo.callback(runtime.close)
         tokenizer = Tokenizer.from_gguf(file)

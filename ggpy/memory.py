@@ -12,13 +12,8 @@ from ggpy.errors import GGPYError
 GIB = 1 << 30
 
 
-def available_memory(device: str = "cpu") -> int:
-    """Bytes that can be had now without swapping: the machine's, or its control group's where that is less; or a
-    GPU's."""
-    if device != "cpu":
-        from ggpy.cuda.memory import available
-
-        return available(device)
+def available_memory() -> int:
+    """Bytes that can be had now without swapping: the machine's, or its control group's where that is less."""
     machine = _machine()
     return min([machine, *_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
 
@@ -35,7 +30,7 @@ def choose_context(
 
     weights, available: bytes; cache(n): bytes of the cache for n tokens. Raises GGPYError where it cannot be held.
     """
-    room = available - weights - available // 20  # a twentieth for the program itself
+    room = usable(available) - weights
 
     def largest(limit: int) -> int:
         low, high = 0, limit  # cache(low) fits
@@ -66,6 +61,11 @@ def choose_context(
     else:
         notify(f"context {context} tokens")
     return context
+
+
+def usable(available: int) -> int:
+    """Of so many free bytes, those to plan with: a twentieth is left for the program itself."""
+    return available - available // 20
 
 
 def _machine() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ggpy.graph import Graph, Node, Value
@@ -57,11 +58,63 @@ class Op:
 
 @dataclass(frozen=True)
 class Program:
-    """The operations in order, the buffers they use, and where logits end up."""
+    """The operations in order, the buffers they use, and where logits end up.
+
+    Of a `part` of a program, `taken` is what it begins with, rows of all tokens that the part before it has `given`;
+    the first takes nothing, and the last gives logits instead.
+    """
 
     ops: tuple[Op, ...]
     buffers: tuple[Buffer, ...]
-    logits: Region
+    logits: Region | None
+    taken: Region | None = None
+    given: Region | None = None
+
+    @property
+    def result(self) -> Region:
+        """What is left at the end: logits, or what the next part begins with."""
+        result = self.logits or self.given
+        assert result is not None
+        return result
+
+    @property
+    def layers(self) -> list[int]:
+        """The numbers of the layers whose attention is in it."""
+        return [op.params["layer"] for op in self.ops if op.kind == "attention"]
+
+    @cached_property
+    def _cuts(self) -> dict[int, tuple[int, Region]]:
+        """By layer, where it begins in `ops`, and the one value that crosses there: the residual stream."""
+        cuts: dict[int, tuple[int, Region]] = {}
+        live: set[Buffer] = set()  # read from here on, before it is written anew
+        waiting: list[int] = []  # layers whose beginning is further ahead
+        for index in reversed(range(len(self.ops))):
+            op = self.ops[index]
+            live |= {region.buffer for region in op.srcs}
+            if op.dst and not op.params.get("accumulate"):
+                live.discard(op.dst.buffer)
+            elif op.dst:
+                live.add(op.dst.buffer)
+            if op.kind == "rope_store":
+                waiting.append(op.params["layer"])
+            if op.kind == "prepare" and len(live) == 1:  # it makes activations anew, so none cross
+                (buffer,) = live
+                cuts |= {layer: (index, Region(buffer, 0, buffer.n_cols)) for layer in waiting}
+                waiting = []
+        return cuts
+
+    def part(self, first: int, last: int) -> Program:
+        """Layers first .. last - 1, with the embedding if they are the first ones, with the logits if they are the
+        last. Run one after the other, each with the rows that the one before has given, parts do what the whole does.
+        """
+        n = len(self.layers)
+        assert 0 <= first < last <= n
+        begin, taken = self._cuts[first] if first else (0, None)
+        end, given = self._cuts[last] if last < n else (len(self.ops), None)
+        ops = self.ops[begin:end]
+        used = {region.buffer for op in ops for region in (*op.srcs, op.dst) if region}
+        buffers = tuple(buffer for buffer in self.buffers if buffer in used)
+        return Program(ops, buffers, None if given else self.logits, taken, given)
 
     def matrices(self) -> list[TensorInfo]:
         """The weights of matrix products, each once, in the order of first use."""
@@ -88,7 +141,8 @@ class _Planner:
     def run(self, logits: Value) -> Program:
         for index, node in enumerate(self.nodes):
             getattr(self, "_" + node.kind)(node)
-            for source in {self._stored(v) for v in node.inputs}:
+            fused = node.inputs[1].node.inputs if node.kind == "add" else ()  # of the product that runs here
+            for source in {self._stored(v) for v in (*node.inputs, *fused)}:
                 if self.last_use[source] == index and source in self.home:
                     buffer = self.home[source].buffer
                     if not any(r.buffer is buffer and self.last_use[n] > index for n, r in self.home.items()):

@@ -8,28 +8,29 @@ cells up to its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggpy.cpu.layout import CACHE_TYPES, SPAN, cache_name, cache_types, cell_bytes
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.gguf_file import GGUFFile
 from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
+from ggpy.placement import GPU_BATCH, PIECE_BATCH, Placement
 from ggpy.program import Program, plan
 from ggpy.quant.packed import BLOCK
+from ggpy.split import SplitExecutor
 
 if TYPE_CHECKING:
-    from ggpy.cpu.executor import CpuExecutor
-    from ggpy.cuda.executor import CudaExecutor
+    from ggpy.placement import Part
     from ggpy.sampler import Chain, SamplingParams
+    from ggpy.split import Executor, PartExecutor
 
 
 Integers = Sequence[int] | np.ndarray  # of any integer type
-
-GPU_BATCH = 2048  # tokens of a step: enough to keep a GPU's matrix units at work
 
 
 def _quiet(note: str) -> None:
@@ -86,11 +87,12 @@ def cache_type(file: GGUFFile, cache_type_k: str | None = None, cache_type_v: st
     return cache_name(*chosen)
 
 
-def default_batch(file: GGUFFile, device: str = "cpu") -> int:
-    """Tokens a step takes: as many as pay on a small model, fewer on a large one, so that Ctrl-C is heard soon."""
-    if device != "cpu":
-        return GPU_BATCH
-    weights = sum(info.nbytes for info in file.tensors.values())
+def default_batch(file: GGUFFile, parts: Sequence[Part]) -> int:
+    """Tokens a step takes: as many as pay on a small model, fewer where the CPU has more to do, so that Ctrl-C is heard
+    soon. parts: who runs which layers."""
+    if parts[0].on_gpu:
+        return GPU_BATCH if len(parts) == 1 else PIECE_BATCH
+    weights = sum(info.nbytes for info in file.tensors.values()) * parts[0].last / parts[-1].last
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
@@ -102,11 +104,11 @@ def _below(values: Integers, limit: int) -> bool:
 
 
 class Runtime:
-    """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens, on one device: "cpu", "cuda" or
-    "cuda:N", the GPU of that number.
+    """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens.
 
-    `n_batch` is the most tokens a step takes (`default_batch`). `notify` receives one-line notes: that kernels are
-    being compiled, that a type runs slowly. `cache_type_k`, `cache_type_v`: see `cache_type`.
+    `device`, `n_gpu_layers`: where its layers are, see `ggpy.placement.Placement`. `n_batch` is the most tokens a step
+    takes (`default_batch`). `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
+    `cache_type_k`, `cache_type_v`: see `cache_type`.
     """
 
     def __init__(
@@ -120,41 +122,67 @@ class Runtime:
         cache_type_k: str | None = None,
         cache_type_v: str | None = None,
         device: str = "cpu",
+        n_gpu_layers: int | None = None,
     ) -> None:
-        model, program = planned(file, device)
-        self.hparams = model.hparams
+        placement = Placement(file, device, n_gpu_layers, n_slots, n_batch, cache_type_k, cache_type_v)
+        self.parts = placement.parts(n_ctx)
+        programs = {kind: planned(file, kind) for kind in {"cuda" if part.on_gpu else "cpu" for part in self.parts}}
+        self.hparams = next(iter(programs.values()))[0].hparams
 
         # the linker is imported from here on
-        from ggpy.cpu.executor import CpuExecutor
         from ggpy.cpu.threads import default_threads
 
-        self.file, self.device = file, device
-        self.n_ctx, self.n_slots, self.n_batch = n_ctx, n_slots, min(n_batch or default_batch(file, device), n_ctx)
+        self.file, self.device = file, device if self.parts[-1].on_gpu else "cpu"
+        self.n_ctx, self.n_slots = n_ctx, n_slots
+        self.n_batch = min(n_batch or default_batch(file, self.parts), n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
-        self.cache_type = cache_type(file, cache_type_k, cache_type_v) if device == "cpu" else "f16"
-        self._executor: CpuExecutor | CudaExecutor
-        if device != "cpu":
+        self.cache_type = cache_type(file, cache_type_k, cache_type_v) if self.device == "cpu" else "f16"
+        notify = notify or _quiet
+        if self.device != "cpu":
+            if {cache_type_k, cache_type_v} - {None, "f16"}:
+                raise GGPYError("On a GPU the cache holds half precision alone; leave its type out, or take f16.")
+            notify(placement.describe(self.parts))
+        elif device != "cpu" and n_gpu_layers is None:
+            notify("not one layer fits the GPU's free memory: the CPU runs them all")
+        with ExitStack() as undo:
+            executors: list[PartExecutor] = []
+            for part in self.parts:
+                _, program = programs["cuda" if part.on_gpu else "cpu"]
+                try:
+                    executors.append(self._executor_of(part, program.part(part.first, part.last), notify))
+                except OutOfMemory as error:
+                    undo.close()
+                    raise placement.ran_out(self.parts, n_ctx) from error
+                undo.callback(executors[-1].close)
+            undo.pop_all()
+        self._executor: Executor = executors[0] if len(executors) == 1 else SplitExecutor(executors)
+
+    def _executor_of(self, part: Part, program: Program, notify: Callable[[str], None]) -> PartExecutor:
+        if part.on_gpu:
             from ggpy.cuda.driver import Device, device_index
             from ggpy.cuda.executor import CudaExecutor
 
-            if {cache_type_k, cache_type_v} - {None, "f16"}:
-                raise GGPYError("On a GPU the cache holds half precision alone; leave its type out, or take f16.")
-            gpu = Device(device_index(device))
-            self._executor = CudaExecutor(
-                program, file, n_ctx=n_ctx, n_slots=n_slots, n_batch=self.n_batch, notify=notify or _quiet, device=gpu
+            return CudaExecutor(
+                program,
+                self.file,
+                n_ctx=self.n_ctx,
+                n_slots=self.n_slots,
+                n_batch=self.n_batch,
+                notify=notify,
+                device=Device(device_index(part.device)),
             )
-            return
-        self._executor = CpuExecutor(
+        from ggpy.cpu.executor import CpuExecutor
+
+        return CpuExecutor(
             program,
-            file,
-            n_layer=self.hparams.n_layer,
-            n_ctx=n_ctx,
-            n_slots=n_slots,
+            self.file,
+            n_ctx=self.n_ctx,
+            n_slots=self.n_slots,
             n_batch=self.n_batch,
             n_threads=self.n_threads,
             cache_type=self.cache_type,
-            notify=notify or _quiet,
+            notify=notify,
         )
 
     def step(self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers) -> np.ndarray:
@@ -195,8 +223,8 @@ class Runtime:
         return MachineChain(params) if MachineChain.fits(params) else None
 
     @property
-    def executor(self) -> CpuExecutor | CudaExecutor:
-        """What runs the program on this runtime's device."""
+    def executor(self) -> Executor:
+        """What runs the program: `CpuExecutor`, `CudaExecutor`, or `SplitExecutor` where several devices do."""
         return self._executor
 
     def close(self) -> None:
@@ -210,13 +238,8 @@ class Runtime:
         n_slots: int = 1,
         cache_type_k: str | None = None,
         cache_type_v: str | None = None,
-        device: str = "cpu",
     ) -> int:
-        """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes when full."""
-        if device != "cpu":
-            from ggpy.cuda.memory import cache_bytes
-
-            return cache_bytes(file, n_ctx, n_slots)
+        """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes on the CPU when full."""
         hp = architecture(file).hparams
         cells = n_slots * (-(-n_ctx // SPAN) * SPAN)
         k, v = cache_types(cache_type(file, cache_type_k, cache_type_v))
@@ -224,19 +247,10 @@ class Runtime:
         return hp.n_layer * hp.n_head_kv * cells * per_cell
 
     @staticmethod
-    def weight_bytes(file: GGUFFile, device: str = "cpu") -> int:
-        """Bytes that the weights take in memory: a packed matrix may be larger than the file's, most of all one of a
-        type without a packed form, which is kept in half precision. On a GPU also what steps work in."""
-        if device != "cpu":
-            from ggpy.cuda.memory import model_bytes
-
-            return model_bytes(planned(file, device)[1], GPU_BATCH)
+    def weight_bytes(file: GGUFFile) -> int:
+        """Bytes that the weights take on the CPU: a packed matrix may be larger than the file's, most of all one of a
+        type without a packed form, which is kept in half precision."""
         from ggpy.cpu.needed import packed_format
 
         matrices = [info for info in file.tensors.values() if len(info.shape) == 2]
         return file.size + sum(max(0, packed_format(m).matrix_bytes(*m.shape) - m.nbytes) for m in matrices)
-
-    @staticmethod
-    def context_train(file: GGUFFile) -> int:
-        """The context the model was trained with, in tokens."""
-        return architecture(file).hparams.n_ctx_train

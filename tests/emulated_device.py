@@ -45,10 +45,11 @@ class EmulatedKernel:
 class EmulatedDevice:
     """Everything runs when it is queued, but between the ends of `capture`."""
 
-    cc, n_multiprocessors, name, index, can_overlap = CC, 4, "emulated", 0, True
+    cc, n_multiprocessors, name, can_overlap = CC, 4, "emulated", True
     shared_limit = 227 << 10
 
-    def __init__(self) -> None:
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
         self.memory_map = Memory()
         self._arrays: dict[int, np.ndarray] = {}
         self._recording: list[Callable[[], None]] | None = None
@@ -97,6 +98,13 @@ class EmulatedDevice:
     def download(self, to: int, of: int, n_bytes: int) -> None:
         self.queue(lambda: ctypes.memmove(to, of, n_bytes) and None)
 
+    def event(self) -> EmulatedEvent:
+        return EmulatedEvent()
+
+    def receive(self, to: int, source: EmulatedDevice, of: int, n_bytes: int) -> None:
+        assert any(base <= of and of + n_bytes <= base + len(a) for base, a in source._arrays.items())
+        ctypes.memmove(to, of, n_bytes)
+
     def clear(self, address: int, n_bytes: int) -> None:
         self.queue(lambda: ctypes.memset(address, 0, n_bytes) and None)
 
@@ -113,6 +121,16 @@ class EmulatedDevice:
 
     def close(self) -> None:
         self._arrays.clear()
+
+
+class EmulatedEvent:
+    """Nothing is ever under way."""
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
 
 
 class EmulatedGraph:

@@ -31,6 +31,7 @@ from ggpy.quant.packed import PACKED, ROWS
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
+    from ggpy.split import PartExecutor
 
 # Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
 SMALL_STEP = 4
@@ -65,7 +66,6 @@ class CpuExecutor:
         program: Program,
         file: GGUFFile,
         *,
-        n_layer: int,
         n_ctx: int,
         n_slots: int,
         n_batch: int,
@@ -83,7 +83,7 @@ class CpuExecutor:
         self._weights = self._place_weights(notify)
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
         self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
-        self._allocate_scratch(n_layer)
+        self._allocate_scratch()
         self._ops = np.zeros(len(program.ops), OP)
         self._counters, self._n_counters = np.zeros(LINE * len(program.ops), np.uint8), 0
         for i, op in enumerate(program.ops):
@@ -91,9 +91,8 @@ class CpuExecutor:
         self._place_barriers()
         self._rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
         self._allocate_inputs()
-        logits, stride = program.logits, self._stride(program.logits.buffer) // 4
-        self._logits = self._buffers[logits.buffer].view(np.float32)[: n_batch * stride].reshape(n_batch, stride)
-        self._logits = self._logits[:, : logits.n_cols]
+        self._result = self._rows(program.result)
+        self._taken = self._rows(program.taken) if program.taken else None
         self._team = Team(n_threads, self._ops, self._step)
         self._start_packing()
 
@@ -169,7 +168,7 @@ class CpuExecutor:
         if last * ROWS >= n_rows:
             self.file.release(info.name)
 
-    def _allocate_scratch(self, n_layer: int) -> None:
+    def _allocate_scratch(self) -> None:
         heads = next(op.params for op in self.program.ops if op.kind == "attention")
         n_head, n_head_kv, head_dim = heads["n_head"], heads["n_head_kv"], heads["head_dim"]
         head_pad = round_up(head_dim, 16)
@@ -189,8 +188,9 @@ class CpuExecutor:
         self._parts = allocate(SMALL_STEP * n_head * self._max_parts * part_bytes(head_pad))
         cells = self.n_slots * n_head_kv * self.n_ctx
         cache_k, cache_v = cache_types(self._cache_type)
-        self._keys = [allocate(cells * cell_bytes(cache_k, head_dim)) for _ in range(n_layer)]
-        self._values = [allocate(cells * cell_bytes(cache_v, head_pad)) for _ in range(n_layer)]
+        layers = self.program.layers
+        self._keys = {layer: allocate(cells * cell_bytes(cache_k, head_dim)) for layer in layers}
+        self._values = {layer: allocate(cells * cell_bytes(cache_v, head_pad)) for layer in layers}
         widest_matrix = max(max(m.shape) for m in self.program.matrices())
         self._zeros = np.zeros(widest_matrix + 64, np.float32)
         self._ones = np.ones(widest_matrix + 64, np.float32)
@@ -201,6 +201,11 @@ class CpuExecutor:
 
     def _address(self, region: Region) -> int:
         return self._buffers[region.buffer].ctypes.data + 4 * region.first
+
+    def _rows(self, region: Region) -> np.ndarray:
+        """The rows of a region, float32 [n_batch, n_cols]."""
+        rows = self._buffers[region.buffer].view(np.float32)[: self.n_batch * self._stride(region.buffer) // 4]
+        return rows.reshape(self.n_batch, -1)[:, region.first : region.first + region.n_cols]
 
     def _vector(self, info: TensorInfo | None, missing: np.ndarray) -> int:
         """The address of a small tensor as float32, padded with zeros to what kernels may read."""
@@ -357,10 +362,20 @@ class CpuExecutor:
         self._counts = self._step.view(np.int64).data[:4]  # n_tokens, n_outputs, small, n_segments
         self._first_segment = self._segments.reshape(-1).data[:4]
 
+    def take(self, before: PartExecutor, n: int) -> None:
+        """Have the next step, of n tokens, begin with the rows that the part of the program before this one gives."""
+        assert self._taken is not None
+        self._taken[:n] = before.give(n)
+
+    def give(self, n: int) -> np.ndarray:
+        """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols], a view."""
+        return self._result[:n]
+
     def run(self, n: int, m: int) -> np.ndarray:
         """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m].
 
-        Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step.
+        Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step. A part that gives
+        rows to the next one has none.
         """
         if self._packing:
             self.finish_packing()
@@ -379,7 +394,7 @@ class CpuExecutor:
         counts = self._counts
         counts[0], counts[1], counts[2], counts[3] = n, m, n <= SMALL_STEP, n_segments
         self._team.run()
-        return self._logits[:m]
+        return self._result[: m if self.program.logits else 0]
 
     def _turn_to(self, position: int) -> None:
         """Extend the table of angles: made as far as positions get, memory that a long context may never touch."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ggpy.cuda.compile import Compiled, missing_packages, obtain
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, OutOfMemory
 
 OUT_OF_MEMORY = 2
 OLDEST_DRIVER = 12000  # CUDA 12: graphs that keep programmatic edges need 12.3, and do without before
@@ -155,6 +155,22 @@ class Kernel:
         check(device.lib.cuLaunchKernelEx(byref(config), self._function, pointers, None), f"starting {self.name}")
 
 
+class Event:
+    """A moment in a device's stream: the end of what was queued before `record`."""
+
+    def __init__(self, device: Device) -> None:
+        event = c_void_p()
+        check(device.lib.cuEventCreate(byref(event), 2), "preparing")
+        self.event, self._device = event, device
+
+    def record(self) -> None:
+        check(self._device.lib.cuEventRecord(self.event, self._device.stream), "running the model")
+
+    def synchronize(self) -> None:
+        """Wait until it has come; at once where it was never recorded."""
+        check(self._device.lib.cuEventSynchronize(self.event), "running the model")
+
+
 class Device:
     """One GPU: its memory, one stream, its kernels."""
 
@@ -177,6 +193,8 @@ class Device:
         self._kernels: dict[str, Kernel] = {}
         self._allocated: dict[int, int] = {}
         self._page_locked: list[int] = []
+        self._events: list[Event] = []
+        self._peers: dict[Device, tuple[Event, Event]] = {}
         if self.cc < (8, 0):
             raise GGPYError(
                 f"{self.name} is of compute capability {self.cc[0]}.{self.cc[1]}, but ggpy's kernels need 8.0 "
@@ -219,9 +237,9 @@ class Device:
         status = self.lib.cuMemAlloc_v2(byref(address), c_size_t(max(n_bytes, 256)))
         if status == OUT_OF_MEMORY:
             free, _ = self.memory()
-            raise GGPYError(
+            raise OutOfMemory(
                 f"The GPU's memory ran out: {n_bytes / 2**30:.2f} GiB more are needed, and {free / 2**30:.2f} GiB are "
-                "free; take a smaller context (-c), a smaller model, or the CPU (--device cpu)."
+                "free; leave more layers to the CPU (-ngl), or take a smaller context (-c)."
             )
         check(status, "allocating memory")
         self._allocated[address.value] = n_bytes
@@ -252,6 +270,42 @@ class Device:
         check(
             self.lib.cuMemcpyDtoHAsync_v2(c_void_p(to), c_uint64(of), c_size_t(n_bytes), self.stream), "copying from it"
         )
+
+    def event(self) -> Event:
+        self._events.append(Event(self))
+        return self._events[-1]
+
+    def receive(self, to: int, source: Device, of: int, n_bytes: int) -> None:
+        """Queue a copy from another GPU's memory. It waits for what is queued there, and what is queued there later
+        waits for it. Where the two reach each other, it goes directly, else the driver takes it through the host."""
+        if source not in self._peers:
+            self._reach(source)
+            source.use()
+            sent = source.event()
+            self.use()
+            self._peers[source] = sent, self.event()
+        sent, received = self._peers[source]
+        source.use()
+        sent.record()
+        self.use()
+        what = "copying from another GPU"
+        check(self.lib.cuStreamWaitEvent(self.stream, sent.event, 0), what)
+        check(
+            self.lib.cuMemcpyPeerAsync(
+                c_uint64(to), self._context, c_uint64(of), source._context, c_size_t(n_bytes), self.stream
+            ),
+            what,
+        )
+        received.record()
+        source.use()
+        check(self.lib.cuStreamWaitEvent(source.stream, received.event, 0), what)
+        self.use()
+
+    def _reach(self, source: Device) -> None:
+        can = c_int()
+        status = self.lib.cuDeviceCanAccessPeer(byref(can), self._handle, source._handle)
+        if status == 0 and can.value and source.index != self.index:
+            self.lib.cuCtxEnablePeerAccess(source._context, 0)  # where it fails, copies go through the host
 
     def clear(self, address: int, n_bytes: int) -> None:
         check(self.lib.cuMemsetD8Async(c_uint64(address), 0, c_size_t(n_bytes), self.stream), "clearing memory")
@@ -314,12 +368,15 @@ class Device:
         """Give back all its memory; the device cannot be used afterwards."""
         self.use()
         self.lib.cuStreamSynchronize(self.stream)
+        for event in self._events:
+            self.lib.cuEventDestroy_v2(event.event)
         for address in list(self._allocated):
             self.lib.cuMemFree_v2(c_uint64(address))
         for address in self._page_locked:
             self.lib.cuMemFreeHost(c_void_p(address))
         self._allocated.clear()
         self._page_locked.clear()
+        self._events.clear()
 
 
 class Graph:

@@ -7,13 +7,14 @@ graph, inputs, logits and all, and replayed by one call. Large steps (prompts) u
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggpy.cuda import matmul_launch
 from ggpy.cuda.compile import compile_missing
-from ggpy.cuda.driver import Device, Graph
+from ggpy.cuda.driver import Device, Event, Graph
 from ggpy.cuda.layout import ActivationLayout, AttentionShape, CacheLayout, round_up
 from ggpy.cuda.lower import Attention, Product, RopeStore, Step, lower, weight_groups
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, Memory, StepQueue
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
     from ggpy.models.base import Rope
     from ggpy.program import Program
+    from ggpy.split import PartExecutor
 
 GRAPH_SIZES = (*MATVEC_SIZES, 16, 32, 64)  # tokens of a step that is recorded
 OUTPUT_ROWS = 64  # of logits made at a time
@@ -47,7 +49,7 @@ class Inputs:
             words[at + i * capacity : at + (i + 1) * capacity] for i in range(4)
         )
         self.segments = words[at + 4 * capacity :].reshape(capacity, 4)
-        self._device = device
+        self._device, self._taken, self._under_way = device, device.event(), False
 
     def device_address(self, name: str) -> int:
         place = ("tokens", "slots", "positions", "outputs", "segments").index(name)
@@ -56,9 +58,21 @@ class Inputs:
     def upload(self) -> None:
         self._device.upload(self.address, self._host, self._bytes)
 
+    def leave(self) -> None:
+        """Note that the step returns, maybe before what is queued so far has taken what is written here."""
+        self._taken.record()
+        self._under_way = True
+
+    def wait(self) -> None:
+        """Until it may be written anew."""
+        if self._under_way:
+            self._taken.synchronize()
+            self._under_way = False
+
 
 class CudaExecutor:
-    """Runs one program. `run` takes the batch's description and returns logits."""
+    """Runs one program, or a part of one. `run` takes the batch's description and returns logits; without any it may
+    return before the GPU is done."""
 
     def __init__(
         self,
@@ -107,7 +121,7 @@ class CudaExecutor:
         rope = next(step.op.params["rope"] for step in steps if isinstance(step, RopeStore))
         memory.angles = self._angles(rope, n_ctx)
         self._few, self._many = Inputs(device, GRAPH_SIZES[-1]), Inputs(device, rows)
-        n_vocab = program.logits.n_cols
+        n_vocab = program.result.n_cols
         self._row_bytes = 4 * round_up(n_vocab, 32)
         self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
         self._logits = np.frombuffer(buffer, np.float32).reshape(OUTPUT_ROWS, -1)[:, :n_vocab]
@@ -124,7 +138,8 @@ class CudaExecutor:
         dry = StepQueue(self.device, weights, steps, self.cache, self.shape, None, names.append)
         for n in GRAPH_SIZES:
             dry.queue(n, "apart")
-            dry.queue_logits(n, single=n == 1)
+            if self.program.logits:
+                dry.queue_logits(n, single=n == 1)
         for n in MATVEC_SIZES[1:]:
             dry.queue(n, "together")
         dry.queue(self.n_batch + MATVEC_TOKENS, "prompt")
@@ -160,6 +175,7 @@ class CudaExecutor:
         return self._prompt(n, m)
 
     def _fill(self, inputs: Inputs, n: int, m: int) -> None:
+        inputs.wait()
         inputs.header[0] = n
         inputs.tokens[:n], inputs.slots[:n] = self.tokens[:n], self.slots[:n]
         inputs.positions[:n] = self.positions[:n]
@@ -170,10 +186,14 @@ class CudaExecutor:
     def _recorded(self, n: int, m: int, way: str) -> np.ndarray:
         """A step of few tokens: a graph for each number of them."""
         self._fill(self._few, n, m)
-        key = (next(size for size in GRAPH_SIZES if size >= n), m > 0, way)
+        head = m > 0 and self.program.logits is not None
+        key = (next(size for size in GRAPH_SIZES if size >= n), head, way)
         if key not in self._graphs:
             self._graphs[key] = self.device.capture(lambda: self._record(*key))
         self._graphs[key].launch()
+        if not head:
+            self._few.leave()
+            return self._logits[:0]
         self.device.synchronize()
         return self._logits[:m]
 
@@ -196,7 +216,10 @@ class CudaExecutor:
         inputs.segments[: len(segments)] = segments
         memory.n_segments, memory.max_tokens = len(segments), int(segments[:, 2].max())
         inputs.upload()
+        inputs.leave()
         self._queue.queue(n, "prompt")
+        if self.program.logits is None:
+            return self._logits[:0]
         if m > OUTPUT_ROWS and len(self._all_logits) < m:
             self._all_logits = np.empty((m, self._logits.shape[1]), np.float32)
         for first in range(0, m, OUTPUT_ROWS):
@@ -205,9 +228,46 @@ class CudaExecutor:
             self.device.synchronize()
             if m > OUTPUT_ROWS:
                 self._all_logits[first : first + k] = self._logits[:k]
-        if not m:
-            self.device.synchronize()
         return self._logits[:m] if m <= OUTPUT_ROWS else self._all_logits[:m]
+
+    # ---- a part of a program
+
+    @cached_property
+    def _crossing(self) -> tuple[int, np.ndarray, Event]:
+        """Page-locked host memory for rows that come or go: its address, float32 [rows, columns], and the end of the
+        last copy to the GPU."""
+        region = self.program.taken or self.program.given
+        assert region is not None
+        _, stride = self._memory.home(region.buffer)
+        address, buffer = self.device.page_locked(self._many.capacity * stride)
+        values = np.frombuffer(buffer, np.float32).reshape(-1, stride // 4)
+        return address, values[:, : region.n_cols], self.device.event()
+
+    def take(self, before: PartExecutor, n: int) -> None:
+        """Have the next step, of n tokens, begin with the rows that the part before this one gives."""
+        assert self.program.taken is not None
+        address, stride = self._memory.home(self.program.taken.buffer)
+        self.device.use()
+        if isinstance(before, CudaExecutor):
+            assert before.program.given is not None
+            of, _ = before._memory.home(before.program.given.buffer)
+            self.device.receive(address, before.device, of, n * stride)
+            return
+        host, values, uploaded = self._crossing
+        uploaded.synchronize()
+        values[:n] = before.give(n)
+        self.device.upload(address, host, n * stride)
+        uploaded.record()
+
+    def give(self, n: int) -> np.ndarray:
+        """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols] on the host."""
+        assert self.program.given is not None
+        address, stride = self._memory.home(self.program.given.buffer)
+        self.device.use()
+        host, values, _ = self._crossing
+        self.device.download(host, address, n * stride)
+        self.device.synchronize()
+        return values[:n]
 
     def close(self) -> None:
         self.device.close()

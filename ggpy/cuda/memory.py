@@ -24,16 +24,19 @@ def available(device: str) -> int:
         gpu.close()
 
 
-def model_bytes(program: Program, n_batch: int) -> int:
-    """Bytes that weights and the working memory of steps of `n_batch` tokens take."""
-    steps = lower(program)
-    weights = sum(layout_of(group).n_bytes for group in weight_groups(steps))
-    products = [step for step in steps if isinstance(step, Product)]
+def weight_bytes(program: Program) -> int:
+    """Bytes that the weights of a program, or of a part of one, take."""
+    return sum(layout_of(group).n_bytes for group in weight_groups(lower(program)))
+
+
+def working_bytes(program: Program, n_batch: int) -> int:
+    """Bytes that steps of `n_batch` tokens work in; no part of the program needs more."""
+    products = [step for step in lower(program) if isinstance(step, Product)]
     wide = {tuple(info.shape[0] for info in product.infos) for product in products if len(product.linears) > 1}
     widest = max(product.prepare.srcs[0].n_cols for product in products)
     columns = _sum(buffer.n_cols for buffer in program.buffers if not buffer.outputs_only)
     columns += _sum(sum(widths) for widths in wide)
-    return weights + n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver
+    return n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver
 
 
 def _sum(widths: Iterable[int]) -> int:

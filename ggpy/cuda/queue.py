@@ -98,8 +98,14 @@ class StepQueue:
     def _fresh(self, region: Region | None) -> Place:
         """Where a value is written for the first time: its own buffer, whatever lay elsewhere before."""
         assert region is not None
-        self._places.pop(region.buffer.index, None)
+        self._forget(region)
         return self._place(region)
+
+    def _forget(self, region: Region) -> None:
+        """The buffer of this region is about to hold something else."""
+        self._places.pop(region.buffer.index, None)
+        if self._gated and self._gated[0].buffer == region.buffer:
+            self._gated = None
 
     def queue(self, n: int, way: str) -> None:
         """Queue a step of n tokens up to, and without, its logits. way:
@@ -270,6 +276,7 @@ class StepQueue:
         for region in regions:
             assert region is not None
             assert region.first == 0
+            self._forget(region)
             self._places[region.buffer.index] = (at, stride)
             at += 4 * region.n_cols
         return address, stride

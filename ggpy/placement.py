@@ -1,0 +1,247 @@
+"""Which layers of a model run where: on GPUs the last ones, as many as were asked for or as fit their free memory, and
+on the CPU those before. Decides only; `ggpy.runtime` makes the executors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
+
+from ggpy.errors import GGPYError
+from ggpy.memory import GIB, available_memory, choose_context, usable
+
+if TYPE_CHECKING:
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.program import Program
+
+LEAST_CONTEXT = 256  # tokens; a model that was not asked for one must have as many
+ENOUGH_CONTEXT = 4096  # tokens; for less, layers are rather left to the CPU, where no context was asked for
+GPU_BATCH = 2048  # tokens of a step: enough to keep a GPU's matrix units at work
+PIECE_BATCH = 1024  # the same where GPUs share the layers, so that each has a piece of a long prompt to work on
+
+
+@dataclass(frozen=True)
+class Part:
+    """Layers first .. last - 1 on a device, "cpu" or "cuda:N"."""
+
+    device: str
+    first: int
+    last: int
+
+    @property
+    def n_layers(self) -> int:
+        return self.last - self.first
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
+
+
+class Placement:
+    """Divides the layers of one model.
+
+    device: "cpu", "cuda" (the first GPU if that is enough, else every GPU), or "cuda:1", "cuda:0,1": those. The last
+    `n_gpu_layers` layers, and the output with them, go to GPUs: None is as many as fit, and any number from the model's
+    layers on is all, the embedding included. n_slots, n_batch: as of `Runtime`.
+    """
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        device: str,
+        n_gpu_layers: int | None = None,
+        n_slots: int = 1,
+        n_batch: int | None = None,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
+    ) -> None:
+        from ggpy.runtime import architecture
+
+        self.file, self.device, self.n_slots, self.n_batch = file, device, n_slots, n_batch
+        self.cache_types = cache_type_k, cache_type_v
+        hparams = architecture(file).hparams
+        self.n_layer, self.trained = hparams.n_layer, hparams.n_ctx_train
+        self.asked = n_gpu_layers if n_gpu_layers is None else min(n_gpu_layers, self.n_layer)
+        if device == "cpu":
+            self.asked = 0
+        self._room, self._working, self._gpu_cache = (
+            cache(of) for of in (self._free_bytes, self._working_bytes, self._gpu_cache_bytes)
+        )
+
+    # ---- what is chosen
+
+    def parts(self, n_ctx: int) -> list[Part]:
+        """Who runs which layers, in the layers' order, with a context of `n_ctx` tokens for each slot. Raises GGPYError
+        where the layers asked for do not fit."""
+        n = self._n_gpu_layers(n_ctx)
+        on_gpus = self._spread(n, n_ctx)
+        if on_gpus is None:
+            raise self.too_much(n, n_ctx)
+        return [Part("cpu", 0, self.n_layer - n), *on_gpus] if n < self.n_layer else on_gpus
+
+    def context(self, asked: int | None, notify: Callable[[str], None]) -> int:
+        """The context in tokens: what was asked for, else the training context as far as memory holds it."""
+        least = asked or min(self.trained, LEAST_CONTEXT)
+        n = self._n_gpu_layers(asked or min(self.trained, ENOUGH_CONTEXT))
+        if self._spread(n, least) is None:
+            raise self.too_much(n, least)
+        on_cpu = self.n_layer - n
+
+        def cache_bytes(n_ctx: int) -> int:
+            """Of the CPU's layers; endless where the GPUs' do not fit."""
+            return self._cpu_cache_bytes(on_cpu, n_ctx) if self._spread(n, n_ctx) is not None else sys.maxsize
+
+        weights = self._cpu_weight_bytes(on_cpu) if on_cpu else 0
+        return choose_context(asked, self.trained, weights, cache_bytes, available_memory(), notify)
+
+    def describe(self, parts: Sequence[Part]) -> str:
+        """One line for the user."""
+        n = sum(part.n_layers for part in parts if part.on_gpu)
+        shares = [f"{part.n_layers} on {part.device}" for part in parts]
+        return f"{n} of {self.n_layer} layers on the GPU" + (f" ({', '.join(shares)})" if len(parts) > 1 else "")
+
+    def too_much(self, n: int, n_ctx: int) -> GGPYError:
+        """What to say where n layers on the GPUs do not fit."""
+        gpus = self._gpus(n, n_ctx)
+        needed, free = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx), sum(room for _, room in gpus)
+        fits = self._most(n - 1, n_ctx)
+        advice = f"{fits} layers would fit (-ngl {fits})" if fits else "not one layer fits: take the CPU (-ngl 0)"
+        return GGPYError(
+            f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {needed / GIB:.2f} GiB of GPU memory, "
+            f"but {free / GIB:.2f} GiB are free; {advice}, or take a smaller context (-c)."
+        )
+
+    def ran_out(self, parts: Sequence[Part], n_ctx: int) -> GGPYError:
+        """What to say where there was less room than had been free a moment ago, and all has been given back."""
+        self._room.cache_clear()
+        return self.too_much(sum(part.n_layers for part in parts if part.on_gpu), n_ctx)
+
+    # ---- GPUs
+
+    def _n_gpu_layers(self, n_ctx: int) -> int:
+        return self._most(self.n_layer, n_ctx) if self.asked is None else self.asked
+
+    def _most(self, limit: int, n_ctx: int) -> int:
+        """The most layers up to `limit` that fit the GPUs."""
+        low, high = 0, limit
+        if self._spread(limit, n_ctx) is not None:
+            return limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._spread(middle, n_ctx) is not None else (low, middle - 1)
+        return low
+
+    @cached_property
+    def _named(self) -> list[str]:
+        from ggpy.cuda.driver import device_count
+
+        _, colon, numbers = self.device.partition(":")
+        indices = [int(number) for number in numbers.split(",")] if colon else range(max(1, device_count()))
+        return [f"cuda:{index}" for index in indices]
+
+    def _gpus(self, n: int, n_ctx: int) -> list[tuple[str, int]]:
+        """The GPUs that n layers are spread over, and the bytes that each has for them. Of GPUs that nobody named, only
+        the first one is touched if it is enough."""
+        if ":" not in self.device:
+            first = [(gpu, self._room(gpu)) for gpu in self._named[:1]]
+            if self._fill(n, n_ctx, first):
+                return first
+        return [(gpu, self._room(gpu)) for gpu in self._named]
+
+    def _spread(self, n: int, n_ctx: int) -> list[Part] | None:
+        """The last n layers over the GPUs, so that each gives the same share of its free memory, as small as can be;
+        None where they do not fit."""
+        if not n:
+            return []
+        gpus = self._gpus(n, n_ctx)
+        best = self._fill(n, n_ctx, gpus)
+        if best is None or len(gpus) == 1:
+            return best
+        low, high = 0.0, 1.0
+        for _ in range(30):
+            share = (low + high) / 2
+            found = self._fill(n, n_ctx, [(gpu, int(share * room)) for gpu, room in gpus])
+            low, high = (low, share) if found else (share, high)
+            best = found or best
+        return best
+
+    def _fill(self, n: int, n_ctx: int, gpus: Sequence[tuple[str, int]]) -> list[Part] | None:
+        """The last n layers, each GPU taking as many as it holds, from the last one on."""
+        parts: list[Part] = []
+        start, last = self.n_layer - n, self.n_layer
+        for gpu, room in reversed(gpus):
+            low, high = start, last  # `high` fits
+            if self._gpu_bytes(start, last, n_ctx) <= room:
+                high = start
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._gpu_bytes(middle, last, n_ctx) <= room else (middle + 1, high)
+            if high < last:
+                parts.insert(0, Part(gpu, high, last))
+                last = high
+            if last == start:
+                return parts
+        return None
+
+    def _free_bytes(self, gpu: str) -> int:
+        from ggpy.cuda.memory import available
+
+        return usable(available(gpu))
+
+    def _gpu_bytes(self, first: int, last: int, n_ctx: int) -> int:
+        """What layers first .. last - 1 take of a GPU: weights, what steps work in, and cache."""
+        whole = (first, last) == (0, self.n_layer)
+        weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
+        working = self._working(self.n_batch or (GPU_BATCH if whole else PIECE_BATCH))  # the CPU asks for less
+        return weights + working + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
+
+    @cached_property
+    def _gpu_program(self) -> Program:
+        from ggpy.runtime import planned
+
+        return planned(self.file, "cuda")[1]
+
+    @cached_property
+    def _whole_weights(self) -> int:
+        """Bytes of the weights, the embedding being once there where it is the output's too."""
+        from ggpy.cuda.memory import weight_bytes
+
+        return weight_bytes(self._gpu_program)
+
+    @cached_property
+    def _layer_weights(self) -> list[int]:
+        """Bytes by layer, with the embedding at the first and the output at the last."""
+        from ggpy.cuda.memory import weight_bytes
+
+        return [weight_bytes(self._gpu_program.part(layer, layer + 1)) for layer in range(self.n_layer)]
+
+    def _working_bytes(self, n_batch: int) -> int:
+        from ggpy.cuda.memory import working_bytes
+
+        return working_bytes(self._gpu_program, n_batch)
+
+    def _gpu_cache_bytes(self, n_ctx: int) -> int:
+        from ggpy.cuda.memory import cache_bytes
+
+        return cache_bytes(self.file, n_ctx, self.n_slots)
+
+    # ---- the CPU
+
+    def _cpu_weight_bytes(self, n: int) -> int:
+        """Of the first n layers, as the CPU keeps them."""
+        from ggpy.cpu.needed import packed_format
+        from ggpy.runtime import Runtime, planned
+
+        if n == self.n_layer:
+            return Runtime.weight_bytes(self.file)
+        part = planned(self.file)[1].part(0, n)
+        read = sum(info.nbytes for op in part.ops if op.kind == "embed" and (info := op.weights["weight"]))
+        return read + sum(packed_format(info).matrix_bytes(*info.shape) for info in part.matrices())
+
+    def _cpu_cache_bytes(self, n: int, n_ctx: int) -> int:
+        """Of the first n layers."""
+        from ggpy.runtime import Runtime
+
+        return Runtime.kv_bytes(self.file, n_ctx, self.n_slots, *self.cache_types) * n // self.n_layer

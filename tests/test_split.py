@@ -1,0 +1,380 @@
+"""Models split over devices: who gets which layers, and that parts do what the whole does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_cuda import errors, gpu, need_compiler  # noqa: F401 - a fixture among them
+from tiny import CONFIGS, tiny_checkpoint
+
+from ggpy.convert.pipeline import convert
+from ggpy.cpu.executor import CpuExecutor
+from ggpy.errors import GGPYError, OutOfMemory
+from ggpy.gguf_file import GGUFFile
+from ggpy.llm import find_device, find_gpu_layers
+from ggpy.placement import Part, Placement
+from ggpy.program import Program
+from ggpy.runtime import Runtime, planned
+from ggpy.split import SplitExecutor
+
+N_LAYER = 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(kind: str, file_type: str) -> Path:
+        if (kind, file_type) not in made:
+            folder = tmp_path_factory.mktemp("split")
+            made[kind, file_type] = path = folder / "model.gguf"
+            convert(tiny_checkpoint(folder, kind, dtype="f32", num_hidden_layers=N_LAYER), file_type, path)
+        return made[kind, file_type]
+
+    return make
+
+
+# ---- cutting a program
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_parts_hold_every_operation_once(model: Any, kind: str) -> None:
+    with GGUFFile(model(kind, "q4_0")) as file:
+        for device in ("cpu", "cuda"):
+            _, program = planned(file, device)
+            parts = [program.part(0, 1), program.part(1, 3), program.part(3, 4)]
+            assert [part.layers for part in parts] == [[0], [1, 2], [3]]
+            assert [op for part in parts for op in part.ops] == list(program.ops)
+            assert [part.logits for part in parts] == [None, None, program.logits]
+            for part, following in zip(parts, [*parts[1:], None], strict=True):
+                assert part.given == (following.taken if following else None)
+                names = {info.name for op in part.ops for info in op.weights.values() if info}
+                assert {name.split(".")[1] for name in names if name.startswith("blk")} == set(map(str, part.layers))
+            assert program.part(0, 4) == program
+
+
+def run_parts(
+    file: GGUFFile, program: Program, cuts: list[int], steps: list[tuple[list[int], list[int]]]
+) -> list[np.ndarray]:
+    """The logits of each step (positions, outputs) in two slots in turn, by executors of the CPU."""
+    ids = np.random.default_rng(1).integers(0, 456, 64).astype(np.int32)
+    edges = [0, *cuts, N_LAYER]
+    parts = [
+        CpuExecutor(
+            program.part(first, last), file, n_ctx=64, n_slots=2, n_batch=32, n_threads=2, cache_type="f16",
+            notify=lambda _: None,
+        )
+        for first, last in pairwise(edges)
+    ]  # fmt: skip
+    x = SplitExecutor(parts)
+    found = []
+    for slot, (positions, outputs) in enumerate(steps):
+        n, m = len(positions), len(outputs)
+        x.tokens[:n], x.slots[:n], x.positions[:n], x.outputs[:m] = ids[positions], slot % 2, positions, outputs
+        found.append(x.run(n, m).copy())
+    x.close()
+    return found
+
+
+@pytest.mark.parametrize(("kind", "file_type"), [("llama", "q4_0"), ("qwen3", "f16"), ("qwen", "q8_0")])
+def test_a_program_cut_anywhere_gives_the_same_logits(model: Any, kind: str, file_type: str) -> None:
+    steps = [
+        (list(range(20)), list(range(20))),
+        (list(range(7)), []),
+        ([20], [0]),
+        ([7, 8, 9], [2]),
+        ([21], [0]),
+    ]
+    with GGUFFile(model(kind, file_type)) as file:
+        _, program = planned(file)
+        expected = run_parts(file, program, [], steps)
+        for cuts in ([1], [3], [1, 2], [1, 2, 3]):
+            for ours, theirs in zip(run_parts(file, program, cuts, steps), expected, strict=True):
+                assert np.array_equal(ours, theirs)
+
+
+# ---- who gets which layers
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have there be GPUs of so much free memory, in bytes."""
+
+    def there(*free: int) -> None:
+        monkeypatch.setattr("ggpy.cuda.driver.device_count", lambda: len(free))
+        monkeypatch.setattr("ggpy.cuda.memory.available", lambda name: free[int(name.partition(":")[2])])
+
+    return there
+
+
+def sizes(placement: Placement, n_ctx: int) -> list[int]:
+    """Bytes of the last n layers on a GPU, by n; slack for what is left to the program itself."""
+    return [0] + [placement._gpu_bytes(N_LAYER - n, N_LAYER, n_ctx) * 20 // 19 + 1 for n in range(1, N_LAYER + 1)]
+
+
+def test_as_many_layers_as_fit_go_to_the_gpu(model: Any, gpus: Any) -> None:
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 40)
+        needed = sizes(Placement(file, "cuda"), 64)
+        for n in range(N_LAYER + 1):
+            gpus(needed[n])
+            parts = Placement(file, "cuda").parts(64)
+            assert sum(part.n_layers for part in parts if part.on_gpu) == n
+            assert parts[0].first == 0
+            assert parts[-1].last == N_LAYER
+            if 0 < n < N_LAYER:
+                assert parts == [Part("cpu", 0, N_LAYER - n), Part("cuda:0", N_LAYER - n, N_LAYER)]
+
+
+@pytest.mark.parametrize(("asked", "on_gpu"), [(0, 0), (1, 1), (3, 3), (4, 4), (5, 4), (99, 4)])
+def test_layers_asked_for(model: Any, gpus: Any, asked: int, on_gpu: int) -> None:
+    gpus(1 << 40)
+    with GGUFFile(model("llama", "q4_0")) as file:
+        parts = Placement(file, "cuda", asked).parts(64)
+        assert sum(part.n_layers for part in parts if part.on_gpu) == on_gpu
+        assert len(parts) == (1 if on_gpu in (0, N_LAYER) else 2)
+        assert Placement(file, "cpu", asked).parts(64) == [Part("cpu", 0, N_LAYER)]
+
+
+def test_too_many_layers_are_told_with_how_many_would_fit(model: Any, gpus: Any) -> None:
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 40)
+        needed = sizes(Placement(file, "cuda"), 64)
+        gpus(needed[2])
+        with pytest.raises(GGPYError, match=r"3 of 4 layers .* 64 tokens need .* are free; 2 .* \(-ngl 2\)"):
+            Placement(file, "cuda", 3).parts(64)
+        with pytest.raises(GGPYError, match=r"4 of 4 layers .*\(-ngl 2\)"):
+            Placement(file, "cuda", 99).context(64, lambda _: None)
+        gpus(1000)
+        with pytest.raises(GGPYError, match=r"not one layer fits: take the CPU \(-ngl 0\)"):
+            Placement(file, "cuda", 1).parts(64)
+
+
+def test_several_gpus_share_by_their_memory(model: Any, gpus: Any) -> None:
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 30, 1 << 30)
+        assert Placement(file, "cuda").parts(64) == [Part("cuda:0", 0, 4)]  # the first is enough
+        assert Placement(file, "cuda:1").parts(64) == [Part("cuda:1", 0, 4)]
+        both = Placement(file, "cuda:0,1").parts(64)
+        assert [part.device for part in both] == ["cuda:0", "cuda:1"]
+        assert both[0].last == both[1].first
+        assert both[1].n_layers in (1, 2)  # the output is there too
+        needed = sizes(Placement(file, "cuda"), 64)
+        gpus(needed[2], needed[2])
+        assert [part.device for part in Placement(file, "cuda").parts(64)] == ["cuda:0", "cuda:1"]
+        gpus(needed[1], needed[1])
+        parts = Placement(file, "cuda").parts(64)
+        assert [part.device for part in parts] == ["cpu", "cuda:0", "cuda:1"]
+        assert [part.first for part in parts[1:]] == [part.last for part in parts[:-1]]
+        gpus(needed[4], 1 << 40, needed[4])
+        parts = Placement(file, "cuda:0,1,2").parts(64)
+        assert max(parts, key=lambda part: part.n_layers).device == "cuda:1"
+
+
+def test_the_context_is_what_memory_holds(model: Any, gpus: Any) -> None:
+    notes: list[str] = []
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 40)
+        assert Placement(file, "cuda").context(None, notes.append) == 512
+        assert notes == ["context 512 tokens"]
+        needed = sizes(Placement(file, "cuda"), 512)
+        gpus(needed[4] - 100)  # layers are left to the CPU before the context shrinks
+        assert Placement(file, "cuda").context(None, notes.append) == 512
+        assert Placement(file, "cuda", 99).context(None, notes.append) == 256
+        assert "memory holds no more" in notes[-1]
+        assert sum(part.n_layers for part in Placement(file, "cuda").parts(512) if part.on_gpu) == 3
+        gpus(1000)
+        assert Placement(file, "cuda").context(64, notes.append) == 64
+
+
+def test_numbers_of_layers_and_devices() -> None:
+    assert find_gpu_layers(None) is None
+    assert find_gpu_layers("auto") is None
+    assert find_gpu_layers("12") == find_gpu_layers(12) == 12
+    assert find_gpu_layers("0") == 0
+    assert (find_gpu_layers("all") or 0) > 10000
+    assert (find_gpu_layers(-1) or 0) > 10000
+    for wrong in ("-2", "some", "", -2, True, 1.5):
+        with pytest.raises(GGPYError, match="n_gpu_layers is"):
+            find_gpu_layers(wrong)  # type: ignore[arg-type]
+    assert find_device("cuda:0,1") == "cuda:0,1"
+    for wrong in ("cuda:0,", "cuda:0,0", "cuda:,1", "cuda:0;1"):
+        with pytest.raises(GGPYError, match="for both"):
+            find_device(wrong)
+
+
+# ---- parts on GPUs that are emulated
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch, gpus: Any) -> list[Any]:
+    """Have two emulated GPUs; those that were opened."""
+    need_compiler()
+    from emulated_device import EmulatedDevice
+
+    opened: list[Any] = []
+
+    def open_device(index: int) -> EmulatedDevice:
+        opened.append(EmulatedDevice(index))
+        return opened[-1]
+
+    gpus(1 << 30, 1 << 30)
+    monkeypatch.setattr("ggpy.cuda.driver.Device", open_device)
+    monkeypatch.setattr("ggpy.cuda.executor.compile_missing", lambda *_: [])
+    return opened
+
+
+@contextmanager
+def running(path: Path, **options: Any) -> Iterator[Runtime]:
+    with GGUFFile(path) as file:
+        runtime = Runtime(file, 64, n_batch=16, n_threads=2, **options)
+        try:
+            yield runtime
+        finally:
+            runtime.close()
+
+
+def logits(runtime: Runtime, steps: list[int]) -> np.ndarray:
+    """Of some tokens in one slot, cut into steps of these sizes; of a second of three nothing is asked."""
+    ids = np.random.default_rng(1).integers(0, 456, sum(steps)).astype(np.int32)
+    rows, at = [], 0
+    for index, n in enumerate(steps):
+        outputs = np.arange(0 if 0 < index < len(steps) - 1 else n)
+        rows.append(runtime.step(ids[at : at + n], np.zeros(n), np.arange(at, at + n), outputs).copy())
+        at += n
+    return np.concatenate(rows)
+
+
+WAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "CPU and GPU": ({"device": "cuda", "n_gpu_layers": 1}, ["cpu", "cuda:0"]),
+    "two GPUs": ({"device": "cuda:0,1"}, ["cuda:0", "cuda:1"]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("steps", [[1, 1], [3, 9, 1]])
+def test_parts_on_emulated_gpus(tmp_path: Path, emulated: list[Any], way: str, steps: list[int]) -> None:
+    path = tmp_path / "model.gguf"
+    # Heads and the feed-forward are equally wide, so that their buffers are the same.
+    convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32", intermediate_size=128), "q4_0", path)
+    options, devices = WAYS[way]
+    with running(path) as cpu, running(path, **options) as split:
+        assert [part.device for part in split.parts] == devices
+        assert len(emulated) == len(devices) - devices.count("cpu")
+        ours, theirs = logits(split, steps), logits(cpu, steps)
+    assert ours.shape == theirs.shape
+    assert errors(ours, theirs).min() < 1e-5
+    assert np.median(errors(ours, theirs)) < 2e-2
+
+
+# ---- parts on GPUs
+
+
+@pytest.fixture
+def two_gpus(gpu: None) -> None:  # noqa: F811
+    from ggpy.cuda.driver import device_count
+
+    if device_count() < 2:
+        pytest.skip("there is one GPU")
+
+
+STEPS = {"tokens": [1] * 12, "few": [2, 3, 5, 8, 3], "prompt": [16, 16, 9, 1]}
+
+
+def compare(path: Path, steps: str, file_type: str, **options: Any) -> None:
+    """As close to the CPU as a whole model on a GPU is: the bounds are those of `test_cuda`."""
+    with running(path) as cpu, running(path, **options) as split:
+        ours, theirs = logits(split, STEPS[steps]), logits(cpu, STEPS[steps])
+    assert ours.shape == theirs.shape
+    each = errors(ours, theirs)
+    if file_type == "f16":
+        assert np.median(each) < (2e-3 if steps == "prompt" else 1e-3)
+        assert each.max() < 1e-2
+    elif steps == "prompt":
+        assert np.median(each) < 5e-2
+    else:
+        assert each.min() < 1e-5
+        assert np.median(each) < 2e-2
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("n", [0, 1, 3, 4])
+@pytest.mark.parametrize(("kind", "file_type"), [("llama", "q4_0"), ("qwen3", "f16")])
+def test_layers_on_cpu_and_gpu(gpu: None, model: Any, kind: str, file_type: str, n: int, steps: str) -> None:  # noqa: F811
+    compare(model(kind, file_type), steps, file_type, device="cuda", n_gpu_layers=n)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("n", [3, 4])
+@pytest.mark.parametrize(("kind", "file_type"), [("llama", "q4_0"), ("qwen3", "f16")])
+def test_layers_on_two_gpus(two_gpus: None, model: Any, kind: str, file_type: str, n: int, steps: str) -> None:
+    compare(model(kind, file_type), steps, file_type, device="cuda:0,1", n_gpu_layers=n)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("cuts", [[1], [1, 2, 3]])
+def test_parts_on_one_gpu_follow_each_other(gpu: None, model: Any, cuts: list[int]) -> None:  # noqa: F811
+    """Prompts are queued ahead piece by piece, and no part may overtake the one before it."""
+    from ggpy.cuda.driver import Device
+    from ggpy.cuda.executor import CudaExecutor
+
+    steps = [16, 16, 16, 1, 1]
+    with running(model("llama", "q4_0"), device="cuda") as whole, GGUFFile(model("llama", "q4_0")) as file:
+        expected = logits(whole, steps)
+        _, program = planned(file, "cuda")
+        edges = [0, *cuts, N_LAYER]
+        parts = [
+            CudaExecutor(
+                program.part(first, last),
+                file,
+                n_ctx=64,
+                n_slots=1,
+                n_batch=16,
+                notify=lambda _: None,
+                device=Device(0),
+            )
+            for first, last in pairwise(edges)
+        ]
+        whole._executor.close()
+        whole._executor = SplitExecutor(parts)
+        for _ in range(3):
+            assert np.array_equal(logits(whole, steps), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("n_gpu_layers", [0, 2, "all"])
+def test_greedy_text_of_a_split_model(gpu: None, model: Any, n_gpu_layers: int | str) -> None:  # noqa: F811
+    from ggpy import LLM, SamplingParams
+
+    texts = []
+    for options in ({}, {"device": "cuda", "n_gpu_layers": n_gpu_layers}):
+        with LLM(model("qwen2", "f16"), n_ctx=128, **options) as llm:  # type: ignore[arg-type]
+            answers = llm.generate(["The capital of France is", "Once"], SamplingParams(temperature=0, max_tokens=24))
+            texts.append([answer.outputs[0].token_ids for answer in answers])
+    for cpu, cuda in zip(*texts, strict=True):
+        same = next((i for i, (a, b) in enumerate(zip(cpu, cuda, strict=False)) if a != b), len(cpu))
+        assert same >= 4  # from where two likeliest tokens of a random model are as good as equal, texts may part
+
+
+@pytest.mark.cuda
+def test_memory_that_runs_out_is_told(gpu: None, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from ggpy.cuda.driver import Device
+
+    path, allocate = model("llama", "q4_0"), Device.allocate
+
+    def full(self: Device, n_bytes: int, *, zero: bool = False) -> int:
+        if n_bytes > 1 << 18:
+            raise OutOfMemory("none")
+        return allocate(self, n_bytes, zero=zero)
+
+    monkeypatch.setattr(Device, "allocate", full)
+    with GGUFFile(path) as file, pytest.raises(GGPYError, match=r"4 of 4 layers .* GiB are free"):
+        Runtime(file, 64, device="cuda")
