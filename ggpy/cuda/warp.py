@@ -301,6 +301,10 @@ class Warp:
         other = self.word(b) if isinstance(b, int) else b
         return self.asm(f"prmt.b32 $0, $1, $2, 0x{selector:04x};", [i32], [a, other])  # type: ignore[no-any-return]
 
+    def bytes_at(self, a: Value, b: Value, places: Value) -> Value:
+        """The same for places known when it runs: the lowest four nibbles of a word."""
+        return self.asm("prmt.b32 $0, $1, $2, $3;", [i32], [a, b, places])  # type: ignore[no-any-return]
+
     def mask_or(self, a: Value, mask: int, b: int) -> Value:
         """a & mask | b in one instruction; LLVM would see a chance for two."""
         return self.asm(f"lop3.b32 $0, $1, {mask:#x}, {b:#x}, 0xea;", [i32], [a])  # type: ignore[no-any-return]
