@@ -32,6 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ggpy.cpu.layout import cache_types, cell_bytes
 from ggpy.quant.packed import BLOCK, Packed
 
 ALIGN = 256  # bytes between the starts of planes and of matrices
@@ -162,12 +163,14 @@ class MatrixLayout:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Keys and values of one layer, half precision: each [slot][kv head][position][head_pad]; what pads a head is 0."""
+    """Keys and values of one layer: each [slot][kv head] halves [position][head_pad], where what pads a head is 0; or,
+    as q8_0, int8 codes [position][head_pad], then halves [position][head_pad / 32], the scales of 32 dimensions."""
 
     n_slots: int
     n_head_kv: int
     n_ctx: int
     head_dim: int
+    types: str = "f16"  # of keys and values, as `ggpy.cpu.layout.cache_name` has them
 
     @property
     def cells(self) -> int:
@@ -183,15 +186,17 @@ class CacheLayout:
         """One part of one head's attention: PART_HEAD, then its weighted values, float32 [head_pad]."""
         return PART_HEAD + 4 * self.head_pad
 
-    @property
-    def head_bytes(self) -> int:
-        """From one kv head of a slot to the next."""
-        return 2 * self.cells * self.head_pad
+    def _bytes(self, kind: str) -> int:
+        return round_up(self.n_slots * self.n_head_kv * self.cells * cell_bytes(kind, self.head_pad), ALIGN)
 
     @property
-    def n_bytes(self) -> int:
-        """Of the keys, and again of the values, of one layer."""
-        return round_up(self.n_slots * self.n_head_kv * self.head_bytes, ALIGN)
+    def key_bytes(self) -> int:
+        """Of one layer."""
+        return self._bytes(cache_types(self.types)[0])
+
+    @property
+    def value_bytes(self) -> int:
+        return self._bytes(cache_types(self.types)[1])
 
 
 @dataclass(frozen=True)
@@ -251,7 +256,7 @@ class AttentionShape:
 
     def kernel(self, turn: bool) -> str:
         """turn: it turns queries and keys itself, and stores keys and values."""
-        return f"attention.{self.lanes}.{self.group}.{'turn' if turn else 'turned'}"
+        return f"attention.{self.lanes}.{self.group}.{'turn' if turn else 'turned'}.{self.cache.types}"
 
     @property
     def shared_bytes(self) -> int:

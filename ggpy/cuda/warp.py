@@ -256,7 +256,8 @@ class Warp:
 
     def store4(self, values: Sequence[Value], address: Value) -> None:
         """Four 32-bit values side by side, on a multiple of 16."""
-        self.asm("st.global.v4.b32 [$0], {$1, $2, $3, $4};", [], [address, *values], effect=True)
+        space = "shared" if address.v.type == i32 else "global"
+        self.asm(f"st.{space}.v4.b32 [$0], {{$1, $2, $3, $4}};", [], [address, *values], effect=True)
 
     def store2(self, first: Value, second: Value, address: Value, where: Value) -> None:
         """Two floats side by side to global memory, on a multiple of 8, where a condition holds."""
