@@ -109,7 +109,7 @@ def fingerprint() -> str:
     import ggpy.quant
 
     quant = Path(ggpy.quant.__path__[0])
-    sources = [here / "jit.py", here / "native.py", quant / "packed.py"]
+    sources = [here / "jit.py", here / "native.py", quant / "packed.py", quant / "codebooks.py"]
     for source in [*sources, *sorted((here / "cpu").glob("*.py")), *sorted(quant.glob("quantize*.py"))]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     made_by = (sys.version, _numba_version(), llvmlite.__version__, llvm.get_host_cpu_name(), host_features())

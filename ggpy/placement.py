@@ -224,8 +224,9 @@ class Placement:
 
     def _gpu_cache_bytes(self, n_ctx: int) -> int:
         from ggpy.cuda.memory import cache_bytes
+        from ggpy.runtime import cache_type
 
-        return cache_bytes(self.file, n_ctx, self.n_slots)
+        return cache_bytes(self.file, n_ctx, self.n_slots, cache_type(self.file, *self.cache_types, "cuda"))
 
     # ---- the CPU
 

@@ -66,18 +66,22 @@ def planned(file: GGUFFile, device: str = "cpu") -> tuple[Architecture, Program]
     return model, plan(graph, logits, model.hparams.norm_eps, activation_form)
 
 
-def cache_type(file: GGUFFile, cache_type_k: str | None = None, cache_type_v: str | None = None) -> str:
+def cache_type(
+    file: GGUFFile, cache_type_k: str | None = None, cache_type_v: str | None = None, device: str = "cpu"
+) -> str:
     """The types of cached keys and values, as the kernels for them are called.
 
-    Without a choice "f16", as everywhere in the field, but "f32" for a model kept in float32: who keeps that wants its
-    precision. Raises GGPYError where a type is unknown or does not suit the model.
+    Without a choice "f16", as everywhere in the field, but on the CPU "f32" for a model kept in float32: who keeps that
+    wants its precision. Raises GGPYError where a type is unknown or does not suit the model.
     """
     matrices = (info.type_name for info in file.tensors.values() if len(info.shape) == 2)
-    default = "f32" if all(name == "F32" for name in matrices) else "f16"
+    default = "f32" if device == "cpu" and all(name == "F32" for name in matrices) else "f16"
     chosen = [cache_type_k or default, cache_type_v or default]
     for option, name in zip(("cache_type_k", "cache_type_v"), chosen, strict=True):
         if name not in CACHE_TYPES:
             raise GGPYError(f"{option} is {name!r}, but the cache holds only {', '.join(CACHE_TYPES)}; choose one.")
+    if device != "cpu" and "f32" in chosen:
+        raise GGPYError("On a GPU the cache holds f16 or q8_0, not f32; choose one of them, or leave its type out.")
     head_dim = architecture(file).hparams.head_dim
     if "q8_0" in chosen and head_dim % BLOCK:
         raise GGPYError(
@@ -137,11 +141,9 @@ class Runtime:
         self.n_batch = min(n_batch or default_batch(file, self.parts), n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
-        self.cache_type = cache_type(file, cache_type_k, cache_type_v) if self.device == "cpu" else "f16"
+        self.cache_type = cache_type(file, cache_type_k, cache_type_v, self.device)
         notify = notify or _quiet
         if self.device != "cpu":
-            if {cache_type_k, cache_type_v} - {None, "f16"}:
-                raise GGPYError("On a GPU the cache holds half precision alone; leave its type out, or take f16.")
             notify(placement.describe(self.parts))
         elif device != "cpu" and n_gpu_layers is None:
             notify("not one layer fits the GPU's free memory: the CPU runs them all")
@@ -169,6 +171,7 @@ class Runtime:
                 n_ctx=self.n_ctx,
                 n_slots=self.n_slots,
                 n_batch=self.n_batch,
+                cache_type=self.cache_type,
                 notify=notify,
                 device=Device(device_index(part.device)),
             )

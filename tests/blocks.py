@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ggpy.quant import FORMATS
+from ggpy.quant.packed import PACKED
 
 # Where a block keeps its half-precision scales: byte → value, chosen so that weights come out near a tenth.
 SCALES: dict[str, dict[int, float]] = {
@@ -15,6 +18,15 @@ SCALES: dict[str, dict[int, float]] = {
     "TQ2_0": {64: 0.1},
 }  # fmt: skip
 TYPES = (*SCALES, "IQ1_M", "MXFP4", "NVFP4", "F64")
+
+
+def one_of_each(names: Iterable[str]) -> list[str]:
+    """Those of some types whose kernels differ in more than the numbers that codes stand for."""
+    forms = {}
+    for name in names:
+        p = PACKED[name]
+        forms.setdefault((p.is_float and name, p.bits, p.group, bool(p.table), p.scales, p.unit == 1, p.minima), name)
+    return list(forms.values())
 
 
 def random_blocks(name: str, n: int, seed: int = 5) -> np.ndarray:

@@ -83,6 +83,8 @@ class Block(Together):
                 return value.view(table[bits])
             if arg in self.special:
                 return np.broadcast_to(np.asarray(self.special[arg], UINT[bits]), self.n).view(table[bits])
+            if arg in self.e.constants:
+                return np.full(self.n, self.e.constants[arg].ctypes.data, UINT[bits])
             if arg in self.e.shared:
                 return np.full(self.n, self.e.shared[arg], UINT[bits])
             if arg[:2].lower() in ("0f", "0d"):
@@ -473,5 +475,8 @@ def launch(
 ) -> None:
     """Run all blocks of a launch, one after the other."""
     x, y, z = (*grid, 1, 1)[:3]
+    memory = Memory(list(memory.arrays))
+    for array in entry.constants.values():
+        memory.add(array)
     for place in np.ndindex(z, y, x):
         Block(entry, memory, arguments, threads, place[::-1], (x, y, z), shared).run()

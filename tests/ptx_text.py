@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass
 class Instruction:
@@ -25,6 +27,7 @@ class Entry:
     bits: dict[str, int]  # of each register; 1 for predicates
     shared: dict[str, int]  # offset of each shared array
     shared_bytes: int  # without dynamic memory
+    constants: dict[str, np.ndarray]  # what the code carries along
 
 
 def parse(text: str) -> Entry:
@@ -43,7 +46,11 @@ def parse(text: str) -> Entry:
     head = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)(.*?)\{", text, re.S)
     assert head
     params = [(n, int(bits) // 8) for bits, n in re.findall(r"\.param \.[a-z](\d+) (\w+)", head[2])]
-    entry = Entry(head[1], params, [], {}, {}, shared, at)
+    constants = {
+        name: np.array([int(word) for word in words.split(",")], np.dtype(f"u{int(bits) // 8}"))
+        for bits, name, words in re.findall(r"\.global \.align \d+ \.[bu](\d+) (\w+)\[\d+\] = \{([^}]*)\};", text)
+    }
+    entry = Entry(head[1], params, [], {}, {}, shared, at, constants)
     scopes: list[dict[str, str]] = [{}]
     body = text[head.end() :]
     # statements end at ';', labels at ':', and inline pieces stand in braces of their own

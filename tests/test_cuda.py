@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blocks import random_blocks
+from blocks import one_of_each, random_blocks
 from reference import ReferenceModel
 from test_types import in_type
 from tiny import CONFIGS, tiny_checkpoint
 
 from ggpy.convert.pipeline import convert
 from ggpy.cuda.layout import (
-    PACKED,
     SUMS,
     ActivationLayout,
     AttentionShape,
@@ -27,6 +26,7 @@ from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.llm import find_device
 from ggpy.quant import FORMATS
+from ggpy.quant.packed import PACKED
 from ggpy.runtime import Runtime, planned
 
 QUANTIZED = [name for name, p in PACKED.items() if not p.is_float]
@@ -98,17 +98,23 @@ def test_kernels_compile_and_keep_to_registers(cc: tuple[int, int]) -> None:
     names = {
         "matvec.Q4_0.2048.1.norm.swiglu.96": "dp4a.s32.s32",
         "matvec.Q6_K.2048.2.ready.rows.96": "cp.async.cg",
-        "attention.16.1.turn": "ex2.approx",
-        "rope_store": "",
+        "matvec.IQ4_XS.2048.1.norm.rows.96": "dp4a.s32.s32",
+        "matvec.Q2_K.2048.8.ready.rows.96": "dp4a.s32.s32",
+        "pack.IQ2_S": "",
+        "attention.16.1.turn.f16": "ex2.approx",
+        "attention.16.1.turn.q8_0": "ex2.approx",
+        "rope_store.q8_0": "",
     }
     for name, instruction in names.items():
         text, _ = to_ptx(name, cc)
         assert instruction in text
-        assert ("griddepcontrol.wait" in text) == (cc >= (9, 0))
+        assert ("griddepcontrol.wait" in text) == (cc >= (9, 0) and not name.startswith("pack"))
         assert ".local" not in text
         made = compile_kernel(name, cc)
-        # For Ampere the same attention takes six words more than the 128 registers of two blocks a multiprocessor.
-        assert made.stack <= (0 if cc >= (9, 0) or not name.startswith("attention") else 24)
+        # For Ampere the same attention takes six words more than the 128 registers of two blocks a multiprocessor, of a
+        # cache in 8 bits twelve.
+        spilled = {"attention.16.1.turn.f16": 24, "attention.16.1.turn.q8_0": 48} if cc < (9, 0) else {}
+        assert made.stack <= spilled.get(name, 0)
         assert made.registers * made.threads <= 65536
 
 
@@ -140,7 +146,7 @@ def test_packed_rows_are_read_back_exactly(plain: Path, name: str) -> None:
     assert np.allclose(out, weights[tokens], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("name", one_of_each(QUANTIZED))
 def test_products_with_vectors(plain: Path, name: str) -> None:
     need_compiler()
     (device, _, addresses, strides), weights = emulated(plain, name)  # type: ignore[misc]
@@ -188,7 +194,7 @@ def test_attention_of_single_tokens(turning: str) -> None:
     device.kernel(shape.kernel(turning == "turn")).launch(
         (1, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, 1,
         add(header), add(slots), add(positions), n_head, 1, head_dim, add(cells[0]), add(cells[1]),
-        cache.head_bytes, 2 * cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes,
+        cache.cells, cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes,
         shared=shape.shared_bytes,
     )  # fmt: skip
     if turning == "turn":
@@ -247,14 +253,14 @@ def gpu() -> None:
         pytest.skip("no NVIDIA GPU that can be used")
 
 
-def both(path: Path, batches: list[int], n_slots: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def both(path: Path, batches: list[int], n_slots: int = 1, **options: str) -> tuple[np.ndarray, np.ndarray]:
     """The logits of some tokens in one slot by the CPU and by the GPU, cut into steps of these sizes."""
     n = sum(batches)
     ids = np.random.default_rng(1).integers(0, 456, n).astype(np.int32)
     found = []
     for device in ("cpu", "cuda"):
         with GGUFFile(path) as file:
-            runtime = Runtime(file, 256, n_slots=n_slots, n_threads=2, device=device)
+            runtime = Runtime(file, 256, n_slots=n_slots, n_threads=2, device=device, **options)
             rows, at = [], 0
             for size in batches:
                 positions = np.arange(at, at + size, dtype=np.int32)
@@ -287,7 +293,7 @@ def test_every_architecture(gpu: None, tmp_path: Path, kind: str, steps: str) ->
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("name", [*QUANTIZED, "IQ4_XS", "Q2_K"])
+@pytest.mark.parametrize("name", [*QUANTIZED, "F64"])
 def test_every_type(gpu: None, plain: Path, name: str, steps: str) -> None:
     cpu, cuda = both(in_type(plain, name), STEPS[steps])
     each = errors(cuda, cpu)

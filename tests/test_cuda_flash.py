@@ -75,10 +75,10 @@ def test_emulated_attention(head_dim: int, group: int, fragments: int, window: i
 
 
 @pytest.mark.parametrize("cc", [(9, 0), (8, 0)])
-@pytest.mark.parametrize("name", ["flash.64.4.2", "flash.80.1.2", "flash.96.1.1", "flash.128.4.1", "flash.256.1.1"])
-def test_compiled_attention(name: str, cc: tuple[int, int]) -> None:
-    text, _ = to_ptx(name, cc)
-    shape = FlashShape(*map(int, name.split(".")[1:]))
+@pytest.mark.parametrize("sizes", [(64, 4, 2), (80, 1, 2), (96, 1, 1), (128, 4, 1), (256, 1, 1)])
+def test_compiled_attention(sizes: tuple[int, int, int], cc: tuple[int, int]) -> None:
+    shape = FlashShape(*sizes)
+    text, _ = to_ptx(shape.name, cc)
     assert (
         len(re.findall(r"mma\.sync\.aligned\.m16n8k16", text))
         == shape.head_pad * shape.fragments * shape.positions // 64
@@ -87,7 +87,7 @@ def test_compiled_attention(name: str, cc: tuple[int, int]) -> None:
     assert "cp.async.cg.shared.global" in text
     assert ".local" not in text
     assert shape.shared_bytes <= 99 << 10
-    made = compile_kernel(name, cc)
+    made = compile_kernel(shape.name, cc)
     assert made.stack == 0
     assert made.registers * shape.threads * shape.blocks <= 65536
 

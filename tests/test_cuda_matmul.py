@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from blocks import one_of_each
 
 pytest.importorskip("numba_cuda")
 
@@ -12,7 +15,7 @@ from ptx_text import parse
 
 from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.driver import device_count, open_device
-from ggpy.cuda.layout import PACKED, MatrixLayout, bits_above
+from ggpy.cuda.layout import MatrixLayout, Plane, bits_above, numbers
 from ggpy.cuda.matmul_launch import (
     TILINGS,
     activation_bytes,
@@ -24,7 +27,7 @@ from ggpy.cuda.matmul_launch import (
     tilings,
 )
 from ggpy.cuda.matmul_layout import HalfActivations
-from ggpy.quant.packed import BLOCK
+from ggpy.quant.packed import BLOCK, PACKED, Packed
 
 TYPES = list(PACKED)
 
@@ -35,9 +38,9 @@ def random_matrix(name: str, n_rows: int, n_cols: int, seed: int = 0) -> tuple[n
     layout = MatrixLayout(p, n_rows, n_cols)
     data = rng.integers(0, 256, layout.n_bytes, dtype=np.uint8)  # what no plane covers is never used
 
-    def put(plane: object, rows: np.ndarray) -> None:
+    def put(plane: Plane, rows: np.ndarray) -> None:
         rows = np.ascontiguousarray(rows).view(np.uint8).reshape(n_rows, -1)
-        view = data[plane.offset : plane.offset + plane.stride * n_rows].reshape(n_rows, plane.stride)  # type: ignore[attr-defined]
+        view = data[plane.offset : plane.offset + plane.stride * n_rows].reshape(n_rows, plane.stride)
         view[:, : rows.shape[1]] = rows
 
     padded = layout.padded_cols
@@ -56,8 +59,41 @@ def random_matrix(name: str, n_rows: int, n_cols: int, seed: int = 0) -> tuple[n
         return data, values[:, :n_cols]
 
     n = layout.n_blocks
-    low, high = (-128, 128) if p.signed else (0, 1 << p.bits)
+    low, high = (-128, 128) if p.bits == 8 else (0, 1 << p.bits)
     codes = rng.integers(low, high, (n_rows, n, BLOCK))
+    if numbers(p):
+        stored_codes, above = looked_up(codes, p.bits)
+        put(layout.codes, stored_codes)
+        if above is not None:
+            put(layout.high, above)
+        codes = np.array(numbers(p))[codes] * p.unit
+    else:
+        put_codes(p, layout, codes, put)
+        codes = codes - p.offset
+    scale, minimum = random_levels(p, layout, n_rows, rng, put)
+    values = scale * codes.reshape(n_rows, n, p.n_scales, -1) + p.minimum_sign * minimum
+    return data, values.reshape(n_rows, padded).astype(np.float32)[:, :n_cols]
+
+
+def looked_up(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The planes `codes` and `high`, a last axis of words, of codes [..., 32] that kernels look up."""
+    words = np.zeros((*codes.shape[:-1], 4), np.uint32)
+    for w in range(4):
+        for k in range(4):
+            words[..., w] |= (codes[..., 4 * w + k] << 4 * k | codes[..., 16 + 4 * w + k] << 16 + 4 * k).astype(
+                np.uint32
+            )
+    if bits == 4:
+        return words, None
+    low = words & 0x33333333
+    pairs = np.stack([low[..., 0] | low[..., 1] << 2, low[..., 2] | low[..., 3] << 2], -1)
+    third = sum((words[..., w] >> 2 & 0x11111111) << w for w in range(4))
+    return pairs, third if bits == 3 else None
+
+
+def put_codes(p: Packed, layout: MatrixLayout, codes: np.ndarray, put: Callable[[Plane, np.ndarray], None]) -> None:
+    """Codes that kernels take as they are."""
+    n_rows, n, _ = codes.shape
     if p.bits == 8:
         put(layout.codes, codes.reshape(n_rows, n, 2, 16).swapaxes(1, 2).astype(np.int8))
     else:
@@ -70,27 +106,38 @@ def random_matrix(name: str, n_rows: int, n_cols: int, seed: int = 0) -> tuple[n
             word, k = divmod(group, per_word)
             words[:, :, word] |= (above[..., 4 * group : 4 * group + 4] << (field * k)).astype(np.uint8)
         put(layout.high, words)
-    shape = (n_rows, n)
-    if p.header:
-        supers = (n_rows, -(-padded // 256), 2 if p.minima else 1)
-        top = (rng.uniform(0.5, 1.0, supers) * 1e-4 * 16 / (1 << p.bits)).astype(np.float16)
-        put(layout.supers, top)
-        top = top.astype(np.float32).repeat(8, 1)[:, :n]
-        low, high, kind = (-128, 128, np.int8) if (p.scales == "signed byte") else (0, 64, np.uint8)
-        byte = rng.integers(low, high, (*shape, 2)).astype(kind)
-        put(layout.levels, byte.astype(np.uint8))
-        both = byte.astype(np.float32)
-        if p.minima:
-            scale, minimum = (both[..., :1] * top[..., :1]).repeat(32, 2), both[..., 1:] * top[..., 1:]
-        else:
-            scale, minimum = (both * top).repeat(16, 2), 0
-    else:
-        kept = (rng.uniform(0.5, 1.0, (*shape, 1 + p.minima)) * 0.4 / (1 << p.bits)).astype(np.float16)
+
+
+def random_levels(
+    p: Packed, layout: MatrixLayout, n_rows: int, rng: np.random.Generator, put: Callable[[Plane, np.ndarray], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and minima, [n_rows, blocks, scales of a block, 1], such that values lie around 0.1."""
+    n, scales = layout.n_blocks, p.n_scales
+    largest = max(map(abs, p.table)) * p.unit if p.table else 1 << p.bits
+    none = np.zeros((n_rows, n, scales, 1), np.float32)
+    if p.scales == "half":
+        kept = (rng.uniform(0.5, 1.0, (n_rows, n, scales, 1 + p.minima)) * 0.4 / largest).astype(np.float16)
         put(layout.levels, kept)
         kept = kept.astype(np.float32)
-        scale, minimum = kept[..., :1], kept[..., 1:] if p.minima else 0
-    values = scale * (codes - p.offset) + p.minimum_sign * minimum
-    return data, values.reshape(n_rows, padded).astype(np.float32)[:, :n_cols]
+        return kept[..., :1], kept[..., 1:] if p.minima else none
+    if p.scales == "power":
+        exponents = rng.integers(118, 124, (n_rows, n, 1, 1))
+        put(layout.levels, exponents.astype(np.uint8))
+        return 2.0 ** (exponents - 128.0), none
+    tops = rng.uniform(0.5, 1.0, (n_rows, -(-n // 8), 1 + p.minima)) * (0.2 if p.scales == "super" else 0.005) / largest
+    tops = tops.astype(np.float16)
+    put(layout.supers, tops)
+    top = tops.astype(np.float32).repeat(8, 1)[:, :n, None, :]
+    if p.scales == "super":
+        return top + none, none
+    low, high, kind = (-128, 128, np.int8) if p.scales == "signed byte" else (0, 64, np.uint8)
+    if p.scales == "nibbles":
+        pairs = rng.integers(0, 16, (n_rows, n, 2, 2))
+        put(layout.levels, (pairs[..., 0] | pairs[..., 1] << 4).astype(np.uint8))
+    else:
+        pairs = rng.integers(low, high, (n_rows, n, scales, 1 + p.minima)).astype(kind)
+        put(layout.levels, pairs.view(np.uint8))
+    return top[..., :1] * pairs[..., :1], top[..., 1:] * pairs[..., 1:] if p.minima else none
 
 
 def half_activations(x: np.ndarray) -> np.ndarray:
@@ -112,7 +159,8 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "tiling"), [(name, t) for name in TYPES for t in ("64x32s2", "64x32hps4")] + [("Q4_0", "64x64hs2")]
+    ("name", "tiling"),
+    [(name, t) for name in one_of_each(TYPES) for t in ("64x32s2", "64x32hps4")] + [("Q4_0", "64x64hs2")],
 )
 def test_emulated_product(name: str, tiling: str) -> None:
     if TILINGS[tiling].shared_bytes(PACKED[name]) > 227 << 10:
@@ -167,7 +215,7 @@ def test_emulated_prepare(kind: str, n_cols: int) -> None:
 
 
 @pytest.mark.parametrize("cc", [(9, 0), (8, 0)])
-@pytest.mark.parametrize("name", ["F16", "Q4_0", "Q6_K"])
+@pytest.mark.parametrize("name", ["F16", "Q4_0", "Q6_K", "IQ4_XS"])
 def test_compiled_product(name: str, cc: tuple[int, int]) -> None:
     packed = PACKED[name]
     for shape in tilings(packed, cc):

@@ -1,8 +1,8 @@
 """The blocks of the codebook formats: four or eight neighbouring weights are a row of a grid, given by its number.
 
 Codes are a weight's place among the magnitudes of its grid, with the sign, which the formats keep apart, as the highest
-bit (in IQ1 formats that bit is the eighth which a group's weights are shifted by, up or down). The grids are the `gguf`
-package's. Readers are as in `ggpy.cpu.blocks`; scales are odd numbers, 2 s + 1.
+bit (in IQ1 formats that bit is the eighth which a group's weights are shifted by, up or down). The grids are those of
+`ggpy.quant.codebooks`. Readers are as in `ggpy.cpu.blocks`; scales are odd numbers, 2 s + 1.
 """
 
 from __future__ import annotations
@@ -14,16 +14,10 @@ from gguf import quants
 from numba import njit, types
 
 from ggpy.cpu.memory import load_u8, load_u16, load_u32, store_u8
-
-
-def _grid(kind: Any) -> np.ndarray:
-    """uint8 [grid rows, columns]: places in the type's `grid_map`."""
-    kind.init_grid()
-    return np.searchsorted(np.array(kind.grid_map), kind.grid.reshape(kind.grid_shape)).astype(np.uint8)
-
+from ggpy.quant.codebooks import grid
 
 _IQ1, _IQ2_XXS, _IQ2_XS, _IQ2_S, _IQ3_XXS, _IQ3_S = (
-    _grid(getattr(quants, name)) for name in ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+    grid(name) for name in ("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 )
 _SIGNS = np.frombuffer(quants.IQ2_XXS.ksigns, np.uint8)  # of eight weights, from seven bits: an even number is negative
 

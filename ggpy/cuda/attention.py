@@ -15,27 +15,25 @@ from __future__ import annotations
 from numba import cuda
 from numba.cuda import types
 
+from ggpy.cpu.layout import cache_types
+from ggpy.cuda.cache import bring_near, head_bytes, reader, writer
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
     divide,
     dynamic_shared,
     exp2,
-    f32_to_half,
     fma,
     fresh_i32,
     halves_to_f32,
     larger,
     load_2f32,
-    load_128,
     load_f32,
-    prefetch,
     release_next,
     root,
     shared_load_f32,
     shared_store_f32,
     store_f32,
-    store_u16,
     swap_f32,
     sync_block,
     wait_for_previous,
@@ -50,24 +48,28 @@ SIGNATURE = (
     "u64 u64 f32 u64 i32 i32 "  # q_norm and k_norm or 0, eps; angles, half, neox
     "u64 u64 u64 "  # header, slots, positions
     "i32 i32 i32 "  # n_head, n_head_kv, head_dim
-    "u64 u64 u64 i32 i32 f32 "  # keys, values, head_bytes, cell_bytes; window, scale
+    "u64 u64 i32 i32 i32 f32 "  # keys, values, cells, head_pad; window, scale
     "u64 i32"  # parts, bytes of a part
 )
 
 
-def source(lanes_: str, group_: str, turning: str) -> Source:
-    """attention.LANES.GROUP.turn (or .turned), on a grid (splits, n_head / GROUP, tokens): LANES lanes, a power of two,
-    hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone."""
+def source(lanes_: str, group_: str, turning: str, cache: str) -> Source:
+    """attention.LANES.GROUP.turn.CACHE (or .turned), on a grid (splits, n_head / GROUP, tokens): LANES lanes, a power
+    of two, hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone."""
     lanes, group, turn = int(lanes_), int(group_), turning == "turn"
     subs = 32 // lanes  # groups of lanes in a warp
     at_once = 4 if group <= 2 else 2  # positions that each of them takes at a time
     dims = 8 * lanes
     stride, held, cells = dims + 2, 8 * group, 4 * at_once
     n_items = (group + 2) * dims if turn else group * dims
+    key_type, value_type = cache_types(cache)
+    key_head_bytes, store_key, bring_key = (made(key_type) for made in (head_bytes, writer, bring_near))
+    value_head_bytes, store_value, bring_value = (made(value_type) for made in (head_bytes, writer, bring_near))
+    (start_keys, read_key), (start_values, read_value) = reader(key_type), reader(value_type)
 
     def attention(q, q_stride, k, k_stride, v, v_stride, q_norm, k_norm, eps, angles, half, neox,
                   header, slots, positions, n_head, n_head_kv, head_dim,
-                  keys, values, head_bytes, cell_bytes, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip
+                  keys, values, slot_cells, head_pad, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
@@ -88,14 +90,11 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
         if begin + share < end:
             end = begin + share
         kv = head // (n_head // n_head_kv)
-        base = u64(u32(slot * n_head_kv + kv)) * head_bytes
+        key_head = u64(u32(slot * n_head_kv + kv)) * key_head_bytes(slot_cells, head_pad)
+        value_head = u64(u32(slot * n_head_kv + kv)) * value_head_bytes(slot_cells, head_pad)
         for p in range(begin + tid, end, i32(ATTENTION_THREADS)):
-            cell = base + u64(u32(p)) * u64(u32(cell_bytes))
-            prefetch(keys + cell)
-            prefetch(values + cell)
-            if cell_bytes > i32(128):
-                prefetch(keys + cell + u64(128))
-                prefetch(values + cell + u64(128))
+            bring_key(keys, key_head, slot_cells, head_pad, p)
+            bring_value(values, value_head, slot_cells, head_pad, p)
         wait_for_previous()
         memory = dynamic_shared()
 
@@ -154,12 +153,11 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
                         x = x * c + sign * (y * s)
             if which < i32(group):
                 shared_store_f32(queries + u32(item * i32(4)), x * scale)
-            elif own and j * i32(2) < cell_bytes:
-                cell = base + u64(u32(position)) * u64(u32(cell_bytes)) + u64(u32(j * i32(2)))
+            elif own and j < head_pad:
                 if which == i32(group):
-                    store_u16(keys + cell, f32_to_half(x))
+                    store_key(keys, key_head, slot_cells, head_pad, position, j, x)
                 else:
-                    store_u16(values + cell, f32_to_half(x))
+                    store_value(values, value_head, slot_cells, head_pad, position, j, x)
         sync_block()
 
         query = cuda.local.array(held, types.float32)
@@ -169,22 +167,29 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
         score = cuda.local.array(at_once, types.float32)
         kx = cuda.local.array(cells, types.uint32)
         vx = cuda.local.array(cells, types.uint32)
+        by_key = cuda.local.array(at_once, types.float32)
+        by_value = cuda.local.array(at_once, types.float32)
         for g in range(group):
             largest[g], total[g] = f32(HIDDEN), f32(0.0)
             for e in range(8):
                 acc[8 * g + e] = f32(0.0)
                 query[8 * g + e] = shared_load_f32(queries + u32((i32(g * dims + e) + d) * i32(4)))
-        in_head = d * i32(2) < cell_bytes
-        base += u64(u32(d * i32(2)))
+        in_head = d < head_pad
+        first_key, key_scales = start_keys(key_head, slot_cells, head_pad, d)
+        first_value, value_scales = start_values(value_head, slot_cells, head_pad, d)
         for first in range(begin + warp * i32(subs * at_once), end, i32(WARPS * subs * at_once)):
             for n in range(at_once):
                 kx[4 * n], kx[4 * n + 1], kx[4 * n + 2], kx[4 * n + 3] = u32(0), u32(0), u32(0), u32(0)
                 vx[4 * n], vx[4 * n + 1], vx[4 * n + 2], vx[4 * n + 3] = u32(0), u32(0), u32(0), u32(0)
+                by_key[n], by_value[n] = f32(1.0), f32(1.0)
                 p = first + i32(n * subs) + sub
                 if p < end and in_head:
-                    cell = base + u64(u32(p)) * u64(u32(cell_bytes))
-                    kx[4 * n], kx[4 * n + 1], kx[4 * n + 2], kx[4 * n + 3] = load_128(keys + cell)
-                    vx[4 * n], vx[4 * n + 1], vx[4 * n + 2], vx[4 * n + 3] = load_128(values + cell)
+                    kx[4 * n], kx[4 * n + 1], kx[4 * n + 2], kx[4 * n + 3], by_key[n] = read_key(
+                        keys, first_key, key_scales, head_pad, p
+                    )
+                    vx[4 * n], vx[4 * n + 1], vx[4 * n + 2], vx[4 * n + 3], by_value[n] = read_value(
+                        values, first_value, value_scales, head_pad, p
+                    )
             for g in range(group):
                 now = largest[g]
                 for n in range(at_once):
@@ -192,6 +197,7 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
                     for e in range(4):
                         low, high = halves_to_f32(kx[4 * n + e])
                         s = fma(query[8 * g + 2 * e], low, fma(query[8 * g + 2 * e + 1], high, s))
+                    s *= by_key[n]
                     for mask in (1, 2, 4, 8, 16):
                         if mask < lanes:
                             s += swap_f32(s, u32(mask))
@@ -209,6 +215,7 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
                     if first + i32(n * subs) + sub >= end:
                         weight = f32(0.0)
                     total[g] += weight
+                    weight *= by_value[n]
                     for e in range(4):
                         low, high = halves_to_f32(vx[4 * n + e])
                         acc[8 * g + 2 * e] = fma(weight, low, acc[8 * g + 2 * e])
@@ -245,7 +252,7 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
                 sum_ = fma(shared_load_f32(here + u32(4)), factor, sum_)
                 value = fma(shared_load_f32(here + u32((column + i32(2)) * i32(4))), factor, value)
             part = parts + u64(u32(((token * n_head) + head + g) * splits + split)) * u64(u32(part_bytes))
-            if column * i32(2) < cell_bytes:
+            if column < head_pad:
                 store_f32(at(part, i32(PART_HEAD) + column * i32(4)), value)
             if column == i32(0):
                 store_f32(part, peak)

@@ -170,7 +170,8 @@ def fingerprint() -> str:
     here = Path(__file__).resolve().parent
     import ggpy.quant
 
-    for path in [*sorted(here.glob("*.py")), Path(ggpy.quant.__path__[0]) / "packed.py"]:
+    quant = Path(ggpy.quant.__path__[0])
+    for path in [*sorted(here.glob("*.py")), quant / "packed.py", quant / "codebooks.py"]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for package in ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink"):
         digest.update((version(package) if _installed_here(package) else "").encode() + b"\0")

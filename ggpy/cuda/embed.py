@@ -16,7 +16,8 @@ from ggpy.cuda.instructions import (
     stream_128,
     wait_for_previous,
 )
-from ggpy.cuda.layout import PACKED
+from ggpy.cuda.layout import numbers
+from ggpy.quant.packed import PACKED
 
 THREADS = 128
 
@@ -51,8 +52,8 @@ def source(name: str) -> Source:
                     store_f32(at(out, 4 * c + 12), v3)
 
         return Source(embed_floats, _SIGNATURE, THREADS)
-    fetch, (size, unpack) = block_reader(p), unpacker(p)
-    offset, signed = p.offset, p.signed
+    fetch, (size, unpack) = block_reader(p, False), unpacker(p)
+    offset, signed = p.offset, p.signed or bool(numbers(p))
 
     def embed_blocks(tokens, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         wait_for_previous()
@@ -65,14 +66,14 @@ def source(name: str) -> Source:
         raw = cuda.local.array(size, types.uint32)
         w = cuda.local.array(8, types.uint32)
         for block in range(cuda.threadIdx.x, n_blocks, THREADS):
-            fetch(codes_at, high_at, levels_at, supers_at, i32(block), n_blocks, raw)
-            first, second, minimum = unpack(raw, w)
+            fetch(codes_at, at(codes_at, n_blocks * i32(16)), high_at, levels_at, supers_at, i32(block), raw)
+            first, second, minimum, minimum2 = unpack(raw, w)
             for k in range(8):
-                scale = first if k < 4 else second
+                scale, add = (first, minimum) if k < 4 else (second, minimum2)
                 for c in range(4):
                     byte = w[k] >> u32(8 * c)
                     code = signed_byte(byte) if signed else i32(byte & u32(255)) - i32(offset)
-                    store_f32(at(out, 4 * (32 * block + 4 * k + c)), scale * f32(code) + minimum)
+                    store_f32(at(out, 4 * (32 * block + 4 * k + c)), scale * f32(code) + add)
 
     return Source(embed_blocks, _SIGNATURE, THREADS)
 

@@ -83,21 +83,24 @@ class CudaExecutor:
         n_slots: int,
         n_batch: int,
         notify: Callable[[str], None],
+        cache_type: str = "f16",
         device: Device | None = None,
     ) -> None:
         self.program = program
         self.device = device or Device()
         self.device.use()
         try:
-            self._prepare(file, n_ctx, n_slots, n_batch, notify)
+            self._prepare(file, n_ctx, n_slots, n_batch, cache_type, notify)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, notify: Callable[[str], None]) -> None:
+    def _prepare(
+        self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, cache_type: str, notify: Callable[[str], None]
+    ) -> None:
         device, program = self.device, self.program
         heads = next(op.params for op in program.ops if op.kind == "attention")
-        self.cache = CacheLayout(n_slots, heads["n_head_kv"], n_ctx, heads["head_dim"])
+        self.cache = CacheLayout(n_slots, heads["n_head_kv"], n_ctx, heads["head_dim"], cache_type)
         self.shape = AttentionShape(self.cache, heads["n_head"])
         self.n_batch, rows = n_batch, max(n_batch, GRAPH_SIZES[-1])
         steps = lower(program)
@@ -116,8 +119,8 @@ class CudaExecutor:
             max(self.shape.parts_bytes(n, device.n_multiprocessors) for n in GRAPH_SIZES), zero=True
         )
         layers = sorted({step.op.params["layer"] for step in steps if isinstance(step, Attention)})
-        memory.keys = {i: device.allocate(self.cache.n_bytes, zero=True) for i in layers}
-        memory.values = {i: device.allocate(self.cache.n_bytes, zero=True) for i in layers}
+        memory.keys = {i: device.allocate(self.cache.key_bytes, zero=True) for i in layers}
+        memory.values = {i: device.allocate(self.cache.value_bytes, zero=True) for i in layers}
         rope = next(step.op.params["rope"] for step in steps if isinstance(step, RopeStore))
         memory.angles = self._angles(rope, n_ctx)
         self._few, self._many = Inputs(device, GRAPH_SIZES[-1]), Inputs(device, rows)

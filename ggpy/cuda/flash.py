@@ -9,10 +9,11 @@ with the values takes as its first operand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ggpy.cuda.compile import Source
 from ggpy.cuda.flash_layout import STAGES, FlashShape
+from ggpy.cuda.matmul_formats import half2
 from ggpy.cuda.warp import Value, Warp, kernel
 
 PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `_Flash.emit`
@@ -20,10 +21,10 @@ NOTHING = -1e30  # the largest score of no position
 LOG2_E = 1.4426950408889634
 
 
-def source(head_dim: str, group: str, fragments: str) -> Source:
-    """A kernel "flash.128.4.2", as `FlashShape.name` has it."""
-    shape = FlashShape(int(head_dim), int(group), int(fragments))
-    name = shape.name.replace(".", "_")
+def source(head_dim: str, group: str, fragments: str, cache: str) -> Source:
+    """A kernel "flash.128.4.2.f16", as `FlashShape.name` has it."""
+    shape = FlashShape(int(head_dim), int(group), int(fragments), cache)
+    name = shape.name.replace(".", "_").replace("-", "_")
     return Source(kernel(name, PARAMETERS, _Flash(shape).emit), PARAMETERS, shape.threads, shape.blocks)
 
 
@@ -41,7 +42,7 @@ class _Flash:
         w: Warp,
         q: Value,  # float32 rows [token][query head][head_dim]
         q_stride: Value,  # bytes from token to token
-        keys: Value,  # half [slot][kv head][cell][head_pad]
+        keys: Value,  # CacheLayout
         values: Value,  # likewise
         cells: Value,  # of a slot
         segments: Value,  # int32 [segment][4]: slot, first token, tokens, position of the first
@@ -62,11 +63,16 @@ class _Flash:
         tile = w.special("nctaid.z") - w.word(1) - w.special("ctaid.z")
         first_row, n_rows = tile * shape.rows, n_tokens * shape.group
         with w.when(first_row < n_rows):
-            heads_at = (slot * n_head_kv + kv_head).wide() * (cells * (2 * shape.head_pad)).wide()
+            head = (slot * n_head_kv + kv_head).wide()
+            self.codes_bytes = (cells * shape.head_pad).wide()
+            keys, values = (
+                start + head * (cells * (shape.head_pad + shape.head_pad // 16 if q else 2 * shape.head_pad)).wide()
+                for start, q in zip((keys, values), shape.quantized, strict=True)
+            )
             self.shared = w.shared_memory()
             head_bytes = (kv_head * (4 * shape.group * shape.head_dim)).wide()
             self._load_queries(q + head_bytes, q_stride, scale, first_token, first_row, n_rows)
-            sums = self._attend(keys + heads_at, values + heads_at, first_row, n_rows, first_position, window)
+            sums = self._attend(keys, values, first_row, n_rows, first_position, window)
             self._store(sums, dst + head_bytes, dst_stride, first_token, first_row, n_rows)
 
     def _place(self, row: Value, first_token: Value, stride: Value) -> Value:
@@ -112,22 +118,12 @@ class _Flash:
         begin, end = skipped // self.positions, high // self.positions + 1
         stages = self.shared + shape.rows * shape.pitch
 
-        # ---- copies
-        pieces = shape.head_pad // 8
-        n_items = self.positions * pieces
+        values_at = shape.copied_bytes[0]  # of a stage
 
         def fetch(tile: Value, stage: Value) -> None:
             with w.when(tile < end):
-                for half, source in enumerate((keys, values)):
-                    for k in range(0, n_items, shape.threads):
-                        item = self.thread + k
-                        if k + shape.threads > n_items:  # threads left over do the same again
-                            item = item % n_items
-                        cell, piece = item // pieces, item % pieces
-                        position = tile * self.positions + cell
-                        valid = (high < position).select(w.word(0), w.word(16))  # nobody has written these
-                        at = stage + cell * shape.pitch + (piece * 16 + half * self.positions * shape.pitch)
-                        w.copy(at, source + (position * (2 * shape.head_pad) + piece * 16).wide(), 16, valid)
+                for source, at, q in zip((keys, values), (stage, stage + values_at), shape.quantized, strict=True):
+                    (self._fetch_codes if q else self._fetch_halves)(tile, high, source, at)
             w.commit_copies()
 
         fetch(begin, stages)
@@ -147,12 +143,13 @@ class _Flash:
             fetch(tile + 1, there)
             largest, totals = rest[: 2 * shape.fragments], rest[2 * shape.fragments : 4 * shape.fragments]
             mixed = rest[4 * shape.fragments :]
-            scores = self._scores(here, kept)
+            keys_here, values_here = self._halves(here)
+            scores = self._scores(keys_here, kept)
             first = tile * self.positions
             hides = (low < first + (self.positions - 1)) | (window > 0)
             scores = w.change(hides, scores, lambda s: self._hide(s, first, positions, window))
             largest, totals, mixed, weights = self._soften(scores, largest, totals, mixed)
-            return [there, here, *largest, *totals, *self._mix(here, weights, mixed)]
+            return [there, here, *largest, *totals, *self._mix(values_here, weights, mixed)]
 
         n_rows_here = 2 * shape.fragments
         start = [w.real(NOTHING)] * n_rows_here + [w.real(0.0)] * n_rows_here
@@ -169,12 +166,69 @@ class _Flash:
             value = join(value, self.w.from_lane(value, distance))
         return value
 
-    def _scores(self, stage: Value, kept: list[list[list[Value]]] | None) -> list[Value]:
+    # ---- tiles of the cache
+
+    def _items(self, n: int) -> Iterator[Value]:
+        """This thread's share of n items; threads left over do the same again."""
+        for k in range(0, n, self.shape.threads):
+            item = self.thread + k
+            yield item % n if k + self.shape.threads > n else item
+
+    def _fetch_halves(self, tile: Value, high: Value, source: Value, to: Value) -> None:
+        w, shape, pieces = self.w, self.shape, self.shape.head_pad // 8
+        for item in self._items(self.positions * pieces):
+            cell, piece = item // pieces, item % pieces
+            position = tile * self.positions + cell
+            valid = (high < position).select(w.word(0), w.word(16))  # nobody has written these
+            at = to + cell * shape.pitch + piece * 16
+            w.copy(at, source + (position * (2 * shape.head_pad) + piece * 16).wide(), 16, valid)
+
+    def _fetch_codes(self, tile: Value, high: Value, source: Value, to: Value) -> None:
+        """Codes as they lie, then their scales; zeros of positions that nobody has written."""
+        w = self.w
+        written = high + 1 - tile * self.positions
+        for each in (self.shape.head_pad, self.shape.head_pad // 16):  # bytes of a position
+            for item in self._items(self.positions * each // 16):
+                left = written * each - item * 16
+                valid = left.below(0).select(w.word(0), left).min(16)
+                w.copy(to + item * 16, source + (tile * (self.positions * each) + item * 16).wide(), 16, valid)
+            source, to = source + self.codes_bytes, to + self.positions * each
+
+    def _halves(self, stage: Value) -> tuple[Value, Value]:
+        """Where a tile's keys and its values are halves, made of codes where they are not."""
+        w, shape = self.w, self.shape
+        to, found = self.shared + shape.rows * shape.pitch + STAGES * shape.stage_bytes, []
+        for at, q in zip((stage, stage + shape.copied_bytes[0]), shape.quantized, strict=True):
+            found.append(to if q else at)
+            if q:
+                self._widen(at, to)
+                to = to + shape.tile_bytes
+        if any(shape.quantized):
+            w.barrier()
+        return found[0], found[1]
+
+    def _widen(self, codes: Value, to: Value) -> None:
+        w, shape, pieces = self.w, self.shape, self.shape.head_pad // 8
+        scales, less = codes + self.positions * shape.head_pad, w.word(half2(1024 + 128))
+        for item in self._items(self.positions * pieces):
+            cell, piece = item // pieces, item % pieces
+            place = cell * (shape.head_pad // 32) + (piece >> 2)
+            scale = w.twice(w.load(scales + (place >> 1) * 4) >> ((place & 1) << 4), 0)
+            found = []
+            for word in w.load(codes + item * 8, count=2):
+                for selector in (0x4140, 0x4342):
+                    pair = w.half2_sub(w.permute(word ^ 0x80808080, 0x64646464, selector), less)
+                    found.append(w.half2_mul(pair, scale))
+            w.store4(found, to + cell * shape.pitch + piece * 16)
+
+    # ---- one tile
+
+    def _scores(self, keys: Value, kept: list[list[list[Value]]] | None) -> list[Value]:
         """[fragment][8 positions][4]."""
         w, shape = self.w, self.shape
         scores = [w.real(0.0)] * (shape.fragments * self.columns * 4)
         cell = (self.lane >> 4) * 8 + (self.lane & 7)
-        at = stage + cell * shape.pitch + (self.lane >> 3 & 1) * 16
+        at = keys + cell * shape.pitch + (self.lane >> 3 & 1) * 16
         for step in range(self.steps):
             query = kept[step] if kept else self._query(step)
             for pair in range(self.columns // 2):
@@ -224,10 +278,10 @@ class _Flash:
                         mixed[place] = mixed[place] * shrink
         return largest, totals, mixed, weights
 
-    def _mix(self, stage: Value, weights: list[Value], mixed: list[Value]) -> list[Value]:
+    def _mix(self, values: Value, weights: list[Value], mixed: list[Value]) -> list[Value]:
         """mixed[fragment][8 dims][4] + weights x values."""
         w, shape, mixed = self.w, self.shape, list(mixed)
-        at = stage + (self.lane & 15) * shape.pitch + (self.lane >> 4) * 16 + self.positions * shape.pitch
+        at = values + (self.lane & 15) * shape.pitch + (self.lane >> 4) * 16
         for step in range(self.positions // 16):
             a = []
             for m in range(shape.fragments):

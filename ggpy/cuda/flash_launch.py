@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def _shapes(cache: CacheLayout, n_head: int) -> list[FlashShape]:
     """Of 16 rows a warp and, where a warp's registers hold them, of 32: twice the work for what is read."""
     group = n_head // cache.n_head_kv
-    return [FlashShape(cache.head_dim, group, n) for n in ((1, 2) if cache.head_pad <= 96 else (1,))]
+    return [FlashShape(cache.head_dim, group, n, cache.types) for n in ((1, 2) if cache.head_pad <= 96 else (1,))]
 
 
 def kernel_names(cache: CacheLayout, n_head: int) -> list[str]:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ggpy.cpu.layout import cache_types
+
 WARPS = 4
 STAGES = 2
 
 
 @dataclass(frozen=True)
 class FlashShape:
-    """One kernel: heads of `head_dim`, `group` query heads to a key/value head, `fragments` times 16 rows a warp."""
+    """One kernel: heads of `head_dim`, `group` query heads to a key/value head, `fragments` times 16 rows a warp; types
+    of keys and values as `ggpy.cpu.layout.cache_name` has them."""
 
     head_dim: int
     group: int
     fragments: int
+    cache: str = "f16"
 
     @property
     def name(self) -> str:
-        return f"flash.{self.head_dim}.{self.group}.{self.fragments}"
+        return f"flash.{self.head_dim}.{self.group}.{self.fragments}.{self.cache}"
+
+    @property
+    def quantized(self) -> tuple[bool, bool]:
+        """Whether keys and values are q8_0: copied as they are, and made halves before a tile is met."""
+        key, value = (kind == "q8_0" for kind in cache_types(self.cache))
+        return key, value
 
     @property
     def head_pad(self) -> int:
@@ -32,7 +42,9 @@ class FlashShape:
     @property
     def positions(self) -> int:
         """Of the cache in shared memory at once; fewer for large heads, so that 99 KiB are enough for all."""
-        return 64 if self.head_pad <= 128 else 32
+        if self.head_pad > 128:
+            return 16 if any(self.quantized) and self.head_pad > 224 else 32
+        return 64
 
     @property
     def threads(self) -> int:
@@ -44,13 +56,27 @@ class FlashShape:
         return 2 * self.head_pad + 16
 
     @property
+    def tile_bytes(self) -> int:
+        """Of keys, or values, as halves."""
+        return self.positions * self.pitch
+
+    @property
+    def copied_bytes(self) -> tuple[int, int]:
+        """Of keys and of values as they are copied: halves, or codes and then their scales."""
+        key, value = (
+            self.positions * (self.head_pad + self.head_pad // 16) if q else self.tile_bytes for q in self.quantized
+        )
+        return key, value
+
+    @property
     def stage_bytes(self) -> int:
         """Keys, then values."""
-        return 2 * self.positions * self.pitch
+        return sum(self.copied_bytes)
 
     @property
     def shared_bytes(self) -> int:
-        return self.rows * self.pitch + STAGES * self.stage_bytes
+        """Queries, stages, and where what is quantized becomes halves."""
+        return self.rows * self.pitch + STAGES * self.stage_bytes + sum(self.quantized) * self.tile_bytes
 
     @property
     def keeps_queries(self) -> bool:

@@ -8,6 +8,7 @@ addresses. Sources: the PTX ISA manual.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -104,9 +105,26 @@ store_u8 = _store("store_u8", _i8, "u32", 1, "trunc")
 
 shared_load_f32 = _load("shared_load_f32", _f32, "f32", 3)
 shared_load_u32 = _load("shared_load_u32", _i32, "u32", 3)
+shared_load_u8 = _load("shared_load_u8", _i8, "u32", 3, "zext")
 shared_load_u16 = _load("shared_load_u16", _i16, "u32", 3, "zext")
 shared_store_f32 = _store("shared_store_f32", _f32, "f32", 3)
 shared_store_u32 = _store("shared_store_u32", _i32, "u32", 3)
+
+
+def constants(name: str, values: Sequence[int]) -> Any:
+    """An intrinsic that gives the i-th of some numbers of 16 bits, which the kernel carries along."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        kind = ir.ArrayType(_i16, len(values))
+        table = b.module.globals.get(name)
+        if table is None:
+            table = ir.GlobalVariable(b.module, kind, name, addrspace=1)
+            table.linkage, table.global_constant, table.align = "internal", True, 16
+            table.initializer = ir.Constant(kind, [int(v) for v in values])
+        return b.zext(b.load(b.gep(table, [ir.Constant(_i32, 0), args[0]]), align=2), _i32)
+
+    return _intrinsic(name, 1, types.uint32(types.int32), codegen)
+
 
 # ---- memory, 8 and 16 bytes at a time
 

@@ -8,22 +8,32 @@ warp reads one row of one plane as one run of 16-byte loads. A quantized row is 
              row is two such runs, columns 0..15 of every block and then columns 16..31 of every block
     high     the bits above the fourth, 4 bytes a block and bit: in word p, byte c, `field` bits for each of the
              8 / field groups of four columns; bits field * k of it belong to column 4 * (8 / field * p + k) + c
-    levels   scales and minima of a block: a half (scale), two halves (scale, minimum), or under super-scales two bytes:
-             (scale, minimum), or the scales of the first and the last 16 columns
+    levels   scales and minima of a block in one of the forms of `ggpy.quant.packed.SCALES`: a scale and its minimum
+             side by side, or the scales of the first and the last 16 columns
     supers   what the bytes of `levels` are multiples of, every 256 columns: one half, or two (scales, minima)
 
 So the 32-bit word w of a block holds columns 4w .. 4w+3 in its low nibbles and 16 + 4w .. in its high ones: the operand
 of an 8-bit dot product, and the fragment that lane w of a row holds in `mma.m16n8k32`. Floats are one plane, `codes`.
+
+Codes of up to four bits that stand for any `numbers` are looked up four at a time by the instruction that permutes
+bytes, which takes the lowest four nibbles of a word for places in a table. So their nibbles follow each other:
+
+    codes    4 bits: nibble k of word w is column 4w + k, nibble 4 + k column 16 + 4w + k. 2 and 3 bits, 8 bytes a
+             block: word p has the lowest two bits of the words 2p (in the low half of its nibbles) and 2p + 1
+    high     the third bit, 4 bytes a block: that of word w is bit w of its nibble
 
 Columns are padded with zeros to a multiple of 32. Codes stay unsigned where the format's are; `offset` is the kernel's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ggpy.cpu.layout import cache_types, cell_bytes
 from ggpy.quant.packed import BLOCK, Packed
-from ggpy.quant.packed import PACKED as CPU_PACKED
 
 ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
@@ -33,16 +43,26 @@ ATTENTION_THREADS = 256  # of a block that attends for single tokens
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
 
-# The formats that kernels of the GPU know; others run as half precision.
-PACKED: dict[str, Packed] = {
-    name: CPU_PACKED[name]
-    for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
-}
+def low_bits(packed: Packed) -> int:
+    """Bits of a code in the plane `codes`."""
+    return packed.bits if packed.is_float else packed.planes[0].bits
 
 
 def bits_above(packed: Packed) -> int:
-    """Bits of a code above the fourth, kept in a plane of their own."""
-    return packed.bits - 4 if packed.bits < 8 else 0
+    """Bits of a code above those, kept in the plane `high`."""
+    return packed.bits - low_bits(packed)
+
+
+def numbers(packed: Packed) -> tuple[int, ...]:
+    """The 4, 8 or 16 numbers that codes stand for, where kernels look them up; none where that is code - offset."""
+    if packed.table or packed.bits > 3:
+        return packed.table
+    return tuple(code - packed.offset for code in range(1 << packed.bits))
+
+
+def table_words(values: Sequence[int], bias: int = 0) -> list[int]:
+    """Numbers, four a word, as bytes; with a bias added where they shall not be negative."""
+    return [int(word) for word in np.array([v + bias for v in values], np.int16).astype(np.uint8).view("<u4")]
 
 
 def ring_kib(shared_bytes: int) -> int:
@@ -83,8 +103,7 @@ class MatrixLayout:
     @property
     def code_bytes(self) -> int:
         """Of a block in the plane `codes`."""
-        bits = self.packed.bits
-        return BLOCK * (bits if bits >= 8 else 4) // 8
+        return BLOCK * low_bits(self.packed) // 8
 
     @property
     def high_bytes(self) -> int:
@@ -97,7 +116,7 @@ class MatrixLayout:
         p = self.packed
         if p.is_float:
             return 0
-        return 2 if p.header else 2 * p.n_scales * (1 + p.minima)
+        return p.n_scales * p.scale_bytes * (2 if p.minima and p.scales != "nibbles" else 1)
 
     @property
     def super_bytes(self) -> int:
@@ -144,12 +163,14 @@ class MatrixLayout:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Keys and values of one layer, half precision: each [slot][kv head][position][head_pad]; what pads a head is 0."""
+    """Keys and values of one layer: each [slot][kv head] halves [position][head_pad], where what pads a head is 0; or,
+    as q8_0, int8 codes [position][head_pad], then halves [position][head_pad / 32], the scales of 32 dimensions."""
 
     n_slots: int
     n_head_kv: int
     n_ctx: int
     head_dim: int
+    types: str = "f16"  # of keys and values, as `ggpy.cpu.layout.cache_name` has them
 
     @property
     def cells(self) -> int:
@@ -165,15 +186,17 @@ class CacheLayout:
         """One part of one head's attention: PART_HEAD, then its weighted values, float32 [head_pad]."""
         return PART_HEAD + 4 * self.head_pad
 
-    @property
-    def head_bytes(self) -> int:
-        """From one kv head of a slot to the next."""
-        return 2 * self.cells * self.head_pad
+    def _bytes(self, kind: str) -> int:
+        return round_up(self.n_slots * self.n_head_kv * self.cells * cell_bytes(kind, self.head_pad), ALIGN)
 
     @property
-    def n_bytes(self) -> int:
-        """Of the keys, and again of the values, of one layer."""
-        return round_up(self.n_slots * self.n_head_kv * self.head_bytes, ALIGN)
+    def key_bytes(self) -> int:
+        """Of one layer."""
+        return self._bytes(cache_types(self.types)[0])
+
+    @property
+    def value_bytes(self) -> int:
+        return self._bytes(cache_types(self.types)[1])
 
 
 @dataclass(frozen=True)
@@ -233,7 +256,7 @@ class AttentionShape:
 
     def kernel(self, turn: bool) -> str:
         """turn: it turns queries and keys itself, and stores keys and values."""
-        return f"attention.{self.lanes}.{self.group}.{'turn' if turn else 'turned'}"
+        return f"attention.{self.lanes}.{self.group}.{'turn' if turn else 'turned'}.{self.cache.types}"
 
     @property
     def shared_bytes(self) -> int:

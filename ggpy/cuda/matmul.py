@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.layout import ALIGN, PACKED, MatrixLayout
+from ggpy.cuda.layout import ALIGN, MatrixLayout
 from ggpy.cuda.matmul_formats import RowReader
 from ggpy.cuda.matmul_launch import TILINGS
 from ggpy.cuda.matmul_layout import BLOCKS, COLUMNS, PAIR, TilePlane, Tiling, plane_offsets, tile_planes
 from ggpy.cuda.warp import Value, Warp, f32, kernel
-from ggpy.quant.packed import BLOCK, Packed
+from ggpy.quant.packed import BLOCK, PACKED, Packed
 
 PARAMETERS = "u64 u32 u64 u64 u64 u64 u32 u32 u32 u32"  # see `_Product.emit`
 Sums = list[Value]
@@ -212,15 +212,18 @@ class _Product:
         rows = [row + k for k in range(0, shape.rows, step)]
         offsets, insides = [r * stride for r in rows], [r < n_rows - first_row for r in rows]  # rows beyond are zeros
         base = start + first_row.wide() * stride.wide()
+        column_bytes = self.layout.super_bytes if plane.name == "supers" else plane.row_bytes
         to = row * plane.pitch + piece * plane.piece + (2 * COLUMNS * shape.tokens + self.places[plane.name])
 
         def copy(tile: Value, stage: Value, exists: Value) -> None:
-            if plane.name == "supers":  # one half is copied with its neighbour
-                column, left = tile // (256 // COLUMNS) * self.layout.super_bytes & ~3, w.word(4)
+            if plane.name == "supers":
+                column = tile // (256 // COLUMNS) * self.layout.super_bytes
             else:
                 column = tile * plane.row_bytes + piece * plane.piece
-                left = row_bytes - column  # the last tile may end early
-                left = left.below(0).select(w.word(0), left).min(plane.piece)
+            if column_bytes < 4:
+                column = column & ~3
+            left = row_bytes - column  # the last tile may end early
+            left = left.below(0).select(w.word(0), left).min(plane.piece)
             valid, source = exists.select(left, 0), base + column.wide()
             for k, (offset, inside) in enumerate(zip(offsets, insides, strict=True)):
                 size = inside.select(valid, 0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggpy.cuda.layout import bits_above
+from ggpy.cuda.layout import MatrixLayout, bits_above, numbers, table_words
 from ggpy.cuda.matmul_layout import BLOCKS
 from ggpy.cuda.warp import Value, Warp, f32
-from ggpy.quant.packed import Packed
+from ggpy.quant.packed import BLOCK, Packed
 
 
 def half2(value: float) -> int:
@@ -27,42 +27,79 @@ class RowReader:
         """Four registers, in the order that `matmul_layout` describes."""
         if self.packed.is_float:
             return self._floats(block)
-        codes = self._bytes(block) if self.packed.bits == 8 else self._nibbles(block)
-        first, last, minimum = self.sources[block]
-        w = self.w
-        if minimum is not None:
-            return [w.half2_fma(code, first, minimum) for code in codes]
-        return [w.half2_mul(code, first if k < 2 else last) for k, code in enumerate(codes)]
+        if numbers(self.packed):
+            codes = self._looked_up(block)
+        else:
+            codes = self._bytes(block) if self.packed.bits == 8 else self._nibbles(block)
+        first, last, *minima = self.sources[block]
+        scales, w = (first, first, last, last), self.w
+        if not minima:
+            return [w.half2_mul(code, scale) for code, scale in zip(codes, scales, strict=True)]
+        first, last = minima
+        added = (first, first, last, last)
+        return [w.half2_fma(code, scale, add) for code, scale, add in zip(codes, scales, added, strict=True)]
 
     # ---- scales
 
-    def _scales(self, block: int, tile: Value) -> tuple[Value, Value, Value | None]:
-        """The scales of the first and the last 16 columns and what is added, each twice in a register."""
+    def _scales(self, block: int, tile: Value) -> tuple[Value, ...]:
+        """The scales of the first and the last 16 columns, then of formats that have them the minima to add, each twice
+        in a register."""
         w, p = self.w, self.packed
-        if not p.header:
-            if p.minima:
-                pair = w.load(self.rows["levels"] + 4 * block)
-                scale = w.twice(pair, 0)
-                return scale, scale, w.twice(pair, 1)
-            if block == 0:
-                self.level = w.load(self.rows["levels"])
-            scale = w.twice(self.level, block)
-            return scale, scale, None
-        if block == 0:
+        level_bytes = MatrixLayout(p, 1, BLOCK).level_bytes
+        if level_bytes == 4:
+            self.level = w.load(self.rows["levels"] + 4 * block)
+        elif level_bytes and block == 0:
             self.level = w.load(self.rows["levels"])
-            if p.scales == "signed byte":
-                self.level = self.level ^ 0x80808080
-            supers = w.load(self.rows["supers"])
-            if p.minima:
-                self.supers = supers ^ 0x80000000 if p.minimum_sign < 0 else supers
-            else:  # one half for 256 columns: the word holds two
-                self.supers = w.twice(supers >> ((tile // 4 & 1) << 4), 0)
-        # both bytes as 1024 + byte, then as they are, then as halves under their super-scale
-        both = w.permute(self.level, 0x64646464, 0x4140 if block == 0 else 0x4342)
-        both = w.half2_sub(both, w.word(half2(1024 + 128 * (p.scales == "signed byte"))))
-        both = w.half2_mul(both, self.supers)
+            if level_bytes == 1:  # the word has two tiles' levels
+                self.level = self.level >> ((tile & 1) << 4)
+        if p.header and block == 0:
+            self._supers(tile)
+        if p.scales == "half":
+            if level_bytes == 2:
+                scale = w.twice(self.level, block)
+                return scale, scale
+            first, second = w.twice(self.level, 0), w.twice(self.level, 1)
+            return (first, first, second, second) if p.minima else (first, second)
+        if p.scales == "power":
+            # a float's own exponent, so twice the scale (and the numbers half): 0 then needs no case of its own
+            scale = w.as_float((self.level >> (8 * block) & 255) << 23)
+            scale = w.halves(scale, scale)
+            return scale, scale
+        if p.scales == "super":
+            return self.supers, self.supers
+        if p.scales == "nibbles":
+            scales, minima = self.level & 0x0F0F0F0F, self.level >> 4 & 0x0F0F0F0F
+            pairs = [
+                w.half2_mul(self._two_bytes(v, block), by) for v, by in ((scales, self.supers), (minima, self.add))
+            ]
+            return tuple(w.twice(pair, which) for pair in pairs for which in range(2))
+        if level_bytes == 1:
+            if block == 0:
+                self.pair = w.half2_mul(self._two_bytes(self.level, 0), self.supers)
+            scale = w.twice(self.pair, block)
+            return scale, scale
+        both = w.half2_mul(self._two_bytes(self.level, block), self.supers)
         first, second = w.twice(both, 0), w.twice(both, 1)
-        return (first, first, second) if p.minima else (first, second, None)
+        return (first, first, second, second) if p.minima else (first, second)
+
+    def _supers(self, tile: Value) -> None:
+        """What bytes of the levels are multiplied by: of a pair of scale and minimum, or of two scales."""
+        w, p = self.w, self.packed
+        supers = w.load(self.rows["supers"])
+        if p.minima:
+            self.supers = supers ^ 0x80000000 if p.minimum_sign < 0 else supers
+            if p.scales == "nibbles":
+                self.supers, self.add = w.twice(self.supers, 0), w.twice(self.supers, 1)
+        else:  # one half for 256 columns: the word holds two
+            self.supers = w.twice(supers >> ((tile // 4 & 1) << 4), 0)
+
+    def _two_bytes(self, word: Value, which: int) -> Value:
+        """The first or the last two bytes of a word as a pair of halves: first as 1024 + byte, then as they are."""
+        w, signed = self.w, self.packed.scales == "signed byte"
+        if signed:
+            word = word ^ 0x80808080
+        both = w.permute(word, 0x64646464, 0x4342 if which else 0x4140)
+        return w.half2_sub(both, w.word(half2(1024 + 128 * signed)))
 
     # ---- codes
 
@@ -97,6 +134,32 @@ class RowReader:
             (last << 8) & 0x03000300,
             last & 0x03000300,
         ]
+
+    def _looked_up(self, block: int) -> list[Value]:
+        """The numbers that codes of up to 4 bits stand for, times the format's unit."""
+        w, p, t = self.w, self.packed, self.t
+        table = [w.word(word) for word in table_words(numbers(p), bias=128)]
+        if p.bits == 4:
+            word = w.load(self.rows["codes"] + 16 * block + t * 4)
+            places, which = word & 0x77777777, w.mask_or(word >> 1, 0x44444444, 0x32103210)
+        else:
+            places = w.load(self.rows["codes"] + 8 * block + (t >> 1) * 4) >> ((t & 1) << 1) & 0x33333333
+            if p.bits == 3:
+                places = places | (w.load(self.rows["high"] + 4 * block) >> t & 0x11111111) << 2
+        unit, found = p.unit / 2 if p.scales == "power" else p.unit, []
+        for half in range(2):
+            here = places >> 16 * half if half else places
+            four = w.bytes_at(table[0], table[len(table) > 1], here)
+            if p.bits == 4:  # the first and the last eight numbers; then one of both by the fourth bit
+                last = w.bytes_at(table[2], table[3], here)
+                four = w.bytes_at(four, last, which >> 16 if half else which)
+            for selector in (0x4240, 0x4341):
+                pair = w.permute(four, 0x64646464, selector)
+                if unit == 1:
+                    found.append(w.half2_sub(pair, w.word(half2(1024 + 128))))
+                else:
+                    found.append(w.half2_fma(pair, w.word(half2(unit)), w.word(half2(-unit * (1024 + 128)))))
+        return found
 
     def _bytes(self, block: int) -> list[Value]:
         """8-bit codes as halves; signed ones become unsigned with an offset first."""

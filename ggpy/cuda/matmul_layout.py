@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ggpy.cuda.layout import ALIGN, MatrixLayout, round_up
+from ggpy.cuda.layout import ALIGN, MatrixLayout, low_bits, round_up
 from ggpy.quant.packed import BLOCK, Packed
 
 COLUMNS = 64  # of a tile
@@ -31,27 +31,29 @@ class TilePlane:
     """One plane's part of a tile. An 8-bit row's second run of codes counts as a plane, `last`."""
 
     name: str
-    row_bytes: int  # of the tile
+    row_bytes: int  # of the tile; where these are less than a word, the word that they lie in is copied
     pitch: int  # bytes from row to row in shared memory
     piece: int  # bytes copied at once
 
     @property
     def pieces(self) -> int:
         """Of a row."""
-        return self.row_bytes // self.piece
+        return max(1, self.row_bytes // self.piece)
 
 
 def tile_planes(packed: Packed) -> list[TilePlane]:
     layout = MatrixLayout(packed, 1, BLOCK)
     codes = BLOCKS * (layout.code_bytes // 2 if packed.bits == 8 else layout.code_bytes)
-    # 8 rows are read at once: 16 bytes each of codes of up to 8 bits, 32 of half floats, 64 of floats, 128 in a cycle
-    pitch = codes + (16 if packed.bits <= 8 else 32 if packed.bits == 16 else 64)
+    # 8 rows are read at once: 8 bytes each of codes of 2 bits, 16 of more, 32 of half floats, 64 of floats; 128 in a
+    # cycle
+    pitch = codes + {2: 0, 4: 16, 8: 16, 16: 32, 32: 64}[low_bits(packed)]
     planes = [TilePlane("codes", codes, pitch, 16)]
     if packed.bits == 8:
         planes.append(TilePlane("last", codes, pitch, 16))
     for name, size in (("high", layout.high_bytes), ("levels", layout.level_bytes)):
         if size:
-            planes.append(TilePlane(name, BLOCKS * size, BLOCKS * size, min(16, BLOCKS * size)))
+            pitch = max(4, BLOCKS * size)
+            planes.append(TilePlane(name, BLOCKS * size, pitch, min(16, pitch)))
     if packed.header:
         planes.append(TilePlane("supers", 4, 4, 4))
     return planes

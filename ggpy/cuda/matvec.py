@@ -19,7 +19,7 @@ from numba.cuda import types
 
 from ggpy.cuda.activations import norm_function, row_reader, writer
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, f32, i32, inline, two_floats, u32, u64, unpacker, warp_sum
+from ggpy.cuda.device import at, block_reader, f32, i32, inline, shared_at, two_floats, u32, u64, unpacker, warp_sum
 from ggpy.cuda.instructions import (
     FLOAT_BASE,
     FLOAT_BASE_BITS,
@@ -43,14 +43,13 @@ from ggpy.cuda.instructions import (
     release_next,
     shared_load_64,
     shared_load_128,
-    shared_load_u16,
-    shared_load_u32,
     store_f32,
     sync_block,
     sync_warp,
     wait_for_previous,
 )
-from ggpy.cuda.layout import PACKED, SUMS, MatvecShape, bits_above
+from ggpy.cuda.layout import SUMS, MatvecShape, bits_above, numbers
+from ggpy.quant.packed import PACKED
 
 SIGNATURE = (
     "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, levels, supers and their strides
@@ -63,14 +62,7 @@ SIGNATURE = (
 
 def _where(shared: bool) -> tuple[Any, Any, Any]:
     """(address and offset made one, 16 bytes, 8 bytes) of where activations lie."""
-    if not shared:
-        return at, load_128, load_64
-
-    @inline
-    def shared_at(base, offset):  # type: ignore[no-untyped-def]
-        return base + u32(offset)
-
-    return shared_at, shared_load_128, shared_load_64
+    return (shared_at, shared_load_128, shared_load_64) if shared else (at, load_128, load_64)
 
 
 def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
@@ -81,20 +73,29 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
     products of one item with token t to total[t]; `of` is the unit's shared address.
     """
     p, tokens, n_blocks, chunks = shape.packed, shape.n_tokens, shape.layout.n_blocks, shape.chunks
-    size, unpack = unpacker(p)
+    (size, unpack), fetch = unpacker(p), block_reader(p, True)
     place, take_128, take_64 = _where(shared)
-    offset, two_scales, minima, header, bits = p.offset, p.n_scales == 2, p.minima, p.header, p.bits
+    offset, two_scales, minima, header, bits = (
+        0 if numbers(p) else p.offset,
+        p.n_scales == 2,
+        p.minima,
+        p.header,
+        p.bits,
+    )
     high_bits, high_at, levels_at, supers_at = bits_above(p), shape.high_at, shape.levels_at, shape.supers_at
     level_bytes, super_bytes = shape.layout.level_bytes, shape.layout.super_bytes
-    n_codes = 8 if bits == 8 else 4
+    run_bytes = min(16, shape.layout.code_bytes)  # of a block's codes
     whole = shape.n_items % (32 * chunks) == 0
     x_blocks = shape.padded_blocks if shared else n_blocks
     signed_nibbles = bits == 4 and offset == 8  # as 16 * (code - 8) in a byte: no sums of activations are needed
     half = 512 * chunks  # bytes from the first run of an 8-bit unit's codes to the second
 
     @inline
-    def pieces(to, of, lane, first, n_unit, n_row):  # type: ignore[no-untyped-def]
-        """16-byte pieces of a plane: n_unit of them, from piece `first` of the row's n_row; zeros past the last."""
+    def pieces(to, of, lane, unit, block_bytes):  # type: ignore[no-untyped-def]
+        """A unit's 16-byte pieces of a plane that has so many bytes a block; zeros past the row's last."""
+        per = 16 // block_bytes  # blocks of a piece
+        n_unit, n_row = 32 * chunks // per, -(-n_blocks // per)
+        first = unit * i32(n_unit)
         for k in range(-(-n_unit // 32)):
             piece = i32(32 * k) + lane
             if n_unit % 32 == 0 or piece < i32(n_unit):
@@ -108,15 +109,13 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
 
     @inline
     def copy(to, codes, high, levels, supers, unit, lane):  # type: ignore[no-untyped-def]
-        first = unit * i32(32 * chunks)  # block
-        pieces(to, codes, lane, first, 32 * chunks, n_blocks)
+        pieces(to, codes, lane, unit, run_bytes)
         if bits == 8:
-            pieces(to + u32(half), at(codes, i32(16 * n_blocks)), lane, first, 32 * chunks, n_blocks)
+            pieces(to + u32(half), at(codes, i32(16 * n_blocks)), lane, unit, run_bytes)
         if high_bits:
-            per = 4 // high_bits  # blocks of a piece
-            pieces(to + u32(high_at), high, lane, first // i32(per), 32 * chunks // per, -(-n_blocks // per))
-        per_level = 16 // level_bytes
-        pieces(to + u32(levels_at), levels, lane, first // i32(per_level), 32 * chunks // per_level, -(-n_blocks // per_level))  # fmt: skip  # noqa: E501
+            pieces(to + u32(high_at), high, lane, unit, 4 * high_bits)
+        if level_bytes:
+            pieces(to + u32(levels_at), levels, lane, unit, level_bytes)
         if header:  # pieces of 4 bytes
             n_words, first_word = chunks * super_bytes, unit * i32(chunks * super_bytes)
             if lane < i32(n_words):
@@ -130,30 +129,15 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
         raw = cuda.local.array(size, types.uint32)
         w = cuda.local.array(8, types.uint32)
         b = i32(32 * chunk) + lane  # of the unit
-        raw[0], raw[1], raw[2], raw[3] = shared_load_128(of + u32(b * i32(16)))
-        if bits == 8:
-            raw[4], raw[5], raw[6], raw[7] = shared_load_128(of + u32(b * i32(16)) + u32(half))
-        if high_bits == 1:
-            raw[n_codes] = shared_load_u32(of + u32(high_at) + u32(b * i32(4)))
-        elif high_bits == 2:
-            raw[n_codes], raw[n_codes + 1] = shared_load_64(of + u32(high_at) + u32(b * i32(8)))
-        if level_bytes == 4:
-            raw[n_codes + high_bits] = shared_load_u32(of + u32(levels_at) + u32(b * i32(4)))
-        else:
-            raw[n_codes + high_bits] = shared_load_u16(of + u32(levels_at) + u32(b * i32(2)))
-        if header:
-            if super_bytes == 4:
-                raw[n_codes + high_bits + 1] = shared_load_u32(of + u32(supers_at) + u32((b >> i32(3)) * i32(4)))
-            else:
-                raw[n_codes + high_bits + 1] = shared_load_u16(of + u32(supers_at) + u32((b >> i32(3)) * i32(2)))
-        scale, scale2, minimum = f32(0.0), f32(0.0), f32(0.0)
+        fetch(of, of + u32(half), of + u32(high_at), of + u32(levels_at), of + u32(supers_at), b, raw)
+        scale, scale2, minimum, minimum2 = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
         if signed_nibbles:
             for k in range(4):
                 w[k] = logic_xor_and(raw[k] << u32(4), u32(0x80808080), u32(0xF0F0F0F0))
                 w[4 + k] = logic_xor_and(raw[k], u32(0x80808080), u32(0xF0F0F0F0))
             scale = half_to_f32(raw[4]) * f32(0.0625)
         else:
-            scale, scale2, minimum = unpack(raw, w)
+            scale, scale2, minimum, minimum2 = unpack(raw, w)
         for t in range(tokens):
             here = place(place(x, i32(t) * x_stride), item * i32(16))
             a, b_, c, d = take_128(here)
@@ -175,7 +159,11 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
             else:
                 part = small_to_f32(one + two) * scale
             if minima:
-                part = fma(minimum, i32_to_f32(low_i16(sums) + high_i16(sums)), part)
+                if two_scales:
+                    part = fma(minimum, i32_to_f32(low_i16(sums)), part)
+                    part = fma(minimum2, i32_to_f32(high_i16(sums)), part)
+                else:
+                    part = fma(minimum, i32_to_f32(low_i16(sums) + high_i16(sums)), part)
             part = fma(part, bits_to_f32(x_scale_bits), total[t])
             total[t] = part if on else total[t]
 

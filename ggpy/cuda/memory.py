@@ -43,9 +43,10 @@ def _sum(widths: Iterable[int]) -> int:
     return sum(round_up(width, 32) for width in widths)
 
 
-def cache_bytes(file: GGUFFile, n_ctx: int, n_slots: int) -> int:
-    """Bytes of the key/value cache."""
+def cache_bytes(file: GGUFFile, n_ctx: int, n_slots: int, cache_type: str = "f16") -> int:
+    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_type`)."""
     from ggpy.runtime import architecture
 
     hp = architecture(file).hparams
-    return 2 * hp.n_layer * CacheLayout(n_slots, hp.n_head_kv, n_ctx, hp.head_dim).n_bytes
+    cache = CacheLayout(n_slots, hp.n_head_kv, n_ctx, hp.head_dim, cache_type)
+    return hp.n_layer * (cache.key_bytes + cache.value_bytes)

@@ -288,9 +288,10 @@ class StepQueue:
         header, slots, positions = self._batch()
         heads = p["n_head"] + p["n_head_kv"]
         self._launch(
-            "rope_store", (-(-heads // ROPE_WARPS), n), q, k, v, q_stride, k_stride, v_stride, *self._turning(op),
+            f"rope_store.{cache.types}", (-(-heads // ROPE_WARPS), n),
+            q, k, v, q_stride, k_stride, v_stride, *self._turning(op),
             p["n_head"], p["n_head_kv"], p["head_dim"], header, slots, positions, *self._cells(p["layer"]),
-            cache.head_bytes, 2 * cache.head_pad,
+            cache.cells, cache.head_pad,
         )  # fmt: skip
 
     def _turning(self, op: Op) -> tuple[float, ...]:
@@ -318,7 +319,7 @@ class StepQueue:
         self._launch(
             shape.kernel(apart), (splits, shape.n_head // shape.group, n), *places, *self._turning(op),
             *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(p["layer"]),
-            cache.head_bytes, 2 * cache.head_pad, p["window"], scale, parts, cache.part_bytes,
+            cache.cells, cache.head_pad, p["window"], scale, parts, cache.part_bytes,
             shared=shape.shared_bytes,
         )  # fmt: skip
         if joined:

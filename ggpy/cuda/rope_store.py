@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from numba import cuda
 
+from ggpy.cpu.layout import cache_types
+from ggpy.cuda.cache import head_bytes, writer
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
     divide,
-    f32_to_half,
     fma,
     load_2f32,
     load_f32,
@@ -16,7 +17,7 @@ from ggpy.cuda.instructions import (
     release_next,
     root,
     store_f32,
-    store_u16,
+    sync_warp,
     wait_for_previous,
 )
 
@@ -24,14 +25,17 @@ THREADS = 128
 WARPS = THREADS // 32
 
 
-def source() -> Source:
-    """rope_store, on a grid (heads of queries and keys / WARPS, tokens): query heads are normalised (where q_norm is
-    not 0) and turned in place; key heads too, and go to the cache with the value heads. Tokens from `header`[0] on are
-    left alone. `angles`: float32 [position][half][cosine, sine]."""
+def source(cache: str) -> Source:
+    """rope_store.CACHE, on a grid (heads of queries and keys / WARPS, tokens): query heads are normalised (where q_norm
+    is not 0) and turned in place; key heads too, and go to the cache with the value heads. Tokens from `header`[0] on
+    are left alone. `angles`: float32 [position][half][cosine, sine]."""
+    key_type, value_type = cache_types(cache)
+    key_head_bytes, store_key, halves = head_bytes(key_type), writer(key_type), key_type == "f16"
+    value_head_bytes, store_value = head_bytes(value_type), writer(value_type)
 
     def rope_store(q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, eps, angles, half, neox,
                    n_head, n_head_kv, head_dim, header, slots, positions,
-                   keys, values, head_bytes, cell_bytes):  # type: ignore[no-untyped-def]  # fmt: skip
+                   keys, values, cells, head_pad):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         wait_for_previous()
         lane = i32(cuda.threadIdx.x) & i32(31)
@@ -54,7 +58,8 @@ def source() -> Source:
                 total = fma(x, x, total)
             factor = divide(f32(1.0), root(divide(warp_sum(total), f32(head_dim)) + eps))
         slot, position = load_i32(at(slots, token * i32(4))), load_i32(at(positions, token * i32(4)))
-        cell = u64(u32(slot * n_head_kv + head)) * head_bytes + u64(u32(position)) * u64(u32(cell_bytes))
+        slot_head = u64(u32(slot * n_head_kv + head))
+        key_head = slot_head * key_head_bytes(cells, head_pad)
         angle = angles + u64(u32(position)) * u64(u32(half * i32(8)))
         for i in range(lane, head_dim >> i32(1), i32(32)):
             first, second = i * i32(2), i * i32(2) + i32(1)  # columns that rope leaves alone, or an interleaved pair
@@ -67,19 +72,24 @@ def source() -> Source:
             if i < half:
                 c, s = load_2f32(at(angle, i * i32(8)))
                 x, y = x * c - y * s, x * s + y * c
-            if is_key:
-                store_u16(keys + cell + u64(u32(first * i32(2))), f32_to_half(x))
-                store_u16(keys + cell + u64(u32(second * i32(2))), f32_to_half(y))
+            if is_key and halves:
+                store_key(keys, key_head, cells, head_pad, position, first, x)
+                store_key(keys, key_head, cells, head_pad, position, second, y)
             else:
                 store_f32(at(row, first * i32(4)), x)
                 store_f32(at(row, second * i32(4)), y)
         if is_key:
+            if not halves:  # what shares a scale is other lanes' work
+                sync_warp()
+                for d in range(lane, head_dim, i32(32)):
+                    store_key(keys, key_head, cells, head_pad, position, d, load_f32(at(row, d * i32(4))))
             row = v + u64(u32(token)) * u64(u32(v_stride)) + u64(u32(head * head_dim * i32(4)))
+            value_head = slot_head * value_head_bytes(cells, head_pad)
             for d in range(lane, head_dim, i32(32)):
-                store_u16(values + cell + u64(u32(d * i32(2))), f32_to_half(load_f32(at(row, d * i32(4)))))
+                store_value(values, value_head, cells, head_pad, position, d, load_f32(at(row, d * i32(4))))
 
     return Source(
         rope_store,
-        "u64 u64 u64 i32 i32 i32 u64 u64 f32 u64 i32 i32 i32 i32 i32 u64 u64 u64 u64 u64 u64 i32",
+        "u64 u64 u64 i32 i32 i32 u64 u64 f32 u64 i32 i32 i32 i32 i32 u64 u64 u64 u64 u64 i32 i32",
         THREADS,
     )

@@ -256,7 +256,8 @@ class Warp:
 
     def store4(self, values: Sequence[Value], address: Value) -> None:
         """Four 32-bit values side by side, on a multiple of 16."""
-        self.asm("st.global.v4.b32 [$0], {$1, $2, $3, $4};", [], [address, *values], effect=True)
+        space = "shared" if address.v.type == i32 else "global"
+        self.asm(f"st.{space}.v4.b32 [$0], {{$1, $2, $3, $4}};", [], [address, *values], effect=True)
 
     def store2(self, first: Value, second: Value, address: Value, where: Value) -> None:
         """Two floats side by side to global memory, on a multiple of 8, where a condition holds."""
@@ -300,6 +301,10 @@ class Warp:
         """Four of the eight bytes of b:a, each named by a nibble of the selector, the lowest first."""
         other = self.word(b) if isinstance(b, int) else b
         return self.asm(f"prmt.b32 $0, $1, $2, 0x{selector:04x};", [i32], [a, other])  # type: ignore[no-any-return]
+
+    def bytes_at(self, a: Value, b: Value, places: Value) -> Value:
+        """The same for places known when it runs: the lowest four nibbles of a word."""
+        return self.asm("prmt.b32 $0, $1, $2, $3;", [i32], [a, b, places])  # type: ignore[no-any-return]
 
     def mask_or(self, a: Value, mask: int, b: int) -> Value:
         """a & mask | b in one instruction; LLVM would see a chance for two."""

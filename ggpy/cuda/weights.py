@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cuda.driver import Device
-from ggpy.cuda.layout import ALIGN, PACKED, MatrixLayout, round_up
+from ggpy.cuda.layout import ALIGN, MatrixLayout, round_up
 from ggpy.graph import read_vector
 from ggpy.quant import by_id
-from ggpy.quant.packed import Packed
+from ggpy.quant.packed import PACKED, Packed
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo

@@ -1,0 +1,226 @@
+"""The cache of keys and values on a GPU, in half precision and in 8 bits: stored and read by kernels that the emulator
+runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda")
+pytest.importorskip("cuda.bindings")
+
+from emulated_device import EmulatedDevice
+from ptx_emulator import Memory, launch
+from ptx_text import parse
+from reference import ReferenceModel, q8_0
+from test_cuda import both, errors
+from test_cuda_flash import attention as obvious_attention
+from tiny import tiny_checkpoint
+
+from ggpy.convert.pipeline import convert
+from ggpy.cpu.layout import cache_types
+from ggpy.cuda import executor as executor_module
+from ggpy.cuda.compile import compile_kernel, to_ptx
+from ggpy.cuda.flash_layout import FlashShape
+from ggpy.cuda.layout import AttentionShape, CacheLayout
+from ggpy.errors import GGPYError
+from ggpy.gguf_file import GGUFFile
+from ggpy.runtime import cache_type, planned
+
+TYPES = ("f16", "q8_0", "q8_0-f16", "f16-q8_0")
+
+
+def stored(x: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys or values [slots, kv heads, cells, dims] as `CacheLayout` lays them, and what these stand for."""
+    if kind == "f16":
+        halves = x.astype(np.float16)
+        return halves.view(np.uint8).reshape(-1).copy(), halves.astype(np.float32)
+    codes, scales, values = q8_0(x)
+    heads = [a.reshape(*x.shape[:2], -1).view(np.uint8) for a in (codes, scales)]
+    return np.concatenate(heads, 2).reshape(-1), values
+
+
+def read(data: np.ndarray, cache: CacheLayout, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """`stored` backwards: codes (or halves), and what they stand for."""
+    heads, dims = data[: data.size].reshape(cache.n_slots, cache.n_head_kv, -1), cache.head_pad
+    if kind == "f16":
+        found = heads.copy().view(np.float16).reshape(*heads.shape[:2], cache.cells, dims)
+        return found, found.astype(np.float32)
+    codes = heads[..., : cache.cells * dims].copy().view(np.int8).reshape(*heads.shape[:2], cache.cells, dims)
+    scales = heads[..., cache.cells * dims :].copy().view(np.float16).reshape(*heads.shape[:2], cache.cells, -1)
+    return codes, codes * scales.astype(np.float32).repeat(32, -1)
+
+
+def angle_table(half: int) -> np.ndarray:
+    angle = np.arange(64)[:, None] * np.linspace(1.0, 0.1, half)
+    return np.stack([np.cos(angle), np.sin(angle)], 2).astype(np.float32)
+
+
+def turned(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """A head [..., dims] at one position, whose angles [half][cosine, sine] are given, in neox's pairs."""
+    half, x = len(angles), x.copy()
+    one, other = x[..., :half].copy(), x[..., half : 2 * half].copy()
+    x[..., :half], x[..., half : 2 * half] = (
+        one * angles[:, 0] - other * angles[:, 1],
+        one * angles[:, 1] + other * angles[:, 0],
+    )
+    return x
+
+
+@pytest.mark.parametrize("types", TYPES)
+def test_turned_and_stored(types: str) -> None:
+    rng, head_dim, half = np.random.default_rng(0), 96, 16
+    cache, angles = CacheLayout(2, 2, 64, head_dim, types), angle_table(half)
+    device = EmulatedDevice()
+    add = device.memory_map.add
+    q, k, v = (rng.standard_normal((3, n, head_dim)).astype(np.float32) for n in (2, 2, 2))
+    k[1] = 0.0
+    wanted = [np.stack([turned(k[i], angles[p]) for i, p in enumerate((5, 6, 0))]), v.copy()]
+    data = [np.zeros(n, np.uint8) for n in (cache.key_bytes, cache.value_bytes)]
+    header, slots, positions = (np.array(n, np.int32) for n in ([3], [1, 1, 0], [5, 6, 0]))
+    device.kernel(f"rope_store.{types}").launch(
+        (1, 3), add(q), add(k), add(v), *(8 * head_dim,) * 3, 0, 0, 0.0, add(angles), half, 1, 2, 2, head_dim,
+        add(header), add(slots), add(positions), *map(add, data), cache.cells, cache.head_pad,
+    )  # fmt: skip
+    for array, kind, x in zip(data, cache_types(types), wanted, strict=True):
+        codes, values = read(array, cache, kind)
+        for token, (slot, position) in enumerate(zip(slots, positions, strict=True)):
+            expected = x[token].astype(np.float16) if kind == "f16" else q8_0(x[token])[0]
+            found = codes[slot, :, position]
+            assert np.abs(found.astype(np.float32) - expected).max() <= (1 if kind == "q8_0" else 2e-3)
+            assert (found == expected).mean() > 0.9
+            assert np.allclose(values[slot, :, position], x[token], atol=0.02 if kind == "q8_0" else 2e-3)
+
+
+@pytest.mark.parametrize("turning", ["turn", "turned"])
+@pytest.mark.parametrize("types", TYPES[1:])
+def test_attention_of_single_tokens(types: str, turning: str) -> None:
+    n_head, head_dim, position, half, turn = 2, 96, 13, 8, turning == "turn"
+    cache, angles = CacheLayout(2, 1, 64, head_dim, types), angle_table(half)
+    shape = AttentionShape(cache, n_head)
+    rng, device = np.random.default_rng(3), EmulatedDevice()
+    add = device.memory_map.add
+    q, k, v = (rng.standard_normal((1, n, head_dim)).astype(np.float32) for n in (n_head, 1, 1))
+    before = [np.zeros((2, 1, cache.cells, head_dim), np.float32) for _ in range(2)]
+    for x in before:
+        x[1, 0, : position + (not turn)] = rng.standard_normal((position + (not turn), head_dim))
+    kinds = cache_types(types)
+    data = [stored(x, kind)[0] for x, kind in zip(before, kinds, strict=True)]
+    header, slots, positions = (np.array([n], np.int32) for n in (1, 1, position))
+    parts = np.full((n_head, cache.part_bytes // 4), np.nan, np.float32)
+    device.kernel(shape.kernel(turn)).launch(
+        (1, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, 1,
+        add(header), add(slots), add(positions), n_head, 1, head_dim, *map(add, data),
+        cache.cells, cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes,
+        shared=shape.shared_bytes,
+    )  # fmt: skip
+    found = [read(array, cache, kind) for array, kind in zip(data, kinds, strict=True)]
+    if turn:
+        q, k = turned(q, angles[position]), turned(k, angles[position])
+        for (codes, _), kind, x in zip(found, kinds, (k, v), strict=True):
+            expected = x[0, 0].astype(np.float16) if kind == "f16" else q8_0(x[0, 0])[0]
+            assert (codes[1, 0, position] == expected).mean() > 0.9
+    keys, values = (numbers[1, 0, : position + 1] for _, numbers in found)
+    scores = q[0] @ keys.T * head_dim**-0.5
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = weights @ values / weights.sum(1, keepdims=True)
+    assert np.allclose(parts[:, 4 : 4 + head_dim] / parts[:, 1:2], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "group", "fragments", "window", "types"),
+    [
+        (64, 4, 2, 20, "q8_0"),
+        (32, 1, 1, 0, "q8_0"),
+        (96, 1, 1, 0, "q8_0-f16"),
+        (128, 2, 1, 0, "f16-q8_0"),
+        (160, 1, 1, 0, "q8_0"),
+        (256, 1, 1, 70, "q8_0"),
+    ],
+)
+def test_attention_of_many_tokens(head_dim: int, group: int, fragments: int, window: int, types: str) -> None:
+    rng, shape = np.random.default_rng(0), FlashShape(head_dim, group, fragments, types)
+    cache = CacheLayout(2, 1, 150, head_dim, types)
+    segments = np.array([[1, 0, 30, 70], [0, 30, 1, 140]], np.int32)  # slot, first token, tokens, first position
+    cells = [rng.standard_normal((2, 1, cache.cells, head_dim)).astype(np.float32) for _ in range(2)]
+    kinds = cache_types(types)
+    values = [stored(x, kind)[1] for x, kind in zip(cells, kinds, strict=True)]
+    q = rng.standard_normal((31, group, head_dim)).astype(np.float32) * 2
+    wanted = obvious_attention(q, *values, segments, group, window)
+    for x in cells:
+        for slot, _, tokens, position in segments:  # nobody has written what lies beyond
+            x[slot, :, position + tokens :] = np.nan
+    with np.errstate(invalid="ignore"):
+        data = [stored(x, kind)[0] for x, kind in zip(cells, kinds, strict=True)]
+    out, memory = np.full_like(q, np.nan), Memory()
+    stride = 4 * group * head_dim
+    arguments = [
+        memory.add(q), stride, *map(memory.add, data), cache.cells, memory.add(segments), memory.add(out), stride,
+        window, 1 / math.sqrt(head_dim),
+    ]  # fmt: skip
+    assert shape.shared_bytes <= 99 << 10
+    text = to_ptx(shape.name, (9, 0))[0]
+    assert ".local" not in text
+    launch(parse(text), memory, (1, 2, -(-30 * group // shape.rows)), shape.threads, arguments, shape.shared_bytes)
+    assert np.linalg.norm(out - wanted) / np.linalg.norm(wanted) < 1e-3
+
+
+def test_compiled_attention() -> None:
+    for name in ("flash.128.4.1.q8_0", "flash.64.4.2.q8_0"):
+        shape = FlashShape(*map(int, name.split(".")[1:4]), "q8_0")
+        made = compile_kernel(name, (9, 0))
+        assert made.stack == 0
+        assert made.registers * shape.threads * shape.blocks <= 65536
+
+
+def test_a_whole_model_on_the_emulator(tmp_path: Path) -> None:
+    path = tmp_path / "qwen3.gguf"
+    convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), "q4_0", path)
+    ids = [7, 300, 12]
+    expected = ReferenceModel(path, int8_activations=True, q8_cache=True).logits(ids)
+    with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
+        patch.setattr(executor_module, "compile_missing", lambda *_: [])
+        device: object = EmulatedDevice()
+        x = executor_module.CudaExecutor(
+            planned(file, "cuda")[1],
+            file,
+            n_ctx=64,
+            n_slots=1,
+            n_batch=8,
+            cache_type="q8_0",
+            notify=lambda _: None,
+            device=device,  # type: ignore[arg-type]
+        )
+        for position, token in enumerate(ids):
+            x.tokens[0], x.positions[0] = token, position
+            logits = x.run(1, 1)[0]
+            assert np.linalg.norm(logits - expected[position]) < 1e-3 * np.linalg.norm(expected[position])
+        x.close()
+
+
+def test_what_a_gpu_does_not_cache(tmp_path: Path) -> None:
+    path = tmp_path / "llama.gguf"
+    convert(tiny_checkpoint(tmp_path, "llama", dtype="f32"), "f32", path)
+    with GGUFFile(path) as file:
+        assert cache_type(file, device="cuda") == "f16"
+        with pytest.raises(GGPYError, match="On a GPU the cache holds f16 or q8_0, not f32"):
+            cache_type(file, "f32", device="cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("types", [("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0")])
+@pytest.mark.parametrize("steps", [[1] * 21, [2, 3, 5, 8, 3], [70, 40, 1]])
+def test_as_on_the_cpu(tmp_path: Path, steps: list[int], types: tuple[str, str]) -> None:
+    from ggpy.cuda.driver import usable
+
+    if not usable():
+        pytest.skip("no NVIDIA GPU that can be used")
+    path = tmp_path / "model.gguf"
+    convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), "f16", path)
+    cpu, cuda = both(path, steps, cache_type_k=types[0], cache_type_v=types[1])
+    # A number on the edge of a rounding step may fall to the other side.
+    assert np.median(errors(cuda, cpu)) < 3e-3
+    assert errors(cuda, cpu).max() < 2e-2
