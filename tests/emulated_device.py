@@ -88,8 +88,9 @@ class EmulatedDevice:
 
     def page_locked(self, n_bytes: int) -> tuple[int, Any]:
         buffer = (ctypes.c_uint8 * n_bytes)()
-        address = ctypes.addressof(buffer)
-        self._arrays[address] = np.frombuffer(buffer, np.uint8)
+        array = np.frombuffer(buffer, np.uint8)
+        address = self.memory_map.add(array)  # kernels may write there too
+        self._arrays[address] = array
         return address, buffer
 
     def upload(self, to: int, of: int, n_bytes: int) -> None:
@@ -97,9 +98,6 @@ class EmulatedDevice:
 
     def download(self, to: int, of: int, n_bytes: int) -> None:
         self.queue(lambda: ctypes.memmove(to, of, n_bytes) and None)
-
-    def event(self) -> EmulatedEvent:
-        return EmulatedEvent()
 
     def receive(self, to: int, source: EmulatedDevice, of: int, n_bytes: int) -> None:
         assert any(base <= of and of + n_bytes <= base + len(a) for base, a in source._arrays.items())
@@ -119,18 +117,11 @@ class EmulatedDevice:
             self._recording = None
         return EmulatedGraph(recorded)
 
+    def event(self) -> EmulatedEvent:
+        return EmulatedEvent()
+
     def close(self) -> None:
         self._arrays.clear()
-
-
-class EmulatedEvent:
-    """Nothing is ever under way."""
-
-    def record(self) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
 
 
 class EmulatedGraph:
@@ -140,3 +131,13 @@ class EmulatedGraph:
     def launch(self) -> None:
         for what in self.recorded:
             what()
+
+
+class EmulatedEvent:
+    """Whatever it could wait for has ended."""
+
+    def set(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass

@@ -155,22 +155,6 @@ class Kernel:
         check(device.lib.cuLaunchKernelEx(byref(config), self._function, pointers, None), f"starting {self.name}")
 
 
-class Event:
-    """A moment in a device's stream: the end of what was queued before `record`."""
-
-    def __init__(self, device: Device) -> None:
-        event = c_void_p()
-        check(device.lib.cuEventCreate(byref(event), 2), "preparing")
-        self.event, self._device = event, device
-
-    def record(self) -> None:
-        check(self._device.lib.cuEventRecord(self.event, self._device.stream), "running the model")
-
-    def synchronize(self) -> None:
-        """Wait until it has come; at once where it was never recorded."""
-        check(self._device.lib.cuEventSynchronize(self.event), "running the model")
-
-
 class Device:
     """One GPU: its memory, one stream, its kernels."""
 
@@ -193,7 +177,6 @@ class Device:
         self._kernels: dict[str, Kernel] = {}
         self._allocated: dict[int, int] = {}
         self._page_locked: list[int] = []
-        self._events: list[Event] = []
         self._peers: dict[Device, tuple[Event, Event]] = {}
         if self.cc < (8, 0):
             raise GGPYError(
@@ -271,10 +254,6 @@ class Device:
             self.lib.cuMemcpyDtoHAsync_v2(c_void_p(to), c_uint64(of), c_size_t(n_bytes), self.stream), "copying from it"
         )
 
-    def event(self) -> Event:
-        self._events.append(Event(self))
-        return self._events[-1]
-
     def receive(self, to: int, source: Device, of: int, n_bytes: int) -> None:
         """Queue a copy from another GPU's memory. It waits for what is queued there, and what is queued there later
         waits for it. Where the two reach each other, it goes directly, else the driver takes it through the host."""
@@ -286,19 +265,18 @@ class Device:
             self._peers[source] = sent, self.event()
         sent, received = self._peers[source]
         source.use()
-        sent.record()
+        sent.set()
         self.use()
-        what = "copying from another GPU"
-        check(self.lib.cuStreamWaitEvent(self.stream, sent.event, 0), what)
+        sent.hold_back(self)
         check(
             self.lib.cuMemcpyPeerAsync(
                 c_uint64(to), self._context, c_uint64(of), source._context, c_size_t(n_bytes), self.stream
             ),
-            what,
+            "copying from another GPU",
         )
-        received.record()
+        received.set()
         source.use()
-        check(self.lib.cuStreamWaitEvent(source.stream, received.event, 0), what)
+        received.hold_back(source)
         self.use()
 
     def _reach(self, source: Device) -> None:
@@ -346,6 +324,10 @@ class Device:
         check(self.lib.cuGraphUpload(executable, self.stream), "loading a graph")
         return Graph(self, executable)
 
+    def event(self) -> Event:
+        """A mark to be set in the stream."""
+        return Event(self)
+
     # ---- time
 
     def timer(self) -> Callable[[], float]:
@@ -368,15 +350,12 @@ class Device:
         """Give back all its memory; the device cannot be used afterwards."""
         self.use()
         self.lib.cuStreamSynchronize(self.stream)
-        for event in self._events:
-            self.lib.cuEventDestroy_v2(event.event)
         for address in list(self._allocated):
             self.lib.cuMemFree_v2(c_uint64(address))
         for address in self._page_locked:
             self.lib.cuMemFreeHost(c_void_p(address))
         self._allocated.clear()
         self._page_locked.clear()
-        self._events.clear()
 
 
 class Graph:
@@ -387,6 +366,26 @@ class Graph:
 
     def launch(self) -> None:
         check(self._device.lib.cuGraphLaunch(self._executable, self._device.stream), "starting a graph")
+
+
+class Event:
+    """A mark in a device's stream. Before it is first set, nothing waits for it."""
+
+    def __init__(self, device: Device) -> None:
+        self._device, self._handle = device, c_void_p()
+        check(device.lib.cuEventCreate(byref(self._handle), 2), "making a mark")  # without a time
+
+    def set(self) -> None:
+        """Mark what is queued so far."""
+        check(self._device.lib.cuEventRecord(self._handle, self._device.stream), "setting a mark")
+
+    def wait(self) -> None:
+        """Wait until what was queued before the mark has ended; a fault of a kernel is reported here."""
+        check(self._device.lib.cuEventSynchronize(self._handle), "running the model")
+
+    def hold_back(self, other: Device) -> None:
+        """Have what is queued on another device from now on wait for the mark."""
+        check(self._device.lib.cuStreamWaitEvent(other.stream, self._handle, 0), "waiting for another GPU")
 
 
 @lru_cache(maxsize=8)

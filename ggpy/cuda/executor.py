@@ -49,7 +49,8 @@ class Inputs:
             words[at + i * capacity : at + (i + 1) * capacity] for i in range(4)
         )
         self.segments = words[at + 4 * capacity :].reshape(capacity, 4)
-        self._device, self._taken, self._under_way = device, device.event(), False
+        self.done = device.event()  # with reading them
+        self._device = device
 
     def device_address(self, name: str) -> int:
         place = ("tokens", "slots", "positions", "outputs", "segments").index(name)
@@ -57,17 +58,6 @@ class Inputs:
 
     def upload(self) -> None:
         self._device.upload(self.address, self._host, self._bytes)
-
-    def leave(self) -> None:
-        """Note that the step returns, maybe before what is queued so far has taken what is written here."""
-        self._taken.record()
-        self._under_way = True
-
-    def wait(self) -> None:
-        """Until it may be written anew."""
-        if self._under_way:
-            self._taken.synchronize()
-            self._under_way = False
 
 
 class CudaExecutor:
@@ -178,7 +168,7 @@ class CudaExecutor:
         return self._prompt(n, m)
 
     def _fill(self, inputs: Inputs, n: int, m: int) -> None:
-        inputs.wait()
+        inputs.done.wait()  # a step may have returned before it was over
         inputs.header[0] = n
         inputs.tokens[:n], inputs.slots[:n] = self.tokens[:n], self.slots[:n]
         inputs.positions[:n] = self.positions[:n]
@@ -195,7 +185,7 @@ class CudaExecutor:
             self._graphs[key] = self.device.capture(lambda: self._record(*key))
         self._graphs[key].launch()
         if not head:
-            self._few.leave()
+            self._few.done.set()
             return self._logits[:0]
         self.device.synchronize()
         return self._logits[:m]
@@ -219,7 +209,7 @@ class CudaExecutor:
         inputs.segments[: len(segments)] = segments
         memory.n_segments, memory.max_tokens = len(segments), int(segments[:, 2].max())
         inputs.upload()
-        inputs.leave()
+        inputs.done.set()
         self._queue.queue(n, "prompt")
         if self.program.logits is None:
             return self._logits[:0]
@@ -257,10 +247,10 @@ class CudaExecutor:
             self.device.receive(address, before.device, of, n * stride)
             return
         host, values, uploaded = self._crossing
-        uploaded.synchronize()
+        uploaded.wait()
         values[:n] = before.give(n)
         self.device.upload(address, host, n * stride)
-        uploaded.record()
+        uploaded.set()
 
     def give(self, n: int) -> np.ndarray:
         """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols] on the host."""
