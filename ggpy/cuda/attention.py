@@ -16,7 +16,7 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, f32, i32, u32, u64, warp_sum
+from ggpy.cuda.device import at, divided, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
     divide,
     dynamic_shared,
@@ -83,11 +83,11 @@ def source(lanes_: str, group_: str, turning: str) -> Source:
         begin, end = i32(0), position + i32(1)
         if window > i32(0) and end > window:
             begin = end - window
-        share = (end - begin + splits - i32(1)) // splits
+        share = divided(end - begin + splits - i32(1), splits)
         begin += split * share
         if begin + share < end:
             end = begin + share
-        kv = head // (n_head // n_head_kv)
+        kv = divided(head, divided(n_head, n_head_kv))
         base = u64(u32(slot * n_head_kv + kv)) * head_bytes
         for p in range(begin + tid, end, i32(ATTENTION_THREADS)):
             cell = base + u64(u32(p)) * u64(u32(cell_bytes))

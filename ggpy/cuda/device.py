@@ -10,9 +10,12 @@ from numba.cuda import types
 
 from ggpy.cuda.instructions import (
     bits_to_f32,
+    fma,
     half_to_f32,
     halves_to_f32,
+    inverse_root,
     logic_and_or,
+    reciprocal,
     shared_load_f32,
     shared_store_f32,
     stream_32,
@@ -34,6 +37,31 @@ u32, i32, u64, f32 = types.uint32, types.int32, types.uint64, types.float32
 def at(base, offset):  # type: ignore[no-untyped-def]
     """A global address `offset` bytes (32 bits, not negative) after `base`."""
     return base + u64(u32(offset))
+
+
+@inline
+def divided(a, b):  # type: ignore[no-untyped-def]
+    """a // b of numbers that are not negative, in 32 bits: between int32, Python's operator divides 64."""
+    return i32(u32(a) // u32(b))
+
+
+@inline
+def quotient(a, b):  # type: ignore[no-untyped-def]
+    """a / b rounded as `divide` rounds it, where no step of it leaves the normal numbers: without the branch for the
+    others, after which the lanes of a warp must find together again."""
+    r = reciprocal(b)
+    r = fma(r, fma(-r, b, f32(1.0)), r)
+    q = a * r
+    return fma(r, fma(-q, b, a), q)
+
+
+@inline
+def normalizing(x):  # type: ignore[no-untyped-def]
+    """1 / sqrt(x), each rounded, for normal numbers; without branches likewise."""
+    r = inverse_root(x)
+    s = x * r
+    s = fma(fma(-s, s, x), f32(0.5) * r, s)
+    return quotient(f32(1.0), s)
 
 
 @inline

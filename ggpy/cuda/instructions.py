@@ -176,6 +176,7 @@ log2 = ptx("log2", "f32", "f32", "lg2.approx.ftz.f32 $0, $1;")
 reciprocal = ptx("reciprocal", "f32", "f32", "rcp.approx.ftz.f32 $0, $1;")
 divide = ptx("divide", "f32", "f32 f32", "div.rn.f32 $0, $1, $2;")
 root = ptx("root", "f32", "f32", "sqrt.rn.f32 $0, $1;")
+inverse_root = ptx("inverse_root", "f32", "f32", "rsqrt.approx.ftz.f32 $0, $1;")
 larger = ptx("larger", "f32", "f32 f32", "max.f32 $0, $1, $2;")
 magnitude = ptx("magnitude", "f32", "f32", "abs.f32 $0, $1;")
 pack_bytes = ptx(  # the low bytes of four numbers, the first lowest
