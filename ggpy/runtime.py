@@ -22,6 +22,7 @@ from ggpy.program import Program, plan
 from ggpy.quant.packed import BLOCK
 
 if TYPE_CHECKING:
+    from ggpy.choice import Choices, Chosen
     from ggpy.cpu.executor import CpuExecutor
     from ggpy.cuda.executor import CudaExecutor
     from ggpy.sampler import Chain, SamplingParams
@@ -94,11 +95,11 @@ def default_batch(file: GGUFFile, device: str = "cpu") -> int:
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
-def _below(values: Integers, limit: int) -> bool:
-    """Whether all values are from 0 to below `limit`."""
+def _within(values: Integers, least: int, limit: int) -> bool:
+    """Whether all values are from `least` to below `limit`."""
     if isinstance(values, np.ndarray):
-        return not values.size or bool(values.min() >= 0 and values.max() < limit)
-    return not values or (min(values) >= 0 and max(values) < limit)
+        return not values.size or bool(values.min() >= least and values.max() < limit)
+    return not values or (min(values) >= least and max(values) < limit)
 
 
 class Runtime:
@@ -133,6 +134,8 @@ class Runtime:
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
         self.cache_type = cache_type(file, cache_type_k, cache_type_v) if device == "cpu" else "f16"
+        # What `choose` can do: tokens of a step, and of candidates for each; 0 where it cannot.
+        self.most_chosen = self.most_candidates = 0
         self._executor: CpuExecutor | CudaExecutor
         if device != "cpu":
             from ggpy.cuda.driver import Device, device_index
@@ -144,6 +147,8 @@ class Runtime:
             self._executor = CudaExecutor(
                 program, file, n_ctx=n_ctx, n_slots=n_slots, n_batch=self.n_batch, notify=notify or _quiet, device=gpu
             )
+            self.most_chosen = min(CudaExecutor.most_chosen, self.n_batch)
+            self.most_candidates = CudaExecutor.most_candidates
             return
         self._executor = CpuExecutor(
             program,
@@ -164,6 +169,25 @@ class Runtime:
         by this batch. `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view
         valid until the next step; it may be written to.
         """
+        self._describe(tokens, slots, positions, outputs, 0)
+        return self._executor.run(len(tokens), len(outputs))
+
+    def choose(self, tokens: Integers, slots: Integers, positions: Integers, choices: Choices) -> Chosen:
+        """Start a step of one token in each of some slots, and the choice of the token after it: [n] as for `step`,
+        choices `ggpy.choice.CHOICE` [n]. For up to `most_chosen` tokens.
+
+        A token may be `chosen_by_last_step(slot)`. It may be called once more before what it returned is asked.
+        """
+        n = len(tokens)
+        if n > self.most_chosen or len(choices) != n or len(set(slots)) != n:
+            raise ValueError(f"{n} tokens, {len(choices)} choices; at most {self.most_chosen}, in slots of their own")
+        self._describe(tokens, slots, positions, (), self.n_slots)
+        return self._executor.choose(n, choices)  # type: ignore[union-attr]
+
+    def _describe(
+        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_unknown: int
+    ) -> None:
+        """Tell the executor of a batch. n_unknown: for how many slots a token may be the last one chosen."""
         n, m = len(tokens), len(outputs)
         if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or m > self.n_batch:
             raise ValueError(
@@ -172,19 +196,18 @@ class Runtime:
             )
         x = self._executor
         # kernels take raw addresses: nothing out of range may reach them
-        for name, values, limit, to in (
-            ("token", tokens, self.n_vocab, x.tokens),
-            ("slot", slots, self.n_slots, x.slots),
-            ("position", positions, self.n_ctx, x.positions),
-            ("output", outputs, n, x.outputs),
+        for name, values, least, limit, to in (
+            ("token", tokens, -n_unknown, self.n_vocab, x.tokens),
+            ("slot", slots, 0, self.n_slots, x.slots),
+            ("position", positions, 0, self.n_ctx, x.positions),
+            ("output", outputs, 0, n, x.outputs),
         ):
-            if not _below(values, limit):
-                raise ValueError(f"a {name} outside 0..{limit - 1}")
+            if not _within(values, least, limit):
+                raise ValueError(f"a {name} outside {least}..{limit - 1}")
             if len(values) == 1:  # numpy takes longer to start on a slice than one number takes
                 to[0] = values[0]
             else:
                 to[: len(values)] = values
-        return x.run(n, m)
 
     def chain_for(self, params: SamplingParams) -> Chain | None:
         """What samples with these parameters (resolved) in machine code, where the CPU's kernels are at hand."""

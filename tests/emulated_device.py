@@ -87,8 +87,9 @@ class EmulatedDevice:
 
     def page_locked(self, n_bytes: int) -> tuple[int, Any]:
         buffer = (ctypes.c_uint8 * n_bytes)()
-        address = ctypes.addressof(buffer)
-        self._arrays[address] = np.frombuffer(buffer, np.uint8)
+        array = np.frombuffer(buffer, np.uint8)
+        address = self.memory_map.add(array)  # kernels may write there too
+        self._arrays[address] = array
         return address, buffer
 
     def upload(self, to: int, of: int, n_bytes: int) -> None:
@@ -111,6 +112,9 @@ class EmulatedDevice:
             self._recording = None
         return EmulatedGraph(recorded)
 
+    def event(self) -> EmulatedEvent:
+        return EmulatedEvent()
+
     def close(self) -> None:
         self._arrays.clear()
 
@@ -122,3 +126,13 @@ class EmulatedGraph:
     def launch(self) -> None:
         for what in self.recorded:
             what()
+
+
+class EmulatedEvent:
+    """Whatever it could wait for has ended."""
+
+    def set(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass

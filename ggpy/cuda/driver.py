@@ -292,6 +292,10 @@ class Device:
         check(self.lib.cuGraphUpload(executable, self.stream), "loading a graph")
         return Graph(self, executable)
 
+    def event(self) -> Event:
+        """A mark to be set in the stream."""
+        return Event(self)
+
     # ---- time
 
     def timer(self) -> Callable[[], float]:
@@ -330,6 +334,22 @@ class Graph:
 
     def launch(self) -> None:
         check(self._device.lib.cuGraphLaunch(self._executable, self._device.stream), "starting a graph")
+
+
+class Event:
+    """A mark in a device's stream. Before it is first set, nothing waits for it."""
+
+    def __init__(self, device: Device) -> None:
+        self._device, self._handle = device, c_void_p()
+        check(device.lib.cuEventCreate(byref(self._handle), 2), "making a mark")  # without a time
+
+    def set(self) -> None:
+        """Mark what is queued so far."""
+        check(self._device.lib.cuEventRecord(self._handle, self._device.stream), "setting a mark")
+
+    def wait(self) -> None:
+        """Wait until what was queued before the mark has ended; a fault of a kernel is reported here."""
+        check(self._device.lib.cuEventSynchronize(self._handle), "running the model")
 
 
 @lru_cache(maxsize=8)
