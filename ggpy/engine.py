@@ -1,7 +1,8 @@
 """Sequences, slots and batches: many requests over one runtime.
 
 `Engine.step` shows the data's way: schedule a batch (the next token of every sequence that is generating, then pieces
-of prompts, up to `n_batch`), run it, choose tokens. Each slot of the runtime's cache remembers the tokens whose keys
+of prompts, up to `n_batch`), run it, choose tokens. A device that chooses tokens by itself is kept a step ahead: it
+needs no word from here to go on. Each slot of the runtime's cache remembers the tokens whose keys
 and values it holds, so a sequence that begins like an earlier one is evaluated only from where they part.
 Knows nothing of files, templates or terminals.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ggpy.choice import CHOICE, Choices, Chosen, chosen_by_last_step
 from ggpy.errors import GGPYError
 from ggpy.sampler import Chain, Sampler, SamplingParams
 from ggpy.text_stream import TextStream
@@ -34,10 +36,14 @@ class RuntimeLike(Protocol):
     n_slots: int
     n_batch: int
     n_vocab: int
+    most_chosen: int  # tokens of a step that `choose` takes; 0 where there is no such way
+    most_candidates: int  # that it can draw one token from
 
     def step(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers
     ) -> NDArray[np.float32]: ...
+
+    def choose(self, tokens: Integers, slots: Integers, positions: Integers, choices: Choices) -> Chosen: ...
 
 
 @dataclass
@@ -99,8 +105,8 @@ class Sequence:
         self._ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else tokenizer.eog)
         self._n_ctx = n_ctx
         banned = sorted(tokenizer.eog) if params.ignore_eos else ()
-        self._sampler = Sampler(params, banned=banned, n_ctx=n_ctx, chain=chain)
-        self._sampler.accept(self.tokens)
+        self.sampler = Sampler(params, banned=banned, n_ctx=n_ctx, chain=chain)
+        self.sampler.accept(self.tokens)
         self._stream = TextStream(tokenizer, tuple(params.stop or ()))
         self._pieces: list[str] = []
         self._n_taken = 0
@@ -155,10 +161,16 @@ class Sequence:
             self._started = time.perf_counter()
             self._n_reused = self.n_computed
 
-    def advance(self, logits: NDArray[np.float32]) -> None:
-        """Choose the next token from logits [n_vocab], and finish where it ends the text or nothing may follow."""
-        token = self._sampler.sample(logits)
-        self._sampler.accept((token,))
+    @property
+    def goes_on(self) -> bool:
+        """Whether another token will be chosen after the next one, unless that ends the text."""
+        return self.n_chosen + 1 != self.params.max_tokens and len(self.tokens) < self._n_ctx
+
+    def advance(self, chosen: NDArray[np.float32] | int) -> None:
+        """Take the next token, which a device chose or the logits [n_vocab] give, and finish where it ends the text or
+        nothing may follow."""
+        token = self.sampler.take(chosen) if isinstance(chosen, int) else self.sampler.sample(chosen)
+        self.sampler.accept((token,))
         self.tokens.append(token)
         self._last = time.perf_counter()
         self._first = self._first or self._last
@@ -185,6 +197,10 @@ class Batch:
 
     sequences: list[Sequence] = field(default_factory=list)
     pieces: list[list[int]] = field(default_factory=list)
+    ahead: int = 0  # tokens of each sequence that the batch before is yet to choose: one, which its piece is, or none
+    choices: Choices | None = None  # how the device is to choose every sequence's next token; None: here, from logits
+    # logits [m, n_vocab], a row for each sequence that has no token pending any more; or every sequence's token
+    result: NDArray[np.float32] | Chosen | None = None
 
     def __iter__(self) -> Iterator[tuple[Sequence, list[int]]]:
         return zip(self.sequences, self.pieces, strict=True)
@@ -209,6 +225,7 @@ class Engine:
         self.running: list[Sequence] = []
         self.n_evaluated = 0  # tokens that went through the runtime so far
         self._clock = 0
+        self._ahead: Batch | None = None  # under way already
 
     @property
     def has_work(self) -> bool:
@@ -233,11 +250,12 @@ class Engine:
 
     def step(self) -> list[Sequence]:
         """Evaluate one batch. Returns the sequences that gained a token."""
-        batch = self.schedule()
-        if not batch.sequences:
-            return []
-        logits = self.run(batch)
-        return self.postprocess(batch, logits)
+        batch, self._ahead = self._ahead or self.run(self.schedule()), None
+        following = self.run(self.schedule_after(batch))
+        advanced = self.postprocess(batch)
+        if not all(sequence.finished for sequence in following.sequences):
+            self._ahead = following
+        return advanced
 
     def schedule(self) -> Batch:
         """Who takes part in the next step: generating sequences first, then prompts in order of arrival."""
@@ -254,16 +272,47 @@ class Engine:
                 batch.sequences.append(sequence)
                 batch.pieces.append(sequence.tokens[sequence.n_computed : sequence.n_computed + count])
                 room -= count
+        batch.choices = self._choices(batch)
         return batch
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Evaluate the batch; logits [m, n_vocab], one row for each sequence that has no token pending any more."""
+    def schedule_after(self, batch: Batch) -> Batch:
+        """What follows a batch whose tokens the device chooses, if its sequences simply go on; else nothing. A sequence
+        that turns out to have ended has a token evaluated in vain, in a cell that its slot never claims."""
+        following = Batch([sequence for sequence in batch.sequences if not sequence.finished], ahead=1)
+        if batch.choices is None or following.sequences != self.running:
+            return Batch()
+        if self.waiting and any(slot.sequence is None for slot in self.slots):
+            return Batch()
+        if not all(sequence.goes_on for sequence in following.sequences):
+            return Batch()
+        following.pieces = [[chosen_by_last_step(s.slot.index)] for s in following.sequences if s.slot is not None]
+        following.choices = self._choices(following)
+        return following if following.choices is not None else Batch()
+
+    def _choices(self, batch: Batch) -> Choices | None:
+        """How the device is to choose the batch's tokens; None where it cannot, for one of them at least."""
+        if not 0 < len(batch.sequences) <= self.runtime.most_chosen:
+            return None
+        rows = []
+        for sequence in batch.sequences:
+            if not batch.ahead and sequence.n_pending > 1:
+                return None
+            row = sequence.sampler.choice(self.runtime.n_vocab, self.runtime.most_candidates, batch.ahead)
+            if row is None:
+                return None
+            rows.append(row)
+        return np.array(rows, CHOICE)
+
+    def run(self, batch: Batch) -> Batch:
+        """Have the batch evaluated: its `result` is there, or on its way."""
+        if not batch.sequences:
+            return batch
         tokens: list[int] = []
         slots: list[int] = []
         positions: list[int] = []
         outputs: list[int] = []
         for sequence, piece in batch:
-            slot, start = sequence.slot, sequence.n_computed
+            slot, start = sequence.slot, sequence.n_computed + batch.ahead
             assert slot is not None, "a scheduled sequence has a slot"
             # From here the cells are rewritten: should the step be interrupted, the slot must not claim them.
             del slot.tokens[start:]
@@ -272,26 +321,38 @@ class Engine:
             positions += range(start, start + len(piece))
             if len(piece) == sequence.n_pending:
                 outputs.append(len(tokens) - 1)
-        logits = self.runtime.step(tokens, slots, positions, outputs)
+        if batch.choices is None:
+            batch.result = self.runtime.step(tokens, slots, positions, outputs)
+        else:
+            batch.result = self.runtime.choose(tokens, slots, positions, batch.choices)
         self.n_evaluated += len(tokens)
-        return logits
+        return batch
 
-    def postprocess(self, batch: Batch, logits: NDArray[np.float32]) -> list[Sequence]:
-        """Note what the cache now holds, and choose a token for every sequence whose last one was evaluated."""
+    def postprocess(self, batch: Batch) -> list[Sequence]:
+        """Note what the cache now holds, and give every sequence whose last token was evaluated its next one. Those
+        that ended while the batch was under way get nothing."""
+        result = batch.result
+        chosen = () if result is None else result if isinstance(result, np.ndarray) else result.tokens()
+        complete = [sequence for sequence, piece in batch if len(piece) == sequence.n_pending]
         for sequence, piece in batch:
-            assert sequence.slot is not None
-            sequence.slot.tokens.extend(piece)
-            sequence.n_computed += len(piece)
-        advanced = [sequence for sequence in batch.sequences if not sequence.n_pending]
-        for sequence, row in zip(advanced, logits, strict=True):
+            if not sequence.finished:
+                assert sequence.slot is not None
+                start, end = sequence.n_computed, sequence.n_computed + len(piece)
+                sequence.slot.tokens.extend(sequence.tokens[start:end])
+                sequence.n_computed = end
+        advanced = []
+        for sequence, one in zip(complete, chosen, strict=True):
+            if sequence.finished:
+                continue
             try:
-                sequence.advance(row)
+                sequence.advance(one)
             except GGPYError:
                 assert sequence.slot is not None
                 sequence.slot.tokens.clear()  # whatever gave such logits is not to be built upon
                 sequence.finish("error")
                 self._retire(sequence)
                 raise
+            advanced.append(sequence)
             if sequence.finished:
                 self._retire(sequence)
         return advanced
@@ -302,6 +363,7 @@ class Engine:
         Borrows a slot: a free one, else that of the newest running sequence, which then evaluates its tokens again.
         """
         self._check(tokens, "The sequence of tokens")
+        self._ahead = None  # its sequences may lose their slots; those tokens will be chosen again
         free = [slot for slot in self.slots if slot.sequence is None]
         if free:
             slot = min(free, key=lambda s: s.last_used)

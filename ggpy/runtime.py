@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ggpy.quant.packed import BLOCK
 from ggpy.split import SplitExecutor
 
 if TYPE_CHECKING:
+    from ggpy.choice import Choices, Choosing, Chosen
     from ggpy.placement import Part
     from ggpy.sampler import Chain, SamplingParams
     from ggpy.split import Executor, PartExecutor
@@ -100,11 +101,11 @@ def default_batch(file: GGUFFile, parts: Sequence[Part]) -> int:
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
-def _below(values: Integers, limit: int) -> bool:
-    """Whether all values are from 0 to below `limit`."""
+def _within(values: Integers, least: int, limit: int) -> bool:
+    """Whether all values are from `least` to below `limit`."""
     if isinstance(values, np.ndarray):
-        return not values.size or bool(values.min() >= 0 and values.max() < limit)
-    return not values or (min(values) >= 0 and max(values) < limit)
+        return not values.size or bool(values.min() >= least and values.max() < limit)
+    return not values or (min(values) >= least and max(values) < limit)
 
 
 class Runtime:
@@ -159,6 +160,11 @@ class Runtime:
                 undo.callback(executors[-1].close)
             undo.pop_all()
         self._executor: Executor = executors[0] if len(executors) == 1 else SplitExecutor(executors)
+        whole_on_gpu = len(executors) == 1 and self.device != "cpu"
+        self._choosing = cast("Choosing", self._executor) if whole_on_gpu else None
+        # What `choose` can do: tokens of a step, and of candidates for each; 0 where it cannot.
+        self.most_chosen = min(self.n_batch, self._choosing.most_chosen) if self._choosing else 0
+        self.most_candidates = self._choosing.most_candidates if self._choosing else 0
 
     def _executor_of(self, part: Part, program: Program, notify: Callable[[str], None]) -> PartExecutor:
         if part.on_gpu:
@@ -195,6 +201,26 @@ class Runtime:
         by this batch. `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view
         valid until the next step; it may be written to.
         """
+        self._describe(tokens, slots, positions, outputs, 0)
+        return self._executor.run(len(tokens), len(outputs))
+
+    def choose(self, tokens: Integers, slots: Integers, positions: Integers, choices: Choices) -> Chosen:
+        """Start a step of one token in each of some slots, and the choice of the token after it: [n] as for `step`,
+        choices `ggpy.choice.CHOICE` [n]. For up to `most_chosen` tokens.
+
+        A token may be `chosen_by_last_step(slot)`. It may be called once more before what it returned is asked.
+        """
+        n = len(tokens)
+        if n > self.most_chosen or len(choices) != n or len(set(slots)) != n:
+            raise ValueError(f"{n} tokens, {len(choices)} choices; at most {self.most_chosen}, in slots of their own")
+        self._describe(tokens, slots, positions, (), self.n_slots)
+        assert self._choosing is not None
+        return self._choosing.choose(n, choices)
+
+    def _describe(
+        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_unknown: int
+    ) -> None:
+        """Tell the executor of a batch. n_unknown: for how many slots a token may be the last one chosen."""
         n, m = len(tokens), len(outputs)
         if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or m > self.n_batch:
             raise ValueError(
@@ -203,19 +229,18 @@ class Runtime:
             )
         x = self._executor
         # kernels take raw addresses: nothing out of range may reach them
-        for name, values, limit, to in (
-            ("token", tokens, self.n_vocab, x.tokens),
-            ("slot", slots, self.n_slots, x.slots),
-            ("position", positions, self.n_ctx, x.positions),
-            ("output", outputs, n, x.outputs),
+        for name, values, least, limit, to in (
+            ("token", tokens, -n_unknown, self.n_vocab, x.tokens),
+            ("slot", slots, 0, self.n_slots, x.slots),
+            ("position", positions, 0, self.n_ctx, x.positions),
+            ("output", outputs, 0, n, x.outputs),
         ):
-            if not _below(values, limit):
-                raise ValueError(f"a {name} outside 0..{limit - 1}")
+            if not _within(values, least, limit):
+                raise ValueError(f"a {name} outside {least}..{limit - 1}")
             if len(values) == 1:  # numpy takes longer to start on a slice than one number takes
                 to[0] = values[0]
             else:
                 to[: len(values)] = values
-        return x.run(n, m)
 
     def chain_for(self, params: SamplingParams) -> Chain | None:
         """What samples with these parameters (resolved) in machine code, where the CPU's kernels are at hand."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ggpy.choice import BANNED, CHOICE
 from ggpy.errors import GGPYError
 
 Floats = NDArray[np.float32]
@@ -286,6 +287,13 @@ def _index_at(mass: NDArray[np.float64], point: float) -> int:
     return min(int(np.searchsorted(mass, point, side="right")), int(np.searchsorted(mass, mass[-1])))
 
 
+def _unusable(largest: float) -> GGPYError:
+    return GGPYError(
+        f"The model gave no usable logits (the largest is {largest}): the file may be damaged, "
+        "or its weights may not fit the arithmetic; try `ggpy inspect`, or another quantization of it."
+    )
+
+
 class Sampler:
     """The chain for one sequence: its random numbers and the window of tokens that penalties look at.
 
@@ -300,7 +308,7 @@ class Sampler:
         self.params = params
         self._chain = chain
         self.rng = np.random.default_rng(params.seed)
-        self._uniforms: list[float] = []
+        self._uniforms: deque[float] = deque()  # drawn, and not yet used
         bias = dict(params.logit_bias or {}) | dict.fromkeys(banned, -math.inf)
         self._bias_tokens = np.fromiter(bias.keys(), np.intp, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
@@ -347,10 +355,16 @@ class Sampler:
             logits[touched] = before
 
     def _draw(self) -> float:
-        """The next random number, from 0 to below 1. Many are made at a time: numpy takes long to start on one."""
-        if not self._uniforms:
-            self._uniforms = self.rng.random(64).tolist()[::-1]
-        return self._uniforms.pop()
+        """The next random number, from 0 to below 1."""
+        self._upcoming(0)
+        return self._uniforms.popleft()
+
+    def _upcoming(self, ahead: int) -> float:
+        """The random number of the token after `ahead` others. Many are made at a time: numpy takes long to start on
+        one."""
+        while len(self._uniforms) <= ahead:
+            self._uniforms.extend(self.rng.random(64).tolist())
+        return self._uniforms[ahead]
 
     def _sample(self, logits: Floats) -> int:
         p = self.params
@@ -359,10 +373,7 @@ class Sampler:
             return token
         best = int(logits.argmax())  # numpy's argmax finds NaN before any number
         if not math.isfinite(logits[best]):
-            raise GGPYError(
-                f"The model gave no usable logits (the largest is {logits[best]}): the file may be damaged, "
-                "or its weights may not fit the arithmetic; try `ggpy inspect`, or another quantization of it."
-            )
+            raise _unusable(logits[best])
         if not p.temperature:
             return best
         # `resolved` set every number; the `or` clauses only say so to the type checker.
@@ -372,3 +383,36 @@ class Sampler:
         c = min_p(c, p.min_p or 0.0)
         c = temperature(c, p.temperature)
         return draw(c, uniform)
+
+    def choice(self, n_vocab: int, most: int, ahead: int = 0) -> NDArray[Any] | None:
+        """What `sample` would do as one CHOICE, for a device that keeps up to `most` candidates; None where that does
+        not say it. ahead: tokens that will be chosen before this one, and are not known here yet.
+
+        The random number stays this token's until `take` is told what came of it.
+        """
+        p = self.params
+        n = 1 if not p.temperature else p.top_k or 0
+        banned = self._bias_tokens
+        simple = not self._window_size and (p.typical_p in (None, 1.0) or not p.temperature)
+        if not simple or not 1 <= n <= min(most, n_vocab - 1) or banned.size > BANNED or (self._bias > -math.inf).any():
+            return None
+        row = np.zeros((), CHOICE)
+        row["candidates"], row["temperature"], row["top_p"], row["least"] = n, 1.0, 2.0, -math.inf
+        row["n_banned"] = banned.size
+        row["banned"][: banned.size] = banned
+        if p.temperature:
+            row["temperature"], row["uniform"] = max(p.temperature, 1e-30), self._upcoming(ahead)
+            if p.top_p is not None and p.top_p < 1.0:
+                row["top_p"] = p.top_p
+            if p.min_p:
+                row["least"] = math.log(p.min_p)
+        return row
+
+    def take(self, chosen: int) -> int:
+        """The token that a device chose (`ggpy.choice.Chosen`). Raises GGPYError where its logits were no
+        distribution."""
+        if chosen < 0:
+            raise _unusable((math.nan, math.inf, -math.inf)[-1 - chosen])
+        if self.params.temperature:
+            self._draw()
+        return chosen

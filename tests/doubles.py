@@ -14,20 +14,48 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ggpy import sampler
 from ggpy.errors import GGPYError
 
 EOS, BOS, N_VOCAB = 256, 257, 260
 
 
+def pick(logits: NDArray[np.float32], choice: Any) -> int:
+    """The token that a CHOICE asks for, by the sampler's own stages."""
+    logits = logits.copy()
+    logits[choice["banned"][: choice["n_banned"]]] -= np.inf
+    best = logits.max()
+    if not np.isfinite(best):
+        return -1 if np.isnan(best) else -2 if best > 0 else -3
+    c = sampler.top_k(sampler.Candidates(logits, None, False), int(choice["candidates"]))
+    c = sampler.top_p(c, float(choice["top_p"]))
+    c = sampler.min_p(c, float(np.exp(choice["least"])))
+    return sampler.draw(sampler.temperature(c, float(choice["temperature"])), float(choice["uniform"]))
+
+
+class FakeChosen:
+    def __init__(self, found: list[int]) -> None:
+        self.found, self.gone = found, False
+
+    def tokens(self) -> list[int]:
+        assert not self.gone, "its memory belongs to another step now"
+        return self.found
+
+
 class FakeRuntime:
     """Logits are a function of the whole prefix: `script(prefix)` names the next token, else a hash of the prefix."""
 
-    def __init__(self, n_ctx: int = 256, n_slots: int = 2, n_batch: int = 16, script: Any = None) -> None:
+    def __init__(
+        self, n_ctx: int = 256, n_slots: int = 2, n_batch: int = 16, script: Any = None, most_chosen: int = 0
+    ) -> None:
         self.device = "cpu"
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
         self.cells = np.full((n_slots, n_ctx), -1, np.int32)
         self.script = script
         self.batches: list[int] = []  # tokens in each step
+        self.most_chosen, self.most_candidates = most_chosen, 128
+        self.chosen: list[Any] = [None] * n_slots  # the last token chosen for each slot
+        self.under_way: list[FakeChosen] = []
         self.closed = False
         self.cache_type = "f16"
         self.hparams = SimpleNamespace(arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx)
@@ -42,6 +70,21 @@ class FakeRuntime:
         return np.array([self._logits(self.cells[slots[i], : positions[i] + 1]) for i in outputs], np.float32).reshape(
             len(outputs), N_VOCAB
         )
+
+    def choose(self, tokens: list[int], slots: list[int], positions: list[int], choices: NDArray[Any]) -> FakeChosen:
+        """As a GPU does, which goes on by itself, and remembers the tokens of its last two steps."""
+        assert 0 < len(tokens) <= self.most_chosen
+        assert len(tokens) == len(choices)
+        for step in self.under_way[:-1]:
+            step.gone = True
+        known = [self.chosen[-1 - token] if token < 0 else token for token in tokens]
+        assert None not in known
+        logits = self.step(known, slots, positions, list(range(len(tokens))))
+        found = [pick(row, choice) for row, choice in zip(logits, choices, strict=True)]
+        for slot, token in zip(slots, found, strict=True):
+            self.chosen[slot] = max(token, 0)
+        self.under_way.append(FakeChosen(found))
+        return self.under_way[-1]
 
     def _logits(self, prefix: NDArray[np.int32]) -> NDArray[np.float32]:
         assert (prefix >= 0).all(), "attends to a cell that was never written"

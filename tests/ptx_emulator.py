@@ -147,12 +147,15 @@ class Block(Together):
     def run(self) -> None:
         n, code = self.n, self.e.code
         pc, done, waiting = np.zeros(n, np.int64), np.zeros(n, bool), np.zeros(n, bool)
+        counting: list[tuple[Instruction, Array]] = []  # barriers that also count, and who came to them
         with np.errstate(all="ignore"):
             while True:
                 ready = ~done & ~waiting
                 if not ready.any():
                     if done.all():
                         return
+                    self._count(counting)
+                    counting.clear()
                     waiting[:] = False
                     continue
                 here = int(pc[ready].min())
@@ -171,11 +174,19 @@ class Block(Together):
                     done |= mask
                 elif ins.op in ("bar", "barrier") and "warp" not in ins.parts:
                     waiting |= mask
+                    if "red" in ins.parts:
+                        counting.append((ins, mask))
                 elif mask.any():
                     try:
                         getattr(self, "_" + ins.op)(ins, mask)
                     except Exception as error:
                         raise type(error)(f"{error} in {self.e.name[:60]}: {ins.text}") from error
+
+    def _count(self, counting: list[tuple[Instruction, Array]]) -> None:
+        """Give the threads that a barrier lets go the number of those whose predicate holds."""
+        total = sum(int((self.regs[ins.args[2]] & mask).sum()) for ins, mask in counting)
+        for ins, mask in counting:
+            self.put(ins.args[0], np.full(self.n, total, np.uint32), mask)
 
     @staticmethod
     def _type(word: str) -> tuple[str, int]:

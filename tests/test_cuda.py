@@ -142,7 +142,7 @@ def test_packed_rows_are_read_back_exactly(plain: Path, name: str) -> None:
     tokens = np.array([3, 0, 4], np.int32)
     out = np.full((3, 512), np.nan, np.float32)
     at, to = device.memory_map.add(tokens), device.memory_map.add(out)
-    device.kernel(f"embed.{name}").launch(3, at, *addresses, *strides, layout.n_blocks, 512, to, 2048)
+    device.kernel(f"embed.{name}").launch(3, at, 0, *addresses, *strides, layout.n_blocks, 512, to, 2048)
     assert np.allclose(out, weights[tokens], rtol=1e-6, atol=1e-7)
 
 

@@ -27,8 +27,17 @@ def one(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY) -> S
     return sequence
 
 
+MOST_CHOSEN = 0
+
+
+@pytest.fixture(autouse=True, params=[0, 8], ids=["logits", "tokens"])
+def what_the_runtime_gives(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is one of runtimes that give logits, and of those that choose tokens by themselves."""
+    monkeypatch.setattr("test_engine.MOST_CHOSEN", request.param)
+
+
 def engine_of(**kwargs: object) -> Engine:
-    return Engine(FakeRuntime(**kwargs), ByteTokenizer())  # type: ignore[arg-type]
+    return Engine(FakeRuntime(**{"most_chosen": MOST_CHOSEN} | kwargs), ByteTokenizer())  # type: ignore[arg-type]
 
 
 def prompts(*sizes: int) -> list[list[int]]:
@@ -198,6 +207,87 @@ def test_logits_disturb_nobody(n_slots: int) -> None:
     assert [s.token_ids for s in running] == [one(engine_of(), s.prompt).token_ids for s in running]
     with pytest.raises(GGPYError, match=r"300 tokens.*holds 256"):
         engine.logits([1] * 300)
+
+
+MIXED = [
+    SamplingParams(temperature=0, max_tokens=9),
+    SamplingParams(seed=1, max_tokens=30),
+    SamplingParams(seed=2, temperature=1.5, top_k=128, top_p=0.9, max_tokens=14),
+    SamplingParams(seed=3, top_k=9, min_p=0.0, ignore_eos=True, max_tokens=20),
+    SamplingParams(temperature=0, stop=[chr(c) for c in range(32, 48)]),
+    SamplingParams(seed=4, stop_token_ids=list(range(40))),
+]
+
+
+def test_whoever_chooses_the_tokens_are_the_same() -> None:
+    asked = list(zip(prompts(1, 30, 7, 18, 40, 2), MIXED, strict=True))
+    alone = [one(engine_of(most_chosen=0), prompt, params.resolved()) for prompt, params in asked]
+    for n_slots in (1, 3, 6):
+        engine = engine_of(n_slots=n_slots)
+        sequences = [engine.sequence(prompt, params.resolved()) for prompt, params in asked]
+        run(engine, *sequences)
+        for ours, expected in zip(sequences, alone, strict=True):
+            assert ours.token_ids == expected.token_ids
+            assert (ours.text, ours.finish_reason, ours.stop_reason) == (
+                expected.text, expected.finish_reason, expected.stop_reason,
+            )  # fmt: skip
+        again = one(engine, [*sequences[-1].tokens, 5])  # what was evaluated in vain is not taken for anything
+        assert again.token_ids == one(engine_of(most_chosen=0), again.prompt).token_ids
+
+
+def test_a_step_ahead_survives_what_happens_between_steps() -> None:
+    params = [p.resolved() for p in MIXED[1:4]]
+    asked = prompts(5, 9, 12)
+    alone = [one(engine_of(most_chosen=0), prompt, p).token_ids for prompt, p in zip(asked, params, strict=True)]
+    engine = engine_of(n_slots=3)
+    first, second, third = (engine.sequence(prompt, p) for prompt, p in zip(asked, params, strict=True))
+    for sequence in (first, second, third):
+        engine.add(sequence)
+    for _ in range(6):
+        engine.step()
+    engine.logits([1, 2, 3])  # displaces the third, which goes on later
+    engine.step()
+    engine.abort(second)
+    engine.step()
+    choose, engine.runtime.choose = engine.runtime.choose, _interrupt  # type: ignore[method-assign,assignment]
+    step, engine.runtime.step = engine.runtime.step, _interrupt  # type: ignore[method-assign,assignment]
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    engine.runtime.choose, engine.runtime.step = choose, step  # type: ignore[method-assign]
+    while engine.has_work:
+        engine.step()
+    assert [first.token_ids, third.token_ids] == [alone[0], alone[2]]
+    assert second.token_ids == alone[1][: second.n_chosen]
+    assert second.finish_reason == "abort"
+
+
+def test_what_a_device_cannot_choose_is_chosen_here() -> None:
+    engine = engine_of(n_slots=2)
+    params = SamplingParams(seed=3, repetition_penalty=1.2, max_tokens=12).resolved()
+    plain = SamplingParams(seed=4, max_tokens=20).resolved()
+    prompt, other = prompts(6, 9)
+    sequences = [engine.sequence(prompt, params), engine.sequence(other, plain)]
+    run(engine, *sequences)
+    assert sequences[0].token_ids == one(engine_of(most_chosen=0), prompt, params).token_ids
+    assert sequences[1].token_ids == one(engine_of(most_chosen=0), other, plain).token_ids
+
+
+def test_a_device_that_chooses_is_kept_a_step_ahead() -> None:
+    engine = engine_of(n_slots=1, most_chosen=4)
+    order: list[str] = []
+    choose = engine.runtime.choose
+
+    def watched(*args: object) -> object:
+        order.append("start")
+        chosen = choose(*args)  # type: ignore[arg-type]
+        ask = chosen.tokens
+        chosen.tokens = lambda: order.append("look") or ask()  # type: ignore[method-assign, func-returns-value]
+        return chosen
+
+    engine.runtime.choose = watched  # type: ignore[method-assign, assignment]
+    sequence = one(engine, [7])
+    assert sequence.n_chosen == 8
+    assert order == ["start"] + 7 * ["start", "look"] + ["look"]  # nothing is evaluated in vain
 
 
 def test_timings() -> None:

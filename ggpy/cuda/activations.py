@@ -9,9 +9,10 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, block_sum, f32, i32, inline, u32, u64
+from ggpy.cuda.device import at, block_sum, divided, f32, i32, inline, normalizing, quotient, u32, u64
 from ggpy.cuda.instructions import (
-    divide,
+    FLOAT_BASE,
+    FLOAT_BASE_BITS,
     dynamic_shared,
     exp2,
     f32_to_bits,
@@ -23,8 +24,6 @@ from ggpy.cuda.instructions import (
     magnitude,
     pack_bytes,
     release_next,
-    root,
-    round_to_i32,
     shared_store_4f32,
     shared_store_u32,
     store_4f32,
@@ -83,8 +82,8 @@ def row_reader(n_cols: int, threads: int, splits: int = 0) -> tuple[int, Any]:
     @inline
     def joined(parts, head_dim, part_bytes, column):  # type: ignore[no-untyped-def]
         """Four columns of attention's result, from the parts of their head (`ggpy.cuda.attention`)."""
-        head = column // head_dim
-        d = column - head * head_dim
+        head = divided(column, head_dim)
+        d = i32(column - head * head_dim)
         first = parts + u64(u32(head * i32(splits))) * u64(u32(part_bytes))
         largest = f32(-1e30)
         for s in range(splits):
@@ -96,7 +95,7 @@ def row_reader(n_cols: int, threads: int, splits: int = 0) -> tuple[int, Any]:
             weight = fma(load_f32(at(part, i32(4))), factor, weight)
             p, q, r, t = load_4f32(at(part, i32(PART_HEAD) + d * i32(4)))
             a, b, c, e = fma(p, factor, a), fma(q, factor, b), fma(r, factor, c), fma(t, factor, e)
-        weight = divide(f32(1.0), weight)
+        weight = quotient(f32(1.0), weight)
         return a * weight, b * weight, c * weight, e * weight
 
     return n_each, read
@@ -114,7 +113,7 @@ def norm_function(n_cols: int, threads: int) -> Any:
         for k in range(n_held):
             total = fma(held[k], held[k], total)
         mean = block_sum(total, memory, threads // 32) * f32(1.0 / n_cols)
-        factor = divide(f32(1.0), root(mean + eps))
+        factor = normalizing(mean + eps)
         for k in range(n_held):
             held[k] = held[k] * factor * weights[k]
 
@@ -128,49 +127,68 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
     n_items = 8 * n_blocks
     n_each = (n_cols + 4 * threads - 1) // (4 * threads)
     n_stores = -(-n_items // threads)
-    quantized = form == "q8"
+    assert threads % 8 == 0
 
     @inline
-    def write(held, codes, levels):  # type: ignore[no-untyped-def]
+    def write_floats(held, codes, levels):  # type: ignore[no-untyped-def]
+        first = place(codes, i32(cuda.threadIdx.x) * i32(16))
         for k in range(n_stores):
-            i = i32(cuda.threadIdx.x) + i32(k * threads)
             a, b, c, d = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
             if k < n_each:
                 a, b, c, d = held[4 * k], held[4 * k + 1], held[4 * k + 2], held[4 * k + 3]
-            if quantized:
-                word, scale, sums = quantized_word(a, b, c, d)
-                if i < i32(n_items):
-                    block, w = i >> i32(3), i & i32(7)
-                    put(
-                        place(codes, (w >> i32(2)) * i32(16 * n_blocks) + block * i32(16) + (w & i32(3)) * i32(4)), word
-                    )
-                    if w == i32(0):
-                        put(place(levels, block * i32(8)), f32_to_bits(scale))
-                        put(place(levels, block * i32(8) + i32(4)), sums)
-            elif i < i32(n_items):
-                put_floats(place(codes, i * i32(16)), a, b, c, d)
+            if (k + 1) * threads <= n_items or i32(cuda.threadIdx.x) < i32(n_items - k * threads):
+                put_floats(place(first, i32(k * threads * 16)), a, b, c, d)
 
-    return write
+    @inline
+    def write_codes(held, codes, levels):  # type: ignore[no-untyped-def]
+        """Eight lanes side by side share a block: its scale, and its halves' sums of codes as two int16. What lanes
+        tell each other is told for all blocks at a time, so that they wait once and not for each."""
+        scale = cuda.local.array(n_each, types.float32)
+        word = cuda.local.array(n_each, types.uint32)
+        sums = cuda.local.array(n_each, types.int32)
+        for k in range(n_each):
+            a, b, c, d = held[4 * k], held[4 * k + 1], held[4 * k + 2], held[4 * k + 3]
+            scale[k] = larger(larger(magnitude(a), magnitude(b)), larger(magnitude(c), magnitude(d)))
+        for mask in (4, 2, 1):
+            for k in range(n_each):
+                scale[k] = larger(scale[k], swap_f32(scale[k], u32(mask)))
+        for k in range(n_each):
+            largest = scale[k]
+            scale[k] = quotient(largest, f32(127.0))
+            inverse = quotient(f32(127.0), largest)
+            if not scale[k] > f32(1e-38):
+                inverse = f32(0.0)
+            p, q = rounded(held[4 * k] * inverse), rounded(held[4 * k + 1] * inverse)
+            r, s = rounded(held[4 * k + 2] * inverse), rounded(held[4 * k + 3] * inverse)
+            word[k] = pack_bytes(p, q, r, s)
+            sums[k] = i32(p + q + r + s - i32(4 * FLOAT_BASE_BITS & 0xFFFFFFFF))
+        for mask in (1, 2):
+            for k in range(n_each):
+                sums[k] = i32(sums[k] + swap_i32(sums[k], u32(mask)))
+        for k in range(n_each):
+            sums[k] = (sums[k] & i32(0xFFFF)) | i32(u32(swap_i32(sums[k], u32(4))) << u32(16))
+        i = i32(cuda.threadIdx.x)
+        block, w = i >> i32(3), i & i32(7)
+        first = place(codes, (w >> i32(2)) * i32(16 * n_blocks) + block * i32(16) + (w & i32(3)) * i32(4))
+        first_levels = place(levels, block * i32(8))
+        for k in range(n_stores):
+            if (k + 1) * threads <= n_items or i < i32(n_items - k * threads):
+                put(place(first, i32(k * threads * 2)), word[k] if k < n_each else u32(0))
+        if w == i32(0):
+            for k in range(n_stores):
+                if (k + 1) * threads <= n_items or i < i32(n_items - k * threads):
+                    here = place(first_levels, i32(k * threads))
+                    put(here, f32_to_bits(scale[k]) if k < n_each else u32(0))
+                    put(place(here, i32(4)), u32(sums[k]) if k < n_each else u32(0))
+
+    return write_codes if form == "q8" else write_floats
 
 
 @inline
-def quantized_word(a, b, c, d):  # type: ignore[no-untyped-def]
-    """Four columns as bytes; eight lanes side by side share a block: its scale, and its halves' sums of codes as two
-    int16 (in the first of the lanes)."""
-    largest = larger(larger(magnitude(a), magnitude(b)), larger(magnitude(c), magnitude(d)))
-    for mask in (4, 2, 1):
-        largest = larger(largest, swap_f32(largest, u32(mask)))
-    scale = divide(largest, f32(127.0))
-    inverse = f32(0.0)
-    if scale > f32(1e-38):
-        inverse = divide(f32(127.0), largest)
-    p, q = round_to_i32(a * inverse), round_to_i32(b * inverse)
-    r, s = round_to_i32(c * inverse), round_to_i32(d * inverse)
-    total = p + q + r + s
-    total += swap_i32(total, u32(1))
-    total += swap_i32(total, u32(2))
-    other = swap_i32(total, u32(4))
-    return pack_bytes(p, q, r, s), scale, u32(total & i32(0xFFFF)) | (u32(other) << u32(16))
+def rounded(x):  # type: ignore[no-untyped-def]
+    """x, of less than 2^21 in magnitude, to the nearest whole number, plus FLOAT_BASE_BITS: its low bytes are right.
+    Of two as near, the even one."""
+    return i32(f32_to_bits(x + f32(FLOAT_BASE)))
 
 
 def source(form: str, n_cols_: str) -> Source:

@@ -18,7 +18,7 @@ from numba.cuda import types
 from ggpy.cpu.layout import cache_types
 from ggpy.cuda.cache import bring_near, head_bytes, reader, writer
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, f32, i32, u32, u64, warp_sum
+from ggpy.cuda.device import at, divided, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
     divide,
     dynamic_shared,
@@ -85,11 +85,11 @@ def source(lanes_: str, group_: str, turning: str, cache: str) -> Source:
         begin, end = i32(0), position + i32(1)
         if window > i32(0) and end > window:
             begin = end - window
-        share = (end - begin + splits - i32(1)) // splits
+        share = divided(end - begin + splits - i32(1), splits)
         begin += split * share
         if begin + share < end:
             end = begin + share
-        kv = head // (n_head // n_head_kv)
+        kv = divided(head, divided(n_head, n_head_kv))
         key_head = u64(u32(slot * n_head_kv + kv)) * key_head_bytes(slot_cells, head_pad)
         value_head = u64(u32(slot * n_head_kv + kv)) * value_head_bytes(slot_cells, head_pad)
         for p in range(begin + tid, end, i32(ATTENTION_THREADS)):

@@ -10,11 +10,14 @@ from numba.cuda import types
 
 from ggpy.cuda.instructions import (
     bits_to_f32,
+    fma,
     half_to_f32,
     halves_to_f32,
+    inverse_root,
     load_u8,
     logic_and_or,
     permute,
+    reciprocal,
     shared_load_64,
     shared_load_128,
     shared_load_f32,
@@ -47,6 +50,31 @@ def at(base, offset):  # type: ignore[no-untyped-def]
 def shared_at(base, offset):  # type: ignore[no-untyped-def]
     """The same for a shared address."""
     return base + u32(offset)
+
+
+@inline
+def divided(a, b):  # type: ignore[no-untyped-def]
+    """a // b of numbers that are not negative, in 32 bits: between int32, Python's operator divides 64."""
+    return i32(u32(a) // u32(b))
+
+
+@inline
+def quotient(a, b):  # type: ignore[no-untyped-def]
+    """a / b rounded as `divide` rounds it, where no step of it leaves the normal numbers: without the branch for the
+    others, after which the lanes of a warp must find together again."""
+    r = reciprocal(b)
+    r = fma(r, fma(-r, b, f32(1.0)), r)
+    q = a * r
+    return fma(r, fma(-q, b, a), q)
+
+
+@inline
+def normalizing(x):  # type: ignore[no-untyped-def]
+    """1 / sqrt(x), each rounded, for normal numbers; without branches likewise."""
+    r = inverse_root(x)
+    s = x * r
+    s = fma(fma(-s, s, x), f32(0.5) * r, s)
+    return quotient(f32(1.0), s)
 
 
 @inline

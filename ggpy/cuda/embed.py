@@ -6,7 +6,7 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, block_reader, f32, i32, signed_byte, two_floats, u32, u64, unpacker
+from ggpy.cuda.device import at, block_reader, f32, i32, inline, signed_byte, two_floats, u32, u64, unpacker
 from ggpy.cuda.instructions import (
     bits_to_f32,
     load_i32,
@@ -22,18 +22,26 @@ from ggpy.quant.packed import PACKED
 THREADS = 128
 
 
+@inline
+def token_of(tokens, chosen, i):  # type: ignore[no-untyped-def]
+    token = load_i32(at(tokens, 4 * i))
+    if token < i32(0):
+        token = load_i32(at(chosen, 4 * (-1 - token)))
+    return token
+
+
 def source(name: str) -> Source:
-    """embed.TYPE(tokens, codes, high, levels, supers, their strides, n_blocks, n_cols, dst, dst_stride): a block of
-    threads a token; dst float32 rows."""
+    """embed.TYPE(tokens, chosen, codes, high, levels, supers, their strides, n_blocks, n_cols, dst, dst_stride): a
+    block of threads a token; dst float32 rows. A token below 0 is the one chosen for slot -1 - token."""
     p = PACKED[name]
     if p.is_float:
         kind = {"F32": 2, "BF16": 1, "F16": 0}[name]
 
-        def embed_floats(tokens, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+        def embed_floats(tokens, chosen, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
             wait_for_previous()
             release_next()
             i = cuda.blockIdx.x
-            row = codes + u64(load_i32(at(tokens, 4 * i))) * u64(code_stride)
+            row = codes + u64(token_of(tokens, chosen, i)) * u64(code_stride)
             out = dst + u64(i) * u64(dst_stride)
             for c in range(cuda.threadIdx.x * 4, n_cols, THREADS * 4):  # four columns, of which the last may be padding
                 if kind == 2:
@@ -55,11 +63,11 @@ def source(name: str) -> Source:
     fetch, (size, unpack) = block_reader(p, False), unpacker(p)
     offset, signed = p.offset, p.signed or bool(numbers(p))
 
-    def embed_blocks(tokens, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    def embed_blocks(tokens, chosen, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         wait_for_previous()
         release_next()
         i = cuda.blockIdx.x
-        row = u64(load_i32(at(tokens, 4 * i)))
+        row = u64(token_of(tokens, chosen, i))
         codes_at, high_at = codes + row * u64(code_stride), high + row * u64(high_stride)
         levels_at, supers_at = levels + row * u64(level_stride), supers + row * u64(super_stride)
         out = dst + u64(i) * u64(dst_stride)
@@ -78,4 +86,4 @@ def source(name: str) -> Source:
     return Source(embed_blocks, _SIGNATURE, THREADS)
 
 
-_SIGNATURE = "u64 u64 u64 u64 u64 i32 i32 i32 i32 i32 i32 u64 i32"
+_SIGNATURE = "u64 u64 u64 u64 u64 u64 i32 i32 i32 i32 i32 i32 u64 i32"

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggpy.choice import CHOICE, Choices
 from ggpy.cuda import matmul_launch
+from ggpy.cuda.choose_layout import CHOICE_WORDS
+from ggpy.cuda.chooser import IN_FLIGHT, Chooser, ChosenTokens
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Event, Graph
 from ggpy.cuda.layout import ActivationLayout, AttentionShape, CacheLayout, round_up
@@ -32,28 +35,33 @@ ANGLES_AT_ONCE = 1 << 14  # positions
 
 
 class Inputs:
-    """What describes a batch: a block of page-locked host memory and its copy on the GPU."""
+    """What describes a batch: a block of page-locked host memory and its copy on the GPU, which several may share: each
+    is uploaded when the steps before it have ended."""
 
-    HEADER = 16  # words: the number of tokens first
+    HEADER = 16  # words: the number of tokens, and where tokens chosen go (`Chooser.place`)
 
-    def __init__(self, device: Device, capacity: int) -> None:
-        self.capacity = capacity
-        self._bytes = 4 * (self.HEADER + 8 * capacity)
+    def __init__(self, device: Device, capacity: int, last: str, address: int = 0) -> None:
+        self.capacity, self._last = capacity, last  # the last of its arrays: "segments", or "choices"
+        self._bytes = 4 * (self.HEADER + (4 + (CHOICE_WORDS if last == "choices" else 4)) * capacity)
         self._host, buffer = device.page_locked(self._bytes)
         words = np.frombuffer(buffer, np.int32)
         words[:] = 0
-        self.address = device.allocate(self._bytes)
+        self.address = address or device.allocate(self._bytes)
         self.header = words[: self.HEADER]
         at = self.HEADER
         self.tokens, self.slots, self.positions, self.outputs = (
             words[at + i * capacity : at + (i + 1) * capacity] for i in range(4)
         )
-        self.segments = words[at + 4 * capacity :].reshape(capacity, 4)
+        rest = words[at + 4 * capacity :]
+        if last == "segments":
+            self.segments = rest.reshape(capacity, 4)
+        else:
+            self.choices = rest.view(CHOICE)
         self.done = device.event()  # with reading them
         self._device = device
 
     def device_address(self, name: str) -> int:
-        place = ("tokens", "slots", "positions", "outputs", "segments").index(name)
+        place = ("tokens", "slots", "positions", "outputs", self._last).index(name)
         return self.address + 4 * (self.HEADER + place * self.capacity)
 
     def upload(self) -> None:
@@ -62,7 +70,10 @@ class Inputs:
 
 class CudaExecutor:
     """Runs one program, or a part of one. `run` takes the batch's description and returns logits; without any it may
-    return before the GPU is done."""
+    return before the GPU is done. `choose` has the tokens chosen here, of a program that makes logits."""
+
+    most_candidates = Chooser.most_candidates
+    most_chosen = GRAPH_SIZES[-1]  # tokens of a step that `choose` takes
 
     def __init__(
         self,
@@ -113,15 +124,20 @@ class CudaExecutor:
         memory.values = {i: device.allocate(self.cache.value_bytes, zero=True) for i in layers}
         rope = next(step.op.params["rope"] for step in steps if isinstance(step, RopeStore))
         memory.angles = self._angles(rope, n_ctx)
-        self._few, self._many = Inputs(device, GRAPH_SIZES[-1]), Inputs(device, rows)
+        self._many = Inputs(device, rows, "segments")
+        self._few = [Inputs(device, GRAPH_SIZES[-1], "choices")]
+        self._few += [Inputs(device, GRAPH_SIZES[-1], "choices", self._few[0].address) for _ in range(1, IN_FLIGHT)]
+        self._turn = 0  # which of these is next
         n_vocab = program.result.n_cols
+        self._chooser = Chooser(device, n_vocab, n_slots, GRAPH_SIZES[-1])
+        memory.chosen = self._chooser.chosen
         self._row_bytes = 4 * round_up(n_vocab, 32)
         self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
         self._logits = np.frombuffer(buffer, np.float32).reshape(OUTPUT_ROWS, -1)[:, :n_vocab]
         self._all_logits = np.empty((0, n_vocab), np.float32)
         self._queue = StepQueue(device, weights, steps, self.cache, self.shape, memory)
         self._queue.load_vectors()
-        self._graphs: dict[tuple[int, bool, str], Graph] = {}
+        self._graphs: dict[tuple[int, str, str], Graph] = {}
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n_batch, np.int32) for _ in range(4))
         device.synchronize()
 
@@ -136,7 +152,7 @@ class CudaExecutor:
         for n in MATVEC_SIZES[1:]:
             dry.queue(n, "together")
         dry.queue(self.n_batch + MATVEC_TOKENS, "prompt")
-        return names
+        return names + (Chooser.kernel_names(self.program.logits.n_cols) if self.program.logits else [])
 
     @staticmethod
     def _activation_bytes(product: Product, rows: int) -> int:
@@ -176,25 +192,51 @@ class CudaExecutor:
         inputs.outputs[m : GRAPH_SIZES[-1]] = 0
         self._memory.inputs, self._memory.header = inputs.device_address, inputs.address
 
+    def choose(self, n: int, choices: Choices) -> ChosenTokens:
+        """Queue a step of n tokens in slots of their own, as `tokens`, `slots` and `positions` [:n] describe them, and
+        the choice of the token after each; waits for nothing but the step before the last."""
+        self.device.use()
+        inputs = self._next_inputs()
+        self._fill(inputs, n, 0)
+        inputs.outputs[:n] = np.arange(n)
+        inputs.header[1] = self._chooser.place(self._turn)
+        inputs.choices[:n] = choices
+        self._replay(inputs, n, "tokens", "apart")
+        return self._chooser.answers(self._turn, n, inputs.done)
+
     def _recorded(self, n: int, m: int, way: str) -> np.ndarray:
         """A step of few tokens: a graph for each number of them."""
-        self._fill(self._few, n, m)
+        inputs = self._next_inputs()
+        self._fill(inputs, n, m)
         head = m > 0 and self.program.logits is not None
-        key = (next(size for size in GRAPH_SIZES if size >= n), head, way)
-        if key not in self._graphs:
-            self._graphs[key] = self.device.capture(lambda: self._record(*key))
-        self._graphs[key].launch()
+        self._replay(inputs, n, "logits" if head else "", way)
         if not head:
-            self._few.done.set()
             return self._logits[:0]
-        self.device.synchronize()
+        inputs.done.wait()
         return self._logits[:m]
 
-    def _record(self, size: int, head: bool, way: str) -> None:
-        self._few.upload()
+    def _next_inputs(self) -> Inputs:
+        self._turn = (self._turn + 1) % IN_FLIGHT
+        return self._few[self._turn]
+
+    def _replay(self, inputs: Inputs, n: int, wanted: str, way: str) -> None:
+        key = (next(size for size in GRAPH_SIZES if size >= n), wanted, way)
+        if key not in self._graphs:
+            self._graphs[key] = self.device.capture(lambda: self._record(*key))
+        inputs.upload()
+        self._graphs[key].launch()
+        inputs.done.set()
+
+    def _record(self, size: int, wanted: str, way: str) -> None:
+        """wanted: "logits", "tokens" chosen from them, or nothing."""
         self._queue.queue(size, way)
-        if head:
-            self._fetch_logits(size, self._queue.queue_logits(size, single=size == 1))
+        if not wanted:
+            return
+        logits = self._queue.queue_logits(size, single=size == 1)
+        if wanted == "logits":
+            self._fetch_logits(size, logits)
+        else:
+            self._chooser.queue(size, logits, self._memory.inputs, self._memory.header)
 
     def _fetch_logits(self, n: int, place: tuple[int, int]) -> None:
         address, stride = place

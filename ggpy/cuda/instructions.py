@@ -135,6 +135,7 @@ stream_32 = ptx("stream_32", "u32", "u64", "ld.global.nc.L1::no_allocate.u32 $0,
 stream_u16 = ptx("stream_u16", "u32", "u64", "{.reg .u16 t; ld.global.nc.u16 t, [$1]; cvt.u32.u16 $0, t;}")
 # Past the first cache, which may hold what was there before: for what is read before `wait_for_previous`.
 fresh_i32 = ptx("fresh_i32", "i32", "u64", "ld.global.cg.s32 $0, [$1];", ordered=True)
+fresh_f32 = ptx("fresh_f32", "f32", "u64", "ld.global.cg.f32 $0, [$1];", ordered=True)
 # What an earlier kernel, perhaps not long ended, has written: never through the read-only path, never moved.
 load_128 = ptx("load_128", "u32 u32 u32 u32", "u64", "ld.global.v4.u32 {$0,$1,$2,$3}, [$4];", ordered=True)
 load_64 = ptx("load_64", "u32 u32", "u64", "ld.global.v2.u32 {$0,$1}, [$2];", ordered=True)
@@ -194,6 +195,7 @@ log2 = ptx("log2", "f32", "f32", "lg2.approx.ftz.f32 $0, $1;")
 reciprocal = ptx("reciprocal", "f32", "f32", "rcp.approx.ftz.f32 $0, $1;")
 divide = ptx("divide", "f32", "f32 f32", "div.rn.f32 $0, $1, $2;")
 root = ptx("root", "f32", "f32", "sqrt.rn.f32 $0, $1;")
+inverse_root = ptx("inverse_root", "f32", "f32", "rsqrt.approx.ftz.f32 $0, $1;")
 larger = ptx("larger", "f32", "f32 f32", "max.f32 $0, $1, $2;")
 magnitude = ptx("magnitude", "f32", "f32", "abs.f32 $0, $1;")
 pack_bytes = ptx(  # the low bytes of four numbers, the first lowest
@@ -213,8 +215,16 @@ FLOAT_BASE = 12582912.0
 
 swap_f32 = ptx("swap_f32", "f32", "f32 u32", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", ordered=True)
 swap_i32 = ptx("swap_i32", "i32", "i32 u32", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", ordered=True)
+# the value of the lane `step` below; of the lane itself where there is none
+shift_f32 = ptx("shift_f32", "f32", "f32 u32", "shfl.sync.up.b32 $0, $1, $2, 0, 0xffffffff;", ordered=True)
 sync_warp = ptx("sync_warp", "", "", "bar.warp.sync 0xffffffff;", ordered=True, memory=True)
 sync_block = ptx("sync_block", "", "", "bar.sync 0;", ordered=True, memory=True)
+# the same, and of how many threads of the block the word is not 0
+count_block = ptx(
+    "count_block", "u32", "u32",
+    "{.reg .pred p; setp.ne.u32 p, $1, 0; bar.red.popc.u32 $0, 0, p;}", ordered=True, memory=True,
+)  # fmt: skip
+shared_add = ptx("shared_add", "u32", "u32 u32", "atom.shared.add.u32 $0, [$1], $2;", ordered=True, memory=True)
 
 
 # ---- copies to shared memory that run on while the warp goes on

@@ -27,6 +27,7 @@ class Memory:
     """Where working memory lies on the GPU."""
 
     activations = parts = angles = 0
+    chosen = 0  # the address of the last token chosen for each slot
     header = 0  # the address of the number of tokens
     n_segments = max_tokens = 0  # of a prompt's step: runs of tokens in one slot, and the longest
     keys: dict[int, int]
@@ -151,12 +152,12 @@ class StepQueue:
     def _embed(self, step: Embed, n: int) -> None:
         layout = layout_of([step.weight])
         planes = (0,) * 8
-        tokens = 0
+        tokens = chosen = 0
         if self.memory:
             planes = self.weights.matrix([step.weight]).planes
-            tokens = self.memory.inputs("tokens")
+            tokens, chosen = self.memory.inputs("tokens"), self.memory.chosen
         name = f"embed.{layout.packed.name}"
-        self._launch(name, n, tokens, *planes, layout.n_blocks, layout.n_cols, *self._fresh(step.dst))
+        self._launch(name, n, tokens, chosen, *planes, layout.n_blocks, layout.n_cols, *self._fresh(step.dst))
 
     def _takes_parts(self, product: Product, n: int) -> bool:
         """Whether a product joins attention's parts by itself."""
