@@ -160,11 +160,14 @@ class Placement:
         return None
 
     def _sets(self) -> Iterator[list[str]]:
-        """GPUs to try: where none were named the first alone, without a look at others, and then all."""
-        if ":" not in self.device:
-            yield self._named[:1]
-        if ":" in self.device or len(self._named) > 1:
+        """GPUs to try: where none were named the first alone, without a look at others, and then all that ggpy runs
+        on."""
+        if ":" in self.device:
             yield self._named
+            return
+        yield self._named[:1]
+        if len(self._named) > 1:
+            yield [gpu for gpu in self._named if self._room(gpu)]
 
     def _batches(self, n: int, gpus: Sequence[str]) -> Sequence[int]:
         """Tokens of a step to try where n layers are on these GPUs."""
@@ -219,7 +222,12 @@ class Placement:
     def _free_bytes(self, gpu: str) -> int:
         from ggpy.cuda.memory import available
 
-        return usable(available(gpu))
+        try:
+            return usable(available(gpu))
+        except GGPYError:
+            if ":" in self.device or gpu == self._named[0]:
+                raise
+            return 0  # nobody asked for this one
 
     def _gpu_bytes(self, first: int, last: int, n_ctx: int, batch: int) -> int:
         """What layers first .. last - 1 take of a GPU: weights, what steps of `batch` tokens work in, and cache."""

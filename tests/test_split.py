@@ -180,6 +180,24 @@ def test_several_gpus_share_by_their_memory(model: Any, gpus: Any) -> None:
         assert max(parts, key=lambda part: part.n_layers).device == "cuda:1"
 
 
+def test_a_gpu_that_cannot_be_used_is_left_out_unless_it_was_named(model: Any, gpus: Any, monkeypatch: Any) -> None:
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 40)
+        few = sizes(Placement(file, "cuda"), 64)[2]
+
+        def available(gpu: str) -> int:
+            if gpu == "cuda:1":
+                raise GGPYError("too old")
+            return few
+
+        gpus(few, few, few)
+        monkeypatch.setattr("ggpy.cuda.memory.available", available)
+        parts, _ = Placement(file, "cuda").place(64)
+        assert [part.device for part in parts] == ["cuda:0", "cuda:2"]
+        with pytest.raises(GGPYError, match="too old"):
+            Placement(file, "cuda:0,1").place(64)
+
+
 def test_the_context_is_what_memory_holds(model: Any, gpus: Any) -> None:
     notes: list[str] = []
     with GGUFFile(model("llama", "q4_0")) as file:
