@@ -4,7 +4,7 @@ on the CPU those before. Decides only; `ggpy.runtime` makes the executors."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
@@ -18,8 +18,16 @@ if TYPE_CHECKING:
 
 LEAST_CONTEXT = 256  # tokens; a model that was not asked for one must have as many
 ENOUGH_CONTEXT = 4096  # tokens; for less, layers are rather left to the CPU, where no context was asked for
-GPU_BATCH = 2048  # tokens of a step: enough to keep a GPU's matrix units at work
-PIECE_BATCH = 1024  # the same where GPUs share the layers, so that each has a piece of a long prompt to work on
+# Tokens of a step: enough to keep a GPU's matrix units at work, or fewer where that makes room for what matters more.
+GPU_BATCHES = (2048, 1024, 512)
+PIECE_BATCHES = (1024, 512)  # where GPUs share the layers: each is to have a piece of a long prompt to work on
+
+
+def cpu_batch(file: GGUFFile, share: float = 1.0) -> int:
+    """Tokens of a step where the CPU runs that share of the layers: as many as pay on a small model, fewer on a large
+    one, so that Ctrl-C is heard soon."""
+    weights = share * sum(info.nbytes for info in file.tensors.values())
+    return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
 
 @dataclass(frozen=True)
@@ -72,26 +80,29 @@ class Placement:
 
     # ---- what is chosen
 
-    def parts(self, n_ctx: int) -> list[Part]:
-        """Who runs which layers, in the layers' order, with a context of `n_ctx` tokens for each slot. Raises GGPYError
-        where the layers asked for do not fit."""
+    def place(self, n_ctx: int) -> tuple[list[Part], int]:
+        """Who runs which layers, in the layers' order, with a context of `n_ctx` tokens for each slot, and how many
+        tokens a step may take. Raises GGPYError where the layers asked for do not fit."""
         n = self._n_gpu_layers(n_ctx)
-        on_gpus = self._spread(n, n_ctx)
-        if on_gpus is None:
+        found = self._fitting(n, n_ctx)
+        if found is None:
             raise self.too_much(n, n_ctx)
-        return [Part("cpu", 0, self.n_layer - n), *on_gpus] if n < self.n_layer else on_gpus
+        on_gpus, batch = found
+        return [Part("cpu", 0, self.n_layer - n), *on_gpus] if n < self.n_layer else on_gpus, batch
 
     def context(self, asked: int | None, notify: Callable[[str], None]) -> int:
         """The context in tokens: what was asked for, else the training context as far as memory holds it."""
-        least = asked or min(self.trained, LEAST_CONTEXT)
-        n = self._n_gpu_layers(asked or min(self.trained, ENOUGH_CONTEXT))
-        if self._spread(n, least) is None:
+        start, least = (asked or min(self.trained, tokens) for tokens in (ENOUGH_CONTEXT, LEAST_CONTEXT))
+        n = self._n_gpu_layers(start)
+        found = self._fitting(n, start) or self._fitting(n, least)
+        if found is None:
             raise self.too_much(n, least)
-        on_cpu = self.n_layer - n
+        on_cpu, batch = self.n_layer - n, found[1]
 
         def cache_bytes(n_ctx: int) -> int:
-            """Of the CPU's layers; endless where the GPUs' do not fit."""
-            return self._cpu_cache_bytes(on_cpu, n_ctx) if self._spread(n, n_ctx) is not None else sys.maxsize
+            """Of the CPU's layers; endless where the GPUs' do not fit without smaller steps."""
+            found = self._fitting(n, n_ctx)
+            return self._cpu_cache_bytes(on_cpu, n_ctx) if found and found[1] >= batch else sys.maxsize
 
         weights = self._cpu_weight_bytes(on_cpu) if on_cpu else 0
         return choose_context(asked, self.trained, weights, cache_bytes, available_memory(), notify)
@@ -104,13 +115,16 @@ class Placement:
 
     def too_much(self, n: int, n_ctx: int) -> GGPYError:
         """What to say where n layers on the GPUs do not fit."""
-        gpus = self._gpus(n, n_ctx)
-        needed, free = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx), sum(room for _, room in gpus)
-        fits = self._most(n - 1, n_ctx)
+        *_, gpus = self._sets()
+        *_, batch = self._batches(n, gpus)
+        needed = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx, batch) + (len(gpus) - 1) * self._working(batch)
+        free, fits = sum(self._room(gpu) for gpu in gpus), self._most(n - 1, n_ctx)
         advice = f"{fits} layers would fit (-ngl {fits})" if fits else "not one layer fits: take the CPU (-ngl 0)"
+        if n_ctx > LEAST_CONTEXT:
+            advice += ", or take a smaller context (-c)"
         return GGPYError(
             f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {needed / GIB:.2f} GiB of GPU memory, "
-            f"but {free / GIB:.2f} GiB are free; {advice}, or take a smaller context (-c)."
+            f"but {free / GIB:.2f} GiB are free; {advice}."
         )
 
     def ran_out(self, parts: Sequence[Part], n_ctx: int) -> GGPYError:
@@ -126,12 +140,42 @@ class Placement:
     def _most(self, limit: int, n_ctx: int) -> int:
         """The most layers up to `limit` that fit the GPUs."""
         low, high = 0, limit
-        if self._spread(limit, n_ctx) is not None:
+        if self._fitting(limit, n_ctx) is not None:
             return limit
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._spread(middle, n_ctx) is not None else (low, middle - 1)
+            low, high = (middle, high) if self._fitting(middle, n_ctx) is not None else (low, middle - 1)
         return low
+
+    def _fitting(self, n: int, n_ctx: int) -> tuple[list[Part], int] | None:
+        """The last n layers on GPUs, and the tokens of a step for which they fit there: rather fewer of them than
+        another layer left to the CPU. None where they do not fit."""
+        if not n:
+            return [], self.n_batch or cpu_batch(self.file)
+        for gpus in self._sets():
+            for batch in self._batches(n, gpus):
+                parts = self._spread(n, n_ctx, gpus, batch)
+                if parts is not None:
+                    return parts, batch
+        return None
+
+    def _sets(self) -> Iterator[list[str]]:
+        """GPUs to try: where none were named the first alone, without a look at others, and then all that ggpy runs
+        on."""
+        if ":" in self.device:
+            yield self._named
+            return
+        yield self._named[:1]
+        if len(self._named) > 1:
+            yield [gpu for gpu in self._named if self._room(gpu)]
+
+    def _batches(self, n: int, gpus: Sequence[str]) -> Sequence[int]:
+        """Tokens of a step to try where n layers are on these GPUs."""
+        if self.n_batch:
+            return (self.n_batch,)
+        if n < self.n_layer:
+            return (cpu_batch(self.file, (self.n_layer - n) / self.n_layer),)
+        return GPU_BATCHES if len(gpus) == 1 else PIECE_BATCHES
 
     @cached_property
     def _named(self) -> list[str]:
@@ -141,43 +185,33 @@ class Placement:
         indices = [int(number) for number in numbers.split(",")] if colon else range(max(1, device_count()))
         return [f"cuda:{index}" for index in indices]
 
-    def _gpus(self, n: int, n_ctx: int) -> list[tuple[str, int]]:
-        """The GPUs that n layers are spread over, and the bytes that each has for them. Of GPUs that nobody named, only
-        the first one is touched if it is enough."""
-        if ":" not in self.device:
-            first = [(gpu, self._room(gpu)) for gpu in self._named[:1]]
-            if self._fill(n, n_ctx, first):
-                return first
-        return [(gpu, self._room(gpu)) for gpu in self._named]
-
-    def _spread(self, n: int, n_ctx: int) -> list[Part] | None:
-        """The last n layers over the GPUs, so that each gives the same share of its free memory, as small as can be;
+    def _spread(self, n: int, n_ctx: int, gpus: Sequence[str], batch: int) -> list[Part] | None:
+        """The last n layers over these GPUs, so that each gives the same share of its free memory, as small as can be;
         None where they do not fit."""
-        if not n:
-            return []
-        gpus = self._gpus(n, n_ctx)
-        best = self._fill(n, n_ctx, gpus)
+        rooms = [(gpu, self._room(gpu)) for gpu in gpus]
+        best = self._fill(n, n_ctx, rooms, batch)
         if best is None or len(gpus) == 1:
             return best
         low, high = 0.0, 1.0
         for _ in range(30):
             share = (low + high) / 2
-            found = self._fill(n, n_ctx, [(gpu, int(share * room)) for gpu, room in gpus])
+            found = self._fill(n, n_ctx, [(gpu, int(share * room)) for gpu, room in rooms], batch)
             low, high = (low, share) if found else (share, high)
             best = found or best
         return best
 
-    def _fill(self, n: int, n_ctx: int, gpus: Sequence[tuple[str, int]]) -> list[Part] | None:
-        """The last n layers, each GPU taking as many as it holds, from the last one on."""
+    def _fill(self, n: int, n_ctx: int, rooms: Sequence[tuple[str, int]], batch: int) -> list[Part] | None:
+        """The last n layers, each GPU taking as many as its room in bytes holds, from the last one on."""
         parts: list[Part] = []
         start, last = self.n_layer - n, self.n_layer
-        for gpu, room in reversed(gpus):
+        for gpu, room in reversed(rooms):
             low, high = start, last  # `high` fits
-            if self._gpu_bytes(start, last, n_ctx) <= room:
+            if self._gpu_bytes(start, last, n_ctx, batch) <= room:
                 high = start
             while low < high:
                 middle = (low + high) // 2
-                low, high = (low, middle) if self._gpu_bytes(middle, last, n_ctx) <= room else (middle + 1, high)
+                fits = self._gpu_bytes(middle, last, n_ctx, batch) <= room
+                low, high = (low, middle) if fits else (middle + 1, high)
             if high < last:
                 parts.insert(0, Part(gpu, high, last))
                 last = high
@@ -188,14 +222,18 @@ class Placement:
     def _free_bytes(self, gpu: str) -> int:
         from ggpy.cuda.memory import available
 
-        return usable(available(gpu))
+        try:
+            return usable(available(gpu))
+        except GGPYError:
+            if ":" in self.device or gpu == self._named[0]:
+                raise
+            return 0  # nobody asked for this one
 
-    def _gpu_bytes(self, first: int, last: int, n_ctx: int) -> int:
-        """What layers first .. last - 1 take of a GPU: weights, what steps work in, and cache."""
+    def _gpu_bytes(self, first: int, last: int, n_ctx: int, batch: int) -> int:
+        """What layers first .. last - 1 take of a GPU: weights, what steps of `batch` tokens work in, and cache."""
         whole = (first, last) == (0, self.n_layer)
         weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
-        working = self._working(self.n_batch or (GPU_BATCH if whole else PIECE_BATCH))  # the CPU asks for less
-        return weights + working + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
+        return weights + self._working(batch) + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
 
     @cached_property
     def _gpu_program(self) -> Program:

@@ -19,7 +19,7 @@ from ggpy.gguf_file import GGUFFile
 from ggpy.graph import Graph
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
-from ggpy.placement import GPU_BATCH, PIECE_BATCH, Placement
+from ggpy.placement import Placement
 from ggpy.program import Program, plan
 from ggpy.quant.packed import BLOCK
 from ggpy.split import SplitExecutor
@@ -92,15 +92,6 @@ def cache_type(
     return cache_name(*chosen)
 
 
-def default_batch(file: GGUFFile, parts: Sequence[Part]) -> int:
-    """Tokens a step takes: as many as pay on a small model, fewer where the CPU has more to do, so that Ctrl-C is heard
-    soon. parts: who runs which layers."""
-    if parts[0].on_gpu:
-        return GPU_BATCH if len(parts) == 1 else PIECE_BATCH
-    weights = sum(info.nbytes for info in file.tensors.values()) * parts[0].last / parts[-1].last
-    return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
-
-
 def _within(values: Integers, least: int, limit: int) -> bool:
     """Whether all values are from `least` to below `limit`."""
     if isinstance(values, np.ndarray):
@@ -111,8 +102,9 @@ def _within(values: Integers, least: int, limit: int) -> bool:
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens.
 
-    `device`, `n_gpu_layers`: where its layers are, see `ggpy.placement.Placement`. `n_batch` is the most tokens a step
-    takes (`default_batch`). `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
+    `device`, `n_gpu_layers`: where its layers are, see `ggpy.placement.Placement`, which also chooses `n_batch`, the
+    most tokens a step takes, where that is None. `notify` receives one-line notes: that kernels are being compiled,
+    that a type runs slowly.
     `cache_type_k`, `cache_type_v`: see `cache_type`.
     """
 
@@ -130,7 +122,7 @@ class Runtime:
         n_gpu_layers: int | None = None,
     ) -> None:
         placement = Placement(file, device, n_gpu_layers, n_slots, n_batch, cache_type_k, cache_type_v)
-        self.parts = placement.parts(n_ctx)
+        self.parts, most_tokens = placement.place(n_ctx)
         programs = {kind: planned(file, kind) for kind in {"cuda" if part.on_gpu else "cpu" for part in self.parts}}
         self.hparams = next(iter(programs.values()))[0].hparams
 
@@ -139,7 +131,7 @@ class Runtime:
 
         self.file, self.device = file, device if self.parts[-1].on_gpu else "cpu"
         self.n_ctx, self.n_slots = n_ctx, n_slots
-        self.n_batch = min(n_batch or default_batch(file, self.parts), n_ctx)
+        self.n_batch = min(most_tokens, n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
         self.cache_type = cache_type(file, cache_type_k, cache_type_v, self.device)

@@ -32,7 +32,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         def load(
             path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Any, *options: Any
         ) -> Model:
-            call.cache = options[:2]  # type: ignore[attr-defined]
+            call.cache, call.place = options[:2], options[2:]  # type: ignore[attr-defined]
             fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_parallel, script=script or saying("Hi 你好!"), **runtime)
             call.runtime = fake  # type: ignore[attr-defined]
             notify("a note")
@@ -51,6 +51,22 @@ def test_the_cache_has_the_types_asked_for(call: Any, command: list[str]) -> Non
     assert call(*command, "-m", MODEL, "-ctk", "q8_0", "--cache-type-v", "f16", input="Hi\n").exit_code == 0
     assert call.cache == ("q8_0", "f16")
     fails(call(*command, "-m", MODEL, "-ctv", "q2"), "'q2' is not one of", status=2)
+
+
+@pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"], ["bench", "-p", "8", "-n", "0", "-r", "1"]])
+def test_layers_go_where_they_were_asked_to(call: Any, command: list[str]) -> None:
+    command = [*command, "-m", MODEL]
+    assert call(*command, input="Hi\n").exit_code == 0
+    assert call.place == ("cpu", None)
+    assert call(*command, "--device", "cuda:0,1", "-ngl", "12", input="Hi\n").exit_code == 0
+    assert call.place == ("cuda:0,1", 12)
+    assert call(*command, "--device", "cuda", "--n-gpu-layers", "auto", input="Hi\n").exit_code == 0
+    assert call.place == ("cuda", None)
+    result = call(*command, "--gpu-layers", "99", input="Hi\n")
+    assert result.exit_code == 0
+    assert "no effect without a GPU" in result.stderr
+    fails(call(*command, "-ngl", "many"), "n_gpu_layers is 'many'")
+    fails(call(*command, "--device", "cuda:a"), "device is 'cuda:a'")
 
 
 def fails(result: Result, message: str, status: int = 1) -> None:

@@ -115,7 +115,10 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def sizes(placement: Placement, n_ctx: int) -> list[int]:
     """Bytes of the last n layers on a GPU, by n; slack for what is left to the program itself."""
-    return [0] + [placement._gpu_bytes(N_LAYER - n, N_LAYER, n_ctx) * 20 // 19 + 1 for n in range(1, N_LAYER + 1)]
+    taken = [0]
+    for n in range(1, N_LAYER + 1):
+        taken.append(placement._gpu_bytes(N_LAYER - n, N_LAYER, n_ctx, batch=512) * 20 // 19 + 1)
+    return taken
 
 
 def test_as_many_layers_as_fit_go_to_the_gpu(model: Any, gpus: Any) -> None:
@@ -124,7 +127,7 @@ def test_as_many_layers_as_fit_go_to_the_gpu(model: Any, gpus: Any) -> None:
         needed = sizes(Placement(file, "cuda"), 64)
         for n in range(N_LAYER + 1):
             gpus(needed[n])
-            parts = Placement(file, "cuda").parts(64)
+            parts = Placement(file, "cuda").place(64)[0]
             assert sum(part.n_layers for part in parts if part.on_gpu) == n
             assert parts[0].first == 0
             assert parts[-1].last == N_LAYER
@@ -136,10 +139,10 @@ def test_as_many_layers_as_fit_go_to_the_gpu(model: Any, gpus: Any) -> None:
 def test_layers_asked_for(model: Any, gpus: Any, asked: int, on_gpu: int) -> None:
     gpus(1 << 40)
     with GGUFFile(model("llama", "q4_0")) as file:
-        parts = Placement(file, "cuda", asked).parts(64)
+        parts = Placement(file, "cuda", asked).place(64)[0]
         assert sum(part.n_layers for part in parts if part.on_gpu) == on_gpu
         assert len(parts) == (1 if on_gpu in (0, N_LAYER) else 2)
-        assert Placement(file, "cpu", asked).parts(64) == [Part("cpu", 0, N_LAYER)]
+        assert Placement(file, "cpu", asked).place(64)[0] == [Part("cpu", 0, N_LAYER)]
 
 
 def test_too_many_layers_are_told_with_how_many_would_fit(model: Any, gpus: Any) -> None:
@@ -148,33 +151,51 @@ def test_too_many_layers_are_told_with_how_many_would_fit(model: Any, gpus: Any)
         needed = sizes(Placement(file, "cuda"), 64)
         gpus(needed[2])
         with pytest.raises(GGPYError, match=r"3 of 4 layers .* 64 tokens need .* are free; 2 .* \(-ngl 2\)"):
-            Placement(file, "cuda", 3).parts(64)
+            Placement(file, "cuda", 3).place(64)[0]
         with pytest.raises(GGPYError, match=r"4 of 4 layers .*\(-ngl 2\)"):
             Placement(file, "cuda", 99).context(64, lambda _: None)
         gpus(1000)
         with pytest.raises(GGPYError, match=r"not one layer fits: take the CPU \(-ngl 0\)"):
-            Placement(file, "cuda", 1).parts(64)
+            Placement(file, "cuda", 1).place(64)[0]
 
 
 def test_several_gpus_share_by_their_memory(model: Any, gpus: Any) -> None:
     with GGUFFile(model("llama", "q4_0")) as file:
         gpus(1 << 30, 1 << 30)
-        assert Placement(file, "cuda").parts(64) == [Part("cuda:0", 0, 4)]  # the first is enough
-        assert Placement(file, "cuda:1").parts(64) == [Part("cuda:1", 0, 4)]
-        both = Placement(file, "cuda:0,1").parts(64)
+        assert Placement(file, "cuda").place(64)[0] == [Part("cuda:0", 0, 4)]  # the first is enough
+        assert Placement(file, "cuda:1").place(64)[0] == [Part("cuda:1", 0, 4)]
+        both = Placement(file, "cuda:0,1").place(64)[0]
         assert [part.device for part in both] == ["cuda:0", "cuda:1"]
         assert both[0].last == both[1].first
         assert both[1].n_layers in (1, 2)  # the output is there too
         needed = sizes(Placement(file, "cuda"), 64)
         gpus(needed[2], needed[2])
-        assert [part.device for part in Placement(file, "cuda").parts(64)] == ["cuda:0", "cuda:1"]
+        assert [part.device for part in Placement(file, "cuda").place(64)[0]] == ["cuda:0", "cuda:1"]
         gpus(needed[1], needed[1])
-        parts = Placement(file, "cuda").parts(64)
+        parts = Placement(file, "cuda").place(64)[0]
         assert [part.device for part in parts] == ["cpu", "cuda:0", "cuda:1"]
         assert [part.first for part in parts[1:]] == [part.last for part in parts[:-1]]
         gpus(needed[4], 1 << 40, needed[4])
-        parts = Placement(file, "cuda:0,1,2").parts(64)
+        parts = Placement(file, "cuda:0,1,2").place(64)[0]
         assert max(parts, key=lambda part: part.n_layers).device == "cuda:1"
+
+
+def test_a_gpu_that_cannot_be_used_is_left_out_unless_it_was_named(model: Any, gpus: Any, monkeypatch: Any) -> None:
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 40)
+        few = sizes(Placement(file, "cuda"), 64)[2]
+
+        def available(gpu: str) -> int:
+            if gpu == "cuda:1":
+                raise GGPYError("too old")
+            return few
+
+        gpus(few, few, few)
+        monkeypatch.setattr("ggpy.cuda.memory.available", available)
+        parts, _ = Placement(file, "cuda").place(64)
+        assert [part.device for part in parts] == ["cuda:0", "cuda:2"]
+        with pytest.raises(GGPYError, match="too old"):
+            Placement(file, "cuda:0,1").place(64)
 
 
 def test_the_context_is_what_memory_holds(model: Any, gpus: Any) -> None:
@@ -188,9 +209,23 @@ def test_the_context_is_what_memory_holds(model: Any, gpus: Any) -> None:
         assert Placement(file, "cuda").context(None, notes.append) == 512
         assert Placement(file, "cuda", 99).context(None, notes.append) == 256
         assert "memory holds no more" in notes[-1]
-        assert sum(part.n_layers for part in Placement(file, "cuda").parts(512) if part.on_gpu) == 3
+        assert sum(part.n_layers for part in Placement(file, "cuda").place(512)[0] if part.on_gpu) == 3
         gpus(1000)
         assert Placement(file, "cuda").context(64, notes.append) == 64
+
+
+def test_steps_take_fewer_tokens_before_layers_go_to_the_cpu(model: Any, gpus: Any) -> None:
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 40, 1 << 40)
+        placement = Placement(file, "cuda")
+        assert placement.place(64)[1] == 2048
+        assert Placement(file, "cuda:0,1").place(64)[1] == 1024
+        for batch in (1024, 512):
+            gpus(placement._gpu_bytes(0, N_LAYER, 64, batch) * 20 // 19 + 1)
+            assert Placement(file, "cuda").place(64) == ([Part("cuda:0", 0, 4)], batch)
+            assert Placement(file, "cuda").context(None, lambda _: None) >= 256
+        assert Placement(file, "cuda", n_batch=16).place(64)[1] == 16
+        assert Placement(file, "cuda", 2).place(64)[1] == 512
 
 
 def test_numbers_of_layers_and_devices() -> None:
