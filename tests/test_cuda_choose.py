@@ -229,12 +229,14 @@ def test_a_whole_model_chooses_as_the_sampler_does(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
         patch.setattr("ggpy.cuda.executor.compile_missing", lambda *_: [])
         patch.setattr("ggpy.cuda.driver.Device", lambda _: EmulatedDevice())
+        patch.setattr("ggpy.cuda.driver.device_count", lambda: 1)
+        patch.setattr("ggpy.cuda.memory.available", lambda _: 1 << 30)
         runtime = Runtime(file, 64, n_slots=2, n_batch=8, device="cuda")
         most = runtime.most_chosen
         assert most == 8
         assert texts(runtime, most, 2, 3) == texts(runtime, 0, 2, 3)
         runtime.most_chosen, one, two = most, np.zeros(1, CHOICE), np.zeros(2, CHOICE)
-        for wrong in (([-3], [0], [0], one), ([456], [0], [0], one), ([1], [2], [0], one), ([1], [0], [64], one),
+        for wrong in (([-3], [0], [0], one), ([runtime.n_vocab], [0], [0], one), ([1], [2], [0], one), ([1], [0], [64], one),
                       ([1, 1], [0, 0], [0, 1], two), ([1], [0], [0], two)):  # fmt: skip
             with pytest.raises(ValueError, match=r"outside|slots of their own"):
                 runtime.choose(*wrong)
