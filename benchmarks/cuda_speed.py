@@ -3,8 +3,9 @@
     python benchmarks/cuda_speed.py qwen-7b -c 4352 --parallel 1,8,32
 
 Writes a GGUF file of random Q4_0 blocks in the shape of Qwen-1.8B or Qwen-7B (no weights need be fetched), and runs it.
-Kernels are timed in graphs of their own, over every layer's weights, with 1024 tokens in the cache; the share is of
-what the card's memory reads in a second.
+Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
+defaults), text. Kernels are timed in graphs of their own, over every layer's weights, with 1024 tokens in the cache;
+the share is of what the card's memory reads in a second.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import numpy as np
 
 from ggpy.convert.writer import OutputTensor, write_gguf
 from ggpy.cuda.driver import Kernel
+from ggpy.engine import Engine
 from ggpy.gguf_file import GGUFFile
 from ggpy.quant import FORMATS
 from ggpy.runtime import Runtime
+from ggpy.sampler import SamplingParams
 
 # Columns, layers, heads, columns of the feed-forward, vocabulary.
 SHAPES = {"qwen-1.8b": (2048, 24, 16, 5504, 151936), "qwen-7b": (4096, 32, 32, 11008, 151936)}
@@ -67,12 +70,28 @@ def write_random(out: Path, shape: str) -> None:
                 left -= len(piece)
 
 
-def decode(runtime: Runtime, n: int, depth: int, steps: int) -> float:
-    """Seconds a step of n sequences."""
-    every = np.arange(n, dtype=np.int32)
+class Letters:
+    """A tokenizer for the engine: every token is a letter, and none ends a text."""
+
+    eog: frozenset[int] = frozenset()
+
+    def token_bytes(self, id: int, special: bool = True) -> bytes:
+        return b"abcdefgh"[id % 8 : id % 8 + 1]
+
+    def is_control(self, id: int) -> bool:
+        return False
+
+
+def decode(engine: Engine, n: int, depth: int, steps: int, **sampling: float) -> float:
+    """Seconds a step of n sequences after `depth` tokens each, all that the engine does counted. What they have read
+    before is in the cache from the second time on."""
+    params = SamplingParams(max_tokens=steps, seed=0, **sampling).resolved()  # type: ignore[arg-type]
+    ids = np.random.default_rng(0).integers(0, engine.runtime.n_vocab, depth).tolist()
+    for i in range(n):
+        engine.add(engine.sequence([i, *ids], params))
     started = time.perf_counter()
-    for i in range(steps):
-        runtime.step(every, every, np.full(n, depth + i % 64, np.int32), every)
+    while engine.has_work:
+        engine.step()
     return (time.perf_counter() - started) / steps
 
 
@@ -88,25 +107,32 @@ def prompt(runtime: Runtime, n: int) -> float:
     return time.perf_counter() - started
 
 
-def kernels(runtime: Runtime, bandwidth: float) -> None:
-    """Each kernel of a step of one token."""
+def kernels(engine: Engine, runtime: Runtime, bandwidth: float) -> None:
+    """Each kernel of a step of one token, greedily chosen."""
     executor: Any = runtime.executor
     device, queue = executor.device, executor._queue
-    decode(runtime, 1, min(1024, runtime.n_ctx - 1), 1)  # its inputs stay where they are
+    decode(engine, 1, min(1024, runtime.n_ctx - 1), 1, temperature=0.0)  # its inputs stay where they are
     calls: dict[Any, list[Any]] = defaultdict(list)
     launch = Kernel.launch
 
     def record(kernel: Kernel, grid: Any, *arguments: Any, **options: Any) -> None:
-        calls[kernel, grid].append((arguments, options["shared"]))
+        calls[kernel, grid].append((arguments, options.get("shared", 0)))
 
     Kernel.launch = record  # type: ignore[method-assign, assignment]
     try:
-        queue.queue(1, "apart")
-        queue.queue_logits(1, single=True)
+        executor._record(1, "tokens", "apart")
     finally:
         Kernel.launch = launch  # type: ignore[method-assign]
     sizes = {m.planes[0]: m.layout.n_bytes for m in queue.weights._matrices.values()}
-    print("| kernel | blocks | launches | µs each | TB/s | share |\n|---|---|---|---|---|---|")
+    weights = sum(sizes.get(arguments[0], 0) for made in calls.values() for arguments, _ in made)
+    whole = executor._graphs[1, "tokens", "apart"]
+    whole.launch()
+    elapsed = device.timer()
+    for _ in range(50):
+        whole.launch()
+    print(f"A step keeps the GPU busy for {elapsed() / 50 * 1e6:.0f} us; to read its weights takes", end=" ")
+    print(f"{weights / bandwidth * 1e6:.0f}.\n")
+    print("| kernel | blocks | launches | us each | us at the limit | share |\n|---|---|---|---|---|---|")
     for (kernel, grid), made in calls.items():
         rounds = -(-48 // len(made))
 
@@ -120,9 +146,9 @@ def kernels(runtime: Runtime, bandwidth: float) -> None:
         elapsed = device.timer()
         graph.launch()
         seconds = elapsed() / (rounds * len(made))
-        read = sum(sizes.get(arguments[0], 0) for arguments, _ in made) / len(made) / seconds
-        share = f"{read / 1e12:.2f} | {read / bandwidth:.0%}" if read else " | "
-        print(f"| {kernel.name} | {grid} | {len(made)} | {seconds * 1e6:.2f} | {share} |")
+        limit = sum(sizes.get(arguments[0], 0) for arguments, _ in made) / len(made) / bandwidth
+        share = f"{limit * 1e6:.2f} | {limit / seconds:.0%}" if limit else " | "
+        print(f"| {kernel.name} | {grid} | {len(made)} | {seconds * 1e6:.2f} | {share} |", flush=True)
 
 
 def main() -> None:
@@ -143,17 +169,25 @@ def main() -> None:
             print(
                 f"{executor.device.name}, {bandwidth / 1e12:.2f} TB/s; ready in {time.perf_counter() - started:.2f} s"
             )
+            engine = Engine(runtime, Letters())  # type: ignore[arg-type]
             print("\n| test | tok/s |\n|---|---|")
+            ways: list[tuple[str, dict[str, float], int]] = [
+                ("greedy", {"temperature": 0.0}, runtime.most_chosen),
+                ("sampled", {}, runtime.most_chosen),
+                ("greedy, chosen on the host", {"temperature": 0.0}, 0),
+            ]
             for depth in (depth for depth in (0, 1024, 4096) if depth + 70 < options.ctx_size):
                 for n in sizes:
-                    decode(runtime, n, depth, 8)
-                    median = sorted(decode(runtime, n, depth, 64) for _ in range(3))[1]
-                    print(f"| decode, {n} together @ {depth} | {n / median:.0f} |")
+                    for name, sampling, runtime.most_chosen in ways[: 3 if n == sizes[0] else 2]:
+                        decode(engine, n, depth, 8, **sampling)
+                        median = sorted(decode(engine, n, depth, 64, **sampling) for _ in range(3))[1]
+                        print(f"| {n} together after {depth}, {name} | {n / median:.0f} |", flush=True)
+            runtime.most_chosen = ways[0][2]
             for n in (n for n in (512, 4096) if n <= options.ctx_size):
                 prompt(runtime, n)
                 print(f"| prompt {n} | {n / sorted(prompt(runtime, n) for _ in range(5))[2]:.0f} |")
             print()
-            kernels(runtime, bandwidth)
+            kernels(engine, runtime, bandwidth)
             runtime.close()
 
 

@@ -278,14 +278,13 @@ class Engine:
     def schedule_after(self, batch: Batch) -> Batch:
         """What follows a batch whose tokens the device chooses, if its sequences simply go on; else nothing. A sequence
         that turns out to have ended has a token evaluated in vain, in a cell that its slot never claims."""
-        following = Batch([sequence for sequence in batch.sequences if not sequence.finished], ahead=1)
-        if batch.choices is None or following.sequences != self.running:
+        if batch.choices is None or (self.waiting and any(slot.sequence is None for slot in self.slots)):
             return Batch()
-        if self.waiting and any(slot.sequence is None for slot in self.slots):
+        going = [sequence for sequence in batch.sequences if not sequence.finished]
+        if going != self.running or not all(sequence.goes_on for sequence in going):
             return Batch()
-        if not all(sequence.goes_on for sequence in following.sequences):
-            return Batch()
-        following.pieces = [[chosen_by_last_step(s.slot.index)] for s in following.sequences if s.slot is not None]
+        pieces = [[chosen_by_last_step(sequence.slot.index)] for sequence in going if sequence.slot is not None]
+        following = Batch(going, pieces, ahead=1)
         following.choices = self._choices(following)
         return following if following.choices is not None else Batch()
 

@@ -19,10 +19,11 @@ IN_FLIGHT = 2  # steps under way whose tokens nobody has looked at
 class ChosenTokens:
     """Tokens of a step under way (`ggpy.choice.Chosen`), to be asked for before the next but one is queued."""
 
-    def __init__(self, done: Event, answers: np.ndarray) -> None:
-        self._done, self._answers = done, answers
+    def __init__(self, device: Device, done: Event, answers: np.ndarray) -> None:
+        self._device, self._done, self._answers = device, done, answers
 
     def tokens(self) -> list[int]:
+        self._device.use()  # whoever asks may be in another thread than whoever queued the step
         self._done.wait()
         found: list[int] = self._answers.tolist()
         return found
@@ -59,4 +60,4 @@ class Chooser:
         return turn * self._stride
 
     def answers(self, turn: int, n: int, done: Event) -> ChosenTokens:
-        return ChosenTokens(done, self._answers[turn, :n])
+        return ChosenTokens(self._device, done, self._answers[turn, :n])
