@@ -251,9 +251,9 @@ class Engine:
     def step(self) -> list[Sequence]:
         """Evaluate one batch. Returns the sequences that gained a token."""
         batch, self._ahead = self._ahead or self.run(self.schedule()), None
-        following = self.run(self.schedule_after(batch))
+        following = self.run(self.schedule_after(batch)) if batch.choices is not None else None
         advanced = self.postprocess(batch)
-        if not all(sequence.finished for sequence in following.sequences):
+        if following is not None and not all(sequence.finished for sequence in following.sequences):
             self._ahead = following
         return advanced
 
@@ -272,13 +272,14 @@ class Engine:
                 batch.sequences.append(sequence)
                 batch.pieces.append(sequence.tokens[sequence.n_computed : sequence.n_computed + count])
                 room -= count
-        batch.choices = self._choices(batch)
+        if self.runtime.most_chosen:
+            batch.choices = self._choices(batch)
         return batch
 
     def schedule_after(self, batch: Batch) -> Batch:
         """What follows a batch whose tokens the device chooses, if its sequences simply go on; else nothing. A sequence
         that turns out to have ended has a token evaluated in vain, in a cell that its slot never claims."""
-        if batch.choices is None or (self.waiting and any(slot.sequence is None for slot in self.slots)):
+        if self.waiting and any(slot.sequence is None for slot in self.slots):
             return Batch()
         going = [sequence for sequence in batch.sequences if not sequence.finished]
         if going != self.running or not all(sequence.goes_on for sequence in going):
@@ -332,12 +333,14 @@ class Engine:
         that ended while the batch was under way get nothing."""
         result = batch.result
         chosen = () if result is None else result if isinstance(result, np.ndarray) else result.tokens()
-        complete = [sequence for sequence, piece in batch if len(piece) == sequence.n_pending]
+        complete = []
         for sequence, piece in batch:
+            start, end = sequence.n_computed, sequence.n_computed + len(piece)
+            if end == len(sequence.tokens):
+                complete.append(sequence)
             if not sequence.finished:
                 assert sequence.slot is not None
-                start, end = sequence.n_computed, sequence.n_computed + len(piece)
-                sequence.slot.tokens.extend(sequence.tokens[start:end])
+                sequence.slot.tokens += sequence.tokens[start:end]
                 sequence.n_computed = end
         advanced = []
         for sequence, one in zip(complete, chosen, strict=True):

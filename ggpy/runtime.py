@@ -227,12 +227,12 @@ class Runtime:
             ("position", positions, 0, self.n_ctx, x.positions),
             ("output", outputs, 0, n, x.outputs),
         ):
-            if not _within(values, least, limit):
-                raise ValueError(f"a {name} outside {least}..{limit - 1}")
-            if len(values) == 1:  # numpy takes longer to start on a slice than one number takes
+            if len(values) == 1 and least <= values[0] < limit:  # sooner than numpy would begin with a slice
                 to[0] = values[0]
-            else:
+            elif _within(values, least, limit):
                 to[: len(values)] = values
+            else:
+                raise ValueError(f"a {name} outside {least}..{limit - 1}")
 
     def chain_for(self, params: SamplingParams) -> Chain | None:
         """What samples with these parameters (resolved) in machine code, where the CPU's kernels are at hand."""

@@ -356,7 +356,8 @@ class Sampler:
 
     def _draw(self) -> float:
         """The next random number, from 0 to below 1."""
-        self._upcoming(0)
+        if not self._uniforms:
+            self._upcoming(0)
         return self._uniforms.popleft()
 
     def _upcoming(self, ahead: int) -> float:
