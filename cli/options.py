@@ -48,7 +48,7 @@ model_options = together(
     ),
 )
 
-# As llama.cpp spells them. q8_0 halves the memory of a long context and is read faster.
+# As llama.cpp spells them. q8_0 halves the memory of a long context; CPUs read it faster, too.
 cache_options = together(
     click.option(
         "-ctk", "--cache-type-k", type=click.Choice(["f16", "q8_0"]), help="Type of cached keys; default f16."
