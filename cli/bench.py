@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import cache_options, model_options, open_model
+from ggpy.cli.options import model_options, open_model
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ class Counts(click.ParamType):
     """
 )
 @model_options
-@cache_options
 @click.option("-p", "--n-prompt", type=Counts(0), default="512", show_default=True, help="Prompt tokens; 0: none.")
 @click.option("-n", "--n-gen", type=Counts(0), default="64", show_default=True, help="Generated tokens; 0: none.")
 @click.option("-d", "--depth", type=Counts(0), default="0", show_default=True, help="Tokens in the context before.")
@@ -67,13 +66,7 @@ class Counts(click.ParamType):
 )
 @click.option("--plot", metavar="FILE.svg", help="Draw tokens per second over depth and over batch.")
 def bench(
-    model: str | None,
-    n_ctx: int | None,
-    n_threads: int | None,
-    device: str,
-    gpu_layers: str,
-    cache_type_k: str | None,
-    cache_type_v: str | None,
+    model_options: dict[str, Any],
     n_prompt: list[int],
     n_gen: list[int],
     depth: list[int],
@@ -100,7 +93,7 @@ def bench(
         _check_plot(Path(plot), cases)
     raise_interrupts()
     results: list[Measurement] = []
-    with _opened(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v, cases) as llm:
+    with _opened(model_options, cases) as llm:
         made = _measurements(llm, cases, repeats)
         try:
             if output == "md":
@@ -114,7 +107,7 @@ def bench(
         click.echo(json.dumps([result.as_json() for result in results], indent=2))
     elif any(result.bandwidth for result in results):
         best = max(result.bandwidth or 0 for result in results)
-        by = f"with {results[0].n_threads} threads" if device == "cpu" else "on the GPU"
+        by = f"with {results[0].n_threads} threads" if llm.runtime.device == "cpu" else "on the GPU"
         click.echo(f"\nMemory reads {best / 1e9:.1f} GB/s {by}.")
     if plot is not None:
         from ggpy.cli.bench_plot import draw
@@ -123,20 +116,11 @@ def bench(
         note(f"drawn in {plot}")
 
 
-def _opened(
-    model: str | None,
-    n_ctx: int | None,
-    n_threads: int | None,
-    device: str,
-    gpu_layers: str,
-    cache_type_k: str | None,
-    cache_type_v: str | None,
-    cases: list[Case],
-) -> LLM:
+def _opened(model_options: dict[str, Any], cases: list[Case]) -> LLM:
     """The model, with room for the largest case; a step takes no more tokens than the context has."""
     n_parallel = max(case.n_parallel for case in cases)
-    n_ctx = n_ctx or max(n_parallel, *(case.n_cells for case in cases))
-    return open_model(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v, n_parallel)
+    n_ctx = model_options["n_ctx"] or max(n_parallel, *(case.n_cells for case in cases))
+    return open_model({**model_options, "n_ctx": n_ctx}, n_parallel)
 
 
 def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measurement]:

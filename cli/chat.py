@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import (
-    cache_options,
-    default_model_sampling,
-    model_options,
-    open_model,
-    sampling_options,
-    sampling_params,
-)
+from ggpy.cli.options import default_model_sampling, model_options, open_model, sampling_options, sampling_params
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -32,27 +25,16 @@ if TYPE_CHECKING:
     """
 )
 @model_options
-@cache_options
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
 @sampling_options
-def chat(
-    model: str | None,
-    n_ctx: int | None,
-    n_threads: int | None,
-    device: str,
-    gpu_layers: str,
-    cache_type_k: str | None,
-    cache_type_v: str | None,
-    system: str | None,
-    **sampling: Any,
-) -> int:
+def chat(model_options: dict[str, Any], sampling: dict[str, Any], system: str | None) -> int:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation; /help lists the commands.
 
     When stdin is no terminal, each of its lines is a message, and the answers go to stdout.
     """
-    params = sampling_params(sampling if model else default_model_sampling(sampling))
+    params = sampling_params(sampling if model_options["model"] else default_model_sampling(sampling))
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    with open_model(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v) as llm:
+    with open_model(model_options) as llm:
         from ggpy.cli.chat_session import ChatSession
         from ggpy.cli.entry import raise_interrupts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,18 +19,30 @@ MODEL_HELP = (
 )
 
 
-def together(*options: Decorator) -> Decorator:
-    """Several options as one decorator, in the order of the help text."""
+def together(argument: str, *options: Decorator) -> Decorator:
+    """Several options as one decorator, in the order of the help text. The command gets their values as one dictionary,
+    as the argument of this name."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def collecting(**values: Any) -> Any:
+            collected = {name: values.pop(name) for name in names}
+            return command(**{argument: collected}, **values)
+
+        return every_option(collecting)
+
+    def every_option(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
         return command
 
+    names = [option.name for option in click.command(every_option(lambda: None)).params]
     return decorate
 
 
+# What `open_model` takes: "model", and parameters of LLM by their names. Cache types are spelt as llama.cpp does.
 model_options = together(
+    "model_options",
     click.option("-m", "--model", metavar="MODEL", help=MODEL_HELP),
     click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=1), metavar="N", help="Context in tokens."),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
@@ -40,16 +53,12 @@ model_options = together(
         "-ngl",
         "--gpu-layers",
         "--n-gpu-layers",
-        "gpu_layers",
+        "n_gpu_layers",
         metavar="N",
         default="auto",
         show_default=True,
         help="Of the last layers, how many run on the GPU, the CPU running the others; auto: as many as fit; all.",
     ),
-)
-
-# As llama.cpp spells them. q8_0 halves the memory of a long context; CPUs read it faster, too.
-cache_options = together(
     click.option(
         "-ctk", "--cache-type-k", type=click.Choice(["f16", "q8_0"]), help="Type of cached keys; default f16."
     ),
@@ -75,6 +84,7 @@ SAMPLING_NAMES = {
 
 # Ranges are checked by SamplingParams, which knows them.
 sampling_options = together(
+    "sampling",
     click.option("-n", "--predict", "max_tokens", type=int, metavar="N", help="Most tokens to generate."),
     click.option("--temp", "temperature", type=float, metavar="X", help="Temperature; 0 always takes the likeliest."),
     click.option("--top-k", type=int, metavar="N", help="Only the N likeliest tokens; 0: all."),
@@ -110,31 +120,14 @@ def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, **{name: value for name, value in own.items() if options.get(name) is None}}
 
 
-def open_model(
-    model: str | None,
-    n_ctx: int | None,
-    n_threads: int | None,
-    device: str,
-    gpu_layers: str = "auto",
-    cache_type_k: str | None = None,
-    cache_type_v: str | None = None,
-    n_parallel: int = 1,
-) -> LLM:
-    """The model of `model_options` and `cache_options`, fetched first where it is a known name, for so many sequences
-    at a time."""
+def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
+    """The model that `model_options` collected, fetched first where it is a known name, for so many sequences at a
+    time."""
     from ggpy.cli.pull import find_or_fetch
     from ggpy.cli.terminal import note
     from ggpy.llm import LLM, find_device, find_gpu_layers
 
-    device, layers = find_device(device), find_gpu_layers(gpu_layers)  # what the user may have got wrong comes first
-    return LLM(
-        find_or_fetch(model),
-        n_ctx=n_ctx,
-        n_threads=n_threads,
-        n_parallel=n_parallel,
-        notify=note,
-        cache_type_k=cache_type_k,
-        cache_type_v=cache_type_v,
-        device=device,
-        n_gpu_layers=layers,
-    )
+    options = dict(model_options)
+    find_device(options["device"])  # what the user may have got wrong comes before anything is fetched
+    find_gpu_layers(options["n_gpu_layers"])
+    return LLM(find_or_fetch(options.pop("model")), n_parallel=n_parallel, notify=note, **options)

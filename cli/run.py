@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import (
-    cache_options,
-    default_model_sampling,
-    model_options,
-    open_model,
-    sampling_options,
-    sampling_params,
-)
+from ggpy.cli.options import default_model_sampling, model_options, open_model, sampling_options, sampling_params
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -33,7 +26,6 @@ if TYPE_CHECKING:
     """
 )
 @model_options
-@cache_options
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
 @click.option("-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file; - is stdin.")
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
@@ -41,24 +33,19 @@ if TYPE_CHECKING:
 @sampling_options
 @click.option("-v", "--verbose", is_flag=True, help="Say more about the model and the run.")
 def run(
-    model: str | None,
-    n_ctx: int | None,
-    n_threads: int | None,
-    device: str,
-    gpu_layers: str,
-    cache_type_k: str | None,
-    cache_type_v: str | None,
+    model_options: dict[str, Any],
+    sampling: dict[str, Any],
     prompt: str | None,
     prompt_file: str | None,
     system: str | None,
     raw: bool,
     verbose: bool,
-    **sampling: Any,
 ) -> int:
     """Answer a prompt: the text goes to stdout, timing and notes to stderr.
 
     A model with a chat template answers as an assistant; other models, and --raw, continue the text.
     """
+    model = model_options["model"]
     # What the user may have got wrong is said before anything is loaded.
     params = sampling_params(sampling if model else default_model_sampling(sampling))
     text = _prompt_text(prompt, prompt_file)
@@ -69,7 +56,7 @@ def run(
 
         system = DEFAULT.system
     started = time.perf_counter()
-    with open_model(model, n_ctx, n_threads, device, gpu_layers, cache_type_k, cache_type_v) as llm:
+    with open_model(model_options) as llm:
         return _answer(llm, text, system, raw, params, verbose, started)
 
 

@@ -98,6 +98,12 @@ def test_table_and_plot(bench: Any, tmp_path: Path) -> None:
     assert ElementTree.parse("out.svg").getroot().tag.endswith("svg")
 
 
+def test_memory_is_named_by_where_the_model_ran(bench: Any) -> None:
+    """Not by where it was asked to: the GPU may have held no layer of it."""
+    result = bench("-p", "0", "-n", "4", "-r", "1", "--device", "cuda")
+    assert result.stdout.splitlines()[-1] == "Memory reads 2.0 GB/s with 1 threads."
+
+
 @pytest.mark.parametrize(
     ("args", "message", "status"),
     [
