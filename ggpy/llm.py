@@ -129,7 +129,17 @@ class LLM:
         layers = find_gpu_layers(n_gpu_layers)
         if device == "cpu" and layers:
             notify("n_gpu_layers (-ngl) is of no effect without a GPU: ask for one with the device 'cuda'")
-        model = load_model(self.path, n_ctx, n_threads, n_parallel, notify, cache_type_k, cache_type_v, device, layers)
+        model = load_model(
+            self.path,
+            n_ctx,
+            n_threads,
+            notify,
+            device=device,
+            n_gpu_layers=layers,
+            n_slots=n_parallel,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+        )
         self.file, self.tokenizer, self.template, self.runtime = (
             model.file,
             model.tokenizer,
@@ -402,18 +412,9 @@ def find_gpu_layers(asked: int | str | None) -> int | None:
     return asked
 
 
-def load_model(
-    path: Path,
-    n_ctx: int | None,
-    n_threads: int | None,
-    n_parallel: int,
-    notify: Notify,
-    cache_type_k: str | None = None,
-    cache_type_v: str | None = None,
-    device: str = "cpu",
-    n_gpu_layers: int | None = None,
-) -> Model:
-    """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails."""
+def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Notify, **placing: Any) -> Model:
+    """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. placing:
+    what `Placement` takes beside the file."""
     from ggpy.chat_template import ChatTemplate
     from ggpy.gguf_file import GGUFFile
     from ggpy.tokenizer import Tokenizer
@@ -424,20 +425,10 @@ def load_model(
         from ggpy.placement import Placement
         from ggpy.runtime import Runtime
 
-        placement = Placement(file, device, n_gpu_layers, n_parallel, None, cache_type_k, cache_type_v)
+        placement = Placement(file, **placing)
         context = placement.context(n_ctx, notify)
         # The runtime first: its threads pack the weights while this one reads the vocabulary.
-        runtime = Runtime(
-            file,
-            context,
-            n_slots=n_parallel,
-            n_threads=n_threads,
-            notify=notify,
-            cache_type_k=cache_type_k,
-            cache_type_v=cache_type_v,
-            device=device,
-            n_gpu_layers=n_gpu_layers,
-        )
+        runtime = Runtime(file, context, n_threads, notify, placement)
         undo.callback(runtime.close)
         tokenizer = Tokenizer.from_gguf(file)
         _check_rows(file, tokenizer)

@@ -52,13 +52,14 @@ class Placement:
 
     device: "cpu", "cuda" (the first GPU if that is enough, else every GPU), or "cuda:1", "cuda:0,1": those. The last
     `n_gpu_layers` layers, and the output with them, go to GPUs: None is as many as fit, and any number from the model's
-    layers on is all, the embedding included. n_slots, n_batch: as of `Runtime`.
+    layers on is all, the embedding included. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen
+    here where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_type`.
     """
 
     def __init__(
         self,
         file: GGUFFile,
-        device: str,
+        device: str = "cpu",
         n_gpu_layers: int | None = None,
         n_slots: int = 1,
         n_batch: int | None = None,
@@ -69,11 +70,13 @@ class Placement:
 
         self.file, self.device, self.n_slots, self.n_batch = file, device, n_slots, n_batch
         self.cache_types = cache_type_k, cache_type_v
-        hparams = architecture(file).hparams
-        self.n_layer, self.trained = hparams.n_layer, hparams.n_ctx_train
+        self.hparams = architecture(file).hparams
+        self.n_layer = self.hparams.n_layer
         self.asked = n_gpu_layers if n_gpu_layers is None else min(n_gpu_layers, self.n_layer)
         if device == "cpu":
             self.asked = 0
+        # Found out once: the same answers serve the choice of the context and the making of the runtime.
+        self.program = cache(self._planned)
         self._room, self._working, self._gpu_cache = (
             cache(of) for of in (self._free_bytes, self._working_bytes, self._gpu_cache_bytes)
         )
@@ -92,7 +95,7 @@ class Placement:
 
     def context(self, asked: int | None, notify: Callable[[str], None]) -> int:
         """The context in tokens: what was asked for, else the training context as far as memory holds it."""
-        start, least = (asked or min(self.trained, tokens) for tokens in (ENOUGH_CONTEXT, LEAST_CONTEXT))
+        start, least = (asked or min(self.hparams.n_ctx_train, tokens) for tokens in (ENOUGH_CONTEXT, LEAST_CONTEXT))
         n = self._n_gpu_layers(start)
         found = self._fitting(n, start) or self._fitting(n, least)
         if found is None:
@@ -105,7 +108,7 @@ class Placement:
             return self._cpu_cache_bytes(on_cpu, n_ctx) if found and found[1] >= batch else sys.maxsize
 
         weights = self._cpu_weight_bytes(on_cpu) if on_cpu else 0
-        return choose_context(asked, self.trained, weights, cache_bytes, available_memory(), notify)
+        return choose_context(asked, self.hparams.n_ctx_train, weights, cache_bytes, available_memory(), notify)
 
     def describe(self, parts: Sequence[Part]) -> str:
         """One line for the user."""
@@ -131,6 +134,12 @@ class Placement:
         """What to say where there was less room than had been free a moment ago, and all has been given back."""
         self._room.cache_clear()
         return self.too_much(sum(part.n_layers for part in parts if part.on_gpu), n_ctx)
+
+    def _planned(self, on_gpu: bool) -> Program:
+        """The whole model's program, for GPUs or for the CPU."""
+        from ggpy.runtime import planned
+
+        return planned(self.file, "cuda" if on_gpu else "cpu")[1]
 
     # ---- GPUs
 
@@ -236,29 +245,23 @@ class Placement:
         return weights + self._working(batch) + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
 
     @cached_property
-    def _gpu_program(self) -> Program:
-        from ggpy.runtime import planned
-
-        return planned(self.file, "cuda")[1]
-
-    @cached_property
     def _whole_weights(self) -> int:
         """Bytes of the weights, the embedding being once there where it is the output's too."""
         from ggpy.cuda.memory import weight_bytes
 
-        return weight_bytes(self._gpu_program)
+        return weight_bytes(self.program(True))
 
     @cached_property
     def _layer_weights(self) -> list[int]:
         """Bytes by layer, with the embedding at the first and the output at the last."""
         from ggpy.cuda.memory import weight_bytes
 
-        return [weight_bytes(self._gpu_program.part(layer, layer + 1)) for layer in range(self.n_layer)]
+        return [weight_bytes(self.program(True).part(layer, layer + 1)) for layer in range(self.n_layer)]
 
     def _working_bytes(self, n_batch: int) -> int:
         from ggpy.cuda.memory import working_bytes
 
-        return working_bytes(self._gpu_program, n_batch)
+        return working_bytes(self.program(True), n_batch)
 
     def _gpu_cache_bytes(self, n_ctx: int) -> int:
         from ggpy.cuda.memory import cache_bytes
@@ -271,11 +274,11 @@ class Placement:
     def _cpu_weight_bytes(self, n: int) -> int:
         """Of the first n layers, as the CPU keeps them."""
         from ggpy.cpu.needed import packed_format
-        from ggpy.runtime import Runtime, planned
+        from ggpy.runtime import Runtime
 
         if n == self.n_layer:
             return Runtime.weight_bytes(self.file)
-        part = planned(self.file)[1].part(0, n)
+        part = self.program(False).part(0, n)
         read = sum(info.nbytes for op in part.ops if op.kind == "embed" and (info := op.weights["weight"]))
         return read + sum(packed_format(info).matrix_bytes(*info.shape) for info in part.matrices())
 

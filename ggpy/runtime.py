@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -102,50 +102,43 @@ def _within(values: Integers, least: int, limit: int) -> bool:
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens.
 
-    `device`, `n_gpu_layers`: where its layers are, see `ggpy.placement.Placement`, which also chooses `n_batch`, the
-    most tokens a step takes, where that is None. `notify` receives one-line notes: that kernels are being compiled,
-    that a type runs slowly.
-    `cache_type_k`, `cache_type_v`: see `cache_type`.
+    `placement`: where its layers are; without one it is made here, of `placing`, what `Placement` takes beside the
+    file. `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
     """
 
     def __init__(
         self,
         file: GGUFFile,
         n_ctx: int,
-        n_slots: int = 1,
         n_threads: int | None = None,
-        n_batch: int | None = None,
         notify: Callable[[str], None] | None = None,
-        cache_type_k: str | None = None,
-        cache_type_v: str | None = None,
-        device: str = "cpu",
-        n_gpu_layers: int | None = None,
+        placement: Placement | None = None,
+        **placing: Any,
     ) -> None:
-        placement = Placement(file, device, n_gpu_layers, n_slots, n_batch, cache_type_k, cache_type_v)
+        placement = placement or Placement(file, **placing)
         self.parts, most_tokens = placement.place(n_ctx)
-        programs = {kind: planned(file, kind) for kind in {"cuda" if part.on_gpu else "cpu" for part in self.parts}}
-        self.hparams = next(iter(programs.values()))[0].hparams
+        self.hparams = placement.hparams
 
         # the linker is imported from here on
         from ggpy.cpu.threads import default_threads
 
-        self.file, self.device = file, device if self.parts[-1].on_gpu else "cpu"
-        self.n_ctx, self.n_slots = n_ctx, n_slots
+        self.file, self.device = file, placement.device if self.parts[-1].on_gpu else "cpu"
+        self.n_ctx, self.n_slots = n_ctx, placement.n_slots
         self.n_batch = min(most_tokens, n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or default_threads()
-        self.cache_type = cache_type(file, cache_type_k, cache_type_v, self.device)
+        self.cache_type = cache_type(file, *placement.cache_types, self.device)
         notify = notify or _quiet
         if self.device != "cpu":
             notify(placement.describe(self.parts))
-        elif device != "cpu" and n_gpu_layers is None:
+        elif placement.asked is None:
             notify("not one layer fits the GPU's free memory: the CPU runs them all")
         with ExitStack() as undo:
             executors: list[PartExecutor] = []
             for part in self.parts:
-                _, program = programs["cuda" if part.on_gpu else "cpu"]
+                program = placement.program(part.on_gpu).part(part.first, part.last)
                 try:
-                    executors.append(self._executor_of(part, program.part(part.first, part.last), notify))
+                    executors.append(self._executor_of(part, program, notify))
                 except OutOfMemory as error:
                     undo.close()
                     raise placement.ran_out(self.parts, n_ctx) from error

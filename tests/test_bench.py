@@ -39,8 +39,8 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(ggpy.bench, "bytes_read", lambda file, cache: lambda case: 1e6)
 
     def bench(*args: str) -> Result:
-        def load(path: Path, n_ctx: int, n_threads: int | None, n_parallel: int, *others: Any) -> Model:
-            bench.runtime = FakeRuntime(n_ctx=n_ctx, n_slots=n_parallel)  # type: ignore[attr-defined]
+        def load(path: Path, n_ctx: int, n_threads: int | None, notify: Any, n_slots: int, **placing: Any) -> Model:
+            bench.runtime = FakeRuntime(n_ctx=n_ctx, n_slots=n_slots)  # type: ignore[attr-defined]
             return Model(FakeFile(), ByteTokenizer(), FakeTemplate(), bench.runtime)  # type: ignore[arg-type, attr-defined]
 
         monkeypatch.setattr(ggpy.llm, "load_model", load)

@@ -27,7 +27,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
             FakeTemplate(),  # type: ignore[arg-type]
             FakeRuntime(n_slots=1, script=script or saying("Yes."), **runtime),  # type: ignore[arg-type]
         )
-        monkeypatch.setattr(ggpy.llm, "load_model", lambda *args: model)
+        monkeypatch.setattr(ggpy.llm, "load_model", lambda *args, **placing: model)
         return LLM("fake.gguf")
 
     return make

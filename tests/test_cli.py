@@ -30,10 +30,10 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def call(*args: str, script: Any = None, template: bool = True, input: Any = None, **runtime: Any) -> Result:
         def load(
-            path: Path, n_ctx: int | None, n_threads: int | None, n_parallel: int, notify: Any, *options: Any
+            path: Path, n_ctx: int | None, n_threads: int | None, notify: Any, n_slots: int, **placing: Any
         ) -> Model:
-            call.cache, call.place = options[:2], options[2:]  # type: ignore[attr-defined]
-            fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_parallel, script=script or saying("Hi 你好!"), **runtime)
+            call.placing = placing  # type: ignore[attr-defined]
+            fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_slots, script=script or saying("Hi 你好!"), **runtime)
             call.runtime = fake  # type: ignore[attr-defined]
             notify("a note")
             return Model(FakeFile(), ByteTokenizer(), FakeTemplate() if template else None, fake)  # type: ignore[arg-type]
@@ -47,9 +47,9 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"]])
 def test_the_cache_has_the_types_asked_for(call: Any, command: list[str]) -> None:
     assert call(*command, "-m", MODEL, input="Hi\n").exit_code == 0
-    assert call.cache == (None, None)
+    assert (call.placing["cache_type_k"], call.placing["cache_type_v"]) == (None, None)
     assert call(*command, "-m", MODEL, "-ctk", "q8_0", "--cache-type-v", "f16", input="Hi\n").exit_code == 0
-    assert call.cache == ("q8_0", "f16")
+    assert (call.placing["cache_type_k"], call.placing["cache_type_v"]) == ("q8_0", "f16")
     fails(call(*command, "-m", MODEL, "-ctv", "q2"), "'q2' is not one of", status=2)
 
 
@@ -57,11 +57,11 @@ def test_the_cache_has_the_types_asked_for(call: Any, command: list[str]) -> Non
 def test_layers_go_where_they_were_asked_to(call: Any, command: list[str]) -> None:
     command = [*command, "-m", MODEL]
     assert call(*command, input="Hi\n").exit_code == 0
-    assert call.place == ("cpu", None)
+    assert (call.placing["device"], call.placing["n_gpu_layers"]) == ("cpu", None)
     assert call(*command, "--device", "cuda:0,1", "-ngl", "12", input="Hi\n").exit_code == 0
-    assert call.place == ("cuda:0,1", 12)
+    assert (call.placing["device"], call.placing["n_gpu_layers"]) == ("cuda:0,1", 12)
     assert call(*command, "--device", "cuda", "--n-gpu-layers", "auto", input="Hi\n").exit_code == 0
-    assert call.place == ("cuda", None)
+    assert (call.placing["device"], call.placing["n_gpu_layers"]) == ("cuda", None)
     result = call(*command, "--gpu-layers", "99", input="Hi\n")
     assert result.exit_code == 0
     assert "no effect without a GPU" in result.stderr

@@ -29,7 +29,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
             FakeTemplate() if template else None,  # type: ignore[arg-type]
             FakeRuntime(script=script, **runtime),  # type: ignore[arg-type]
         )
-        monkeypatch.setattr(ggpy.llm, "load_model", lambda *args: model)
+        monkeypatch.setattr(ggpy.llm, "load_model", lambda *args, **placing: model)
         return LLM("fake.gguf")
 
     return make

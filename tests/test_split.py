@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,27 @@ def test_the_context_is_what_memory_holds(model: Any, gpus: Any) -> None:
         assert sum(part.n_layers for part in Placement(file, "cuda").place(512)[0] if part.on_gpu) == 3
         gpus(1000)
         assert Placement(file, "cuda").context(64, notes.append) == 64
+
+
+def test_what_a_placement_found_out_serves_the_runtime(model: Any, gpus: Any, monkeypatch: Any) -> None:
+    """Planning and sizing take longer than all else that a start does before the weights."""
+    calls: list[str] = []
+
+    def counted(name: str, of: Any) -> Any:
+        return lambda *args: calls.append(name) or of(*args)
+
+    executor = SimpleNamespace(most_chosen=0, most_candidates=0, close=lambda: None)
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 30)
+        monkeypatch.setattr("ggpy.runtime.planned", counted("planned", planned))
+        monkeypatch.setattr("ggpy.cuda.memory.available", counted("available", lambda name: 1 << 30))
+        monkeypatch.setattr(Runtime, "_executor_of", lambda *args: executor)
+        placement = Placement(file, "cuda", n_slots=3)
+        n_ctx = placement.context(None, lambda note: None)
+        runtime = Runtime(file, n_ctx, placement=placement)
+        assert sorted(calls) == ["available", "planned"]
+        assert (runtime.n_ctx, runtime.n_slots, runtime.n_batch) == (512, 3, 512)
+        assert runtime.parts == [Part("cuda:0", 0, N_LAYER)]
 
 
 def test_steps_take_fewer_tokens_before_layers_go_to_the_cpu(model: Any, gpus: Any) -> None:
