@@ -1,25 +1,55 @@
-"""How a sequence's next token is to be chosen, as numbers that a device can be given with a batch.
+"""How a sequence's next token is to be chosen, as numbers for those who choose without numpy: kernels and devices.
 
-`ggpy.sampler.Sampler.choice` makes one where the sampler's chain is top-k, top-p, min-p, temperature and draw with few
-candidates and nothing that looks at earlier tokens; whatever else is asked for, the sampler does with the logits.
+`UsualChain` says which parameters they can follow; whatever else is asked for, `ggpy.sampler` does with the logits.
+`CHOICE` is that chain for one token, as a device gets it with a batch; `ggpy.sampler.Sampler.choice` makes it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ggpy.sampler import SamplingParams
+
+COLDEST = 1e-30  # a temperature that can be divided by
+
+
+class UsualChain(NamedTuple):
+    """The largest logits, of these what top-p and min-p leave, over the temperature: what to draw from."""
+
+    candidates: int  # top-k; 1 where the likeliest token is wanted
+    temperature: float
+    top_p: float  # 2 where it is off
+    least: float  # min-p: a logit under the largest one plus this is out
+
+    @staticmethod
+    def of(params: SamplingParams) -> UsualChain | None:
+        """What the parameters (resolved) ask for after penalties and biases; None where that is another chain."""
+        if not params.temperature:
+            return UsualChain(1, 1.0, 2.0, -math.inf)
+        if not params.top_k or (params.typical_p is not None and params.typical_p < 1.0):
+            return None
+        return UsualChain(
+            params.top_k,
+            max(params.temperature, COLDEST),
+            params.top_p if params.top_p is not None and params.top_p < 1.0 else 2.0,
+            math.log(params.min_p) if params.min_p else -math.inf,
+        )
+
 
 BANNED = 10  # tokens that a choice can forbid
 
 CHOICE = np.dtype(
     [
-        ("candidates", np.int32),  # top-k; 1 where the likeliest token is wanted
+        ("candidates", np.int32),  # this and the three floats: `UsualChain`
         ("n_banned", np.int32),
         ("temperature", np.float32),
-        ("top_p", np.float32),  # 2 where it is off
-        ("least", np.float32),  # min-p: a logit under the largest one plus this is out
+        ("top_p", np.float32),
+        ("least", np.float32),
         ("uniform", np.float32),  # from 0 to 1: where to draw
         ("banned", np.int32, BANNED),
     ]

@@ -233,7 +233,7 @@ class Runtime:
             return None
         from ggpy.cpu.sampling import MachineChain
 
-        return MachineChain(params) if MachineChain.fits(params) else None
+        return MachineChain.of(params)
 
     @property
     def executor(self) -> Executor:

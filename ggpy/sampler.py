@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.choice import BANNED, CHOICE
+from ggpy.choice import BANNED, CHOICE, COLDEST, UsualChain
 from ggpy.errors import GGPYError
 
 Floats = NDArray[np.float32]
@@ -264,7 +264,7 @@ def temperature(c: Candidates, t: float) -> Candidates:
         return c
     peak = c.logits[0] if c.descending else c.logits.max()
     with np.errstate(over="ignore"):
-        return c._replace(logits=(c.logits - peak) / np.float32(max(t, 1e-30)))
+        return c._replace(logits=(c.logits - peak) / np.float32(max(t, COLDEST)))
 
 
 def draw(c: Candidates, uniform: float) -> int:
@@ -306,7 +306,7 @@ class Sampler:
         self, params: SamplingParams, banned: Sequence[int] = (), n_ctx: int = 0, chain: Chain | None = None
     ) -> None:
         self.params = params
-        self._chain = chain
+        self._chain, self._usual = chain, UsualChain.of(params)
         self.rng = np.random.default_rng(params.seed)
         self._uniforms: deque[float] = deque()  # drawn, and not yet used
         bias = dict(params.logit_bias or {}) | dict.fromkeys(banned, -math.inf)
@@ -391,22 +391,17 @@ class Sampler:
 
         The random number stays this token's until `take` is told what came of it.
         """
-        p = self.params
-        n = 1 if not p.temperature else p.top_k or 0
-        banned = self._bias_tokens
-        simple = not self._window_size and (p.typical_p in (None, 1.0) or not p.temperature)
-        if not simple or not 1 <= n <= min(most, n_vocab - 1) or banned.size > BANNED or (self._bias > -math.inf).any():
+        chain, banned = self._usual, self._bias_tokens
+        if chain is None or self._window_size or banned.size > BANNED or (self._bias > -math.inf).any():
+            return None
+        if chain.candidates > min(most, n_vocab - 1):
             return None
         row = np.zeros((), CHOICE)
-        row["candidates"], row["temperature"], row["top_p"], row["least"] = n, 1.0, 2.0, -math.inf
+        row["candidates"], row["temperature"], row["top_p"], row["least"] = chain
         row["n_banned"] = banned.size
         row["banned"][: banned.size] = banned
-        if p.temperature:
-            row["temperature"], row["uniform"] = max(p.temperature, 1e-30), self._upcoming(ahead)
-            if p.top_p is not None and p.top_p < 1.0:
-                row["top_p"] = p.top_p
-            if p.min_p:
-                row["least"] = math.log(p.min_p)
+        if self.params.temperature:
+            row["uniform"] = self._upcoming(ahead)
         return row
 
     def take(self, chosen: int) -> int:

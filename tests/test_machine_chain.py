@@ -25,10 +25,15 @@ def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
+def chain_of(params: SamplingParams) -> MachineChain:
+    chain = MachineChain.of(params)
+    assert chain is not None
+    return chain
+
+
 def both(params: SamplingParams, logits: np.ndarray) -> tuple[int, int]:
     """The tokens that numpy and machine code choose with the same seed."""
-    assert MachineChain.fits(params)
-    return Sampler(params).sample(logits), Sampler(params, chain=MachineChain(params)).sample(logits)
+    return Sampler(params).sample(logits), Sampler(params, chain=chain_of(params)).sample(logits)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -60,19 +65,17 @@ def test_unusable_logits(tier: str, at: int, bad: float) -> None:
     params = SamplingParams(seed=1).resolved()
     logits = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     logits[at] = bad
-    assert MachineChain(params)(logits, 0.5) == -1
+    assert chain_of(params)(logits, 0.5) == -1
     with pytest.raises(GGPYError, match="no usable logits"):
-        Sampler(params, chain=MachineChain(params)).sample(logits)
+        Sampler(params, chain=chain_of(params)).sample(logits)
     with pytest.raises(GGPYError, match="no usable logits"):
-        Sampler(params, chain=MachineChain(params)).sample(np.full(5000, -np.inf, np.float32))
+        Sampler(params, chain=chain_of(params)).sample(np.full(5000, -np.inf, np.float32))
 
 
 def test_what_it_leaves_to_numpy() -> None:
-    fits = MachineChain.fits
-    assert fits(SamplingParams().resolved())
     for other in ({"temperature": 0}, {"top_k": 0}, {"top_k": MOST_CANDIDATES + 1}, {"typical_p": 0.9}):
-        assert not fits(SamplingParams(**other).resolved())
-    chain = MachineChain(SamplingParams(top_k=40).resolved())
+        assert MachineChain.of(SamplingParams(**other).resolved()) is None
+    chain = chain_of(SamplingParams(top_k=40).resolved())
     assert chain(np.zeros(40, np.float32), 0.5) == -1  # top-k is off
     for wrong in (np.zeros(100), np.zeros(200, np.float32)[::2]):
         with pytest.raises(TypeError, match=r"float32|contiguous"):

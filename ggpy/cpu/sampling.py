@@ -1,13 +1,13 @@
-"""Sampling in machine code: the kernel of `ggpy.cpu.sample`, ready for one sequence's parameters."""
+"""Sampling in machine code: the kernel of `ggpy.cpu.sample`, ready for one sequence."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggpy.choice import UsualChain
 from ggpy.cpu.kernels import kernel
 
 if TYPE_CHECKING:
@@ -19,20 +19,20 @@ MOST_CANDIDATES = 256  # top-k beyond it sorts faster in numpy
 class MachineChain:
     """Chooses a token from logits by top-k, top-p, min-p and temperature."""
 
-    def __init__(self, params: SamplingParams) -> None:
-        self._k = params.top_k or 0
-        self._params = np.zeros(4)
-        min_p = np.float32(math.log(params.min_p)) if params.min_p else -math.inf
-        self._params[:3] = 1.0 if params.top_p is None else params.top_p, min_p, max(params.temperature or 0.0, 1e-30)
+    def __init__(self, chain: UsualChain) -> None:
+        self._k = chain.candidates
+        self._params = np.array([chain.top_p, chain.least, chain.temperature, 0.0])  # the last: where to draw
         self._values, self._ids = np.empty(self._k, np.float32), np.empty(self._k, np.int32)
         self._room = self._params.ctypes.data, self._values.ctypes.data, self._ids.ctypes.data
         self._call = kernel("sample").call
 
     @staticmethod
-    def fits(params: SamplingParams) -> bool:
-        """Whether this chain is all that the parameters (resolved) ask for."""
-        k, typical = params.top_k or 0, params.typical_p
-        return bool(params.temperature) and 0 < k <= MOST_CANDIDATES and (typical is None or typical >= 1.0)
+    def of(params: SamplingParams) -> MachineChain | None:
+        """What does as the parameters (resolved) ask; None where numpy does it, or does it sooner."""
+        chain = UsualChain.of(params)
+        if chain is None or not params.temperature or chain.candidates > MOST_CANDIDATES:
+            return None
+        return MachineChain(chain)
 
     def __call__(self, logits: Floats, uniform: float) -> int:
         """The token at the point `uniform`, from 0 to below 1, of the distribution over logits, float32 [n]; -1 where
