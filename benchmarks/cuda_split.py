@@ -1,9 +1,10 @@
 """Speed of a model whose layers are shared by devices: one GPU, several, or GPUs and the CPU.
 
-    python benchmarks/cuda_split.py qwen-7b cuda:0 cuda:0,1 cuda:0=16 cuda:0=31
+    python benchmarks/cuda_split.py qwen-7b cuda:0 cuda:0,1 cuda:0=16 cuda:0=31 cpu
 
 After `=` stands how many of the last layers the GPUs run. The model is the random one of `cuda_speed.py`. Counted is
-everything from inputs to logits on the host: the median of three rounds.
+everything from inputs to logits on the host: the median of three rounds. With `--parts` also how long each part of a
+step of one token takes by itself, and the rows between parts to cross.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,9 @@ from cuda_speed import SHAPES, prompt, write_random
 
 from ggpy.gguf_file import GGUFFile
 from ggpy.runtime import Runtime
+from ggpy.split import SplitExecutor
 
-TOGETHER = (1, 8)  # sequences
-ROUND = 32  # tokens of each
+ROUND = 32  # tokens of each sequence
 
 
 def decode(runtime: Runtime, n: int, depth: int) -> float:
@@ -35,18 +37,55 @@ def decode(runtime: Runtime, n: int, depth: int) -> float:
     return sorted(rounds[1:])[1]
 
 
+def parts(runtime: Runtime) -> str:
+    """Microseconds of what a step of one token consists of, each waited for before the next begins."""
+    executor = runtime.executor
+    if not isinstance(executor, SplitExecutor):
+        return ""
+    decode(runtime, 1, 0)  # its last token is every part's again
+    devices = [getattr(part, "device", None) for part in executor.parts]
+    taken: dict[str, list[float]] = {}
+
+    def timed(name: str, do: Callable[[], object]) -> None:
+        started = time.perf_counter()
+        do()
+        for device in devices:
+            if device is not None:
+                device.use()
+                device.synchronize()
+        taken.setdefault(name, []).append(1e6 * (time.perf_counter() - started))
+
+    for _ in range(ROUND):
+        for i, (where, part) in enumerate(zip(runtime.parts, executor.parts, strict=True)):
+            if i:
+                timed(f"rows to {where.device}", lambda i=i, part=part: part.take(executor.parts[i - 1], 1))
+            timed(f"{where.n_layers} on {where.device}", lambda part=part: part.run(1, 1))
+    return ", ".join(f"{name} {sorted(times)[len(times) // 2]:.0f}" for name, times in taken.items())
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("ways", nargs="+", metavar="DEVICE[=LAYERS]")
     parser.add_argument("-c", "--ctx-size", type=int, default=4352)
+    parser.add_argument("-t", "--threads", type=int, help="of the CPU's layers")
+    parser.add_argument("--parallel", type=numbers, default=[1, 8], metavar="N,…", help="sequences generating together")
+    parser.add_argument("--depths", type=numbers, default=[0, 1024], metavar="N,…", help="tokens in the context before")
+    parser.add_argument("--prompts", type=numbers, default=[512, 4096], metavar="N,…", help="tokens of a prompt")
+    parser.add_argument("--cache", default="f16", metavar="TYPE", help="of keys and values: f16, or q8_0")
+    parser.add_argument("--parts", action="store_true", help="time the parts of a step, too")
     options = parser.parse_args()
-    prompts = [n for n in (512, 4096) if n <= options.ctx_size]
-    depths = [depth for depth in (0, 1024) if depth + ROUND <= options.ctx_size]
+    prompts = [n for n in options.prompts if n <= options.ctx_size]
+    depths = [depth for depth in options.depths if depth + ROUND <= options.ctx_size]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.gguf"
         write_random(path, options.shape)
-        columns = [f"tg x{n} @ {depth}" for n in TOGETHER for depth in depths] + [f"pp{n}" for n in prompts]
+        columns = [f"tg x{n} @ {depth}" for n in options.parallel for depth in depths] + [f"pp{n}" for n in prompts]
+        columns += ["parts of a step, µs"] * options.parts
         print("| layers | tokens a step | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 2) + "|")
         for way in options.ways:
             device, _, layers = way.partition("=")
@@ -54,17 +93,21 @@ def main() -> None:
                 runtime = Runtime(
                     file,
                     options.ctx_size,
-                    n_slots=max(TOGETHER),
+                    options.threads,
+                    n_slots=max(options.parallel),
+                    cache_type_k=options.cache,
+                    cache_type_v=options.cache,
                     device=device,
                     n_gpu_layers=int(layers) if layers else None,
                 )
-                speeds = [decode(runtime, n, depth) for n in TOGETHER for depth in depths]
+                speeds = [decode(runtime, n, depth) for n in options.parallel for depth in depths]
                 for n in prompts:
                     prompt(runtime, n)
                     speeds.append(n / sorted(prompt(runtime, n) for _ in range(3))[1])
                 places = ", ".join(f"{part.n_layers} on {part.device}" for part in runtime.parts)
+                cells = [places, str(runtime.n_batch), *(f"{speed:.0f}" for speed in speeds)]
+                cells += [parts(runtime)] * options.parts
                 runtime.close()
-            cells = [places, str(runtime.n_batch), *(f"{speed:.0f}" for speed in speeds)]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
