@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import pytest
 
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
@@ -29,6 +31,14 @@ def one_of_each(names: Iterable[str]) -> list[str]:
     return list(forms.values())
 
 
+def slow_but(quick: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
+    """Cases of a test that runs long: all of them marked as slow but a few, which stand for the others."""
+    few, every = list(quick), list(cases)
+    assert all(case in every for case in few)
+    values = {case: case if isinstance(case, tuple) else (case,) for case in every}
+    return [pytest.param(*values[case], marks=() if case in few else pytest.mark.slow) for case in every]
+
+
 def random_blocks(name: str, n: int, seed: int = 5) -> np.ndarray:
     """uint8 [n, type_size]: any codes, scales as of a model."""
     form, rng = FORMATS[name], np.random.default_rng(seed)
@@ -46,4 +56,6 @@ def random_blocks(name: str, n: int, seed: int = 5) -> np.ndarray:
         blocks[:, :4] = rng.integers(0x10, 0x18, (n, 4))
     elif name == "F64":  # a type without a packed form
         blocks = (0.1 * rng.standard_normal((n, 1))).view(np.uint8)
+    elif form.block_size == 1:
+        blocks = form.quantize((0.1 * rng.standard_normal((n, 1))).astype(np.float32))
     return blocks

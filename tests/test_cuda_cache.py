@@ -12,23 +12,23 @@ import pytest
 pytest.importorskip("numba_cuda")
 pytest.importorskip("cuda.bindings")
 
+from blocks import slow_but
 from emulated_device import EmulatedDevice
 from ptx_emulator import Memory, launch
 from ptx_text import parse
 from reference import ReferenceModel, q8_0
-from test_cuda import both, errors
+from test_cuda import both, emulated_logits, errors
 from test_cuda_flash import attention as obvious_attention
 from tiny import tiny_checkpoint
 
 from ggpy.convert.pipeline import convert
 from ggpy.cpu.layout import cache_types
-from ggpy.cuda import executor as executor_module
 from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.flash_layout import FlashShape
 from ggpy.cuda.layout import AttentionShape, CacheLayout
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
-from ggpy.runtime import cache_type, planned
+from ggpy.runtime import cache_type
 
 TYPES = ("f16", "q8_0", "q8_0-f16", "f16-q8_0")
 
@@ -70,7 +70,7 @@ def turned(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("types", slow_but(["f16", "q8_0"], TYPES))
 def test_turned_and_stored(types: str) -> None:
     rng, head_dim, half = np.random.default_rng(0), 96, 16
     cache, angles = CacheLayout(2, 2, 64, head_dim, types), angle_table(half)
@@ -95,8 +95,8 @@ def test_turned_and_stored(types: str) -> None:
             assert np.allclose(values[slot, :, position], x[token], atol=0.02 if kind == "q8_0" else 2e-3)
 
 
-@pytest.mark.parametrize("turning", ["turn", "turned"])
-@pytest.mark.parametrize("types", TYPES[1:])
+@pytest.mark.parametrize("turning", slow_but(["turn"], ["turn", "turned"]))
+@pytest.mark.parametrize("types", slow_but(["q8_0"], TYPES[1:]))
 def test_attention_of_single_tokens(types: str, turning: str) -> None:
     n_head, head_dim, position, half, turn = 2, 96, 13, 8, turning == "turn"
     cache, angles = CacheLayout(2, 1, 64, head_dim, types), angle_table(half)
@@ -176,29 +176,13 @@ def test_compiled_attention() -> None:
         assert made.registers * shape.threads * shape.blocks <= 65536
 
 
+@pytest.mark.slow
 def test_a_whole_model_on_the_emulator(tmp_path: Path) -> None:
     path = tmp_path / "qwen3.gguf"
     convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), "q4_0", path)
     ids = [7, 300, 12]
     expected = ReferenceModel(path, int8_activations=True, q8_cache=True).logits(ids)
-    with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
-        patch.setattr(executor_module, "compile_missing", lambda *_: [])
-        device: object = EmulatedDevice()
-        x = executor_module.CudaExecutor(
-            planned(file, "cuda")[1],
-            file,
-            n_ctx=64,
-            n_slots=1,
-            n_batch=8,
-            cache_type="q8_0",
-            notify=lambda _: None,
-            device=device,  # type: ignore[arg-type]
-        )
-        for position, token in enumerate(ids):
-            x.tokens[0], x.positions[0] = token, position
-            logits = x.run(1, 1)[0]
-            assert np.linalg.norm(logits - expected[position]) < 1e-3 * np.linalg.norm(expected[position])
-        x.close()
+    assert errors(emulated_logits(path, ids, cache_type="q8_0"), expected).max() < 1e-3
 
 
 def test_what_a_gpu_does_not_cache(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blocks import slow_but
 from doubles import ByteTokenizer
 from test_cuda import gpu, need_compiler  # noqa: F401
 from tiny import tiny_checkpoint
@@ -185,7 +186,7 @@ def bad(device: Any) -> None:
         assert str(said.value) == str(ours.value)
 
 
-@pytest.mark.parametrize(("part", "n_vocab"), list(enumerate(VOCABULARIES)))
+@pytest.mark.parametrize(("part", "n_vocab"), slow_but([(0, VOCABULARIES[0])], enumerate(VOCABULARIES)))
 def test_tokens_are_the_samplers(part: int, n_vocab: int) -> None:
     need_compiler()
     from emulated_device import EmulatedDevice
@@ -220,6 +221,7 @@ def texts(runtime: Any, most_chosen: int, n: int, max_tokens: int) -> list[list[
     return [sequence.token_ids for sequence in sequences]
 
 
+@pytest.mark.slow
 def test_a_whole_model_chooses_as_the_sampler_does(tmp_path: Path) -> None:
     need_compiler()
     from emulated_device import EmulatedDevice
