@@ -42,7 +42,9 @@ class Op:
 
     embed       -> dst                         embedding rows of the batch's tokens
     prepare     srcs[0] -> activations         norm (if `eps` >= 0), conversion to `form`; that buffer is implicit
-    linear      activations -> dst             products with `weight`, plus `bias`; with `accumulate`, added to dst
+    linear      activations -> dst             products with `weight`, plus `bias`; with `accumulate`, added to dst;
+                                               with `partial`, what counts is the sum over all ranks that share a
+                                               model (`ggpy.tensor_parallel`)
     rope_store  srcs q, k, v -> q, cache       turn q in place and k; k and v into the cache of `layer`
     attention   srcs[0] q, cache -> dst
     swiglu      srcs gate, up -> dst
@@ -242,7 +244,8 @@ class _Planner:
         weight = node.weights["weight"]
         assert weight is not None
         self._prepare(node.inputs[0], node, weight)
-        self._emit("linear", node, dst, (), weights=node.weights, params={"accumulate": accumulate})
+        params = {"accumulate": accumulate, "partial": node.params.get("partial", False)}
+        self._emit("linear", node, dst, (), weights=node.weights, params=params)
 
     def _add(self, node: Node) -> None:
         total, product = node.inputs

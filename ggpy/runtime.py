@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ggpy.placement import Part
     from ggpy.sampler import Chain, SamplingParams
     from ggpy.split import Executor, PartExecutor
+    from ggpy.tensor_parallel import Rank
 
 
 Integers = Sequence[int] | np.ndarray  # of any integer type
@@ -54,11 +55,15 @@ def architecture(file: GGUFFile) -> Architecture:
     return family(file.metadata, embedding.shape[0])
 
 
-def planned(file: GGUFFile, device: str = "cpu") -> tuple[Architecture, Program]:
-    """The model of a file and the program that evaluates it on a device."""
+def planned(file: GGUFFile, device: str = "cpu", rank: Rank | None = None) -> tuple[Architecture, Program]:
+    """The model of a file and the program that evaluates it on a device, or a rank's share of it."""
     model = architecture(file)
     graph = Graph(file)
     logits = model.build(graph)
+    if rank:
+        from ggpy.tensor_parallel import divided
+
+        graph, logits = divided(graph, logits, rank)
     if device != "cpu":
         from ggpy.cuda.weights import activation_form
     else:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from ptx_emulator import Memory, launch
+from ptx_emulator import Memory, Trap, launch
 from ptx_text import Entry, parse
 
 from ggpy.cuda.compile import source, to_ptx
@@ -37,16 +37,20 @@ class EmulatedKernel:
         sizes = (grid,) if isinstance(grid, int) else grid
 
         def go() -> None:
-            launch(self.entry, self.device.memory_map, sizes, threads or self.threads, list(arguments), shared)
+            memory = Memory([array for device in self.device.reached for array in device.memory_map.arrays])
+            memory.arrays.sort(key=lambda array: array.ctypes.data)
+            launch(self.entry, memory, sizes, threads or self.threads, list(arguments), shared)
 
         self.device.queue(go)
 
 
 class EmulatedDevice:
-    """Everything runs when it is queued, but between the ends of `capture`."""
+    """Everything runs when it is queued, but between the ends of `capture`. A kernel that has waited for another GPU in
+    vain, and so has done nothing, is tried again when something waits for it or is queued there."""
 
     cc, n_multiprocessors, name, can_overlap = CC, 4, "emulated", True
     shared_limit = 227 << 10
+    patience = 2  # looks at what another GPU has not written
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
@@ -54,12 +58,37 @@ class EmulatedDevice:
         self._arrays: dict[int, np.ndarray] = {}
         self._recording: list[Callable[[], None]] | None = None
         self._kernels: dict[str, EmulatedKernel] = {}
+        self.reached: list[EmulatedDevice] = [self]  # whose memory kernels can touch
+        self._waiting: list[Callable[[], None]] = []
 
     def queue(self, what: Callable[[], None]) -> None:
         if self._recording is None:
-            what()
+            self._waiting.append(what)
+            self.go_on()
         else:
             self._recording.append(what)
+
+    def go_on(self) -> bool:
+        """Do what can be done; whether anything was."""
+        before = len(self._waiting)
+        try:
+            while self._waiting:
+                self._waiting[0]()
+                self._waiting.pop(0)
+        except Trap:
+            pass
+        return len(self._waiting) < before
+
+    def finish(self) -> None:
+        """Do everything, and what it waits for."""
+        while any([device.go_on() for device in self.reached]):
+            pass
+        assert not self._waiting, "a kernel waits for what nobody will write"
+
+    def reach(self, other: EmulatedDevice) -> bool:
+        if other not in self.reached:
+            self.reached.append(other)
+        return True
 
     def use(self) -> None:
         pass
@@ -107,7 +136,7 @@ class EmulatedDevice:
         self.queue(lambda: ctypes.memset(address, 0, n_bytes) and None)
 
     def synchronize(self) -> None:
-        pass
+        self.finish()
 
     def capture(self, queue: Callable[[], None]) -> EmulatedGraph:
         self._recording = recorded = []
@@ -115,29 +144,30 @@ class EmulatedDevice:
             queue()
         finally:
             self._recording = None
-        return EmulatedGraph(recorded)
+        return EmulatedGraph(self, recorded)
 
     def event(self) -> EmulatedEvent:
-        return EmulatedEvent()
+        return EmulatedEvent(self)
 
     def close(self) -> None:
         self._arrays.clear()
 
 
 class EmulatedGraph:
-    def __init__(self, recorded: list[Callable[[], None]]) -> None:
-        self.recorded = recorded
+    def __init__(self, device: EmulatedDevice, recorded: list[Callable[[], None]]) -> None:
+        self.device, self.recorded = device, recorded
 
     def launch(self) -> None:
         for what in self.recorded:
-            what()
+            self.device.queue(what)
 
 
 class EmulatedEvent:
-    """Whatever it could wait for has ended."""
+    def __init__(self, device: EmulatedDevice) -> None:
+        self.device = device
 
     def set(self) -> None:
         pass
 
     def wait(self) -> None:
-        pass
+        self.device.finish()

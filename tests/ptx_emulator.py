@@ -50,6 +50,10 @@ class Memory:
         return found
 
 
+class Trap(Exception):
+    """A kernel has ended itself."""
+
+
 class Block(Together):
     """One block on its way through a kernel."""
 
@@ -193,6 +197,9 @@ class Block(Together):
         if word == "pred":
             return "pred", 1
         return word[0], int(word[1:])
+
+    def _trap(self, i: Instruction, mask: Array) -> None:
+        raise Trap
 
     def _mov(self, i: Instruction, mask: Array) -> None:
         kind, bits = self._type(i.parts[-1])

@@ -14,6 +14,7 @@ from ggpy.cuda.compile import Compiled, missing_packages, obtain
 from ggpy.errors import GGPYError, OutOfMemory
 
 OUT_OF_MEMORY = 2
+ALREADY_ENABLED = 704
 OLDEST_DRIVER = 12000  # CUDA 12: graphs that keep programmatic edges need 12.3, and do without before
 
 _CTYPES: dict[str, Any] = {"u64": c_uint64, "i64": ctypes.c_int64, "u32": c_uint, "i32": c_int, "f32": c_float}
@@ -258,7 +259,7 @@ class Device:
         """Queue a copy from another GPU's memory. It waits for what is queued there, and what is queued there later
         waits for it. Where the two reach each other, it goes directly, else the driver takes it through the host."""
         if source not in self._peers:
-            self._reach(source)
+            self.reach(source)
             source.use()
             sent = source.event()
             self.use()
@@ -279,11 +280,16 @@ class Device:
         received.hold_back(source)
         self.use()
 
-    def _reach(self, source: Device) -> None:
+    def reach(self, other: Device) -> bool:
+        """Whether what runs here can read and write the other's memory; from now on it may."""
+        if other.index == self.index:
+            return True
         can = c_int()
-        status = self.lib.cuDeviceCanAccessPeer(byref(can), self._handle, source._handle)
-        if status == 0 and can.value and source.index != self.index:
-            self.lib.cuCtxEnablePeerAccess(source._context, 0)  # where it fails, copies go through the host
+        status = self.lib.cuDeviceCanAccessPeer(byref(can), self._handle, other._handle)
+        if status or not can.value:
+            return False
+        self.use()
+        return self.lib.cuCtxEnablePeerAccess(other._context, 0) in (0, ALREADY_ENABLED)
 
     def clear(self, address: int, n_bytes: int) -> None:
         check(self.lib.cuMemsetD8Async(c_uint64(address), 0, c_size_t(n_bytes), self.stream), "clearing memory")

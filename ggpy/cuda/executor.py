@@ -6,7 +6,7 @@ graph, inputs, logits and all, and replayed by one call. Large steps (prompts) u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ggpy.cuda.choose_layout import CHOICE_WORDS
 from ggpy.cuda.chooser import IN_FLIGHT, Chooser, ChosenTokens
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Event, Graph
+from ggpy.cuda.exchange import Exchange
 from ggpy.cuda.layout import ActivationLayout, AttentionShape, CacheLayout, round_up
 from ggpy.cuda.lower import Attention, Product, RopeStore, Step, lower, weight_groups
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, Memory, StepQueue
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ggpy.models.base import Rope
     from ggpy.program import Program
     from ggpy.split import PartExecutor
+    from ggpy.tensor_parallel import Rank
 
 GRAPH_SIZES = (*MATVEC_SIZES, 16, 32, 64)  # tokens of a step that is recorded
 OUTPUT_ROWS = 64  # of logits made at a time
@@ -38,7 +40,7 @@ class Inputs:
     """What describes a batch: a block of page-locked host memory and its copy on the GPU, which several may share: each
     is uploaded when the steps before it have ended."""
 
-    HEADER = 16  # words: the number of tokens, and where tokens chosen go (`Chooser.place`)
+    HEADER = 16  # words: the number of tokens, where tokens chosen go (`Chooser.place`), the step's first epoch
 
     def __init__(self, device: Device, capacity: int, last: str, address: int = 0) -> None:
         self.capacity, self._last = capacity, last  # the last of its arrays: "segments", or "choices"
@@ -69,11 +71,14 @@ class Inputs:
 
 
 class CudaExecutor:
-    """Runs one program, or a part of one. `run` takes the batch's description and returns logits; without any it may
+    """Runs one program, or a part of one, or a rank's share (`ggpy.cuda.ranks`). `run` takes the batch's description and returns logits; without any it may
     return before the GPU is done. `choose` has the tokens chosen here, of a program that makes logits."""
 
     most_candidates = Chooser.most_candidates
     most_chosen = GRAPH_SIZES[-1]  # tokens of a step that `choose` takes
+    exchange: Exchange | None = None  # with the other ranks that share the model
+    _epoch = 1  # of the next sum with them; memory begins with zeros
+    _recorded: Inputs | None = None  # of the step that was started last, where it is a graph
 
     def __init__(
         self,
@@ -86,8 +91,9 @@ class CudaExecutor:
         notify: Callable[[str], None],
         cache_type: str = "f16",
         device: Device | None = None,
+        rank: Rank | None = None,
     ) -> None:
-        self.program = program
+        self.program, self.rank = program, rank
         self.device = device or Device()
         self.device.use()
         try:
@@ -105,6 +111,10 @@ class CudaExecutor:
         self.shape = AttentionShape(self.cache, heads["n_head"])
         self.n_batch, rows = n_batch, max(n_batch, GRAPH_SIZES[-1])
         steps = lower(program)
+        sums = [step.linears[0].dst for step in steps if isinstance(step, Product) and step.partial]
+        self._n_sums = len(sums)
+        if self.rank and sums[0]:
+            self.exchange = Exchange(device, self.rank, sums[0].n_cols, MATVEC_TOKENS, rows)
         groups = weight_groups(steps)
         weights = Weights(device, file)
         compile_missing(self._kernel_names(weights, steps, groups), device.cc, notify)
@@ -135,7 +145,7 @@ class CudaExecutor:
         self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
         self._logits = np.frombuffer(buffer, np.float32).reshape(OUTPUT_ROWS, -1)[:, :n_vocab]
         self._all_logits = np.empty((0, n_vocab), np.float32)
-        self._queue = StepQueue(device, weights, steps, self.cache, self.shape, memory)
+        self._queue = StepQueue(device, weights, steps, self.cache, self.shape, memory, exchange=self.exchange)
         self._queue.load_vectors()
         self._graphs: dict[tuple[int, str, str], Graph] = {}
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n_batch, np.int32) for _ in range(4))
@@ -144,7 +154,7 @@ class CudaExecutor:
     def _kernel_names(self, weights: Weights, steps: list[Step], groups: list[list[TensorInfo]]) -> list[str]:
         """Every kernel that steps of this program may launch."""
         names = Weights.kernel_names(groups)
-        dry = StepQueue(self.device, weights, steps, self.cache, self.shape, None, names.append)
+        dry = StepQueue(self.device, weights, steps, self.cache, self.shape, None, names.append, self.exchange)
         for n in GRAPH_SIZES:
             dry.queue(n, "apart")
             if self.program.logits:
@@ -176,16 +186,38 @@ class CudaExecutor:
 
         Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step.
         """
+        for _ in self.start(n, m):
+            pass
+        return self.finish(m)
+
+    def start(self, n: int, m: int) -> Iterator[None]:
+        """Queue such a step, piece by piece: where ranks share a model, none may be pieces ahead of the others."""
         self.device.use()
         slots = self.slots[:n]
         apart = n == 1 or (n <= GRAPH_SIZES[-1] and len(set(slots.tolist())) == n)
+        self._recorded = None
         if m <= n and (apart or n <= MATVEC_TOKENS):
-            return self._recorded(n, m, "apart" if apart else "together")
-        return self._prompt(n, m)
+            self._recorded = self._next_inputs()
+            self._fill(self._recorded, n, m)
+            head = m > 0 and self.program.logits is not None
+            self._replay(self._recorded, n, "logits" if head else "", "apart" if apart else "together")
+        else:
+            yield from self._prompt(n, m)
+
+    def finish(self, m: int) -> np.ndarray:
+        """The logits of the step that was started last, for its m outputs: see `run`."""
+        self.device.use()
+        if m == 0 or self.program.logits is None:
+            return self._logits[:0]
+        if self._recorded:
+            self._recorded.done.wait()
+            return self._logits[:m]
+        return self._prompt_logits(m)
 
     def _fill(self, inputs: Inputs, n: int, m: int) -> None:
         inputs.done.wait()  # a step may have returned before it was over
-        inputs.header[0] = n
+        inputs.header[0], inputs.header[2] = n, self._epoch
+        self._epoch = (self._epoch + self._n_sums + (1 << 31)) % (1 << 32) - (1 << 31)  # as int32, round and round
         inputs.tokens[:n], inputs.slots[:n] = self.tokens[:n], self.slots[:n]
         inputs.positions[:n] = self.positions[:n]
         inputs.outputs[:m] = self.outputs[:m]
@@ -204,22 +236,12 @@ class CudaExecutor:
         self._replay(inputs, n, "tokens", "apart")
         return self._chooser.answers(self._turn, n, inputs.done)
 
-    def _recorded(self, n: int, m: int, way: str) -> np.ndarray:
-        """A step of few tokens: a graph for each number of them."""
-        inputs = self._next_inputs()
-        self._fill(inputs, n, m)
-        head = m > 0 and self.program.logits is not None
-        self._replay(inputs, n, "logits" if head else "", way)
-        if not head:
-            return self._logits[:0]
-        inputs.done.wait()
-        return self._logits[:m]
-
     def _next_inputs(self) -> Inputs:
         self._turn = (self._turn + 1) % IN_FLIGHT
         return self._few[self._turn]
 
     def _replay(self, inputs: Inputs, n: int, wanted: str, way: str) -> None:
+        """A step of few tokens: a graph for each number of them."""
         key = (next(size for size in GRAPH_SIZES if size >= n), wanted, way)
         if key not in self._graphs:
             self._graphs[key] = self.device.capture(lambda: self._record(*key))
@@ -243,7 +265,7 @@ class CudaExecutor:
         assert stride == self._row_bytes
         self.device.download(self._host_logits, address, n * stride)
 
-    def _prompt(self, n: int, m: int) -> np.ndarray:
+    def _prompt(self, n: int, m: int) -> Iterator[None]:
         """A step of many tokens."""
         inputs, memory = self._many, self._memory
         self._fill(inputs, n, m)
@@ -252,9 +274,11 @@ class CudaExecutor:
         memory.n_segments, memory.max_tokens = len(segments), int(segments[:, 2].max())
         inputs.upload()
         inputs.done.set()
-        self._queue.queue(n, "prompt")
-        if self.program.logits is None:
-            return self._logits[:0]
+        for _ in self._queue.pieces(n, "prompt"):
+            yield
+            self.device.use()
+
+    def _prompt_logits(self, m: int) -> np.ndarray:
         if m > OUTPUT_ROWS and len(self._all_logits) < m:
             self._all_logits = np.empty((m, self._logits.shape[1]), np.float32)
         for first in range(0, m, OUTPUT_ROWS):

@@ -40,6 +40,7 @@ SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
 MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memory at a time
 ATTENTION_THREADS = 256  # of a block that attends for single tokens
+ALL_REDUCE_THREADS = 128  # of a block that adds up what ranks have
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
 

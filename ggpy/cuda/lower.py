@@ -40,6 +40,11 @@ class Product:
         return bool(self.linears[0].params["accumulate"])
 
     @property
+    def partial(self) -> bool:
+        """Whether the sum over all ranks is wanted (`ggpy.tensor_parallel`)."""
+        return bool(self.linears[0].params["partial"])
+
+    @property
     def outputs_only(self) -> bool:
         return bool(self.linears[0].outputs_only)
 

@@ -7,7 +7,9 @@ before it: memory stays busy while that one ends and activations are made.
 inputs   "ready": activations as the kernel `activations` made them; "norm": one row of float32, normalised here;
          "plain": the same without a norm; "partsN": N parts of attention a head, joined here. All but "ready" are for
          one token, and every block of threads does it again for itself, which is cheaper than another kernel.
-outputs  "rows": dst = product + bias (+ dst); "swiglu": rows r and r + half_rows are gate and up, dst silu(gate) * up.
+outputs  "rows": dst = product + bias (+ dst); "swiglu": rows r and r + half_rows are gate and up, dst silu(gate) * up;
+         "pushN": a partial product, sent to N ranks (`ggpy.cuda.all_reduce`): dst is the table of their addresses,
+         and `accumulate` the number of the sum.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cuda.activations import norm_function, row_reader, writer
+from ggpy.cuda.all_reduce import epoch, sender
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, block_reader, f32, i32, inline, shared_at, two_floats, u32, u64, unpacker, warp_sum
 from ggpy.cuda.instructions import (
@@ -56,7 +59,7 @@ SIGNATURE = (
     "i32 i32 "  # rows of the result, half_rows
     "u64 i32 u64 i32 u64 f32 "  # x (codes), its stride; levels of x, their stride; norm weight, eps
     "i32 i32 "  # head_dim, bytes of a part
-    "u64 u64 i32 i32"  # bias or 0, dst, dst_stride, accumulate
+    "u64 u64 i32 i32 u64"  # bias or 0, dst, dst_stride, accumulate, epochs
 )
 
 
@@ -231,6 +234,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     shape = MatvecShape(p, n_cols, tokens, int(ring))
     fused, norm_here = inputs != "ready", inputs == "norm"
     pair = outputs == "swiglu"
+    ranks = int(outputs[4:]) if outputs.startswith("push") else 0
     copy, dot = (_floats if p.is_float else _quantized)(shape, fused)
     n_items, chunks, n_units = shape.n_items, shape.chunks, shape.n_units
     slots, unit_bytes, activations_at = shape.slots, shape.unit_bytes, shape.activations_at
@@ -245,6 +249,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     norm = norm_function(n_cols, threads)
     write = writer(n_cols, threads, "f32" if p.is_float else "q8", True, shape.padded_blocks)
     levels_after = 32 * shape.padded_blocks
+    send = sender(ranks)
 
     @inline
     def copy_unit(planes, strides, half_rows, n_rows, row, second, unit, lane, to):  # type: ignore[no-untyped-def]
@@ -271,7 +276,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
 
     def matvec(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride,
                n_rows, half_rows, x, x_stride, xl, xl_stride, norm_weight, eps,
-               head_dim, part_bytes, bias, dst, dst_stride, accumulate):  # type: ignore[no-untyped-def]  # fmt: skip
+               head_dim, part_bytes, bias, dst, dst_stride, accumulate, epochs):  # type: ignore[no-untyped-def]  # fmt: skip
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
         # Rows are dealt out block by block, so that every block has as many, and all read near each other.
@@ -324,7 +329,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
                     first_bias = load_f32(at(bias, row * i32(4)))
                     if pair:
                         second_bias = load_f32(at(bias, (row + half_rows) * i32(4)))
-                if accumulate != i32(0):
+                if not ranks and accumulate != i32(0):
                     before = load_f32(out)
             for k in range(chunks):
                 item = (unit * i32(chunks) + i32(k)) * i32(32) + lane
@@ -358,7 +363,10 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
                             value *= gated * reciprocal(f32(1.0) + exp2(gated * f32(-1.4426950408889634)))
                         else:
                             value += first_bias
-                        store_f32(out, value + before)
+                        if ranks:
+                            send(dst, lane * dst_stride + row * i32(8), value, epoch(epochs, accumulate))
+                        else:
+                            store_f32(out, value + before)
             row, second, unit = after(row, second, unit, step)
             slot = i32(0) if slot == i32(slots - 1) else slot + i32(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ggpy.cuda import flash_launch, matmul_launch
@@ -12,6 +12,7 @@ from ggpy.cuda.weights import layout_of
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
+    from ggpy.cuda.exchange import Exchange
     from ggpy.cuda.weights import Matrix, Weights
     from ggpy.program import Buffer, Op, Region
 
@@ -75,11 +76,13 @@ class StepQueue:
         shape: AttentionShape,
         memory: Memory | None,
         collect: Callable[[str], None] | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self.device, self.weights, self.steps, self.cache, self.shape = device, weights, steps, cache, shape
         self.memory, self._collect = memory, collect
         self._places: dict[int, Place] = {}
         self._first = True
+        self._exchange, self._n_sums = exchange, 0  # sums over all ranks, and those of this step so far
         self._gated: tuple[Region, Place, Place] | None = None  # a SwiGLU left to whoever reads it, its gate and up
 
     def _launch(self, name: str, grid: int | tuple[int, ...], *arguments: float, shared: int = 0) -> None:
@@ -114,13 +117,20 @@ class StepQueue:
         "apart": every token has a slot to itself; "together": few tokens that may see each other; "prompt": many.
         Up to MATVEC_TOKENS tokens (which must be one of MATVEC_SIZES) are multiplied as vectors, more as tiles.
         """
-        self._places, self._first, self._gated = {}, True, None
+        for _ in self.pieces(n, way):
+            pass
+
+    def pieces(self, n: int, way: str) -> Iterator[None]:
+        """The same, piece by piece: each ends in a sum over all ranks, which waits for every rank's piece."""
+        self._places, self._first, self._gated, self._n_sums = {}, True, None, 0
         for index, step in enumerate(self.steps):
             if isinstance(step, Embed):
                 self._embed(step, n)
             elif isinstance(step, Product):
                 if not step.outputs_only:
                     self._product(step, n)
+                    if step.partial:
+                        yield
             elif isinstance(step, RopeStore):
                 if way != "apart":
                     self._rope_store(step, n)
@@ -184,15 +194,30 @@ class StepQueue:
         if step.swiglu:
             n_rows = half_rows = step.swiglu.n_cols
         to = self._fresh(step.swiglu) if step.swiglu else self._results(step)
+        outputs, goal, last = "swiglu" if step.swiglu else "rows", to, int(step.accumulate)
+        if step.partial and self._exchange:
+            outputs, last = f"push{self._exchange.rank.count}", self._n_sums
+            goal = self._exchange.targets(last), self._exchange.token_stride
         shape = MatvecShape(layout.packed, layout.n_cols, n, ring_kib(self.device.shared_limit))
         grid = min(-(-n_rows // (shape.threads // 32)), self.device.n_multiprocessors * shape.blocks)
-        outputs = "swiglu" if step.swiglu else "rows"
         self._launch(
             f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}.{shape.ring}",
             grid, *planes, n_rows, half_rows, x, x_stride, levels, level_stride, norm, eps,
             self.cache.head_dim, self.cache.part_bytes,
-            self._bias(step), *to, step.accumulate, shared=shape.shared_bytes,
+            self._bias(step), *goal, last, self._epochs, shared=shape.shared_bytes,
         )  # fmt: skip
+        if step.partial:
+            self._sum(step, n, to)
+
+    @property
+    def _epochs(self) -> int:
+        return self.memory.header + 8 if self.memory else 0
+
+    def _sum(self, step: Product, n: int, to: Place) -> None:
+        """Add up what all ranks have of a product."""
+        assert self._exchange is not None
+        self._exchange.sum(self._launch, n, self._n_sums, self._epochs, to, step.accumulate)
+        self._n_sums += 1
 
     def _norm(self, step: Product) -> int:
         return self.weights.vector(step.prepare.weights.get("weight")) if self.memory else 0
@@ -203,6 +228,8 @@ class StepQueue:
         if self._collect:
             for name in matmul_launch.kernel_names(layout, self.device.cc):
                 self._collect(name)
+            if step.partial:
+                self._sum(step, n, (0, 0))
             return
         memory, device = self.memory, self.device
         assert memory is not None
@@ -222,13 +249,18 @@ class StepQueue:
                 device, layout, src=src, src_stride=stride, rows=rows, weight=self._norm(step),
                 eps=prepare.params["eps"], n_tokens=n, activations=memory.activations,
             )  # fmt: skip
-        address, stride = self._results(step)
+        to = address, stride = self._results(step)
+        accumulate = step.accumulate
+        if step.partial and self._exchange:
+            (address, stride), accumulate = self._exchange.partial(self._n_sums), False
         if step.swiglu:
             self._gated = (step.swiglu, (address, stride), (address + 4 * step.swiglu.n_cols, stride))
         matmul_launch.matmul(
             device, layout, self.weights.matrix(step.infos).address, memory.activations, n_tokens=n,
-            bias=self._bias(step), dst=address, dst_stride=stride, accumulate=step.accumulate,
+            bias=self._bias(step), dst=address, dst_stride=stride, accumulate=accumulate,
         )  # fmt: skip
+        if step.partial:
+            self._sum(step, n, to)
 
     def _bias(self, step: Product) -> int:
         if self.memory is None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from ggpy.cuda.driver import Device
 from ggpy.cuda.layout import ALIGN, MatrixLayout, round_up
-from ggpy.graph import read_vector
 from ggpy.quant import by_id
 from ggpy.quant.packed import PACKED, Packed
+from ggpy.tensor_parallel import raw_rows, vector
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile, TensorInfo
@@ -102,7 +102,7 @@ class Weights:
         sizes = sizes or [0] * len(infos)
         if key not in self._vectors:
             parts = [
-                np.zeros(size, np.float32) if info is None else read_vector(self.file, info)
+                np.zeros(size, np.float32) if info is None else vector(self.file, info)
                 for info, size in zip(infos, sizes, strict=True)
             ]
             values = np.concatenate(parts)
@@ -116,7 +116,7 @@ class Weights:
     def _pack(self, info: TensorInfo, matrix: Matrix, first: int, staging: int) -> None:
         """Rows of one tensor into rows first .. of a matrix."""
         layout, (n_rows, n_cols), row_bytes = matrix.layout, info.shape, _row_bytes(info)
-        raw = np.asarray(self.file.data(info.name)).reshape(-1).view(np.uint8).reshape(n_rows, -1)
+        raw = raw_rows(self.file, info)
         kernel = self.device.kernel(_pack_kernel(layout.packed))
         step = max(1, PIECE // row_bytes)
         for start in range(0, n_rows, step):

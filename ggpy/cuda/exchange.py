@@ -1,0 +1,88 @@
+"""What a rank keeps for sums over all ranks (`ggpy.cuda.all_reduce`): memory that the others write and read, and where
+theirs lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggpy.cuda.layout import ALL_REDUCE_THREADS as THREADS
+from ggpy.cuda.layout import round_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ggpy.cuda.driver import Device
+    from ggpy.tensor_parallel import Rank
+
+SETS = 2  # of places, which sums take in turn
+PATIENCE = 1 << 25  # looks at another GPU's memory before a kernel gives up: some ten seconds
+
+
+class Exchange:
+    """Sums of up to `rows` tokens of `n_cols` columns; those of up to `few` tokens are pushed."""
+
+    def __init__(self, device: Device, rank: Rank, n_cols: int, few: int, rows: int) -> None:
+        self.rank, self.n_cols, self.few = rank, n_cols, few
+        self.token_stride, self.row_stride = 8 * n_cols, 4 * round_up(n_cols, 32)
+        self._device = device
+        self._rank_stride = few * self.token_stride
+        self._pushed = device.allocate(SETS * rank.count * self._rank_stride, zero=True)
+        self._partials = device.allocate(SETS * rows * self.row_stride)
+        self._marks = device.allocate(4 * rank.count, zero=True)
+        self._tables = device.allocate(8 * rank.count * (2 * SETS + 1))
+        self._set_bytes = rows * self.row_stride
+        self.patience = getattr(device, "patience", PATIENCE)
+
+    @staticmethod
+    def kernel_names(rank: Rank) -> list[str]:
+        return [f"all_reduce.{way}.{rank.count}" for way in ("pushed", "pulled")]
+
+    @staticmethod
+    def n_bytes(rank: Rank, n_cols: int, few: int, rows: int) -> int:
+        """Of GPU memory that it takes."""
+        return SETS * (rank.count * few * 8 * n_cols + rows * 4 * round_up(n_cols, 32))
+
+    def connect(self, all_ranks: Sequence[Exchange]) -> None:
+        """Tell this rank of all, itself included, in their order."""
+        own = self.rank.index
+        for other in all_ranks:
+            self._device.reach(other._device)
+        tables = [[other._pushed + (s * other.rank.count + own) * other._rank_stride for other in all_ranks] for s in range(SETS)]
+        tables += [[other._partials + s * other._set_bytes for other in all_ranks] for s in range(SETS)]
+        tables += [[other._marks for other in all_ranks]]
+        words = np.array(tables, np.uint64)
+        self._device.use()
+        self._device.upload(self._tables, words.ctypes.data, words.nbytes)
+        self._device.synchronize()
+
+    # ---- addresses
+
+    def _table(self, index: int) -> int:
+        return self._tables + 8 * self.rank.count * index
+
+    def targets(self, number: int) -> int:
+        """Where a product of few tokens finds the places to send its numbers to."""
+        return self._table(number % SETS)
+
+    def partial(self, number: int) -> tuple[int, int]:
+        """Where a product of many tokens leaves its rows: the address, and bytes from row to row."""
+        return self._partials + number % SETS * self._set_bytes, self.row_stride
+
+    # ---- launches
+
+    def sum(self, launch: Callable[..., None], n: int, number: int, epochs: int, dst: tuple[int, int], accumulate: bool) -> None:
+        """Queue the sum `number` of a step of n tokens. dst: the address of the first row, bytes from row to row."""
+        pushed, pulled = self.kernel_names(self.rank)
+        if n <= self.few:
+            launch(
+                pushed, (-(-self.n_cols // (2 * THREADS)), n), self._pushed + number % SETS * self.rank.count * self._rank_stride,
+                self._rank_stride, self.token_stride, self.n_cols, epochs, number, *dst, accumulate, self.patience,
+            )  # fmt: skip
+        else:
+            launch(
+                pulled, (-(-self.n_cols // (4 * THREADS)), n), self._table(SETS + number % SETS), self._table(2 * SETS),
+                self._marks, self.rank.index, self.row_stride, self.n_cols, epochs, number, *dst, accumulate, self.patience,
+            )  # fmt: skip

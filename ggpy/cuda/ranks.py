@@ -1,0 +1,69 @@
+"""Several GPUs that share every matrix of a model behind the interface of one (`ggpy.tensor_parallel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import numpy as np
+
+from ggpy.choice import Choices, Chosen
+from ggpy.cuda.executor import CudaExecutor
+from ggpy.errors import GGPYError
+
+
+class RanksExecutor:
+    """All ranks are given every step, evaluate it side by side, and hold the same residual stream, bit for bit; logits
+    come from the first one, and so do the tokens that are chosen, which each rank chooses for itself.
+
+    Raises GGPYError where the GPUs cannot reach each other's memory, or are of different kinds.
+    """
+
+    most_candidates = CudaExecutor.most_candidates
+
+    def __init__(self, ranks: Sequence[CudaExecutor]) -> None:
+        self.ranks = list(ranks)
+        first = self.ranks[0]
+        self.most_chosen = first.most_chosen
+        if len({rank.device.cc for rank in ranks}) > 1:
+            raise GGPYError(
+                "Rows can be split over GPUs of one kind only, since all must round alike; split the model by layers "
+                "(--split-mode layer)."
+            )
+        for rank in self.ranks:
+            for other in self.ranks:
+                if not rank.device.reach(other.device):
+                    raise GGPYError(
+                        f"GPU {rank.device.index} cannot reach the memory of GPU {other.device.index}, as splitting "
+                        "rows needs; split the model by layers (--split-mode layer)."
+                    )
+        exchanges = [rank.exchange for rank in self.ranks if rank.exchange]
+        for exchange in exchanges:
+            exchange.connect(exchanges)
+        self.tokens, self.slots, self.positions, self.outputs = (
+            np.zeros_like(a) for a in (first.tokens, first.slots, first.positions, first.outputs)
+        )
+
+    def _describe(self, n: int, m: int) -> None:
+        for rank in self.ranks:
+            rank.tokens[:n], rank.slots[:n], rank.positions[:n] = self.tokens[:n], self.slots[:n], self.positions[:n]
+            rank.outputs[:m] = self.outputs[:m]
+
+    def run(self, n: int, m: int) -> np.ndarray:
+        """The logits of the batch described in this executor's arrays, float32 [m, n_vocab]: see `Executor.run`."""
+        self._describe(n, m)
+        first, *others = self.ranks
+        # Side by side: a GPU takes only so many launches that wait, and waits for the others in between.
+        for _ in zip_longest(first.start(n, m), *(rank.start(n, 0) for rank in others)):
+            pass
+        return first.finish(m)
+
+    def choose(self, n: int, choices: Choices) -> Chosen:
+        """See `CudaExecutor.choose`."""
+        self._describe(n, 0)
+        chosen = [rank.choose(n, choices) for rank in self.ranks]
+        return chosen[0]
+
+    def close(self) -> None:
+        for rank in self.ranks:
+            rank.close()
