@@ -1,10 +1,10 @@
 """Speed of a model whose layers are shared by devices: one GPU, several, or GPUs and the CPU.
 
-    python benchmarks/cuda_split.py qwen-7b cuda:0 cuda:0,1 cuda:0=16 cuda:0=31 cpu
+    python benchmarks/cuda_split.py qwen-7b cuda:0 cuda:0,1 cuda:0,1=row cuda:0=16 cuda:0=31 cpu
 
-After `=` stands how many of the last layers the GPUs run. The model is the random one of `cuda_speed.py`. Counted is
-everything from inputs to logits on the host: the median of three rounds. With `--parts` also how long each part of a
-step of one token takes by itself, and the rows between parts to cross.
+After `=` stands how many of the last layers the GPUs run, or `row` where they share the rows of all. The model is the
+random one of `cuda_speed.py`. Counted is everything from inputs to logits on the host: the median of three rounds. With
+`--parts` also how long each part of a step of one token takes by itself, and the rows between parts to cross.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("ways", nargs="+", metavar="DEVICE[=LAYERS]")
+    parser.add_argument("ways", nargs="+", metavar="DEVICE[=LAYERS|=row]")
     parser.add_argument("-c", "--ctx-size", type=int, default=4352)
     parser.add_argument("-t", "--threads", type=int, help="of the CPU's layers")
     parser.add_argument("--parallel", type=numbers, default=[1, 8], metavar="N,…", help="sequences generating together")
@@ -98,7 +98,8 @@ def main() -> None:
                     cache_type_k=options.cache,
                     cache_type_v=options.cache,
                     device=device,
-                    n_gpu_layers=int(layers) if layers else None,
+                    n_gpu_layers=int(layers) if layers.isdecimal() else None,
+                    split_mode="row" if layers == "row" else "layer",
                 )
                 speeds = [decode(runtime, n, depth) for n in options.parallel for depth in depths]
                 for n in prompts:

@@ -60,6 +60,14 @@ model_options = together(
         help="Of the last layers, how many run on the GPU, the CPU running the others; auto: as many as fit; all.",
     ),
     click.option(
+        "-sm",
+        "--split-mode",
+        type=click.Choice(["layer", "row"]),
+        default="layer",
+        show_default=True,
+        help="What several GPUs share: the layers, or the rows of every matrix, which is faster for one user.",
+    ),
+    click.option(
         "-ctk", "--cache-type-k", type=click.Choice(["f16", "q8_0"]), help="Type of cached keys; default f16."
     ),
     click.option(

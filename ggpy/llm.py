@@ -102,7 +102,8 @@ class LLM:
     half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. device: "cpu", "cuda" for NVIDIA GPUs
     (the first one, or all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these
     numbers; "auto" for a GPU where one can be used. n_gpu_layers: how many of the last layers run on the GPU, the CPU
-    running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all.
+    running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several
+    GPUs share, "layer" or "row": see `ggpy.tensor_parallel`.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -118,6 +119,7 @@ class LLM:
         cache_type_v: str | None = None,
         device: str = "cpu",
         n_gpu_layers: int | str | None = None,
+        split_mode: str = "layer",
     ) -> None:
         for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -127,6 +129,8 @@ class LLM:
         self.path = Path(path)
         notify, device = notify or logging.getLogger("ggpy").info, find_device(device)
         layers = find_gpu_layers(n_gpu_layers)
+        if split_mode not in ("layer", "row"):
+            raise GGPYError(f"split_mode is {split_mode!r}, but several GPUs share a model by 'layer' or by 'row'.")
         if device == "cpu" and layers:
             notify("n_gpu_layers (-ngl) is of no effect without a GPU: ask for one with the device 'cuda'")
         model = load_model(
@@ -136,6 +140,7 @@ class LLM:
             notify,
             device=device,
             n_gpu_layers=layers,
+            split_mode=split_mode,
             n_slots=n_parallel,
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,

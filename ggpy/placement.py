@@ -15,6 +15,7 @@ from ggpy.memory import GIB, available_memory, choose_context, usable
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile
     from ggpy.program import Program
+    from ggpy.tensor_parallel import Rank
 
 LEAST_CONTEXT = 256  # tokens; a model that was not asked for one must have as many
 ENOUGH_CONTEXT = 4096  # tokens; for less, layers are rather left to the CPU, where no context was asked for
@@ -32,7 +33,8 @@ def cpu_batch(file: GGUFFile, share: float = 1.0) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """Layers first .. last - 1 on a device, "cpu" or "cuda:N"."""
+    """Layers first .. last - 1 on a device, "cpu" or "cuda:N"; or on several GPUs, "cuda:N,M", as ranks that share
+    every matrix (`ggpy.tensor_parallel`)."""
 
     device: str
     first: int
@@ -46,14 +48,20 @@ class Part:
     def on_gpu(self) -> bool:
         return self.device != "cpu"
 
+    @property
+    def gpus(self) -> list[int]:
+        """Their numbers."""
+        return [int(number) for number in self.device.partition(":")[2].split(",") if number]
+
 
 class Placement:
     """Divides the layers of one model.
 
     device: "cpu", "cuda" (the first GPU if that is enough, else every GPU), or "cuda:1", "cuda:0,1": those. The last
     `n_gpu_layers` layers, and the output with them, go to GPUs: None is as many as fit, and any number from the model's
-    layers on is all, the embedding included. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen
-    here where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_type`.
+    layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs shall
+    share not the layers but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step;
+    chosen here where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_type`.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class Placement:
         n_batch: int | None = None,
         cache_type_k: str | None = None,
         cache_type_v: str | None = None,
+        split_mode: str = "layer",
     ) -> None:
         from ggpy.runtime import architecture
 
@@ -73,6 +82,7 @@ class Placement:
         self.hparams = architecture(file).hparams
         self.n_layer = self.hparams.n_layer
         self.asked = n_gpu_layers if n_gpu_layers is None else min(n_gpu_layers, self.n_layer)
+        self.by_rows = split_mode == "row"
         if device == "cpu":
             self.asked = 0
         # Found out once: the same answers serve the choice of the context and the making of the runtime.
@@ -113,6 +123,8 @@ class Placement:
     def describe(self, parts: Sequence[Part]) -> str:
         """One line for the user."""
         n = sum(part.n_layers for part in parts if part.on_gpu)
+        if len(parts[-1].gpus) > 1:
+            return f"{n} of {self.n_layer} layers on {len(parts[-1].gpus)} GPUs, which share their matrices' rows"
         shares = [f"{part.n_layers} on {part.device}" for part in parts]
         return f"{n} of {self.n_layer} layers on the GPU" + (f" ({', '.join(shares)})" if len(parts) > 1 else "")
 
@@ -120,7 +132,11 @@ class Placement:
         """What to say where n layers on the GPUs do not fit."""
         *_, gpus = self._sets()
         *_, batch = self._batches(n, gpus)
-        needed = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx, batch) + (len(gpus) - 1) * self._working(batch)
+        if self.by_rows and len(gpus) > 1:
+            needed = sum(self._rank_bytes(n, len(gpus), n_ctx, batch))
+        else:
+            others = (len(gpus) - 1) * self._working(batch)
+            needed = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx, batch) + others
         free, fits = sum(self._room(gpu) for gpu in gpus), self._most(n - 1, n_ctx)
         advice = f"{fits} layers would fit (-ngl {fits})" if fits else "not one layer fits: take the CPU (-ngl 0)"
         if n_ctx > LEAST_CONTEXT:
@@ -135,11 +151,11 @@ class Placement:
         self._room.cache_clear()
         return self.too_much(sum(part.n_layers for part in parts if part.on_gpu), n_ctx)
 
-    def _planned(self, on_gpu: bool) -> Program:
-        """The whole model's program, for GPUs or for the CPU."""
+    def _planned(self, on_gpu: bool, rank: Rank | None = None) -> Program:
+        """The whole model's program, for GPUs or for the CPU; or a rank's share of it."""
         from ggpy.runtime import planned
 
-        return planned(self.file, "cuda" if on_gpu else "cpu")[1]
+        return planned(self.file, "cuda" if on_gpu else "cpu", rank)[1]
 
     # ---- GPUs
 
@@ -163,7 +179,7 @@ class Placement:
             return [], self.n_batch or cpu_batch(self.file)
         for gpus in self._sets():
             for batch in self._batches(n, gpus):
-                parts = self._spread(n, n_ctx, gpus, batch)
+                parts = (self._shared if self.by_rows and len(gpus) > 1 else self._spread)(n, n_ctx, gpus, batch)
                 if parts is not None:
                     return parts, batch
         return None
@@ -174,8 +190,9 @@ class Placement:
         if ":" in self.device:
             yield self._named
             return
-        yield self._named[:1]
-        if len(self._named) > 1:
+        if not self.by_rows:
+            yield self._named[:1]
+        if len(self._named) > 1 or self.by_rows:
             yield [gpu for gpu in self._named if self._room(gpu)]
 
     def _batches(self, n: int, gpus: Sequence[str]) -> Sequence[int]:
@@ -184,7 +201,7 @@ class Placement:
             return (self.n_batch,)
         if n < self.n_layer:
             return (cpu_batch(self.file, (self.n_layer - n) / self.n_layer),)
-        return GPU_BATCHES if len(gpus) == 1 else PIECE_BATCHES
+        return GPU_BATCHES if len(gpus) == 1 or self.by_rows else PIECE_BATCHES
 
     @cached_property
     def _named(self) -> list[str]:
@@ -227,6 +244,27 @@ class Placement:
             if last == start:
                 return parts
         return None
+
+    def _shared(self, n: int, n_ctx: int, gpus: Sequence[str], batch: int) -> list[Part] | None:
+        """The last n layers on GPUs that share their rows; None where a share does not fit."""
+        needed = self._rank_bytes(n, len(gpus), n_ctx, batch)
+        if any(self._room(gpu) < taken for gpu, taken in zip(gpus, needed, strict=True)):
+            return None
+        numbers = ",".join(gpu.partition(":")[2] for gpu in gpus)
+        return [Part(f"cuda:{numbers}", self.n_layer - n, self.n_layer)]
+
+    def _rank_bytes(self, n: int, count: int, n_ctx: int, batch: int) -> list[int]:
+        """What each rank takes of its GPU for its share of the last n layers."""
+        from ggpy.cuda.memory import rank_bytes
+        from ggpy.tensor_parallel import Rank
+
+        needed = []
+        for index in range(count):
+            rank = Rank(index, count)
+            program = self.program(True, rank).part(self.n_layer - n, self.n_layer)
+            cache = self._gpu_cache(n_ctx) * n * program.n_head_kv // (self.n_layer * self.hparams.n_head_kv)
+            needed.append(rank_bytes(program, rank, batch) + cache)
+        return needed
 
     def _free_bytes(self, gpu: str) -> int:
         from ggpy.cuda.memory import available

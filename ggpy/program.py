@@ -80,6 +80,11 @@ class Program:
         return result
 
     @property
+    def n_head_kv(self) -> int:
+        """Key/value heads of a layer."""
+        return next(op.params["n_head_kv"] for op in self.ops if op.kind == "attention")
+
+    @property
     def layers(self) -> list[int]:
         """The numbers of the layers whose attention is in it."""
         return [op.params["layer"] for op in self.ops if op.kind == "attention"]

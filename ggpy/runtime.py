@@ -26,6 +26,8 @@ from ggpy.split import SplitExecutor
 
 if TYPE_CHECKING:
     from ggpy.choice import Choices, Choosing, Chosen
+    from ggpy.cuda.executor import CudaExecutor
+    from ggpy.cuda.ranks import RanksExecutor
     from ggpy.placement import Part
     from ggpy.sampler import Chain, SamplingParams
     from ggpy.split import Executor, PartExecutor
@@ -141,9 +143,8 @@ class Runtime:
         with ExitStack() as undo:
             executors: list[PartExecutor] = []
             for part in self.parts:
-                program = placement.program(part.on_gpu).part(part.first, part.last)
                 try:
-                    executors.append(self._executor_of(part, program, notify))
+                    executors.append(self._executor_of(part, placement, notify))
                 except OutOfMemory as error:
                     undo.close()
                     raise placement.ran_out(self.parts, n_ctx) from error
@@ -156,21 +157,12 @@ class Runtime:
         self.most_chosen = min(self.n_batch, self._choosing.most_chosen) if self._choosing else 0
         self.most_candidates = self._choosing.most_candidates if self._choosing else 0
 
-    def _executor_of(self, part: Part, program: Program, notify: Callable[[str], None]) -> PartExecutor:
+    def _executor_of(self, part: Part, placement: Placement, notify: Callable[[str], None]) -> PartExecutor:
+        if len(part.gpus) > 1:
+            return self._ranks_of(part, placement, notify)
+        program = placement.program(part.on_gpu).part(part.first, part.last)
         if part.on_gpu:
-            from ggpy.cuda.driver import Device, device_index
-            from ggpy.cuda.executor import CudaExecutor
-
-            return CudaExecutor(
-                program,
-                self.file,
-                n_ctx=self.n_ctx,
-                n_slots=self.n_slots,
-                n_batch=self.n_batch,
-                cache_type=self.cache_type,
-                notify=notify,
-                device=Device(device_index(part.device)),
-            )
+            return self._on_gpu(program, part.gpus[0], notify)
         from ggpy.cpu.executor import CpuExecutor
 
         return CpuExecutor(
@@ -182,6 +174,39 @@ class Runtime:
             n_threads=self.n_threads,
             cache_type=self.cache_type,
             notify=notify,
+        )
+
+    def _ranks_of(self, part: Part, placement: Placement, notify: Callable[[str], None]) -> RanksExecutor:
+        from ggpy.cuda.ranks import RanksExecutor
+        from ggpy.tensor_parallel import Rank
+
+        with ExitStack() as undo:
+            executors = []
+            for index, gpu in enumerate(part.gpus):
+                rank = Rank(index, len(part.gpus))
+                program = placement.program(True, rank).part(part.first, part.last)
+                executors.append(self._on_gpu(program, gpu, notify, rank))
+                undo.callback(executors[-1].close)
+            made = RanksExecutor(executors)
+            undo.pop_all()
+        return made
+
+    def _on_gpu(
+        self, program: Program, gpu: int, notify: Callable[[str], None], rank: Rank | None = None
+    ) -> CudaExecutor:
+        from ggpy.cuda.driver import Device
+        from ggpy.cuda.executor import CudaExecutor
+
+        return CudaExecutor(
+            program,
+            self.file,
+            n_ctx=self.n_ctx,
+            n_slots=self.n_slots,
+            n_batch=self.n_batch,
+            cache_type=self.cache_type,
+            notify=notify,
+            device=Device(gpu),
+            rank=rank,
         )
 
     def step(self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers) -> np.ndarray:

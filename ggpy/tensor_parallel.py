@@ -1,8 +1,8 @@
 """A model divided over devices that work side by side on every token: tensor parallelism (arXiv 1909.08053).
 
-Each *rank* has some of the heads and some of the columns of every feed-forward: rows of the matrices that make them, and
-the columns of those that read them. What the latter give is a *partial* product; the sum over the ranks is what the model
-asks for, and everything between two sums is every rank's own. Norms, embedding and logits are whole on each.
+Each *rank* has some of the heads and some of the columns of every feed-forward: rows of the matrices that make them,
+and the columns of those that read them. What the latter give is a *partial* product; the sum over the ranks is what the
+model asks for, and everything between two sums is every rank's own. Norms, embedding and logits are whole on each.
 
 Works on the graph, which tells by itself what belongs together, so architectures know nothing of it. Knows nothing of
 devices; `ggpy.cuda.all_reduce` makes the sums.
@@ -11,6 +11,7 @@ devices; `ggpy.cuda.all_reduce` makes the sums.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,7 +134,7 @@ class _Divider:
         block = max(ALIGN, by_id(weight.type).block_size)
         places = [unit for unit in range(n + 1) if unit * width % block == 0]
         cuts = [min(places, key=self._distance_from(n * i / self.rank.count)) for i in range(self.rank.count)] + [n]
-        if any(a >= b for a, b in zip(cuts, cuts[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(cuts)):
             raise GGPYError(
                 f"{self.graph.file.path}: {what} do not divide into {self.rank.count} shares"
                 + (f" of whole blocks of {block} columns ({weight.type_name})" if width * n % block == 0 else "")

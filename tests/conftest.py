@@ -3,6 +3,46 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
+
+import pytest
 
 # A job that a shell starts in the background ignores Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have there be GPUs of so much free memory, in bytes."""
+
+    def there(*free: int) -> None:
+        monkeypatch.setattr("ggpy.cuda.driver.device_count", lambda: len(free))
+        monkeypatch.setattr("ggpy.cuda.memory.available", lambda name: free[int(name.partition(":")[2])])
+
+    return there
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch, gpus: Any) -> list[Any]:
+    """Have two emulated GPUs; those that were opened."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    from emulated_device import EmulatedDevice
+
+    opened: list[Any] = []
+
+    def open_device(index: int) -> EmulatedDevice:
+        opened.append(EmulatedDevice(index))
+        return opened[-1]
+
+    gpus(1 << 30, 1 << 30)
+    monkeypatch.setattr("ggpy.cuda.driver.Device", open_device)
+    monkeypatch.setattr("ggpy.cuda.executor.compile_missing", lambda *_: [])
+    return opened
+
+
+@pytest.fixture
+def two_gpus() -> None:
+    from ggpy.cuda.driver import device_count, usable
+
+    if not usable() or device_count() < 2:
+        pytest.skip("there are no two NVIDIA GPUs that can be used")

@@ -81,9 +81,13 @@ class EmulatedDevice:
 
     def finish(self) -> None:
         """Do everything, and what it waits for."""
-        while any([device.go_on() for device in self.reached]):
+        while sum(device.go_on() for device in self.reached):
             pass
         assert not self._waiting, "a kernel waits for what nobody will write"
+
+    def forget(self) -> None:
+        """What is queued and cannot be done."""
+        self._waiting.clear()
 
     def reach(self, other: EmulatedDevice) -> bool:
         if other not in self.reached:

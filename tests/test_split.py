@@ -103,17 +103,6 @@ def test_a_program_cut_anywhere_gives_the_same_logits(model: Any, kind: str, fil
 # ---- who gets which layers
 
 
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have there be GPUs of so much free memory, in bytes."""
-
-    def there(*free: int) -> None:
-        monkeypatch.setattr("ggpy.cuda.driver.device_count", lambda: len(free))
-        monkeypatch.setattr("ggpy.cuda.memory.available", lambda name: free[int(name.partition(":")[2])])
-
-    return there
-
-
 def sizes(placement: Placement, n_ctx: int) -> list[int]:
     """Bytes of the last n layers on a GPU, by n; slack for what is left to the program itself."""
     taken = [0]
@@ -269,24 +258,6 @@ def test_numbers_of_layers_and_devices() -> None:
 # ---- parts on GPUs that are emulated
 
 
-@pytest.fixture
-def emulated(monkeypatch: pytest.MonkeyPatch, gpus: Any) -> list[Any]:
-    """Have two emulated GPUs; those that were opened."""
-    need_compiler()
-    from emulated_device import EmulatedDevice
-
-    opened: list[Any] = []
-
-    def open_device(index: int) -> EmulatedDevice:
-        opened.append(EmulatedDevice(index))
-        return opened[-1]
-
-    gpus(1 << 30, 1 << 30)
-    monkeypatch.setattr("ggpy.cuda.driver.Device", open_device)
-    monkeypatch.setattr("ggpy.cuda.executor.compile_missing", lambda *_: [])
-    return opened
-
-
 @contextmanager
 def running(path: Path, **options: Any) -> Iterator[Runtime]:
     with GGUFFile(path) as file:
@@ -333,14 +304,6 @@ def test_parts_on_emulated_gpus(tmp_path: Path, emulated: list[Any], way: str, s
 
 
 # ---- parts on GPUs
-
-
-@pytest.fixture
-def two_gpus(gpu: None) -> None:  # noqa: F811
-    from ggpy.cuda.driver import device_count
-
-    if device_count() < 2:
-        pytest.skip("there is one GPU")
 
 
 STEPS = {"tokens": [1] * 12, "few": [2, 3, 5, 8, 3], "prompt": [16, 16, 9, 1]}

@@ -1,13 +1,13 @@
-"""Sums over the ranks that share a model's matrices (`ggpy.tensor_parallel`): every rank adds up all partial products, in
-the order of the ranks, so that all of them hold the same bits.
+"""Sums over the ranks that share a model's matrices (`ggpy.tensor_parallel`): every rank adds up all partial products,
+in the order of the ranks, so that all of them hold the same bits.
 
-Two ways, by the number of tokens. *Pushed*, for few: the product itself sends each number to every rank, in 8 bytes with
-the sum's *epoch*, which no earlier number in that place had: whoever reads waits for it there, and no mark or fence is
-needed (what NCCL calls its low-latency protocol). *Pulled*, for many: a product leaves its rows in its own memory and a
-mark with every rank; whoever has all marks reads all rows.
+Two ways, by the number of tokens. *Pushed*, for few: the product itself sends each number to every rank, in 8 bytes
+with the sum's *epoch*, which no earlier number in that place had: whoever reads waits for it there, and no mark or
+fence is needed (what NCCL calls its low-latency protocol). *Pulled*, for many: a product leaves its rows in its own
+memory and a mark with every rank; whoever has all marks reads all rows.
 
-Two sets of places serve in turn. Before a rank writes a set again it has made the sum between, for which every rank must
-have sent its part, after having read that set.
+Two sets of places serve in turn. Before a rank writes a set again it has made the sum between, for which every rank
+must have sent its part, after having read that set.
 
 A rank waits for others `patience` turns at most, then the kernel ends with an error: nothing ever hangs.
 """
@@ -41,7 +41,6 @@ from ggpy.cuda.instructions import (
     wait_for_previous,
 )
 from ggpy.cuda.layout import ALL_REDUCE_THREADS as THREADS
-
 
 
 @inline
@@ -80,7 +79,8 @@ def _pushed(ranks: int) -> Source:
     """
     n_words = 4 * ranks
 
-    def all_reduce(pairs, rank_stride, token_stride, n_cols, epochs, number, dst, dst_stride, accumulate, patience):  # type: ignore[no-untyped-def]  # fmt: skip
+    def all_reduce(pairs, rank_stride, token_stride, n_cols, epochs, number,
+                   dst, dst_stride, accumulate, patience):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         column = (i32(cuda.blockIdx.x) * i32(THREADS) + i32(cuda.threadIdx.x)) * i32(2)
         token = i32(cuda.blockIdx.y)
@@ -116,13 +116,14 @@ def _pushed(ranks: int) -> Source:
 
 
 def _pulled(ranks: int) -> Source:
-    """all_reduce.pulled.RANKS(partials, marks, own_marks, own_rank, row_stride, n_cols, epochs, number, dst, dst_stride,
-    accumulate, patience), on a grid (n_cols / (4 * THREADS), tokens).
+    """all_reduce.pulled.RANKS(partials, marks, own_marks, own_rank, row_stride, n_cols, epochs, number, dst,
+    dst_stride, accumulate, patience), on a grid (n_cols / (4 * THREADS), tokens).
 
     partials, marks: tables of every rank's rows and of its marks, one word for each rank.
     """
 
-    def all_reduce(partials, marks, own_marks, own_rank, row_stride, n_cols, epochs, number, dst, dst_stride, accumulate, patience):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    def all_reduce(partials, marks, own_marks, own_rank, row_stride, n_cols, epochs, number,
+                   dst, dst_stride, accumulate, patience):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         tid = i32(cuda.threadIdx.x)
         column = (i32(cuda.blockIdx.x) * i32(THREADS) + tid) * i32(4)

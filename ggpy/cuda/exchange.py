@@ -50,7 +50,10 @@ class Exchange:
         own = self.rank.index
         for other in all_ranks:
             self._device.reach(other._device)
-        tables = [[other._pushed + (s * other.rank.count + own) * other._rank_stride for other in all_ranks] for s in range(SETS)]
+        tables = [
+            [other._pushed + (s * other.rank.count + own) * other._rank_stride for other in all_ranks]
+            for s in range(SETS)
+        ]
         tables += [[other._partials + s * other._set_bytes for other in all_ranks] for s in range(SETS)]
         tables += [[other._marks for other in all_ranks]]
         words = np.array(tables, np.uint64)
@@ -73,16 +76,20 @@ class Exchange:
 
     # ---- launches
 
-    def sum(self, launch: Callable[..., None], n: int, number: int, epochs: int, dst: tuple[int, int], accumulate: bool) -> None:
+    def sum(
+        self, launch: Callable[..., None], n: int, number: int, epochs: int, dst: tuple[int, int], accumulate: bool
+    ) -> None:
         """Queue the sum `number` of a step of n tokens. dst: the address of the first row, bytes from row to row."""
         pushed, pulled = self.kernel_names(self.rank)
         if n <= self.few:
+            pairs = self._pushed + number % SETS * self.rank.count * self._rank_stride
             launch(
-                pushed, (-(-self.n_cols // (2 * THREADS)), n), self._pushed + number % SETS * self.rank.count * self._rank_stride,
-                self._rank_stride, self.token_stride, self.n_cols, epochs, number, *dst, accumulate, self.patience,
+                pushed, (-(-self.n_cols // (2 * THREADS)), n), pairs, self._rank_stride, self.token_stride, self.n_cols,
+                epochs, number, *dst, accumulate, self.patience,
             )  # fmt: skip
         else:
             launch(
                 pulled, (-(-self.n_cols // (4 * THREADS)), n), self._table(SETS + number % SETS), self._table(2 * SETS),
-                self._marks, self.rank.index, self.row_stride, self.n_cols, epochs, number, *dst, accumulate, self.patience,
+                self._marks, self.rank.index, self.row_stride, self.n_cols, epochs, number, *dst, accumulate,
+                self.patience,
             )  # fmt: skip

@@ -71,8 +71,9 @@ class Inputs:
 
 
 class CudaExecutor:
-    """Runs one program, or a part of one, or a rank's share (`ggpy.cuda.ranks`). `run` takes the batch's description and returns logits; without any it may
-    return before the GPU is done. `choose` has the tokens chosen here, of a program that makes logits."""
+    """Runs one program, or a part of one, or a rank's share of it (`ggpy.cuda.ranks`). `run` takes the batch's
+    description and returns logits; without any it may return before the GPU is done. `choose` has the tokens chosen
+    here, of a program that makes logits."""
 
     most_candidates = Chooser.most_candidates
     most_chosen = GRAPH_SIZES[-1]  # tokens of a step that `choose` takes

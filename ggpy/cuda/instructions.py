@@ -255,9 +255,16 @@ release_next = ptx("release_next", "", "", "griddepcontrol.launch_dependents;", 
 poll_128 = ptx(
     "poll_128", "u32 u32 u32 u32", "u64", "ld.volatile.global.v4.u32 {$0,$1,$2,$3}, [$4];", ordered=True, memory=True
 )
-store_far_64 = ptx("store_far_64", "", "u64 u32 u32", "st.volatile.global.v2.u32 [$0], {$1,$2};", ordered=True, memory=True)
+store_far_64 = ptx(
+    "store_far_64", "", "u64 u32 u32", "st.volatile.global.v2.u32 [$0], {$1,$2};", ordered=True, memory=True
+)
 load_far_4f32 = ptx(
-    "load_far_4f32", "f32 f32 f32 f32", "u64", "ld.volatile.global.v4.f32 {$0,$1,$2,$3}, [$4];", ordered=True, memory=True
+    "load_far_4f32",
+    "f32 f32 f32 f32",
+    "u64",
+    "ld.volatile.global.v4.f32 {$0,$1,$2,$3}, [$4];",
+    ordered=True,
+    memory=True,
 )
 # a mark that is seen only after everything written before it, and the reading of one before everything read after it
 store_mark = ptx("store_mark", "", "u64 u32", "st.release.sys.global.u32 [$0], $1;", ordered=True, memory=True)

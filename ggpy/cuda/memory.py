@@ -13,6 +13,7 @@ from ggpy.cuda.weights import layout_of
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile
     from ggpy.program import Program
+    from ggpy.tensor_parallel import Rank
 
 
 def available(device: str) -> int:
@@ -37,6 +38,20 @@ def working_bytes(program: Program, n_batch: int) -> int:
     columns = _sum(buffer.n_cols for buffer in program.buffers if not buffer.outputs_only)
     columns += _sum(sum(widths) for widths in wide)
     return n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver
+
+
+def rank_bytes(program: Program, rank: Rank, n_batch: int) -> int:
+    """Bytes that a rank's share of a program takes but for the cache: weights, what steps work in, sums with others."""
+    from ggpy.cuda.exchange import Exchange
+    from ggpy.cuda.queue import MATVEC_TOKENS
+
+    n_cols = next(
+        step.linears[0].dst.n_cols
+        for step in lower(program)
+        if isinstance(step, Product) and step.partial and step.linears[0].dst
+    )
+    sums = Exchange.n_bytes(rank, n_cols, MATVEC_TOKENS, n_batch)
+    return weight_bytes(program) + working_bytes(program, n_batch) + sums
 
 
 def _sum(widths: Iterable[int]) -> int:

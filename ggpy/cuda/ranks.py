@@ -10,6 +10,7 @@ import numpy as np
 from ggpy.choice import Choices, Chosen
 from ggpy.cuda.executor import CudaExecutor
 from ggpy.errors import GGPYError
+from ggpy.split import PartExecutor
 
 
 class RanksExecutor:
@@ -63,6 +64,13 @@ class RanksExecutor:
         self._describe(n, 0)
         chosen = [rank.choose(n, choices) for rank in self.ranks]
         return chosen[0]
+
+    def take(self, before: PartExecutor, n: int) -> None:
+        for rank in self.ranks:
+            rank.take(before, n)
+
+    def give(self, n: int) -> np.ndarray:
+        return self.ranks[0].give(n)
 
     def close(self) -> None:
         for rank in self.ranks:
