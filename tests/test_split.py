@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cuda import errors, gpu, need_compiler  # noqa: F401 - a fixture among them
+from test_cuda import compare_greedy_text, errors, gpu, need_compiler  # noqa: F401 - a fixture among them
 from tiny import CONFIGS, tiny_checkpoint
 
 from ggpy.convert.pipeline import convert
@@ -375,16 +375,7 @@ def test_parts_on_one_gpu_follow_each_other(gpu: None, model: Any, cuts: list[in
 @pytest.mark.cuda
 @pytest.mark.parametrize("n_gpu_layers", [0, 2, "all"])
 def test_greedy_text_of_a_split_model(gpu: None, model: Any, n_gpu_layers: int | str) -> None:  # noqa: F811
-    from ggpy import LLM, SamplingParams
-
-    texts = []
-    for options in ({}, {"device": "cuda", "n_gpu_layers": n_gpu_layers}):
-        with LLM(model("qwen2", "f16"), n_ctx=128, **options) as llm:  # type: ignore[arg-type]
-            answers = llm.generate(["The capital of France is", "Once"], SamplingParams(temperature=0, max_tokens=24))
-            texts.append([answer.outputs[0].token_ids for answer in answers])
-    for cpu, cuda in zip(*texts, strict=True):
-        same = next((i for i, (a, b) in enumerate(zip(cpu, cuda, strict=False)) if a != b), len(cpu))
-        assert same >= 4  # from where two likeliest tokens of a random model are as good as equal, texts may part
+    compare_greedy_text(model("qwen2", "f16"), device="cuda", n_gpu_layers=n_gpu_layers)
 
 
 @pytest.mark.cuda

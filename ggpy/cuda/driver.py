@@ -4,6 +4,7 @@ driver or a GPU `open_device` raises GGPYError with a sentence that says what is
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
 from collections.abc import Callable
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
@@ -17,7 +18,7 @@ OUT_OF_MEMORY = 2
 ALREADY_ENABLED = 704
 OLDEST_DRIVER = 12000  # CUDA 12: graphs that keep programmatic edges need 12.3, and do without before
 
-_CTYPES: dict[str, Any] = {"u64": c_uint64, "i64": ctypes.c_int64, "u32": c_uint, "i32": c_int, "f32": c_float}
+_CODES = {"u64": "Q", "i64": "q", "u32": "I", "i32": "i", "f32": "f"}  # of the struct module
 
 
 class _Attribute(ctypes.Structure):
@@ -35,6 +36,7 @@ class _Config(ctypes.Structure):
     )
 
 
+_SIZES = struct.Struct("@7I")  # what a _Config begins with
 _PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
@@ -116,7 +118,6 @@ class Kernel:
 
     def __init__(self, device: Device, made: Compiled) -> None:
         self.name, self.threads, self.registers, self.stack = made.name, made.threads, made.registers, made.stack
-        self._types = [_CTYPES[kind] for kind in made.signature.split()]
         module, function = c_void_p(), c_void_p()
         check(device.lib.cuModuleLoadData(byref(module), made.cubin), f"loading the kernel {made.name}")
         check(
@@ -124,7 +125,18 @@ class Kernel:
             f"loading the kernel {made.name}",
         )
         self._function, self._device, self._shared = function, device, 48 << 10
+        # A step launches hundreds: what the driver reads is laid out once, and each launch only writes its numbers.
+        codes = [_CODES[kind] for kind in made.signature.split()]
+        self._arguments = struct.Struct("@" + "".join(codes))
+        self._values = ctypes.create_string_buffer(max(1, self._arguments.size))
+        ends = [struct.calcsize("@" + "".join(codes[: i + 1])) for i in range(len(codes))]
+        places = [end - struct.calcsize(code) for end, code in zip(ends, codes, strict=True)]
+        at = ctypes.addressof(self._values)
+        self._pointers = (c_void_p * len(codes))(*(at + place for place in places))
         self._attribute = _Attribute(_PROGRAMMATIC, 0, 1)
+        self._config = _Config()
+        self._config.stream, self._config.attributes = device.stream, ctypes.pointer(self._attribute)
+        self._call, self._reference = device.lib.cuLaunchKernelEx, byref(self._config)
 
     def launch(
         self,
@@ -138,22 +150,20 @@ class Kernel:
 
         dependent: the kernel begins by `wait_for_previous`, and may start before those ahead of it have ended.
         """
-        device = self._device
-        if len(arguments) != len(self._types):
-            raise TypeError(f"{self.name} takes {len(self._types)} arguments, not {len(arguments)}")
+        device, config = self._device, self._config
         if shared > self._shared:
             check(device.lib.cuFuncSetAttribute(self._function, 8, shared), f"preparing {self.name}")
             self._shared = shared
-        values = [kind(value) for kind, value in zip(self._types, arguments, strict=True)]
-        pointers = (c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        sizes = (grid,) if isinstance(grid, int) else grid
-        x, y, z = (*sizes, 1, 1)[:3]
-        config = _Config(
-            (x, y, z), (threads or self.threads, 1, 1), shared, device.stream, ctypes.pointer(self._attribute), 0
-        )
-        if dependent and device.can_overlap:
-            config.n_attributes = 1
-        check(device.lib.cuLaunchKernelEx(byref(config), self._function, pointers, None), f"starting {self.name}")
+        try:
+            self._arguments.pack_into(self._values, 0, *arguments)
+        except struct.error as error:
+            raise TypeError(f"{self.name}: {error}") from None
+        x, y, z = (grid, 1, 1) if isinstance(grid, int) else (*grid, 1, 1)[:3]
+        _SIZES.pack_into(config, 0, x, y, z, threads or self.threads, 1, 1, shared)
+        config.n_attributes = dependent and device.can_overlap
+        status = self._call(self._reference, self._function, self._pointers, None)
+        if status:
+            check(status, f"starting {self.name}")
 
 
 class Device:

@@ -4,11 +4,13 @@ takes in what stands before and after it. Knows nothing of addresses and devices
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ggpy.cuda.weights import packed_format
+from ggpy.cuda.weights import layout_of, packed_format
 
 if TYPE_CHECKING:
+    from ggpy.cuda.layout import MatrixLayout
     from ggpy.gguf_file import TensorInfo
     from ggpy.program import Op, Program, Region
 
@@ -29,11 +31,16 @@ class Product:
     shares_activations: bool  # with the product before: they need not be made again
     swiglu: Region | None = None
 
-    @property
+    @cached_property
     def infos(self) -> list[TensorInfo]:
         found = [op.weights["weight"] for op in self.linears]
         assert all(found)
         return found  # type: ignore[return-value]
+
+    @cached_property
+    def layout(self) -> MatrixLayout:
+        """Of the one matrix that their weights are."""
+        return layout_of(self.infos)
 
     @property
     def accumulate(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ggpy.cuda.layout import MatrixLayout
 from ggpy.cuda.matmul_layout import HalfActivations, Tiling
-from ggpy.quant.packed import Packed
+from ggpy.quant.packed import PACKED, Packed
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
@@ -71,7 +71,6 @@ def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiproces
     return rounds * full + (0 if rest == 0 else alone if rest <= n_multiprocessors else full)
 
 
-@lru_cache(maxsize=4096)
 def choose(
     packed: Packed, n_rows: int, n_cols: int, n_tokens: int, cc: tuple[int, int], n_multiprocessors: int
 ) -> Tiling:
@@ -145,8 +144,7 @@ def _prepare(
     n_tokens: int,
     activations: int,
 ) -> None:
-    to = HalfActivations(n_tokens, n_cols)
-    padded = to.stride // 2
+    padded = HalfActivations(n_tokens, n_cols).stride // 2
     width = _width(n_cols, src, src_stride, up, up_stride, weight)
     device.kernel(f"matmul_prepare.{kind}.{width}").launch(
         n_tokens,
@@ -173,10 +171,26 @@ def matmul(
     weight: address of a matrix as `layout` lays it; activations: as `prepare` left them for `n_tokens`; bias: float32
     [n_rows], or 0; dst: float32 rows, `dst_stride` bytes apart.
     """
-    tiling = choose(layout.packed, layout.n_rows, layout.n_cols, n_tokens, device.cc, device.n_multiprocessors)
-    scales = activations + HalfActivations(n_tokens, layout.n_cols).scales_at
-    device.kernel(f"matmul.{layout.packed.name}.{tiling.name}").launch(
-        (-(-n_tokens // tiling.tokens), -(-layout.n_rows // tiling.rows)),
-        dst, dst_stride, activations, scales, weight, bias, n_tokens, layout.n_rows, layout.n_cols, int(accumulate),
-        shared=tiling.shared_bytes(layout.packed),
+    n_rows, n_cols = layout.n_rows, layout.n_cols
+    name, grid, shared, scales_at = _plan(
+        layout.packed.name, n_rows, n_cols, n_tokens, device.cc, device.n_multiprocessors
+    )
+    device.kernel(name).launch(
+        grid, dst, dst_stride, activations, activations + scales_at, weight, bias, n_tokens, n_rows, n_cols, accumulate,
+        shared=shared,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    name: str, n_rows: int, n_cols: int, n_tokens: int, cc: tuple[int, int], n_multiprocessors: int
+) -> tuple[str, tuple[int, int], int, int]:
+    """Of a product: kernel, grid, bytes of shared memory, and where the activations' scales are."""
+    packed = PACKED[name]
+    tiling = choose(packed, n_rows, n_cols, n_tokens, cc, n_multiprocessors)
+    return (
+        f"matmul.{name}.{tiling.name}",
+        (-(-n_tokens // tiling.tokens), -(-n_rows // tiling.rows)),
+        tiling.shared_bytes(packed),
+        HalfActivations(n_tokens, n_cols).scales_at,
+    )

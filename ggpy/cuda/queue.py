@@ -178,7 +178,7 @@ class StepQueue:
         if n > MATVEC_TOKENS:
             self._tiles(step, n, rows_offset)
             return
-        prepare, layout, memory = step.prepare, layout_of(step.infos), self.memory
+        prepare, layout, memory = step.prepare, step.layout, self.memory
         planes = self.weights.matrix(step.infos).planes if memory else (0,) * 8
         eps, norm = prepare.params["eps"], self._norm(step)
         x, x_stride, levels, level_stride = self._place(prepare.srcs[0])[0], 0, 0, 0
@@ -224,7 +224,7 @@ class StepQueue:
 
     def _tiles(self, step: Product, n: int, rows_offset: int) -> None:
         """A product of many tokens."""
-        prepare, layout = step.prepare, layout_of(step.infos)
+        prepare, layout = step.prepare, step.layout
         if self._collect:
             for name in matmul_launch.kernel_names(layout, self.device.cc):
                 self._collect(name)
