@@ -85,10 +85,6 @@ class EmulatedDevice:
             pass
         assert not self._waiting, "a kernel waits for what nobody will write"
 
-    def forget(self) -> None:
-        """What is queued and cannot be done."""
-        self._waiting.clear()
-
     def reach(self, other: EmulatedDevice) -> bool:
         if other not in self.reached:
             self.reached.append(other)

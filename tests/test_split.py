@@ -287,6 +287,7 @@ WAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("steps", [[1, 1], [3, 9, 1]])
 def test_parts_on_emulated_gpus(tmp_path: Path, emulated: list[Any], way: str, steps: list[int]) -> None:
