@@ -26,6 +26,7 @@ from ggpy.split import SplitExecutor
 
 if TYPE_CHECKING:
     from ggpy.choice import Choices, Choosing, Chosen
+    from ggpy.cuda.driver import Device
     from ggpy.cuda.executor import CudaExecutor
     from ggpy.cuda.ranks import RanksExecutor
     from ggpy.placement import Part
@@ -162,7 +163,9 @@ class Runtime:
             return self._ranks_of(part, placement, notify)
         program = placement.program(part.on_gpu).part(part.first, part.last)
         if part.on_gpu:
-            return self._on_gpu(program, part.gpus[0], notify)
+            from ggpy.cuda.driver import Device
+
+            return self._on_gpu(program, Device(*part.gpus), notify)
         from ggpy.cpu.executor import CpuExecutor
 
         return CpuExecutor(
@@ -177,24 +180,26 @@ class Runtime:
         )
 
     def _ranks_of(self, part: Part, placement: Placement, notify: Callable[[str], None]) -> RanksExecutor:
-        from ggpy.cuda.ranks import RanksExecutor
+        from ggpy.cuda.driver import Device
+        from ggpy.cuda.ranks import RanksExecutor, require_peers
         from ggpy.tensor_parallel import Rank
 
+        devices = [Device(gpu) for gpu in part.gpus]
+        require_peers(devices)
         with ExitStack() as undo:
             executors = []
-            for index, gpu in enumerate(part.gpus):
-                rank = Rank(index, len(part.gpus))
+            for index, device in enumerate(devices):
+                rank = Rank(index, len(devices))
                 program = placement.program(True, rank).part(part.first, part.last)
-                executors.append(self._on_gpu(program, gpu, notify, rank))
+                executors.append(self._on_gpu(program, device, notify, rank))
                 undo.callback(executors[-1].close)
             made = RanksExecutor(executors)
             undo.pop_all()
         return made
 
     def _on_gpu(
-        self, program: Program, gpu: int, notify: Callable[[str], None], rank: Rank | None = None
+        self, program: Program, device: Device, notify: Callable[[str], None], rank: Rank | None = None
     ) -> CudaExecutor:
-        from ggpy.cuda.driver import Device
         from ggpy.cuda.executor import CudaExecutor
 
         return CudaExecutor(
@@ -205,7 +210,7 @@ class Runtime:
             n_batch=self.n_batch,
             cache_type=self.cache_type,
             notify=notify,
-            device=Device(gpu),
+            device=device,
             rank=rank,
         )
 

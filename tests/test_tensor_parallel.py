@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,19 @@ def test_shares_are_placed_where_they_fit(model: Any, gpus: Any) -> None:
         gpus(needed, 1 << 40)
         with pytest.raises(GGPYError, match=r"2 of 2 layers .* 1 layers would fit"):
             Placement(file, "cuda", 2, split_mode="row").place(64)
+
+
+def test_gpus_that_cannot_share_rows() -> None:
+    from ggpy.cuda.ranks import require_peers
+
+    def device(index: int, cc: tuple[int, int], reached: bool) -> Any:
+        return SimpleNamespace(index=index, cc=cc, reach=lambda other: reached)
+
+    require_peers([device(0, (9, 0), True), device(1, (9, 0), True)])
+    with pytest.raises(GGPYError, match="of one kind only"):
+        require_peers([device(0, (9, 0), True), device(1, (8, 0), True)])
+    with pytest.raises(GGPYError, match="GPU 1 cannot reach the memory of GPU 0"):
+        require_peers([device(0, (9, 0), True), device(1, (9, 0), False)])
 
 
 # ---- ranks on GPUs

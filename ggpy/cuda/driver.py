@@ -169,6 +169,8 @@ class Kernel:
 class Device:
     """One GPU: its memory, one stream, its kernels."""
 
+    patience = 1 << 25  # looks at what another GPU has not written, before a kernel gives up: well under a minute
+
     def __init__(self, index: int = 0) -> None:
         self.lib = _library()
         handle, context, stream = c_int(), c_void_p(), c_void_p()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ggpy.tensor_parallel import Rank
 
 SETS = 2  # of places, which sums take in turn
-PATIENCE = 1 << 25  # looks at another GPU's memory before a kernel gives up: some ten seconds
 
 
 class Exchange:
@@ -34,7 +33,7 @@ class Exchange:
         self._marks = device.allocate(4 * rank.count, zero=True)
         self._tables = device.allocate(8 * rank.count * (2 * SETS + 1))
         self._set_bytes = rows * self.row_stride
-        self.patience = getattr(device, "patience", PATIENCE)
+        self.patience = device.patience
 
     @staticmethod
     def kernel_names(rank: Rank) -> list[str]:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import permutations, zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ggpy.choice import Choices, Chosen
 from ggpy.cuda.executor import CudaExecutor
 from ggpy.errors import GGPYError
-from ggpy.split import PartExecutor
+
+if TYPE_CHECKING:
+    from ggpy.cuda.driver import Device
+    from ggpy.split import PartExecutor
+
+
+def require_peers(devices: Sequence[Device]) -> None:
+    """Raises GGPYError where GPUs cannot reach each other's memory, or are of different kinds."""
+    if len({device.cc for device in devices}) > 1:
+        raise GGPYError(
+            "Rows can be split over GPUs of one kind only, since all must round alike; split the model by layers "
+            "(--split-mode layer)."
+        )
+    for device, other in permutations(devices, 2):
+        if not device.reach(other):
+            raise GGPYError(
+                f"GPU {device.index} cannot reach the memory of GPU {other.index}, as splitting rows needs; split the "
+                "model by layers (--split-mode layer)."
+            )
 
 
 class RanksExecutor:
     """All ranks are given every step, evaluate it side by side, and hold the same residual stream, bit for bit; logits
-    come from the first one, and so do the tokens that are chosen, which each rank chooses for itself.
-
-    Raises GGPYError where the GPUs cannot reach each other's memory, or are of different kinds.
-    """
+    come from the first one, and so do the tokens that are chosen, which each rank chooses for itself."""
 
     most_candidates = CudaExecutor.most_candidates
 
@@ -26,18 +42,6 @@ class RanksExecutor:
         self.ranks = list(ranks)
         first = self.ranks[0]
         self.most_chosen = first.most_chosen
-        if len({rank.device.cc for rank in ranks}) > 1:
-            raise GGPYError(
-                "Rows can be split over GPUs of one kind only, since all must round alike; split the model by layers "
-                "(--split-mode layer)."
-            )
-        for rank in self.ranks:
-            for other in self.ranks:
-                if not rank.device.reach(other.device):
-                    raise GGPYError(
-                        f"GPU {rank.device.index} cannot reach the memory of GPU {other.device.index}, as splitting "
-                        "rows needs; split the model by layers (--split-mode layer)."
-                    )
         exchanges = [rank.exchange for rank in self.ranks if rank.exchange]
         for exchange in exchanges:
             exchange.connect(exchanges)
