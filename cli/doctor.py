@@ -39,10 +39,10 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "ggpy", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"
     try:
         tier = native.isa()
+        best = "" if tier == native.ISAS[0] else "; the best, avx512vnni, needs a CPU with AVX-512 VNNI"
+        yield "CPU", f"kernels {tier}, {default_threads()} threads of {os.cpu_count()} CPUs{best}"
     except GGPYError as error:
-        tier = str(error)
-    best = "" if tier == native.ISAS[0] else "; the best, avx512vnni, needs a CPU with AVX-512 VNNI"
-    yield "CPU", f"kernels {tier}, {default_threads()} threads of {os.cpu_count()} CPUs{best}"
+        yield "CPU", str(error)
     yield "memory", f"{available_memory() / GIB:.1f} GiB free"
     yield "cache", str(cache_dir())
 

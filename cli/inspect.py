@@ -27,7 +27,14 @@ class _Table:
     rows: Sequence[tuple[str, ...]]
 
 
-@click.command()
+@click.command(
+    epilog="""
+    \b
+    Examples:
+      ggpy inspect model.gguf
+      ggpy inspect model.gguf --json
+    """
+)
 @click.argument("file", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def inspect(file: str, as_json: bool) -> None:

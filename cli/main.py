@@ -97,7 +97,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, click.UsageError):
         help_command = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
         message = error.format_message()
-        _say(message + ("" if message.endswith((".", "?")) else ".") + help_command)
+        _say(message + ("" if message.endswith((".", "?", ")")) else ".") + help_command)
         return 2
     if isinstance(error, (GGPYError, click.ClickException)):
         _say(str(error) if isinstance(error, GGPYError) else error.format_message())

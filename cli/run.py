@@ -103,7 +103,7 @@ def _answer(
         show("\n")
     if sequence.reached_context:
         note(f"stopped: the context of {llm.n_ctx} tokens is full")
-    note(timing_line(sequence.timings))
+    note(timing_line(sequence.timings) if sequence.n_chosen else "stopped before the first token")
     return status
 
 

@@ -109,11 +109,20 @@ def test_help_and_version(call: Any) -> None:
     assert call("--version").stdout == f"ggpy {__version__}\n"
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name in ("run", "chat", "bench", "warmup", "pull")])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_examples(call: Any, name: str) -> None:
     result = call(name, "--help")
     assert result.exit_code == 0
     assert f"ggpy {name}" in result.stdout.split("Examples:")[1]
+
+
+def test_doctor_goes_on_past_what_is_wrong() -> None:
+    result = python("-m", "ggpy", "doctor", GGPY_ISA="i386")
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    assert rows["ggpy"].strip().startswith(__version__)
+    assert rows["CPU"].strip().startswith("GGPY_ISA='i386' is no instruction-set tier; choose one of")
+    assert {"memory", "cache", "numba", "numpy"} <= set(rows)
 
 
 def test_run_streams_the_answer_alone_to_stdout(call: Any) -> None:
@@ -190,6 +199,10 @@ def test_run_stopped_by_ctrl_c_keeps_what_was_said(call: Any) -> None:
     assert result.exit_code == 130
     assert result.stdout == "aaa\n"
     assert "decode 3 tok" in result.stderr
+    calls[:] = [[]] * 3
+    result = call("run", "-m", MODEL, "-p", "x", "--temp", "0", script=script)
+    assert (result.exit_code, result.stdout) == (130, "\n")
+    assert result.stderr.splitlines()[-1] == "stopped before the first token"  # no speeds: nothing was measured
 
 
 @pytest.mark.parametrize(
