@@ -133,7 +133,8 @@ def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
     time."""
     from ggpy.cli.pull import find_or_fetch
     from ggpy.cli.terminal import note
-    from ggpy.llm import LLM, find_device, find_gpu_layers
+    from ggpy.llm import LLM
+    from ggpy.load import find_device, find_gpu_layers
 
     options = dict(model_options)
     find_device(options["device"])  # what the user may have got wrong comes before anything is fetched

@@ -18,7 +18,7 @@ from ggpy.bench import Case, Measurement, Memory, last_level_cache, measure, pla
 from ggpy.cli.bench_plot import draw
 from ggpy.cli.main import main
 from ggpy.errors import GGPYError
-from ggpy.llm import Model
+from ggpy.load import Model
 
 MODEL = "fake.gguf"
 

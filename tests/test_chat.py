@@ -12,7 +12,8 @@ from doubles import BOS, EOS, ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate
 import ggpy.llm
 from ggpy.conversation import Conversation
 from ggpy.errors import GGPYError
-from ggpy.llm import LLM, Model
+from ggpy.llm import LLM
+from ggpy.load import Model
 from ggpy.sampler import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)

@@ -16,7 +16,7 @@ from doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
 import ggpy.llm
 from ggpy import __version__
 from ggpy.cli.main import COMMANDS, main
-from ggpy.llm import Model
+from ggpy.load import Model
 
 MODEL = "fake.gguf"
 

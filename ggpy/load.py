@@ -1,0 +1,93 @@
+"""Opening a model: what the user's words for devices and layers mean, and a file's tokenizer, template and runtime."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggpy.errors import GGPYError
+
+if TYPE_CHECKING:
+    from ggpy.chat_template import ChatTemplate
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.notes import Notify
+    from ggpy.runtime import Runtime
+    from ggpy.tokenizer import Tokenizer
+
+
+@dataclass
+class Model:
+    """What an opened model file gives."""
+
+    file: GGUFFile
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    runtime: Runtime
+
+
+def find_device(asked: str) -> str:
+    """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else."""
+    if asked == "auto":
+        from ggpy.cuda.driver import usable
+
+        return "cuda" if usable() else "cpu"
+    kind, colon, list_ = asked.partition(":")
+    numbers = list_.split(",") if colon else []
+    named = all(number.isascii() and number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers)
+    if asked != "cpu" and not (kind == "cuda" and named):
+        raise GGPYError(
+            f"device is {asked!r}, but it must be 'cpu', 'cuda', 'cuda:1' for a second GPU, 'cuda:0,1' for both, "
+            "or 'auto'."
+        )
+    return asked
+
+
+def find_gpu_layers(asked: int | str | None) -> int | None:
+    """How many layers "auto" (None: as many as fit), "all" or a number of them stands for."""
+    if asked is None or asked == "auto":
+        return None
+    if asked in ("all", -1, "-1"):
+        return sys.maxsize
+    if isinstance(asked, str) and asked.isascii() and asked.isdecimal():
+        return int(asked)
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+        raise GGPYError(f"n_gpu_layers is {asked!r}, but it must be a number of layers from 0, 'auto' or 'all'.")
+    return asked
+
+
+def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Notify, **placing: Any) -> Model:
+    """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. placing:
+    what `Placement` takes beside the file."""
+    from ggpy.chat_template import ChatTemplate
+    from ggpy.gguf_file import GGUFFile
+    from ggpy.tokenizer import Tokenizer
+
+    with ExitStack() as undo:
+        file = GGUFFile(path)
+        undo.callback(file.close)
+        from ggpy.placement import Placement
+        from ggpy.runtime import Runtime
+
+        placement = Placement(file, **placing)
+        context = placement.context(n_ctx, notify)
+        # The runtime first: its threads pack the weights while this one reads the vocabulary.
+        runtime = Runtime(file, context, n_threads, notify, placement)
+        undo.callback(runtime.close)
+        tokenizer = Tokenizer.from_gguf(file)
+        _check_rows(file, tokenizer)
+        template = ChatTemplate.from_gguf(file, tokenizer)
+        undo.pop_all()
+        return Model(file, tokenizer, template, runtime)
+
+
+def _check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:
+    """A model and a vocabulary that do not belong together would fail in the middle of an answer, or not at all."""
+    n_rows = file.tensors["token_embd.weight"].shape[0]
+    if n_rows != tokenizer.n_vocab:
+        raise GGPYError(
+            f"{file.path}: the tensor 'token_embd.weight' has {n_rows} rows, but the vocabulary has "
+            f"{tokenizer.n_vocab} tokens; the file's tokenizer is not this model's."
+        )
