@@ -13,7 +13,7 @@ from ggpy.errors import GGPYError
 from ggpy.notes import Passing
 
 if TYPE_CHECKING:
-    from ggpy.engine import Timings
+    from ggpy.sequence import Timings
 
 # Text from a model must not drive the terminal: control characters but newline and tab, C1 controls included.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

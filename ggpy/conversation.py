@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ggpy.engine import Sequence
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
 from ggpy.sampler import SamplingParams
+from ggpy.sequence import Sequence
 
 ROLES = ("user", "assistant", "system", "tool")
 

@@ -1,15 +1,12 @@
-"""Sequences, slots and batches: many requests over one runtime.
+"""Batches: many requests over one runtime.
 
 `Engine.step` shows the data's way: schedule a batch (the next token of every sequence that is generating, then pieces
 of prompts, up to `n_batch`), run it, choose tokens. A device that chooses tokens by itself is kept a step ahead: it
-needs no word from here to go on. Each slot of the runtime's cache remembers the tokens whose keys
-and values it holds, so a sequence that begins like an earlier one is evaluated only from where they part.
-Knows nothing of files, templates or terminals.
+needs no word from here to go on. Knows nothing of files, templates or terminals.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
@@ -21,8 +18,8 @@ from numpy.typing import NDArray
 
 from ggpy.choice import CHOICE, Choices, Chosen, chosen_by_last_step
 from ggpy.errors import GGPYError
-from ggpy.sampler import Chain, Sampler, SamplingParams
-from ggpy.text_stream import TextStream
+from ggpy.sampler import Chain, SamplingParams
+from ggpy.sequence import Sequence, Slot
 
 if TYPE_CHECKING:
     from ggpy.runtime import Integers
@@ -44,151 +41,6 @@ class RuntimeLike(Protocol):
     ) -> NDArray[np.float32]: ...
 
     def choose(self, tokens: Integers, slots: Integers, positions: Integers, choices: Choices) -> Chosen: ...
-
-
-@dataclass
-class Slot:
-    """One sequence's place in the runtime's cache. `tokens[i]` is the token whose keys and values cell i holds."""
-
-    index: int
-    tokens: list[int] = field(default_factory=list)
-    sequence: Sequence | None = None
-    last_used: int = 0
-
-    def common_prefix(self, tokens: SequenceOf[int]) -> int:
-        n = min(len(self.tokens), len(tokens))
-        if self.tokens[:n] == tokens[:n]:
-            return n
-        return next(i for i in range(n) if self.tokens[i] != tokens[i])
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Counts in tokens, times in seconds. Rates are per second, or 0 where nothing was measured."""
-
-    n_prompt: int  # prompt tokens evaluated
-    n_reused: int  # prompt tokens that the cache already held
-    prompt_s: float  # from the first batch that held the sequence to its first token
-    n_decode: int  # tokens chosen
-    decode_s: float  # from the first token to the last
-    first_token_s: float  # from the request to its first token
-
-    @property
-    def prompt_rate(self) -> float:
-        return self.n_prompt / self.prompt_s if self.prompt_s else 0.0
-
-    @property
-    def decode_rate(self) -> float:
-        """Of the tokens after the first, which belongs to the prompt's time."""
-        return (self.n_decode - 1) / self.decode_s if self.decode_s and self.n_decode > 1 else 0.0
-
-
-class Sequence:
-    """One request on its way: prompt, chosen tokens, text so far."""
-
-    def __init__(
-        self,
-        prompt: SequenceOf[int],
-        params: SamplingParams,
-        tokenizer: Tokenizer,
-        n_ctx: int,
-        chain: Chain | None = None,
-    ) -> None:
-        self.prompt = list(prompt)
-        self.params = params
-        self.tokens = list(prompt)  # prompt and chosen tokens
-        self.n_computed = 0  # of `tokens`, how many the slot's cache holds
-        self.finish_reason: str | None = None  # "stop", "length", "abort" or "error"
-        self.stop_reason: str | int | None = None  # the stop string or the token that ended it
-        self.reached_context = False  # finished because the context was full
-        self.slot: Slot | None = None
-        self._ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else tokenizer.eog)
-        self._n_ctx = n_ctx
-        banned = sorted(tokenizer.eog) if params.ignore_eos else ()
-        self.sampler = Sampler(params, banned=banned, n_ctx=n_ctx, chain=chain)
-        self.sampler.accept(self.tokens)
-        self._stream = TextStream(tokenizer, tuple(params.stop or ()))
-        self._pieces: list[str] = []
-        self._n_taken = 0
-        self._n_reused = 0
-        self._added = time.perf_counter()
-        self._started = self._first = self._last = 0.0
-
-    @property
-    def token_ids(self) -> list[int]:
-        """The chosen tokens, an end token included."""
-        return self.tokens[len(self.prompt) :]
-
-    @property
-    def n_chosen(self) -> int:
-        return len(self.tokens) - len(self.prompt)
-
-    @property
-    def n_pending(self) -> int:
-        """Tokens to evaluate before the next can be chosen."""
-        return len(self.tokens) - self.n_computed
-
-    @property
-    def finished(self) -> bool:
-        return self.finish_reason is not None
-
-    @property
-    def text(self) -> str:
-        return "".join(self._pieces)
-
-    def take_text(self) -> str:
-        """The text that came since the last call."""
-        text = "".join(self._pieces[self._n_taken :])
-        self._n_taken = len(self._pieces)
-        return text
-
-    @property
-    def timings(self) -> Timings:
-        return Timings(
-            n_prompt=len(self.prompt) - self._n_reused,
-            n_reused=self._n_reused,
-            prompt_s=self._first - self._started if self._first else 0.0,
-            n_decode=self.n_chosen,
-            decode_s=self._last - self._first,
-            first_token_s=self._first - self._added if self._first else 0.0,
-        )
-
-    def begin(self, slot: Slot) -> None:
-        """Take the slot over from where its tokens and this sequence's part; the last token is always evaluated."""
-        self.slot, slot.sequence = slot, self
-        self.n_computed = min(slot.common_prefix(self.tokens), len(self.tokens) - 1)
-        if not self._started:
-            self._started = time.perf_counter()
-            self._n_reused = self.n_computed
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether another token will be chosen after the next one, unless that ends the text."""
-        return self.n_chosen + 1 != self.params.max_tokens and len(self.tokens) < self._n_ctx
-
-    def advance(self, chosen: NDArray[np.float32] | int) -> None:
-        """Take the next token, which a device chose or the logits [n_vocab] give, and finish where it ends the text or
-        nothing may follow."""
-        token = self.sampler.take(chosen) if isinstance(chosen, int) else self.sampler.sample(chosen)
-        self.sampler.accept((token,))
-        self.tokens.append(token)
-        self._last = time.perf_counter()
-        self._first = self._first or self._last
-        if token in self._ends:
-            self.finish("stop", token)
-            return
-        self._pieces.append(self._stream.push(token))
-        if self._stream.stopped is not None:
-            self.finish("stop", self._stream.stopped)
-        elif self.n_chosen == self.params.max_tokens:
-            self.finish("length")
-        elif len(self.tokens) > self._n_ctx:  # this token has no cell left to be evaluated in
-            self.reached_context = True
-            self.finish("length")
-
-    def finish(self, reason: str, stop_reason: str | int | None = None) -> None:
-        self.finish_reason, self.stop_reason = reason, stop_reason
-        self._pieces.append(self._stream.finish())
 
 
 @dataclass
@@ -251,7 +103,9 @@ class Engine:
     def step(self) -> list[Sequence]:
         """Evaluate one batch. Returns the sequences that gained a token."""
         batch, self._ahead = self._ahead or self.run(self.schedule()), None
-        following = self.run(self.schedule_after(batch)) if batch.choices is not None else None
+        following = self.schedule_after(batch)
+        if following is not None:
+            self.run(following)
         advanced = self.postprocess(batch)
         if following is not None and not all(sequence.finished for sequence in following.sequences):
             self._ahead = following
@@ -276,18 +130,18 @@ class Engine:
             batch.choices = self._choices(batch)
         return batch
 
-    def schedule_after(self, batch: Batch) -> Batch:
-        """What follows a batch whose tokens the device chooses, if its sequences simply go on; else nothing. A sequence
-        that turns out to have ended has a token evaluated in vain, in a cell that its slot never claims."""
-        if self.waiting and any(slot.sequence is None for slot in self.slots):
-            return Batch()
+    def schedule_after(self, batch: Batch) -> Batch | None:
+        """What follows a batch whose tokens the device chooses, if its sequences simply go on. A sequence that turns
+        out to have ended has a token evaluated in vain, in a cell that its slot never claims."""
+        if batch.choices is None or (self.waiting and any(slot.sequence is None for slot in self.slots)):
+            return None
         going = [sequence for sequence in batch.sequences if not sequence.finished]
         if going != self.running or not all(sequence.goes_on for sequence in going):
-            return Batch()
+            return None
         pieces = [[chosen_by_last_step(sequence.slot.index)] for sequence in going if sequence.slot is not None]
         following = Batch(going, pieces, ahead=1)
         following.choices = self._choices(following)
-        return following if following.choices is not None else Batch()
+        return following if following.choices is not None else None
 
     def _choices(self, batch: Batch) -> Choices | None:
         """How the device is to choose the batch's tokens; None where it cannot, for one of them at least."""

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.engine import Engine, Timings
-from ggpy.engine import Sequence as EngineSequence
+from ggpy.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.load import find_device, find_gpu_layers, load_model
 from ggpy.sampler import SamplingParams, file_sampling_defaults
+from ggpy.sequence import Sequence as EngineSequence
+from ggpy.sequence import Timings
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile

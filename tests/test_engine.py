@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeRuntime, saying
 
-from ggpy.engine import Engine, Sequence
+from ggpy.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.sampler import SamplingParams
+from ggpy.sequence import Sequence
 from ggpy.text_stream import TextStream
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8).resolved()
