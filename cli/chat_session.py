@@ -12,7 +12,7 @@ from ggpy.cli.terminal import note, show, timing_line
 from ggpy.conversation import Conversation
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
-from ggpy.sampler import SamplingParams
+from ggpy.sampling_params import SamplingParams
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 

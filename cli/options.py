@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
-    from ggpy.sampler import SamplingParams
+    from ggpy.sampling_params import SamplingParams
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -113,7 +113,7 @@ sampling_options = together(
 
 def sampling_params(options: dict[str, Any]) -> SamplingParams:
     """SamplingParams of what `sampling_options` collected. Raises GGPYError on a value out of range."""
-    from ggpy.sampler import SamplingParams
+    from ggpy.sampling_params import SamplingParams
 
     if options.get("max_tokens") == -1:  # "no limit", as hands know it
         options = {**options, "max_tokens": None}

@@ -12,7 +12,7 @@ from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
-    from ggpy.sampler import SamplingParams
+    from ggpy.sampling_params import SamplingParams
 
 
 @click.command(

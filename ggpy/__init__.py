@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ggpy.errors import GGPYError
     from ggpy.gguf_file import GGUFFile
     from ggpy.llm import LLM
-    from ggpy.sampler import SamplingParams
+    from ggpy.sampling_params import SamplingParams
     from ggpy.tokenizer import Tokenizer
 
 # Installed, the other rooms (quant, models, …) are folders in here. In a checkout they stand beside this one, and a
@@ -31,7 +31,7 @@ _HOMES = {
     "LLM": "ggpy.llm",
     "GGPYError": "ggpy.errors",
     "GGUFFile": "ggpy.gguf_file",
-    "SamplingParams": "ggpy.sampler",
+    "SamplingParams": "ggpy.sampling_params",
     "Tokenizer": "ggpy.tokenizer",
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ggpy.sampler import SamplingParams
+    from ggpy.sampling_params import SamplingParams
 
 COLDEST = 1e-30  # a temperature that can be divided by
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
-from ggpy.sampler import SamplingParams
+from ggpy.sampling_params import SamplingParams
 from ggpy.sequence import Sequence
 
 ROLES = ("user", "assistant", "system", "tool")

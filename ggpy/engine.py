@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ggpy.choice import CHOICE, Choices, Chosen, chosen_by_last_step
 from ggpy.errors import GGPYError
-from ggpy.sampler import Chain, SamplingParams
+from ggpy.sampler import Chain
+from ggpy.sampling_params import SamplingParams
 from ggpy.sequence import Sequence, Slot
 
 if TYPE_CHECKING:

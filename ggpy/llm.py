@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ggpy.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.load import find_device, find_gpu_layers, load_model
-from ggpy.sampler import SamplingParams, file_sampling_defaults
+from ggpy.sampling_params import SamplingParams, file_sampling_defaults
 from ggpy.sequence import Sequence as EngineSequence
 from ggpy.sequence import Timings
 

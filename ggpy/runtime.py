@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ggpy.cuda.executor import CudaExecutor
     from ggpy.cuda.ranks import RanksExecutor
     from ggpy.placement import Part
-    from ggpy.sampler import Chain, SamplingParams
+    from ggpy.sampler import Chain
+    from ggpy.sampling_params import SamplingParams
     from ggpy.split import Executor, PartExecutor
     from ggpy.tensor_parallel import Rank
 

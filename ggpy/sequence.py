@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.sampler import Chain, Sampler, SamplingParams
+from ggpy.sampler import Chain, Sampler
+from ggpy.sampling_params import SamplingParams
 from ggpy.text_stream import TextStream
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from ggpy.conversation import Conversation
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
 from ggpy.load import Model
-from ggpy.sampler import SamplingParams
+from ggpy.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 

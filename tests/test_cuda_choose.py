@@ -27,7 +27,8 @@ from ggpy.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.runtime import Runtime
-from ggpy.sampler import Sampler, SamplingParams
+from ggpy.sampler import Sampler
+from ggpy.sampling_params import SamplingParams
 
 VOCABULARIES = (457, 5000, 9001)
 ASKED = {

@@ -8,7 +8,7 @@ from doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeRuntime, saying
 
 from ggpy.engine import Engine
 from ggpy.errors import GGPYError
-from ggpy.sampler import SamplingParams
+from ggpy.sampling_params import SamplingParams
 from ggpy.sequence import Sequence
 from ggpy.text_stream import TextStream
 

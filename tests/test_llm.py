@@ -16,7 +16,7 @@ from ggpy.errors import GGPYError
 from ggpy.llm import LLM
 from ggpy.load import Model, _check_rows
 from ggpy.memory import GIB, _control_groups, available_memory, choose_context
-from ggpy.sampler import SamplingParams
+from ggpy.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 

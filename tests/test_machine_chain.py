@@ -13,7 +13,8 @@ from ggpy.cpu.kernels import kernel
 from ggpy.cpu.sampling import MOST_CANDIDATES, MachineChain
 from ggpy.errors import GGPYError
 from ggpy.native import isa
-from ggpy.sampler import Sampler, SamplingParams
+from ggpy.sampler import Sampler
+from ggpy.sampling_params import SamplingParams
 
 TIERS = sorted({"plain", "portable", isa()})
 SIZES = (2, 41, 63, 64, 65, 2600, 5000, 49152, 152064)

@@ -9,22 +9,8 @@ import numpy as np
 import pytest
 
 from ggpy.errors import GGPYError
-from ggpy.sampler import (
-    DEFAULTS,
-    FILE_KEYS,
-    Candidates,
-    Sampler,
-    SamplingParams,
-    draw,
-    file_sampling_defaults,
-    largest,
-    min_p,
-    penalize,
-    temperature,
-    top_k,
-    top_p,
-    typical,
-)
+from ggpy.sampler import Candidates, Sampler, draw, largest, min_p, penalize, temperature, top_k, top_p, typical
+from ggpy.sampling_params import DEFAULTS, FILE_KEYS, SamplingParams, file_sampling_defaults
 
 SIZES = (1, 2, 7, 300, 5000, 49152, 152064)
 
