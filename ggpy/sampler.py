@@ -222,7 +222,8 @@ class Sampler:
             touched = np.concatenate([touched, seen])
         before = logits[touched]  # far less than a copy of the whole vocabulary
         try:
-            logits[self._bias_tokens] += self._bias
+            with np.errstate(invalid="ignore"):  # minus infinity on infinity: told where logits are looked at
+                logits[self._bias_tokens] += self._bias
             if self._counts:
                 p, times = self.params, np.fromiter(self._counts.values(), np.float32, len(self._counts))
                 repetition, frequency, presence = p.repetition_penalty, p.frequency_penalty, p.presence_penalty

@@ -185,6 +185,7 @@ def test_greedy_bias_and_ban() -> None:
     assert Sampler(SamplingParams(temperature=0, logit_bias={0: 9.0}).resolved()).sample(logits) == 0
 
 
+@pytest.mark.filterwarnings("error")  # numpy's would go to the user's terminal
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_unusable_logits(bad: float) -> None:
     logits = logits_of(5000, 1, 1.0)
@@ -192,6 +193,8 @@ def test_unusable_logits(bad: float) -> None:
     for params in (SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_k=0)):
         with pytest.raises(GGPYError, match="no usable logits"):
             Sampler(params.resolved()).sample(logits)
+        with pytest.raises(GGPYError, match="no usable logits"):
+            Sampler(params.resolved(), banned=(4321,)).sample(logits)
     with pytest.raises(GGPYError, match="no usable logits"):
         Sampler(SamplingParams().resolved()).sample(np.full(10, -np.inf, np.float32))
 
