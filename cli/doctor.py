@@ -49,21 +49,31 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 def _gpus() -> Iterator[tuple[str, str]]:
     from ggpy.cuda.driver import Device, device_count, driver_version
+    from ggpy.cuda.ranks import require_peers
 
     try:
         yield "NVIDIA driver", f"of CUDA {driver_version()}"
     except GGPYError as error:
         yield "GPU", f"none: {error}"
         return
+    gpus = []
     for index in range(device_count()):
         try:
             gpu = Device(index)
             free, total = gpu.memory()
             cc = f"{gpu.cc[0]}.{gpu.cc[1]}"
             yield f"GPU {index}", f"{gpu.name}, compute capability {cc}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
-            gpu.close()
+            gpus.append(gpu)
         except GGPYError as error:
             yield f"GPU {index}", str(error)
+    if len(gpus) > 1:
+        try:
+            require_peers(gpus)
+            yield "GPUs", "reach each other's memory: they can share the rows of matrices (--split-mode row)"
+        except GGPYError as error:
+            yield "GPUs", str(error)
+    for gpu in gpus:
+        gpu.close()
 
 
 def _packages() -> Iterator[tuple[str, str]]:

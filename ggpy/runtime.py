@@ -142,6 +142,8 @@ class Runtime:
             notify(placement.describe(self.parts))
         elif placement.asked is None:
             notify("not one layer fits the GPU's free memory: the CPU runs them all")
+        if placement.by_rows and len(self.parts[-1].gpus) < 2:
+            notify("split_mode (-sm) is of no effect without several GPUs: name them (--device cuda:0,1)")
         with ExitStack() as undo:
             executors: list[PartExecutor] = []
             for part in self.parts:

@@ -168,6 +168,38 @@ def test_gpus_that_cannot_share_rows() -> None:
         require_peers([device(0, (9, 0), True), device(1, (9, 0), False)])
 
 
+def test_doctor_says_whether_gpus_can_share_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ggpy.cli.doctor import _gpus
+
+    class Device:
+        name, cc, reached = "A GPU", (9, 0), True
+
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def memory(self) -> tuple[int, int]:
+            return 1 << 30, 2 << 30
+
+        def reach(self, other: Any) -> bool:
+            return self.reached
+
+        def close(self) -> None:
+            pass
+
+    for name, stand_in in (("Device", Device), ("device_count", lambda: 2), ("driver_version", lambda: "13.0")):
+        monkeypatch.setattr(f"ggpy.cuda.driver.{name}", stand_in)
+    assert "can share the rows" in dict(_gpus())["GPUs"]
+    Device.reached = False
+    assert "GPU 0 cannot reach" in dict(_gpus())["GPUs"]
+
+
+def test_sharing_rows_without_gpus_is_told(model: Any) -> None:
+    notes: list[str] = []
+    with running(model("llama", "q4_0"), split_mode="row", notify=notes.append) as runtime:
+        assert runtime.device == "cpu"
+    assert [note for note in notes if "-sm" in note]
+
+
 # ---- ranks on GPUs
 
 
