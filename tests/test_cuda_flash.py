@@ -15,7 +15,7 @@ from ptx_emulator import Memory, launch
 from ptx_text import parse
 
 from ggpy.cuda.compile import compile_kernel, to_ptx
-from ggpy.cuda.driver import device_count, open_device
+from ggpy.cuda.driver import Device, device_count
 from ggpy.cuda.flash_launch import attention as launch_attention
 from ggpy.cuda.flash_layout import FlashShape
 from ggpy.cuda.layout import CacheLayout
@@ -101,7 +101,7 @@ def test_compiled_attention(sizes: tuple[int, int, int], cc: tuple[int, int]) ->
 @pytest.mark.parametrize("window", [0, 50])
 @pytest.mark.parametrize(("head_dim", "group"), [(64, 3), (80, 1), (96, 2), (128, 4), (128, 1), (256, 1), (18, 2)])
 def test_attention_on_gpu(head_dim: int, group: int, window: int) -> None:
-    rng, device, n_head_kv = np.random.default_rng(0), open_device(), 2
+    rng, device, n_head_kv = np.random.default_rng(0), Device(), 2
     cache = CacheLayout(3, n_head_kv, 600, head_dim)
     segments = np.array([[2, 0, 100, 37], [0, 100, 1, 555], [1, 101, 270, 0]], np.int32)
     n_tokens, n_head = 371, n_head_kv * group

@@ -14,7 +14,7 @@ from ptx_emulator import Memory, launch
 from ptx_text import parse
 
 from ggpy.cuda.compile import compile_kernel, to_ptx
-from ggpy.cuda.driver import device_count, open_device
+from ggpy.cuda.driver import Device, device_count
 from ggpy.cuda.layout import MatrixLayout, Plane, bits_above, numbers
 from ggpy.cuda.matmul_launch import (
     TILINGS,
@@ -255,7 +255,7 @@ class Arrays:
     """numpy arrays in the GPU's memory."""
 
     def __init__(self) -> None:
-        self.device = open_device()
+        self.device = Device()
 
     def put(self, array: np.ndarray) -> int:
         array = np.ascontiguousarray(array)

@@ -1,5 +1,5 @@
 """The CUDA driver, called directly: memory, streams, modules, launches, graphs. No package is needed for it; without a
-driver or a GPU `open_device` raises GGPYError with a sentence that says what is missing."""
+driver or a GPU `Device` raises GGPYError with a sentence that says what is missing."""
 
 from __future__ import annotations
 
@@ -404,9 +404,3 @@ class Event:
     def hold_back(self, other: Device) -> None:
         """Have what is queued on another device from now on wait for the mark."""
         check(self._device.lib.cuStreamWaitEvent(other.stream, self._handle, 0), "waiting for another GPU")
-
-
-@lru_cache(maxsize=8)
-def open_device(index: int = 0) -> Device:
-    """The GPU `index`, the same object each time. Raises GGPYError where there is none that can run ggpy's kernels."""
-    return Device(index)
