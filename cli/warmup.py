@@ -31,11 +31,12 @@ def warmup(model: str | None, types: str | None) -> None:
     """
     from ggpy.cli.terminal import note
     from ggpy.cpu.needed import compile_missing
+    from ggpy.kernel_files import is_kept
     from ggpy.native import isa, kernel_cache
     from ggpy.paths import cache_dir
 
     what, names = _wanted(model, types)
-    if cache_dir() not in kernel_cache().parents:
+    if not is_kept(kernel_cache()):
         raise GGPYError(
             f"{cache_dir()} cannot be written, so nothing would be kept; set GGPY_CACHE to a folder that can."
         )

@@ -20,14 +20,22 @@ from ggpy.paths import cache_dir
 
 
 def compile_all(
-    names: Sequence[str], target: str, obtain: Callable[[str], object], serve: str, workers: int, notify: Notify
+    names: Sequence[str],
+    target: str,
+    obtain: Callable[[str], object],
+    serve: str,
+    workers: int,
+    kept: bool,
+    notify: Notify,
 ) -> None:
     """Compile kernels for `target`, and say so: by `workers` processes that run `serve` (`compiled_by_others`), or here
-    by `obtain` where one worker is enough or processes cannot be had."""
+    by `obtain` where one worker is enough or processes cannot be had. kept: whether they find each other's kernels on
+    disk, and later processes too."""
     start, n = time.perf_counter(), len(names)
-    notify(f"compiling {n} kernel{'s' * (n > 1)} for {target}; this happens once")
+    again = "this happens once" if kept else f"{cache_dir()} cannot be written, so every run does it (see GGPY_CACHE)"
+    notify(f"compiling {n} kernel{'s' * (n > 1)} for {target}; {again}")
     done = 0
-    if workers > 1:
+    if kept and workers > 1:
         with contextlib.suppress(OSError):
             for name in compiled_by_others(serve, names, workers):
                 done += 1

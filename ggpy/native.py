@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +23,8 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
+from ggpy import kernel_files
 from ggpy.errors import GGPYError
-from ggpy.paths import cache_dir
 
 ISAS = ("avx512vnni", "avx2vnni", "avx2", "neon", "portable", "plain")  # the tiers of kernels, best first
 ON_ARM = llvm.get_default_triple().startswith(("aarch64", "arm64"))
@@ -119,21 +117,8 @@ def fingerprint() -> str:
 
 @lru_cache(maxsize=1)
 def kernel_cache() -> Path:
-    """The directory of compiled kernels for exactly these sources; a temporary one where the user's cache cannot be
-    written."""
-    path = cache_dir() / "kernels" / fingerprint()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
-            return path
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="ggpy-kernels-"))
-
-
-def keeps_kernels() -> bool:
-    """Whether other processes find what this one compiles."""
-    return kernel_cache().parent == cache_dir() / "kernels"
+    """The folder of compiled kernels for exactly these sources (`ggpy.kernel_files.folder`)."""
+    return kernel_files.folder("kernels", fingerprint())
 
 
 @dataclass(frozen=True)
@@ -167,7 +152,7 @@ def load(name: str, prototype: str, compile: Callable[[], ObjectCode]) -> Native
     from_disk = code is not None
     if code is None:
         code = compile()
-        _write(name, code)
+        kernel_files.write(_file(name), {"entry": code.entry, "needs": code.needs}, code.image)
     result, arguments = prototype.split(":")
     address = _link(name, code)
     call = ctypes.CFUNCTYPE(_C_TYPES[result], *(_C_TYPES[a] for a in arguments))(address)
@@ -176,32 +161,19 @@ def load(name: str, prototype: str, compile: Callable[[], ObjectCode]) -> Native
 
 def is_cached(name: str) -> bool:
     """Whether `load` would find the function on disk."""
-    return (kernel_cache() / f"{name}.o").exists()
+    return _file(name).exists()
+
+
+def _file(name: str) -> Path:
+    return kernel_cache() / f"{name}.o"
 
 
 def _read(name: str) -> ObjectCode | None:
-    path = kernel_cache() / f"{name}.o"
+    found = kernel_files.read(_file(name))
     try:
-        data = path.read_bytes()
-        head, image = data.split(b"\n", 1)
-        about = json.loads(head)
-        if hashlib.sha256(image).hexdigest() != about["sha256"]:
-            return None  # cut or damaged: compiled again
-        return ObjectCode(image, about["entry"], tuple(about["needs"]))
-    except (OSError, ValueError, KeyError):
+        return found and ObjectCode(found[1], found[0]["entry"], tuple(found[0]["needs"]))
+    except (KeyError, TypeError):
         return None
-
-
-def _write(name: str, code: ObjectCode) -> None:
-    about = {"sha256": hashlib.sha256(code.image).hexdigest(), "entry": code.entry, "needs": code.needs}
-    with contextlib.suppress(OSError):  # a full disk costs the next start a compilation, nothing else
-        file, partial = tempfile.mkstemp(dir=kernel_cache(), prefix=f".{name}-")
-        try:
-            with os.fdopen(file, "wb") as out:
-                out.write(json.dumps(about).encode() + b"\n" + code.image)
-            os.replace(partial, kernel_cache() / f"{name}.o")
-        except OSError:
-            os.unlink(partial)
 
 
 @lru_cache(maxsize=1)

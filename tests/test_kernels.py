@@ -25,7 +25,8 @@ from ggpy.cpu.layout import (
     tile_widths,
 )
 from ggpy.cpu.needed import SERVE
-from ggpy.native import is_cached, keeps_kernels, tiers
+from ggpy.kernel_files import is_kept
+from ggpy.native import is_cached, kernel_cache, tiers
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
@@ -47,7 +48,7 @@ def compiled_side_by_side(request: pytest.FixtureRequest) -> None:
             wanted |= {f"linear.{name} {tier}": True, f"linear.{name} plain": True, f"pack.{name}": True}
     missing = [w for w in wanted if not is_cached(kernels.file_name(*w.split(" ")))]
     workers = min(len(missing) // 8, os.cpu_count() or 1)
-    if workers > 1 and keeps_kernels():
+    if workers > 1 and is_kept(kernel_cache()):
         missing.sort(key=lambda w: not w.startswith("attention"))  # what takes longest first
         assert len(list(compiled_by_others(SERVE, missing, workers))) == len(missing)
 

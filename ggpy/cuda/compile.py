@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,10 +20,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ggpy import kernel_files
 from ggpy.compilers import compile_all
 from ggpy.errors import GGPYError
 from ggpy.notes import Notify
-from ggpy.paths import cache_dir
 
 MOST_WORKERS = 16  # processes that compile at a time
 NEEDED = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")  # to compile; nothing of them runs
@@ -188,42 +186,21 @@ def _installed_here(package: str) -> bool:
 
 @lru_cache(maxsize=4)
 def kernel_cache(cc: tuple[int, int]) -> Path:
-    """The directory of compiled kernels for exactly these sources; a temporary one where the user's cache cannot be
-    written."""
-    path = cache_dir() / "cuda" / fingerprint() / f"sm_{cc[0]}{cc[1]}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
-            return path
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="ggpy-cuda-"))
+    """The folder of compiled kernels for exactly these sources (`ggpy.kernel_files.folder`)."""
+    return kernel_files.folder("cuda", fingerprint(), f"sm_{cc[0]}{cc[1]}")
+
+
+def _file(name: str, cc: tuple[int, int]) -> Path:
+    return kernel_cache(cc) / f"{name}.cubin"
 
 
 def read(name: str, cc: tuple[int, int]) -> Compiled | None:
     """What is on disk of a kernel; None where that is nothing, or damaged."""
+    found = kernel_files.read(_file(name, cc))
     try:
-        head, cubin = (kernel_cache(cc) / f"{name}.cubin").read_bytes().split(b"\n", 1)
-        about = json.loads(head)
-        if hashlib.sha256(cubin).hexdigest() != about.pop("sha256"):
-            return None
-        return Compiled(**about, cubin=cubin)
-    except (OSError, ValueError, KeyError, TypeError):
+        return found and Compiled(**found[0], cubin=found[1])
+    except TypeError:
         return None
-
-
-def _write(made: Compiled, cc: tuple[int, int]) -> None:
-    about = asdict(made)
-    cubin = about.pop("cubin")
-    about["sha256"] = hashlib.sha256(cubin).hexdigest()
-    with contextlib.suppress(OSError):  # a full disk costs the next start a compilation, nothing else
-        file, partial = tempfile.mkstemp(dir=kernel_cache(cc), prefix=f".{made.name}-")
-        try:
-            with os.fdopen(file, "wb") as out:
-                out.write(json.dumps(about).encode() + b"\n" + cubin)
-            os.replace(partial, kernel_cache(cc) / f"{made.name}.cubin")
-        except OSError:
-            os.unlink(partial)
 
 
 def obtain(name: str, cc: tuple[int, int]) -> Compiled:
@@ -231,7 +208,8 @@ def obtain(name: str, cc: tuple[int, int]) -> Compiled:
     made = read(name, cc)
     if made is None:
         made = compile_kernel(name, cc)
-        _write(made, cc)
+        about = asdict(made)
+        kernel_files.write(_file(name, cc), about, about.pop("cubin"))
     return made
 
 
@@ -242,10 +220,10 @@ def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -
     if wanted:
         if missing_packages():
             _numba_cuda()  # says which
-        together = kernel_cache(cc).is_relative_to(cache_dir())
-        workers = min(len(wanted) // 2, os.cpu_count() or 1, MOST_WORKERS) if together else 1
+        workers = min(len(wanted) // 2, os.cpu_count() or 1, MOST_WORKERS)
         serving, target = f"from ggpy.cuda.compile import serve; serve{cc}", f"this GPU (sm_{cc[0]}{cc[1]})"
-        compile_all(wanted, target, lambda name: obtain(name, cc), serving, workers, notify)
+        kept = kernel_files.is_kept(kernel_cache(cc))
+        compile_all(wanted, target, lambda name: obtain(name, cc), serving, workers, kept, notify)
     return wanted
 
 
