@@ -59,9 +59,9 @@ class Placement:
 
     device: "cpu", "cuda" (the first GPU if that is enough, else every GPU), or "cuda:1", "cuda:0,1": those. The last
     `n_gpu_layers` layers, and the output with them, go to GPUs: None is as many as fit, and any number from the model's
-    layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs shall
-    share not the layers but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step;
-    chosen here where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_type`.
+    layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs shall share not the
+    layers but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen here
+    where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_type`.
     """
 
     def __init__(
@@ -324,4 +324,5 @@ class Placement:
         """Of the first n layers."""
         from ggpy.runtime import Runtime
 
-        return Runtime.kv_bytes(self.file, n_ctx, self.n_slots, *self.cache_types) * n // self.n_layer
+        device = "cpu" if n == self.n_layer else self.device
+        return Runtime.kv_bytes(self.file, n_ctx, self.n_slots, *self.cache_types, device) * n // self.n_layer

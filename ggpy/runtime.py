@@ -289,11 +289,13 @@ class Runtime:
         n_slots: int = 1,
         cache_type_k: str | None = None,
         cache_type_v: str | None = None,
+        device: str = "cpu",
     ) -> int:
-        """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes on the CPU when full."""
+        """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes on the CPU when full. device:
+        another one has the last layers, and its types hold for all."""
         hp = architecture(file).hparams
         cells = n_slots * (-(-n_ctx // SPAN) * SPAN)
-        k, v = cache_types(cache_type(file, cache_type_k, cache_type_v))
+        k, v = cache_types(cache_type(file, cache_type_k, cache_type_v, device))
         per_cell = cell_bytes(k, hp.head_dim) + cell_bytes(v, -(-hp.head_dim // 16) * 16)
         return hp.n_layer * hp.n_head_kv * cells * per_cell
 

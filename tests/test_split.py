@@ -225,6 +225,13 @@ def test_what_a_placement_found_out_serves_the_runtime(model: Any, gpus: Any, mo
         assert runtime.parts == [Part("cuda:0", 0, N_LAYER)]
 
 
+def test_the_cpus_cache_has_the_gpus_types(model: Any, gpus: Any) -> None:
+    """A float32 model's cache is float32 where the CPU has it alone."""
+    with GGUFFile(model("llama", "f32")) as file:
+        gpus(1 << 40)
+        assert Placement(file, "cuda")._cpu_cache_bytes(2, 64) * 4 == Placement(file, "cpu")._cpu_cache_bytes(4, 64)
+
+
 def test_steps_take_fewer_tokens_before_layers_go_to_the_cpu(model: Any, gpus: Any) -> None:
     with GGUFFile(model("llama", "q4_0")) as file:
         gpus(1 << 40, 1 << 40)
