@@ -50,8 +50,10 @@ def weight(file: GGUFFile, info: Any) -> np.ndarray:
     return by_id(info.type).dequantize(raw_rows(file, info)).reshape(info.shape)
 
 
-@pytest.mark.parametrize(("kind", "file_type"), [("llama", "q4_0"), ("qwen", "q8_0"), ("qwen2", "f16")])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "file_type", "count"),
+    [("llama", "q4_0", 1), ("llama", "q4_0", 2), ("qwen", "q8_0", 2), ("qwen2", "f16", 2), ("qwen3", "f16", 2)],
+)
 def test_shares_make_up_the_model(model: Any, kind: str, file_type: str, count: int) -> None:
     """Every weight's rows or columns are somebody's, once, and heads and columns fit together."""
     with GGUFFile(model(kind, file_type)) as file:
