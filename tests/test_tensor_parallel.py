@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,3 +220,30 @@ def test_rows_on_two_gpus(two_gpus: None, model: Any, kind: str, file_type: str,
 @pytest.mark.cuda
 def test_greedy_text_of_shared_rows(two_gpus: None, model: Any) -> None:
     compare_greedy_text(model("qwen2", "f16"), device="cuda:0,1", split_mode="row")
+
+
+ALONE = """
+import sys, time
+from ggpy.cuda.driver import Device
+from ggpy.errors import GGPYError
+from ggpy.gguf_file import GGUFFile
+from ggpy.runtime import Runtime
+
+Device.patience = 1 << 22
+with GGUFFile(sys.argv[1]) as file:
+    ranks = Runtime(file, 64, device="cuda:0,1", split_mode="row").executor.ranks
+    started = time.perf_counter()
+    try:
+        ranks[0].run(1, 1)
+    except GGPYError as error:
+        print(f"after {time.perf_counter() - started:.1f} s: {error}")
+"""
+
+
+@pytest.mark.cuda
+def test_a_gpu_left_alone_is_told(two_gpus: None, model: Any) -> None:
+    """In a process of its own: what a fault leaves of a GPU's context cannot be used again."""
+    path = str(model("llama", "q4_0"))
+    result = subprocess.run([sys.executable, "-c", ALONE, path], capture_output=True, text=True, timeout=240)
+    print(result.stdout, result.stderr[-2000:])
+    assert "The GPU failed while running the model" in result.stdout
