@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=numbers, default=[1, 8], metavar="N,…", help="sequences generating together")
     parser.add_argument("--depths", type=numbers, default=[0, 1024], metavar="N,…", help="tokens in the context before")
     parser.add_argument("--prompts", type=numbers, default=[512, 4096], metavar="N,…", help="tokens of a prompt")
-    parser.add_argument("--cache", default="f16", metavar="TYPE", help="of keys and values: f16, or q8_0")
+    parser.add_argument("--cache-type", default="f16", metavar="TYPE", help="of keys and values: f16, or q8_0")
     parser.add_argument("--parts", action="store_true", help="time the parts of a step, too")
     options = parser.parse_args()
     prompts = [n for n in options.prompts if n <= options.ctx_size]
@@ -95,8 +95,8 @@ def main() -> None:
                     options.ctx_size,
                     options.threads,
                     n_slots=max(options.parallel),
-                    cache_type_k=options.cache,
-                    cache_type_v=options.cache,
+                    cache_type_k=options.cache_type,
+                    cache_type_v=options.cache_type,
                     device=device,
                     n_gpu_layers=int(layers) if layers.isdecimal() else None,
                     split_mode="row" if layers == "row" else "layer",
