@@ -174,7 +174,7 @@ def test_products_with_vectors(plain: Path, name: str) -> None:
     out = np.full((2, 5), np.nan, np.float32)
     device.kernel(f"matvec.{name}.512.2.ready.rows.{ring}").launch(
         1, *addresses, *strides, 5, 0, at, stride, levels, level_stride, 0, -1.0, 1, 0, 0,
-        device.memory_map.add(out), 20, 0, shared=shape.shared_bytes,
+        device.memory_map.add(out), 20, 0, 0, shared=shape.shared_bytes,
     )  # fmt: skip
     if form == "q8":
         blocks = x.reshape(2, 16, 32)
