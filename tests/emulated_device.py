@@ -49,7 +49,7 @@ class EmulatedDevice:
     vain, and so has done nothing, is tried again when something waits for it or is queued there."""
 
     cc, n_multiprocessors, name, can_overlap = CC, 4, "emulated", True
-    shared_limit = 227 << 10
+    shared_limit, l2_bytes = 227 << 10, 50 << 20
     patience = 2  # looks at what another GPU has not written
 
     def __init__(self, index: int = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from test_types import in_type
 from tiny import CONFIGS, tiny_checkpoint
 
 from ggpy.convert.pipeline import convert
+from ggpy.cuda.ahead import Ahead
 from ggpy.cuda.layout import (
     SUMS,
     ActivationLayout,
@@ -22,7 +24,8 @@ from ggpy.cuda.layout import (
     MatvecShape,
     ring_kib,
 )
-from ggpy.cuda.lower import Product, lower, weight_groups
+from ggpy.cuda.lower import Attention, Product, lower, weight_groups
+from ggpy.cuda.weights import Matrix, layout_of
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.llm import find_device
@@ -75,6 +78,43 @@ def test_products_of_the_same_activations_become_one(plain: Path) -> None:
         assert set(names) == {info.name for info in file.tensors.values() if len(info.shape) == 2}
 
 
+def test_what_is_brought_near_are_weights_that_follow(plain: Path) -> None:
+    device = SimpleNamespace(can_overlap=True, l2_bytes=50 << 20, n_multiprocessors=4, shared_limit=H100_SHARED)
+    with GGUFFile(plain) as file:
+        steps = [step for step in lower(planned(file, "cuda")[1]) if isinstance(step, Product | Attention)]
+    products = [step for step in steps if isinstance(step, Product)]
+    weights = SimpleNamespace(matrix=lambda infos: Matrix(layout_of(infos), places[infos[0].name], ()))
+    places, at = {}, 1 << 20
+    for product in products:
+        places[product.infos[0].name] = at
+        at += layout_of(product.infos).n_bytes
+    ahead = Ahead(device, weights, steps)  # type: ignore[arg-type]
+    asked = 0
+    for index, step in enumerate(steps):
+        n_warps = 7
+        if isinstance(step, Attention):
+            address, too, piece = ahead.of_attention(step, n_warps)
+            following = steps[(index + 2) % len(steps)]  # while it is at work, the product after it has begun
+        else:
+            address, too, piece = ahead.of_product(step, n_warps)
+            following = steps[(index + 1) % len(steps)]
+        if not piece:
+            continue
+        asked += 1
+        assert isinstance(following, Product)
+        layout, start = layout_of(following.infos), places[following.infos[0].name]
+        half = layout.n_rows // 2 * layout.codes.stride
+        assert piece % 16 == 0
+        assert start <= address
+        assert (too == address + half) if following.swiglu else too == 0
+        assert (too or address) + n_warps * piece <= start + layout.n_rows * layout.codes.stride
+        if too:
+            assert address + n_warps * piece <= start + half
+    assert asked > len(products) // 4
+    device.can_overlap = False
+    assert not any(ahead.of_product(product, 1)[2] for product in products)
+
+
 def test_a_device_is_named_as_it_should() -> None:
     assert find_device("cpu") == "cpu"
     assert find_device("cuda:1") == "cuda:1"
@@ -105,19 +145,22 @@ def test_kernels_compile_and_keep_to_registers(cc: tuple[int, int]) -> None:
         "all_reduce.pushed.2": "ld.volatile.global.v4",
         "all_reduce.pulled.4": "ld.acquire.sys",
         "pack.IQ2_S": "",
-        "attention.16.1.turn.f16": "ex2.approx",
-        "attention.16.1.turn.q8_0": "ex2.approx",
+        "attention.16.1.turn.f16.64": "ex2.approx",
+        "attention.16.1.turn.q8_0.64": "ex2.approx",
         "rope_store.q8_0": "",
+        "matrix_rate.warp": "mma.sync",
     }
+    if cc == (9, 0):
+        names["matrix_rate.group"] = "wgmma.mma_async"
     for name, instruction in names.items():
         text, _ = to_ptx(name, cc)
         assert instruction in text
-        assert ("griddepcontrol.wait" in text) == (cc >= (9, 0) and not name.startswith("pack"))
+        assert ("griddepcontrol.wait" in text) == (cc >= (9, 0) and not name.startswith(("pack", "matrix")))
         assert ".local" not in text
         made = compile_kernel(name, cc)
-        # For Ampere the same attention takes six words more than the 128 registers of two blocks a multiprocessor, of a
-        # cache in 8 bits twelve.
-        spilled = {"attention.16.1.turn.f16": 24, "attention.16.1.turn.q8_0": 48} if cc < (9, 0) else {}
+        # For Ampere the same attention takes twelve words more than the 64 registers of two blocks a multiprocessor, of
+        # a cache in 8 bits fourteen.
+        spilled = {"attention.16.1.turn.f16.64": 48, "attention.16.1.turn.q8_0.64": 56} if cc < (9, 0) else {}
         assert made.stack <= spilled.get(name, 0)
         assert made.registers * made.threads <= 65536
 
@@ -173,8 +216,8 @@ def test_products_with_vectors(plain: Path, name: str) -> None:
     shape = MatvecShape(PACKED[name], 512, 2, ring)
     out = np.full((2, 5), np.nan, np.float32)
     device.kernel(f"matvec.{name}.512.2.ready.rows.{ring}").launch(
-        1, *addresses, *strides, 5, 0, at, stride, levels, level_stride, 0, -1.0, 1, 0, 0,
-        device.memory_map.add(out), 20, 0, 0, shared=shape.shared_bytes,
+        1, *addresses, *strides, 5, 0, at, stride, levels, level_stride, 0, -1.0, 0,
+        device.memory_map.add(out), 20, 0, 0, 0, 0, 0, shared=shape.shared_bytes,
     )  # fmt: skip
     if form == "q8":
         blocks = x.reshape(2, 16, 32)
@@ -191,7 +234,7 @@ def test_attention_of_single_tokens(turning: str) -> None:
 
     n_head, head_dim, position, half = 2, 24, 13, 8
     cache = CacheLayout(2, 1, 64, head_dim)
-    shape = AttentionShape(cache, n_head)
+    shape = AttentionShape(cache, n_head, 64)
     rng = np.random.default_rng(3)
     device = EmulatedDevice()
     add = device.memory_map.add
@@ -207,7 +250,7 @@ def test_attention_of_single_tokens(turning: str) -> None:
     device.kernel(shape.kernel(turning == "turn")).launch(
         (1, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, 1,
         add(header), add(slots), add(positions), n_head, 1, head_dim, add(cells[0]), add(cells[1]),
-        cache.cells, cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes,
+        cache.cells, cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes, 0, 0, 0,
         shared=shape.shared_bytes,
     )  # fmt: skip
     if turning == "turn":

@@ -26,6 +26,7 @@ from ggpy.cpu.layout import cache_types
 from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.flash_layout import FlashShape
 from ggpy.cuda.layout import AttentionShape, CacheLayout
+from ggpy.cuda.queue import LOG2_E
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.runtime import cache_type
@@ -54,16 +55,18 @@ def read(data: np.ndarray, cache: CacheLayout, kind: str) -> tuple[np.ndarray, n
     return codes, codes * scales.astype(np.float32).repeat(32, -1)
 
 
-def angle_table(half: int) -> np.ndarray:
-    angle = np.arange(64)[:, None] * np.linspace(1.0, 0.1, half)
+def angle_table(half: int, n: int = 64) -> np.ndarray:
+    angle = np.arange(n)[:, None] * np.linspace(1.0, 0.1, half)
     return np.stack([np.cos(angle), np.sin(angle)], 2).astype(np.float32)
 
 
-def turned(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """A head [..., dims] at one position, whose angles [half][cosine, sine] are given, in neox's pairs."""
+def turned(x: np.ndarray, angles: np.ndarray, neox: bool = True) -> np.ndarray:
+    """A head [..., dims] at one position, whose angles [half][cosine, sine] are given: dimensions turn with the one
+    `half` further on (neox), or with their neighbour."""
     half, x = len(angles), x.copy()
-    one, other = x[..., :half].copy(), x[..., half : 2 * half].copy()
-    x[..., :half], x[..., half : 2 * half] = (
+    first, second = (slice(0, half), slice(half, 2 * half)) if neox else (slice(0, 2 * half, 2), slice(1, 2 * half, 2))
+    one, other = x[..., first].copy(), x[..., second].copy()
+    x[..., first], x[..., second] = (
         one * angles[:, 0] - other * angles[:, 1],
         one * angles[:, 1] + other * angles[:, 0],
     )
@@ -95,39 +98,64 @@ def test_turned_and_stored(types: str) -> None:
             assert np.allclose(values[slot, :, position], x[token], atol=0.02 if kind == "q8_0" else 2e-3)
 
 
-@pytest.mark.parametrize("turning", slow_but(["turn"], ["turn", "turned"]))
-@pytest.mark.parametrize("types", slow_but(["q8_0"], TYPES[1:]))
-def test_attention_of_single_tokens(types: str, turning: str) -> None:
-    n_head, head_dim, position, half, turn = 2, 96, 13, 8, turning == "turn"
-    cache, angles = CacheLayout(2, 1, 64, head_dim, types), angle_table(half)
-    shape = AttentionShape(cache, n_head)
+ATTENTION = {
+    "q8_0": ("q8_0", "turn", 2, 1, 96, 13, 1, 0, True),
+    "shares": ("q8_0-f16", "turned", 2, 2, 96, 13, 2, 0, True),
+    "pairs": ("f16-q8_0", "turn", 3, 1, 64, 40, 2, 0, False),
+    "long": ("f16", "turn", 1, 1, 128, 300, 2, 0, False),  # more than is on its way at a time
+    "long q8_0": ("q8_0", "turn", 4, 1, 128, 170, 2, 0, True),
+    "window": ("f16", "turned", 4, 2, 40, 300, 2, 290, True),
+    "narrow window": ("f16", "turn", 8, 1, 24, 90, 3, 33, True),
+    "wide": ("f16", "turn", 2, 2, 256, 63, 4, 0, True),
+    "first": ("f16", "turn", 2, 1, 80, 0, 4, 0, True),  # shares without any token
+}
+
+
+@pytest.mark.parametrize(
+    ("types", "turning", "n_head", "n_head_kv", "head_dim", "position", "splits", "window", "neox"),
+    slow_but([ATTENTION[name] for name in ("q8_0", "long", "first")], ATTENTION.values()),
+)
+def test_attention_of_single_tokens(
+    types: str, turning: str, n_head: int, n_head_kv: int, head_dim: int, position: int, splits: int, window: int,
+    neox: bool,
+) -> None:  # fmt: skip
+    half, turn = 8, turning == "turn"
+    cache, angles = CacheLayout(2, n_head_kv, 320, head_dim, types), angle_table(half, 320)
+    shape = AttentionShape(cache, n_head, 16)
     rng, device = np.random.default_rng(3), EmulatedDevice()
     add = device.memory_map.add
-    q, k, v = (rng.standard_normal((1, n, head_dim)).astype(np.float32) for n in (n_head, 1, 1))
-    before = [np.zeros((2, 1, cache.cells, head_dim), np.float32) for _ in range(2)]
+    q, k, v = (rng.standard_normal((1, n, head_dim)).astype(np.float32) for n in (n_head, n_head_kv, n_head_kv))
+    before = [np.zeros((2, n_head_kv, cache.cells, cache.head_pad), np.float32) for _ in range(2)]
     for x in before:
-        x[1, 0, : position + (not turn)] = rng.standard_normal((position + (not turn), head_dim))
+        x[1, :, : position + (not turn), :head_dim] = rng.standard_normal((n_head_kv, position + (not turn), head_dim))
+        if "q8_0" not in types:
+            x[1, :, position + (not turn) :] = np.nan  # nobody has written what lies beyond
     kinds = cache_types(types)
     data = [stored(x, kind)[0] for x, kind in zip(before, kinds, strict=True)]
     header, slots, positions = (np.array([n], np.int32) for n in (1, 1, position))
-    parts = np.full((n_head, cache.part_bytes // 4), np.nan, np.float32)
+    parts = np.full((n_head, splits, cache.part_bytes // 4), np.nan, np.float32)
     device.kernel(shape.kernel(turn)).launch(
-        (1, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, 1,
-        add(header), add(slots), add(positions), n_head, 1, head_dim, *map(add, data),
-        cache.cells, cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes,
+        (splits, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, neox,
+        add(header), add(slots), add(positions), n_head, n_head_kv, head_dim, *map(add, data),
+        cache.cells, cache.head_pad, window, head_dim**-0.5 * LOG2_E, add(parts), cache.part_bytes, 0, 0, 0,
         shared=shape.shared_bytes,
     )  # fmt: skip
     found = [read(array, cache, kind) for array, kind in zip(data, kinds, strict=True)]
     if turn:
-        q, k = turned(q, angles[position]), turned(k, angles[position])
+        q, k = turned(q, angles[position], neox), turned(k, angles[position], neox)
         for (codes, _), kind, x in zip(found, kinds, (k, v), strict=True):
-            expected = x[0, 0].astype(np.float16) if kind == "f16" else q8_0(x[0, 0])[0]
-            assert (codes[1, 0, position] == expected).mean() > 0.9
-    keys, values = (numbers[1, 0, : position + 1] for _, numbers in found)
-    scores = q[0] @ keys.T * head_dim**-0.5
+            expected = x[0].astype(np.float16) if kind == "f16" else q8_0(x[0])[0]
+            assert (codes[1, :, position, :head_dim] == expected).mean() > 0.9
+    first = max(0, position + 1 - window) if window else 0
+    keys, values = (
+        numbers[1, :, first : position + 1, :head_dim].repeat(n_head // n_head_kv, 0) for _, numbers in found
+    )
+    scores = np.einsum("hd,hpd->hp", q[0], keys) * head_dim**-0.5
     weights = np.exp(scores - scores.max(1, keepdims=True))
-    expected = weights @ values / weights.sum(1, keepdims=True)
-    assert np.allclose(parts[:, 4 : 4 + head_dim] / parts[:, 1:2], expected, atol=1e-4)
+    expected = np.einsum("hp,hpd->hd", weights, values) / weights.sum(1, keepdims=True)
+    share = np.exp2(parts[:, :, 0] - parts[:, :, 0].max(1, keepdims=True))
+    joined = np.einsum("hs,hsd->hd", share, parts[:, :, 4 : 4 + head_dim])
+    assert np.allclose(joined / (share * parts[:, :, 1]).sum(1, keepdims=True), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

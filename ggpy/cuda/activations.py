@@ -18,6 +18,7 @@ from ggpy.cuda.instructions import (
     f32_to_bits,
     fma,
     larger,
+    load_2f32,
     load_4f32,
     load_f32,
     load_i32,
@@ -32,7 +33,7 @@ from ggpy.cuda.instructions import (
     swap_i32,
     wait_for_previous,
 )
-from ggpy.cuda.layout import PART_HEAD
+from ggpy.cuda.layout import PART_HEAD, part_bytes
 
 THREADS = 256
 
@@ -49,24 +50,25 @@ def storage(shared: bool) -> tuple[Any, Any, Any]:
     return shared_at, shared_store_u32, shared_store_4f32
 
 
-def row_reader(n_cols: int, threads: int, splits: int = 0) -> tuple[int, Any]:
-    """(n, `read(row, head_dim, part_bytes, held)`): a row of `n_cols` floats into the registers of a block of threads.
+def row_reader(n_cols: int, threads: int, splits: int = 0, head_dim: int = 0) -> tuple[int, Any]:
+    """(n, `read(row, held)`): a row of `n_cols` floats into the registers of a block of threads.
 
     held[4 * k ..] becomes columns 4 * (threads * k + thread) and the next three, k < n; 0 past the last column. With
-    `splits`, `row` is the address of so many parts of attention for each head, joined here.
+    `splits`, `row` is the address of so many parts of attention for each head of `head_dim` columns, joined here.
     """
     n_items = -(-n_cols // 4)
     n_each = -(-n_items // threads)
     whole = n_cols % 4 == 0
+    bytes_of_part = part_bytes(head_dim)
 
     @inline
-    def read(row, head_dim, part_bytes, held):  # type: ignore[no-untyped-def]
+    def read(row, held):  # type: ignore[no-untyped-def]
         for k in range(n_each):
-            i = i32(cuda.threadIdx.x) + i32(k * threads)
+            i = i32(i32(cuda.threadIdx.x) + i32(k * threads))
             a, b, c, d = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
-            if i < i32(n_items):
+            if (k + 1) * threads <= n_items or i < i32(n_items):
                 if splits:
-                    a, b, c, d = joined(row, head_dim, part_bytes, i * i32(4))
+                    a, b, c, d = joined(row, i32(i * i32(4)))
                 elif whole:
                     a, b, c, d = load_4f32(at(row, i * i32(16)))
                 else:
@@ -79,23 +81,40 @@ def row_reader(n_cols: int, threads: int, splits: int = 0) -> tuple[int, Any]:
                         d = load_f32(at(row, i * i32(16) + i32(12)))
             held[4 * k], held[4 * k + 1], held[4 * k + 2], held[4 * k + 3] = a, b, c, d
 
+    n_splits, n_values = max(1, splits), max(4, 4 * splits)
+    at_once = n_splits <= 8  # more parts would not find room in the registers
+
     @inline
-    def joined(parts, head_dim, part_bytes, column):  # type: ignore[no-untyped-def]
+    def joined(parts, column):  # type: ignore[no-untyped-def]
         """Four columns of attention's result, from the parts of their head (`ggpy.cuda.attention`)."""
-        head = divided(column, head_dim)
-        d = i32(column - head * head_dim)
-        first = parts + u64(u32(head * i32(splits))) * u64(u32(part_bytes))
+        factor = cuda.local.array(n_splits, types.float32)
+        total = cuda.local.array(n_splits, types.float32)
+        value = cuda.local.array(n_values, types.float32)
+        head = divided(column, i32(head_dim))
+        first = at(parts, head * i32(n_splits * bytes_of_part))
+        values = at(first, i32(PART_HEAD) + (column - head * i32(head_dim)) * i32(4))
+        for s in range(n_splits):
+            factor[s], total[s] = load_2f32(first + u64(s * bytes_of_part))
+        if at_once:  # all of them are asked for before any is used
+            for s in range(n_splits):
+                p, q, r, t = load_4f32(values + u64(s * bytes_of_part))
+                value[4 * s], value[4 * s + 1], value[4 * s + 2], value[4 * s + 3] = p, q, r, t
         largest = f32(-1e30)
-        for s in range(splits):
-            largest = larger(largest, load_f32(first + u64(u32(s)) * u64(u32(part_bytes))))
-        weight, a, b, c, e = f32(0.0), f32(0.0), f32(0.0), f32(0.0), f32(0.0)
-        for s in range(splits):
-            part = first + u64(u32(s)) * u64(u32(part_bytes))
-            factor = exp2(load_f32(part) - largest)
-            weight = fma(load_f32(at(part, i32(4))), factor, weight)
-            p, q, r, t = load_4f32(at(part, i32(PART_HEAD) + d * i32(4)))
-            a, b, c, e = fma(p, factor, a), fma(q, factor, b), fma(r, factor, c), fma(t, factor, e)
+        for s in range(n_splits):
+            largest = larger(largest, factor[s])
+        weight = f32(0.0)
+        for s in range(n_splits):
+            factor[s] = exp2(factor[s] - largest)
+            weight = fma(total[s], factor[s], weight)
         weight = quotient(f32(1.0), weight)
+        a, b, c, e = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
+        for s in range(n_splits):
+            if at_once:
+                p, q, r, t = value[4 * s], value[4 * s + 1], value[4 * s + 2], value[4 * s + 3]
+            else:
+                p, q, r, t = load_4f32(values + u64(s * bytes_of_part))
+            a, b = fma(p, factor[s], a), fma(q, factor[s], b)
+            c, e = fma(r, factor[s], c), fma(t, factor[s], e)
         return a * weight, b * weight, c * weight, e * weight
 
     return n_each, read
@@ -142,16 +161,20 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
     @inline
     def write_codes(held, codes, levels):  # type: ignore[no-untyped-def]
         """Eight lanes side by side share a block: its scale, and its halves' sums of codes as two int16. What lanes
-        tell each other is told for all blocks at a time, so that they wait once and not for each."""
+        tell each other is told for all blocks at a time, so that they wait once and not for each; a loop over the masks
+        around that would not be unrolled."""
         scale = cuda.local.array(n_each, types.float32)
         word = cuda.local.array(n_each, types.uint32)
         sums = cuda.local.array(n_each, types.int32)
         for k in range(n_each):
             a, b, c, d = held[4 * k], held[4 * k + 1], held[4 * k + 2], held[4 * k + 3]
             scale[k] = larger(larger(magnitude(a), magnitude(b)), larger(magnitude(c), magnitude(d)))
-        for mask in (4, 2, 1):
-            for k in range(n_each):
-                scale[k] = larger(scale[k], swap_f32(scale[k], u32(mask)))
+        for k in range(n_each):
+            scale[k] = larger(scale[k], swap_f32(scale[k], u32(4)))
+        for k in range(n_each):
+            scale[k] = larger(scale[k], swap_f32(scale[k], u32(2)))
+        for k in range(n_each):
+            scale[k] = larger(scale[k], swap_f32(scale[k], u32(1)))
         for k in range(n_each):
             largest = scale[k]
             scale[k] = quotient(largest, f32(127.0))
@@ -162,9 +185,10 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
             r, s = rounded(held[4 * k + 2] * inverse), rounded(held[4 * k + 3] * inverse)
             word[k] = pack_bytes(p, q, r, s)
             sums[k] = i32(p + q + r + s - i32(4 * FLOAT_BASE_BITS & 0xFFFFFFFF))
-        for mask in (1, 2):
-            for k in range(n_each):
-                sums[k] = i32(sums[k] + swap_i32(sums[k], u32(mask)))
+        for k in range(n_each):
+            sums[k] = i32(sums[k] + swap_i32(sums[k], u32(1)))
+        for k in range(n_each):
+            sums[k] = i32(sums[k] + swap_i32(sums[k], u32(2)))
         for k in range(n_each):
             sums[k] = (sums[k] & i32(0xFFFF)) | i32(u32(swap_i32(sums[k], u32(4))) << u32(16))
         i = i32(cuda.threadIdx.x)
@@ -211,9 +235,9 @@ def source(form: str, n_cols_: str) -> Source:
         row = i
         if rows != u64(0):
             row = load_i32(at(rows, i * i32(4)))
-        read(src + u64(u32(row)) * u64(u32(src_stride)), i32(1), i32(0), held)
+        read(src + u64(u32(row)) * u64(u32(src_stride)), held)
         if eps >= f32(0.0):
-            read(weight, i32(1), i32(0), weights)
+            read(weight, weights)
             norm(held, weights, eps, dynamic_shared())
         write(held, codes + u64(u32(i)) * u64(u32(code_stride)), levels + u64(u32(i)) * u64(u32(level_stride)))
 

@@ -8,6 +8,10 @@ reads them (`ggpy.cuda.activations.row_reader`, or the kernel `join`).
 Where every token of the batch has a slot to itself, the kernel also turns its queries and the token's key (and
 normalises them, where the model does), and the block whose share holds the token's own cell stores key and value there;
 tokens that see each other need the kernel `rope_store` before.
+
+Cells come through shared memory, by asynchronous copies some positions ahead of those being summed up: a lane reads
+just what it has copied, so none waits for another. The first are asked for before the kernel waits for the one before
+it. The token's own cell never makes that way: one warp rounds it as the cache does, and finds it in shared memory.
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cpu.layout import cache_types
-from ggpy.cuda.cache import bring_near, head_bytes, reader, writer
+from ggpy.cuda.cache import head_bytes, pieces
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, divided, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
+    bring_near,
+    copy_commit,
+    copy_wait,
     divide,
     dynamic_shared,
     exp2,
@@ -38,9 +45,8 @@ from ggpy.cuda.instructions import (
     sync_block,
     wait_for_previous,
 )
-from ggpy.cuda.layout import ATTENTION_THREADS, PART_HEAD
+from ggpy.cuda.layout import PART_HEAD, AttentionTile
 
-WARPS = ATTENTION_THREADS // 32
 HIDDEN = -1e30
 
 SIGNATURE = (
@@ -49,27 +55,35 @@ SIGNATURE = (
     "u64 u64 u64 "  # header, slots, positions
     "i32 i32 i32 "  # n_head, n_head_kv, head_dim
     "u64 u64 i32 i32 i32 f32 "  # keys, values, cells, head_pad; window, scale
-    "u64 i32"  # parts, bytes of a part
+    "u64 i32 "  # parts, bytes of a part
+    "u64 u64 i32"  # weights that will be read next, as of `ggpy.cuda.matvec`
 )
 
 
-def source(lanes_: str, group_: str, turning: str, cache: str) -> Source:
-    """attention.LANES.GROUP.turn.CACHE (or .turned), on a grid (splits, n_head / GROUP, tokens): LANES lanes, a power
-    of two, hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone."""
+def source(lanes_: str, group_: str, turning: str, cache: str, ring: str) -> Source:
+    """attention.LANES.GROUP.turn.CACHE.RING (or .turned), on a grid (splits, n_head / GROUP, tokens): LANES lanes, a
+    power of two, hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone."""
     lanes, group, turn = int(lanes_), int(group_), turning == "turn"
-    subs = 32 // lanes  # groups of lanes in a warp
-    at_once = 4 if group <= 2 else 2  # positions that each of them takes at a time
-    dims = 8 * lanes
-    stride, held, cells = dims + 2, 8 * group, 4 * at_once
-    n_items = (group + 2) * dims if turn else group * dims
+    tile = AttentionTile(lanes, group, cache, int(ring))
+    threads, warps = tile.threads, tile.threads // 32
+    subs, at_once, dims, stages = tile.subs, tile.at_once, tile.dims, tile.stages
+    pairs, stride, held = dims // 2, dims + 2, 8 * group
+    n_items = (group + 2 * turn) * pairs
+    n_rounds = -(-n_items // threads)
+    reach = subs * at_once  # positions of a warp at a time
     key_type, value_type = cache_types(cache)
-    key_head_bytes, store_key, bring_key = (made(key_type) for made in (head_bytes, writer, bring_near))
-    value_head_bytes, store_value, bring_value = (made(value_type) for made in (head_bytes, writer, bring_near))
-    (start_keys, read_key), (start_values, read_value) = reader(key_type), reader(value_type)
+    key_head_bytes, value_head_bytes = head_bytes(key_type), head_bytes(value_type)
+    start_keys, copy_key, take_key, keep_key = pieces(key_type)
+    start_values, copy_value, take_value, keep_value = pieces(value_type)
+    key_piece, both, stage_bytes = tile.key_piece, tile.key_piece + tile.value_piece, tile.stage_bytes
+    queries_at, own_at, ring_at = tile.queries_at, tile.own_at, tile.ring_at
+    wait, wait_all = copy_wait(stages - 1), copy_wait(0)
+    n_scores = at_once * group
 
     def attention(q, q_stride, k, k_stride, v, v_stride, q_norm, k_norm, eps, angles, half, neox,
                   header, slots, positions, n_head, n_head_kv, head_dim,
-                  keys, values, slot_cells, head_pad, window, scale, parts, part_bytes):  # type: ignore[no-untyped-def]  # fmt: skip
+                  keys, values, slot_cells, head_pad, window, scale, parts, part_bytes,
+                  ahead, ahead_too, piece):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
@@ -82,128 +96,155 @@ def source(lanes_: str, group_: str, turning: str, cache: str) -> Source:
         if token >= n_tokens:
             wait_for_previous()
             return
-        begin, end = i32(0), position + i32(1)
+        begin, end = i32(0), i32(position + i32(1))
         if window > i32(0) and end > window:
-            begin = end - window
+            begin = i32(end - window)
         share = divided(end - begin + splits - i32(1), splits)
-        begin += split * share
+        begin = i32(begin + split * share)
         if begin + share < end:
-            end = begin + share
+            end = i32(begin + share)
+        mine = i32(-1)  # the token's own cell, where it is this block's
+        if turn and position >= begin and position < end:
+            mine = position
         kv = divided(head, divided(n_head, n_head_kv))
         key_head = u64(u32(slot * n_head_kv + kv)) * key_head_bytes(slot_cells, head_pad)
         value_head = u64(u32(slot * n_head_kv + kv)) * value_head_bytes(slot_cells, head_pad)
-        for p in range(begin + tid, end, i32(ATTENTION_THREADS)):
-            bring_key(keys, key_head, slot_cells, head_pad, p)
-            bring_value(values, value_head, slot_cells, head_pad, p)
-        wait_for_previous()
+        first_key, key_scales = start_keys(key_head, slot_cells, head_pad, d)
+        first_value, value_scales = start_values(value_head, slot_cells, head_pad, d)
         memory = dynamic_shared()
+        queries, own = memory + u32(queries_at), memory + u32(own_at)
+        of = memory + u32(ring_at) + u32(warp * i32(stages * stage_bytes))
+        last_stage = of + u32((stages - 1) * stage_bytes)
+        in_head = d < head_pad
+        first, far = i32(begin + warp * i32(reach)), i32(begin + warp * i32(reach))
+        if not turn:  # the kernel ahead stores cells
+            wait_for_previous()
+        for s in range(stages):
+            for n in range(at_once):
+                p = i32(far + i32(n * subs) + sub)
+                inside = in_head and p < end and p != mine
+                to = of + u32(s * stage_bytes + n * both)
+                copy_key(to, lane, keys, first_key, key_scales, head_pad, p, inside)
+                copy_value(to + u32(key_piece), lane, values, first_value, value_scales, head_pad, p, inside)
+            copy_commit()
+            far = i32(far + i32(warps * reach))
 
-        # queries, and in one block the new key and value: an element a thread
-        queries = memory + u32(4 * (group + 1))
+        # queries, and in one block the new key and value: two numbers that turn together a thread
+        angle_c = cuda.local.array(n_rounds, types.float32)
+        angle_s = cuda.local.array(n_rounds, types.float32)
+        one = cuda.local.array(n_rounds, types.float32)
+        other = cuda.local.array(n_rounds, types.float32)
+        for r in range(n_rounds):
+            i = i32(tid + i32(r * threads)) % i32(pairs)
+            angle_c[r], angle_s[r] = f32(1.0), f32(0.0)
+            if turn and i < half:
+                angle_c[r], angle_s[r] = load_2f32(
+                    angles + u64(u32(position)) * u64(u32(half * i32(8))) + u64(u32(i * i32(8)))
+                )
+        if turn:
+            wait_for_previous()
         q_row = q + u64(u32(token)) * u64(u32(q_stride)) + u64(u32(head * head_dim * i32(4)))
-        k_row, v_row = u64(0), u64(0)
-        own = position >= begin and position < end
+        k_row, v_row = q_row, q_row
         if turn:
             k_row = k + u64(u32(token)) * u64(u32(k_stride)) + u64(u32(kv * head_dim * i32(4)))
             v_row = v + u64(u32(token)) * u64(u32(v_stride)) + u64(u32(kv * head_dim * i32(4)))
-            if q_norm != u64(0):
-                if warp <= i32(group):
-                    row = k_row if warp == i32(group) else at(q_row, warp * head_dim * i32(4))
-                    total = f32(0.0)
-                    for c in range(lane, head_dim, i32(32)):
-                        x = load_f32(at(row, c * i32(4)))
-                        total = fma(x, x, total)
-                    total = warp_sum(total)
-                    if lane == i32(0):
-                        factor = divide(f32(1.0), root(divide(total, f32(head_dim)) + eps))
-                        shared_store_f32(memory + u32(warp * i32(4)), factor)
-                sync_block()
-        for item in range(tid, i32(n_items), i32(ATTENTION_THREADS)):
-            which, j = item // i32(dims), item % i32(dims)
-            x = f32(0.0)
-            if j < head_dim:
-                if not turn:
-                    x = load_f32(at(q_row, (which * head_dim + j) * i32(4)))
-                elif which == i32(group + 1):
-                    if own:
-                        x = load_f32(at(v_row, j * i32(4)))
-                elif which < i32(group) or own:
-                    row = k_row if which == i32(group) else at(q_row, which * head_dim * i32(4))
-                    x = load_f32(at(row, j * i32(4)))
-                    other, angle, sign = j, j, f32(0.0)
-                    if j < half * i32(2):
-                        if neox != i32(0):
-                            if j < half:
-                                other, sign = j + half, f32(-1.0)
-                            else:
-                                other, angle, sign = j - half, j - half, f32(1.0)
-                        else:
-                            other, angle = j ^ i32(1), j >> i32(1)
-                            sign = f32(-1.0) if j == angle * i32(2) else f32(1.0)
-                    y = load_f32(at(row, other * i32(4)))
-                    if q_norm != u64(0):
+        for r in range(n_rounds):
+            item = i32(tid + i32(r * threads))
+            which, i = item // i32(pairs), item % i32(pairs)
+            paired = turn and neox != i32(0) and i < half
+            here = i if paired else i32(i * i32(2))
+            there = i32(i + half) if paired else i32(here + i32(1))
+            one[r], other[r] = f32(0.0), f32(0.0)
+            if item < i32(n_items) and (which < i32(group) or mine >= i32(0)):
+                row = at(q_row, which * head_dim * i32(4))
+                if which >= i32(group):
+                    row = k_row if which == i32(group) else v_row
+                if here < head_dim:
+                    one[r] = load_f32(at(row, here * i32(4)))
+                if there < head_dim:
+                    other[r] = load_f32(at(row, there * i32(4)))
+        if turn and q_norm != u64(0):
+            if warp <= i32(group):
+                row = k_row if warp == i32(group) else at(q_row, warp * head_dim * i32(4))
+                total_ = f32(0.0)
+                for c in range(lane, head_dim, i32(32)):
+                    x = load_f32(at(row, c * i32(4)))
+                    total_ = fma(x, x, total_)
+                total_ = warp_sum(total_)
+                if lane == i32(0):
+                    factor = divide(f32(1.0), root(divide(total_, f32(head_dim)) + eps))
+                    shared_store_f32(memory + u32(warp * i32(4)), factor)
+            sync_block()
+        for r in range(n_rounds):
+            item = i32(tid + i32(r * threads))
+            which, i = item // i32(pairs), item % i32(pairs)
+            paired = turn and neox != i32(0) and i < half
+            here = i if paired else i32(i * i32(2))
+            there = i32(i + half) if paired else i32(here + i32(1))
+            if item < i32(n_items):
+                x, y = one[r], other[r]
+                if which <= i32(group):
+                    if turn and q_norm != u64(0):
                         norm = k_norm if which == i32(group) else q_norm
                         factor = shared_load_f32(memory + u32(which * i32(4)))
-                        x *= factor * load_f32(at(norm, j * i32(4)))
-                        y *= factor * load_f32(at(norm, other * i32(4)))
-                    if sign != f32(0.0):
-                        c, s = load_2f32(
-                            angles + u64(u32(position)) * u64(u32(half * i32(8))) + u64(u32(angle * i32(8)))
-                        )
-                        x = x * c + sign * (y * s)
-            if which < i32(group):
-                shared_store_f32(queries + u32(item * i32(4)), x * scale)
-            elif own and j < head_pad:
-                if which == i32(group):
-                    store_key(keys, key_head, slot_cells, head_pad, position, j, x)
-                else:
-                    store_value(values, value_head, slot_cells, head_pad, position, j, x)
+                        if here < head_dim:
+                            x *= factor * load_f32(at(norm, here * i32(4)))
+                        if there < head_dim:
+                            y *= factor * load_f32(at(norm, there * i32(4)))
+                    if turn and i < half:
+                        x, y = x * angle_c[r] - y * angle_s[r], y * angle_c[r] + x * angle_s[r]
+                    if which < i32(group):
+                        x, y = x * scale, y * scale
+                to = queries + u32(which * i32(4 * dims))
+                shared_store_f32(to + u32(here * i32(4)), x)
+                shared_store_f32(to + u32(there * i32(4)), y)
         sync_block()
+        if mine >= i32(0) and divided(mine - begin, i32(reach)) & i32(warps - 1) == warp:
+            new = cuda.local.array(8, types.float32)
+            for e in range(8):
+                new[e] = shared_load_f32(queries + u32((i32(group * dims + e) + d) * i32(4)))
+            storing = sub == i32(0) and in_head
+            keep_key(own, lane, keys, first_key, key_head, slot_cells, head_pad, mine, d, new, storing)
+            for e in range(8):
+                new[e] = shared_load_f32(queries + u32((i32((group + 1) * dims + e) + d) * i32(4)))
+            to = own + u32(key_piece)
+            keep_value(to, lane, values, first_value, value_head, slot_cells, head_pad, mine, d, new, storing)
 
         query = cuda.local.array(held, types.float32)
         acc = cuda.local.array(held, types.float32)
         largest = cuda.local.array(group, types.float32)
         total = cuda.local.array(group, types.float32)
-        score = cuda.local.array(at_once, types.float32)
-        kx = cuda.local.array(cells, types.uint32)
-        vx = cuda.local.array(cells, types.uint32)
-        by_key = cuda.local.array(at_once, types.float32)
-        by_value = cuda.local.array(at_once, types.float32)
+        score = cuda.local.array(n_scores, types.float32)
         for g in range(group):
             largest[g], total[g] = f32(HIDDEN), f32(0.0)
             for e in range(8):
                 acc[8 * g + e] = f32(0.0)
                 query[8 * g + e] = shared_load_f32(queries + u32((i32(g * dims + e) + d) * i32(4)))
-        in_head = d < head_pad
-        first_key, key_scales = start_keys(key_head, slot_cells, head_pad, d)
-        first_value, value_scales = start_values(value_head, slot_cells, head_pad, d)
-        for first in range(begin + warp * i32(subs * at_once), end, i32(WARPS * subs * at_once)):
+        while first < end:
+            wait()
             for n in range(at_once):
-                kx[4 * n], kx[4 * n + 1], kx[4 * n + 2], kx[4 * n + 3] = u32(0), u32(0), u32(0), u32(0)
-                vx[4 * n], vx[4 * n + 1], vx[4 * n + 2], vx[4 * n + 3] = u32(0), u32(0), u32(0), u32(0)
-                by_key[n], by_value[n] = f32(1.0), f32(1.0)
-                p = first + i32(n * subs) + sub
-                if p < end and in_head:
-                    kx[4 * n], kx[4 * n + 1], kx[4 * n + 2], kx[4 * n + 3], by_key[n] = read_key(
-                        keys, first_key, key_scales, head_pad, p
-                    )
-                    vx[4 * n], vx[4 * n + 1], vx[4 * n + 2], vx[4 * n + 3], by_value[n] = read_value(
-                        values, first_value, value_scales, head_pad, p
-                    )
+                p = i32(first + i32(n * subs) + sub)
+                from_ = own if p == mine else of + u32(n * both)
+                a, b, c, e_, by = take_key(from_, lane, key_scales, head_pad, p)
+                k0, k1 = halves_to_f32(a)
+                k2, k3 = halves_to_f32(b)
+                k4, k5 = halves_to_f32(c)
+                k6, k7 = halves_to_f32(e_)
+                for g in range(group):
+                    s = fma(query[8 * g], k0, fma(query[8 * g + 1], k1, f32(0.0)))
+                    s = fma(query[8 * g + 2], k2, fma(query[8 * g + 3], k3, s))
+                    s = fma(query[8 * g + 4], k4, fma(query[8 * g + 5], k5, s))
+                    score[at_once * g + n] = fma(query[8 * g + 6], k6, fma(query[8 * g + 7], k7, s)) * by
             for g in range(group):
                 now = largest[g]
                 for n in range(at_once):
-                    s = f32(0.0)
-                    for e in range(4):
-                        low, high = halves_to_f32(kx[4 * n + e])
-                        s = fma(query[8 * g + 2 * e], low, fma(query[8 * g + 2 * e + 1], high, s))
-                    s *= by_key[n]
+                    s = score[at_once * g + n]
                     for mask in (1, 2, 4, 8, 16):
                         if mask < lanes:
                             s += swap_f32(s, u32(mask))
                     if first + i32(n * subs) + sub >= end:
                         s = f32(HIDDEN)
-                    score[n] = s
+                    score[at_once * g + n] = s
                     now = larger(now, s)
                 shrink = exp2(largest[g] - now)
                 largest[g] = now
@@ -211,16 +252,41 @@ def source(lanes_: str, group_: str, turning: str, cache: str) -> Source:
                 for e in range(8):
                     acc[8 * g + e] *= shrink
                 for n in range(at_once):
-                    weight = exp2(score[n] - now)
+                    weight = exp2(score[at_once * g + n] - now)
                     if first + i32(n * subs) + sub >= end:
                         weight = f32(0.0)
                     total[g] += weight
-                    weight *= by_value[n]
-                    for e in range(4):
-                        low, high = halves_to_f32(vx[4 * n + e])
-                        acc[8 * g + 2 * e] = fma(weight, low, acc[8 * g + 2 * e])
-                        acc[8 * g + 2 * e + 1] = fma(weight, high, acc[8 * g + 2 * e + 1])
-        sync_block()  # the queries' memory is used again
+                    score[at_once * g + n] = weight
+            for n in range(at_once):
+                p = i32(first + i32(n * subs) + sub)
+                from_ = (own if p == mine else of + u32(n * both)) + u32(key_piece)
+                a, b, c, e_, by = take_value(from_, lane, value_scales, head_pad, p)
+                v0, v1 = halves_to_f32(a)
+                v2, v3 = halves_to_f32(b)
+                v4, v5 = halves_to_f32(c)
+                v6, v7 = halves_to_f32(e_)
+                for g in range(group):
+                    weight = score[at_once * g + n] * by
+                    acc[8 * g], acc[8 * g + 1] = fma(weight, v0, acc[8 * g]), fma(weight, v1, acc[8 * g + 1])
+                    acc[8 * g + 2], acc[8 * g + 3] = fma(weight, v2, acc[8 * g + 2]), fma(weight, v3, acc[8 * g + 3])
+                    acc[8 * g + 4], acc[8 * g + 5] = fma(weight, v4, acc[8 * g + 4]), fma(weight, v5, acc[8 * g + 5])
+                    acc[8 * g + 6], acc[8 * g + 7] = fma(weight, v6, acc[8 * g + 6]), fma(weight, v7, acc[8 * g + 7])
+            for n in range(at_once):
+                p = i32(far + i32(n * subs) + sub)
+                inside = in_head and p < end and p != mine
+                to = of + u32(n * both)
+                copy_key(to, lane, keys, first_key, key_scales, head_pad, p, inside)
+                copy_value(to + u32(key_piece), lane, values, first_value, value_scales, head_pad, p, inside)
+            copy_commit()
+            of = of - u32((stages - 1) * stage_bytes) if of == last_stage else of + u32(stage_bytes)
+            first, far = i32(first + i32(warps * reach)), i32(far + i32(warps * reach))
+        wait_all()
+        if piece > i32(0) and lane == i32(0):
+            worker = ((token * i32(cuda.gridDim.y) + i32(cuda.blockIdx.y)) * splits + split) * i32(warps) + warp
+            bring_near(ahead + u64(u32(worker)) * u64(u32(piece)), u32(piece))
+            if ahead_too != u64(0):
+                bring_near(ahead_too + u64(u32(worker)) * u64(u32(piece)), u32(piece))
+        sync_block()  # the memory of queries and cells is used again
         for g in range(group):
             for mask in (1, 2, 4, 8, 16):  # join the positions of this warp
                 if mask >= lanes:
@@ -239,14 +305,14 @@ def source(lanes_: str, group_: str, turning: str, cache: str) -> Source:
                 for e in range(8):
                     shared_store_f32(out + u32((i32(2 + e) + d) * i32(4)), acc[8 * g + e])
         sync_block()
-        for item in range(tid, i32(group * dims), i32(ATTENTION_THREADS)):  # join the warps
+        for item in range(tid, i32(group * dims), i32(threads)):  # join the warps
             g, column = item // i32(dims), item % i32(dims)
             of = memory + u32(g * i32(stride * 4))
             peak = f32(HIDDEN)
-            for w in range(WARPS):
+            for w in range(warps):
                 peak = larger(peak, shared_load_f32(of + u32(w * group * stride * 4)))
             sum_, value = f32(0.0), f32(0.0)
-            for w in range(WARPS):
+            for w in range(warps):
                 here = of + u32(w * group * stride * 4)
                 factor = exp2(shared_load_f32(here) - peak)
                 sum_ = fma(shared_load_f32(here + u32(4)), factor, sum_)
@@ -258,4 +324,4 @@ def source(lanes_: str, group_: str, turning: str, cache: str) -> Source:
                 store_f32(part, peak)
                 store_f32(at(part, i32(4)), sum_)
 
-    return Source(attention, SIGNATURE, ATTENTION_THREADS, 2)
+    return Source(attention, SIGNATURE, threads, 2)

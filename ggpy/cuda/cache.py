@@ -8,18 +8,25 @@ from typing import Any
 
 from ggpy.cuda.device import f32, i32, inline, u32, u64
 from ggpy.cuda.instructions import (
+    copy_4_or_zero,
+    copy_8_or_zero,
+    copy_16_or_zero,
     divide,
     f32_to_half,
     half2_sub,
     half_to_f32,
     larger,
-    load_64,
-    load_128,
-    load_u16,
     magnitude,
+    pack_bytes,
     permute,
-    prefetch,
     round_to_i32,
+    shared_load_64,
+    shared_load_128,
+    shared_load_u16,
+    shared_store_128,
+    shared_store_u32,
+    store_64,
+    store_128,
     store_u8,
     store_u16,
     swap_f32,
@@ -46,6 +53,23 @@ def _scale_at(head, cells, head_pad, position, d):  # type: ignore[no-untyped-de
     return head + u64(u32(place)) + u64(u32((d >> i32(5)) * i32(2)))
 
 
+@inline
+def scale_of(largest):  # type: ignore[no-untyped-def]
+    """The scale, a half, of 32 numbers up to `largest` in magnitude, and what they are multiplied by to be codes."""
+    half = f32_to_half(divide(largest, f32(127.0)))
+    scale = half_to_f32(half)  # codes are of the scale as it is kept
+    inverse = f32(0.0)
+    if scale > f32(0.0):
+        inverse = divide(f32(1.0), scale)
+    return half, inverse
+
+
+@inline
+def code_of(x, inverse):  # type: ignore[no-untyped-def]
+    code = round_to_i32(x * inverse)
+    return i32(-127) if code < i32(-127) else (i32(127) if code > i32(127) else code)
+
+
 def writer(kind: str) -> Any:
     """`store(cache, head, cells, head_pad, position, d, x)`: one dimension of a key or a value. A warp stores 32 of
     them, a multiple of 32 and those after it, a lane each; by the CPU's rounding."""
@@ -60,41 +84,66 @@ def writer(kind: str) -> Any:
         largest = magnitude(x)
         for mask in (16, 8, 4, 2, 1):
             largest = larger(largest, swap_f32(largest, u32(mask)))
-        half = f32_to_half(divide(largest, f32(127.0)))
-        scale = half_to_f32(half)  # codes are of the scale as it is kept
-        inverse = f32(0.0)
-        if scale > f32(0.0):
-            inverse = divide(f32(1.0), scale)
-        code = round_to_i32(x * inverse)
-        code = i32(-127) if code < i32(-127) else (i32(127) if code > i32(127) else code)
-        store_u8(cache + (head + u64(u32(position)) * u64(u32(head_pad)) + u64(u32(d))), u32(code))
+        half, inverse = scale_of(largest)
+        store_u8(cache + (head + u64(u32(position)) * u64(u32(head_pad)) + u64(u32(d))), u32(code_of(x, inverse)))
         if (d & i32(31)) == i32(0):
             store_u16(cache + _scale_at(head, cells, head_pad, position, d), half)
 
     return store_q8 if kind == "q8_0" else store_half
 
 
-def reader(kind: str) -> tuple[Any, Any]:
-    """(`start(head, cells, head_pad, d)`, `read(cache, first, scales, head_pad, position)`): the offsets, at position
-    0, of eight dimensions from d on, a multiple of 8, and of their scale; and what these are at a position: four words
-    of two halves, and the number, float32, that they are multiplied by."""
-    quantized = kind == "q8_0"
+def pieces(kind: str) -> tuple[Any, Any, Any, Any]:
+    """Functions for eight dimensions a lane, from d on, a multiple of 8; a lane reads what it has copied itself.
+
+    start(head, cells, head_pad, d): offsets at position 0, of these dimensions and of their scale
+    copy(to, lane, cache, first, scales, head_pad, position, inside): start to bring them to a piece; zeros if not
+        `inside`
+    take(of, lane, scales, head_pad, position): from a piece, four words of two halves, and the number, float32, that
+        they are multiplied by
+    keep(to, lane, cache, first, head, cells, head_pad, position, d, x, storing): put x [8] into a piece as the cache
+        rounds them, and where `storing` into the cache; by whole warps, lanes side by side having dimensions side by
+        side
+    """
 
     @inline
-    def start(head, cells, head_pad, d):  # type: ignore[no-untyped-def]
-        if quantized:
-            return head + u64(u32(d)), _scale_at(head, cells, head_pad, i32(0), d)
+    def start_halves(head, cells, head_pad, d):  # type: ignore[no-untyped-def]
         return head + u64(u32(d * i32(2))), head
 
     @inline
-    def read_half(cache, first, scales, head_pad, position):  # type: ignore[no-untyped-def]
-        a, b, c, e = load_128(cache + (first + u64(u32(position)) * u64(u32(head_pad * i32(2)))))
+    def copy_halves(to, lane, cache, first, scales, head_pad, position, inside):  # type: ignore[no-untyped-def]
+        of = cache + (first + u64(u32(position)) * u64(u32(head_pad * i32(2))))
+        copy_16_or_zero(to + u32(lane * i32(16)), of, u32(16) if inside else u32(0))
+
+    @inline
+    def take_halves(of, lane, scales, head_pad, position):  # type: ignore[no-untyped-def]
+        a, b, c, e = shared_load_128(of + u32(lane * i32(16)))
         return a, b, c, e, f32(1.0)
 
     @inline
-    def read_q8(cache, first, scales, head_pad, position):  # type: ignore[no-untyped-def]
-        four, last = load_64(cache + (first + u64(u32(position)) * u64(u32(head_pad))))
-        scale = half_to_f32(load_u16(cache + (scales + u64(u32(position * (head_pad >> i32(4)))))))
+    def keep_halves(to, lane, cache, first, head, cells, head_pad, position, d, x, storing):  # type: ignore[no-untyped-def]
+        a, b = two_halves(x[0], x[1]), two_halves(x[2], x[3])
+        c, e = two_halves(x[4], x[5]), two_halves(x[6], x[7])
+        shared_store_128(to + u32(lane * i32(16)), a, b, c, e)
+        if storing:
+            store_128(cache + (first + u64(u32(position)) * u64(u32(head_pad * i32(2)))), a, b, c, e)
+
+    @inline
+    def start_codes(head, cells, head_pad, d):  # type: ignore[no-untyped-def]
+        return head + u64(u32(d)), _scale_at(head, cells, head_pad, i32(0), d)
+
+    @inline
+    def copy_codes(to, lane, cache, first, scales, head_pad, position, inside):  # type: ignore[no-untyped-def]
+        of = cache + (first + u64(u32(position)) * u64(u32(head_pad)))
+        copy_8_or_zero(to + u32(lane * i32(8)), of, u32(8) if inside else u32(0))
+        # a copy has four bytes at least: two scales, of which ours is one
+        scale = cache + ((scales + u64(u32(position * (head_pad >> i32(4))))) & ~u64(3))
+        copy_4_or_zero(to + u32(256) + u32(lane * i32(4)), scale, u32(4) if inside else u32(0))
+
+    @inline
+    def take_codes(of, lane, scales, head_pad, position):  # type: ignore[no-untyped-def]
+        four, last = shared_load_64(of + u32(lane * i32(8)))
+        which = (u32(scales) + u32(position * (head_pad >> i32(4)))) & u32(2)
+        scale = half_to_f32(shared_load_u16(of + u32(256) + u32(lane * i32(4)) + which))
         four, last, less = four ^ u32(0x80808080), last ^ u32(0x80808080), u32(HALF_OF_BYTE)
         a = half2_sub(permute(four, u32(0x64646464), u32(0x4140)), less)
         b = half2_sub(permute(four, u32(0x64646464), u32(0x4342)), less)
@@ -102,21 +151,31 @@ def reader(kind: str) -> tuple[Any, Any]:
         e = half2_sub(permute(last, u32(0x64646464), u32(0x4342)), less)
         return a, b, c, e, scale
 
-    return start, read_q8 if quantized else read_half
-
-
-def bring_near(kind: str) -> Any:
-    """`bring(cache, head, cells, head_pad, position)`: a hint that a cell will be read."""
-    quantized = kind == "q8_0"
-
     @inline
-    def bring(cache, head, cells, head_pad, position):  # type: ignore[no-untyped-def]
-        size = head_pad if quantized else head_pad * i32(2)
-        cell = cache + (head + u64(u32(position)) * u64(u32(size)))
-        prefetch(cell)
-        if size > i32(128):
-            prefetch(cell + u64(128))
-        if quantized:
-            prefetch(cache + _scale_at(head, cells, head_pad, position, i32(0)))
+    def keep_codes(to, lane, cache, first, head, cells, head_pad, position, d, x, storing):  # type: ignore[no-untyped-def]
+        largest = f32(0.0)
+        for k in range(8):
+            largest = larger(largest, magnitude(x[k]))
+        largest = larger(largest, swap_f32(largest, u32(1)))
+        largest = larger(largest, swap_f32(largest, u32(2)))
+        half, inverse = scale_of(largest)
+        a, b, c, e = code_of(x[0], inverse), code_of(x[1], inverse), code_of(x[2], inverse), code_of(x[3], inverse)
+        four = pack_bytes(a, b, c, e)
+        a, b, c, e = code_of(x[4], inverse), code_of(x[5], inverse), code_of(x[6], inverse), code_of(x[7], inverse)
+        last = pack_bytes(a, b, c, e)
+        shared_store_u32(to + u32(lane * i32(8)), four)
+        shared_store_u32(to + u32(lane * i32(8)) + u32(4), last)
+        shared_store_u32(to + u32(256) + u32(lane * i32(4)), half | half << u32(16))
+        if storing:
+            store_64(cache + (first + u64(u32(position)) * u64(u32(head_pad))), four, last)
+            if (d & i32(31)) == i32(0):
+                store_u16(cache + _scale_at(head, cells, head_pad, position, d), half)
 
-    return bring
+    if kind == "q8_0":
+        return start_codes, copy_codes, take_codes, keep_codes
+    return start_halves, copy_halves, take_halves, keep_halves
+
+
+@inline
+def two_halves(a, b):  # type: ignore[no-untyped-def]
+    return f32_to_half(a) | f32_to_half(b) << u32(16)

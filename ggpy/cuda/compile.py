@@ -71,8 +71,8 @@ def to_ptx(name: str, cc: tuple[int, int]) -> tuple[str, str]:
         text, _ = cuda.compile(
             made.function, cuda.types.void(*parameters), cc=target, device=False, abi="numba", launch_bounds=bounds
         )
-    if cc < (9, 0):  # where launches cannot overlap there is nothing to wait for
-        text = re.sub(r"griddepcontrol\.\w+;", "", text)
+    if cc < (9, 0):  # where launches cannot overlap there is nothing to wait for, nor time to read ahead in
+        text = re.sub(r"(griddepcontrol\.\w+|cp\.async\.bulk\.prefetch[^;]*);", "", text)
     entry = re.search(r"\.entry\s+(\w+)", text)
     assert entry is not None
     return text, entry[1]

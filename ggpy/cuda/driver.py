@@ -186,6 +186,7 @@ class Device:
         self.cc = (self._attribute(75), self._attribute(76))
         self.n_multiprocessors = self._attribute(16)
         self.shared_limit = self._attribute(97)  # bytes of a block, once asked for
+        self.l2_bytes = self._attribute(38)
         self.can_overlap = self.cc >= (9, 0)
         self._kernels: dict[str, Kernel] = {}
         self._allocated: dict[int, int] = {}

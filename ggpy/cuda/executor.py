@@ -19,7 +19,7 @@ from ggpy.cuda.chooser import IN_FLIGHT, Chooser, ChosenTokens
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Event, Graph
 from ggpy.cuda.exchange import Exchange
-from ggpy.cuda.layout import ActivationLayout, AttentionShape, CacheLayout, round_up
+from ggpy.cuda.layout import DEEP, ActivationLayout, AttentionShape, CacheLayout, attention_ring_kib, round_up
 from ggpy.cuda.lower import Attention, Product, RopeStore, Step, lower, weight_groups
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, Memory, StepQueue
 from ggpy.cuda.weights import Weights, layout_of
@@ -109,7 +109,7 @@ class CudaExecutor:
         device, program = self.device, self.program
         heads = next(op.params for op in program.ops if op.kind == "attention")
         self.cache = CacheLayout(n_slots, heads["n_head_kv"], n_ctx, heads["head_dim"], cache_type)
-        self.shape = AttentionShape(self.cache, heads["n_head"])
+        self.shape = AttentionShape(self.cache, heads["n_head"], attention_ring_kib(device.shared_limit))
         self.n_batch, rows = n_batch, max(n_batch, GRAPH_SIZES[-1])
         steps = lower(program)
         sums = [step.linears[0].dst for step in steps if isinstance(step, Product) and step.partial]
@@ -160,6 +160,8 @@ class CudaExecutor:
             dry.queue(n, "apart")
             if self.program.logits:
                 dry.queue_logits(n, single=n == 1)
+        if self.cache.n_ctx > DEEP:
+            dry.queue(1, "deep")
         for n in MATVEC_SIZES[1:]:
             dry.queue(n, "together")
         dry.queue(self.n_batch + MATVEC_TOKENS, "prompt")
@@ -201,7 +203,7 @@ class CudaExecutor:
             self._recorded = self._next_inputs()
             self._fill(self._recorded, n, m)
             head = m > 0 and self.program.logits is not None
-            self._replay(self._recorded, n, "logits" if head else "", "apart" if apart else "together")
+            self._replay(self._recorded, n, "logits" if head else "", self._apart(n) if apart else "together")
         else:
             yield from self._prompt(n, m)
 
@@ -214,6 +216,10 @@ class CudaExecutor:
             self._recorded.done.wait()
             return self._logits[:m]
         return self._prompt_logits(m)
+
+    def _apart(self, n: int) -> str:
+        """How `StepQueue` queues a step of n tokens in slots of their own."""
+        return "deep" if n == 1 and self.positions[0] >= DEEP else "apart"
 
     def _fill(self, inputs: Inputs, n: int, m: int) -> None:
         inputs.done.wait()  # a step may have returned before it was over
@@ -234,7 +240,7 @@ class CudaExecutor:
         inputs.outputs[:n] = np.arange(n)
         inputs.header[1] = self._chooser.place(self._turn)
         inputs.choices[:n] = choices
-        self._replay(inputs, n, "tokens", "apart")
+        self._replay(inputs, n, "tokens", self._apart(n))
         return self._chooser.answers(self._turn, n, inputs.done)
 
     def _next_inputs(self) -> Inputs:

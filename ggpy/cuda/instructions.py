@@ -144,12 +144,19 @@ load_2f32 = ptx("load_2f32", "f32 f32", "u64", "ld.global.v2.f32 {$0,$1}, [$2];"
 store_4f32 = ptx(
     "store_4f32", "", "u64 f32 f32 f32 f32", "st.global.v4.f32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
 )
+store_128 = ptx(
+    "store_128", "", "u64 u32 u32 u32 u32", "st.global.v4.u32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
+)
+store_64 = ptx("store_64", "", "u64 u32 u32", "st.global.v2.u32 [$0], {$1,$2};", ordered=True, memory=True)
 shared_load_128 = ptx(
     "shared_load_128", "u32 u32 u32 u32", "u32", "ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];", ordered=True, memory=True
 )
 shared_load_64 = ptx("shared_load_64", "u32 u32", "u32", "ld.shared.v2.u32 {$0,$1}, [$2];", ordered=True, memory=True)
 shared_store_4f32 = ptx(
     "shared_store_4f32", "", "u32 f32 f32 f32 f32", "st.shared.v4.f32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
+)
+shared_store_128 = ptx(
+    "shared_store_128", "", "u32 u32 u32 u32 u32", "st.shared.v4.u32 [$0], {$1,$2,$3,$4};", ordered=True, memory=True
 )
 
 # ---- shared memory
@@ -234,6 +241,9 @@ copy_16 = ptx("copy_16", "", "u32 u64", "cp.async.cg.shared.global [$0], [$1], 1
 copy_16_or_zero = ptx(
     "copy_16_or_zero", "", "u32 u64 u32", "cp.async.cg.shared.global [$0], [$1], 16, $2;", ordered=True, memory=True
 )
+copy_8_or_zero = ptx(
+    "copy_8_or_zero", "", "u32 u64 u32", "cp.async.ca.shared.global [$0], [$1], 8, $2;", ordered=True, memory=True
+)
 copy_4_or_zero = ptx(
     "copy_4_or_zero", "", "u32 u64 u32", "cp.async.ca.shared.global [$0], [$1], 4, $2;", ordered=True, memory=True
 )
@@ -272,5 +282,6 @@ load_mark = ptx("load_mark", "u32", "u64", "ld.acquire.sys.global.u32 $0, [$1];"
 # Ends the kernel with an error that the host is told.
 trap = ptx("trap", "", "", "trap;", ordered=True, memory=True)
 
-# A hint to bring the 128 bytes around an address nearer; nothing waits for it.
-prefetch = ptx("prefetch", "", "u64", "prefetch.global.L2 [$0];", ordered=True)
+# A hint to bring so many bytes, a multiple of 16 on such a boundary, to the second cache; nothing waits for it. Not
+# where launches cannot overlap (`compile.to_ptx`).
+bring_near = ptx("bring_near", "", "u64 u32", "cp.async.bulk.prefetch.L2.global [$0], $1;", ordered=True)

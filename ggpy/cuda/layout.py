@@ -39,7 +39,6 @@ ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
 MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memory at a time
-ATTENTION_THREADS = 256  # of a block that attends for single tokens
 ALL_REDUCE_THREADS = 128  # of a block that adds up what ranks have
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
@@ -72,8 +71,27 @@ def ring_kib(shared_bytes: int) -> int:
     return max(16, shared_bytes * 43 // 100 >> 14 << 4)
 
 
+DEEP = 2048  # tokens before that of a step of one token, from which on attention is cut in more shares
+
+
+def attention_ring_kib(shared_bytes: int) -> int:
+    """KiB that a block of threads that attends for single tokens has for cells on their way: with them it fits beside a
+    product."""
+    return ring_kib(shared_bytes) * 2 // 3
+
+
 def round_up(n: int, to: int) -> int:
     return -(-n // to) * to
+
+
+def padded_head(head_dim: int) -> int:
+    """Dimensions of a head in the cache."""
+    return round_up(head_dim, 16)
+
+
+def part_bytes(head_dim: int) -> int:
+    """One part of one head's attention: PART_HEAD, then its weighted values, float32 [padded head]."""
+    return PART_HEAD + 4 * padded_head(head_dim)
 
 
 @dataclass(frozen=True)
@@ -180,12 +198,11 @@ class CacheLayout:
 
     @property
     def head_pad(self) -> int:
-        return round_up(self.head_dim, 16)
+        return padded_head(self.head_dim)
 
     @property
     def part_bytes(self) -> int:
-        """One part of one head's attention: PART_HEAD, then its weighted values, float32 [head_pad]."""
-        return PART_HEAD + 4 * self.head_pad
+        return part_bytes(self.head_dim)
 
     def _bytes(self, kind: str) -> int:
         return round_up(self.n_slots * self.n_head_kv * self.cells * cell_bytes(kind, self.head_pad), ALIGN)
@@ -235,19 +252,92 @@ class ActivationLayout:
 
 
 @dataclass(frozen=True)
+class AttentionTile:
+    """What a block of threads that attends for single tokens keeps in shared memory (`ggpy.cuda.attention`): sums of
+    norms, queries with the new key and value, the new cell as the cache rounds it, and cells on their way. At its end,
+    what each warp has summed, from the start."""
+
+    lanes: int  # that hold a head, 8 dimensions each: a power of two
+    group: int  # query heads
+    types: str  # of the cache
+    ring: int  # KiB for cells on their way
+
+    @property
+    def dims(self) -> int:
+        return 8 * self.lanes
+
+    @property
+    def subs(self) -> int:
+        """Groups of lanes in a warp."""
+        return 32 // self.lanes
+
+    @property
+    def threads(self) -> int:
+        """Of a block: more where each needs fewer registers."""
+        return 512 if self.group == 1 else 256
+
+    @property
+    def at_once(self) -> int:
+        """Positions that each group of lanes takes at a time."""
+        return 4 if self.group == 2 else 2
+
+    @property
+    def key_piece(self) -> int:
+        """Bytes of what the lanes of a warp hold of `subs` keys."""
+        return 32 * _lane_bytes(cache_types(self.types)[0])
+
+    @property
+    def value_piece(self) -> int:
+        return 32 * _lane_bytes(cache_types(self.types)[1])
+
+    @property
+    def stage_bytes(self) -> int:
+        """Of what a warp takes at a time."""
+        return self.at_once * (self.key_piece + self.value_piece)
+
+    @property
+    def stages(self) -> int:
+        """Of a warp, that are on their way."""
+        return max(2, min(8, (self.ring << 10) // (self.threads // 32) // self.stage_bytes))
+
+    @property
+    def queries_at(self) -> int:
+        return round_up(4 * (self.group + 1), 16)
+
+    @property
+    def own_at(self) -> int:
+        return self.queries_at + (self.group + 2) * self.dims * 4
+
+    @property
+    def ring_at(self) -> int:
+        return self.own_at + self.key_piece + self.value_piece
+
+    @property
+    def shared_bytes(self) -> int:
+        warps = self.threads // 32
+        sums = warps * self.group * (self.dims + 2) * 4
+        return max(sums, self.ring_at + warps * self.stages * self.stage_bytes)
+
+
+def _lane_bytes(kind: str) -> int:
+    """Of eight dimensions in shared memory: halves, or codes and a word with their scale."""
+    return 12 if kind == "q8_0" else 16
+
+
+@dataclass(frozen=True)
 class AttentionShape:
     """How attention of single tokens is shared out (`ggpy.cuda.attention`)."""
 
     cache: CacheLayout
     n_head: int
+    ring: int  # KiB of shared memory of a block for cells on their way
 
     @property
-    def lanes(self) -> int:
-        """That hold a head, 8 dimensions each: a power of two."""
+    def tile(self) -> AttentionTile:
         lanes = 1
         while 8 * lanes < self.cache.head_pad:
             lanes *= 2
-        return lanes
+        return AttentionTile(lanes, self.group, self.cache.types, self.ring)
 
     @property
     def group(self) -> int:
@@ -257,21 +347,22 @@ class AttentionShape:
 
     def kernel(self, turn: bool) -> str:
         """turn: it turns queries and keys itself, and stores keys and values."""
-        return f"attention.{self.lanes}.{self.group}.{'turn' if turn else 'turned'}.{self.cache.types}"
+        tile = self.tile
+        return f"attention.{tile.lanes}.{tile.group}.{'turn' if turn else 'turned'}.{tile.types}.{tile.ring}"
 
     @property
     def shared_bytes(self) -> int:
-        """What each warp has summed of each query head; before that, the queries."""
-        return ATTENTION_THREADS // 32 * self.group * (8 * self.lanes + 2) * 4
+        return self.tile.shared_bytes
 
-    def splits(self, n_tokens: int, n_multiprocessors: int) -> int:
-        """Shares of the positions: as many as keep every multiprocessor at work, for a cost to whoever joins them."""
+    def splits(self, n_tokens: int, n_multiprocessors: int, deep: bool) -> int:
+        """Shares of the positions: as many as keep every multiprocessor at work, for a cost to whoever joins them.
+        deep: after so many tokens that reading them takes longer than that."""
         blocks = n_tokens * self.n_head // self.group
-        wanted = n_multiprocessors if n_tokens == 1 else 2 * n_multiprocessors
+        wanted = n_multiprocessors if n_tokens == 1 and not deep else 2 * n_multiprocessors
         return max(1, min(16, round(wanted / blocks), self.cache.cells // 64))
 
     def parts_bytes(self, n_tokens: int, n_multiprocessors: int) -> int:
-        return n_tokens * self.n_head * self.splits(n_tokens, n_multiprocessors) * self.cache.part_bytes
+        return n_tokens * self.n_head * self.splits(n_tokens, n_multiprocessors, True) * self.cache.part_bytes
 
 
 @dataclass(frozen=True)
@@ -296,6 +387,9 @@ class MatvecShape:
     def blocks(self) -> int:
         """Of threads on a multiprocessor. For a single token one, so that the next kernel's finds room beside it."""
         return 1 if self.n_tokens == 1 else 2
+
+    def grid(self, n_rows: int, n_multiprocessors: int) -> int:
+        return min(-(-n_rows // (self.threads // 32)), n_multiprocessors * self.blocks)
 
     @property
     def layout(self) -> MatrixLayout:

@@ -1,12 +1,16 @@
 """Products of a packed matrix with up to 8 tokens: what decoding is made of, bound by how fast weights are read.
 
 A warp takes a row, a lane every 32nd block of it. Weights come through shared memory, some units ahead of the one being
-multiplied (`ggpy.cuda.layout.MatvecShape`), and the first of them are asked for before the kernel waits for the one
-before it: memory stays busy while that one ends and activations are made.
+multiplied (`ggpy.cuda.layout.MatvecShape`). Half of the first ones are asked for before the kernel waits for the one
+before it, the others once that one has ended: memory stays busy while activations are made.
+
+A warp that has asked for its last weights brings a piece of those that follow in the next kernel to the second cache
+(`ggpy.cuda.ahead`).
 
 inputs   "ready": activations as the kernel `activations` made them; "norm": one row of float32, normalised here;
-         "plain": the same without a norm; "partsN": N parts of attention a head, joined here. All but "ready" are for
-         one token, and every block of threads does it again for itself, which is cheaper than another kernel.
+         "plain": the same without a norm; "partsNxD": N parts of attention for each head of D columns, joined here. All
+         but "ready" are for one token, and every block of threads does it again for itself, which is cheaper than
+         another kernel.
 outputs  "rows": dst = product + bias (+ dst); "swiglu": rows r and r + half_rows are gate and up, dst silu(gate) * up;
          "pushN": a partial product, sent to N ranks (`ggpy.cuda.all_reduce`): dst is the table of their addresses,
          and `accumulate` the number of the sum.
@@ -27,6 +31,7 @@ from ggpy.cuda.instructions import (
     FLOAT_BASE,
     FLOAT_BASE_BITS,
     bits_to_f32,
+    bring_near,
     copy_4_or_zero,
     copy_16,
     copy_16_or_zero,
@@ -58,8 +63,8 @@ SIGNATURE = (
     "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, levels, supers and their strides
     "i32 i32 "  # rows of the result, half_rows
     "u64 i32 u64 i32 u64 f32 "  # x (codes), its stride; levels of x, their stride; norm weight, eps
-    "i32 i32 "  # head_dim, bytes of a part
-    "u64 u64 i32 i32 u64"  # bias or 0, dst, dst_stride, accumulate, epochs
+    "u64 u64 i32 i32 u64 "  # bias or 0, dst, dst_stride, accumulate, epochs
+    "u64 u64 i32"  # what will be read next, in one place or two (or 0), and how much of each is a warp's to ask for
 )
 
 
@@ -239,11 +244,14 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     n_items, chunks, n_units = shape.n_items, shape.chunks, shape.n_units
     slots, unit_bytes, activations_at = shape.slots, shape.unit_bytes, shape.activations_at
     threads, warps = shape.threads, shape.threads // 32
+    # Units that are asked for while the kernel ahead is at work; the others when it has ended, as the memory would else
+    # have nothing to do until activations are made.
+    early = slots // 2
     # A single token's activations lie in shared memory with zeros after them, as far as the last unit reaches.
     padded = n_items % (32 * chunks) == 0 or (fused and not p.is_float)
     wait = copy_wait(slots - 1)
-    splits = int(inputs[5:]) if inputs.startswith("parts") else 0
-    n_each, read_row = row_reader(n_cols, threads, splits)
+    splits, head_dim = map(int, inputs[5:].split("x")) if inputs.startswith("parts") else (0, 0)
+    n_each, read_row = row_reader(n_cols, threads, splits, head_dim)
     n_held = 4 * n_each
     _, read_weights = row_reader(n_cols, threads)
     norm = norm_function(n_cols, threads)
@@ -252,8 +260,22 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     send = sender(ranks)
 
     @inline
-    def copy_unit(planes, strides, half_rows, n_rows, row, second, unit, lane, to):  # type: ignore[no-untyped-def]
-        """Start to bring a unit; with nothing left to bring, an empty group keeps the count."""
+    def after(row, second, unit, step):  # type: ignore[no-untyped-def]
+        """The unit that follows: of this row, of its other half, of the warp's next row."""
+        unit = i32(unit + i32(1))
+        if unit == i32(n_units):
+            unit = i32(0)
+            if pair:
+                second = not second
+            if not second:
+                row = i32(row + step)
+        return row, second, unit
+
+    @inline
+    def ask(planes, strides, half_rows, n_rows, far, step, lane, to):  # type: ignore[no-untyped-def]
+        """Start to bring the unit `far`; with nothing left to bring, an empty group keeps the count. Returns the unit
+        that follows."""
+        row, second, unit = far
         if row < n_rows:
             r = u64(u32(row + half_rows)) if second else u64(u32(row))
             copy(
@@ -261,44 +283,33 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
                 planes[2] + r * u64(u32(strides[2])), planes[3] + r * u64(u32(strides[3])), unit, lane,
             )  # fmt: skip
         copy_commit()
-
-    @inline
-    def after(row, second, unit, step):  # type: ignore[no-untyped-def]
-        """The unit that follows: of this row, of its other half, of the warp's next row."""
-        unit += i32(1)
-        if unit == i32(n_units):
-            unit = i32(0)
-            if pair:
-                second = not second
-            if not second:
-                row += step
-        return row, second, unit
+        return after(row, second, unit, step)
 
     def matvec(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride,
                n_rows, half_rows, x, x_stride, xl, xl_stride, norm_weight, eps,
-               head_dim, part_bytes, bias, dst, dst_stride, accumulate, epochs):  # type: ignore[no-untyped-def]  # fmt: skip
+               bias, dst, dst_stride, accumulate, epochs, ahead, ahead_too, piece):  # type: ignore[no-untyped-def]  # fmt: skip
         tid = i32(cuda.threadIdx.x)
         lane, warp = tid & i32(31), tid >> i32(5)
         # Rows are dealt out block by block, so that every block has as many, and all read near each other.
-        row = i32(cuda.blockIdx.x) + i32(cuda.gridDim.x) * warp
-        step = i32(cuda.gridDim.x) * i32(warps)
+        row = i32(i32(cuda.blockIdx.x) + i32(cuda.gridDim.x) * warp)
+        step = i32(i32(cuda.gridDim.x) * i32(warps))
         memory = dynamic_shared()
         ring = memory + u32(SUMS) + u32(warp * i32(slots * unit_bytes))
         planes, strides = (codes, high, levels, supers), (code_stride, high_stride, level_stride, super_stride)
-        # Weights depend on no kernel before: have them under way while that one ends.
-        far_row, far_second, far_unit, far_slot = row, False, i32(0), i32(0)
-        for _ in range(slots - 1):
-            copy_unit(planes, strides, half_rows, n_rows, far_row, far_second, far_unit, lane, ring + u32(far_slot * i32(unit_bytes)))  # fmt: skip  # noqa: E501
-            far_row, far_second, far_unit = after(far_row, far_second, far_unit, step)
-            far_slot += i32(1)
+        # Weights depend on no kernel before: have some under way while that one ends.
+        far = row, False, i32(0)
+        for s in range(early):
+            far = ask(planes, strides, half_rows, n_rows, far, step, lane, ring + u32(s * unit_bytes))
         if fused:
             held = cuda.local.array(n_held, types.float32)
             weights = cuda.local.array(n_held, types.float32)
             if norm_here:
-                read_weights(norm_weight, i32(1), i32(0), weights)
+                read_weights(norm_weight, weights)
             wait_for_previous()
             release_next()  # not sooner: the weights of the kernel after this one would be in the way of this one's
-            read_row(x, head_dim, part_bytes, held)
+            read_row(x, held)
+            for s in range(early, slots):  # while activations are made
+                far = ask(planes, strides, half_rows, n_rows, far, step, lane, ring + u32(s * unit_bytes))
             if norm_here:
                 norm(held, weights, eps, memory)
             here = memory + u32(activations_at)
@@ -308,31 +319,29 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
         else:
             wait_for_previous()
             release_next()
+            for s in range(early, slots):
+                far = ask(planes, strides, half_rows, n_rows, far, step, lane, ring + u32(s * unit_bytes))
             here, here_levels = x, xl
 
         total = cuda.local.array(tokens, types.float32)
         gate = cuda.local.array(tokens, types.float32)
         for t in range(tokens):
             total[t], gate[t] = f32(0.0), f32(0.0)
-        second, unit, slot = False, i32(0), i32(0)
+        second, unit, of, left = False, i32(0), ring, piece
         while row < n_rows:
-            copy_unit(planes, strides, half_rows, n_rows, far_row, far_second, far_unit, lane, ring + u32(far_slot * i32(unit_bytes)))  # fmt: skip  # noqa: E501
-            far_row, far_second, far_unit = after(far_row, far_second, far_unit, step)
-            far_slot = i32(0) if far_slot == i32(slots - 1) else far_slot + i32(1)
             wait()
             sync_warp()
-            of = ring + u32(slot * i32(unit_bytes))
             out = dst + u64(u32(lane)) * u64(u32(dst_stride)) + u64(u32(row * i32(4)))
-            first_bias, second_bias, before = f32(0.0), f32(0.0), f32(0.0)
+            first_bias, second_bias, old = f32(0.0), f32(0.0), f32(0.0)
             if unit == i32(n_units - 1) and second == pair and lane < i32(tokens):  # on their way while we multiply
                 if bias != u64(0):
                     first_bias = load_f32(at(bias, row * i32(4)))
                     if pair:
                         second_bias = load_f32(at(bias, (row + half_rows) * i32(4)))
                 if not ranks and accumulate != i32(0):
-                    before = load_f32(out)
+                    old = load_f32(out)
             for k in range(chunks):
-                item = (unit * i32(chunks) + i32(k)) * i32(32) + lane
+                item = i32((unit * i32(chunks) + i32(k)) * i32(32) + lane)
                 if padded:
                     dot(of, k, item, lane, True, here, x_stride, here_levels, xl_stride, total)
                 else:
@@ -340,7 +349,15 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
                     dot(
                         of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_levels, xl_stride, total
                     )
-            sync_warp()  # before the next unit's successor takes this one's place
+            sync_warp()  # before another unit takes this one's place
+            far = ask(planes, strides, half_rows, n_rows, far, step, lane, of)
+            if far[0] >= n_rows and left > i32(0):
+                if lane == i32(0):
+                    share = u64(u32(i32(cuda.blockIdx.x) + i32(cuda.gridDim.x) * warp)) * u64(u32(left))
+                    bring_near(ahead + share, u32(left))
+                    if ahead_too != u64(0):
+                        bring_near(ahead_too + share, u32(left))
+                left = i32(0)
             if unit == i32(n_units - 1):
                 if pair and not second:
                     for t in range(tokens):
@@ -366,8 +383,8 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
                         if ranks:
                             send(dst, lane * dst_stride + row * i32(8), value, epoch(epochs, accumulate))
                         else:
-                            store_f32(out, value + before)
+                            store_f32(out, value + old)
             row, second, unit = after(row, second, unit, step)
-            slot = i32(0) if slot == i32(slots - 1) else slot + i32(1)
+            of = ring if of == ring + u32((slots - 1) * unit_bytes) else of + u32(unit_bytes)
 
     return Source(matvec, SIGNATURE, threads, 2)

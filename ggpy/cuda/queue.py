@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ggpy.cuda import flash_launch, matmul_launch
-from ggpy.cuda.layout import SUMS, ActivationLayout, AttentionShape, CacheLayout, MatvecShape, ring_kib, round_up
+from ggpy.cuda.ahead import Ahead
+from ggpy.cuda.layout import (
+    SUMS,
+    ActivationLayout,
+    AttentionShape,
+    CacheLayout,
+    MatvecShape,
+    ring_kib,
+    round_up,
+)
 from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Step, SwiGLU
 from ggpy.cuda.weights import layout_of
 
@@ -81,9 +91,10 @@ class StepQueue:
         self.device, self.weights, self.steps, self.cache, self.shape = device, weights, steps, cache, shape
         self.memory, self._collect = memory, collect
         self._places: dict[int, Place] = {}
-        self._first = True
+        self._first, self._deep = True, False
         self._exchange, self._n_sums = exchange, 0  # sums over all ranks, and those of this step so far
         self._gated: tuple[Region, Place, Place] | None = None  # a SwiGLU left to whoever reads it, its gate and up
+        self._ahead = Ahead(device, weights, steps)
 
     def _launch(self, name: str, grid: int | tuple[int, ...], *arguments: float, shared: int = 0) -> None:
         if self._collect:
@@ -114,7 +125,8 @@ class StepQueue:
     def queue(self, n: int, way: str) -> None:
         """Queue a step of n tokens up to, and without, its logits. way:
 
-        "apart": every token has a slot to itself; "together": few tokens that may see each other; "prompt": many.
+        "apart": every token has a slot to itself; "deep": the same, after many tokens; "together": few tokens that may
+        see each other; "prompt": many.
         Up to MATVEC_TOKENS tokens (which must be one of MATVEC_SIZES) are multiplied as vectors, more as tiles.
         """
         for _ in self.pieces(n, way):
@@ -123,6 +135,7 @@ class StepQueue:
     def pieces(self, n: int, way: str) -> Iterator[None]:
         """The same, piece by piece: each ends in a sum over all ranks, which waits for every rank's piece."""
         self._places, self._first, self._gated, self._n_sums = {}, True, None, 0
+        self._deep = way == "deep"
         for index, step in enumerate(self.steps):
             if isinstance(step, Embed):
                 self._embed(step, n)
@@ -132,7 +145,7 @@ class StepQueue:
                     if step.partial:
                         yield
             elif isinstance(step, RopeStore):
-                if way != "apart":
+                if way not in ("apart", "deep"):
                     self._rope_store(step, n)
             elif isinstance(step, Attention):
                 if way == "prompt":
@@ -140,7 +153,7 @@ class StepQueue:
                     continue
                 following = self.steps[index + 1]
                 joined = not (isinstance(following, Product) and self._takes_parts(following, n))
-                self._attention(step, n, way == "apart", joined)
+                self._attention(step, n, way in ("apart", "deep"), joined)
             else:
                 self._swiglu(step, n)
 
@@ -186,7 +199,7 @@ class StepQueue:
             inputs = "ready"
             x, x_stride, levels, level_stride = self._activations(step, n, rows_offset)
         elif self._takes_parts(step, n):
-            inputs = f"parts{self.shape.splits(1, self.device.n_multiprocessors)}"
+            inputs = f"parts{self._splits(1)}x{self.cache.head_dim}"
             x = memory.parts if memory else 0
         else:
             inputs = "norm" if eps >= 0 else "plain"
@@ -199,12 +212,12 @@ class StepQueue:
             outputs, last = f"push{self._exchange.rank.count}", self._n_sums
             goal = self._exchange.targets(last), self._exchange.token_stride
         shape = MatvecShape(layout.packed, layout.n_cols, n, ring_kib(self.device.shared_limit))
-        grid = min(-(-n_rows // (shape.threads // 32)), self.device.n_multiprocessors * shape.blocks)
+        grid = shape.grid(n_rows, self.device.n_multiprocessors)
+        ahead = self._ahead.of_product(step, grid * shape.threads // 32) if memory and n == 1 else (0, 0, 0)
         self._launch(
             f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}.{shape.ring}",
             grid, *planes, n_rows, half_rows, x, x_stride, levels, level_stride, norm, eps,
-            self.cache.head_dim, self.cache.part_bytes,
-            self._bias(step), *goal, last, self._epochs, shared=shape.shared_bytes,
+            self._bias(step), *goal, last, self._epochs, *ahead, shared=shape.shared_bytes,
         )  # fmt: skip
         if step.partial:
             self._sum(step, n, to)
@@ -345,19 +358,25 @@ class StepQueue:
     def _attention(self, step: Attention, n: int, apart: bool, joined: bool) -> None:
         """apart: every token has a slot to itself, and keys and values are not yet in the cache."""
         p, op, cache, shape, memory = step.params, step.stored, self.cache, self.shape, self.memory
-        splits = shape.splits(n, self.device.n_multiprocessors)
+        splits = self._splits(n)
         parts = memory.parts if memory else 0
         places = [number for region in op.srcs for number in self._place(region)]
         scale = p["head_dim"] ** -0.5 * LOG2_E
+        grid = splits, shape.n_head // shape.group, n
+        n_warps = math.prod(grid) * shape.tile.threads // 32
+        ahead = self._ahead.of_attention(step, n_warps) if memory and n == 1 else (0, 0, 0)
         self._launch(
-            shape.kernel(apart), (splits, shape.n_head // shape.group, n), *places, *self._turning(op),
+            shape.kernel(apart), grid, *places, *self._turning(op),
             *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(p["layer"]),
-            cache.cells, cache.head_pad, p["window"], scale, parts, cache.part_bytes,
+            cache.cells, cache.head_pad, p["window"], scale, parts, cache.part_bytes, *ahead,
             shared=shape.shared_bytes,
         )  # fmt: skip
         if joined:
             to = self._fresh(step.op.dst)
             self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.head_dim, *to)
+
+    def _splits(self, n: int) -> int:
+        return self.shape.splits(n, self.device.n_multiprocessors, self._deep)
 
     def _flash(self, step: Attention, n: int) -> None:
         """Attention of whole pieces of prompts."""
