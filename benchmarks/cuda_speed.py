@@ -1,69 +1,99 @@
 """Speed on an NVIDIA GPU, at the shapes of real models: decoding, prompts, and each kernel by itself.
 
     python benchmarks/cuda_speed.py qwen-7b -c 4352 --parallel 1,8,32
+    python benchmarks/cuda_speed.py qwen-1.8b --type Q6_K --cache-type q8_0
 
-Writes a GGUF file of random Q4_0 blocks in the shape of Qwen-1.8B or Qwen-7B (no weights need be fetched), and runs it.
+Writes a GGUF file of random blocks in the shape of Qwen-1.8B or Qwen-7B (no weights need be fetched), and runs it.
 Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
-defaults), text. Kernels are timed in graphs of their own, over every layer's weights, with 1024 tokens in the cache;
-the share is of what the card's memory reads in a second.
+defaults), text. Kernels are timed in graphs of their own, over every layer's weights: of a step of one token with 1024
+in the cache, the share being of what the card's memory reads in a second; and of a prompt's step of 2048, the share
+being of what its matrix units do with operands at hand (`ggpy.cuda.matrix_rate`).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ggpy.convert.writer import OutputTensor, write_gguf
-from ggpy.cuda.driver import Kernel
+from ggpy.cuda.driver import Device, Kernel
+from ggpy.cuda.matrix_rate import THREADS, operations, shared_bytes
 from ggpy.engine import Engine
 from ggpy.gguf_file import GGUFFile
-from ggpy.quant import FORMATS
+from ggpy.quant import FORMATS, BlockFormat
 from ggpy.runtime import Runtime
 from ggpy.sampler import SamplingParams
 
 # Columns, layers, heads, columns of the feed-forward, vocabulary.
 SHAPES = {"qwen-1.8b": (2048, 24, 16, 5504, 151936), "qwen-7b": (4096, 32, 32, 11008, 151936)}
+# Where a block of a type keeps its half-precision scales.
+HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "TQ2_0": (64,),
+}  # fmt: skip
+TYPES = ("F16", "BF16", *HALVES)
+SPREAD = 0.02  # of the weights, about
+N_BLOCKS = 1 << 18  # random ones, again and again
+PROMPT = 2048  # tokens of the step whose kernels are timed
 
 
-def write_random(out: Path, shape: str) -> None:
+def random_blocks(form: BlockFormat) -> np.ndarray:
+    """uint8 [n, type_size]: any codes, scales that make weights of a model's size of them."""
+    rng = np.random.default_rng(0)
+    if form.name not in HALVES:
+        weights = (SPREAD * rng.standard_normal((1, N_BLOCKS))).astype(np.float32)
+        return form.quantize(weights).reshape(-1, form.type_size)
+    blocks = rng.integers(0, 256, (N_BLOCKS, form.type_size), dtype=np.uint8)
+
+    def scale(by: float | np.ndarray) -> None:
+        for at in HALVES[form.name]:
+            blocks[:, at : at + 2] = (by * np.ones(len(blocks))).astype(np.float16).view(np.uint8).reshape(-1, 2)
+
+    scale(1.0)
+    spread = float(form.dequantize(blocks[:256].reshape(1, -1)).std())
+    scale(SPREAD / spread * rng.uniform(0.7, 1.3, len(blocks)))
+    return blocks
+
+
+def write_random(out: Path, shape: str, type_name: str) -> None:
     n, layers, heads, ff, vocab = SHAPES[shape]
+    form, f32 = FORMATS[type_name], FORMATS["F32"]
+    ff = -(-ff // form.block_size) * form.block_size
     metadata = {
         "general.architecture": "qwen", "qwen.block_count": layers, "qwen.context_length": 8192,
         "qwen.embedding_length": n, "qwen.feed_forward_length": 2 * ff, "qwen.attention.head_count": heads,
         "qwen.attention.layer_norm_rms_epsilon": 1e-6, "qwen.vocab_size": vocab,
         "qwen.rope.dimension_count": n // heads, "qwen.rope.freq_base": 10000.0,
     }  # fmt: skip
-    q4, f32 = FORMATS["Q4_0"], FORMATS["F32"]
-    tensors = [OutputTensor("token_embd.weight", (vocab, n), q4)]
+    tensors = [OutputTensor("token_embd.weight", (vocab, n), form)]
     for layer in range(layers):
         at = f"blk.{layer}."
         tensors += [
             OutputTensor(at + "attn_norm.weight", (n,), f32),
-            OutputTensor(at + "attn_qkv.weight", (3 * n, n), q4),
+            OutputTensor(at + "attn_qkv.weight", (3 * n, n), form),
             OutputTensor(at + "attn_qkv.bias", (3 * n,), f32),
-            OutputTensor(at + "attn_output.weight", (n, n), q4),
+            OutputTensor(at + "attn_output.weight", (n, n), form),
             OutputTensor(at + "ffn_norm.weight", (n,), f32),
-            OutputTensor(at + "ffn_gate.weight", (ff, n), q4),
-            OutputTensor(at + "ffn_up.weight", (ff, n), q4),
-            OutputTensor(at + "ffn_down.weight", (n, ff), q4),
+            OutputTensor(at + "ffn_gate.weight", (ff, n), form),
+            OutputTensor(at + "ffn_up.weight", (ff, n), form),
+            OutputTensor(at + "ffn_down.weight", (n, ff), form),
         ]
-    tensors += [OutputTensor("output_norm.weight", (n,), f32), OutputTensor("output.weight", (vocab, n), q4)]
-    rng = np.random.default_rng(0)
-    blocks = rng.integers(0, 256, (1 << 20, q4.type_size), dtype=np.uint8)
-    scales = (0.004 * rng.uniform(0.7, 1.3, len(blocks))).astype(np.float16)
-    blocks[:, :2] = scales.view(np.uint8).reshape(-1, 2)
+    tensors += [OutputTensor("output_norm.weight", (n,), f32), OutputTensor("output.weight", (vocab, n), form)]
+    rng, blocks = np.random.default_rng(0), random_blocks(form)
     with write_gguf(out, metadata, tensors) as writer:
         for tensor in tensors:
             if tensor.format is f32:
                 writer.write((rng.normal(size=tensor.shape) * 0.01 + ("norm" in tensor.name)).astype(np.float32))
                 continue
-            left = tensor.nbytes // q4.type_size
+            left = tensor.nbytes // form.type_size
             while left:
                 piece = blocks[: min(left, len(blocks))]
                 writer.write(piece)
@@ -107,22 +137,48 @@ def prompt(runtime: Runtime, n: int) -> float:
     return time.perf_counter() - started
 
 
-def kernels(engine: Engine, runtime: Runtime, bandwidth: float) -> None:
+Launch = tuple[tuple[float, ...], dict[str, Any]]  # arguments, options
+Launches = dict[tuple[Kernel, Any], list[Launch]]  # by kernel and grid
+
+
+def launches(queue: Callable[[], object]) -> Launches:
+    """What `queue` would launch."""
+    found: Launches = defaultdict(list)
+    launch = Kernel.launch
+
+    def record(kernel: Kernel, grid: Any, *arguments: Any, **options: Any) -> None:
+        found[kernel, grid].append((arguments, options))
+
+    Kernel.launch = record  # type: ignore[method-assign, assignment]
+    try:
+        queue()
+    finally:
+        Kernel.launch = launch  # type: ignore[method-assign]
+    return found
+
+
+def seconds_each(device: Device, kernel: Kernel, grid: Any, made: list[Launch]) -> float:
+    """Of some launches of a kernel, by themselves."""
+    rounds = -(-48 // len(made))
+
+    def again() -> None:
+        for arguments, options in made * rounds:
+            kernel.launch(grid, *arguments, **options)
+
+    graph = device.capture(again)
+    graph.launch()
+    device.synchronize()
+    elapsed = device.timer()
+    graph.launch()
+    return elapsed() / (rounds * len(made))
+
+
+def decoding_kernels(engine: Engine, runtime: Runtime, bandwidth: float) -> None:
     """Each kernel of a step of one token, greedily chosen."""
     executor: Any = runtime.executor
     device, queue = executor.device, executor._queue
     decode(engine, 1, min(1024, runtime.n_ctx - 1), 1, temperature=0.0)  # its inputs stay where they are
-    calls: dict[Any, list[Any]] = defaultdict(list)
-    launch = Kernel.launch
-
-    def record(kernel: Kernel, grid: Any, *arguments: Any, **options: Any) -> None:
-        calls[kernel, grid].append((arguments, options.get("shared", 0)))
-
-    Kernel.launch = record  # type: ignore[method-assign, assignment]
-    try:
-        executor._record(1, "tokens", "apart")
-    finally:
-        Kernel.launch = launch  # type: ignore[method-assign]
+    calls = launches(lambda: executor._record(1, "tokens", "apart"))
     sizes = {m.planes[0]: m.layout.n_bytes for m in queue.weights._matrices.values()}
     weights = sum(sizes.get(arguments[0], 0) for made in calls.values() for arguments, _ in made)
     whole = executor._graphs[1, "tokens", "apart"]
@@ -134,36 +190,66 @@ def kernels(engine: Engine, runtime: Runtime, bandwidth: float) -> None:
     print(f"{weights / bandwidth * 1e6:.0f}.\n")
     print("| kernel | blocks | launches | us each | us at the limit | share |\n|---|---|---|---|---|---|")
     for (kernel, grid), made in calls.items():
-        rounds = -(-48 // len(made))
-
-        def again(kernel: Kernel = kernel, grid: Any = grid, made: Any = made, rounds: int = rounds) -> None:
-            for arguments, shared in made * rounds:
-                launch(kernel, grid, *arguments, shared=shared, dependent=True)
-
-        graph = device.capture(again)
-        graph.launch()
-        device.synchronize()
-        elapsed = device.timer()
-        graph.launch()
-        seconds = elapsed() / (rounds * len(made))
+        if kernel.name.startswith(("matvec.", "attention.")):  # nothing of what follows, which is not there
+            made = [((*arguments[:-1], 0), options) for arguments, options in made]
+        seconds = seconds_each(device, kernel, grid, made)
         limit = sum(sizes.get(arguments[0], 0) for arguments, _ in made) / len(made) / bandwidth
         share = f"{limit * 1e6:.2f} | {limit / seconds:.0%}" if limit else " | "
         print(f"| {kernel.name} | {grid} | {len(made)} | {seconds * 1e6:.2f} | {share} |", flush=True)
+
+
+def matrix_rate(device: Device) -> float:
+    """Operations a second of the card's matrix units."""
+    instruction = "group" if device.cc == (9, 0) else "warp"
+    kernel, rounds, out = device.kernel(f"matrix_rate.{instruction}"), 4000, device.allocate(4 * THREADS)
+    best = 0.0
+    for _ in range(5):
+        elapsed = device.timer()
+        kernel.launch(device.n_multiprocessors, rounds, out, shared=shared_bytes(instruction))
+        best = max(best, device.n_multiprocessors * rounds * operations(instruction) / elapsed())
+    device.free(out)
+    return best
+
+
+def prompt_kernels(runtime: Runtime) -> None:
+    """Each kernel of a step of many tokens, but those of its logits."""
+    executor: Any = runtime.executor
+    device, shape = executor.device, executor.shape
+    n, best = min(PROMPT, runtime.n_batch), matrix_rate(device)
+    prompt(runtime, n)  # its inputs stay where they are
+    calls = launches(lambda: executor._queue.queue(n, "prompt"))
+    print(f"\nA prompt's step of {n} tokens; the matrix units do {best / 1e12:.0f} TFLOP/s.\n")
+    print("| kernel | blocks | launches | us each | TFLOP/s | share |\n|---|---|---|---|---|---|")
+    time_spent = work = 0.0
+    for (kernel, grid), made in calls.items():
+        seconds = seconds_each(device, kernel, grid, made)
+        done = 0.0
+        if kernel.name.startswith("matmul."):
+            done = sum(2.0 * math.prod(arguments[6:9]) for arguments, _ in made) / len(made)
+        elif kernel.name.startswith("flash."):  # every token sees those before it
+            done = 4.0 * shape.n_head * executor.cache.head_dim * n * (n + 1) / 2
+        time_spent, work = time_spent + seconds * len(made), work + done * len(made)
+        share = f"{done / seconds / 1e12:.0f} | {done / seconds / best:.0%}" if done else " | "
+        print(f"| {kernel.name} | {grid} | {len(made)} | {seconds * 1e6:.2f} | {share} |", flush=True)
+    print(f"\nAll of them: {time_spent * 1e3:.2f} ms, {work / time_spent / 1e12:.0f} TFLOP/s.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("-c", "--ctx-size", type=int, default=4352)
+    parser.add_argument("--type", choices=TYPES, default="Q4_0", help="of the weights")
+    parser.add_argument("--cache-type", choices=("f16", "q8_0"), default="f16", help="of keys and values")
     parser.add_argument("--parallel", default="1", help="sequences that generate together, as in 1,8,32")
     options = parser.parse_args()
     sizes = [int(n) for n in options.parallel.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.gguf"
-        write_random(path, options.shape)
+        write_random(path, options.shape, options.type)
         with GGUFFile(path) as file:
             started = time.perf_counter()
-            runtime = Runtime(file, options.ctx_size, n_slots=max(sizes), notify=print, device="cuda")
+            caches = {f"cache_type_{which}": options.cache_type for which in "kv"}
+            runtime = Runtime(file, options.ctx_size, n_slots=max(sizes), notify=print, device="cuda", **caches)
             executor: Any = runtime.executor
             bandwidth = executor.device.bandwidth()
             print(
@@ -187,7 +273,8 @@ def main() -> None:
                 prompt(runtime, n)
                 print(f"| prompt {n} | {n / sorted(prompt(runtime, n) for _ in range(5))[2]:.0f} |")
             print()
-            kernels(engine, runtime, bandwidth)
+            decoding_kernels(engine, runtime, bandwidth)
+            prompt_kernels(runtime)
             runtime.close()
 
 
