@@ -108,6 +108,11 @@ class Together:
     def _cp(self, i: Instruction, mask: Array) -> None:
         if "commit_group" in i.parts or "wait_group" in i.parts or "wait_all" in i.parts:
             return
+        if "prefetch" in i.parts:
+            for address, size in zip(self.address(i.args[0])[mask], self.get(i.args[1], 32)[mask], strict=True):
+                assert address % 16 == size % 16 == 0
+                self.memory.find(np.array([address]), int(size))
+            return
         n = int(i.args[2])
         take = self.get(i.args[3], 32) if len(i.args) > 3 else np.full(self.n, n, np.uint32)
         where = mask & (take > 0)
@@ -116,9 +121,6 @@ class Together:
         self.write(True, self.address(i.args[0]), data, mask)
 
     def _griddepcontrol(self, i: Instruction, mask: Array) -> None:
-        pass
-
-    def _prefetch(self, i: Instruction, mask: Array) -> None:
         pass
 
     def _membar(self, i: Instruction, mask: Array) -> None:

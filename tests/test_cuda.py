@@ -227,6 +227,31 @@ def test_products_with_vectors(plain: Path, name: str) -> None:
     assert np.abs(out - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_a_product_brings_what_follows_near(plain: Path) -> None:
+    need_compiler()
+    from ptx_emulator import launch
+    from ptx_text import parse
+
+    from ggpy.cuda.compile import to_ptx
+
+    (device, _, addresses, strides), weights = emulated(plain, "Q4_0")  # type: ignore[misc]
+    x, out = np.random.default_rng(2).standard_normal(512).astype(np.float32), np.full(5, np.nan, np.float32)
+    following = np.zeros(16 * 5 * 32, np.uint8)  # as much as the warps that have rows ask for
+    add = device.memory_map.add
+    shape = MatvecShape(PACKED["Q4_0"], 512, 1, 16)
+    entry = parse(to_ptx("matvec.Q4_0.512.1.plain.rows.16", (9, 0))[0])
+
+    def run(piece: int) -> None:
+        arguments = [*addresses, *strides, 5, 0, add(x), 0, 0, 0, 0, -1.0, 0, add(out), 0, 0, 0]
+        arguments += [add(following), 0, piece]
+        launch(entry, device.memory_map, (1,), shape.threads, arguments, shape.shared_bytes)
+
+    run(following.nbytes // 5 // 16 * 16)
+    assert np.abs(out - weights @ x).max() < 2e-2 * np.abs(weights @ x).max()
+    with pytest.raises(MemoryError, match="outside"):
+        run(following.nbytes // 4 // 16 * 16)
+
+
 @pytest.mark.parametrize("turning", ["turn", "turned"])
 def test_attention_of_single_tokens(turning: str) -> None:
     need_compiler()
