@@ -63,7 +63,7 @@ def random_blocks(form: BlockFormat) -> np.ndarray:
     return blocks
 
 
-def write_random(out: Path, shape: str, type_name: str) -> None:
+def write_random(out: Path, shape: str, type_name: str = "Q4_0") -> None:
     n, layers, heads, ff, vocab = SHAPES[shape]
     form, f32 = FORMATS[type_name], FORMATS["F32"]
     ff = -(-ff // form.block_size) * form.block_size
