@@ -303,7 +303,7 @@ def emulated_logits(path: Path, ids: list[int], **options: str) -> np.ndarray:
         patch.setattr(module, "compile_missing", lambda *_: [])
         program = planned(file, "cuda")[1]
         x = module.CudaExecutor(
-            program, file, n_ctx=64, n_slots=1, n_batch=8, notify=lambda _: None, device=device, **options
+            program, file, n_ctx=256, n_slots=1, n_batch=8, notify=lambda _: None, device=device, **options
         )
         logits = []
         for position, token in enumerate(ids):

@@ -23,6 +23,7 @@ from tiny import tiny_checkpoint
 
 from ggpy.convert.pipeline import convert
 from ggpy.cpu.layout import cache_types
+from ggpy.cuda import executor as executor_module
 from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.flash_layout import FlashShape
 from ggpy.cuda.layout import AttentionShape, CacheLayout
@@ -205,7 +206,8 @@ def test_compiled_attention() -> None:
 
 
 @pytest.mark.slow
-def test_a_whole_model_on_the_emulator(tmp_path: Path) -> None:
+def test_a_whole_model_on_the_emulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "DEEP", 2)  # from the third token on in more shares
     path = tmp_path / "qwen3.gguf"
     convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), "q4_0", path)
     ids = [7, 300, 12]
