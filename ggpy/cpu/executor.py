@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggpy.batch import token_segments
 from ggpy.cpu import kernels
 from ggpy.cpu.layout import (
     OP,
@@ -59,7 +60,7 @@ def _halves(info: TensorInfo, rows: np.ndarray) -> np.ndarray:
 
 
 class CpuExecutor:
-    """Runs one program. `run` takes embedding rows and the batch's description, and returns logits."""
+    """Runs one program, or a part of one. `run` evaluates the batch described in its arrays, and returns logits."""
 
     def __init__(
         self,
@@ -386,7 +387,7 @@ class CpuExecutor:
             n_segments = 1
         else:
             last = int(self.positions[:n].max())
-            segments = _segments(self.slots[:n], self.positions[:n])
+            segments = token_segments(self.slots[:n], self.positions[:n])
             n_segments = len(segments)
             self._segments[:n_segments] = segments
         if last >= self._n_angles:
@@ -405,12 +406,3 @@ class CpuExecutor:
     def close(self) -> None:
         self._stop_packing()
         self._team.close()
-
-
-def _segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Runs of tokens in one slot at consecutive positions: int32 [n][slot,
-    first token, tokens, position of the first]."""
-    breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(positions) != 1)) + 1
-    first = np.concatenate([[0], breaks])
-    count = np.diff(np.concatenate([first, [len(slots)]]))
-    return np.stack([slots[first], first, count, positions[first]], axis=1).astype(np.int32)

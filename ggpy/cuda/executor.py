@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ggpy.batch import token_segments
 from ggpy.choice import CHOICE, Choices
 from ggpy.cuda import matmul_launch
 from ggpy.cuda.choose_layout import CHOICE_WORDS
@@ -337,12 +338,3 @@ class CudaExecutor:
 
     def close(self) -> None:
         self.device.close()
-
-
-def token_segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Runs of tokens in one slot at consecutive positions: int32 [n][slot, first token, tokens, position of the
-    first]."""
-    breaks = np.flatnonzero((np.diff(slots) != 0) | (np.diff(positions) != 1)) + 1
-    first = np.concatenate([[0], breaks])
-    count = np.diff(np.concatenate([first, [len(slots)]]))
-    return np.stack([slots[first], first, count, positions[first]], axis=1).astype(np.int32)
