@@ -72,4 +72,4 @@ def model_kernels(path: Path) -> list[str]:
     from ggpy.runtime import cache_type, planned
 
     with GGUFFile(path) as file:
-        return program_kernels(planned(file)[1], cache_type(file))
+        return program_kernels(planned(file), cache_type(file))

@@ -195,7 +195,7 @@ def bytes_read(file: GGUFFile, cache: str) -> Callable[[Case], float]:
     from ggpy.cpu.needed import packed_format
     from ggpy.runtime import planned
 
-    _, program = planned(file)
+    program = planned(file)
     weights = sum(packed_format(m).matrix_bytes(*m.shape) for m in program.matrices())
     types = cache_types(cache)
     layers = [op.params for op in program.ops if op.kind == "attention"]

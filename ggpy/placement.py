@@ -155,7 +155,7 @@ class Placement:
         """The whole model's program, for GPUs or for the CPU; or a rank's share of it."""
         from ggpy.runtime import planned
 
-        return planned(self.file, "cuda" if on_gpu else "cpu", rank)[1]
+        return planned(self.file, "cuda" if on_gpu else "cpu", rank)
 
     # ---- GPUs
 

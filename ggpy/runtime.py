@@ -59,8 +59,8 @@ def architecture(file: GGUFFile) -> Architecture:
     return family(file.metadata, embedding.shape[0])
 
 
-def planned(file: GGUFFile, device: str = "cpu", rank: Rank | None = None) -> tuple[Architecture, Program]:
-    """The model of a file and the program that evaluates it on a device, or a rank's share of it."""
+def planned(file: GGUFFile, device: str = "cpu", rank: Rank | None = None) -> Program:
+    """The program that evaluates a file's model on a device, or a rank's share of it."""
     model = architecture(file)
     graph = Graph(file)
     logits = model.build(graph)
@@ -73,7 +73,7 @@ def planned(file: GGUFFile, device: str = "cpu", rank: Rank | None = None) -> tu
     else:
         from ggpy.cpu.needed import activation_form
 
-    return model, plan(graph, logits, model.hparams.norm_eps, activation_form)
+    return plan(graph, logits, model.hparams.norm_eps, activation_form)
 
 
 def cache_type(

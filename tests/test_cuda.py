@@ -70,7 +70,7 @@ def test_two_kernels_of_decoding_find_room_on_a_multiprocessor() -> None:
 
 def test_products_of_the_same_activations_become_one(plain: Path) -> None:
     with GGUFFile(plain) as file:
-        _, program = planned(file, "cuda")
+        program = planned(file, "cuda")
         products = [step for step in lower(program) if isinstance(step, Product)]
         assert [len(product.linears) for product in products[:4]] == [3, 1, 2, 1]  # qkv, output, gate and up, down
         assert [product.swiglu is not None for product in products[:4]] == [False, False, True, False]
@@ -82,7 +82,7 @@ def test_products_of_the_same_activations_become_one(plain: Path) -> None:
 def test_what_is_brought_near_are_weights_that_follow(plain: Path) -> None:
     device = SimpleNamespace(can_overlap=True, l2_bytes=50 << 20, n_multiprocessors=4, shared_limit=H100_SHARED)
     with GGUFFile(plain) as file:
-        steps = [step for step in lower(planned(file, "cuda")[1]) if isinstance(step, Product | Attention)]
+        steps = [step for step in lower(planned(file, "cuda")) if isinstance(step, Product | Attention)]
     products = [step for step in steps if isinstance(step, Product)]
     weights = SimpleNamespace(matrix=lambda infos: Matrix(layout_of(infos), places[infos[0].name], ()))
     places, at = {}, 1 << 20
@@ -305,7 +305,7 @@ def emulated_logits(path: Path, ids: list[int], **options: str) -> np.ndarray:
     device: Any = EmulatedDevice()
     with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
         patch.setattr(module, "compile_missing", lambda *_: [])
-        program = planned(file, "cuda")[1]
+        program = planned(file, "cuda")
         x = module.CudaExecutor(
             program, file, n_ctx=256, n_slots=1, n_batch=8, notify=lambda _: None, device=device, **options
         )

@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_parts_hold_every_operation_once(model: Any, kind: str) -> None:
     with GGUFFile(model(kind, "q4_0")) as file:
         for device in ("cpu", "cuda"):
-            _, program = planned(file, device)
+            program = planned(file, device)
             parts = [program.part(0, 1), program.part(1, 3), program.part(3, 4)]
             assert [part.layers for part in parts] == [[0], [1, 2], [3]]
             assert [op for part in parts for op in part.ops] == list(program.ops)
@@ -93,7 +93,7 @@ def test_a_program_cut_anywhere_gives_the_same_logits(model: Any, kind: str, fil
         ([21], [0]),
     ]
     with GGUFFile(model(kind, file_type)) as file:
-        _, program = planned(file)
+        program = planned(file)
         expected = run_parts(file, program, [], steps)
         for cuts in ([1], [3], [1, 2], [1, 2, 3]):
             for ours, theirs in zip(run_parts(file, program, cuts, steps), expected, strict=True):
@@ -360,7 +360,7 @@ def test_parts_on_one_gpu_follow_each_other(gpu: None, model: Any, cuts: list[in
     steps = [16, 16, 16, 1, 1]
     with running(model("llama", "q4_0"), device="cuda") as whole, GGUFFile(model("llama", "q4_0")) as file:
         expected = logits(whole, steps)
-        _, program = planned(file, "cuda")
+        program = planned(file, "cuda")
         edges = [0, *cuts, N_LAYER]
         parts = [
             CudaExecutor(

@@ -23,7 +23,7 @@ from ggpy.cuda.weights import layout_of
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
     from ggpy.cuda.exchange import Exchange
-    from ggpy.cuda.weights import Matrix, Weights
+    from ggpy.cuda.weights import Weights
     from ggpy.program import Buffer, Op, Region
 
 Place = tuple[int, int]  # the address of the first row, and bytes from row to row
@@ -168,9 +168,6 @@ class StepQueue:
         return self._place(step.linears[0].dst)
 
     # ---- one method a kind of step
-
-    def _matrix_planes(self, matrix: Matrix | None) -> tuple[int, ...]:
-        return matrix.planes if matrix else (0,) * 8
 
     def _embed(self, step: Embed, n: int) -> None:
         layout = layout_of([step.weight])

@@ -58,8 +58,10 @@ class RanksExecutor:
         """The logits of the batch described in this executor's arrays, float32 [m, n_vocab]: see `Executor.run`."""
         self._describe(n, m)
         first, *others = self.ranks
-        # Side by side: a GPU takes only so many launches that wait, and waits for the others in between.
-        for _ in zip_longest(first.start(n, m), *(rank.start(n, 0) for rank in others)):
+        # Nobody wants the others' logits, but more outputs than tokens are another way to queue a step (`start`), and
+        # all must go the same. Side by side: a GPU takes only so many launches that wait for the others in between.
+        theirs = m if m > n else 0
+        for _ in zip_longest(first.start(n, m), *(rank.start(n, theirs) for rank in others)):
             pass
         return first.finish(m)
 
