@@ -143,8 +143,8 @@ class Conversation:
         """Keep prompt and answer with their tokens, as far as tokens and text say the same."""
         tokenizer = self.llm.tokenizer
         answer = sequence.token_ids
-        if answer and answer[-1] in tokenizer.eog:
-            answer = answer[:-1]
+        if answer and (answer[-1] in tokenizer.eog or not tokenizer.token_bytes(answer[-1], special=False)):
+            answer = answer[:-1]  # what ended it, be it a control token that a stop string names
         spelled = b"".join(tokenizer.token_bytes(token, special=False) for token in answer)
         self._transcripts.append(_Transcript(rendered, sequence.prompt))
         if spelled == sequence.text.encode():

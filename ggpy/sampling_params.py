@@ -62,7 +62,8 @@ class SamplingParams:
         (-1: the whole context).
     seed: the same seed gives the same text; None or -1 draws a new one.
     max_tokens: None means until an end token or the end of the context.
-    stop: strings that end the text and are not part of it. stop_token_ids: tokens that end it.
+    stop: strings that end the text and are not part of it; control tokens may be written in them ("<|im_start|>user").
+    stop_token_ids: tokens that end it.
     ignore_eos: end-of-generation tokens are never chosen.
     logit_bias: token id to a number added to its logit. n: answers per prompt.
 

@@ -150,12 +150,12 @@ class Sequence:
         self.tokens.append(token)
         self._last = time.perf_counter()
         self._first = self._first or self._last
-        if token in self._ends:
-            self.finish("stop", token)
-            return
-        self._pieces.append(self._stream.push(token))
+        ends = token in self._ends
+        self._pieces.append(self._stream.end(token) if ends else self._stream.push(token))
         if self._stream.stopped is not None:
             self.finish("stop", self._stream.stopped)
+        elif ends:
+            self.finish("stop", token)
         elif self.n_chosen == self.params.max_tokens:
             self.finish("length")
         elif len(self.tokens) > self._n_ctx:  # this token has no cell left to be evaluated in

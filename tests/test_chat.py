@@ -66,6 +66,22 @@ def test_tokens_that_the_tokenizer_would_cut_otherwise_are_kept(make: Any, monke
     assert b"Yes." in bytes(t for t in talk.last.prompt if t < 256)
 
 
+@pytest.mark.parametrize("stop", ["<|begin|>", "<|begin|>user"])
+def test_a_control_token_that_stops_an_answer_is_no_part_of_it(make: Any, stop: str) -> None:
+    head, told = [*b"assistant:"], [*b"Yes", BOS, *b"user:"]  # a model that goes on with the next turn by itself
+
+    def script(prefix: list[int]) -> int:
+        return told[next(n for n in range(len(prefix)) if prefix[len(prefix) - n - len(head) :][: len(head)] == head)]
+
+    talk = Conversation(make(script))
+    params = SamplingParams(temperature=0, stop=stop)
+    assert say(talk, "One?", params) == "Yes"
+    assert say(talk, "Two?", params) == "Yes"
+    assert talk.last is not None
+    rendered = [BOS, *b"user:One?", EOS, BOS, *b"assistant:Yes", EOS, BOS, *b"user:Two?", EOS, BOS, *b"assistant:"]
+    assert talk.last.prompt == rendered
+
+
 def test_interruption_keeps_the_conversation(make: Any) -> None:
     talk = Conversation(make(saying("A long answer")))
     pieces: Any = talk.reply("Go", GREEDY)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeRuntime, saying
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ggpy.engine import Engine
 from ggpy.errors import GGPYError
@@ -342,7 +344,62 @@ def test_stop_strings(stop: list[str], text: str, shown: str, stopped: str | Non
     assert stream.stopped == stopped
 
 
+@pytest.mark.parametrize(
+    ("stop", "shown", "stopped"),
+    [
+        (["<|begin|>"], "Hi", "<|begin|>"),
+        (["<|begin|>user"], "Hi", "<|begin|>user"),
+        (["i<|begin|>u"], "H", "i<|begin|>u"),
+        (["<|begin|>assistant", "er:"], "Hius", "er:"),
+        (["Hiu"], "", "Hiu"),  # in the text that is shown
+        (["<|begin|>you", "|>users"], "Hiuser: ", None),
+        ([": <|end|>"], "Hiuser", ": <|end|>"),  # ends with the token that ends the text
+    ],
+)
+def test_stop_strings_with_control_tokens(stop: list[str], shown: str, stopped: str | None) -> None:
+    stream, out = text_stream(stop), ""
+    for token in [*b"Hi", BOS, *b"user: "]:
+        out += stream.push(token)
+        assert shown.startswith(out)
+    out += stream.end(EOS)
+    assert (out + stream.finish(), stream.stopped) == (shown, stopped)
+
+
+@given(
+    st.lists(st.sampled_from([BOS, *b"<begin|>", ord("a"), ord("b")]), max_size=12),
+    st.lists(st.text("ab<|>begin", min_size=1, max_size=4) | st.sampled_from(["a<|begin|>", "<|begin|>b"]), max_size=3),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_stop_strings_are_found_in_either_text(tokens: list[int], stop: list[str]) -> None:
+    tokenizer, expected, stopped = ByteTokenizer(), "", None
+    for n in range(1, len(tokens) + 1):
+        expected, written = tokenizer.detokenize(tokens[:n], skip_special=True), tokenizer.detokenize(tokens[:n])
+        found = [(expected.find(text), text) for text in stop if text in expected]
+        for text in stop:
+            if text in written:
+                before = written[: written.find(text)]
+                # A stop string may begin within the name of a control token, of which nothing is shown.
+                shows = sum(len(tokenizer.token_bytes(token, False)) for token in tokens[: _tokens_in(tokens, before)])
+                found.append((shows, text))
+        if found:
+            at, stopped = min(found)
+            expected = expected[:at]
+            break
+    stream = text_stream(stop)
+    out = "".join(map(stream.push, tokens))
+    assert (out + stream.finish(), stream.stopped) == (expected, stopped)
+
+
+def _tokens_in(tokens: list[int], text: str) -> int:
+    """How many tokens lie whole in the beginning `text` of what they are written as."""
+    sizes = [len(ByteTokenizer().token_bytes(token)) for token in tokens]
+    return next((n for n in range(len(tokens)) if sum(sizes[: n + 1]) > len(text)), len(tokens))
+
+
 def test_a_stop_string_ends_the_sequence() -> None:
     params = SamplingParams(temperature=0, stop=" wor").resolved()
     sequence = one(engine_of(script=saying("Hello world")), [0], params)
     assert (sequence.text, sequence.finish_reason, sequence.stop_reason) == ("Hello", "stop", " wor")
+    params = SamplingParams(temperature=0, stop="ld<|end|>").resolved()
+    sequence = one(engine_of(script=saying("Hello world")), [0], params)
+    assert (sequence.text, sequence.finish_reason, sequence.stop_reason) == ("Hello wor", "stop", "ld<|end|>")
