@@ -9,12 +9,13 @@ import json
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from ggpy.convert.safetensors import SafetensorsFile, SourceTensor
 from ggpy.errors import GGPYError
 from ggpy.models.hf import Config
 
+_WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -38,6 +39,7 @@ class Checkpoint:
             raise GGPYError(
                 f"{self.folder} holds weights already quantized with {method!r:.40}; convert the original checkpoint."
             )
+        self.notes: list[str] = []  # what was left aside, for the user to know
         self._files: list[SafetensorsFile] = []
         try:
             self.tensors = self._open()
@@ -85,21 +87,29 @@ class Checkpoint:
             raise GGPYError(f"Cannot read {path}: {error.strerror or error}.") from error
 
     def _open(self) -> dict[str, SourceTensor]:
-        if (self.folder / _INDEX).is_file():
-            return self._open_index()
-        names = sorted(p.name for p in self.folder.glob("*.safetensors") if not p.name.startswith(("adapter", ".")))
-        if "model.safetensors" in names:
-            names = ["model.safetensors"]
-        shards = [m for m in (re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})\.safetensors", n) for n in names) if m]
-        if shards and len(shards) == len(names):
-            stem, total = shards[0][1], shards[0][3]
-            names = [f"{stem}{i:05d}-of-{total}.safetensors" for i in range(1, int(total) + 1)]
-        if not names:
-            self._refuse_without_safetensors()
-        if len(names) > 1 and not shards:
+        """The tensors of the weights that transformers would load: what config.json names, model.safetensors, what an
+        index lists; and where there is none of these, the one set of weights in the folder."""
+        here = sorted(p.name for p in self.folder.glob("*.safetensors") if not p.name.startswith("."))
+        adapters = [name for name in here if name.startswith("adapter")]
+        named = self.config.get("transformers_weights")
+        if named is not None and not (_is_plain_name(named) and named.endswith((".safetensors", ".index.json"))):
             raise GGPYError(
-                f"{self.folder} holds several weight files ({', '.join(names[:4])}) and no {_INDEX} to choose."
+                f"{self.config.where} names {named!r:.80} as 'transformers_weights', no file of the folder."
             )
+        names = [named] if named is not None else []
+        if named is None and _WHOLE in here:
+            names = [_WHOLE]
+        elif named is None and (self.folder / _INDEX).is_file():
+            names = [_INDEX]
+        if names == [_WHOLE] and (self.folder / _INDEX).is_file():
+            self.notes.append(f"{_WHOLE} is read; {_INDEX} and what it lists are not.")
+        names = names or self._only_set([name for name in here if name not in adapters])
+        if adapters and names:
+            self.notes.append(f"{adapters[0]} is not applied; merge the adapter into the model first if it is meant.")
+        if not names:
+            self._refuse_without_safetensors(adapters)
+        if names[0].endswith(".json"):
+            return self._open_index(names[0])
         tensors: dict[str, SourceTensor] = {}
         for name in names:
             for tensor in self._shard(name).tensors.values():
@@ -108,23 +118,48 @@ class Checkpoint:
                 tensors[tensor.name] = tensor
         return tensors
 
-    def _open_index(self) -> dict[str, SourceTensor]:
-        weight_map = self.json(_INDEX).get("weight_map")
+    def _only_set(self, here: list[str]) -> list[str]:
+        """The files of the one set of weights among these: a file, or the shards that its shards' names promise."""
+        own = [name for name in here if name.startswith("consolidated")]
+        if own and own == here:
+            raise GGPYError(
+                f"{self.folder} holds {own[0]}, weights under the names of Mistral's own code; take the model's"
+                " model.safetensors or its shards, which transformers reads."
+            )
+        sets: dict[str, list[str]] = {}
+        for name in here:
+            shard = re.fullmatch(r"(.*-)\d{5}-of-(\d{5})\.safetensors", name)
+            if shard:
+                count = range(1, int(shard[2]) + 1)
+                sets[f"{shard[1]}*-of-{shard[2]}"] = [f"{shard[1]}{i:05d}-of-{shard[2]}.safetensors" for i in count]
+            elif name not in own:
+                sets[name] = [name]
+        if len(sets) > 1:
+            raise GGPYError(
+                f"{self.folder} holds several sets of weights ({', '.join(list(sets)[:4])}) and no {_INDEX} to choose;"
+                f" name the one that is meant {_WHOLE}, or leave it alone in the folder."
+            )
+        return next(iter(sets.values()), [])
+
+    def _open_index(self, index: str) -> dict[str, SourceTensor]:
+        weight_map = self.json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise GGPYError(f"{self.folder / _INDEX} has no 'weight_map', so it does not say where the weights are.")
+            raise GGPYError(f"{self.folder / index} has no 'weight_map', so it does not say where the weights are.")
         files: dict[str, SafetensorsFile] = {}
-        tensors = {}
+        listed = {}
         for name, shard in weight_map.items():
             if not _is_plain_name(shard):
                 raise GGPYError(
-                    f"{self.folder / _INDEX} puts the tensor {name!r} in {shard!r:.80}, not a file of the folder."
+                    f"{self.folder / index} puts the tensor {name!r} in {shard!r:.80}, not a file of the folder."
                 )
             if shard not in files:
                 files[shard] = self._shard(shard)
             if name not in files[shard].tensors:
-                raise GGPYError(f"{_INDEX} promises the tensor {name!r} in {shard}, which does not hold it.")
-            tensors[name] = files[shard].tensors[name]
-        return tensors
+                raise GGPYError(f"{index} promises the tensor {name!r} in {shard}, which does not hold it.")
+            listed[name] = files[shard].tensors[name]
+        # What shards hold and the index forgot belongs to the model as well; transformers reads shards whole.
+        unlisted = {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
+        return {**unlisted, **listed}
 
     def _shard(self, name: str) -> SafetensorsFile:
         path = self.folder / name
@@ -134,12 +169,16 @@ class Checkpoint:
         self._files.append(file)
         return file
 
-    def _refuse_without_safetensors(self) -> None:
+    def _refuse_without_safetensors(self, adapters: list[str]) -> NoReturn:
         pickles = sorted(p.name for pattern in _PICKLES for p in self.folder.glob(pattern))
         if pickles:
             raise GGPYError(
                 f"{self.folder} has its weights in {pickles[0]}, a pickle, which can run any code when it is read, so"
                 " ggpy refuses it; take this model's safetensors, or save it again with safe_serialization=True."
+            )
+        if adapters:
+            raise GGPYError(
+                f"{self.folder} holds {adapters[0]}, an adapter and no model; merge it into its model first."
             )
         raise GGPYError(f"{self.folder} holds no .safetensors file.")
 

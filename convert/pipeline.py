@@ -205,7 +205,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         "general.quantization_version": QUANTIZATION_VERSION,
         "general.alignment": ALIGNMENT,
     }
-    return Plan(metadata, tensors, [*layout.notes, *tokenizer_notes, *sampling_notes])
+    return Plan(metadata, tensors, [*checkpoint.notes, *layout.notes, *tokenizer_notes, *sampling_notes])
 
 
 def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, SourceTensor]]:
