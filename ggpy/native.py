@@ -2,28 +2,25 @@
 
 numba compiles a kernel once per machine; what it made is a plain object file with a C entry. Later processes hand that
 file to LLVM's linker, a millisecond each, and never import numba, whose import and start-up cost most of a second. The
-cache directory is named by a hash of every kernel source, the versions of numba and LLVM, and the CPU with its
-features, so it can neither be stale nor of another machine.
+cache directory is named by a hash of every source that kernels are made of (`ggpy.sources`), the versions of Python,
+numba and LLVM, and the CPU with its features, so it can neither be stale nor of another machine.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
 
-from ggpy import kernel_files
+from ggpy import kernel_files, sources
 from ggpy.errors import GGPYError
 
 ISAS = ("avx512vnni", "avx2vnni", "avx2", "neon", "portable", "plain")  # the tiers of kernels, best first
@@ -90,29 +87,14 @@ def isa() -> str:
     return forced
 
 
-def _numba_version() -> bytes | str:
-    """What tells numba's releases apart, found without importing it."""
-    found = find_spec("numba")
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        return Path(found.origin).with_name("_version.py").read_bytes()  # type: ignore[union-attr, arg-type]
-    from importlib.metadata import version  # which takes longer than all the rest of the fingerprint
-
-    return version("numba")
+# What is compiled: kernels, and the quantizers, which numba keeps in the same folder by itself.
+COMPILED = ("ggpy.cpu.builds", "ggpy.quant.quantize")
 
 
 def fingerprint() -> str:
     """A hash of all that compiled code depends on."""
-    digest = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    import ggpy.quant
-
-    quant = Path(ggpy.quant.__path__[0])
-    sources = [here / "jit.py", here / "native.py", quant / "packed.py", quant / "codebooks.py"]
-    for source in [*sources, *sorted((here / "cpu").glob("*.py")), *sorted(quant.glob("quantize*.py"))]:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    made_by = (sys.version, _numba_version(), llvmlite.__version__, llvm.get_host_cpu_name(), host_features())
-    digest.update(repr((made_by, os.environ.get("GGPY_ISA", ""))).encode())
-    return digest.hexdigest()[:16]
+    machine = (llvmlite.__version__, llvm.get_host_cpu_name(), host_features(), os.environ.get("GGPY_ISA", ""))
+    return sources.fingerprint(COMPILED, machine)
 
 
 @lru_cache(maxsize=1)

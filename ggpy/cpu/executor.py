@@ -13,6 +13,7 @@ import numpy as np
 from ggpy.batch import token_segments
 from ggpy.cpu import kernels
 from ggpy.cpu.layout import (
+    LINE,
     OP,
     PART,
     SPAN,
@@ -24,7 +25,7 @@ from ggpy.cpu.layout import (
     part_bytes,
 )
 from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
-from ggpy.cpu.threads import LINE, Team
+from ggpy.cpu.threads import Team
 from ggpy.graph import read_vector
 from ggpy.program import Buffer, Op, Program, Region
 from ggpy.quant import by_id

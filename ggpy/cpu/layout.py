@@ -109,6 +109,13 @@ ROW_STATE_BYTES = 64  # of a row in attention's working memory, before its value
 ROW_TILES = 16  # row tiles that meet a part of the cache together
 PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
 
+LINE = 128  # bytes of the longest cache line, Apple's: what threads write apart lies apart
+# The words that a team of threads shares, each on a cache line of its own; then one word per thread.
+ARRIVED, GENERATION, JOB, STOP, STATES = (i * LINE for i in range(5))
+AWAKE, ASLEEP = 0, 1
+SPINS_BEFORE_YIELD = 100
+SPINS_BEFORE_SLEEP = 60_000
+
 
 def cache_name(cache_k: str, cache_v: str) -> str:
     """What the kernels of a cache with these types of keys and values are called."""

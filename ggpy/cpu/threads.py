@@ -17,15 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ggpy.cpu.kernels import kernel
-
-LINE = 128  # bytes of the longest cache line, Apple's: what threads write apart lies apart
-
-# The team's shared words, each on a cache line of its own; then one word per thread.
-ARRIVED, GENERATION, JOB, STOP, STATES = (i * LINE for i in range(5))
-AWAKE, ASLEEP = 0, 1
-SPINS_BEFORE_YIELD = 100
-SPINS_BEFORE_SLEEP = 60_000
-
+from ggpy.cpu.layout import LINE, STATES, STOP
 
 CPUS = Path("/sys/devices/system/cpu")
 LIMITS = Path("/sys/fs/cgroup")

@@ -12,21 +12,21 @@ from numba.core import cgutils
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.layout import OP
-from ggpy.cpu.memory import exchange, fetch_add, load_atomic, store_i64
-from ggpy.cpu.records import as_op, as_step
-from ggpy.cpu.threads import (
+from ggpy.cpu.layout import (
     ARRIVED,
     ASLEEP,
     AWAKE,
     GENERATION,
     JOB,
     LINE,
+    OP,
     SPINS_BEFORE_SLEEP,
     SPINS_BEFORE_YIELD,
     STATES,
     STOP,
 )
+from ggpy.cpu.memory import exchange, fetch_add, load_atomic, store_i64
+from ggpy.cpu.records import as_op, as_step
 
 OP_BYTES = OP.itemsize
 

@@ -7,7 +7,6 @@ Neither step needs a GPU. What comes out is kept on disk, so that later processe
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ggpy import kernel_files
+from ggpy import kernel_files, sources
 from ggpy.compilers import compile_all
 from ggpy.errors import GGPYError
 from ggpy.notes import Notify
@@ -161,19 +160,17 @@ def _installed(name: str) -> bool:
 # ---- on disk
 
 
+def compiled_modules() -> list[str]:
+    """The modules of this package that have kernels, and this one."""
+    here = Path(__file__).resolve().parent
+    return [f"ggpy.cuda.{path.stem}" for path in here.glob("*.py") if b"\ndef source(" in path.read_bytes()]
+
+
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
     """A hash of all that compiled kernels depend on."""
-    digest = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    import ggpy.quant
-
-    quant = Path(ggpy.quant.__path__[0])
-    for path in [*sorted(here.glob("*.py")), quant / "packed.py", quant / "codebooks.py"]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    for package in ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink"):
-        digest.update((version(package) if _installed_here(package) else "").encode() + b"\0")
-    return digest.hexdigest()[:16]
+    packages = [version(package) if _installed_here(package) else "" for package in NEEDED]
+    return sources.fingerprint(compiled_modules(), packages)
 
 
 def _installed_here(package: str) -> bool:
