@@ -13,8 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import Empty, Queue
 
+from ggpy.kernel_files import temporary
 from ggpy.notes import Notify, Passing
 from ggpy.paths import cache_dir
 
@@ -29,15 +31,17 @@ def compile_all(
     notify: Notify,
 ) -> None:
     """Compile kernels for `target`, and say so: by `workers` processes that run `serve` (`compiled_by_others`), or here
-    by `obtain` where one worker is enough or processes cannot be had. kept: whether they find each other's kernels on
-    disk, and later processes too."""
+    by `obtain` where one worker is enough or processes cannot be had. kept: whether later processes find them on disk;
+    else they lie in a temporary folder."""
     start, n = time.perf_counter(), len(names)
-    again = "this happens once" if kept else f"{cache_dir()} cannot be written, so every run does it (see GGPY_CACHE)"
+    again = "this happens once"
+    if not kept:
+        again = f"every run does, as {cache_dir()} cannot be written: set GGPY_CACHE to a folder that can"
     notify(f"compiling {n} kernel{'s' * (n > 1)} for {target}; {again}")
     done = 0
-    if kept and workers > 1:
+    if workers > 1:
         with contextlib.suppress(OSError):
-            for name in compiled_by_others(serve, names, workers):
+            for name in compiled_by_others(serve, names, workers, cache_dir() if kept else temporary()):
                 done += 1
                 notify(Passing(f"compiled kernel {done} of {n}: {name}"))
     if done < n:
@@ -47,14 +51,15 @@ def compile_all(
     notify(f"compiled in {time.perf_counter() - start:.1f} s")
 
 
-def compiled_by_others(serve: str, names: Sequence[str], workers: int) -> Generator[str, None, None]:
+def compiled_by_others(serve: str, names: Sequence[str], workers: int, cache: Path) -> Generator[str, None, None]:
     """Have `workers` processes compile kernels, each the next one of `names`; yields the names as they are done.
 
     serve: what a process runs, Python code that reads names from standard input and writes each back once it is on
-    disk. Raises OSError where processes do not start or end early. None outlives the iteration, whatever ends it.
+    disk; cache: what is its GGPY_CACHE. Raises OSError where processes do not start or end early. None outlives the
+    iteration, whatever ends it.
     """
     path = os.pathsep.join(p for p in sys.path if p)
-    environment = {**os.environ, "GGPY_CACHE": str(cache_dir()), "PYTHONPATH": path}
+    environment = {**os.environ, "GGPY_CACHE": str(cache), "PYTHONPATH": path}
     waiting, done = deque(names), Queue[str]()
     processes: list[subprocess.Popen[str]] = []
 

@@ -143,7 +143,7 @@ def load(name: str, prototype: str, compile: Callable[[], ObjectCode]) -> Native
 
 def is_cached(name: str) -> bool:
     """Whether `load` would find the function on disk."""
-    return _file(name).exists()
+    return kernel_files.exists(_file(name))
 
 
 def _file(name: str) -> Path:

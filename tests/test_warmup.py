@@ -121,17 +121,17 @@ def test_processes_compile_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_pat
     kernel_cache.cache_clear()
     try:
         names = ["walk", "swiglu plain", "serve"]
-        assert sorted(compiled_by_others(needed.SERVE, names, 2)) == sorted(names)
+        assert sorted(compiled_by_others(needed.SERVE, names, 2, tmp_path)) == sorted(names)
         assert is_cached(kernels.file_name("walk"))
         assert is_cached("swiglu.plain")
         with pytest.raises(OSError, match="compiling nothing failed"):
-            list(compiled_by_others(needed.SERVE, ["nothing"], 1))
+            list(compiled_by_others(needed.SERVE, ["nothing"], 1, tmp_path))
     finally:
         kernel_cache.cache_clear()
 
 
-def test_processes_end_with_who_waits_for_them() -> None:
+def test_processes_end_with_who_waits_for_them(tmp_path: Path) -> None:
     serve = "import sys, time; print(sys.stdin.readline().strip(), flush=True)\nwhile True: time.sleep(1)"
-    found = compiled_by_others(serve, ["first", "never"], 1)
+    found = compiled_by_others(serve, ["first", "never"], 1, tmp_path)
     assert next(found) == "first"
     found.close()  # would wait for ever
