@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _KEY = "tokenizer.chat_template"
 
+#: The roles whose tokens a template may write as `bos_token` and so on, and GGUF's words for them.
+_SPECIAL_TOKENS = {
+    "bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "sep": "seperator", "mask": "mask",
+}  # fmt: skip
+
 #: For files that hold no template but have ChatML's tokens, as the first Qwen's do.
 CHATML = (
     "{% for message in messages %}"
@@ -60,11 +65,13 @@ class ChatTemplate:
         for key in (_KEY, f"{_KEY}.tool_use"):
             if not isinstance(metadata.get(key, ""), str):
                 raise GGPYError(f"{file.path}: the key {key} does not hold the text of a template.")
+        # A role may have an id that the original's templates do not see: see `convert.special_tokens`.
+        unseen = metadata.get("ggpy.tokenizer.unnamed_tokens")
+        unseen = unseen if isinstance(unseen, list) else []
         special = {}
-        for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        for name, key in _SPECIAL_TOKENS.items():
             token = metadata.get(f"tokenizer.ggml.{key}_token_id")
-            # Only what the file names: the defaults for files that name none are no part of a conversation.
-            if isinstance(token, int) and 0 <= token < tokenizer.n_vocab:
+            if isinstance(token, int) and 0 <= token < tokenizer.n_vocab and name not in unseen:
                 special[f"{name}_token"] = tokenizer.token_text(token)
         return cls(source, special, tool_source=metadata.get(f"{_KEY}.tool_use"), where=str(file.path))
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers.normalizers import NFC
 from vocabularies import (
     BYTE,
     CONTROL,
@@ -57,18 +62,31 @@ def test_bpe_equals_tokenizers(pre: str, engine: str) -> None:
 def test_bpe_round_trip(engine: str) -> None:
     tokenizer = Tokenizer(bpe_metadata("qwen2"))
     for text in TEXTS:
-        assert tokenizer.detokenize(tokenizer.tokenize(text)) == text
+        assert tokenizer.detokenize(tokenizer.tokenize(text)) == unicodedata.normalize("NFC", text)
 
 
 @given(st.text())
 @settings(max_examples=100, deadline=None)
 def test_any_text_comes_back(text: str) -> None:
-    tokenizer = _QWEN2
     shown = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # lone surrogates are no text
-    assert tokenizer.detokenize(tokenizer.tokenize(text, add_special=False)) == shown
+    assert _LLAMA3.detokenize(_LLAMA3.tokenize(text, add_special=False)) == shown
+    assert _QWEN2.detokenize(_QWEN2.tokenize(text, add_special=False)) == unicodedata.normalize("NFC", shown)
 
 
-_QWEN2 = Tokenizer(bpe_metadata("qwen2"))
+_QWEN2, _LLAMA3 = Tokenizer(bpe_metadata("qwen2")), Tokenizer(bpe_metadata("llama-bpe"))
+
+
+def test_qwen_composes_as_the_original_does() -> None:
+    """Decomposed text, as macOS and Vietnamese keyboards write it, has the tokens of the composed one. llama.cpp does
+    not compose, so there the same file gives other tokens: the models were trained on these."""
+    decomposed = unicodedata.normalize("NFD", "Tiếng Việt")
+    assert len(decomposed) > 10
+    assert _QWEN2.tokenize(decomposed) == _QWEN2.tokenize("Tiếng Việt") == hf_bpe("qwen2").encode(decomposed).ids
+    assert _LLAMA3.tokenize(decomposed) != _LLAMA3.tokenize("Tiếng Việt")
+    # A special token is matched on the text as it is.
+    tokenizer = Tokenizer(bpe_metadata("qwen2", {"<e\u0301>": CONTROL}))
+    assert tokenizer.tokenize("<e\u0301>", parse_special=True) == [tokenizer.token_id("<e\u0301>")]
+    assert len(tokenizer.tokenize("<\u00e9>", parse_special=True)) > 1
 
 
 def test_ignore_merges_takes_a_whole_piece_for_its_token() -> None:
@@ -185,11 +203,129 @@ def test_special_tokens_are_parsed_only_where_wanted() -> None:
     assert tokenizer.detokenize(plain) == text
 
 
-def test_longer_special_tokens_win_wherever_they_begin() -> None:
-    tokenizer = Tokenizer(bpe_metadata("qwen2", {"<<a>": CONTROL, "<a>>>": CONTROL}))
-    short, long = tokenizer.token_id("<<a>"), tokenizer.token_id("<a>>>")
-    ids = tokenizer.tokenize("<<a>>><<a>", parse_special=True)
-    assert ids == [*tokenizer.tokenize("<"), long, short]
+# Special tokens that overlap, and letters, marks, signs and spaces to stand beside them.
+_SPECIALS = ("<a>", "<a>b", "b<a", "<<a>", "\u00e9x", "e\u0301", "abx", "_cx", " <")
+_AROUND = st.text(
+    alphabet=["a", "b", "c", "x", "é", "e", "\u0301", "<", ">", " ", "\n", "\u3000", "_", "5", "½", "Ⓐ", "d"]
+)
+_FLAG = st.lists(st.sampled_from(_SPECIALS), max_size=4)
+
+
+@given(
+    lstrip=_FLAG, rstrip=_FLAG, single_word=_FLAG, normalized=_FLAG, composes=st.booleans(),
+    pieces=st.lists(st.sampled_from(_SPECIALS) | _AROUND, max_size=8),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_added_tokens_are_found_as_in_tokenizers(pieces: list[str], composes: bool, **flags: list[str]) -> None:
+    theirs = HFTokenizer.from_str(hf_bpe("gpt-2").to_str())
+    if composes:
+        theirs.normalizer = NFC()
+    added = [AddedToken(t, special=True, **{name: t in texts for name, texts in flags.items()}) for t in _SPECIALS]
+    theirs.add_special_tokens(added)
+    metadata = bpe_metadata("gpt-2", dict.fromkeys(_SPECIALS, CONTROL))
+    ids = {text: theirs.token_to_id(text) for text in _SPECIALS}
+    if composes:
+        metadata["ggpy.tokenizer.normalizer"] = '{"type": "NFC"}'
+    metadata |= {f"ggpy.tokenizer.{name}_token_ids": [ids[t] for t in texts] for name, texts in flags.items()}
+    text = "".join(pieces)
+    assert Tokenizer(metadata).tokenize(text, parse_special=True) == theirs.encode(text).ids
+
+
+def test_tokens_that_the_file_calls_normal_are_text() -> None:
+    """Qwen's vocabularies hold </s> and the like as pieces of HTML; some readers take them for control tokens."""
+    html, names = "<p></s></p><s>", ("</s>", "<PRE>", "[EOS]")
+    metadata = bpe_metadata("qwen2", {**dict.fromkeys(names, NORMAL), "<|im_end|>": CONTROL})
+    tokenizer = Tokenizer(metadata)
+    ids = [tokenizer.token_id(name) for name in names]
+    assert not set(ids) & set(tokenizer.tokenize("".join(names) + html, parse_special=True))  # no merges make them here
+    assert tokenizer.eog == {tokenizer.token_id("<|im_end|>")}
+    assert not any(tokenizer.is_control(i) for i in ids if i is not None)
+    # A type that is none, and a file that types nothing, leave it to the text.
+    for kinds in ({"</s>": USER_DEFINED, "<|im_end|>": CONTROL}, {"</s>": NORMAL, "<|im_end|>": NORMAL}):
+        tokenizer = Tokenizer(bpe_metadata("qwen2", kinds))
+        ends = {tokenizer.token_id("<|im_end|>"), tokenizer.token_id("</s>")}
+        assert tokenizer.eog == ends
+        assert all(tokenizer.is_control(i) for i in ends if i is not None)
+
+
+def test_roles_that_no_key_names_have_no_token() -> None:
+    """llama.cpp takes token 11 then, a comma in most vocabularies, and 1 and 2 of a SentencePiece vocabulary."""
+    metadata = bpe_metadata("llama-bpe", {"<x>": CONTROL})
+    for key in ("bos_token_id", "eos_token_id", "add_bos_token"):
+        del metadata[f"tokenizer.ggml.{key}"]
+    tokenizer = Tokenizer(metadata)
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.add_bos, tokenizer.eog) == (None, None, False, frozenset())
+    spm = _without(_without(spm_metadata(), "bos_token_id"), "eos_token_id")
+    assert (Tokenizer(spm).bos, Tokenizer(spm).eos) == (1, 2)  # by their names, <s> and </s>
+    spm["tokenizer.ggml.tokens"] = ["<unk>", "a begin", "an end", *spm["tokenizer.ggml.tokens"][3:]]
+    assert (Tokenizer(spm).bos, Tokenizer(spm).eos) == (None, None)
+    # The key holds an id for the sake of other readers.
+    stand_in = Tokenizer({**bpe_metadata("gpt-2", {"<x>": CONTROL}), "ggpy.tokenizer.no_eos": True})
+    assert (stand_in.eos, stand_in.eog) == (None, frozenset())
+
+
+def test_what_a_text_gets_around_it() -> None:
+    metadata = bpe_metadata("gpt-2", {"[gMASK]": CONTROL, "<sop>": CONTROL})
+    mask, sop = (metadata["tokenizer.ggml.tokens"].index(text) for text in ("[gMASK]", "<sop>"))
+    around = {"ggpy.tokenizer.before_token_ids": [mask, sop], "ggpy.tokenizer.after_token_ids": [mask]}
+    tokenizer = Tokenizer({**metadata, **around})
+    assert tokenizer.tokenize("the") == [mask, sop, *tokenizer.tokenize("the", add_special=False), mask]
+    with pytest.raises(GGPYError, match="before_token_ids must list token ids"):
+        Tokenizer({**metadata, "ggpy.tokenizer.before_token_ids": [-1]})
+
+
+def test_the_space_before_a_text_alone() -> None:
+    metadata = spm_metadata({"<turn>": CONTROL})
+    first = Tokenizer({**metadata, "ggpy.tokenizer.space_prefix_once": True})
+    the, bare = first.tokenize("the", False), first.tokenize("the", False, continues=True)
+    assert the != bare
+    turn = first.token_id("<turn>")
+    assert first.tokenize("the<turn>the", False, True) == [*the, turn, *bare]
+    assert first.tokenize("<turn>the", False, True) == [turn, *bare]
+    spaced = Tokenizer(bpe_metadata("gpt-2", add_space_prefix=True))
+    assert spaced.tokenize("the") == spaced.tokenize(" the") == hf_bpe("gpt-2").encode(" the").ids
+
+
+def test_unknown_characters_side_by_side() -> None:
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "▁", "a"],
+        "tokenizer.ggml.token_type": [UNKNOWN, NORMAL, NORMAL],
+    }
+    assert Tokenizer(metadata).tokenize("a龥龥a龥") == [1, 2, 0, 0, 2, 0]
+    assert Tokenizer({**metadata, "ggpy.tokenizer.fuse_unk": True}).tokenize("a龥龥a龥") == [1, 2, 0, 2, 0]
+
+
+def test_byte_pieces_spell_only_where_they_are_of_that_type() -> None:
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "▁", "<0xC3>", "<0xA9>", "<s>"],
+        "tokenizer.ggml.token_type": [UNKNOWN, NORMAL, BYTE, BYTE, CONTROL],
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    assert Tokenizer(metadata).tokenize("é") == [1, 2, 3]
+    metadata["tokenizer.ggml.token_type"] = [UNKNOWN, NORMAL, NORMAL, NORMAL, CONTROL]
+    assert Tokenizer(metadata).tokenize("é") == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "NFD"}, {"type": "NFKC"}, {"type": "NFKD"}, {"type": "Lowercase"}, {"type": "StripAccents"},
+        {"type": "Strip", "strip_left": True, "strip_right": False}, {"type": "Prepend", "prepend": "_"},
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "[a]"},
+        {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}]},
+        {"type": "Sequence", "normalizers": []},
+    ],
+    ids=lambda node: node["type"],
+)  # fmt: skip
+def test_normalizers_equal_tokenizers(normalizer: dict[str, Any]) -> None:
+    theirs = json.loads(hf_bpe("gpt-2").to_str())
+    theirs["normalizer"] = normalizer
+    oracle = HFTokenizer.from_str(json.dumps(theirs))
+    ours = Tokenizer({**bpe_metadata("gpt-2"), "ggpy.tokenizer.normalizer": json.dumps(normalizer)})
+    for text in [*TEXTS[:150], "ΑΣ ΣΑΣ İ", "\x1c a \u2028"]:
+        assert ours.tokenize(text) == oracle.encode(text).ids, repr(text)
 
 
 def test_phi3_tokens_swallow_the_space_after_them() -> None:
@@ -329,6 +465,11 @@ def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
         (_tiny_bpe(["a"], [], add_bos_token=True), "bos"),
         (_tiny_bpe(["a"], [], add_eos_token="yes"), "add_eos_token"),
         (spm_metadata(scores=[0.0]), "scores has 1 entries"),
+        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": "{"}, "cannot be normalized"),
+        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": '{"type": "Nmt"}'}, "'Nmt' is a normalizer"),
+        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": '{"type":' * 5000}, "cannot be normalized"),
+        (spm_metadata(precompiled_charsmap=[1, 2, 3]), "precompiled_charsmap is no map"),
+        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.lstrip_token_ids": [7]}, "lstrip_token_ids must list"),
         (spm_metadata(scores=[float("nan")] * 999), "finite"),
     ],
 )

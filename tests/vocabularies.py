@@ -15,6 +15,7 @@ from tokenizers import Regex
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
@@ -49,6 +50,8 @@ def hf_bpe(pre: str, size: int = 600) -> HFTokenizer:
     """A byte-level BPE tokenizer of the `tokenizers` package."""
     tokenizer = HFTokenizer(BPE(ignore_merges=pre == "llama-bpe"))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+    if pre == "qwen2":
+        tokenizer.normalizer = NFC()  # as in every Qwen's tokenizer.json
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(vocab_size=size, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(CORPUS, trainer)
@@ -79,8 +82,10 @@ def bpe_metadata(pre: str = "gpt-2", specials: dict[str, int] | None = None, **e
 
 
 @cache
-def sentencepiece_model(size: int = 700) -> sentencepiece.SentencePieceProcessor:
-    """A BPE model of the `sentencepiece` package with byte fallback and no normalization but the space prefix."""
+def sentencepiece_model(
+    size: int = 700, rule: str = "identity", remove_extra_whitespaces: bool = False
+) -> sentencepiece.SentencePieceProcessor:
+    """A BPE model of the `sentencepiece` package with byte fallback; normalization is the space prefix and `rule`."""
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(line for text in CORPUS for line in text.splitlines()),
@@ -89,8 +94,8 @@ def sentencepiece_model(size: int = 700) -> sentencepiece.SentencePieceProcessor
         vocab_size=size,
         byte_fallback=True,
         character_coverage=0.98,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
+        normalization_rule_name=rule,
+        remove_extra_whitespaces=remove_extra_whitespaces,
         minloglevel=2,
         hard_vocab_limit=False,
     )

@@ -1,4 +1,4 @@
-"""Tokenizers read from GGUF files: text to token ids and back, as llama.cpp does it.
+"""Tokenizers read from GGUF files: text to token ids and back, as the models' own tokenizers do it.
 
 `Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE or SentencePiece vocabulary, with tensors or without.
 """
@@ -34,7 +34,7 @@ class Tokenizer:
         """From GGUF metadata. `where` names the file in errors; `reopen` reads the metadata again should the file that
         they are decoded from be closed when more of them is wanted."""
         self._vocabulary = vocabulary = Vocabulary(metadata, where, reopen or (lambda: metadata))
-        self._special = SpecialTokens(vocabulary)
+        self._special = SpecialTokens(vocabulary, vocabulary.normalizer())
         self._bpe = BytePairEncoding(vocabulary) if vocabulary.is_bpe else None
         self._spm = None if vocabulary.is_bpe else ScoredPieces(vocabulary)
         self._pieces: dict[int, bytes] = {}
@@ -42,7 +42,7 @@ class Tokenizer:
         self.bos, self.eos, self.unk = vocabulary.bos, vocabulary.eos, vocabulary.unk
         self.eog = vocabulary.eog  # every token that ends generation
         self.add_bos, self.add_eos = vocabulary.add_bos, vocabulary.add_eos
-        self.add_space_prefix = vocabulary.add_space_prefix  # SentencePiece: text begins with a space it was not given
+        self.add_space_prefix = vocabulary.add_space_prefix  # text begins with a space it was not given
 
     @classmethod
     def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile) -> Tokenizer:
@@ -61,31 +61,34 @@ class Tokenizer:
 
         `add_special` puts BOS before and EOS after where the vocabulary wants them. `parse_special` takes special
         tokens written in the text for the tokens they name; without it they are text like any other, except tokens
-        that the vocabulary calls user-defined. `continues`: the text goes on after other text, so SentencePiece puts no
-        space before it.
+        that the vocabulary calls user-defined. `continues`: the text goes on after other text, so no space is put
+        before it.
         """
         text = _without_surrogates(text)
         ids: list[int] = []
-        if add_special and self.add_bos and self.bos is not None:
-            ids.append(self.bos)
-        after_special = not continues
+        if add_special:
+            ids += self._vocabulary.before
+            ids += [self.bos] if self.add_bos and self.bos is not None else []
+        begins = self.add_space_prefix and not continues
         for piece in self._special.partition(text, parse_special):
             if isinstance(piece, int):
                 ids.append(piece)
-            elif self._spm is not None:
-                prefix = " " if self.add_space_prefix and after_special else ""
-                ids += self._spm.encode((prefix + piece).replace(" ", SPACE))
+                begins = self.add_space_prefix and not self._vocabulary.space_prefix_once
+                continue
+            if self._spm is not None:
+                ids += self._spm.encode((" " + piece if begins else piece).replace(" ", SPACE))
             elif self._bpe is not None:
-                ids += self._bpe.encode(piece)
-            after_special = isinstance(piece, int)
-        if add_special and self.add_eos and self.eos is not None:
-            ids.append(self.eos)
+                ids += self._bpe.encode(" " + piece if begins and not piece.startswith(" ") else piece)
+            begins = False
+        if add_special:
+            ids += [self.eos] if self.add_eos and self.eos is not None else []
+            ids += self._vocabulary.after
         return ids
 
     def tokenize_chat(self, rendered: str) -> list[int]:
         """The token ids of a conversation that a chat template wrote, special tokens parsed.
 
-        Begins with BOS once where the vocabulary wants one, whether or not the template wrote it, as in llama.cpp.
+        Begins with BOS once where the vocabulary wants one, whether or not the template wrote it.
         """
         ids = self.tokenize(rendered, add_special=False, parse_special=True)
         if self.add_bos and self.bos is not None and ids[:1] != [self.bos]:

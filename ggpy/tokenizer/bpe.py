@@ -48,7 +48,7 @@ class BytePairEncoding:
             raise GGPYError(f"{vocabulary.where}: a BPE vocabulary needs its merges (key tokenizer.ggml.merges).")
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
-        self._ignore_merges = vocabulary.pre.ignore_merges
+        self._ignore_merges = vocabulary.ignore_merges
         self._split = vocabulary.pre.splitter()
         self._ranks: dict[str, int] | None = None
         self._kept: dict[str, list[int]] = {}

@@ -3,7 +3,7 @@
 `tokenizer.ggml.pre` names one. Each is a list of patterns; every pattern in turn cuts the pieces so far into its
 matches and the stretches between them. The names, and the details in which the patterns differ from those in the
 models' own tokenizer.json, are llama.cpp's (src/llama-vocab.cpp, src/unicode.cpp): the same file must give the same
-tokens in both.
+tokens in both, but for what `composes` says.
 """
 
 from __future__ import annotations
@@ -119,10 +119,9 @@ class PreTokenizer:
     """A named way to cut text, with what llama.cpp takes the name to say about the rest of the tokenizer."""
 
     steps: tuple[_Step, ...]
-    clean_spaces: bool = True  # llama_detokenize drops spaces before punctuation
     ignore_merges: bool = False  # a piece that is a token is that token, whatever the merges say
     add_bos: bool = False  # where the file does not say
-    default_bos: bool = True  # token 11 is BOS where the file does not say
+    composes: bool = False  # the models' own tokenizers bring text to NFC first, which llama.cpp does not
 
     def splitter(self) -> Callable[[str], list[str]]:
         """The function that cuts a text into pieces; joined they are the text again."""
@@ -184,28 +183,26 @@ _KINDS: tuple[tuple[str, PreTokenizer], ...] = (
     ("default", PreTokenizer(_DEFAULT)),
     ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
      _one(_LLAMA3, ignore_merges=True, add_bos=True)),
-    ("dbrx smaug-bpe", _one(_LLAMA3)),
-    ("chatglm-bpe", _one(_LLAMA3, default_bos=False)),
-    ("glm4 glm5", _one(_LLAMA3, default_bos=False, ignore_merges=True)),
-    ("deepseek-llm", PreTokenizer(_DEEPSEEK_LLM, clean_spaces=False)),
-    ("deepseek-coder", PreTokenizer(_DEEPSEEK_CODER, clean_spaces=False)),
-    ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", PreTokenizer(_DEEPSEEK_V3, clean_spaces=False)),
+    ("dbrx smaug-bpe chatglm-bpe", _one(_LLAMA3)),
+    ("glm4 glm5", _one(_LLAMA3, ignore_merges=True)),
+    ("deepseek-llm", PreTokenizer(_DEEPSEEK_LLM)),
+    ("deepseek-coder", PreTokenizer(_DEEPSEEK_CODER)),
+    ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", PreTokenizer(_DEEPSEEK_V3)),
     ("falcon", PreTokenizer(_FALCON)),
-    ("gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert mpt olmo jais exaone4 "
-     "jina-v1-en jina-v2-code roberta-bpe", _one(_GPT2)),
-    ("trillion granite-docling", _one(_GPT2, clean_spaces=False)),
-    ("starcoder refact codeshell exaone minerva-7b mellum2", PreTokenizer(_DIGITS_APART)),
-    ("smollm command-r", PreTokenizer(_DIGITS_APART, clean_spaces=False)),
-    ("qwen2 deepseek-r1-qwen kormo f2llmv2 hunyuan solar-open grok-2", _one(_QWEN2, clean_spaces=False)),
-    ("stablelm2 megrez", _one(_QWEN2)),
-    ("qwen35", _one(_QWEN35, clean_spaces=False)),
-    ("tekken", _one(_TEKKEN, clean_spaces=False, ignore_merges=True, add_bos=True)),
-    ("gpt-4o llama4 kanana2 talkie minimax-m2", _one(_GPT4O, clean_spaces=False)),
-    ("seed-coder", _one(_SEED_CODER, clean_spaces=False)),
-    ("bailingmoe bailingmoe2 llada-moe", _one(_BAILING, clean_spaces=False)),
-    ("poro-chat", PreTokenizer((_Step(_BLOOM, raw=True),), clean_spaces=False)),
-    ("bloom gpt3-finnish", PreTokenizer((_Step(_BLOOM, raw=True),))),
-    ("viking", PreTokenizer((_Step(_BLOOM, raw=True), _Step(f"[{_N}]")), clean_spaces=False)),
+    ("gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jais exaone4 jina-v1-en "
+     "jina-v2-code roberta-bpe trillion granite-docling", _one(_GPT2)),
+    ("mpt olmo", _one(_GPT2, composes=True)),
+    ("starcoder refact codeshell exaone minerva-7b mellum2 smollm", PreTokenizer(_DIGITS_APART)),
+    ("command-r", PreTokenizer(_DIGITS_APART, composes=True)),
+    ("qwen2", _one(_QWEN2, composes=True)),
+    ("deepseek-r1-qwen kormo f2llmv2 hunyuan solar-open grok-2 stablelm2 megrez", _one(_QWEN2)),
+    ("qwen35", _one(_QWEN35, composes=True)),
+    ("tekken", _one(_TEKKEN, ignore_merges=True, add_bos=True)),
+    ("gpt-4o llama4 kanana2 talkie minimax-m2", _one(_GPT4O)),
+    ("seed-coder", _one(_SEED_CODER)),
+    ("bailingmoe bailingmoe2 llada-moe", _one(_BAILING)),
+    ("bloom gpt3-finnish poro-chat", PreTokenizer((_Step(_BLOOM, raw=True),))),
+    ("viking", PreTokenizer((_Step(_BLOOM, raw=True), _Step(f"[{_N}]")))),
 )  # fmt: skip
 
 #: Every name that `tokenizer.ggml.pre` may hold.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.tokenizer.merge import merge_pairs
-from ggpy.tokenizer.vocabulary import Vocabulary
+from ggpy.tokenizer.vocabulary import BYTE, Vocabulary
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -40,6 +40,10 @@ class ScoredPieces:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a stretch of text that holds no special tokens and whose spaces are written as ▁."""
+        if self._vocabulary.ignore_merges and (whole := self._ids.get(text)) is not None:
+            return [whole]
+        if self._vocabulary.ignore_merges and (whole := self._ids.get(text)) is not None:
+            return [whole]
         if self._core is None:
             before = self._merged
             self._merged = before + len(text)
@@ -55,12 +59,13 @@ class ScoredPieces:
         cost_of = self._costs.get
         symbols = merge_pairs(list(text), lambda left, right: cost_of(left + right))
         out: list[int] = []
+        unknown = False  # whether the symbol before was, of which some vocabularies make one token
         for symbol in symbols:
             token = self._ids.get(symbol)
-            if token is None:
-                out += self._bytes_of(symbol)
-            else:
-                out.append(token)
+            ids = self._bytes_of(symbol) if token is None else [token]
+            before, unknown = unknown, token is None and ids == [self._vocabulary.unk]
+            if not (before and unknown and self._vocabulary.fuse_unk):
+                out += ids
         return out
 
     def _bytes_of(self, character: str) -> list[int]:
@@ -77,7 +82,9 @@ class ScoredPieces:
 
     def _byte_token(self, byte: int) -> int | None:
         token = self._ids.get(f"<0x{byte:02X}>")
-        return self._ids.get(chr(byte)) if token is None and byte < 128 else token
+        if token is None or (self._vocabulary.typed and not self._vocabulary.kinds[token] & BYTE):
+            return None
+        return token
 
     def _sentencepiece_is_exact(self) -> bool:
         """Whether sentencepiece's own BPE gives the same tokens.
@@ -87,7 +94,7 @@ class ScoredPieces:
         ids = self._ids
         for byte in range(256):
             token = f"<0x{byte:02X}>"
-            if token not in ids:
+            if self._byte_token(byte) is None:
                 return False
             for cut in range(1, len(token)):
                 if all(len(part) == 1 or part in ids for part in (token[:cut], token[cut:])):
@@ -132,6 +139,11 @@ def _model_proto(tokens: list[str], scores: Floats) -> bytes:
     # NormalizerSpec: none of adding a prefix, removing extra white space, escaping white space
     normalizer = _field(1, b"identity") + _number(3, 0) + _number(4, 0) + _number(5, 0)
     return bytes(proto + _field(2, trainer) + _field(3, normalizer))
+
+
+def normalizer_proto(charsmap: bytes) -> bytes:
+    """A sentencepiece ModelProto that holds nothing but a compiled map of characters."""
+    return _field(3, _field(1, b"custom") + _field(2, charsmap))
 
 
 def _varint(value: int) -> bytes:

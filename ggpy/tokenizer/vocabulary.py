@@ -1,17 +1,22 @@
 """A GGUF file's vocabulary: its tokens, their kinds, and the ids and flags that steer tokenization.
 
-Defaults and the recognition of tokens by their text are llama.cpp's (src/llama-vocab.cpp), because files leave out what
-llama.cpp fills in: a file must stop, start and split at the same tokens in both.
+The recognition of tokens by their text is llama.cpp's (src/llama-vocab.cpp), because files leave out what llama.cpp
+fills in. Where it goes against what the file says, the file is right: a token that it calls normal is text, and a role
+whose token it does not name has none.
+
+Keys `ggpy.tokenizer.*` hold what GGUF has no keys for: `ggpy convert` writes them, other readers pass them over.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ggpy.errors import GGPYError
+from ggpy.tokenizer.normalize import Normalizer, in_turn, normalizer, sentencepiece_rules
 from ggpy.tokenizer.pretokenize import PreTokenizer, pre_tokenizer
 
 # What a token is; a set of bits, as recognising a control token by its text keeps what the file called it.
@@ -29,6 +34,8 @@ _END_OF_GENERATION = (
     "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
 )  # fmt: skip
 
+_ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # gpt-oss: its channel markers
+
 # Fill-in-the-middle tokens, by the key that may name one and the texts that give one away.
 _FILL_IN = {
     "fim_pre": ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
@@ -42,6 +49,13 @@ _FILL_IN = {
     "fim_sep": ("<|file_sep|>",),
 }  # fmt: skip
 _OLD_FILL_IN_KEYS = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
+_RECOGNISED = (*_END_OF_GENERATION, *_ALWAYS_SHOWN, *(text for texts in _FILL_IN.values() for text in texts))
+
+OWN = "ggpy.tokenizer."
+
+#: How a special token is found in a text, as tokenizer.json names it: with the white space before or after it, only
+#: where no letter stands beside it, in the normalized text. `ggpy.tokenizer.NAME_token_ids` lists those that are.
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
 class Vocabulary:
@@ -50,6 +64,7 @@ class Vocabulary:
     tokens: list[str]  # as written in the file: byte-level text for BPE, with ▁ for spaces for SentencePiece
     ids: dict[str, int]  # token → its id
     kinds: bytearray  # one set of bits a token
+    typed: bool  # whether the file knows kinds of tokens
     is_bpe: bool
     pre: PreTokenizer | None  # BPE's
     bos: int | None
@@ -59,7 +74,10 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
-    clean_spaces: bool
+    space_prefix_once: bool  # before a text, and not after each special token in it
+    flagged: dict[str, frozenset[int]]  # special tokens by how they are matched: see FLAGS
+    before: tuple[int, ...]  # what a text gets around it beside BOS and EOS
+    after: tuple[int, ...]
 
     def __init__(self, metadata: Mapping[str, Any], where: str, reopen: Callable[[], Mapping[str, Any]]) -> None:
         """`reopen` gives the metadata again when the file they are read from was closed."""
@@ -77,7 +95,7 @@ class Vocabulary:
         self._read_special_ids()
         self._read_flags()
         self._recognise()
-        self._read_strips(name)
+        self._read_matching(name)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -133,30 +151,47 @@ class Vocabulary:
                 raise GGPYError(f"{self.where}: tokenizer.ggml.token_type does not hold whole numbers.")
             known = (numbers > 0) & (numbers < len(_KIND_OF_TYPE))
             self.kinds = bytearray(_KIND_OF_TYPE[np.where(known, numbers, 0)].tobytes())
+        # Files of the first converters have types that say nothing.
+        self.typed = any(kind in self.kinds for kind in (CONTROL, USER_DEFINED))
 
-    def _id(self, name: str, default: int | None = None) -> int | None:
-        """The id under the key of that name; `default` where there is none or it is outside the vocabulary."""
+    def _id(self, name: str) -> int | None:
+        """The id under the key of that name, None where there is none or it is outside the vocabulary."""
         value = self._value(f"tokenizer.ggml.{name}_token_id", int)
-        if value is not None and 0 <= value < len(self):
-            return int(value)
-        return default if default is not None and default < len(self) else None
+        return int(value) if value is not None and 0 <= value < len(self) else None
+
+    def _ids(self, key: str) -> tuple[int, ...]:
+        """The token ids listed under a key, none where it is absent."""
+        listed = self.array(key)
+        found = [] if listed is None else list(listed)
+        if not all(isinstance(i, (int, np.integer)) and 0 <= i < len(self.tokens) for i in found):
+            raise GGPYError(f"{self.where}: {key} must list token ids of this vocabulary.")
+        return tuple(int(i) for i in found)
 
     def _read_special_ids(self) -> None:
-        if self.pre is not None:
-            self.bos, self.eos = self._id("bos", 11 if self.pre.default_bos else None), self._id("eos", 11)
-            self.unk = self._id("unknown")
-        else:
-            self.bos, self.eos, self.unk = self._id("bos", 1), self._id("eos", 2), self._id("unknown", 0)
+        self.bos, self.eos, self.unk = self._id("bos"), self._id("eos"), self._id("unknown")
+        if self.pre is None:
+            # SentencePiece's own names: files of Llama's time leave out what they took for granted.
+            roles = (("bos", "<s>", CONTROL), ("eos", "</s>", CONTROL), ("unk", "<unk>", UNKNOWN))
+            for role, text, kind in roles:
+                token = self.ids.get(text)
+                if token is not None and getattr(self, role) is None and (self.kinds[token] & kind or not self.typed):
+                    setattr(self, role, token)
+        if self._value(f"{OWN}no_eos", bool):  # the key holds an id for readers that take another one for the end
+            self.eos = None
 
     def _read_flags(self) -> None:
         def flag(name: str, default: bool) -> bool:
             value = self._value(f"tokenizer.ggml.{name}", bool)
             return default if value is None else value
 
-        self.add_bos = flag("add_bos_token", self.pre.add_bos if self.pre else True)
+        self.add_bos = flag("add_bos_token", self.bos is not None and (self.pre.add_bos if self.pre else True))
         self.add_eos = flag("add_eos_token", False)
         self.add_space_prefix = flag("add_space_prefix", self.pre is None)
-        self.clean_spaces = self.pre is not None and self.pre.clean_spaces
+        self.space_prefix_once = self._value(f"{OWN}space_prefix_once", bool) or False
+        ignore = self._value(f"{OWN}ignore_merges", bool)
+        self.ignore_merges: bool = ignore if ignore is not None else self.pre is not None and self.pre.ignore_merges
+        self.fuse_unk: bool = self._value(f"{OWN}fuse_unk", bool) or False
+        self.before, self.after = self._ids(f"{OWN}before_token_ids"), self._ids(f"{OWN}after_token_ids")
         for wanted, token, name in ((self.add_bos, self.bos, "bos"), (self.add_eos, self.eos, "eos")):
             if wanted and token is None:
                 raise GGPYError(
@@ -164,17 +199,26 @@ class Vocabulary:
                     f"tokenizer.ggml.{name}_token_id does not name."
                 )
 
-    def _listed_ends(self) -> list[int]:
-        """The ends of generation that `ggpy convert` lists where no other key can name them all."""
-        listed = self.array("tokenizer.ggml.eog_token_ids")
-        found = [] if listed is None else list(listed)
-        if not all(isinstance(i, (int, np.integer)) and 0 <= i < len(self.tokens) for i in found):
-            raise GGPYError(f"{self.where}: tokenizer.ggml.eog_token_ids must list token ids of this vocabulary.")
-        return [int(i) for i in found]
+    def normalizer(self) -> Normalizer | None:
+        """What is done to a text between special tokens before it is cut."""
+        text = self._value(f"{OWN}normalizer", str)
+        charsmap = self.array("tokenizer.ggml.precompiled_charsmap")
+        try:
+            data = b"" if charsmap is None else np.asarray(charsmap).astype(np.uint8).tobytes()
+            own = sentencepiece_rules(data, bool(self._value("tokenizer.ggml.remove_extra_whitespaces", bool)))
+            named = {"type": "NFC"} if self.pre is not None and self.pre.composes else None
+            told = normalizer(named if text is None else json.loads(text))
+        except (GGPYError, ValueError, TypeError, RecursionError) as error:
+            raise GGPYError(f"{self.where}: the text cannot be normalized as the file wants: {error}") from None
+        return in_turn([step for step in (own, told) if step is not None])
 
     def _recognise(self) -> None:
         """Find the tokens that end generation, and correct the kinds of tokens whose text says what they are."""
-        ids, kinds = self.ids, self.kinds
+        kinds = self.kinds
+        # Vocabularies hold </s> and the like as words of HTML, made by merges; a file that knows types calls them so.
+        ids = {
+            t: i for t in _RECOGNISED if (i := self.ids.get(t)) is not None and not (self.typed and kinds[i] & NORMAL)
+        }
         ends: set[int] = set()
         for name, texts in _FILL_IN.items():
             token = self._id(_OLD_FILL_IN_KEYS[name]) if name in _OLD_FILL_IN_KEYS else None
@@ -190,12 +234,11 @@ class Vocabulary:
             if text in ids:
                 ends.add(ids[text])
                 kinds[ids[text]] |= CONTROL
-        # gpt-oss: its channel markers are always shown
-        for text in ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"):
+        for text in _ALWAYS_SHOWN:
             if text in ids:
                 kinds[ids[text]] = USER_DEFINED
         ends.update(i for i in (self.eos, self._id("eot"), self._id("eom")) if i is not None)
-        ends.update(self._listed_ends())
+        ends.update(self._ids("tokenizer.ggml.eog_token_ids"))  # where `ggpy convert` lists what no other key can name
 
         has = {text for text in ("<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|end|>", "</s>",
                                  "<|tool_response>") if ids.get(text) in ends}  # fmt: skip
@@ -209,18 +252,19 @@ class Vocabulary:
             kinds[ids["</s>"]] = NORMAL
         self.eog = frozenset(ends)
 
-    def _read_strips(self, pre: str) -> None:
-        """Tokens that swallow the white space before or after them: GGUF does not say, so model names do."""
-        self.strip_before: frozenset[int] = frozenset()
-        self.strip_after: frozenset[int] = frozenset()
+    def _read_matching(self, pre: str) -> None:
+        """How special tokens are found: from keys of our own, or, for files without them, by the model's name."""
+        self.flagged = {name: frozenset(self._ids(f"{OWN}{name}_token_ids")) for name in FLAGS}
+        if any(self.flagged.values()):
+            return
         model_name = str(self.metadata.get("general.name") or "").lower()
         if any(name in pre for name in ("jina-v2-de", "jina-v2-es", "jina-v2-code")):
-            self.strip_before = frozenset({self.ids["<mask>"]} if "<mask>" in self.ids else ())
+            self.flagged["lstrip"] = frozenset({self.ids["<mask>"]} if "<mask>" in self.ids else ())
         elif "phi-3" in model_name or "phi3" in model_name:
             kept = {self.ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
-            self.strip_after = frozenset({*self.special_ids(), self.ids.get("</s>", -1)} - kept)
+            self.flagged["rstrip"] = frozenset({*self.special_ids(), self.ids.get("</s>", -1)} - kept)
         elif "modern-bert" in model_name:
-            self.strip_before = frozenset({self.ids["[MASK]"]} if "[MASK]" in self.ids else ())
+            self.flagged["lstrip"] = frozenset({self.ids["[MASK]"]} if "[MASK]" in self.ids else ())
 
     def special_ids(self) -> list[int]:
         """Tokens that are found in a text before anything else cuts it, longest text first."""
