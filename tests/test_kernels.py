@@ -64,32 +64,32 @@ def aligned(n_bytes: int) -> np.ndarray:
 
 
 @cache
-def weights(name: str, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+def weights(name: str, n_rows: int, n_cols: int = N_COLS) -> tuple[np.ndarray, np.ndarray]:
     """Random blocks of a type, and what they stand for in float64: every code occurs."""
     rng = np.random.default_rng(len(name) + n_rows)
     form = FORMATS[name]
     if PACKED[name].is_float:
-        values = rng.standard_normal((n_rows, N_COLS)).astype(np.float32)
+        values = rng.standard_normal((n_rows, n_cols)).astype(np.float32)
         raw = {
             "F32": values,
             "F16": values.astype(np.float16),
             "BF16": (values.view(np.uint32) >> 16).astype(np.uint16),
         }[name].view(np.uint8)
     else:
-        blocks = random_blocks(name, n_rows * N_COLS // form.block_size, len(name) + n_rows)
+        blocks = random_blocks(name, n_rows * n_cols // form.block_size, len(name) + n_rows)
         raw = blocks.reshape(n_rows, -1)
     return np.ascontiguousarray(raw), form.dequantize(raw).astype(np.float64)
 
 
 @cache
 def product(
-    name: str, tier: str, n_rows: int, n_tokens: int, accumulate: bool = False
+    name: str, tier: str, n_rows: int, n_tokens: int, accumulate: bool = False, n_cols: int = N_COLS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(what a tier computes, what float64 gives) for n_tokens random rows."""
+    """(what a tier computes, what float64 gives) for n_tokens random rows, padded with what must not count."""
     p = PACKED[name]
-    raw, exact = weights(name, n_rows)
+    raw, exact = weights(name, n_rows, n_cols)
     n_stripes = -(-n_rows // 16)
-    packed = aligned(p.matrix_bytes(n_rows, N_COLS))
+    packed = aligned(p.matrix_bytes(n_rows, n_cols))
     pack = kernels.kernel(f"pack.{name}").call
     codes = aligned(64)
     for s in range(n_stripes):
@@ -97,34 +97,35 @@ def product(
             raw.ctypes.data,
             packed.ctypes.data,
             n_rows,
-            N_COLS,
+            n_cols,
             raw.shape[1],
-            p.stripe_bytes(N_COLS),
+            p.stripe_bytes(n_cols),
             s,
             s + 1,
             codes.ctypes.data,
         )
     rng = np.random.default_rng(n_tokens)
-    x = rng.standard_normal((n_tokens, N_COLS)).astype(np.float32)
-    x[0, :32] = 0.0
+    x = np.full((n_tokens, -(-n_cols // 16) * 16), np.nan, np.float32)
+    x[:, :n_cols] = rng.standard_normal((n_tokens, n_cols))
+    x[0, : min(32, n_cols)] = 0.0
     bias = np.zeros(16 * n_stripes, np.float32)
     bias[:n_rows] = rng.standard_normal(n_rows)
     out = np.full((n_tokens, 16 * n_stripes), 0.5 if accumulate else np.nan, np.float32)
-    ones = np.ones(N_COLS, np.float32)
-    form, token_bytes = ("f32", 4 * N_COLS) if p.is_float else ("q8", N_COLS // 32 * TOKEN_BLOCK_BYTES)
+    ones, columns = np.ones(x.shape[1], np.float32), p.padded(n_cols)
+    form, token_bytes = ("f32", 4 * columns) if p.is_float else ("q8", n_cols // 32 * TOKEN_BLOCK_BYTES)
     tiles = aligned(n_tokens * token_bytes)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"] = n_tokens
-    op["n_cols"], op["token_bytes"], op["eps"] = N_COLS, token_bytes, -1.0
+    op["n_cols"], op["token_bytes"], op["eps"] = n_cols, token_bytes, -1.0
     op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], ones.ctypes.data
     op["dst"] = tiles.ctypes.data
     call(f"prepare.{form}", tier, op, step)
-    op["src"], op["weight"], op["bias"] = tiles.ctypes.data, packed.ctypes.data, bias.ctypes.data
+    op["n_cols"], op["src"], op["weight"], op["bias"] = columns, tiles.ctypes.data, packed.ctypes.data, bias.ctypes.data
     op["dst"], op["dst_stride"], op["accumulate"] = out.ctypes.data, out.strides[0], accumulate
-    op["stripe_bytes"], op["n_stripes"] = p.stripe_bytes(N_COLS), n_stripes
+    op["stripe_bytes"], op["n_stripes"] = p.stripe_bytes(n_cols), n_stripes
     call(f"linear.{name}", tier, op, step)
     assert not out[:, n_rows:].any() or accumulate  # rows past the last stay zero
-    return out[:, :n_rows], x.astype(np.float64) @ exact.T + bias[:n_rows] + 0.5 * accumulate
+    return out[:, :n_rows], x[:, :n_cols].astype(np.float64) @ exact.T + bias[:n_rows] + 0.5 * accumulate
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 3, 13, 16, 37])
@@ -245,13 +246,22 @@ def cached(x: np.ndarray, cache_type: str, pad: int, is_key: bool) -> tuple[np.n
 )
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small):
-    rng = np.random.default_rng(n_past + head_dim)
-    n_ctx, pad = 384, -(-head_dim // 16) * 16
     cache_k, cache_v = cache_types(cache_type)
     if "q8_0" in cache_type and head_dim % 32:
         pytest.skip("q8_0 has blocks of 32")
     if cache_k != cache_v and tier not in ("plain", *TIERS[:1]):
         pytest.skip("how two types go together is no matter of the tier")
+    check_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small)
+
+
+def check_attention(
+    tier: str, cache_type: str, head_dim: int, n_head: int, n_head_kv: int, n_past: int, n_tokens: int, window: int,
+    small: int,
+) -> None:  # fmt: skip
+    """Attention of n_tokens after n_past others in their slot, against float64."""
+    rng = np.random.default_rng(n_past + head_dim)
+    n_ctx, pad = 384, -(-head_dim // 16) * 16
+    cache_k, cache_v = cache_types(cache_type)
     k, v = (rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(np.float32) for _ in range(2))
     (keys, k), (values, v) = cached(k, cache_k, head_dim, True), cached(v, cache_v, pad, False)
     slot = 1  # slot 0 holds what must not be seen
@@ -272,20 +282,22 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
     op["window"], op["scale"] = window, head_dim**-0.5
     call(f"attention.{cache_type}", tier, op, step)
     if small:  # the preparation that follows joins the parts: at a norm weight of 1 it gives them back
+        n_cols = n_head * head_dim
         positions, row, ones = (
             np.arange(n_past, n_past + n_tokens, dtype=np.int32),
-            np.zeros_like(out),
+            np.zeros((n_tokens, -(-n_cols // 8) * 8), np.float32),
             np.ones(4096, np.float32),
         )
-        op["weight"], op["eps"], op["combine"], op["n_cols"] = ones.ctypes.data, -1.0, 1, n_head * head_dim
+        op["weight"], op["eps"], op["combine"], op["n_cols"] = ones.ctypes.data, -1.0, 1, n_cols
         op["dst"], op["token_bytes"], op["src"] = row.ctypes.data, row.strides[0], out.ctypes.data
-        room = aligned(part_bytes(pad) + 4 * (n_head * head_dim + 64))
+        room = aligned(part_bytes(pad) + 4 * (n_cols + 64))
+        room[:] = 255  # whatever lies there is no number
         op["scratch"], step["positions"] = room.ctypes.data, positions.ctypes.data
         call("prepare.f32", tier, op, step)
         widths, start = tile_widths(tier, True), 0
         while start < n_tokens:
             width = max(w for w in widths if w <= n_tokens - start)
-            out[start : start + width] = row[start : start + width].reshape(-1, width).T
+            out[start : start + width] = row[start : start + width].reshape(-1, width).T[:, :n_cols]
             start += width
     for i in range(n_tokens):
         last = n_past + i

@@ -18,22 +18,24 @@ from numba.extending import intrinsic
 from ggpy.cpu.layout import SUM_STARTS, TOKEN_BLOCK_BYTES
 from ggpy.cpu.memory import load_i32
 from ggpy.cpu.records import as_op, as_step
-from ggpy.cpu.vector import VI, Vec, f32, i8, i32
+from ggpy.cpu.vector import LANES, VI, Vec, f32, i8, i32
 from ggpy.quant.packed import BLOCK
 
 
 def sum_squares_intrinsic(isa: str) -> Any:
-    """`sum_squares(row, n16)`: the sum of squares of 16 * n16 floats."""
+    """`sum_squares(row, n)`: the sum of squares of n floats; what pads them to 16 is read, but does not count."""
 
-    def sum_squares(typingctx: Any, row: Any, n16: Any) -> tuple[Signature, Any]:
+    def sum_squares(typingctx: Any, row: Any, n: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
+            row, n = args
 
             def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
-                x = v.load_f32(c[0])
+                x = v.first_lanes(v.load_f32(c[0]), b.sub(n, v.mul(i, LANES)))
                 return [v.at(c[0], 64), v.fma(x, x, c[1])]
 
-            return v.sum_lanes(v.loop(args[1], [args[0], v.float(0.0)], body)[1])
+            n_vectors = b.lshr(b.add(n, v.const(LANES - 1)), v.const(4))
+            return v.sum_lanes(v.loop(n_vectors, [row, v.float(0.0)], body)[1])
 
         return types.float32(types.uintp, types.intp), codegen
 
@@ -93,28 +95,29 @@ def quantize_row_intrinsic(isa: str) -> Any:
 
 
 def scale_row_intrinsic(isa: str) -> Any:
-    """`scale_row(row, weight, factor, n8, dst, width, lane)`: row * factor * weight as floats, as token `lane` of a
-    tile, 8 columns at a time."""
+    """`scale_row(row, weight, factor, n, dst, width, lane)`: n columns of row * factor * weight as floats, as token
+    `lane` of a tile, 8 columns at a time: zeros after the last one."""
 
     def scale_row(
         typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             row, weight, factor, n, dst, width, lane = args
-            v = Vec(b, isa)
-            eight = ir.VectorType(f32, 8)
+            v = Vec(b, isa, 8)
             column_step = v.mul(width, 4)
-            times = b.shuffle_vector(v.splat(factor), v.splat(factor), ir.Constant(ir.VectorType(i32, 8), [0] * 8))
+            times = v.splat(factor)
 
             def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
                 row, weight, at = c
-                x = b.fmul(b.fmul(v.load(row, eight), times), v.load(weight, eight))
+                x = b.fmul(b.fmul(v.load_f32(row), times), v.load_f32(weight))
+                x = v.first_lanes(x, b.sub(n, v.mul(i, 8)))
                 for k in range(8):
                     v.store(b.extract_element(x, ir.Constant(i32, k)), at)
                     at = b.add(at, column_step)
                 return [v.at(row, 32), v.at(weight, 32), at]
 
-            v.loop(n, [row, weight, v.at(dst, v.mul(lane, 4))], body)
+            n_eights = b.lshr(b.add(n, v.const(7)), v.const(3))
+            v.loop(n_eights, [row, weight, v.at(dst, v.mul(lane, 4))], body)
             return context.get_dummy_value()
 
         u, i = types.uintp, types.intp
@@ -123,7 +126,7 @@ def scale_row_intrinsic(isa: str) -> Any:
     return intrinsic(scale_row)
 
 
-PER_STEP = BLOCK  # these names are set by `specialized`
+PER_STEP = BLOCK  # columns that `write_row` counts by; these names are set by `specialized`
 sum_squares: Any = None
 write_row: Any = None
 join_parts: Any = None
@@ -154,7 +157,7 @@ def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 join_parts(op, position, token, head, state, row + types.uint64(head * op.head_dim * 4))
         factor = types.float32(1.0)
         if op.eps >= types.float32(0.0):
-            mean = sum_squares(row, (op.n_cols + 15) // 16) / types.float32(op.n_cols)
+            mean = sum_squares(row, op.n_cols) / types.float32(op.n_cols)
             factor = types.float32(1.0) / types.float32(math.sqrt(mean + op.eps))
         start = i // WIDEST * WIDEST
         width = widest_tile(n - start)

@@ -66,7 +66,7 @@ def _prepare(tier: str, form: str) -> Build:
         "write_row": row,
         "sum_squares": squares,
         "join_parts": attention.join_parts,
-        "PER_STEP": 32 if form == "q8" else 8,
+        "PER_STEP": BLOCK if form == "q8" else 1,
         **_tiles(tier, form == "f32"),
     }
     return activations.prepare, names

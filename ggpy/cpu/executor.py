@@ -245,7 +245,7 @@ class CpuExecutor:
 
     def _record_prepare(self, op: Op, r: np.ndarray) -> None:
         n_cols = op.srcs[0].n_cols
-        r["n_cols"] = round_up(n_cols, 8) if op.params["form"] == "f32" else n_cols
+        r["n_cols"] = n_cols
         r["token_bytes"] = self._token_bytes[n_cols, op.params["form"]]
         r["dst"] = self._activations.ctypes.data
         r["eps"] = op.params["eps"]

@@ -142,9 +142,9 @@ def tile_function(p: Packed) -> Any:
 
 
 @njit
-def sum_squares(row, n16):  # type: ignore[no-untyped-def]
+def sum_squares(row, n):  # type: ignore[no-untyped-def]
     total = types.float64(0.0)
-    for i in range(16 * n16):
+    for i in range(n):
         x = types.float64(load_f32(row + types.uint64(4 * i)))
         total += x * x
     return types.float32(total)
@@ -180,10 +180,11 @@ def quantize_row(row, weight, factor, n_blocks, dst, width, lane):  # type: igno
 
 
 @njit
-def scale_row(row, weight, factor, n8, dst, width, lane):  # type: ignore[no-untyped-def]
-    for c in range(8 * n8):
+def scale_row(row, weight, factor, n, dst, width, lane):  # type: ignore[no-untyped-def]
+    for c in range((n + 7) // 8 * 8):
         at = types.uint64(4 * c)
-        store_f32(dst + types.uint64(4 * (c * width + lane)), load_f32(row + at) * factor * load_f32(weight + at))
+        value = load_f32(row + at) * factor * load_f32(weight + at) if c < n else types.float32(0.0)
+        store_f32(dst + types.uint64(4 * (c * width + lane)), value)
 
 
 @njit

@@ -162,6 +162,11 @@ class Vec:
     def lane_index(self) -> ir.Constant:
         return ir.Constant(self.vi, list(range(self.lanes)))
 
+    def first_lanes(self, a: ir.Value, n: ir.Value) -> ir.Value:
+        """The first n lanes (i64), all where there are no more than n; 0 in the others."""
+        left = self.splat(self.b.trunc(n, i32))
+        return self.b.select(self.b.icmp_signed("<", self.lane_index(), left), a, self.float(0.0))
+
     def high_nibbles(self, codes: ir.Value) -> ir.Value:
         """The upper four bits of every byte."""
         shifted = self.b.lshr(self.b.bitcast(codes, self.vb), ir.Constant(self.vb, [4] * self.vb.count))
