@@ -10,6 +10,7 @@ import click
 
 from ggpy.cli.options import model_options, open_model
 from ggpy.errors import GGPYError
+from ggpy.files import check_target, whole_file
 
 if TYPE_CHECKING:
     from ggpy.bench import Case, Measurement
@@ -84,7 +85,7 @@ def bench(
 
     from ggpy.bench import plan_cases
     from ggpy.cli.entry import raise_interrupts
-    from ggpy.cli.terminal import note
+    from ggpy.cli.terminal import note, one_line
 
     cases = plan_cases(n_prompt, n_gen, depth, parallel)
     if not cases:
@@ -94,6 +95,8 @@ def bench(
     raise_interrupts()
     results: list[Measurement] = []
     with _opened(model_options, cases) as llm:
+        if plot is not None:
+            check_target(plot, [llm.path])
         made = _measurements(llm, cases, repeats)
         try:
             if output == "md":
@@ -112,7 +115,8 @@ def bench(
     if plot is not None:
         from ggpy.cli.bench_plot import draw
 
-        Path(plot).write_text(draw(results, llm.path.name), encoding="utf-8")
+        with whole_file(plot, inputs=[llm.path]) as file:
+            file.write(draw(results, one_line(llm.path.name)).encode("utf-8", "replace"))
         note(f"drawn in {plot}")
 
 
@@ -173,8 +177,7 @@ def _check_plot(path: Path, cases: list[Case]) -> None:
     """Before minutes of measuring: that there will be something to draw, and somewhere to put it."""
     if path.suffix.lower() != ".svg":
         raise GGPYError(f"--plot writes SVG alone, but {path} does not end in .svg.")
-    if not path.parent.is_dir():
-        raise GGPYError(f"{path.parent} is no folder to put the plot in; make it first.")
+    check_target(path)
     depths, batches = {case.n_depth for case in cases}, {case.n_parallel for case in cases}
     if len(depths) == len(batches) == 1:
         raise GGPYError("--plot needs several depths (-d 0,1024,4096) or batches (--parallel 1,2,4) to draw a line.")

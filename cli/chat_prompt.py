@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -9,6 +11,7 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 
+from ggpy.errors import GGPYError
 from ggpy.paths import cache_dir
 
 FENCE = '"""'
@@ -47,13 +50,23 @@ def unfence(text: str) -> str:
 
 
 def _history() -> History:
-    path = cache_dir() / "chat_history"
     try:
+        path = cache_dir() / "chat_history"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-    except OSError:  # nowhere to keep it: this session's own history still works
-        return InMemoryHistory()
-    return FileHistory(str(path))
+        if path.is_file():
+            return _Kept(str(path))
+    except (OSError, GGPYError):
+        pass
+    return InMemoryHistory()  # nowhere to keep it: this session's own history still works
+
+
+class _Kept(FileHistory):
+    """A history that goes on without its file should that become unwritable."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
 
 
 def _keys() -> KeyBindings:

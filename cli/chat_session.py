@@ -12,6 +12,7 @@ from ggpy.cli.terminal import note, show, timing_line
 from ggpy.conversation import Conversation
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
+from ggpy.paths import expand
 from ggpy.sampling_params import SamplingParams
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
@@ -133,7 +134,7 @@ class ChatSession:
 def _path(argument: str, command: str) -> Path:
     if not argument:
         raise GGPYError(f"/{command} needs a file name: /{command} FILE.")
-    return Path(argument).expanduser()
+    return expand(argument)
 
 
 def _number(name: str, value: str) -> float | int:

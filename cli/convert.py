@@ -73,10 +73,9 @@ def convert(folder: str, file_type: str, output: str | None, pure: bool, threads
     finally:
         watcher.close()
         signal.signal(signal.SIGTERM, before)
-    click.echo(
+    note(
         f"{path}: {summary.n_bytes / 1e6:,.1f} MB, {summary.bits_per_weight:.2f} bits per weight,"
-        f" {summary.seconds:.1f} s",
-        err=True,
+        f" {summary.seconds:.1f} s"
     )
 
 
@@ -89,7 +88,7 @@ class _Lines:
 
     def begin(self, path: Path, n_bytes: int, n_weights: int) -> None:
         self._total, self._done, self._said = n_weights, 0, 0
-        click.echo(f"writing {path}, {n_bytes / 1e6:,.1f} MB", err=True)
+        note(f"writing {path}, {n_bytes / 1e6:,.1f} MB")
 
     def tensor(self, tensor: OutputTensor) -> None:
         self._name = tensor.name
@@ -99,7 +98,7 @@ class _Lines:
         tenths = 10 * self._done // self._total
         if tenths > self._said:
             self._said = tenths
-            click.echo(f"{10 * tenths:3d}%  {self._name}", err=True)
+            note(f"{10 * tenths:3d}%  {self._name}")
 
     def close(self) -> None:
         pass

@@ -13,6 +13,7 @@ import click
 
 from ggpy.gguf_file import ArrayView, GGUFFile
 from ggpy.quant.formats import FORMATS
+from ggpy.units import size_text
 
 _HEAD = 8  # values of an array that a table shows
 _JSON_HEAD = 64
@@ -44,7 +45,7 @@ def inspect(file: str, as_json: bool) -> None:
             click.echo(json.dumps(_as_json(model), indent=2))
             return
         on_terminal = sys.stdout.isatty()
-        summary = f"{_printable(str(model.path))}: GGUF version {model.version}, {_size(model.size)}"
+        summary = f"{_printable(str(model.path))}: GGUF version {model.version}, {size_text(model.size)}"
         tables = [_metadata(model, _LONG if on_terminal else None), _tensors(model), _types(model)]
     if on_terminal:
         _print_rich(summary, tables)
@@ -99,11 +100,11 @@ def _totals(model: GGUFFile) -> dict[str, tuple[int, int, int]]:
 def _types(model: GGUFFile) -> _Table:
     totals = _totals(model)
     rows = [
-        (name, str(tensors), f"{weights:,}", _size(size), f"{FORMATS[name].bits_per_weight:.4g}")
+        (name, str(tensors), f"{weights:,}", size_text(size), f"{FORMATS[name].bits_per_weight:.4g}")
         for name, (tensors, weights, size) in totals.items()
     ]
     tensors, weights, size = (sum(total[i] for total in totals.values()) for i in range(3))
-    rows.append(("all", str(tensors), f"{weights:,}", _size(size), f"{8 * size / max(1, weights):.4g}"))
+    rows.append(("all", str(tensors), f"{weights:,}", size_text(size), f"{8 * size / max(1, weights):.4g}"))
     columns = ("Type", "Tensors", "Weights", "Size", "Bits a weight")
     return _Table("Sizes", columns, frozenset(columns[1:]), rows)
 
@@ -151,13 +152,6 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _size(n_bytes: int) -> str:
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.2f} {unit}"
-    return f"{n_bytes} B"
 
 
 # How it is shown

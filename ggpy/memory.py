@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ggpy.errors import GGPYError
-
-GIB = 1 << 30
+from ggpy.units import size_text
 
 
 def available_memory() -> int:
@@ -44,8 +43,8 @@ def choose_context(
             fits = largest(asked)
             advice = f"{fits} tokens would fit (-c {fits})" if fits else "not even a small context fits"
             raise GGPYError(
-                f"A context of {asked} tokens needs {cache(asked) / GIB:.1f} GiB for its cache and "
-                f"{weights / GIB:.1f} GiB for the weights, but {available / GIB:.1f} GiB of memory are free; {advice}."
+                f"A context of {asked} tokens needs {size_text(cache(asked))} for its cache and "
+                f"{size_text(weights)} for the weights, but {size_text(available)} of memory are free; {advice}."
             )
         if asked > trained:
             notify(f"context {asked} tokens, more than the {trained} that the model was trained with")
@@ -53,8 +52,8 @@ def choose_context(
     context = largest(trained)
     if context < min(256, trained):
         raise GGPYError(
-            f"The model needs {weights / GIB:.1f} GiB for its weights and more for a context, "
-            f"but {available / GIB:.1f} GiB of memory are free."
+            f"The model needs {size_text(weights)} for its weights and more for a context, "
+            f"but {size_text(available)} of memory are free."
         )
     if context < trained:
         notify(f"context {context} tokens: the model was trained with {trained}, but memory holds no more")

@@ -5,12 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ggpy.errors import GGPYError, shown
+
+
+def expand(name: str) -> Path:
+    """The path of a name that a user typed, in which ~ and ~user stand for home directories. Raises GGPYError where
+    there is no such directory."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        user = name.split("/")[0]
+        raise GGPYError(f"{shown(name)} is no path: the home directory {shown(user)} is not known.") from None
+
 
 def cache_dir() -> Path:
-    """The user's cache directory for ggpy; `GGPY_CACHE` overrides the platform's own. Not created here."""
+    """The user's cache directory for ggpy; `GGPY_CACHE` overrides the platform's own. Not created here. Raises
+    GGPYError where neither says where it is."""
     chosen = os.environ.get("GGPY_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        try:
+            return expand(chosen)
+        except GGPYError as error:
+            raise GGPYError(f"GGPY_CACHE: {error}") from None
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("ggpy", appauthor=False))
+    path = Path(platformdirs.user_cache_dir("ggpy", appauthor=False))
+    if path.parts[0].startswith("~"):  # a user without a home directory
+        raise GGPYError("Your home directory is not known, so there is no cache; set GGPY_CACHE to a folder for it.")
+    return path

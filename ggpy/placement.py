@@ -10,7 +10,8 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
-from ggpy.memory import GIB, available_memory, choose_context, usable
+from ggpy.memory import available_memory, choose_context, usable
+from ggpy.units import size_text
 
 if TYPE_CHECKING:
     from ggpy.gguf_file import GGUFFile
@@ -142,8 +143,8 @@ class Placement:
         if n_ctx > LEAST_CONTEXT:
             advice += ", or take a smaller context (-c)"
         return GGPYError(
-            f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {needed / GIB:.2f} GiB of GPU memory, "
-            f"but {free / GIB:.2f} GiB are free; {advice}."
+            f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {size_text(needed)} of GPU memory, "
+            f"but {size_text(free)} are free; {advice}."
         )
 
     def ran_out(self, parts: Sequence[Part], n_ctx: int) -> GGPYError:

@@ -114,7 +114,7 @@ def test_memory_is_named_by_where_the_model_ran(bench: Any) -> None:
         (("-n", "-4"), "-4 is out of range: from 0.", 2),
         (("--parallel", "1,0"), "0 is out of range: from 1 to 512.", 2),
         (("--plot", "out.png", "-d", "0,1"), "does not end in .svg", 1),
-        (("--plot", "none/out.svg", "-d", "0,1"), "none is no folder", 1),
+        (("--plot", "none/out.svg", "-d", "0,1"), "there is no folder", 1),
         (("--plot", "out.svg"), "needs several depths", 1),
     ],
 )

@@ -182,10 +182,10 @@ def test_bad_saved_conversations_change_nothing(make: Any, tmp_path: Path, conte
 
 def test_saving_where_nothing_can_be_written(make: Any, tmp_path: Path) -> None:
     talk = Conversation(make())
-    with pytest.raises(GGPYError, match="cannot be saved"):
+    with pytest.raises(GGPYError, match="there is no folder"):
         talk.save(tmp_path / "none" / "a.json")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(GGPYError, match="cannot be saved"):
+    with pytest.raises(GGPYError, match="it is a folder"):
         talk.save(tmp_path / "folder")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 

@@ -15,7 +15,7 @@ import ggpy.llm
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
 from ggpy.load import Model, _check_rows
-from ggpy.memory import GIB, _control_groups, available_memory, choose_context
+from ggpy.memory import _control_groups, available_memory, choose_context
 from ggpy.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
@@ -212,6 +212,9 @@ def test_a_missing_file(tmp_path: Path) -> None:
         LLM(tmp_path / "nothing.gguf")
 
 
+GIB = 1 << 30
+
+
 def context(asked: int | None, available: float, notes: list[str], trained: int = 8192) -> int:
     """A model of 1 GiB whose cache takes 1 MiB a token."""
     return choose_context(asked, trained, GIB, lambda n: n << 20, int(available * GIB), notes.append)
@@ -229,9 +232,9 @@ def test_context() -> None:
     assert len(notes) == 2
     assert context(10000, 100, notes) == 10000
     assert "more than the 8192" in notes[-1]
-    with pytest.raises(GGPYError, match=r"4096 tokens needs 4\.0 GiB .* 1\.0 GiB .* 4\.0 GiB .* \(-c 2816\)"):
+    with pytest.raises(GGPYError, match=r"4096 tokens needs 4\.00 GiB .* 1\.00 GiB .* 4\.00 GiB .* \(-c 2816\)"):
         context(4096, 4, notes)
-    with pytest.raises(GGPYError, match=r"needs 1\.0 GiB"):
+    with pytest.raises(GGPYError, match=r"needs 1\.00 GiB"):
         context(None, 1, notes)
     with pytest.raises(GGPYError, match="not even"):
         context(100, 0.5, notes)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ggpy.cuda.compile import Compiled, missing_packages, obtain
 from ggpy.errors import GGPYError, OutOfMemory
+from ggpy.units import size_text
 
 OUT_OF_MEMORY = 2
 ALREADY_ENABLED = 704
@@ -243,7 +244,7 @@ class Device:
         if status == OUT_OF_MEMORY:
             free, _ = self.memory()
             raise OutOfMemory(
-                f"The GPU's memory ran out: {n_bytes / 2**30:.2f} GiB more are needed, and {free / 2**30:.2f} GiB are "
+                f"The GPU's memory ran out: {size_text(n_bytes)} more are needed, and {size_text(free)} are "
                 "free; leave more layers to the CPU (-ngl), or take a smaller context (-c)."
             )
         check(status, "allocating memory")
