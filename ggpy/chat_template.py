@@ -7,9 +7,10 @@ does wrong is one GGPYError.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ggpy.chat_messages import Continuation, plain_messages, plain_values
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -75,23 +76,39 @@ class ChatTemplate:
                 special[f"{name}_token"] = tokenizer.token_text(token)
         return cls(source, special, tool_source=metadata.get(f"{_KEY}.tool_use"), where=str(file.path))
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **extra: Any) -> str:
+    def render(
+        self,
+        messages: Any,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        **extra: Any,
+    ) -> str:
         """The conversation as text, ready to be tokenized with special tokens parsed.
 
         messages: {"role": …, "content": …} and whatever else the template reads. add_generation_prompt: end where the
-        assistant's answer begins. extra: more values by name, such as `tools`, `documents` or `enable_thinking`.
+        assistant's answer begins, the default; continue_final_message: end where the last message does instead, without
+        closing it (or its field of that name). extra: more values by name, such as `tools`, `documents` or
+        `enable_thinking`.
         Raises GGPYError where the template refuses the messages, is faulty, or does what no template has to.
         """
         from jinja2 import exceptions
 
-        from ggpy.template_sandbox import OverLimit, Refused, plain, run
+        from ggpy.template_sandbox import OverLimit, Refused, run
 
-        values: dict[str, Any] = {"tools": None, "documents": None, **self.special_tokens, **extra}
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        elif add_generation_prompt and continue_final_message:
+            raise GGPYError("continue_final_message ends the text in the last message, add_generation_prompt after it.")
         try:
-            template = self._template(bool(values["tools"]))
-            values = {name: plain(value) for name, value in values.items()}
-            values.update(messages=plain(list(messages)), add_generation_prompt=add_generation_prompt)
-            return run(template, values)
+            prepared = plain_messages(messages)
+            values = plain_values({"tools": None, "documents": None, **self.special_tokens, **extra})
+        except RecursionError:
+            raise GGPYError("These messages nest too deeply.") from None
+        source = self._tool_source if values["tools"] is not None and self._tool_source else self.source
+        open_end = Continuation(prepared, continue_final_message, source) if continue_final_message else None
+        values.update(messages=prepared, add_generation_prompt=add_generation_prompt)
+        try:
+            text = run(self._template(source), values)
         except Refused as error:
             reason = f"refuses these messages: {error}"
         except OverLimit as error:
@@ -106,12 +123,13 @@ class ChatTemplate:
             reason = "was stopped: it needs more memory than there is"
         except Exception as error:  # untrusted code can raise anything
             reason = f"failed with these messages: {error or type(error).__name__}"
+        else:
+            return text if open_end is None else open_end.cut(text)
         raise GGPYError(f"{self._where}: the chat template {' '.join(reason.split()).rstrip('.')}.")
 
-    def _template(self, with_tools: bool) -> Template:
+    def _template(self, source: str) -> Template:
         from ggpy.template_sandbox import TemplateEnvironment
 
-        source = self._tool_source if with_tools and self._tool_source else self.source
         if source not in self._compiled:
             self._compiled[source] = TemplateEnvironment().from_string(source)
         return self._compiled[source]

@@ -223,11 +223,12 @@ class LLM:
     ) -> list[RequestOutput] | Iterator[Piece]:
         """Answer a conversation, or each of several, by the file's own chat template.
 
-        messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template.
+        messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template
+        (`tools`, `enable_thinking` …), but for continue_final_message, which has the model go on with the last message.
         """
         if isinstance(messages, str) or not isinstance(messages, Sequence):
             raise GGPYError('chat takes a list of messages: [{"role": "user", "content": "…"}].')
-        one = not messages or isinstance(messages[0], Mapping)
+        one = not messages or not isinstance(messages[0], (list, tuple))
         conversations: list[Any] = [messages] if one else list(messages)
         rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
         return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream)
@@ -248,18 +249,13 @@ class LLM:
         return self.tokenizer.detokenize([int(token) for token in ids], skip_special=skip_special)
 
     def render_chat(self, messages: Sequence[Message], **template_values: Any) -> str:
-        """The text of a conversation by the file's template, up to where the answer begins."""
+        """The text of a conversation by the file's template, up to where the answer begins. template_values:
+        `ChatTemplate.render`'s."""
         if self.template is None:
             raise GGPYError(
                 f"{self.path.name} has no chat template; complete plain text with it instead (generate, --raw)."
             )
-        if not messages:
-            raise GGPYError("The conversation is empty; give at least one message.")
-        if isinstance(messages, str) or not all(isinstance(message, Mapping) for message in messages):
-            raise GGPYError('A conversation is a list of messages, each {"role": …, "content": …}.')
-        return self.template.render(
-            [dict(message) for message in messages], add_generation_prompt=True, **template_values
-        )
+        return self.template.render(messages, **template_values)
 
     def tokenize_chat(self, rendered: str) -> list[int]:
         """Token ids of a rendered conversation, special tokens parsed; BOS is first, once, where the model wants it."""

@@ -62,20 +62,6 @@ def run(template: Template, values: Mapping[str, Any]) -> str:
         _deadline.reset(token)
 
 
-def plain(value: Any) -> Any:
-    """`value` as fresh plain data, so that a template meets no object with methods of its own."""
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return value if type(value) is kind else kind(value)
-    if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return f"<{type(value).__name__}>"
-
-
 def _fits(size: int) -> int:
     if size > MAX_SIZE:
         raise OverLimit(f"it makes a value of more than {MAX_SIZE:,} characters or entries")

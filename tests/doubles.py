@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import sampler
+from ggpy.chat_messages import plain_messages
 from ggpy.errors import GGPYError
 
 EOS, BOS, N_VOCAB = 256, 257, 260
@@ -143,7 +144,8 @@ class ByteTokenizer:
 class FakeTemplate:
     """`<|begin|>role:content<|end|>` for each message."""
 
-    def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, **extra: Any) -> str:
+    def render(self, messages: Any, add_generation_prompt: bool = True, **extra: Any) -> str:
+        messages = plain_messages(messages)
         if any(m["role"] == "tool" for m in messages):
             raise GGPYError("The template knows no tools.")
         text = "".join(f"<|begin|>{m['role']}:{m['content']}<|end|>" for m in messages)
