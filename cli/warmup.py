@@ -31,15 +31,12 @@ def warmup(model: str | None, types: str | None) -> None:
     """
     from ggpy.cli.terminal import note
     from ggpy.cpu.needed import compile_missing
-    from ggpy.kernel_files import is_kept
+    from ggpy.kernel_files import is_kept, why_not_kept
     from ggpy.native import isa, kernel_cache
-    from ggpy.paths import cache_dir
 
     what, names = _wanted(model, types)
     if not is_kept(kernel_cache()):
-        raise GGPYError(
-            f"{cache_dir()} cannot be written, so nothing would be kept; set GGPY_CACHE to a folder that can."
-        )
+        raise GGPYError(f"Nothing would be kept, as {why_not_kept(kernel_cache())}.")
     new = compile_missing(names, note)
     now = f"{len(new)} compiled now ({', '.join(new)})" if new else "all compiled before"
     click.echo(f"{what}: {len(names)} kernels for {isa()}, {now}; kept in {kernel_cache()}")

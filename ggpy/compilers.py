@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, Queue
 
-from ggpy.kernel_files import temporary
+from ggpy.kernel_files import is_kept, temporary, why_not_kept
 from ggpy.notes import Notify, Passing
 from ggpy.paths import cache_dir
 
@@ -27,16 +27,15 @@ def compile_all(
     obtain: Callable[[str], object],
     serve: str,
     workers: int,
-    kept: bool,
+    cache: Path,
     notify: Notify,
 ) -> None:
     """Compile kernels for `target`, and say so: by `workers` processes that run `serve` (`compiled_by_others`), or here
-    by `obtain` where one worker is enough or processes cannot be had. kept: whether later processes find them on disk;
-    else they lie in a temporary folder."""
+    by `obtain` where one worker is enough or processes cannot be had. cache: the folder they go to
+    (`kernel_files.folder`), a temporary one if it must be."""
     start, n = time.perf_counter(), len(names)
-    again = "this happens once"
-    if not kept:
-        again = f"every run does, as {cache_dir()} cannot be written: set GGPY_CACHE to a folder that can"
+    kept = is_kept(cache)
+    again = "this happens once" if kept else f"every run does, as {why_not_kept(cache)}"
     notify(f"compiling {n} kernel{'s' * (n > 1)} for {target}; {again}")
     done = 0
     if workers > 1:

@@ -1,4 +1,8 @@
-"""Compiled kernels on disk, for whatever processor: their folder, and files that tell when they are damaged."""
+"""Compiled kernels on disk, for whatever processor: their folder, and files that tell when they are damaged.
+
+What lies there is run. So nobody else may write the folder or the files, and a file is read only if it is one, of a
+bounded size, and says that it is this kernel: a hash covers its name, what is said about it, and the code.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -15,20 +20,61 @@ from typing import Any
 from ggpy.errors import GGPYError
 from ggpy.paths import cache_dir
 
+MOST_BYTES = 64 << 20  # of a file: a hundred times the largest kernel
+_OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_OPEN |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no links; a FIFO is opened, and then refused
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+
 
 def folder(*names: str) -> Path:
-    """The folder of these names in the user's cache, made where it is missing; where the cache cannot be written, in a
-    temporary one. What the user's cache already holds is read either way."""
-    path = cache_dir().joinpath(*names)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
-            return path
-    except OSError:
-        pass
+    """The folder of these names in the user's cache, made where it is missing; where the cache cannot be written, or
+    others may write there, in a temporary one. What the user's cache already holds is read either way."""
+    if _unusable(names) is None:
+        return cache_dir().joinpath(*names)
     path = temporary().joinpath(*names)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _unusable(names: tuple[str, ...]) -> str | None:
+    """Why code cannot be kept in the folder of these names, with what to do about it; None where it can.
+
+    Below the user's cache, which may be shared, folders are made readable by all (an image is built as root) and
+    writable by us alone. One of ours that others may write is closed to them: an umask of 002 makes such.
+    """
+    place = cache_dir()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            place = place / name
+            place.mkdir(mode=0o755, exist_ok=True)
+            found = place.stat()
+            if _is_ours(found.st_uid) and found.st_mode & _WRITABLE:
+                with contextlib.suppress(OSError):
+                    place.chmod(0o700)
+                found = place.stat()
+            if os.name != "posix":
+                continue
+            if not _is_ours(found.st_uid):
+                return (
+                    f"{place} belongs to another user, whose code would be run: set GGPY_CACHE to a folder of your own"
+                )
+            if found.st_mode & _WRITABLE:
+                return f"others may write {place}, and so put code there: set GGPY_CACHE to a folder of your own"
+        if os.access(place, os.W_OK):
+            return None
+    except OSError:
+        pass
+    return f"{cache_dir()} cannot be written: set GGPY_CACHE to a folder that can"
+
+
+def _is_ours(uid: int) -> bool:
+    return os.name != "posix" or uid in (os.geteuid(), 0)
+
+
+def why_not_kept(path: Path) -> str:
+    """Why a `folder` is a temporary one, with what to do about it."""
+    return _unusable(path.relative_to(temporary()).parts) or f"{path} is temporary"
 
 
 @lru_cache(maxsize=1)
@@ -62,27 +108,53 @@ def exists(path: Path) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """What `write` wrote; None where that is nothing, or cut or damaged."""
+    """What `write` wrote there; None where that is nothing, damaged, another kernel's, or another user's."""
     return next(filter(None, map(_read, _places(path))), None)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
     try:
-        head, code = path.read_bytes().split(b"\n", 1)
+        digest, content = _content(path).split(b"\n", 1)
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            return None
+        head, code = content.split(b"\n", 1)
         about = json.loads(head)
-        return (about, code) if hashlib.sha256(code).hexdigest() == about.pop("sha256") else None
+        return (about, code) if about.pop("is") == _name(path) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
+def _content(path: Path) -> bytes:
+    with open(os.open(path, _OPEN), "rb") as file:
+        found = os.fstat(file.fileno())
+        safe = _is_ours(found.st_uid) and (os.name != "posix" or not found.st_mode & _WRITABLE)
+        if not (stat.S_ISREG(found.st_mode) and safe and found.st_size <= MOST_BYTES):
+            raise OSError(f"{path} is no kernel's file")
+        return file.read(found.st_size)
+
+
+def _name(path: Path) -> str:
+    """What a file says it is: code of another version is told by the folder's name."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def write(path: Path, about: dict[str, Any], code: bytes) -> None:
-    """Machine code behind a line of JSON, which appears whole or not at all."""
-    head = json.dumps({**about, "sha256": hashlib.sha256(code).hexdigest()})
+    """Machine code behind a line of JSON and a line with the hash of both, which appears whole or not at all."""
+    content = json.dumps({**about, "is": _name(path)}).encode() + b"\n" + code
     with contextlib.suppress(OSError):  # a full disk costs the next start a compilation, nothing else
         file, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
             with os.fdopen(file, "wb") as out:
-                out.write(head.encode() + b"\n" + code)
+                out.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+            if os.name == "posix":
+                os.chmod(partial, 0o644)
             os.replace(partial, path)
         except OSError:
             os.unlink(partial)
+
+
+def discard(path: Path) -> None:
+    """Remove what `read` finds, as it cannot be loaded."""
+    for place in _places(path):
+        with contextlib.suppress(OSError):
+            place.unlink()

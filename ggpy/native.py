@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -125,18 +126,24 @@ class Native:
 
 _C_TYPES: dict[str, Any] = {"u": ctypes.c_size_t, "i": ctypes.c_ssize_t, "v": None}
 _keep: list[Any] = []  # unloading is never wanted: addresses travel
+_links = count()
 
 
 def load(name: str, prototype: str, compile: Callable[[], ObjectCode]) -> Native:
     """The function `name`, from disk or freshly compiled. `prototype`: its result, a colon, its arguments; u address,
     i integer, v nothing."""
-    code = _read(name)
-    from_disk = code is not None
-    if code is None:
+    result, arguments = prototype.split(":")
+    address, code = 0, _read(name)
+    if code is not None:
+        try:
+            address = _link(name, code)
+        except (RuntimeError, ValueError):  # LLVM's, where a file of ours does not fit this machine
+            kernel_files.discard(_file(name))
+    from_disk = bool(address)
+    if not from_disk:
         code = compile()
         kernel_files.write(_file(name), {"entry": code.entry, "needs": code.needs}, code.image)
-    result, arguments = prototype.split(":")
-    address = _link(name, code)
+        address = _link(name, code)
     call = ctypes.CFUNCTYPE(_C_TYPES[result], *(_C_TYPES[a] for a in arguments))(address)
     return Native(name, address, call, from_disk)
 
@@ -153,7 +160,7 @@ def _file(name: str) -> Path:
 def _read(name: str) -> ObjectCode | None:
     found = kernel_files.read(_file(name))
     try:
-        return found and ObjectCode(found[1], found[0]["entry"], tuple(found[0]["needs"]))
+        return found and ObjectCode(found[1], str(found[0]["entry"]), tuple(map(str, found[0]["needs"])))
     except (KeyError, TypeError):
         return None
 
@@ -176,6 +183,6 @@ def _link(name: str, code: ObjectCode) -> int:
     for symbol in code.needs:
         if symbol.startswith(("numba_", "NRT_")):
             builder = builder.import_symbol(symbol, trap)
-    loaded = builder.link(_linker(), name)
+    loaded = builder.link(_linker(), f"{name} {next(_links)}")  # a name is taken even where linking failed
     _keep.append(loaded)
     return int(loaded[code.entry])

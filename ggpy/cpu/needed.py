@@ -10,7 +10,6 @@ from ggpy.compilers import compile_all
 from ggpy.cpu import kernels
 from ggpy.cpu.threads import default_threads
 from ggpy.errors import GGPYError
-from ggpy.kernel_files import is_kept
 from ggpy.native import isa, kernel_cache
 from ggpy.notes import Notify
 from ggpy.program import Op, Program
@@ -101,5 +100,5 @@ def compile_missing(names: list[str], notify: Notify) -> list[str]:
     if missing:
         missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
         workers = min(len(missing) // 2, default_threads(), MOST_WORKERS)
-        compile_all(missing, f"this CPU ({isa()})", kernels.kernel, SERVE, workers, is_kept(kernel_cache()), notify)
+        compile_all(missing, f"this CPU ({isa()})", kernels.kernel, SERVE, workers, kernel_cache(), notify)
     return missing

@@ -210,6 +210,11 @@ def obtain(name: str, cc: tuple[int, int]) -> Compiled:
     return made
 
 
+def discard(name: str, cc: tuple[int, int]) -> None:
+    """Have the next `obtain` compile, whatever is on disk."""
+    kernel_files.discard(_file(name, cc))
+
+
 def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -> list[str]:
     """Compile those kernels that are not on disk, several processes at a time, and say so; returns which."""
     wanted = [name for name in dict.fromkeys(names) if read(name, cc) is None]
@@ -219,8 +224,7 @@ def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -
             _numba_cuda()  # says which
         workers = min(len(wanted) // 2, os.cpu_count() or 1, MOST_WORKERS)
         serving, target = f"from ggpy.cuda.compile import serve; serve{cc}", f"this GPU (sm_{cc[0]}{cc[1]})"
-        kept = kernel_files.is_kept(kernel_cache(cc))
-        compile_all(wanted, target, lambda name: obtain(name, cc), serving, workers, kept, notify)
+        compile_all(wanted, target, lambda name: obtain(name, cc), serving, workers, kernel_cache(cc), notify)
     return wanted
 
 

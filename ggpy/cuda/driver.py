@@ -11,12 +11,14 @@ from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, 
 from functools import lru_cache
 from typing import Any
 
-from ggpy.cuda.compile import Compiled, missing_packages, obtain
+from ggpy.cuda.compile import Compiled, discard, missing_packages, obtain
 from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.units import size_text
 
 OUT_OF_MEMORY = 2
 ALREADY_ENABLED = 704
+# Images that are no code, of another GPU, of a later compiler; code that lacks the entry.
+BAD_CODE = (200, 209, 218, 222, 300, 301, 302, 303, 500)
 # Per cent of a multiprocessor's nearest memory that is shared memory, the rest being cache, where launches overlap and
 # a kernel does not need more. It must be empty to be divided anew, so all of them want one division: on an H100 a 1.8B
 # model decodes 1,721 tokens a second so, 1,538 where the driver chooses (benchmarks/results/cuda_h100.txt). What
@@ -226,7 +228,14 @@ class Device:
         """A kernel by name, loaded once; compiled where it is not on disk."""
         found = self._kernels.get(name)
         if found is None:
-            found = self._kernels[name] = Kernel(self, obtain(name, self.cc))
+            try:
+                found = Kernel(self, obtain(name, self.cc))
+            except DriverError as error:
+                if error.status not in BAD_CODE:
+                    raise
+                discard(name, self.cc)  # a file of ours that this driver cannot load is made again
+                found = Kernel(self, obtain(name, self.cc))
+            self._kernels[name] = found
         return found
 
     # ---- memory
