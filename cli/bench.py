@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import model_options, open_model
+from ggpy.cli.options import FILE_NAME, model_options, open_model
 from ggpy.errors import GGPYError
 from ggpy.files import check_target, whole_file
 
@@ -65,7 +65,7 @@ class Counts(click.ParamType):
 @click.option(
     "-o", "--output", type=click.Choice(["md", "json"]), default="md", show_default=True, help="Form of the result."
 )
-@click.option("--plot", metavar="FILE.svg", help="Draw tokens per second over depth and over batch.")
+@click.option("--plot", type=FILE_NAME, metavar="FILE.svg", help="Draw tokens per second over depth and over batch.")
 def bench(
     model_options: dict[str, Any],
     n_prompt: list[int],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ggpy.cli.options import FILE_NAME
 from ggpy.cli.terminal import note
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ _TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
     "  ggpy convert -i Llama-3.2-1B -t q8_0 --pure -o llama.gguf",
 )
 @click.option(
-    "-i", "--input", "folder", required=True, metavar="DIR", help="Checkpoint folder: config, safetensors, tokenizer."
+    "-i",
+    "--input",
+    "folder",
+    type=FILE_NAME,
+    required=True,
+    metavar="DIR",
+    help="Checkpoint folder: config, safetensors, tokenizer.",
 )
 @click.option(
     "-t",
@@ -39,7 +46,13 @@ _TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
     type=click.Choice(_TYPES, case_sensitive=False),
     help="Type of the matrices; some stay higher, as llama-quantize keeps them.",
 )
-@click.option("-o", "--output", metavar="FILE", help="GGUF file to write.  [default: NAME-TYPE.gguf in this folder]")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE_NAME,
+    metavar="FILE",
+    help="GGUF file to write.  [default: NAME-TYPE.gguf in this folder]",
+)
 @click.option("--pure", is_flag=True, help="Give every matrix the named type, output and embeddings too.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Worker threads.  [default: all CPUs]")
 def convert(folder: str, file_type: str, output: str | None, pure: bool, threads: int | None) -> None:

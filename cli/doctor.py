@@ -44,7 +44,10 @@ def _machine() -> Iterator[tuple[str, str]]:
     except GGPYError as error:
         yield "CPU", str(error)
     yield "memory", f"{available_memory() / GIB:.1f} GiB free"
-    yield "cache", str(cache_dir())
+    try:
+        yield "cache", str(cache_dir())
+    except GGPYError as error:
+        yield "cache", str(error)
 
 
 def _gpus() -> Iterator[tuple[str, str]]:

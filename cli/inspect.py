@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ggpy.cli.options import FILE_NAME
 from ggpy.gguf_file import ArrayView, GGUFFile
 from ggpy.quant.formats import FORMATS
 from ggpy.units import size_text
@@ -36,7 +37,7 @@ class _Table:
       ggpy inspect model.gguf --json
     """
 )
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=FILE_NAME, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def inspect(file: str, as_json: bool) -> None:
     """Show a GGUF file's metadata, tensors, and sizes per type."""

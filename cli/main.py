@@ -6,8 +6,9 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -62,14 +63,31 @@ class LazyGroup(click.Group):
             status = result if isinstance(result, int) else 0
         except BaseException as error:
             status = _report(error)
+        flushed(sys.stderr)
         sys.exit(status)
 
 
 def open_streams() -> None:
-    """A stream that was closed before we began reads nothing and goes nowhere; Python would have it be None."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    """A stream that was closed before we began reads nothing, or goes nowhere; Python would have it be None. What was
+    to go to stdout is missed, so that writing there fails, as it does in other programs."""
+    for name, mode, access in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the whole run
+            stream = open(os.open(os.devnull, access), mode, encoding="utf-8")  # noqa: SIM115 - for the whole run
+            setattr(sys, name, stream)
+
+
+def flushed(stream: TextIO) -> None:
+    """Write what a stream still holds. Where that fails it goes nowhere from then on: Python would complain once more
+    when it ends."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):  # a stream of a test has no descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+# What writing to a stream fails with. Writing files does not come here: `ggpy.files` says which one it was.
+_UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG)
 
 
 def speak_utf8() -> None:
@@ -84,10 +102,9 @@ def _report(error: BaseException) -> int:
     """Say what went wrong on stderr; the exit status."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
+    flushed(sys.stdout)
     if isinstance(error, BrokenPipeError):
-        # Whoever read the output has gone. What is still buffered would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1  # as click does, where it sees it first
+        return 1  # whoever read the output has gone; as click does, where it sees it first
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return INTERRUPTED
     if os.environ.get("GGPY_DEBUG"):
@@ -103,6 +120,8 @@ def _report(error: BaseException) -> int:
         _say(str(error) if isinstance(error, GGPYError) else error.format_message())
     elif isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         _say("Memory ran out; try a smaller context (-c) or a smaller model.")
+    elif isinstance(error, OSError) and not error.filename and error.errno in _UNWRITABLE:
+        _say(f"Standard output cannot be written: {error.strerror}.")
     elif isinstance(error, OSError) and error.strerror:
         _say(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}.")
     else:
@@ -114,11 +133,8 @@ def _report(error: BaseException) -> int:
 def _say(sentence: str) -> None:
     from ggpy.cli.terminal import one_line
 
-    try:
-        sys.stdout.flush()
+    with suppress(OSError):  # the status says it too
         click.echo(f"error: {one_line(sentence)}", err=True)
-    except BrokenPipeError:
-        pass
 
 
 @click.group(

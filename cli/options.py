@@ -40,10 +40,26 @@ def together(argument: str, *options: Decorator) -> Decorator:
     return decorate
 
 
+class FileName(click.ParamType):
+    """The name of something to read or write. An empty one, as a shell makes of a variable that is not set, would be
+    taken for this folder."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("it is empty; give a name.", param, ctx)
+        if "\0" in value:
+            self.fail("it holds a NUL character, which no name can.", param, ctx)
+        return str(value)
+
+
+FILE_NAME = FileName()
+
 # What `open_model` takes: "model", and parameters of LLM by their names. Cache types are spelt as llama.cpp does.
 model_options = together(
     "model_options",
-    click.option("-m", "--model", metavar="MODEL", help=MODEL_HELP),
+    click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP),
     click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=1), metavar="N", help="Context in tokens."),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
     click.option(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ggpy.cli.options import FILE_NAME
 from ggpy.default_model import DEFAULT, KNOWN, KnownModel, fetch, known_model
 from ggpy.errors import GGPYError
 
@@ -22,7 +23,7 @@ from ggpy.errors import GGPYError
       ggpy pull modelscope:user/repo
     """
 )
-@click.argument("name", required=False)
+@click.argument("name", type=FILE_NAME, required=False)
 def pull(name: str | None) -> None:
     """Fetch the model NAME into the cache; without NAME, list the models known by name.
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import default_model_sampling, model_options, open_model, sampling_options, sampling_params
+from ggpy.cli.options import (
+    FILE_NAME,
+    default_model_sampling,
+    model_options,
+    open_model,
+    sampling_options,
+    sampling_params,
+)
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -27,7 +34,9 @@ if TYPE_CHECKING:
 )
 @model_options
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
-@click.option("-f", "--file", "prompt_file", metavar="FILE", help="Read the prompt from a file; - is stdin.")
+@click.option(
+    "-f", "--file", "prompt_file", type=FILE_NAME, metavar="FILE", help="Read the prompt from a file; - is stdin."
+)
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template.")
 @sampling_options

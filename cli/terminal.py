@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from ggpy.errors import GGPYError
@@ -46,7 +47,8 @@ def note(text: str) -> None:
     if _passing:
         text = f"\x1b[A\x1b[2K{text}"  # up a line, which ends as an error or an interrupt would want it, and clear it
     _passing = passing
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a full disk under a log must not end an answer
+        print(text, file=sys.stderr, flush=True)
 
 
 def show(text: str, stream: TextIO | None = None) -> None:

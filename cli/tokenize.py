@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ggpy.cli.options import MODEL_HELP
+from ggpy.cli.options import FILE_NAME, MODEL_HELP
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
       echo "<|im_start|>" | ggpy tokenize -m model.gguf -f - --no-parse-special
     """
 )
-@click.option("-m", "--model", metavar="MODEL", help=MODEL_HELP)
+@click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP)
 @click.option("-p", "--prompt", metavar="TEXT", help="The text.")
-@click.option("-f", "--file", "prompt_file", metavar="FILE", help="Read the text from a file; - is stdin.")
+@click.option(
+    "-f", "--file", "prompt_file", type=FILE_NAME, metavar="FILE", help="Read the text from a file; - is stdin."
+)
 @click.option("--ids", is_flag=True, help="Print the ids alone, as one list.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list with each token's id, piece and bytes.")
 @click.option("--no-special", is_flag=True, help="Leave out the tokens that the model wants at a text's ends.")

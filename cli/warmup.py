@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ggpy.cli.options import MODEL_HELP
+from ggpy.cli.options import FILE_NAME, MODEL_HELP
 from ggpy.errors import GGPYError
 
 COMMON = ("q4_0", "q4_1", "q8_0", "q4_k_m", "q6_k")  # where nothing is named and no model is here
@@ -21,7 +21,7 @@ COMMON = ("q4_0", "q4_1", "q8_0", "q4_k_m", "q6_k")  # where nothing is named an
       ggpy warmup --types q4_0,q8_0,q4_k_m
     """
 )
-@click.option("-m", "--model", metavar="MODEL", help=MODEL_HELP)
+@click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP)
 @click.option("--types", metavar="TYPE,…", help="Weight types in place of a model: q4_0,q8_0,q4_k_m, ….")
 def warmup(model: str | None, types: str | None) -> None:
     """Compile the kernels that a model needs, or weights of the named types, for this CPU.

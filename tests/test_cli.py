@@ -16,6 +16,7 @@ from doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
 import ggpy.llm
 from ggpy import __version__
 from ggpy.cli.main import COMMANDS, main
+from ggpy.errors import GGPYError
 from ggpy.load import Model
 
 MODEL = "fake.gguf"
@@ -308,6 +309,90 @@ def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPa
         show("a\x1b[31m\tb\n\x9bc\r", stream)
     assert terminal.getvalue() == "a[31m\tb\nc"
     assert pipe.getvalue() == "a\x1b[31m\tb\n\x9bc\r"
+
+
+UNWRITABLE = "error: Standard output cannot be written: "
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    ("streams", "status", "words"),
+    [
+        (">&-", 1, UNWRITABLE + "Bad file descriptor.\n"),
+        (">/dev/full", 1, UNWRITABLE + "No space left on device.\n"),
+        (">&- 2>&-", 1, ""),
+        (">/dev/full 2>/dev/full", 1, ""),
+        ("2>&-", 0, ""),  # what is said on the side may be lost
+        ("2>/dev/full", 0, ""),
+        ("| head -c 0", 0, ""),  # head's own status; nothing is complained about
+    ],
+)
+@pytest.mark.parametrize("command", ["--version", "doctor"])
+def test_output_that_goes_nowhere_is_no_success(command: str, streams: str, status: int, words: str) -> None:
+    if "/dev/full" in streams and not os.path.exists("/dev/full"):
+        pytest.skip("no such device")
+    line = f'"{sys.executable}" -m ggpy {command} {streams}'
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (status, words)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+@pytest.mark.parametrize(("descriptor", "status"), [(1, 1), (2, 0)])
+def test_an_answer_that_cannot_be_written(descriptor: int, status: int) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import ggpy.llm; from doubles import *; from ggpy.load import Model; from ggpy.cli.main import main\n"
+        "def load(*args, notify=None, **placing):\n"
+        "    args[3]('a note')\n"
+        "    return Model(FakeFile(), ByteTokenizer(), FakeTemplate(), FakeRuntime(script=saying('Hi')))\n"
+        "ggpy.llm.load_model = load\n"
+        "main(['run', '-m', 'pyproject.toml', '-p', 'x'])\n"
+    )
+    full = f"{descriptor}>/dev/full"
+    line = ["sh", "-c", f'"{sys.executable}" -c "$CODE" {full}']
+    root = Path(__file__).resolve().parent.parent
+    result = subprocess.run(line, capture_output=True, text=True, cwd=root, env={**os.environ, "CODE": code})
+    assert result.returncode == status, result.stderr
+    if descriptor == 1:
+        assert result.stderr.endswith(UNWRITABLE + "No space left on device.\n")
+    else:
+        assert (result.stdout, result.stderr) == ("Hi\n", "")
+
+
+EMPTY = [
+    ["run", "-p", "x", "-m", ""], ["run", "-f", ""], ["chat", "-m", ""], ["inspect", ""], ["pull", ""],
+    ["convert", "-i", ""], ["convert", "-i", ".", "-o", ""], ["tokenize", "-f", ""], ["warmup", "-m", ""], ["bench", "--plot", ""],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("args", EMPTY)
+def test_an_empty_name_is_said_to_be_empty(call: Any, args: list[str]) -> None:
+    fails(call(*args), "it is empty; give a name", status=2)
+
+
+def test_homes_that_are_not_known(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import platformdirs
+
+    from ggpy.paths import cache_dir
+
+    monkeypatch.setenv("GGPY_CACHE", "~no such user/x")
+    fails(call("pull"), "GGPY_CACHE: ~no such user/x is no path: the home directory ~no such user is not known.")
+    assert "GGPY_CACHE: ~no such" in call("doctor").stdout
+    result = call("chat", "-m", MODEL, input="/save ~no such user/x\n")
+    assert "the home directory ~no such user is not known" in result.stderr
+    monkeypatch.delenv("GGPY_CACHE")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *args, **kwargs: "~/.cache/ggpy")
+    with pytest.raises(GGPYError, match="set GGPY_CACHE"):
+        cache_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are UTF-16 there")
+def test_arguments_are_utf8_whatever_the_locale() -> None:
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = python("-m", "ggpy", "inspect", "/你好", **locale)
+    assert (result.returncode, result.stderr) == (1, "error: /你好 does not exist; check the path to the GGUF file.\n")
+    result = python("-m", "ggpy", "inspect", "/\udcff", **locale)
+    assert (result.returncode, result.stderr) == (1, "error: Argument 2 (/?) is not valid UTF-8.\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
