@@ -23,7 +23,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 class Checkpoint:
     """An open checkpoint folder. `tensors` maps every tensor's name to where it lies. A context manager.
 
-    GGPYError where the folder, its config or a shard is missing or unsound, and for pickled or quantized weights.
+    GGPYError where the folder, its config or a shard is missing or unsound, and for pickled weights.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,11 +34,6 @@ class Checkpoint:
         if not (self.folder / "config.json").is_file():
             raise GGPYError(f"{self.folder} has no config.json, so it is not a Hugging Face checkpoint.")
         self.config = Config(self.json("config.json"), str(self.folder / "config.json"))
-        method = self.config.section("quantization_config", "compression_config").get("quant_method")
-        if method is not None:
-            raise GGPYError(
-                f"{self.folder} holds weights already quantized with {method!r:.40}; convert the original checkpoint."
-            )
         self.notes: list[str] = []  # what was left aside, for the user to know
         self._files: list[SafetensorsFile] = []
         try:
@@ -46,14 +41,6 @@ class Checkpoint:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def architecture(self) -> str:
-        """The model class that config.json names."""
-        names = self.config.get("architectures")
-        if not isinstance(names, list) or not names or not isinstance(names[0], str):
-            raise GGPYError(f"{self.config.where} names no model class in 'architectures'.")
-        return names[0]
 
     def json(self, name: str) -> dict[str, Any]:
         """The JSON object in a file of the folder, {} where there is no such file."""

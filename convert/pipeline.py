@@ -27,6 +27,7 @@ from ggpy.errors import GGPYError
 from ggpy.files import check_target
 from ggpy.models import by_hf_name
 from ggpy.models.hf import Layout, TensorRule
+from ggpy.models.hf_keys import known_config
 from ggpy.quant import FORMATS
 from ggpy.quant.recipes import FILE_TYPES, QUANTIZATION_VERSION, tensor_type
 
@@ -185,7 +186,8 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     """Check a checkpoint whole and decide every key and tensor of its GGUF file."""
     if file_type not in FILE_TYPES:
         raise GGPYError(f"There is no type {file_type!r}; choose one of {', '.join(FILE_TYPES)}.")
-    layout = by_hf_name(checkpoint.architecture).hf_layout(checkpoint.config)
+    model_class, config, config_notes = known_config(checkpoint.config)
+    layout = by_hf_name(model_class).hf_layout(config)
     found = _match(checkpoint, layout)
     tied = not any(rule.target == "output.weight" for rule, _ in found)
     n_layer = layout.metadata[f"{layout.arch}.block_count"]
@@ -209,26 +211,46 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         "general.quantization_version": QUANTIZATION_VERSION,
         "general.alignment": ALIGNMENT,
     }
-    return Plan(metadata, tensors, [*checkpoint.notes, *layout.notes, *tokenizer_notes, *sampling_notes])
+    return Plan(metadata, tensors, [*checkpoint.notes, *config_notes, *layout.notes, *tokenizer_notes, *sampling_notes])
 
 
 def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, SourceTensor]]:
     """Every tensor of the layout with its source. GGPYError for one that is missing, misshapen, or left over."""
+    tensors = _full_names(checkpoint, layout)
+    head, embeddings = (
+        next(rule.source for rule in layout.tensors if rule.target == target)
+        for target in ("output.weight", "token_embd.weight")
+    )
+    if layout.tied and head in tensors:
+        if embeddings not in tensors:  # of two names for one tensor a checkpoint may have kept the other
+            tensors[embeddings] = tensors.pop(head)
+        elif _equal(tensors[head], tensors[embeddings]):
+            del tensors[head]
+        else:
+            layout.notes.append(
+                f"config.json ties the output to the embeddings, but the checkpoint has a {head!r} that differs; it is"
+                " kept, as transformers does."
+            )
     found = []
     for rule in layout.tensors:
-        source = checkpoint.tensors.get(rule.source)
+        source = tensors.pop(rule.source, None)
         if source is None:
+            if rule.source == head and rule.required:
+                raise GGPYError(
+                    f"The checkpoint lacks {head!r}, and its config.json does not tie the output to the embeddings: a"
+                    " model without a head, as embedders are, writes no text."
+                )
             if rule.required:
                 raise GGPYError(f"The checkpoint lacks the tensor {rule.source!r}, which its config.json calls for.")
             continue
         if source.shape != rule.shape:
             raise GGPYError(
-                f"The tensor {rule.source!r} in {source.file.path.name} has the shape {list(source.shape)}"
+                f"The tensor {source.name!r} in {source.file.path.name} has the shape {list(source.shape)}"
                 f"; config.json calls for {list(rule.shape)}."
             )
+        source.check_type()
         found.append((rule, source))
-    used = {rule.source for rule, _ in found} | {"lm_head.weight"}  # stored beside tied embeddings, it repeats them
-    unknown = [name for name in checkpoint.tensors if name not in used and not _NO_WEIGHTS.search(name)]
+    unknown = [tensor.name for name, tensor in tensors.items() if not _NO_WEIGHTS.search(name)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise GGPYError(
@@ -236,6 +258,34 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, Sou
             "; the model is not the plain kind that its config.json names."
         )
     return found
+
+
+def _full_names(checkpoint: Checkpoint, layout: Layout) -> dict[str, SourceTensor]:
+    """The tensors under the names that the layout knows them by: models saved without their head lack its prefix."""
+    known = {rule.source for rule in layout.tensors}
+    tensors: dict[str, SourceTensor] = {}
+    for name, tensor in checkpoint.tensors.items():
+        names = (name, layout.prefix + name, name.removeprefix(layout.prefix))
+        full = next((candidate for candidate in names if candidate in known), name)
+        if full in tensors:
+            raise GGPYError(f"The checkpoint holds both {tensors[full].name!r} and {name!r}, the same part of a model.")
+        tensors[full] = tensor
+    return tensors
+
+
+def _equal(a: SourceTensor, b: SourceTensor) -> bool:
+    """Whether two matrices hold the same weights, a chunk of rows at a time."""
+    if a.shape != b.shape:
+        return False
+    step = max(1, _CHUNK_WEIGHTS // max(1, a.shape[-1] if a.shape else 1))
+    chunks = ((at, min(at + step, a.n_rows)) for at in range(0, a.n_rows, step))
+    return all(np.array_equal(_float32(a.rows(*chunk)), _float32(b.rows(*chunk))) for chunk in chunks)
+
+
+def _float32(rows: np.ndarray) -> np.ndarray:
+    if rows.dtype == np.uint16:  # bfloat16's bits
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    return rows.astype(np.float32)
 
 
 def size_label(n_weights: int) -> str:

@@ -23,9 +23,5 @@ def by_gguf_name(name: str) -> type[Architecture]:
 
 
 def by_hf_name(name: str) -> type[Architecture]:
-    """The architecture that a config.json names in its "architectures"."""
-    for architecture in ARCHITECTURES:
-        if name in architecture.hf_names:
-            return architecture
-    known = ", ".join(n for a in ARCHITECTURES for n in a.hf_names)
-    raise GGPYError(f"The checkpoint's architecture is {name!r}, which ggpy does not convert; it converts {known}.")
+    """The architecture that checkpoints of a model class of transformers convert to; `name` is one of `hf_names`."""
+    return next(architecture for architecture in ARCHITECTURES if name in architecture.hf_names)

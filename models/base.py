@@ -59,6 +59,7 @@ class HyperParameters:
     head_dim: int
     norm_eps: float
     sliding_window: int  # positions a token sees, itself included; 0 where attention is full
+    sliding_layers: tuple[bool, ...] = ()  # which layers have the window; empty: all
 
     def __post_init__(self) -> None:
         for key in ("n_vocab", "n_ctx_train", "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim"):
@@ -74,6 +75,11 @@ class HyperParameters:
             )
         if not 0 <= self.sliding_window < 1 << 32:
             raise GGPYError(f"The metadata gives a sliding window of {self.sliding_window} tokens; that is impossible.")
+        if self.sliding_layers and len(self.sliding_layers) != self.n_layer:
+            raise GGPYError(
+                f"The metadata says of {len(self.sliding_layers)} layers whether they have a sliding window; the model"
+                f" has {self.n_layer}."
+            )
         if not 0 <= self.norm_eps < 1:
             raise GGPYError(f"The metadata gives a norm epsilon of {self.norm_eps}; it must lie between 0 and 1.")
 
@@ -81,6 +87,10 @@ class HyperParameters:
     def n_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.n_head // self.n_head_kv
+
+    def window(self, layer: int) -> int:
+        """Positions that a token sees in this layer, itself included; 0: all."""
+        return self.sliding_window if not self.sliding_layers or self.sliding_layers[layer] else 0
 
 
 class Metadata:
@@ -122,6 +132,15 @@ class Metadata:
                 f"The metadata key {key.format(arch=self.arch)!r} must be a finite number; found {value!r:.60}."
             )
         return float(value)
+
+    def flags(self, key: str) -> tuple[bool, ...]:
+        """An array of booleans, empty where there is none."""
+        value = self._value(key, ())
+        if not isinstance(value, tuple) and getattr(getattr(value, "dtype", None), "kind", "") != "b":
+            raise GGPYError(
+                f"The metadata key {key.format(arch=self.arch)!r} must be a list of booleans; found {value!r:.60}."
+            )
+        return tuple(bool(flag) for flag in value)
 
     def string(self, key: str, default: str | None = None) -> str:
         value = self._value(key, default)
@@ -168,11 +187,12 @@ class Architecture:
             head_dim=head_dim,
             norm_eps=m.number("{arch}.attention.layer_norm_rms_epsilon"),
             sliding_window=m.integer("{arch}.attention.sliding_window", 0),
+            sliding_layers=m.flags("{arch}.attention.sliding_window_pattern"),
         )
 
     def rope(self, freq_factors: Any = None) -> Rope:
-        """The rotary embedding the metadata asks for: plain, linear, YaRN (arXiv 2309.00071), or Llama 3's divisors
-        `freq_factors` [n_rot/2]."""
+        """The rotary embedding the metadata asks for: plain, linear or YaRN (arXiv 2309.00071), with frequencies
+        divided by `freq_factors` [n_rot/2] where the file has them, as for Llama 3."""
         m, hp = self.metadata, self.hparams
         n_rot = m.integer("{arch}.rope.dimension_count", hp.head_dim)
         base = m.number("{arch}.rope.freq_base", 10000.0)
@@ -196,20 +216,21 @@ class Architecture:
         factor = m.number("{arch}.rope.scaling.factor", m.number("{arch}.rope.scale_linear", 1.0)) or 1.0
         if not 1e-6 < factor < 1e6:
             raise GGPYError(f"The metadata stretches rope by a factor of {factor}, which no model can have.")
-        if kind in ("none", "") or (factor == 1.0 and kind == "linear"):
-            return Rope(self.rope_style, n_rot, tuple(inv_freq))
-        if kind == "linear":
-            return Rope(self.rope_style, n_rot, tuple(f / factor for f in inv_freq))
+        attn_factor = m.number("{arch}.rope.scaling.attn_factor", 1.0)
+        if attn_factor <= 0:
+            raise GGPYError(f"The metadata scales rope's results by attn_factor {attn_factor}, which is impossible.")
+        if kind in ("none", "", "linear"):
+            stretch = factor if kind == "linear" else 1.0
+            return Rope(self.rope_style, n_rot, tuple(f / stretch for f in inv_freq), attn_factor)
         if kind != "yarn":
             raise GGPYError(f"The model's rope scaling is {kind!r}; none, linear, yarn and Llama 3's are supported.")
         n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", hp.n_ctx_train)
         beta_fast = m.number("{arch}.rope.scaling.yarn_beta_fast", 32.0)
         beta_slow = m.number("{arch}.rope.scaling.yarn_beta_slow", 1.0)
-        attn_factor = m.number("{arch}.rope.scaling.attn_factor", 1.0)
-        if n_ctx_orig < 1 or base <= 1 or beta_fast <= 0 or beta_slow <= 0 or attn_factor <= 0:
+        if n_ctx_orig < 1 or base <= 1 or beta_fast <= 0 or beta_slow <= 0:
             raise GGPYError(
-                f"The metadata asks for YaRN from {n_ctx_orig} tokens with base {base}, beta_fast {beta_fast}, "
-                f"beta_slow {beta_slow} and attn_factor {attn_factor}, which is impossible."
+                f"The metadata asks for YaRN from {n_ctx_orig} tokens with base {base}, beta_fast {beta_fast} and "
+                f"beta_slow {beta_slow}, which is impossible."
             )
 
         def turns_to_dim(turns: float) -> float:

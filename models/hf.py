@@ -6,12 +6,12 @@ checked whole before a byte is written. Knows nothing of files: a config is a ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ggpy.errors import GGPYError
+from ggpy.models.hf_rope import add_rope
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,15 +25,22 @@ MAX_LAYERS = 4096
 
 
 class Config:
-    """Typed look-ups in a config.json. Each takes alternative key names; a missing key with no default is an error."""
+    """Typed look-ups in a config.json. Each takes alternative key names; a missing key with no default is an error.
 
-    def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
+    `defaults` say what an absent key means; a key that is there and null means none of them.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], where: str = "config.json", defaults: Mapping[str, Any] | None = None
+    ) -> None:
         self.values = values
         self.where = where
+        self.defaults = defaults or {}
 
     def get(self, *keys: str) -> Any:
         """The first of these keys that is there and not null, else None."""
-        return next((self.values[key] for key in keys if self.values.get(key) is not None), None)
+        found = (self.values[key] if key in self.values else self.defaults.get(key) for key in keys)
+        return next((value for value in found if value is not None), None)
 
     def _required(self, keys: tuple[str, ...], default: Any) -> Any:
         value = self.get(*keys)
@@ -96,6 +103,8 @@ class Layout:
     metadata: dict[str, MetadataValue]
     tensors: list[TensorRule]
     n_vocab: int
+    prefix: str  # of the model's parts in the checkpoint's names; one saved without its head lacks it
+    tied: bool  # whether the output matrix is the embeddings', unless the checkpoint has another one
     generated: dict[str, np.ndarray] = field(default_factory=dict)  # float32
     notes: list[str] = field(default_factory=list)  # what the file cannot say, for the user to know
 
@@ -105,21 +114,14 @@ class Layout:
             raise ValueError("a layout names a tensor twice")
 
 
-def check_activation(config: Config) -> None:
-    act = config.get("hidden_act", "hidden_activation")
-    if act not in (None, "silu", "swish"):
-        raise GGPYError(f"{config.where} names the activation {act!r}; this architecture is known with 'silu' alone.")
-
-
 def decoder_layout(
     config: Config, arch: str, *, interleaved: bool = False, qkv_bias: bool = False, head_norms: bool = False
 ) -> Layout:
-    """The layout that Llama, Qwen2 and Qwen3 share.
+    """The layout that Llama, Mistral, Qwen2 and Qwen3 share.
 
     `interleaved`: the file's rope pairs neighbouring rows, so query and key rows are reordered. `qkv_bias`: query, key
-    and value must have a bias. `head_norms`: query and key heads have a norm. Other biases come where there are any.
+    and value have a bias whatever the config says. `head_norms`: query and key heads have a norm.
     """
-    check_activation(config)
     n_layer = config.integer("num_hidden_layers", most=MAX_LAYERS)
     n_embd = config.integer("hidden_size")
     n_head = config.integer("num_attention_heads")
@@ -155,6 +157,7 @@ def decoder_layout(
         metadata[f"{arch}.attention.key_length"] = head_dim
         metadata[f"{arch}.attention.value_length"] = head_dim
 
+    attention_bias, mlp_bias = config.flag("attention_bias", default=False), config.flag("mlp_bias", default=False)
     n_q, n_kv = n_head * head_dim, n_head_kv * head_dim
     turn = (lambda heads: heads) if interleaved else (lambda heads: 0)
     tensors = [TensorRule("token_embd.weight", "model.embed_tokens.weight", (n_vocab, n_embd))]
@@ -167,12 +170,14 @@ def decoder_layout(
             ("attn_v", "self_attn.v_proj", n_kv, 0),
         ):
             tensors.append(TensorRule(f"{to}{name}.weight", f"{of}{source}.weight", (rows, n_embd), heads))
-            tensors.append(TensorRule(f"{to}{name}.bias", f"{of}{source}.bias", (rows,), heads, required=qkv_bias))
+            if qkv_bias or attention_bias:
+                tensors.append(TensorRule(f"{to}{name}.bias", f"{of}{source}.bias", (rows,), heads))
         if head_norms:
             tensors.append(TensorRule(to + "attn_q_norm.weight", of + "self_attn.q_norm.weight", (head_dim,)))
             tensors.append(TensorRule(to + "attn_k_norm.weight", of + "self_attn.k_norm.weight", (head_dim,)))
         tensors.append(TensorRule(to + "attn_output.weight", of + "self_attn.o_proj.weight", (n_embd, n_q)))
-        tensors.append(TensorRule(to + "attn_output.bias", of + "self_attn.o_proj.bias", (n_embd,), required=False))
+        if attention_bias:
+            tensors.append(TensorRule(to + "attn_output.bias", of + "self_attn.o_proj.bias", (n_embd,)))
         tensors.append(TensorRule(to + "ffn_norm.weight", of + "post_attention_layernorm.weight", (n_embd,)))
         for name, source, rows, columns in (
             ("ffn_gate", "mlp.gate_proj", n_ff, n_embd),
@@ -180,109 +185,46 @@ def decoder_layout(
             ("ffn_down", "mlp.down_proj", n_embd, n_ff),
         ):
             tensors.append(TensorRule(f"{to}{name}.weight", f"{of}{source}.weight", (rows, columns)))
-            tensors.append(TensorRule(f"{to}{name}.bias", f"{of}{source}.bias", (rows,), required=False))
+            if mlp_bias:
+                tensors.append(TensorRule(f"{to}{name}.bias", f"{of}{source}.bias", (rows,)))
     tensors.append(TensorRule("output_norm.weight", "model.norm.weight", (n_embd,)))
-    tensors += output_rule(config, "lm_head.weight", (n_vocab, n_embd))
+    tied = config.flag("tie_word_embeddings", default=False)
+    tensors.append(TensorRule("output.weight", "lm_head.weight", (n_vocab, n_embd), required=not tied))
 
-    layout = Layout(arch, metadata, tensors, n_vocab)
+    layout = Layout(arch, metadata, tensors, n_vocab, "model.", tied)
     add_rope(layout, config, head_dim)
-    add_sliding_window(layout, config, n_layer)
+    add_sliding_windows(layout, config, n_layer)
     return layout
 
 
-def output_rule(config: Config, source: str, shape: tuple[int, int]) -> list[TensorRule]:
-    """The output matrix: none where the config ties it to the embeddings, optional where the config does not say."""
-    tied = config.get("tie_word_embeddings")
-    if tied is True:
-        return []
-    return [TensorRule("output.weight", source, shape, required=tied is False)]
-
-
-def add_rope(layout: Layout, config: Config, head_dim: int) -> None:
-    """Rope's base and scaling: linear and YaRN as metadata, Llama 3's as tensor `rope_freqs.weight` [head_dim/2]."""
-    arch = layout.arch
-    rope = config.section("rope_parameters", "rope_scaling")
-    theta = rope.get("rope_theta")
-    base = config.number("rope_theta", default=10000.0) if theta is None else rope.number("rope_theta")
-    layout.metadata[f"{arch}.rope.freq_base"] = base
-    partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor")
-    if partial not in (None, 1, 1.0):
-        raise GGPYError(
-            f"{config.where} turns only {partial!r} of each head; this architecture is known with whole heads alone."
-        )
-
-    kind = rope.get("rope_type", "type")
-    key = f"{arch}.rope.scaling."
-    if kind in (None, "default", "none"):
-        return
-    if kind == "dynamic":
-        layout.notes.append(
-            "rope scaling 'dynamic' has no place in GGUF: the file is exact up to its trained context, not beyond."
-        )
-    elif kind == "linear":
-        layout.metadata[key + "type"] = "linear"
-        layout.metadata[key + "factor"] = rope.number("factor")
-    elif kind == "yarn":
-        n_ctx = config.integer("max_position_embeddings")
-        n_ctx_orig = rope.integer("original_max_position_embeddings", default=n_ctx)
-        factor = rope.number("factor", default=n_ctx / n_ctx_orig)
-        layout.metadata[key + "type"] = "yarn"
-        layout.metadata[key + "factor"] = factor
-        layout.metadata[key + "original_context_length"] = n_ctx_orig
-        if rope.get("attention_factor") is not None:
-            # Readers multiply this key with YaRN's own 0.1 ln(factor) + 1, and the config states the product.
-            usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-            layout.metadata[key + "attn_factor"] = rope.number("attention_factor") / usual
-        elif rope.get("mscale", "mscale_all_dim") is not None:
-            raise GGPYError(f"{rope.where} sets 'mscale', which GGUF has no place for in this architecture.")
-        for name in ("beta_fast", "beta_slow"):
-            if rope.get(name) is not None:
-                layout.metadata[f"{key}yarn_{name}"] = rope.number(name)
-    elif kind == "llama3":
-        layout.generated["rope_freqs.weight"] = llama3_rope_divisors(config, rope, base, head_dim)
-    else:
-        raise GGPYError(
-            f"{config.where} asks for rope scaling {kind!r:.40}; linear, dynamic, yarn and llama3 are supported."
-        )
-
-
-def llama3_rope_divisors(config: Config, rope: Config, base: float, head_dim: int) -> np.ndarray:
-    """Llama 3.1's scaling as one divisor per rope frequency, float32 [head_dim/2].
-
-    Frequencies that turn less than `low_freq_factor` times in the original context are slowed by `factor`, those that
-    turn more than `high_freq_factor` times stay, and between the two they are blended linearly in the number of turns.
-    """
+def add_sliding_windows(layout: Layout, config: Config, n_layer: int) -> None:
+    """`sliding_window` and, where not every layer has it, which ones do, as transformers' classes decide it."""
     import numpy as np
 
-    factor = rope.number("factor")
-    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-    n_ctx_orig = rope.integer("original_max_position_embeddings", default=config.integer("max_position_embeddings"))
-    if high <= low:
-        raise GGPYError(
-            f"{rope.where} gives 'high_freq_factor' {high} and 'low_freq_factor' {low}; the first must be the greater."
-        )
-    # float32 throughout, as checkpoints were trained and other converters compute
-    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequency = (1.0 / np.float32(base) ** exponent).astype(np.float64)  # [head_dim/2], radians a position
-    turns = n_ctx_orig * frequency / (2 * math.pi)
-    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - share) / factor + share)).astype(np.float32)
-
-
-def add_sliding_window(layout: Layout, config: Config, n_layer: int) -> None:
-    """`sliding_window` where every layer uses it. A window on some layers only has no key in these architectures."""
     window = config.get("sliding_window")
-    if window is None or config.get("use_sliding_window") is False:
-        return
+    if "use_sliding_window" in config.defaults and not config.flag("use_sliding_window", default=False):
+        window = None
     kinds = config.get("layer_types")
-    if isinstance(kinds, list) and len(kinds) == n_layer:
-        n_sliding = sum(kind == "sliding_attention" for kind in kinds)
-    else:  # without a list, Qwen's configs count the full layers at the bottom
-        n_sliding = n_layer - min(n_layer, config.integer("max_window_layers", default=0, least=0))
-    if n_sliding == n_layer:
-        layout.metadata[f"{layout.arch}.attention.sliding_window"] = config.integer("sliding_window")
-    elif n_sliding:
-        layout.notes.append(
-            f"{n_sliding} of {n_layer} layers use a sliding window of {window}, which GGUF cannot say for {layout.arch}"
-            ": all will attend in full."
-        )
+    if kinds is None:  # Qwen's configs count the full layers at the bottom, Mistral's have none
+        n_full = config.integer("max_window_layers", default=0, least=0)
+        sliding = [window is not None and layer >= n_full for layer in range(n_layer)]
+    else:
+        names = {"sliding_attention": True, "full_attention": False, "attention": False}
+        if not isinstance(kinds, list) or len(kinds) != n_layer:
+            raise GGPYError(f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers.")
+        unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in names]
+        if unknown:
+            raise GGPYError(
+                f"{config.where} names {unknown[0]!r:.40} in 'layer_types'; ggpy knows {' and '.join(list(names)[:2])}."
+            )
+        sliding = [names[kind] for kind in kinds]
+        if any(sliding) and window is None:
+            raise GGPYError(
+                f"{config.where} names layers of 'sliding_attention' in 'layer_types', but no window for them: see"
+                " 'sliding_window' and 'use_sliding_window'."
+            )
+    key = f"{layout.arch}.attention.sliding_window"
+    if any(sliding):
+        layout.metadata[key] = config.integer("sliding_window")
+    if len(set(sliding)) == 2:
+        layout.metadata[key + "_pattern"] = np.array(sliding)

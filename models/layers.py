@@ -34,7 +34,7 @@ def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Ro
         rope=rope,
         q_norm=at + "attn_q_norm",
         k_norm=at + "attn_k_norm",
-        window=hp.sliding_window,
+        window=hp.window(layer),
     )
     return g.linear(attended, at + "attn_output", hp.n_embd)
 

@@ -46,10 +46,6 @@ class Qwen(Architecture):
             raise GGPYError(
                 f"{config.where} gives 'intermediate_size' as {n_ff_both}; it counts gate and up and must be even."
             )
-        if config.number("rotary_pct", default=1.0) != 1.0:
-            raise GGPYError(f"{config.where} gives 'rotary_pct' below 1; Qwen is known with rope on whole heads alone.")
-
-        # Past seq_length the original stretches rope and scales attention by length, for which GGUF has no keys.
         n_ctx = config.integer("seq_length", "max_position_embeddings")
         n_ctx = min(n_ctx, config.integer("max_position_embeddings", default=n_ctx))
         metadata = {
@@ -78,5 +74,13 @@ class Qwen(Architecture):
                 TensorRule(to + "ffn_down.weight", of + "mlp.c_proj.weight", (n_embd, n_ff)),
             ]
         tensors.append(TensorRule("output_norm.weight", "transformer.ln_f.weight", (n_embd,)))
-        tensors.append(TensorRule("output.weight", "lm_head.weight", (n_vocab, n_embd)))
-        return Layout(cls.name, metadata, tensors, n_vocab)
+        tied = config.flag("tie_word_embeddings", default=False)
+        tensors.append(TensorRule("output.weight", "lm_head.weight", (n_vocab, n_embd), required=not tied))
+        layout = Layout(cls.name, metadata, tensors, n_vocab, "transformer.", tied)
+        beyond = [key for key in ("use_dynamic_ntk", "use_logn_attn") if config.flag(key, default=False)]
+        if beyond:
+            layout.notes.append(
+                f"beyond {n_ctx} tokens the original changes rope and attention by length ({', '.join(beyond)}), for"
+                " which GGUF has no keys: the file is exact up to there."
+            )
+        return layout

@@ -152,14 +152,22 @@ def test_qwen_metadata(tmp_path: Path) -> None:
 def test_sliding_windows(tmp_path: Path) -> None:
     convert(tiny_checkpoint(tmp_path, "mistral"), "f16", tmp_path / "out.gguf")
     assert read(tmp_path / "out.gguf")[0]["llama.attention.sliding_window"] == 16
-    notes: list[str] = []
     folder = tiny_checkpoint(tmp_path, "qwen2", use_sliding_window=True, max_window_layers=1)
-    convert(folder, "f16", tmp_path / "out.gguf", note=notes.append)
-    assert "qwen2.attention.sliding_window" not in read(tmp_path / "out.gguf")[0]
-    assert any("sliding window" in text for text in notes)
+    convert(folder, "f16", tmp_path / "out.gguf")
+    fields = read(tmp_path / "out.gguf")[0]
+    assert fields["qwen2.attention.sliding_window"] == 512
+    assert fields["qwen2.attention.sliding_window_pattern"] == [False, True]
+    folder = tiny_checkpoint(tmp_path, "mistral", layer_types=["sliding_attention", "full_attention"])
+    convert(folder, "f16", tmp_path / "out.gguf")
+    assert read(tmp_path / "out.gguf")[0]["llama.attention.sliding_window_pattern"] == [True, False]
     folder = tiny_checkpoint(tmp_path, "qwen2", use_sliding_window=True, max_window_layers=0)
     convert(folder, "f16", tmp_path / "out.gguf")
-    assert read(tmp_path / "out.gguf")[0]["qwen2.attention.sliding_window"] == 512
+    fields = read(tmp_path / "out.gguf")[0]
+    assert fields["qwen2.attention.sliding_window"] == 512
+    assert "qwen2.attention.sliding_window_pattern" not in fields
+    folder = tiny_checkpoint(tmp_path, "qwen2", use_sliding_window=False, max_window_layers=0)
+    convert(folder, "f16", tmp_path / "out.gguf")
+    assert "qwen2.attention.sliding_window" not in read(tmp_path / "out.gguf")[0]
 
 
 def test_rope_scaling(tmp_path: Path) -> None:
@@ -196,12 +204,62 @@ def test_llama3_rope_divisors(tmp_path: Path) -> None:
         assert divisor == pytest.approx(expected, rel=1e-5)
 
 
-def test_tied_embeddings_leave_no_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_tied_embeddings_are_compared(tmp_path: Path, dtype: str) -> None:
+    """A stored head that repeats the embeddings, in whatever type, is left away; one that differs is kept."""
     folder = tiny_checkpoint(tmp_path, "qwen2", tie_word_embeddings=True)
     tensors = random_tensors({**CONFIGS["qwen2"], "tie_word_embeddings": False})
-    write_safetensors(folder / "model.safetensors", tensors)  # the output matrix stored all the same
-    convert(folder, "f16", tmp_path / "out.gguf")
-    assert "output.weight" not in read(tmp_path / "out.gguf")[1]
+    notes: list[str] = []
+    for last, kept in ((0.0, False), (1.0, True)):
+        head = to_float32(tensors["model.embed_tokens.weight"]).copy()
+        head[-1, -1] += last
+        tensors["lm_head.weight"] = stored(head, dtype)
+        write_safetensors(folder / "model.safetensors", tensors)
+        notes.clear()
+        convert(folder, "f16", tmp_path / "out.gguf", note=notes.append)
+        assert ("output.weight" in read(tmp_path / "out.gguf")[1]) == kept
+        assert any("'lm_head.weight' that differs" in text for text in notes) == kept
+
+
+def test_names_without_the_prefix(tmp_path: Path) -> None:
+    """A base model's tensors lack `model.`; the file is the same. Two names for one part are refused."""
+    folder = tiny_checkpoint(tmp_path, "smollm2")
+    convert(folder, "f16", tmp_path / "full.gguf")
+    config = {**CONFIGS["smollm2"], "architectures": ["LlamaModel"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = random_tensors(config)
+    bare = {name.removeprefix("model."): values for name, values in tensors.items()}
+    write_safetensors(folder / "model.safetensors", bare)
+    convert(folder, "f16", tmp_path / "bare.gguf")
+    assert (tmp_path / "bare.gguf").read_bytes() == (tmp_path / "full.gguf").read_bytes()
+    write_safetensors(folder / "model.safetensors", {**tensors, "norm.weight": bare["norm.weight"]})
+    with pytest.raises(GGPYError, match=r"both 'model\.norm\.weight' and 'norm\.weight'"):
+        convert(folder, "f16", tmp_path / "bare.gguf")
+    qwen = tiny_checkpoint(tmp_path, "qwen", architectures=["QWenModel"])
+    tensors = random_tensors(CONFIGS["qwen"])
+    write_safetensors(qwen / "model.safetensors", {n.removeprefix("transformer."): v for n, v in tensors.items()})
+    convert(qwen, "f16", tmp_path / "bare.gguf")
+
+
+@pytest.mark.parametrize("architecture", ["LlamaModel", "LlamaForCausalLM"])
+def test_a_model_without_a_head_is_refused(tmp_path: Path, architecture: str) -> None:
+    folder = tiny_checkpoint(tmp_path, "llama", architectures=[architecture])
+    tensors = random_tensors(CONFIGS["llama"])
+    del tensors["lm_head.weight"]
+    write_safetensors(folder / "model.safetensors", tensors)
+    with pytest.raises(GGPYError, match=r"lacks 'lm_head\.weight'.* a model without a head"):
+        convert(folder, "f16", tmp_path / "out.gguf")
+
+
+def test_biases_that_the_config_does_not_ask_for(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, "llama", attention_bias=True)
+    (folder / "config.json").write_text(json.dumps(CONFIGS["llama"]))
+    with pytest.raises(GGPYError, match=r"'model\.layers\.0\.self_attn\.q_proj\.bias' and 7 more"):
+        convert(folder, "f16", tmp_path / "out.gguf")
+    folder = tiny_checkpoint(tmp_path, "llama")
+    (folder / "config.json").write_text(json.dumps({**CONFIGS["llama"], "attention_bias": True}))
+    with pytest.raises(GGPYError, match=r"lacks the tensor 'model\.layers\.0\.self_attn\.q_proj\.bias'"):
+        convert(folder, "f16", tmp_path / "out.gguf")
 
 
 # What goes wrong
@@ -240,17 +298,19 @@ def test_wrong_tensors_are_named(tmp_path: Path, changes: dict, message: str) ->
     ("changes", "message"),
     [
         ({"architectures": ["GPTJForCausalLM"]}, "'GPTJForCausalLM'.*LlamaForCausalLM"),
-        ({"architectures": None}, "names no model class"),
+        ({"architectures": ["LlamaForCausalLM", "LlamaForSequenceClassification"]}, "SequenceClassification', which"),
+        ({"architectures": "LlamaForCausalLM"}, "must list the names of classes"),
+        ({"architectures": None, "model_type": "gptj"}, "names no model that ggpy converts"),
         ({"hidden_size": None}, "lacks 'hidden_size'"),
         ({"hidden_size": "wide"}, "'hidden_size' as 'wide'"),
         ({"num_hidden_layers": 0}, "'num_hidden_layers' as 0"),
         ({"num_attention_heads": 3}, "must be a multiple"),
         ({"num_key_value_heads": 3}, "must divide"),
         ({"rms_norm_eps": float("nan")}, "'rms_norm_eps' as nan"),
-        ({"hidden_act": "gelu"}, "activation 'gelu'"),
+        ({"hidden_act": "gelu"}, "'hidden_act' as 'gelu'"),
         ({"rope_scaling": "yes"}, "must be an object"),
         ({"vocab_size": 100}, r"\[512, 256\].*\[100, 256\]"),
-        ({"quantization_config": {"quant_method": "awq"}}, "already quantized with 'awq'"),
+        ({"quantization_config": {"quant_method": "awq"}}, "'awq'}: the weights are already quantized"),
     ],
 )
 def test_wrong_configs_are_named(tmp_path: Path, changes: dict, message: str) -> None:

@@ -307,9 +307,10 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             shapes[at + "self_attn.q_norm.weight"] = (head_dim,)
             shapes[at + "self_attn.k_norm.weight"] = (head_dim,)
         shapes[at + "post_attention_layernorm.weight"] = (n_embd,)
-        shapes[at + "mlp.gate_proj.weight"] = (n_ff, n_embd)
-        shapes[at + "mlp.up_proj.weight"] = (n_ff, n_embd)
-        shapes[at + "mlp.down_proj.weight"] = (n_embd, n_ff)
+        for name, rows, columns in (("gate", n_ff, n_embd), ("up", n_ff, n_embd), ("down", n_embd, n_ff)):
+            shapes[f"{at}mlp.{name}_proj.weight"] = (rows, columns)
+            if config.get("mlp_bias"):
+                shapes[f"{at}mlp.{name}_proj.bias"] = (rows,)
     shapes["model.norm.weight"] = (n_embd,)
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (n_vocab, n_embd)

@@ -1,0 +1,211 @@
+"""Every key of config.json that the supported families define, and what becomes of it: followed, of no effect, refused.
+
+Sources: the configuration classes of transformers 5.24 and the code that reads them, its 4th version's where published
+files still carry the keys, and for the first Qwen the code that comes with the models. A key that stands nowhere here
+is named to the user, as it may be the setting that makes a model another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ggpy.errors import GGPYError
+from ggpy.models.hf import Config
+
+
+@dataclass(frozen=True)
+class Family:
+    """One configuration class: `classes` are the models that it configures, the one that writes text first, then the
+    one without a head; `followed` are the keys its layout is made from, each with the value that an absent key means.
+    """
+
+    classes: tuple[str, ...]
+    followed: Mapping[str, Any]
+
+
+# Sizes have defaults as well: transformers writes them out, but files that people edit leave some away.
+_LLAMA: dict[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
+    "rope_parameters": None, "rope_scaling": None, "rope_theta": 10000.0, "partial_rotary_factor": None,
+    "original_max_position_embeddings": None,
+}  # fmt: skip
+_WITHOUT_BIAS = {key: value for key, value in _LLAMA.items() if not key.endswith("_bias")}
+_MISTRAL = {
+    **_WITHOUT_BIAS, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+    "sliding_window": 4096, "layer_types": None,
+}  # fmt: skip
+_QWEN2 = {
+    **_WITHOUT_BIAS, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+    "max_position_embeddings": 32768, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28,
+    "layer_types": None,
+}  # fmt: skip
+_QWEN = {
+    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "kv_channels": 128, "layer_norm_epsilon": 1e-6, "max_position_embeddings": 8192,
+    "seq_length": None, "rotary_emb_base": 10000.0, "use_dynamic_ntk": True, "use_logn_attn": True,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+#: By the config's "model_type".
+FAMILIES: dict[str, Family] = {
+    "llama": Family(("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"), _LLAMA),
+    "mistral": Family(("MistralForCausalLM", "MistralModel"), _MISTRAL),
+    "qwen": Family(("QWenLMHeadModel", "QWenModel"), _QWEN),
+    "qwen2": Family(("Qwen2ForCausalLM", "Qwen2Model"), _QWEN2),
+    "qwen3": Family(("Qwen3ForCausalLM", "Qwen3Model"), {**_QWEN2, "head_dim": 128, "attention_bias": False}),
+}
+
+#: Keys that change nothing in the file, by the reason.
+IGNORED: dict[str, str] = {
+    key: reason
+    for reason, keys in {
+        "which family and which files: read before the layout is made": "model_type architectures transformers_weights",
+        "special tokens: read with the tokenizer": """bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id
+            decoder_start_token_id tokenizer_class prefix""",
+        "training alone": """attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop attn_dropout_prob
+            emb_dropout_prob initializer_range gradient_checkpointing _gradient_checkpointing unsloth_fixed
+            unsloth_version problem_type finetuning_task""",
+        "how the original is run, not what it computes": """use_cache pretraining_tp chunk_size_feed_forward torchscript
+            attn_implementation _attn_implementation _attn_implementation_autoset _attn_implementation_internal
+            experts_implementation _experts_implementation _experts_implementation_internal _flash_attn_2_enabled
+            use_flash_attn use_flash_attention use_flash_attention_2 flash_attn use_kernels use_bfloat16
+            use_cache_quantization use_cache_kernel softmax_in_fp32 tf_legacy_loss onnx_safe cache_implementation
+            transformers.js_config bf16 fp16 fp32""",
+        "the type of the weights: the checkpoint's tensors say it themselves": "dtype torch_dtype",
+        "what the original returns beside logits": """output_hidden_states output_attentions output_scores return_dict
+            use_return_dict return_dict_in_generate output_router_logits id2label label2id num_labels
+            tie_last_hidden_states""",
+        "where the file comes from": "transformers_version _name_or_path name_or_path _commit_hash is_llama_config",
+        "code in the folder, which is not executed": "auto_map custom_pipelines",
+        "a limit of the original's tokenizer": "max_sequence_length model_max_length",
+        "generation: transformers takes it from generation_config.json alone": """max_length max_new_tokens min_length
+            do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+            epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty
+            no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences
+            forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty
+            suppress_tokens begin_suppress_tokens task_specific_params num_assistant_tokens
+            num_assistant_tokens_schedule assistant_confidence_threshold assistant_lookbehind target_lookbehind""",
+        "no decoder reads it: a rest of the base class": "is_decoder tie_encoder_decoder cross_attention_hidden_size",
+    }.items()
+    for key in keys.split()
+}
+
+#: Keys that must have one of these values, or be absent: with another the model computes what ggpy does not.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish", None),
+    "hidden_activation": ("silu", "swish", None),
+    # Of attention. transformers takes null for "not causal".
+    "is_causal": (True,),
+    "use_bidirectional_attention": (False, None),
+    "attention_chunk_size": (None,),
+    "alibi": (False, None),
+    "use_alibi": (False, None),
+    "position_embedding_type": ("rope", None),
+    "rope_interleaved": (False, None),
+    "rotary_pct": (1.0, None),
+    "use_mrope": (False, None),
+    "no_rope_layers": (None, []),
+    "scale_attn_weights": (True, None),
+    "scale_attn_by_inverse_layer_idx": (False, None),
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "query_pre_attn_scalar": (None,),
+    "attention_multiplier": (None,),
+    "embedding_multiplier": (1.0, None),
+    "residual_multiplier": (1.0, None),
+    "logits_scaling": (1.0, None),
+    "logit_scale": (1.0, None),
+    "use_qk_norm": (False, None),
+    "qk_layernorm": (False, None),
+    "attn_temperature_tuning": (False, None),
+    "use_parallel_residual": (False, None),
+    "parallel_attn": (False, None),
+    # The first Qwen's: biases everywhere.
+    "no_bias": (True, None),
+    # Other kinds of models under these names.
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "pruned_heads": (None, {}),
+    "per_layer_config": (None, {}),
+    "num_experts": (None, 0, 1),
+    "num_local_experts": (None, 0, 1),
+    "n_routed_experts": (None, 0),
+    "text_config": (None, {}),
+    "vision_config": (None, {}),
+    "audio_config": (None, {}),
+    "quantization_config": (None, {}),
+    "compression_config": (None, {}),
+}
+
+_ADVICE = {
+    **dict.fromkeys(("quantization_config", "compression_config"), "the weights are already quantized; convert the"
+                    " original checkpoint"),
+    **dict.fromkeys(("text_config", "vision_config", "audio_config"), "this is a model of more than text; ggpy converts"
+                    " text models"),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), "ggpy converts no mixtures of experts"),
+}  # fmt: skip
+
+#: What any family of transformers follows: to one that does not, it is without effect.
+_DECODERS = frozenset(key for name, family in FAMILIES.items() if name != "qwen" for key in family.followed)
+
+
+def known_config(config: Config) -> tuple[str, Config, list[str]]:
+    """The family's model class that writes text, the settings it follows with its defaults, and notes for the user.
+
+    GGPYError for a model that ggpy does not convert and for a setting that it does not follow.
+    """
+    notes: list[str] = []
+    name = _family_name(config, notes)
+    family = FAMILIES[name]
+    unknown = []
+    for key, value in config.values.items():
+        if key in family.followed:
+            continue
+        if key in REFUSED:
+            if not any(_same(value, neutral) for neutral in REFUSED[key]):
+                advice = _ADVICE.get(key, "ggpy does not follow that, and the model would compute something else")
+                raise GGPYError(f"{config.where} gives {key!r} as {value!r:.60}: {advice}.")
+        elif key not in IGNORED and (name == "qwen" or key not in _DECODERS):
+            unknown.append(key)
+    if unknown:
+        notes.append(f"{config.where} has keys that ggpy does not know; they play no part: {listed(unknown)}.")
+    values = {key: value for key, value in config.values.items() if key in family.followed}
+    return family.classes[0], Config(values, config.where, {**family.followed, "model_type": name}), notes
+
+
+def listed(names: list[str]) -> str:
+    """Some names for a note: the first eight, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(f"{name!r:.60}" for name in names[:8]) + more
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
+
+
+def _family_name(config: Config, notes: list[str]) -> str:
+    """The family that transformers would load: "model_type" rules, the classes in "architectures" say the rest."""
+    families = {cls: name for name, family in FAMILIES.items() for cls in family.classes}
+    classes, model_type = config.get("architectures"), config.get("model_type")
+    if not isinstance(classes or [], list) or not all(isinstance(name, str) for name in classes or []):
+        raise GGPYError(f"{config.where} gives 'architectures' as {classes!r:.60}; it must list the names of classes.")
+    for name in classes or []:
+        if name not in families:
+            known = ", ".join(family.classes[0] for family in FAMILIES.values())
+            raise GGPYError(
+                f"The checkpoint's architecture is {name!r:.60}, which ggpy does not convert; it converts {known}."
+            )
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        if classes and families[classes[0]] != model_type:
+            notes.append(
+                f"{config.where} gives {classes[0]!r} as the class, but {model_type!r} as 'model_type'; the latter"
+                " is followed, as transformers does."
+            )
+        return model_type
+    if not classes:
+        raise GGPYError(f"{config.where} names no model that ggpy converts, in 'architectures' or 'model_type'.")
+    return families[classes[0]]
