@@ -115,7 +115,8 @@ class LLM:
         if (n_threads or 1) > MAX_THREADS:
             raise GGPYError(f"n_threads is {n_threads}, but ggpy runs at most {MAX_THREADS}; take the number of cores.")
         self.path = Path(path)
-        notify, device = notify or logging.getLogger("ggpy").info, find_device(device)
+        notify = notify or logging.getLogger("ggpy").info
+        device = find_device(device, notify)
         layers = find_gpu_layers(n_gpu_layers)
         if split_mode not in ("layer", "row"):
             raise GGPYError(f"split_mode is {split_mode!r}, but several GPUs share a model by 'layer' or by 'row'.")

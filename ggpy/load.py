@@ -28,12 +28,16 @@ class Model:
     runtime: Runtime
 
 
-def find_device(asked: str) -> str:
-    """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else."""
+def find_device(asked: str, notify: Notify | None = None) -> str:
+    """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else. Why "auto" is
+    the CPU is a note."""
     if asked == "auto":
-        from ggpy.cuda.driver import usable
+        from ggpy.cuda.driver import unusable
 
-        return "cuda" if usable() else "cpu"
+        why = unusable()
+        if why and notify:
+            notify(f"device auto takes the CPU: {why}")
+        return "cpu" if why else "cuda"
     kind, colon, list_ = asked.partition(":")
     numbers = list_.split(",") if colon else []
     named = all(number.isascii() and number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.memory import available_memory, choose_context, usable
 from ggpy.units import size_text
 
@@ -129,8 +129,8 @@ class Placement:
         shares = [f"{part.n_layers} on {part.device}" for part in parts]
         return f"{n} of {self.n_layer} layers on the GPU" + (f" ({', '.join(shares)})" if len(parts) > 1 else "")
 
-    def too_much(self, n: int, n_ctx: int) -> GGPYError:
-        """What to say where n layers on the GPUs do not fit."""
+    def shortage(self, n: int, n_ctx: int) -> str:
+        """That n layers do not fit the GPUs, with the figures; no sentence yet."""
         *_, gpus = self._sets()
         *_, batch = self._batches(n, gpus)
         if self.by_rows and len(gpus) > 1:
@@ -138,19 +138,24 @@ class Placement:
         else:
             others = (len(gpus) - 1) * self._working(batch)
             needed = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx, batch) + others
-        free, fits = sum(self._room(gpu) for gpu in gpus), self._most(n - 1, n_ctx)
+        return (
+            f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {size_text(needed)} of GPU memory, "
+            f"but {size_text(sum(map(self._room, gpus)))} are free on {' and '.join(gpus)}"
+        )
+
+    def too_much(self, n: int, n_ctx: int) -> GGPYError:
+        """What to say where n layers on the GPUs do not fit."""
+        fits = self._most(n - 1, n_ctx)
         advice = f"{fits} layers would fit (-ngl {fits})" if fits else "not one layer fits: take the CPU (-ngl 0)"
         if n_ctx > LEAST_CONTEXT:
             advice += ", or take a smaller context (-c)"
-        return GGPYError(
-            f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {size_text(needed)} of GPU memory, "
-            f"but {size_text(free)} are free; {advice}."
-        )
+        return GGPYError(f"{self.shortage(n, n_ctx)}; {advice}.")
 
-    def ran_out(self, parts: Sequence[Part], n_ctx: int) -> GGPYError:
+    def ran_out(self, parts: Sequence[Part], n_ctx: int, error: OutOfMemory) -> GGPYError:
         """What to say where there was less room than had been free a moment ago, and all has been given back."""
         self._room.cache_clear()
-        return self.too_much(sum(part.n_layers for part in parts if part.on_gpu), n_ctx)
+        n = sum(part.n_layers for part in parts if part.on_gpu)
+        return error if self._fitting(n, n_ctx) else self.too_much(n, n_ctx)
 
     def _planned(self, on_gpu: bool, rank: Rank | None = None) -> Program:
         """The whole model's program, for GPUs or for the CPU; or a rank's share of it."""
@@ -194,7 +199,7 @@ class Placement:
         if not self.by_rows:
             yield self._named[:1]
         if len(self._named) > 1 or self.by_rows:
-            yield [gpu for gpu in self._named if self._room(gpu)]
+            yield [gpu for gpu in self._named if self._room(gpu)] or self._named[:1]
 
     def _batches(self, n: int, gpus: Sequence[str]) -> Sequence[int]:
         """Tokens of a step to try where n layers are on these GPUs."""
@@ -272,8 +277,9 @@ class Placement:
 
         try:
             return usable(available(gpu))
-        except GGPYError:
-            if ":" in self.device or gpu == self._named[0]:
+        except GGPYError as error:
+            full = isinstance(error, OutOfMemory) and len(self._named) > 1  # so full that it cannot be opened
+            if ":" in self.device or (gpu == self._named[0] and not full):
                 raise
             return 0  # nobody asked for this one
 

@@ -141,7 +141,7 @@ class Runtime:
         if self.device != "cpu":
             notify(placement.describe(self.parts))
         elif placement.asked is None:
-            notify("not one layer fits the GPU's free memory: the CPU runs them all")
+            notify(f"{placement.shortage(1, n_ctx)}: the CPU runs them all")
         if placement.by_rows and len(self.parts[-1].gpus) < 2:
             notify("split_mode (-sm) is of no effect without several GPUs: name them (--device cuda:0,1)")
         with ExitStack() as undo:
@@ -151,7 +151,7 @@ class Runtime:
                     executors.append(self._executor_of(part, placement, notify))
                 except OutOfMemory as error:
                     undo.close()
-                    raise placement.ran_out(self.parts, n_ctx) from error
+                    raise placement.ran_out(self.parts, n_ctx, error) from error
                 undo.callback(executors[-1].close)
             undo.pop_all()
         self._executor: Executor = executors[0] if len(executors) == 1 else SplitExecutor(executors)

@@ -16,7 +16,7 @@ from tiny import CONFIGS, tiny_checkpoint
 
 from ggpy.convert.pipeline import convert
 from ggpy.cpu.executor import CpuExecutor
-from ggpy.errors import GGPYError, OutOfMemory
+from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
 from ggpy.llm import find_device, find_gpu_layers
 from ggpy.placement import Part, Placement
@@ -140,7 +140,7 @@ def test_too_many_layers_are_told_with_how_many_would_fit(model: Any, gpus: Any)
         gpus(1 << 40)
         needed = sizes(Placement(file, "cuda"), 64)
         gpus(needed[2])
-        with pytest.raises(GGPYError, match=r"3 of 4 layers .* 64 tokens need .* are free; 2 .* \(-ngl 2\)"):
+        with pytest.raises(GGPYError, match=r"3 of 4 layers .* 64 tokens need .* are free on cuda:0; 2 .* \(-ngl 2\)"):
             Placement(file, "cuda", 3).place(64)[0]
         with pytest.raises(GGPYError, match=r"4 of 4 layers .*\(-ngl 2\)"):
             Placement(file, "cuda", 99).context(64, lambda _: None)
@@ -388,15 +388,14 @@ def test_greedy_text_of_a_split_model(gpu: None, model: Any, n_gpu_layers: int |
 
 @pytest.mark.cuda
 def test_memory_that_runs_out_is_told(gpu: None, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """The driver has none where there should be enough: what it says is passed on."""
     from ggpy.cuda.driver import Device
 
     path, allocate = model("llama", "q4_0"), Device.allocate
 
     def full(self: Device, n_bytes: int, *, zero: bool = False) -> int:
-        if n_bytes > 1 << 18:
-            raise OutOfMemory("none")
-        return allocate(self, n_bytes, zero=zero)
+        return allocate(self, n_bytes if n_bytes <= 1 << 18 else 1 << 50, zero=zero)
 
     monkeypatch.setattr(Device, "allocate", full)
-    with GGUFFile(path) as file, pytest.raises(GGPYError, match=r"4 of 4 layers .* GiB are free"):
+    with GGUFFile(path) as file, pytest.raises(GGPYError, match=r"GPU 0 \(.*\) ran out of memory .* GiB are free; end"):
         Runtime(file, 64, device="cuda")

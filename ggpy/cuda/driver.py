@@ -11,6 +11,7 @@ from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, 
 from functools import lru_cache
 from typing import Any
 
+from ggpy.cuda import shortage
 from ggpy.cuda.compile import Compiled, discard, missing_packages, obtain
 from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.units import size_text
@@ -25,6 +26,7 @@ BAD_CODE = (200, 209, 218, 222, 300, 301, 302, 303, 500)
 # prompts are made of is left to the driver: there it cost 4 to 8 %.
 CARVEOUT = 70
 OLDEST_DRIVER = 12000  # CUDA 12: graphs that keep programmatic edges need 12.3, and do without before
+OTHERWISE = "take another one, or run on the CPU (--device cpu)"  # where a GPU cannot be opened
 
 _CODES = {"u64": "Q", "i64": "q", "u32": "I", "i32": "i", "f32": "f"}  # of the struct module
 
@@ -75,17 +77,20 @@ def _library() -> Any:
 class DriverError(GGPYError):
     """What the driver reports. `status` is its number."""
 
-    def __init__(self, status: int, what: str) -> None:
+    def __init__(self, status: int, what: str, remedy: str) -> None:
         text = c_char_p()
         _library().cuGetErrorString(status, byref(text))
         said = (text.value or b"unknown error").decode()
         self.status = status
-        super().__init__(f"The GPU failed while {what}: {said} (CUDA error {status}); the model must be loaded again.")
+        super().__init__(f"The GPU failed while {what}: {said} (CUDA error {status}); {remedy}.")
 
 
-def check(status: int, what: str) -> None:
+def check(status: int, what: str, remedy: str = "the model must be loaded again") -> None:
+    """Raise what a call's status means; `what` is what it was made for. Nearly every call may find no memory left."""
+    if status == OUT_OF_MEMORY:
+        raise OutOfMemory(shortage.ran_out(_library(), what))
     if status:
-        raise DriverError(status, what)
+        raise DriverError(status, what, remedy)
 
 
 def device_count() -> int:
@@ -112,13 +117,26 @@ def device_index(device: str) -> int:
 
 def usable() -> bool:
     """Whether there is a GPU that ggpy runs on, and what compiles kernels for it."""
-    if not device_count() or missing_packages():
-        return False
+    return not unusable()
+
+
+def unusable() -> str:
+    """Why ggpy can run on no GPU here, in a sentence; nothing where it can."""
     try:
-        Device().close()
-    except GGPYError:
-        return False
-    return True
+        _library()
+    except GGPYError as error:
+        return str(error)
+    missing, why = missing_packages(), ""
+    if missing:
+        return f"Kernels for the GPU need {' and '.join(missing)}; install it with `pip install 'ggpy[cuda]'`."
+    for index in range(device_count()):
+        try:
+            Device(index).close()
+        except GGPYError as error:
+            why = why or str(error)
+        else:
+            return ""
+    return why or "The NVIDIA driver offers no GPU."
 
 
 class Kernel:
@@ -187,12 +205,15 @@ class Device:
         handle, context, stream = c_int(), c_void_p(), c_void_p()
         if not 0 <= index < device_count():
             raise GGPYError(f"There is no GPU number {index}; this machine has {device_count()}.")
-        check(self.lib.cuDeviceGet(byref(handle), index), "opening the GPU")
+        check(self.lib.cuDeviceGet(byref(handle), index), "opening the GPU", OTHERWISE)
         self.index, self._handle = index, handle
-        check(self.lib.cuDevicePrimaryCtxRetain(byref(context), handle), "opening the GPU")
+        status = self.lib.cuDevicePrimaryCtxRetain(byref(context), handle)
+        if status == OUT_OF_MEMORY:
+            raise OutOfMemory(shortage.cannot_open(self.lib, index, handle))
+        check(status, "opening the GPU", OTHERWISE)
         self._context = context
         self.use()
-        check(self.lib.cuStreamCreate(byref(stream), 1), "opening the GPU")
+        check(self.lib.cuStreamCreate(byref(stream), 1), "opening the GPU", OTHERWISE)
         self.stream = stream
         self.cc = (self._attribute(75), self._attribute(76))
         self.n_multiprocessors = self._attribute(16)
@@ -222,7 +243,7 @@ class Device:
 
     def use(self) -> None:
         """Make this the GPU of the calling thread; every thread must, before anything else."""
-        check(self.lib.cuCtxSetCurrent(self._context), "opening the GPU")
+        check(self.lib.cuCtxSetCurrent(self._context), "opening the GPU", OTHERWISE)
 
     def kernel(self, name: str) -> Kernel:
         """A kernel by name, loaded once; compiled where it is not on disk."""
@@ -247,15 +268,11 @@ class Device:
         return free.value, total.value
 
     def allocate(self, n_bytes: int, *, zero: bool = False) -> int:
-        """The address of `n_bytes` of its memory, on a 256-byte boundary. Raises GGPYError where there is no room."""
+        """The address of `n_bytes` of its memory, on a 256-byte boundary. Raises OutOfMemory where there is no room."""
         address = c_uint64()
         status = self.lib.cuMemAlloc_v2(byref(address), c_size_t(max(n_bytes, 256)))
         if status == OUT_OF_MEMORY:
-            free, _ = self.memory()
-            raise OutOfMemory(
-                f"The GPU's memory ran out: {size_text(n_bytes)} more are needed, and {size_text(free)} are "
-                "free; leave more layers to the CPU (-ngl), or take a smaller context (-c)."
-            )
+            raise OutOfMemory(shortage.ran_out(self.lib, "allocating", n_bytes))
         check(status, "allocating memory")
         self._allocated[address.value] = n_bytes
         if zero:
@@ -269,7 +286,13 @@ class Device:
     def page_locked(self, n_bytes: int) -> tuple[int, Any]:
         """Host memory that the GPU copies from and to by itself: its address, and a writable buffer over it."""
         pointer = c_void_p()
-        check(self.lib.cuMemHostAlloc(byref(pointer), c_size_t(n_bytes), 0), "allocating host memory")
+        status = self.lib.cuMemHostAlloc(byref(pointer), c_size_t(n_bytes), 0)
+        if status == OUT_OF_MEMORY:  # not the GPU's
+            raise GGPYError(
+                f"The machine has no {size_text(n_bytes)} of memory left that the GPU can copy from; end other "
+                "programs, or raise the limit of the container that this one runs in."
+            )
+        check(status, "allocating host memory")
         assert pointer.value is not None
         self._page_locked.append(pointer.value)
         return pointer.value, (ctypes.c_uint8 * n_bytes).from_address(pointer.value)
