@@ -32,7 +32,7 @@ def _machine() -> Iterator[tuple[str, str]]:
     import os
 
     from ggpy import __version__, native
-    from ggpy.cpu.threads import default_threads
+    from ggpy.cores import usable_cores
     from ggpy.memory import available_memory
     from ggpy.paths import cache_dir
 
@@ -40,7 +40,7 @@ def _machine() -> Iterator[tuple[str, str]]:
     try:
         tier = native.isa()
         best = "" if tier == native.ISAS[0] else "; the best, avx512vnni, needs a CPU with AVX-512 VNNI"
-        yield "CPU", f"kernels {tier}, {default_threads()} threads of {os.cpu_count()} CPUs{best}"
+        yield "CPU", f"kernels {tier}, {usable_cores()} threads of {os.cpu_count()} CPUs{best}"
     except GGPYError as error:
         yield "CPU", str(error)
     yield "memory", f"{available_memory() / GIB:.1f} GiB free"

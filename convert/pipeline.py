@@ -6,7 +6,6 @@ order, and only a few chunks are alive at any time.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from ggpy.convert.generation_defaults import sampling_metadata
 from ggpy.convert.safetensors import SourceTensor
 from ggpy.convert.tokenizer_export import export_tokenizer
 from ggpy.convert.writer import ALIGNMENT, OutputTensor, write_gguf
+from ggpy.cores import usable_cpus
 from ggpy.errors import GGPYError
 from ggpy.files import check_target
 from ggpy.models import by_hf_name
@@ -151,13 +151,6 @@ def convert(
                     progress.advance(len(data) * tensor.output.shape[-1])
             n_bytes = writer.total
     return Summary(path, n_bytes, plan.n_weights, time.monotonic() - began)
-
-
-def usable_cpus() -> int:
-    """CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _encoded(tensors: list[PlannedTensor], n_threads: int) -> Iterator[tuple[PlannedTensor, int, np.ndarray]]:

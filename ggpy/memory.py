@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ggpy import cgroups
 from ggpy.errors import GGPYError
 from ggpy.units import size_text
 
@@ -14,7 +15,7 @@ from ggpy.units import size_text
 def available_memory() -> int:
     """Bytes that can be had now without swapping: the machine's, or its control group's where that is less."""
     machine = _machine()
-    return min([machine, *_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+    return min([machine, *_control_groups(cgroups.MEMBERSHIP, cgroups.MOUNT)])
 
 
 def choose_context(
@@ -96,31 +97,16 @@ def _windows() -> int:
 
 
 def _control_groups(membership: Path, mount: Path) -> list[int]:
-    """What each control group above this process still allows, for those that set a limit (cgroup v2 and v1)."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return []
-    rooms = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            root, limit, used, reclaimable = mount, "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            root, limit, used = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            reclaimable = "total_inactive_file"
-        else:
-            continue
-        # Inside a container the path may be the host's; the mount itself then stands for the group.
-        group = root / path.lstrip("/")
-        for folder in [group, *(parent for parent in group.parents if parent.is_relative_to(root))]:
-            room = _room(folder, limit, used, reclaimable)
-            if room is not None:
-                rooms.append(room)
-    return rooms
+    """What each control group above this process still allows, for those that set a limit."""
+    rooms = (_room(version, group) for version, group in cgroups.groups("memory", membership, mount))
+    return [room for room in rooms if room is not None]
 
 
-def _room(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
+def _room(version: int, folder: Path) -> int | None:
+    if version == 2:
+        limit, used, reclaimable = "memory.max", "memory.current", "inactive_file"
+    else:
+        limit, used, reclaimable = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
     try:
         allowed = int((folder / limit).read_text())  # "max" where there is no limit: ValueError
         taken = int((folder / used).read_text())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ggpy.cores import usable_cores, usable_cpus
 from ggpy.cpu.layout import CACHE_TYPES, SPAN, cache_name, cache_types, cell_bytes
 from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.gguf_file import GGUFFile
@@ -128,14 +129,11 @@ class Runtime:
         self.parts, most_tokens = placement.place(n_ctx)
         self.hparams = placement.hparams
 
-        # the linker is imported from here on
-        from ggpy.cpu.threads import default_threads
-
         self.file, self.device = file, placement.device if self.parts[-1].on_gpu else "cpu"
         self.n_ctx, self.n_slots = n_ctx, placement.n_slots
         self.n_batch = min(most_tokens, n_ctx)
         self.n_vocab = self.hparams.n_vocab
-        self.n_threads = n_threads or default_threads()
+        self.n_threads = n_threads or usable_cores()
         self.cache_type = cache_type(file, *placement.cache_types, self.device)
         notify = notify or _quiet
         if self.device != "cpu":
@@ -144,6 +142,8 @@ class Runtime:
             notify(f"{placement.shortage(1, n_ctx)}: the CPU runs them all")
         if placement.by_rows and len(self.parts[-1].gpus) < 2:
             notify("split_mode (-sm) is of no effect without several GPUs: name them (--device cuda:0,1)")
+        if self.n_threads > usable_cpus() and any(not part.on_gpu for part in self.parts):
+            notify(f"{self.n_threads} threads share the {usable_cpus()} CPUs that this process may use, and run slower")
         with ExitStack() as undo:
             executors: list[PartExecutor] = []
             for part in self.parts:

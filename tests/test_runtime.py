@@ -260,3 +260,12 @@ def test_a_step_never_runs_on_half_the_weights(model, monkeypatch):
         for _ in range(2):  # the first failure must not be taken for the end of packing
             with pytest.raises(OSError, match="no page"):
                 prefill(runtime, tokens(3))
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_more_threads_than_cpus_are_noted(model, monkeypatch, n_threads):
+    monkeypatch.setattr(ggpy.runtime, "usable_cpus", lambda: 2)
+    notes: list[str] = []
+    with running(model("llama", "f32"), n_threads=n_threads, notify=notes.append):
+        said = [note for note in notes if "threads" in note]
+        assert said == ["3 threads share the 2 CPUs that this process may use, and run slower"][: n_threads - 2]

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ggpy.compilers import compile_all
+from ggpy.cores import usable_cpus
 from ggpy.cpu import kernels
-from ggpy.cpu.threads import default_threads
 from ggpy.errors import GGPYError
 from ggpy.native import isa, kernel_cache
 from ggpy.notes import Notify
@@ -99,6 +99,6 @@ def compile_missing(names: list[str], notify: Notify) -> list[str]:
     missing = kernels.missing(names)
     if missing:
         missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
-        workers = min(len(missing) // 2, default_threads(), MOST_WORKERS)
+        workers = min(len(missing) // 2, usable_cpus(), MOST_WORKERS)
         compile_all(missing, f"this CPU ({isa()})", kernels.kernel, SERVE, workers, kernel_cache(), notify)
     return missing

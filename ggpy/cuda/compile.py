@@ -21,6 +21,7 @@ from typing import Any
 
 from ggpy import kernel_files, sources
 from ggpy.compilers import compile_all
+from ggpy.cores import usable_cpus
 from ggpy.errors import GGPYError
 from ggpy.notes import Notify
 
@@ -222,7 +223,7 @@ def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -
     if wanted:
         if missing_packages():
             _numba_cuda()  # says which
-        workers = min(len(wanted) // 2, os.cpu_count() or 1, MOST_WORKERS)
+        workers = min(len(wanted) // 2, usable_cpus(), MOST_WORKERS)
         serving, target = f"from ggpy.cuda.compile import serve; serve{cc}", f"this GPU (sm_{cc[0]}{cc[1]})"
         compile_all(wanted, target, lambda name: obtain(name, cc), serving, workers, kernel_cache(cc), notify)
     return wanted
