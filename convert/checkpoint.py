@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ggpy.convert.safetensors import SafetensorsFile, SourceTensor
 from ggpy.errors import GGPYError
-from ggpy.models.hf import Config
+from ggpy.models.hf_config import Config
 
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -17,7 +17,8 @@ from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
     from ggpy.graph import Graph, Value
-    from ggpy.models.hf import Config, Layout
+    from ggpy.models.hf import Layout
+    from ggpy.models.hf_config import Config
 
 
 @dataclass(frozen=True)

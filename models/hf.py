@@ -1,4 +1,4 @@
-"""What the architectures share when they read a Hugging Face checkpoint: its config.json and the layout it means.
+"""What the architectures share when they read a Hugging Face checkpoint: the layout that its config.json means.
 
 A layout lists every tensor the GGUF file holds, where each comes from and the shape it must have, so a checkpoint is
 checked whole before a byte is written. Knows nothing of files: a config is a mapping here, a tensor a name and shape.
@@ -6,11 +6,11 @@ checked whole before a byte is written. Knows nothing of files: a config is a ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ggpy.errors import GGPYError
+from ggpy.models.hf_config import Config
 from ggpy.models.hf_rope import add_rope
 
 if TYPE_CHECKING:
@@ -22,62 +22,6 @@ MetadataValue = Any
 
 #: Layers believed; the layout lists every tensor of each.
 MAX_LAYERS = 4096
-
-
-class Config:
-    """Typed look-ups in a config.json. Each takes alternative key names; a missing key with no default is an error.
-
-    `defaults` say what an absent key means; a key that is there and null means none of them.
-    """
-
-    def __init__(
-        self, values: Mapping[str, Any], where: str = "config.json", defaults: Mapping[str, Any] | None = None
-    ) -> None:
-        self.values = values
-        self.where = where
-        self.defaults = defaults or {}
-
-    def get(self, *keys: str) -> Any:
-        """The first of these keys that is there and not null, else None."""
-        found = (self.values[key] if key in self.values else self.defaults.get(key) for key in keys)
-        return next((value for value in found if value is not None), None)
-
-    def _required(self, keys: tuple[str, ...], default: Any) -> Any:
-        value = self.get(*keys)
-        if value is None:
-            if default is None:
-                raise GGPYError(f"{self.where} lacks {' or '.join(map(repr, keys))}, which this architecture needs.")
-            return default
-        return value
-
-    def integer(self, *keys: str, default: int | None = None, least: int = 1, most: int = (1 << 31) - 1) -> int:
-        value = self._required(keys, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise GGPYError(
-                f"{self.where} gives {keys[0]!r} as {value!r:.60}; it must be a whole number from {least} to {most}."
-            )
-        return value
-
-    def number(self, *keys: str, default: float | None = None) -> float:
-        value = self._required(keys, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 3e38:
-            raise GGPYError(f"{self.where} gives {keys[0]!r} as {value!r:.60}; it must be a finite number above 0.")
-        return float(value)
-
-    def flag(self, *keys: str, default: bool) -> bool:
-        value = self._required(keys, default)
-        if not isinstance(value, bool):
-            raise GGPYError(f"{self.where} gives {keys[0]!r} as {value!r:.60}; it must be true or false.")
-        return value
-
-    def section(self, *keys: str) -> Config:
-        """A nested object as a config of its own, empty where there is none."""
-        value = self.get(*keys)
-        if value is None:
-            value = {}
-        if not isinstance(value, Mapping):
-            raise GGPYError(f"{self.where} gives {keys[0]!r} as {value!r:.60}; it must be an object.")
-        return Config(value, f"{self.where}'s {keys[0]!r}")
 
 
 @dataclass(frozen=True)

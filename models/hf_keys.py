@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ggpy.errors import GGPYError
-from ggpy.models.hf import Config
+from ggpy.models.hf_config import Config, listed
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False, None),
     "pruned_heads": (None, {}),
     "per_layer_config": (None, {}),
+    "configuration_files": (None, []),
     "num_experts": (None, 0, 1),
     "num_local_experts": (None, 0, 1),
     "n_routed_experts": (None, 0),
@@ -175,12 +176,6 @@ def known_config(config: Config) -> tuple[str, Config, list[str]]:
         notes.append(f"{config.where} has keys that ggpy does not know; they play no part: {listed(unknown)}.")
     values = {key: value for key, value in config.values.items() if key in family.followed}
     return family.classes[0], Config(values, config.where, {**family.followed, "model_type": name}), notes
-
-
-def listed(names: list[str]) -> str:
-    """Some names for a note: the first eight, and how many more there are."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(f"{name!r:.60}" for name in names[:8]) + more
 
 
 def _same(value: Any, neutral: Any) -> bool:

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
+from ggpy.models.hf_config import Config, listed
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ggpy.models.hf import Config, Layout
+    from ggpy.models.hf import Layout
 
 #: What any type of rope reads; to the others it is without effect, in transformers too.
 _KEYS = {
@@ -39,7 +40,7 @@ def add_rope(layout: Layout, config: Config, head_dim: int) -> None:
     layout.metadata[f"{arch}.rope.freq_base"] = base
     unknown = [key for key in rope.values if key not in _KEYS]
     if unknown:
-        layout.notes.append(f"{rope.where} has keys that ggpy does not know; they play no part: {unknown!r:.200}.")
+        layout.notes.append(f"{rope.where} has keys that ggpy does not know; they play no part: {listed(unknown)}.")
     share = _share(rope if rope.get("partial_rotary_factor") is not None else config)
     if share != 1.0 and kind == "default":
         layout.notes.append(

@@ -9,7 +9,8 @@ from ggpy.models.layers import pre_norm_decoder
 
 if TYPE_CHECKING:
     from ggpy.graph import Graph, Value
-    from ggpy.models.hf import Config, Layout
+    from ggpy.models.hf import Layout
+    from ggpy.models.hf_config import Config
 
 
 class Llama(Architecture):

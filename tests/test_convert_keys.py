@@ -1,4 +1,4 @@
-"""The table of config.json's keys: whole, true to transformers, and what it says of a key is what happens.
+"""The tables of keys of config.json and generation_config.json are whole, true to transformers, and say what happens.
 
 `data/hf_config_keys.json` lists the fields and defaults of the configuration classes of transformers 5.24
 (`dataclasses.fields` of each, without those of the base class).
@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import CONFIGS
+from tiny import CONFIGS, tiny_checkpoint
 
+from ggpy.convert.checkpoint import Checkpoint
+from ggpy.convert.generation_defaults import FOLLOWED, NOTED, SAMPLING, sampling_metadata
+from ggpy.convert.generation_defaults import IGNORED as IGNORED_GENERATION
 from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
-from ggpy.models.hf import Config
+from ggpy.models.hf_config import Config
 from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, known_config
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "hf_config_keys.json").read_text())
+SAMPLED = {name for name, *_ in SAMPLING}
 CLASSES = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -180,7 +184,7 @@ def test_what_is_not_followed_is_noted() -> None:
     assert "does not read: rope turns whole heads" in notes("llama", partial_rotary_factor=0.5)
     assert "'dynamic' has no place in GGUF" in notes("llama", rope_scaling={"type": "dynamic", "factor": 2.0})
     assert "the first is followed" in notes("llama", rope_scaling=_YARN, rope_parameters={"rope_theta": 5.0})
-    assert "they play no part: ['swing']" in notes("llama", rope_scaling={**_YARN, "swing": 1})
+    assert "they play no part: 'swing'" in notes("llama", rope_scaling={**_YARN, "swing": 1})
     assert "beyond 512 tokens" in notes("qwen")
     assert "beyond" not in notes("qwen", use_logn_attn=False, use_dynamic_ntk=False)
 
@@ -191,3 +195,58 @@ def test_the_model_type_goes_before_the_class() -> None:
     layout, notes = outcome("mistral", config)
     assert "'llama.attention.sliding_window': 4096" in layout
     assert "'LlamaForCausalLM' as the class, but 'mistral' as 'model_type'" in notes[0]
+
+
+# generation_config.json
+
+
+def generation(tmp_path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    with Checkpoint(tmp_path) as checkpoint:
+        return sampling_metadata(checkpoint)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path, "smollm2")
+
+
+def test_the_table_holds_every_key_of_generation(folder: Path) -> None:
+    """Every field of transformers' GenerationConfig; at its default none changes the file or is noted."""
+    defaults = RECORDED["GenerationConfig"]
+    for key in defaults:
+        assert key in SAMPLED or key in FOLLOWED or key in IGNORED_GENERATION or key in NOTED, key
+    assert not (SAMPLED & NOTED.keys()) | (FOLLOWED & NOTED.keys()) | (IGNORED_GENERATION & NOTED.keys())
+    unsampled = {key: value for key, value in defaults.items() if key not in SAMPLED | {"do_sample"}}
+    assert generation(folder, unsampled) == ({}, [])
+    published = {"_from_model_config": True, "transformers_version": "4.38", "chat_format": "chatml"}
+    assert generation(folder, {**published, "max_window_size": 6144}) == ({}, [])
+
+
+@pytest.mark.parametrize("key", NOTED)
+def test_generation_that_gguf_cannot_say_is_noted(folder: Path, key: str) -> None:
+    for value in NOTED[key]:
+        assert generation(folder, {key: value}) == ({}, [])
+    result, (note,) = generation(folder, {key: 3})
+    assert result == {}
+    assert f"no keys for, so readers will not do it: {key} 3." in note
+
+
+def test_sampling_defaults(folder: Path) -> None:
+    prefix = "general.sampling."
+    settings = {"do_sample": True, "temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.25}
+    expected = {"temp": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.25}
+    assert generation(folder, settings) == ({prefix + key: value for key, value in expected.items()}, [])
+    # transformers penalizes the whole text, prompt included
+    result, _ = generation(folder, {"do_sample": True, "repetition_penalty": 1.5})
+    assert result == {prefix + "penalty_repeat": 1.5, prefix + "penalty_last_n": -1}
+    assert generation(folder, {"do_sample": True, "repetition_penalty": 1.0})[0] == {prefix + "penalty_repeat": 1.0}
+    # without sampling a temperature plays no part
+    assert generation(folder, {"do_sample": False, "temperature": 0.5})[0] == {prefix + "temp": 0.0}
+    result, (note,) = generation(folder, {"temperature": 0.5})
+    assert result == {prefix + "temp": 0.5}
+    assert "not 'do_sample'" in note
+    result, notes = generation(folder, {"do_sample": True, "top_p": 7, "spin": 1})
+    assert result == {}
+    assert "'top_p' as 7, which makes no sense" in notes[0]
+    assert "does not know; they play no part: 'spin'" in notes[1]
