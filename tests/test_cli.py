@@ -361,7 +361,8 @@ def test_an_answer_that_cannot_be_written(descriptor: int, status: int) -> None:
 
 EMPTY = [
     ["run", "-p", "x", "-m", ""], ["run", "-f", ""], ["chat", "-m", ""], ["inspect", ""], ["pull", ""],
-    ["convert", "-i", ""], ["convert", "-i", ".", "-o", ""], ["tokenize", "-f", ""], ["warmup", "-m", ""], ["bench", "--plot", ""],
+    ["convert", "-i", ""], ["convert", "-i", ".", "-o", ""], ["tokenize", "-f", ""],
+    ["warmup", "-m", ""], ["bench", "--plot", ""],
 ]  # fmt: skip
 
 
