@@ -180,7 +180,10 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     if file_type not in FILE_TYPES:
         raise GGPYError(f"There is no type {file_type!r}; choose one of {', '.join(FILE_TYPES)}.")
     model_class, config, config_notes = known_config(checkpoint.config)
-    layout = by_hf_name(model_class).hf_layout(config)
+    architecture = by_hf_name(model_class)
+    layout = architecture.hf_layout(config)
+    # What no reader could run is refused before a byte is written.
+    architecture(layout.metadata, layout.n_vocab).rope(layout.generated.get("rope_freqs.weight"))
     found = _match(checkpoint, layout)
     tied = not any(rule.target == "output.weight" for rule, _ in found)
     n_layer = layout.metadata[f"{layout.arch}.block_count"]
@@ -230,8 +233,8 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, Sou
         if source is None:
             if rule.source == head and rule.required:
                 raise GGPYError(
-                    f"The checkpoint lacks {head!r}, and its config.json does not tie the output to the embeddings: a"
-                    " model without a head, as embedders are, writes no text."
+                    f"The checkpoint lacks {head!r}, and its config.json does not tie the output to the embeddings"
+                    " ('tie_word_embeddings'): a model without a head, as embedders are, writes no text."
                 )
             if rule.required:
                 raise GGPYError(f"The checkpoint lacks the tensor {rule.source!r}, which its config.json calls for.")

@@ -114,6 +114,11 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
     "query_pre_attn_scalar": (None,),
+    "v_head_dim": (None,),
+    "attention_value_scale": (1.0, None),
+    "attention_sink_bias": (False, None),
+    "add_swa_attention_sink_bias": (False, None),
+    "add_full_attention_sink_bias": (False, None),
     "attention_multiplier": (None,),
     "embedding_multiplier": (1.0, None),
     "residual_multiplier": (1.0, None),
@@ -138,17 +143,21 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "text_config": (None, {}),
     "vision_config": (None, {}),
     "audio_config": (None, {}),
+    "quantization": (None, {}),  # MLX
     "quantization_config": (None, {}),
     "compression_config": (None, {}),
 }
 
 _ADVICE = {
-    **dict.fromkeys(("quantization_config", "compression_config"), "the weights are already quantized; convert the"
-                    " original checkpoint"),
-    **dict.fromkeys(("text_config", "vision_config", "audio_config"), "this is a model of more than text; ggpy converts"
-                    " text models"),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), "ggpy converts no mixtures of experts"),
-}  # fmt: skip
+    key: advice
+    for advice, keys in {
+        "the weights are already quantized; convert the original checkpoint": """quantization quantization_config
+            compression_config""",
+        "this is a model of more than text; ggpy converts text models": "text_config vision_config audio_config",
+        "ggpy converts no mixtures of experts": "num_experts num_local_experts n_routed_experts",
+    }.items()
+    for key in keys.split()
+}
 
 #: What any family of transformers follows: to one that does not, it is without effect.
 _DECODERS = frozenset(key for name, family in FAMILIES.items() if name != "qwen" for key in family.followed)

@@ -105,7 +105,8 @@ def _original_context(config: Config, rope: Config) -> int:
 def _add_divisors(layout: Layout, divisors: np.ndarray) -> None:
     import numpy as np
 
-    layout.generated["rope_freqs.weight"] = divisors.astype(np.float32)
+    with np.errstate(all="ignore"):
+        layout.generated["rope_freqs.weight"] = divisors.astype(np.float32)
     if layout.arch != "llama":
         layout.notes.append(
             f"this rope stands in the tensor 'rope_freqs.weight', which other readers may not take in {layout.arch}."
@@ -182,7 +183,8 @@ def llama3_divisors(rope: Config, n_ctx_orig: int, base: float, head_dim: int) -
         )
     # float32 throughout, as checkpoints were trained and other converters compute
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequency = (1.0 / np.float32(base) ** exponent).astype(np.float64)  # [head_dim/2], radians a position
+    with np.errstate(all="ignore"):  # of an absurd base come absurd divisors, which are refused as such
+        frequency = (1.0 / np.float32(base) ** exponent).astype(np.float64)  # [head_dim/2], radians a position
     turns = n_ctx_orig * frequency / (2 * math.pi)
     share = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return 1.0 / ((1.0 - share) / factor + share)

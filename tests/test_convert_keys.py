@@ -7,6 +7,9 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tiny import CONFIGS, tiny_checkpoint
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import FOLLOWED, NOTED, SAMPLING, sampling_metadata
 from ggpy.convert.generation_defaults import IGNORED as IGNORED_GENERATION
+from ggpy.convert.writer import encode_header
 from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
@@ -195,6 +199,31 @@ def test_the_model_type_goes_before_the_class() -> None:
     layout, notes = outcome("mistral", config)
     assert "'llama.attention.sliding_window': 4096" in layout
     assert "'LlamaForCausalLM' as the class, but 'mistral' as 'model_type'" in notes[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_absurd_values_end_in_a_sentence(family: str) -> None:
+    """Of every followed setting, rope's inner ones included: a layout that a reader takes, or a GGPYError."""
+    absurd: list[Any] = [
+        True, False, -1, 0, 3, 10**400, -(10**400), 1e300, 1e-300, math.inf, math.nan, "x", "", [], {}, [1], [[]],
+        {"a": {}}, {"rope_type": []}, ["sliding_attention"] * 2,
+    ]  # fmt: skip
+    inner = (
+        "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+        "low_freq_factor", "high_freq_factor", "mscale", "truncate", "partial_rotary_factor", "rope_type",
+    )  # fmt: skip
+    settings = [{key: value} for key in FAMILIES[family].followed for value in absurd]
+    for kind in ("yarn", "llama3", "linear", "proportional"):
+        rope = {"rope_type": kind, "factor": 2.0, "low_freq_factor": 1, "high_freq_factor": 4, "mscale_all_dim": 1}
+        settings += [{"rope_scaling": {**rope, key: value}} for key in inner for value in absurd]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for changes in settings:
+            with suppress(GGPYError):
+                model_class, config, _ = known_config(Config({**CONFIGS[family], **_WINDOW, **changes}))
+                layout = by_hf_name(model_class).hf_layout(config)
+                by_hf_name(model_class)(layout.metadata, layout.n_vocab).rope(layout.generated.get("rope_freqs.weight"))
+                encode_header(layout.metadata, [])
 
 
 # generation_config.json

@@ -40,6 +40,10 @@ ABSURD: list[tuple[dict[str, Any], str]] = [
     ({"attention.value_length": 32}, "values of 32"),
     ({"attention.sliding_window": -1}, "sliding window"),
     ({"attention.sliding_window": 1 << 63}, "sliding window"),
+    ({"attention.sliding_window_pattern": 6}, "list of booleans"),
+    ({"attention.sliding_window_pattern": np.array([1, 0], np.uint32)}, "list of booleans"),
+    ({"attention.sliding_window_pattern": np.array([True])}, "says of 1 layers"),
+    ({"rope.scaling.attn_factor": 0.0}, "attn_factor 0.0"),
     ({"block_count": 1 << 60}, "n_layer"),
     ({"context_length": 0}, "n_ctx_train"),
     ({"rope.dimension_count": 63}, "63 of 64"),
@@ -70,6 +74,20 @@ def test_rope_divisors_are_above_zero(bad: float) -> None:
 def test_one_number_a_layer_will_do_where_all_are_alike() -> None:
     values = {"llama.attention.head_count_kv": np.array([2, 2], np.uint32)}
     assert by_gguf_name("llama")(PLAIN | values, n_vocab=100).hparams.n_head_kv == 2
+
+
+def test_some_layers_have_the_window() -> None:
+    window: dict[str, Any] = {"llama.attention.sliding_window": 16}
+    assert [by_gguf_name("llama")(PLAIN | window, n_vocab=100).hparams.window(i) for i in range(2)] == [16, 16]
+    window["llama.attention.sliding_window_pattern"] = np.array([False, True])
+    assert [by_gguf_name("llama")(PLAIN | window, n_vocab=100).hparams.window(i) for i in range(2)] == [0, 16]
+
+
+def test_attn_factor_holds_without_yarn() -> None:
+    assert rope_of(**{"rope.scaling.attn_factor": 0.7}).magnitude == 0.7
+    linear = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0, "rope.scaling.attn_factor": 0.7}
+    assert rope_of(**linear).magnitude == 0.7
+    assert rope_of().magnitude == 1.0
 
 
 def test_yarn_that_shortens_does_not_scale_attention() -> None:
