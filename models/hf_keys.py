@@ -181,6 +181,11 @@ def known_config(config: Config) -> tuple[str, Config, list[str]]:
                 raise GGPYError(f"{config.where} gives {key!r} as {value!r:.60}: {advice}.")
         elif key not in IGNORED and (name == "qwen" or key not in _DECODERS):
             unknown.append(key)
+    if name != "qwen" and "AutoModelForCausalLM" in config.section("auto_map").values:
+        notes.append(
+            f"{config.where} names code of the folder as the model ('auto_map'), which is not executed: the model is"
+            f" taken for transformers' own {family.classes[0]!r}."
+        )
     if unknown:
         notes.append(f"{config.where} has keys that ggpy does not know; they play no part: {listed(unknown)}.")
     values = {key: value for key, value in config.values.items() if key in family.followed}
@@ -212,4 +217,9 @@ def _family_name(config: Config, notes: list[str]) -> str:
         return model_type
     if not classes:
         raise GGPYError(f"{config.where} names no model that ggpy converts, in 'architectures' or 'model_type'.")
+    if model_type is not None:
+        notes.append(
+            f"{config.where} gives 'model_type' as {model_type!r:.60}, which ggpy does not know; the model is taken for"
+            f" a plain {classes[0]!r}."
+        )
     return families[classes[0]]

@@ -127,7 +127,7 @@ def test_followed_keys_change_the_file(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ignored_keys_change_nothing(family: str) -> None:
     before = outcome(family, CONFIGS[family])
-    elsewhere = {"architectures", "model_type"}
+    elsewhere = {"architectures", "model_type", "auto_map"}
     assert outcome(family, {**CONFIGS[family], **{key: 7 for key in IGNORED if key not in elsewhere}}) == before
     others = {key for other in FAMILIES if other != "qwen" for key in FAMILIES[other].followed}
     for key in others - FAMILIES[family].followed.keys() if family != "qwen" else ():
@@ -191,6 +191,15 @@ def test_what_is_not_followed_is_noted() -> None:
     assert "they play no part: 'swing'" in notes("llama", rope_scaling={**_YARN, "swing": 1})
     assert "beyond 512 tokens" in notes("qwen")
     assert "beyond" not in notes("qwen", use_logn_attn=False, use_dynamic_ntk=False)
+
+
+def test_what_may_be_another_model_is_noted() -> None:
+    assert (
+        "'smollama', which ggpy does not know" in outcome("llama", {**CONFIGS["llama"], "model_type": "smollama"})[1][0]
+    )
+    own = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.XForCausalLM"}
+    assert "code of the folder" in outcome("qwen2", {**CONFIGS["qwen2"], "auto_map": own})[1][0]
+    assert outcome("qwen", {**CONFIGS["qwen"], "auto_map": own})[1] == []  # transformers has no code for it
 
 
 def test_the_model_type_goes_before_the_class() -> None:
