@@ -84,10 +84,16 @@ model_options = together(
         help="What several GPUs share: the layers, or the rows of every matrix, which is faster for one user.",
     ),
     click.option(
-        "-ctk", "--cache-type-k", type=click.Choice(["f16", "q8_0"]), help="Type of cached keys; default f16."
+        "-ctk",
+        "--cache-type-k",
+        type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+        help="Type of cached keys; on a GPU f16 or q8_0. Default: f16, on the CPU f32 for a float32 model.",
     ),
     click.option(
-        "-ctv", "--cache-type-v", type=click.Choice(["f16", "q8_0"]), help="Type of cached values; default f16."
+        "-ctv",
+        "--cache-type-v",
+        type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+        help="Type of cached values, likewise.",
     ),
 )
 

@@ -174,3 +174,21 @@ def read_vector(file: GGUFFile, info: TensorInfo) -> np.ndarray:
 
     raw = np.asarray(file.data(info.name)).reshape(1, -1)
     return by_id(info.type).dequantize(raw).reshape(-1).astype(np.float32)
+
+
+def read_halves(file: GGUFFile, info: TensorInfo, rows: np.ndarray) -> np.ndarray:
+    """Rows of a matrix, uint8 [n, bytes of a row], in half precision: what types without a packed form run in.
+
+    Raises GGPYError where a finite weight is beyond its range.
+    """
+    from ggpy.quant import by_id
+
+    weights = by_id(info.type).dequantize(rows)
+    with np.errstate(all="ignore"):
+        halves = weights.astype(np.float16)
+        if (np.isinf(halves) & np.isfinite(weights)).any():
+            raise GGPYError(
+                f"{file.path}: the tensor {info.name!r} has weights beyond 65504, the most that half precision holds, "
+                f"in which ggpy runs the type {info.type_name}; convert the model to bf16 or f32."
+            )
+    return halves

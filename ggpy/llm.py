@@ -86,8 +86,9 @@ class LLM:
     path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` sequences evaluated together; None takes the
     context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
     the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
-    cache_type_k, cache_type_v: how keys and values are cached, "f16", "f32" (on the CPU alone) or "q8_0", which takes
-    half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. device: "cpu", "cuda" for NVIDIA GPUs
+    cache_type_k, cache_type_v: how keys and values are cached, "f16", "bf16", "f32" (these two on the CPU alone) or
+    "q8_0", which takes half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. What a type
+    cannot hold is cut to its largest number, and told of once. device: "cpu", "cuda" for NVIDIA GPUs
     (the first one, or all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these
     numbers; "auto" for a GPU where one can be used. n_gpu_layers: how many of the last layers run on the GPU, the CPU
     running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ggpy.split import Executor, PartExecutor
     from ggpy.tensor_parallel import Rank
 
-
+GPU_CACHE_TYPES = ("f16", "q8_0")
+GPU_HEAD_DIM = 256  # the widest heads: a warp holds 8 dimensions a lane
 Integers = Sequence[int] | np.ndarray  # of any integer type
 
 
@@ -83,7 +84,7 @@ def cache_type(
     """The types of cached keys and values, as the kernels for them are called.
 
     Without a choice "f16", as everywhere in the field, but on the CPU "f32" for a model kept in float32: who keeps that
-    wants its precision. Raises GGPYError where a type is unknown or does not suit the model.
+    wants its precision. Raises GGPYError where a type is unknown, or model, type and device do not suit each other.
     """
     matrices = (info.type_name for info in file.tensors.values() if len(info.shape) == 2)
     default = "f32" if device == "cpu" and all(name == "F32" for name in matrices) else "f16"
@@ -91,9 +92,19 @@ def cache_type(
     for option, name in zip(("cache_type_k", "cache_type_v"), chosen, strict=True):
         if name not in CACHE_TYPES:
             raise GGPYError(f"{option} is {name!r}, but the cache holds only {', '.join(CACHE_TYPES)}; choose one.")
-    if device != "cpu" and "f32" in chosen:
-        raise GGPYError("On a GPU the cache holds f16 or q8_0, not f32; choose one of them, or leave its type out.")
     head_dim = architecture(file).hparams.head_dim
+    if device != "cpu":
+        wide = next((name for name in chosen if name not in GPU_CACHE_TYPES), None)
+        if wide:
+            raise GGPYError(
+                f"On a GPU the cache holds {' or '.join(GPU_CACHE_TYPES)}, not {wide}; choose one of them, leave its "
+                "type out, or run the model on the CPU (--device cpu)."
+            )
+        if head_dim > GPU_HEAD_DIM:
+            raise GGPYError(
+                f"{file.path}: heads of {head_dim} dimensions are more than the {GPU_HEAD_DIM} that ggpy's kernels for "
+                "GPUs hold; run the model on the CPU (--device cpu)."
+            )
     if "q8_0" in chosen and head_dim % BLOCK:
         raise GGPYError(
             f"{file.path}: heads of {head_dim} dimensions do not divide into the blocks of {BLOCK} that a q8_0 cache "
@@ -135,7 +146,8 @@ class Runtime:
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or usable_cores()
         self.cache_type = cache_type(file, *placement.cache_types, self.device)
-        notify = notify or _quiet
+        notify = self._notify = notify or _quiet
+        self._cut = False, False  # what the user has been told of `Executor.cut`
         if self.device != "cpu":
             notify(placement.describe(self.parts))
         elif placement.asked is None:
@@ -225,7 +237,10 @@ class Runtime:
         valid until the next step; it may be written to.
         """
         self._describe(tokens, slots, positions, outputs, 0)
-        return self._executor.run(len(tokens), len(outputs))
+        logits = self._executor.run(len(tokens), len(outputs))
+        if self._executor.cut != self._cut:
+            self._tell_of_cuts()
+        return logits
 
     def choose(self, tokens: Integers, slots: Integers, positions: Integers, choices: Choices) -> Chosen:
         """Start a step of one token in each of some slots, and the choice of the token after it: [n] as for `step`,
@@ -238,7 +253,24 @@ class Runtime:
             raise ValueError(f"{n} tokens, {len(choices)} choices; at most {self.most_chosen}, in slots of their own")
         self._describe(tokens, slots, positions, (), self.n_slots)
         assert self._choosing is not None
-        return self._choosing.choose(n, choices)
+        chosen = self._choosing.choose(n, choices)
+        if self._executor.cut != self._cut:
+            self._tell_of_cuts()
+        return chosen
+
+    def _tell_of_cuts(self) -> None:
+        """Once for keys and once for values: they were beyond what their cache holds."""
+        told, self._cut = self._cut, self._executor.cut
+        for cut, before, kind, which in zip(
+            self._cut, told, cache_types(self.cache_type), ("keys", "values"), strict=True
+        ):
+            if cut and not before:
+                option, on = f"-ct{which[0]}", "" if self.device == "cpu" else "--device cpu "
+                wider = "f32" if kind == "bf16" else "bf16 or f32"
+                self._notify(
+                    f"{self.file.path.name}: some {which} are beyond the largest number of the {kind} cache and were "
+                    f"cut to it, so answers may be off; {on}{option} {wider} holds them"
+                )
 
     def _describe(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_unknown: int

@@ -167,7 +167,8 @@ def _index_at(mass: NDArray[np.float64], point: float) -> int:
 def _unusable(largest: float) -> GGPYError:
     return GGPYError(
         f"The model gave no usable logits (the largest is {largest}): the file may be damaged, "
-        "or its weights may not fit the arithmetic; try `ggpy inspect`, or another quantization of it."
+        "or its numbers may not fit the arithmetic, which on a GPU is half precision in part: try --device cpu, "
+        "`ggpy inspect`, or another quantization of it."
     )
 
 

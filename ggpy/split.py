@@ -25,6 +25,12 @@ class Executor(Protocol):
     @property
     def outputs(self) -> np.ndarray: ...
 
+    @property
+    def cut(self) -> tuple[bool, bool]:
+        """Whether any key, and any value, of a step that is over was beyond what the cache holds, and was cut to
+        that."""
+        ...
+
     def run(self, n: int, m: int) -> np.ndarray:
         """The logits of n tokens' m outputs, float32 [m, n_vocab], valid until the next step. With m = 0 it may return
         before the step is over."""
@@ -67,6 +73,16 @@ class SplitExecutor:
             logits = part.run(n, m)
         return logits
 
+    @property
+    def cut(self) -> tuple[bool, bool]:
+        return either_cut(self.parts)
+
     def close(self) -> None:
         for part in self.parts:
             part.close()
+
+
+def either_cut(executors: Sequence[Executor]) -> tuple[bool, bool]:
+    """`Executor.cut` of several together."""
+    keys, values = zip(*(executor.cut for executor in executors), strict=True)
+    return any(keys), any(values)

@@ -26,18 +26,38 @@ def q8_0(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return codes.reshape(x.shape), scales, (codes * wide).reshape(x.shape)
 
 
+def f16(x: np.ndarray) -> np.ndarray:
+    """x in half precision; finite numbers beyond its range become the largest that it holds."""
+    with np.errstate(over="ignore"):
+        halves = x.astype(np.float16)
+    return np.where(np.isinf(halves) & np.isfinite(x), np.copysign(np.float16(65504), x), halves).astype(np.float16)
+
+
+def bf16(x: np.ndarray) -> np.ndarray:
+    """x, finite float32 numbers, rounded to bfloat16, ties to even, as float32."""
+    bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+    magnitude = np.minimum((bits & 0x7FFFFFFF) + 0x7FFF + (bits >> 16 & 1), 0x7F7FFFFF)
+    return (magnitude & 0xFFFF0000 | bits & 0x80000000).astype(np.uint32).view(np.float32)
+
+
 class ReferenceModel:
     """`logits(tokens)` gives float64 [n_tokens, n_vocab] for one sequence from position 0.
 
     With `int8_activations`, what enters a product with quantized weights is first rounded as the engine rounds it, to 8
-    bits in blocks of 32 with one scale; with `half_cache` or `q8_cache`, keys and values are rounded to half precision
-    or to q8_0: what then remains is the engine's own error.
+    bits in blocks of 32 with one scale; with `half_cache`, `bf16_cache` or `q8_cache`, keys and values are rounded to
+    half precision, to bfloat16 or to q8_0: what then remains is the engine's own error.
     """
 
     def __init__(
-        self, path: Any, int8_activations: bool = False, half_cache: bool = False, q8_cache: bool = False
+        self,
+        path: Any,
+        int8_activations: bool = False,
+        half_cache: bool = False,
+        q8_cache: bool = False,
+        bf16_cache: bool = False,
     ) -> None:
         self.int8_activations, self.half_cache, self.q8_cache = int8_activations, half_cache, q8_cache
+        self.bf16_cache = bf16_cache
         self.file = GGUFFile(path)
         self.arch = self.file.metadata["general.architecture"]
         self.w = {name: self._dequantize(name) for name in self.file.tensors}
@@ -110,7 +130,9 @@ class ReferenceModel:
         n_rot = self.key("rope.dimension_count", dim)
         q, k = self.rope(q, n_rot), self.rope(k, n_rot)
         if self.half_cache:
-            k, v = (t.astype(np.float16).astype(np.float64) for t in (k, v))
+            k, v = (f16(t).astype(np.float64) for t in (k, v))
+        if self.bf16_cache:
+            k, v = (bf16(t).astype(np.float64) for t in (k, v))
         if self.q8_cache:
             k, v = (q8_0(t)[2].astype(np.float64) for t in (k, v))
         k, v = (np.repeat(t, n_head // n_kv, axis=1) for t in (k, v))

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import odd
 import pytest
 
 pytest.importorskip("numba_cuda")
@@ -30,7 +31,7 @@ from ggpy.cuda.layout import AttentionShape, CacheLayout
 from ggpy.cuda.queue import LOG2_E
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
-from ggpy.runtime import cache_type
+from ggpy.runtime import cache_type, planned
 
 TYPES = ("f16", "q8_0", "q8_0-f16", "f16-q8_0")
 
@@ -97,6 +98,32 @@ def test_turned_and_stored(types: str) -> None:
             assert np.abs(found.astype(np.float32) - expected).max() <= (1 if kind == "q8_0" else 2e-3)
             assert (found == expected).mean() > 0.9
             assert np.allclose(values[slot, :, position], x[token], atol=0.02 if kind == "q8_0" else 2e-3)
+
+
+@pytest.mark.parametrize("types", ["f16", "q8_0"])
+def test_what_is_cut_is_told(types: str) -> None:
+    """Finite numbers become the largest that the cache holds, and the host finds out whether keys or values were."""
+    rng, head_dim, device = np.random.default_rng(0), 32, EmulatedDevice()
+    cache, add = CacheLayout(4, 1, 64, head_dim, types), device.memory_map.add
+    told, angles = np.zeros(2, np.uint32), np.ones((64, 0, 2), np.float32)
+    header, zero = np.zeros(16, np.int32), np.zeros(1, np.int32)
+    header[0], header[4:6].view(np.uint64)[0] = 1, add(told)
+    x, fine = (rng.standard_normal((1, 1, head_dim)).astype(np.float32) for _ in range(2))
+    fine[0, 0, :3] = (60000, -65504, 65519) if types == "f16" else (60000, -65000, 65400)
+    x[0, 0, :3] = 1e7, -3e38, 65520
+    for k, v, says in ((fine, fine, [0, 0]), (x, fine, [1, 0]), (fine, x, [0, 1])):
+        told[:] = 0
+        data = [np.zeros(n, np.uint8) for n in (cache.key_bytes, cache.value_bytes)]
+        device.kernel(f"rope_store.{types}").launch(
+            (1, 1), add(fine.copy()), add(k), add(v), *(4 * head_dim,) * 3, 0, 0, 0.0, add(angles), 0, 1, 1, 1,
+            head_dim, add(header), add(zero), add(zero), *map(add, data), cache.cells, cache.head_pad,
+        )  # fmt: skip
+        assert told.tolist() == says
+        for array, given in zip(data, (k, v), strict=True):
+            _, found = read(array, cache, types)
+            found, most = found[0, 0, 0], 65504 if types == "f16" else 127 * 515.5
+            assert np.abs(np.clip(given, -most, most)[0, 0] - found).max() <= (16 if types == "f16" else 260)
+            assert np.isfinite(found.astype(np.float16)).all()  # what prompts make of codes
 
 
 ATTENTION = {
@@ -215,6 +242,60 @@ def test_a_whole_model_on_the_emulator(tmp_path: Path, monkeypatch: pytest.Monke
     assert errors(emulated_logits(path, ids, cache_type="q8_0"), expected).max() < 1e-3
 
 
+def emulated_steps(path: Path, steps: list[int]) -> tuple[np.ndarray, list[tuple[bool, bool]]]:
+    """The logits of some tokens in steps of these sizes, and after each what has been cut so far."""
+    device, ids, at = EmulatedDevice(), tokens_of(path, sum(steps)), 0
+    logits, cuts = [], []
+    with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
+        patch.setattr(executor_module, "compile_missing", lambda *_: [])
+        program = planned(file, "cuda")
+        x = executor_module.CudaExecutor(
+            program, file, n_ctx=64, n_slots=1, n_batch=16, notify=lambda _: None, device=device
+        )
+        for n in steps:
+            x.tokens[:n], x.positions[:n], x.outputs[:n] = ids[at : at + n], np.arange(at, at + n), np.arange(n)
+            logits.append(x.run(n, n).copy())
+            cuts.append(x.cut)
+            at += n
+        x.close()
+    return np.concatenate(logits), cuts
+
+
+def tokens_of(path: Path, n: int) -> np.ndarray:
+    with GGUFFile(path) as file:
+        return np.random.default_rng(1).integers(0, file.tensors["token_embd.weight"].shape[0], n).astype(np.int32)
+
+
+def test_odd_sizes_and_large_keys_on_the_emulator(tmp_path: Path) -> None:
+    """By both kernels that store keys: of steps of one token, and of several that see each other."""
+    m = odd.MODELS[2]
+    weights = odd.tensors(m)
+    for layer in range(2):
+        weights[f"blk.{layer}.attn_k.bias"][0] = 1e6
+        for head in range(m.n_head):  # of which queries want to know nothing
+            for d in (0, m.n_rot // 2):
+                weights[f"blk.{layer}.attn_q.weight"][m.head_dim * head + d] = 0
+                weights[f"blk.{layer}.attn_q.bias"][m.head_dim * head + d] = 0
+    path = odd.write(tmp_path / "model.gguf", m, "F16", weights)
+    found, cuts = emulated_steps(path, [1, 2])
+    assert errors(found, ReferenceModel(path, half_cache=True).logits(tokens_of(path, 3))).max() < 1e-3
+    assert cuts == [(True, False)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("m", "file_type"), [*((m, "F16") for m in odd.MODELS), (odd.MODELS[2], "BF16"), (odd.MODELS[1], "F32")]
+)
+def test_odd_sizes_on_the_emulator(tmp_path: Path, m: odd.Sizes, file_type: str) -> None:
+    path = odd.write(tmp_path / "model.gguf", m, file_type)
+    found, cuts = emulated_steps(path, [1, 1, 3, 13])
+    each = errors(found, ReferenceModel(path, half_cache=True).logits(tokens_of(path, 18)))
+    assert each[:2].max() < 1e-5
+    assert each[:5].max() < 3e-4  # a key or value on the edge of a rounding step
+    assert each.max() < 5e-3  # prompts go through half precision
+    assert not any(map(any, cuts))
+
+
 def test_what_a_gpu_does_not_cache(tmp_path: Path) -> None:
     path = tmp_path / "llama.gguf"
     convert(tiny_checkpoint(tmp_path, "llama", dtype="f32"), "f32", path)
@@ -222,6 +303,13 @@ def test_what_a_gpu_does_not_cache(tmp_path: Path) -> None:
         assert cache_type(file, device="cuda") == "f16"
         with pytest.raises(GGPYError, match="On a GPU the cache holds f16 or q8_0, not f32"):
             cache_type(file, "f32", device="cuda")
+        with pytest.raises(GGPYError, match=r"f16 or q8_0, not bf16.*on the CPU"):
+            cache_type(file, "f16", "bf16", device="cuda")
+    path = odd.write(tmp_path / "wide.gguf", odd.Sizes("llama", 12, 1, 1, 258, 4, 14, 97))
+    with GGUFFile(path) as file:
+        assert cache_type(file, device="cpu") == "f32"
+        with pytest.raises(GGPYError, match="heads of 258 dimensions are more than the 256"):
+            cache_type(file, device="cuda")
 
 
 @pytest.mark.cuda

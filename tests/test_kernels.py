@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from blocks import random_blocks
-from reference import q8_0
+from reference import bf16, q8_0
 
 from ggpy.compilers import compiled_by_others
 from ggpy.cpu import kernels
@@ -234,11 +234,12 @@ def cached(x: np.ndarray, cache_type: str, pad: int, is_key: bool) -> tuple[np.n
         by_position = scales.reshape(n_head, n_ctx // 16, 16, -1).swapaxes(2, 3)
         by_position = np.ascontiguousarray(by_position).reshape(n_head, n_ctx // 16, -1).view(np.uint8)
         return np.concatenate([laid_out(codes), by_position], -1), found
-    found = x.astype({"f16": np.float16, "f32": np.float32}[cache_type])
-    return laid_out(found if is_key else np.pad(found, ((0, 0), (0, 0), (0, pad - x.shape[-1])))), found
+    found = bf16(x) if cache_type == "bf16" else x.astype({"f16": np.float16, "f32": np.float32}[cache_type])
+    kept = (found.view(np.uint32) >> 16).astype(np.uint16) if cache_type == "bf16" else found
+    return laid_out(kept if is_key else np.pad(kept, ((0, 0), (0, 0), (0, pad - x.shape[-1])))), found
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0", "q8_0-f16", "f16-q8_0"])
+@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0", "bf16", "q8_0-f16", "f16-q8_0"])
 @pytest.mark.parametrize(("head_dim", "n_head", "n_head_kv"), [(64, 6, 2), (80, 4, 4), (24, 5, 1), (128, 16, 2)])
 @pytest.mark.parametrize("small", [0, 1])
 @pytest.mark.parametrize(
@@ -249,8 +250,8 @@ def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_toke
     cache_k, cache_v = cache_types(cache_type)
     if "q8_0" in cache_type and head_dim % 32:
         pytest.skip("q8_0 has blocks of 32")
-    if cache_k != cache_v and tier not in ("plain", *TIERS[:1]):
-        pytest.skip("how two types go together is no matter of the tier")
+    if (cache_k != cache_v or cache_k == "bf16") and tier not in ("plain", *TIERS[:1]):
+        pytest.skip("how two types go together, and how bf16 is widened, is no matter of the tier")
     check_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small)
 
 
@@ -310,7 +311,7 @@ def check_attention(
             assert np.allclose(out[i, h * head_dim : (h + 1) * head_dim], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0"])
+@pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0", "bf16"])
 @pytest.mark.parametrize("tier", ["plain", *TIERS[:1]])
 def test_the_cache_holds_what_is_stored(tier, cache_type):
     rng = np.random.default_rng(0)

@@ -156,7 +156,7 @@ def test_a_cache_of_q8_0_takes_little_more_than_half(model):
 
 def test_a_cache_type_that_does_not_suit_is_an_error(model, monkeypatch):
     with GGUFFile(model("smollm2", "f16")) as file:
-        with pytest.raises(GGPYError, match=r"cache_type_k is 'q3'.*f16, f32, q8_0"):
+        with pytest.raises(GGPYError, match=r"cache_type_k is 'q3'.*f32, f16, bf16, q8_0"):
             Runtime(file, 64, cache_type_k="q3")
         heads = SimpleNamespace(hparams=SimpleNamespace(head_dim=80))
         monkeypatch.setattr(ggpy.runtime, "architecture", lambda file: heads)

@@ -86,8 +86,8 @@ class Cells:
 
     def __init__(self, v: Vec, cache: str, n_dims: ir.Value) -> None:
         self.v, self.scaled = v, cache == "q8_0"
-        self.element = {"f16": 2, "f32": 4, "q8_0": 1}[cache]
-        self.load = {"f16": v.load_f16, "f32": v.load_f32, "q8_0": v.load_s8}[cache]
+        self.element = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1}[cache]
+        self.load = {"f32": v.load_f32, "f16": v.load_f16, "bf16": v.load_bf16, "q8_0": v.load_s8}[cache]
         self.row_bytes = v.mul(n_dims, self.element)  # of one position without scales
         self.codes_bytes = v.mul(n_dims, LANES * self.element)  # of 16 positions without scales
         self.n_scales = v.b.lshr(n_dims, v.const(5))

@@ -7,7 +7,7 @@ from typing import Any
 from numba import carray, types
 
 from ggpy.cpu.blocks import number_of, readers, scale_of
-from ggpy.cpu.memory import f16_to_f32, f32_from_bits, load_f32, load_i32, load_u8, load_u16, store_f32
+from ggpy.cpu.memory import bf16_to_f32, f16_to_f32, load_f32, load_i32, load_u8, load_u16, store_f32
 from ggpy.cpu.records import as_op, as_step
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import Packed
@@ -59,7 +59,7 @@ def embed_floats(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             elif FORMAT == "F16":
                 value = f16_to_f32(load_u16(row + types.uint64(2 * c)))
             else:
-                value = f32_from_bits(types.uint32(load_u16(row + types.uint64(2 * c))) << types.uint32(16))
+                value = bf16_to_f32(load_u16(row + types.uint64(2 * c)))
             store_f32(out + types.uint64(4 * c), value)
 
 

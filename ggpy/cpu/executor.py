@@ -26,9 +26,8 @@ from ggpy.cpu.layout import (
 )
 from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
 from ggpy.cpu.threads import Team
-from ggpy.graph import read_vector
+from ggpy.graph import read_halves, read_vector
 from ggpy.program import Buffer, Op, Program, Region
-from ggpy.quant import by_id
 from ggpy.quant.packed import PACKED, ROWS
 
 if TYPE_CHECKING:
@@ -51,13 +50,6 @@ def allocate(n_bytes: int) -> np.ndarray:
 
 def round_up(n: int, to: int) -> int:
     return -(-n // to) * to
-
-
-def _halves(info: TensorInfo, rows: np.ndarray) -> np.ndarray:
-    """Rows of a type without a packed form in half precision; a number beyond its range becomes infinite, which is
-    told where logits are looked at."""
-    with np.errstate(all="ignore"):
-        return by_id(info.type).dequantize(rows).astype(np.float16)
 
 
 class CpuExecutor:
@@ -153,7 +145,7 @@ class CpuExecutor:
         codes = np.empty(64, np.uint8).ctypes
         if info.type_name not in PACKED:
             rows = raw.reshape(n_rows, row_bytes)[first * ROWS : last * ROWS]
-            halves = _halves(info, rows)
+            halves = read_halves(self.file, info, rows)
             pack(
                 halves.ctypes.data,
                 out + first * stripe,
@@ -239,7 +231,7 @@ class CpuExecutor:
         n_rows, n_cols = weight.shape
         rows = np.asarray(self.file.data(weight.name)).reshape(n_rows, -1)
         if weight.type_name not in PACKED:
-            rows = _halves(weight, rows).view(np.uint8)
+            rows = read_halves(self.file, weight, rows).view(np.uint8)
         self._embedding = rows
         r["weight"], r["weight_stride"], r["n_cols"] = rows.ctypes.data, rows.shape[1], n_cols
 
@@ -363,6 +355,14 @@ class CpuExecutor:
         # Between two tokens little Python may run: single numbers go through views that know no numpy.
         self._counts = self._step.view(np.int64).data[:4]  # n_tokens, n_outputs, small, n_segments
         self._first_segment = self._segments.reshape(-1).data[:4]
+        at = STEP.fields["cut_keys"][1] // 8  # type: ignore[index]
+        self._cut = self._step.view(np.int64).data[at : at + 2]
+
+    @property
+    def cut(self) -> tuple[bool, bool]:
+        """See `Executor.cut`."""
+        keys, values = self._cut
+        return keys != 0, values != 0
 
     def take(self, before: PartExecutor, n: int) -> None:
         """Have the next step, of n tokens, begin with the rows that the part of the program before this one gives."""

@@ -65,6 +65,8 @@ STEP = np.dtype(
         ("outputs", np.uint64),  # int32 [n_outputs], indices into the batch
         ("segments", np.uint64),  # int32 [n_segments][4]: slot, first token, tokens, position of the first
         ("angles", np.uint64),  # float32 [position][n_rot / 2][2]: cosine and sine
+        ("cut_keys", np.int64),  # set, and never reset, where a key was beyond what the cache holds (CACHE_LIMITS)
+        ("cut_values", np.int64),
     ],
     align=True,
 )
@@ -103,7 +105,11 @@ FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the b
 # codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.
 SUM_STARTS = ((8, 0), (16, 0), (128, 0), (32, 1), (32, 2))
 TOKEN_BLOCK_BYTES = BLOCK + 4 * (2 + len(SUM_STARTS))  # int8 activations of one token in one block, scale and sums
-CACHE_TYPES = ("f16", "f32", "q8_0")  # of keys and of values
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")  # of keys and of values
+# The largest number that a type of cache holds, and the least that would be rounded to infinity there: finite ones from
+# it on are cut to the largest. For q8_0 these are a block's scale.
+CACHE_LIMITS = {"f16": (65504.0, 65520.0), "bf16": (3.3895313892515355e38, 3.3961775292304601e38)}
+CACHE_LIMITS |= {"q8_0": CACHE_LIMITS["f16"]}
 SPAN = 64  # positions: attention begins at a multiple of them, and may read up to the next one past its end
 ROW_STATE_BYTES = 64  # of a row in attention's working memory, before its values and scores
 ROW_TILES = 16  # row tiles that meet a part of the cache together
@@ -130,7 +136,7 @@ def cache_types(name: str) -> tuple[str, str]:
 
 def cell_bytes(cache: str, n_dims: int) -> int:
     """A position's keys, or values, of one head in a cache of that type; of q8_0, n_dims is a multiple of 32."""
-    return {"f16": 2 * n_dims, "f32": 4 * n_dims, "q8_0": n_dims + n_dims // BLOCK * 2}[cache]
+    return {"f32": 4 * n_dims, "f16": 2 * n_dims, "bf16": 2 * n_dims, "q8_0": n_dims + n_dims // BLOCK * 2}[cache]
 
 
 def part_bytes(head_pad: int) -> int:

@@ -122,3 +122,19 @@ def f32_to_f16(x):  # type: ignore[no-untyped-def]
     odd = types.uint32((magnitude >> types.uint32(13)) & types.uint32(1))
     rounded = types.uint32(magnitude + types.uint32(0xC8000FFF) + odd)
     return types.uint16(sign | (rounded >> types.uint32(13)))
+
+
+@njit(inline="always")
+def bf16_to_f32(b):  # type: ignore[no-untyped-def]
+    """The float32 of bfloat16 bits: its upper half."""
+    return f32_from_bits(types.uint32(b) << types.uint32(16))
+
+
+@njit(inline="always")
+def f32_to_bf16(x):  # type: ignore[no-untyped-def]
+    """bfloat16 bits of a float32, rounded to nearest, ties to even."""
+    bits = bits_of_f32(types.float32(x))
+    if types.uint32(bits & types.uint32(0x7FFFFFFF)) > types.uint32(0x7F800000):
+        return types.uint16(types.uint32(bits >> types.uint32(16)) | types.uint32(0x40))  # rounding could end NaN
+    odd = types.uint32((bits >> types.uint32(16)) & types.uint32(1))
+    return types.uint16(types.uint32(bits + types.uint32(0x7FFF) + odd) >> types.uint32(16))

@@ -18,8 +18,8 @@ from ggpy.cpu.layout import (
     TOKEN_BLOCK_BYTES,
 )
 from ggpy.cpu.memory import (
+    bf16_to_f32,
     f16_to_f32,
-    f32_from_bits,
     f32_to_f16,
     load_f32,
     load_i8,
@@ -72,7 +72,7 @@ def tile_function(p: Packed) -> Any:
                 return load_f32(at)
             if name == "F16":
                 return f16_to_f32(load_u16(at))
-            return f32_from_bits(types.uint32(load_u16(at)) << types.uint32(16))
+            return bf16_to_f32(load_u16(at))
 
         @njit
         def product(weight, x, n_cols, row):  # type: ignore[no-untyped-def]
@@ -227,6 +227,8 @@ def _cell_reader(cache: str, is_key: bool) -> Any:
             return load_f32(start + types.uint64(4 * (16 * n_dims * block + at)))
         if cache == "f16":
             return f16_to_f32(load_u16(start + types.uint64(2 * (16 * n_dims * block + at))))
+        if cache == "bf16":
+            return bf16_to_f32(load_u16(start + types.uint64(2 * (16 * n_dims * block + at))))
         codes = start + types.uint64(block * (16 * n_dims + n_dims))
         scale = f16_to_f32(load_u16(codes + types.uint64(16 * n_dims + 32 * (d // 32) + 2 * lane)))
         return scale * types.float32(load_i8(codes + types.uint64(at)))

@@ -5,18 +5,31 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.memory import f16_to_f32, f32_to_f16, load_f32, load_i32, store_f32, store_i8, store_u16
+from ggpy.cpu.layout import CACHE_LIMITS, STEP
+from ggpy.cpu.memory import (
+    f16_to_f32,
+    f32_to_bf16,
+    f32_to_f16,
+    load_f32,
+    load_i32,
+    store_f32,
+    store_i8,
+    store_i64,
+    store_u16,
+)
 from ggpy.cpu.records import as_op, as_step
 
 store_key: Any = None  # these names are set by `specialized`
 store_value: Any = None
 key_bytes: Any = None
 value_bytes: Any = None
+CUT_KEYS, CUT_VALUES = (STEP.fields[name][1] for name in ("cut_keys", "cut_values"))  # type: ignore[index]
 
 
 def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -64,38 +77,58 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
             slot_head = slot * op.n_head_kv + head
             cell, lane = slot_head * op.n_ctx + (position & ~15), position & 15
-            store_key(op.cache_k + types.uint64(cell * key_bytes(op.head_dim)), lane, at, op.head_dim, op.head_dim)
+            block = op.cache_k + types.uint64(cell * key_bytes(op.head_dim))
+            if store_key(block, lane, at, op.head_dim, op.head_dim):
+                store_i64(step_at + types.uint64(CUT_KEYS), 1)
             value = op.src3 + types.uint64(token * op.src3_stride + head * op.head_dim * 4)
             block = op.cache_v + types.uint64(cell * value_bytes(op.head_pad))
-            store_value(block, lane, value, op.head_dim, op.head_pad)
+            if store_value(block, lane, value, op.head_dim, op.head_pad):
+                store_i64(step_at + types.uint64(CUT_VALUES), 1)
 
 
 def store_function(cache: str, store_half: Any, is_key: bool) -> Any:
     """`store(block, lane, src, head_dim, n_dims)`: a head's keys or values, float32 [head_dim], as position `lane` of
-    the 16 in a block of the cache, whose rows have n_dims; see `ggpy.cpu.attention` for the layout."""
+    the 16 in a block of the cache, whose rows have n_dims; see `ggpy.cpu.attention` for the layout. Finite numbers
+    beyond what the cache holds are cut to the largest; returns whether any was."""
     if cache == "q8_0":
         return _store_q8(is_key)
-    store_cell, size = (store_f32, 4) if cache == "f32" else (store_half, 2)
+    store_cell, size = {"f32": (store_f32, 4), "f16": (store_half, 2), "bf16": (store_bf16, 2)}[cache]
+    largest, limit = CACHE_LIMITS.get(cache, (math.inf, math.inf))
+    largest, limit = np.float32(largest), np.float32(limit)
 
     @njit
     def store(block, lane, src, head_dim, n_dims):  # type: ignore[no-untyped-def]
-        first, step = (lane, 16) if is_key else (lane * n_dims, 1)
+        first, step, cut = (lane, 16, False) if is_key else (lane * n_dims, 1, False)
         for d in range(head_dim):
-            store_cell(block + types.uint64(size * (first + step * d)), load_f32(src + types.uint64(4 * d)))
+            x = load_f32(src + types.uint64(4 * d))
+            if limit <= abs(x) < types.float32(math.inf):
+                x, cut = largest if x > types.float32(0.0) else -largest, True
+            store_cell(block + types.uint64(size * (first + step * d)), x)
+        return cut
 
     return store
 
 
+@njit
+def store_bf16(address, x):  # type: ignore[no-untyped-def]
+    store_u16(address, f32_to_bf16(x))
+
+
 def _store_q8(is_key: bool) -> Any:
+    most, limit = (np.float32(x) for x in CACHE_LIMITS["q8_0"])
+
     @njit
     def store(block, lane, src, head_dim, n_dims):  # type: ignore[no-untyped-def]
-        first, step = (lane, 16) if is_key else (lane * n_dims, 1)
+        first, step, cut = (lane, 16, False) if is_key else (lane * n_dims, 1, False)
         scales = block + types.uint64(16 * n_dims)
         for start in range(0, head_dim, 32):
             largest = types.float32(0.0)
             for d in range(start, start + 32):
                 largest = max(largest, abs(load_f32(src + types.uint64(4 * d))))
-            half = f32_to_f16(largest / types.float32(127.0))
+            wanted = largest / types.float32(127.0)
+            if limit <= wanted < types.float32(math.inf):
+                wanted, cut = most, True
+            half = f32_to_f16(wanted)
             store_u16(scales + types.uint64(start + 2 * lane), half)
             scale = f16_to_f32(half)  # codes are of the scale as it is kept
             inverse = types.float32(1.0) / scale if scale > types.float32(0.0) else types.float32(0.0)
@@ -103,6 +136,7 @@ def _store_q8(is_key: bool) -> Any:
                 code = round(load_f32(src + types.uint64(4 * d)) * inverse)
                 code = min(max(code, types.float32(-127.0)), types.float32(127.0))
                 store_i8(block + types.uint64(first + step * d), types.int8(types.int32(code)))
+        return cut
 
     return store
 

@@ -20,7 +20,7 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cpu.layout import cache_types
-from ggpy.cuda.cache import head_bytes, pieces
+from ggpy.cuda.cache import head_bytes, pieces, tell_of_cut
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, divided, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
@@ -204,11 +204,13 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str) -> Sou
             for e in range(8):
                 new[e] = shared_load_f32(queries + u32((i32(group * dims + e) + d) * i32(4)))
             storing = sub == i32(0) and in_head
-            keep_key(own, lane, keys, first_key, key_head, slot_cells, head_pad, mine, d, new, storing)
+            if keep_key(own, lane, keys, first_key, key_head, slot_cells, head_pad, mine, d, new, storing):
+                tell_of_cut(header, 0)
             for e in range(8):
                 new[e] = shared_load_f32(queries + u32((i32((group + 1) * dims + e) + d) * i32(4)))
             to = own + u32(key_piece)
-            keep_value(to, lane, values, first_value, value_head, slot_cells, head_pad, mine, d, new, storing)
+            if keep_value(to, lane, values, first_value, value_head, slot_cells, head_pad, mine, d, new, storing):
+                tell_of_cut(header, 1)
 
         query = cuda.local.array(held, types.float32)
         acc = cuda.local.array(held, types.float32)

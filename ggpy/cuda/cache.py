@@ -4,9 +4,10 @@ the same for both where they are of one type, and then in one register; `cells` 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ggpy.cuda.device import f32, i32, inline, u32, u64
+from ggpy.cuda.device import at, f32, i32, inline, u32, u64
 from ggpy.cuda.instructions import (
     copy_4_or_zero,
     copy_8_or_zero,
@@ -16,6 +17,7 @@ from ggpy.cuda.instructions import (
     half2_sub,
     half_to_f32,
     larger,
+    load_64,
     magnitude,
     pack_bytes,
     permute,
@@ -29,10 +31,12 @@ from ggpy.cuda.instructions import (
     store_128,
     store_u8,
     store_u16,
+    store_u32,
     swap_f32,
 )
 
 HALF_OF_BYTE = 0x64806480  # the halves 1024 + 128
+LARGEST_SCALE = 0x6007  # the half 515.5: the largest that is a half when multiplied by 127, too
 
 
 def head_bytes(kind: str) -> Any:
@@ -54,14 +58,33 @@ def _scale_at(head, cells, head_pad, position, d):  # type: ignore[no-untyped-de
 
 
 @inline
+def cut_half(x):  # type: ignore[no-untyped-def]
+    """The half nearest to x, and whether x, a finite number, was beyond the largest of them, which it then becomes."""
+    half = f32_to_half(x)
+    cut = (half & u32(0x7FFF)) == u32(0x7C00) and magnitude(x) < f32(math.inf)
+    return half - u32(1) if cut else half, cut
+
+
+@inline
+def tell_of_cut(header, which):  # type: ignore[no-untyped-def]
+    """Write where the host looks that a key (0) or a value (1) was cut; the address is words 4 and 5 of the header."""
+    low, high = load_64(at(header, 16))
+    store_u32((u64(high) << u64(32) | u64(low)) + u64(4 * which), u32(1))
+
+
+@inline
 def scale_of(largest):  # type: ignore[no-untyped-def]
-    """The scale, a half, of 32 numbers up to `largest` in magnitude, and what they are multiplied by to be codes."""
+    """The scale, a half, of 32 numbers up to `largest` in magnitude, and what they are multiplied by to be codes; and
+    whether finite numbers must be cut for it: code times scale shall be a half too (`flash`)."""
     half = f32_to_half(divide(largest, f32(127.0)))
+    cut = half > u32(LARGEST_SCALE) and largest < f32(math.inf)
+    if cut:
+        half = u32(LARGEST_SCALE)
     scale = half_to_f32(half)  # codes are of the scale as it is kept
     inverse = f32(0.0)
     if scale > f32(0.0):
         inverse = divide(f32(1.0), scale)
-    return half, inverse
+    return half, inverse, cut
 
 
 @inline
@@ -72,22 +95,26 @@ def code_of(x, inverse):  # type: ignore[no-untyped-def]
 
 def writer(kind: str) -> Any:
     """`store(cache, head, cells, head_pad, position, d, x)`: one dimension of a key or a value. A warp stores 32 of
-    them, a multiple of 32 and those after it, a lane each; by the CPU's rounding."""
+    them, a multiple of 32 and those after it, a lane each; by the CPU's rounding. Finite numbers that the cache does
+    not hold are cut to the largest; returns whether this one was, or one that shares its scale."""
 
     @inline
     def store_half(cache, head, cells, head_pad, position, d, x):  # type: ignore[no-untyped-def]
         place = head + u64(u32(position)) * u64(u32(head_pad * i32(2))) + u64(u32(d * i32(2)))
-        store_u16(cache + place, f32_to_half(x))
+        half, cut = cut_half(x)
+        store_u16(cache + place, half)
+        return cut
 
     @inline
     def store_q8(cache, head, cells, head_pad, position, d, x):  # type: ignore[no-untyped-def]
         largest = magnitude(x)
         for mask in (16, 8, 4, 2, 1):
             largest = larger(largest, swap_f32(largest, u32(mask)))
-        half, inverse = scale_of(largest)
+        half, inverse, cut = scale_of(largest)
         store_u8(cache + (head + u64(u32(position)) * u64(u32(head_pad)) + u64(u32(d))), u32(code_of(x, inverse)))
         if (d & i32(31)) == i32(0):
             store_u16(cache + _scale_at(head, cells, head_pad, position, d), half)
+        return cut
 
     return store_q8 if kind == "q8_0" else store_half
 
@@ -102,7 +129,7 @@ def pieces(kind: str) -> tuple[Any, Any, Any, Any]:
         they are multiplied by
     keep(to, lane, cache, first, head, cells, head_pad, position, d, x, storing): put x [8] into a piece as the cache
         rounds them, and where `storing` into the cache; by whole warps, lanes side by side having dimensions side by
-        side
+        side; returns whether any was cut, as `writer` does
     """
 
     @inline
@@ -121,11 +148,14 @@ def pieces(kind: str) -> tuple[Any, Any, Any, Any]:
 
     @inline
     def keep_halves(to, lane, cache, first, head, cells, head_pad, position, d, x, storing):  # type: ignore[no-untyped-def]
-        a, b = two_halves(x[0], x[1]), two_halves(x[2], x[3])
-        c, e = two_halves(x[4], x[5]), two_halves(x[6], x[7])
+        a, cut_a = two_halves(x[0], x[1])
+        b, cut_b = two_halves(x[2], x[3])
+        c, cut_c = two_halves(x[4], x[5])
+        e, cut_e = two_halves(x[6], x[7])
         shared_store_128(to + u32(lane * i32(16)), a, b, c, e)
         if storing:
             store_128(cache + (first + u64(u32(position)) * u64(u32(head_pad * i32(2)))), a, b, c, e)
+        return cut_a or cut_b or cut_c or cut_e
 
     @inline
     def start_codes(head, cells, head_pad, d):  # type: ignore[no-untyped-def]
@@ -158,7 +188,7 @@ def pieces(kind: str) -> tuple[Any, Any, Any, Any]:
             largest = larger(largest, magnitude(x[k]))
         largest = larger(largest, swap_f32(largest, u32(1)))
         largest = larger(largest, swap_f32(largest, u32(2)))
-        half, inverse = scale_of(largest)
+        half, inverse, cut = scale_of(largest)
         a, b, c, e = code_of(x[0], inverse), code_of(x[1], inverse), code_of(x[2], inverse), code_of(x[3], inverse)
         four = pack_bytes(a, b, c, e)
         a, b, c, e = code_of(x[4], inverse), code_of(x[5], inverse), code_of(x[6], inverse), code_of(x[7], inverse)
@@ -170,6 +200,7 @@ def pieces(kind: str) -> tuple[Any, Any, Any, Any]:
             store_64(cache + (first + u64(u32(position)) * u64(u32(head_pad))), four, last)
             if (d & i32(31)) == i32(0):
                 store_u16(cache + _scale_at(head, cells, head_pad, position, d), half)
+        return cut
 
     if kind == "q8_0":
         return start_codes, copy_codes, take_codes, keep_codes
@@ -178,4 +209,6 @@ def pieces(kind: str) -> tuple[Any, Any, Any, Any]:
 
 @inline
 def two_halves(a, b):  # type: ignore[no-untyped-def]
-    return f32_to_half(a) | f32_to_half(b) << u32(16)
+    low, cut_low = cut_half(a)
+    high, cut_high = cut_half(b)
+    return low | high << u32(16), cut_low or cut_high

@@ -41,7 +41,9 @@ class Inputs:
     """What describes a batch: a block of page-locked host memory and its copy on the GPU, which several may share: each
     is uploaded when the steps before it have ended."""
 
-    HEADER = 16  # words: the number of tokens, where tokens chosen go (`Chooser.place`), the step's first epoch
+    # words: the number of tokens, where tokens chosen go (`Chooser.place`), the step's first epoch; the fifth and sixth
+    # are a host's address where kernels tell of what they cut (`ggpy.cuda.cache`)
+    HEADER = 16
 
     def __init__(self, device: Device, capacity: int, last: str, address: int = 0) -> None:
         self.capacity, self._last = capacity, last  # the last of its arrays: "segments", or "choices"
@@ -140,6 +142,11 @@ class CudaExecutor:
         self._few = [Inputs(device, GRAPH_SIZES[-1], "choices")]
         self._few += [Inputs(device, GRAPH_SIZES[-1], "choices", self._few[0].address) for _ in range(1, IN_FLIGHT)]
         self._turn = 0  # which of these is next
+        cut_at, buffer = device.page_locked(8)
+        self._cut = np.frombuffer(buffer, np.uint32)
+        self._cut[:] = 0
+        for inputs in (self._many, *self._few):
+            inputs.header[4:6].view(np.uint64)[0] = cut_at
         n_vocab = program.result.n_cols
         self._chooser = Chooser(device, n_vocab, n_slots, GRAPH_SIZES[-1])
         memory.chosen = self._chooser.chosen
@@ -217,6 +224,12 @@ class CudaExecutor:
             self._recorded.done.wait()
             return self._logits[:m]
         return self._prompt_logits(m)
+
+    @property
+    def cut(self) -> tuple[bool, bool]:
+        """See `ggpy.split.Executor.cut`."""
+        keys, values = self._cut.tolist()
+        return keys != 0, values != 0
 
     def _apart(self, n: int) -> str:
         """How `StepQueue` queues a step of n tokens in slots of their own."""

@@ -11,6 +11,7 @@ import numpy as np
 from ggpy.choice import Choices, Chosen
 from ggpy.cuda.executor import CudaExecutor
 from ggpy.errors import GGPYError
+from ggpy.split import either_cut
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
@@ -77,6 +78,10 @@ class RanksExecutor:
 
     def give(self, n: int) -> np.ndarray:
         return self.ranks[0].give(n)
+
+    @property
+    def cut(self) -> tuple[bool, bool]:
+        return either_cut(self.ranks)
 
     def close(self) -> None:
         for rank in self.ranks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import cuda
 
 from ggpy.cpu.layout import cache_types
-from ggpy.cuda.cache import head_bytes, writer
+from ggpy.cuda.cache import head_bytes, tell_of_cut, writer
 from ggpy.cuda.compile import Source
 from ggpy.cuda.device import at, f32, i32, u32, u64, warp_sum
 from ggpy.cuda.instructions import (
@@ -60,6 +60,7 @@ def source(cache: str) -> Source:
         slot, position = load_i32(at(slots, token * i32(4))), load_i32(at(positions, token * i32(4)))
         slot_head = u64(u32(slot * n_head_kv + head))
         key_head = slot_head * key_head_bytes(cells, head_pad)
+        cut = False  # whether any number of this lane was
         angle = angles + u64(u32(position)) * u64(u32(half * i32(8)))
         for i in range(lane, head_dim >> i32(1), i32(32)):
             first, second = i * i32(2), i * i32(2) + i32(1)  # columns that rope leaves alone, or an interleaved pair
@@ -73,8 +74,10 @@ def source(cache: str) -> Source:
                 c, s = load_2f32(at(angle, i * i32(8)))
                 x, y = x * c - y * s, x * s + y * c
             if is_key and halves:
-                store_key(keys, key_head, cells, head_pad, position, first, x)
-                store_key(keys, key_head, cells, head_pad, position, second, y)
+                if store_key(keys, key_head, cells, head_pad, position, first, x):
+                    cut = True
+                if store_key(keys, key_head, cells, head_pad, position, second, y):
+                    cut = True
             else:
                 store_f32(at(row, first * i32(4)), x)
                 store_f32(at(row, second * i32(4)), y)
@@ -82,11 +85,18 @@ def source(cache: str) -> Source:
             if not halves:  # what shares a scale is other lanes' work
                 sync_warp()
                 for d in range(lane, head_dim, i32(32)):
-                    store_key(keys, key_head, cells, head_pad, position, d, load_f32(at(row, d * i32(4))))
+                    if store_key(keys, key_head, cells, head_pad, position, d, load_f32(at(row, d * i32(4)))):
+                        cut = True
+            if cut:
+                tell_of_cut(header, 0)
+            cut = False
             row = v + u64(u32(token)) * u64(u32(v_stride)) + u64(u32(head * head_dim * i32(4)))
             value_head = slot_head * value_head_bytes(cells, head_pad)
             for d in range(lane, head_dim, i32(32)):
-                store_value(values, value_head, cells, head_pad, position, d, load_f32(at(row, d * i32(4))))
+                if store_value(values, value_head, cells, head_pad, position, d, load_f32(at(row, d * i32(4)))):
+                    cut = True
+            if cut:
+                tell_of_cut(header, 1)
 
     return Source(
         rope_store,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ggpy.cuda.driver import Device
 from ggpy.cuda.layout import ALIGN, MatrixLayout, round_up
-from ggpy.quant import by_id
+from ggpy.graph import read_halves
 from ggpy.quant.packed import PACKED, Packed
 from ggpy.tensor_parallel import raw_rows, vector
 
@@ -122,8 +122,7 @@ class Weights:
         for start in range(0, n_rows, step):
             rows = raw[start : start + step]
             if info.type_name not in PACKED:
-                with np.errstate(all="ignore"):
-                    rows = by_id(info.type).dequantize(rows).astype(np.float16).view(np.uint8)
+                rows = read_halves(self.file, info, rows).view(np.uint8)
             self.device.upload(staging, rows.ctypes.data, rows.nbytes)
             codes, high, levels, supers, *strides = matrix.planes
             to = [
