@@ -13,6 +13,8 @@ from ggpy.convert.vocabulary import Vocabulary
 from ggpy.errors import GGPYError
 from ggpy.models.hf_config import listed
 
+_FOLDER = "additional_chat_templates"
+
 #: The format Qwen's chat models were trained on (ChatML), which their folders do not ship.
 CHATML = (
     "{% for message in messages %}"
@@ -28,9 +30,19 @@ CHATML = (
 def chat_templates(
     checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any], vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    """The chat template under its key, and named ones under theirs."""
-    template: Any = checkpoint.text("chat_template.jinja")
-    if template is None:
+    """The chat template under its key, and named ones under theirs.
+
+    Files of their own win over what tokenizer_config.json holds, all together: chat_template.jinja is the default,
+    those in additional_chat_templates have their file's name, which may be `default` too.
+    """
+    named: dict[str, str] = {}
+    alone = checkpoint.text("chat_template.jinja")
+    if alone is not None:
+        named["default"] = alone
+    for path in sorted((checkpoint.folder / _FOLDER).glob("*.jinja")):
+        named[path.stem] = checkpoint.text(f"{_FOLDER}/{path.name}") or ""
+    template: Any = named
+    if not named:
         template = tokenizer_config.get("chat_template") or checkpoint.json("chat_template.json").get("chat_template")
     if template is None:
         template = vocabulary.fallback_template
@@ -38,17 +50,25 @@ def chat_templates(
         return {}
     if isinstance(template, str):
         return {"tokenizer.chat_template": template}
-    named = {}
     for entry in template if isinstance(template, list) else []:
         name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)
-        if not isinstance(name, str) or not isinstance(text, str) or not name.replace("_", "").isalnum():
+        if not isinstance(name, str) or not isinstance(text, str):
             raise GGPYError(f"The chat_template of {checkpoint.folder} holds {entry!r:.80}, not a name and a template.")
         named[name] = text
     if not named:
         raise GGPYError(f"The chat_template of {checkpoint.folder} is neither a text nor a list of named texts.")
+    for name in named:
+        if not name.replace("_", "").replace("-", "").isalnum():
+            raise GGPYError(
+                f"A chat template of {checkpoint.folder} has the name {name!r:.80}; letters and _ may be in it."
+            )
     result: dict[str, Any] = {}
     if "default" in named:
         result["tokenizer.chat_template"] = named.pop("default")
+    else:
+        vocabulary.note(
+            f"no chat template is the default; there are only {', '.join(named)}, and ggpy uses none of them."
+        )
     for name, text in named.items():
         result[f"tokenizer.chat_template.{name}"] = text
     if named:

@@ -25,14 +25,48 @@ _CASED = (
 _CASED_PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 
 _LLAMA3 = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}{1,3}", _PUNCTUATION, _SPACES))
-_QWEN2 = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}", _PUNCTUATION, _SPACES))
+QWEN2 = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}", _PUNCTUATION, _SPACES))
+_QWEN35 = "|".join(
+    (_CONTRACTIONS, r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+", r"\p{N}", r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", _SPACES)
+)
+_SEED_CODER = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}", r" ?[^\s\p{L}\p{N}\r\n]+", _SPACES))
 _TEKKEN = "|".join((*_CASED, r"\p{N}", _CASED_PUNCTUATION, _SPACES))
 _GPT4O = "|".join((*(c + _CONTRACTIONS + "?" for c in _CASED), r"\p{N}{1,3}", _CASED_PUNCTUATION, _SPACES))
+_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 _CJK = "[一-龥ࠀ-一가-퟿]+"
+_ASCII_SIGNS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
+_DEEPSEEK_V3 = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    "|".join((_ASCII_SIGNS + "[A-Za-z]+", r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+", r" ?[\p{P}\p{S}]+[\r\n]*", _SPACES)),
+)
 
-NAMES = (
-    "default", "gpt-2", "llama-bpe", "qwen2", "smollm", "deepseek-llm", "deepseek-coder", "falcon", "mpt", "starcoder",
-    "refact", "command-r", "tekken", "gpt-4o", "chatglm-bpe",
+_WHOLE_BYTES = ("bytes", False)
+_DIGITS = ("digits", True)
+
+#: Steps, and the name that GGUF has for them. Of names that cut alike the one whose other settings are the plainest.
+_NAMES: dict[tuple[Step, ...], str] = {
+    (("bytes", True),): "gpt-2",
+    (_DIGITS, ("bytes", True)): "smollm",
+    (("split", _LLAMA3), _WHOLE_BYTES): "smaug-bpe",
+    (("split", QWEN2), _WHOLE_BYTES): "qwen2",
+    (("split", _QWEN35), _WHOLE_BYTES): "qwen35",
+    (("split", _SEED_CODER), _WHOLE_BYTES): "seed-coder",
+    (("split", _TEKKEN), _WHOLE_BYTES): "tekken",
+    (("split", _GPT4O), _WHOLE_BYTES): "gpt-4o",
+    (("split", _BLOOM), _WHOLE_BYTES): "bloom",
+    (("split", _BLOOM), _DIGITS, _WHOLE_BYTES): "viking",
+    (*(("split", regex) for regex in _DEEPSEEK_V3), _WHOLE_BYTES): "deepseek-v3",
+    (("punctuation", "Contiguous"), ("bytes", True), ("digits", False), ("split", "[0-9][0-9][0-9]")): "falcon",
+}
+_COMPOSING = {"gpt-2": "mpt", "smollm": "command-r"}  # names that say that text is composed first
+
+#: Every name that `recognise` gives.
+NAMES = tuple(
+    dict.fromkeys((
+        *_NAMES.values(), *_COMPOSING.values(), "llama-bpe", "chatglm-bpe", "starcoder", "deepseek-llm",
+        "deepseek-coder",
+    ))
 )  # fmt: skip
 
 
@@ -42,41 +76,33 @@ def recognise(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     GGPYError, with what was found, where GGUF has no name for it that ggpy knows.
     """
     steps = _steps(tokenizer.get("pre_tokenizer"))
-    model = tokenizer.get("model") or {}
-    composes = "NFC" in _normalizers(tokenizer.get("normalizer"))
-    splits = [step[1] for step in steps if step[0] == "split"]
-    whole_bytes = ("bytes", False)
-
-    if steps == [("bytes", True)]:
-        return "mpt" if composes else "gpt-2"
-    if steps == [("digits", True), ("bytes", True)]:
-        if composes:
-            return "command-r"
-        # Starcoder's decoder tidies spaces before punctuation, SmolLM's leaves the text as it is.
-        return "starcoder" if config.get("clean_up_tokenization_spaces") is True else "smollm"
-    if steps == [("split", _LLAMA3), whole_bytes]:
-        # The same cuts in both; Llama 3 takes a word that is a token whole and begins with a BOS.
+    name = _NAMES.get(tuple(steps)) or _deepseek(steps)
+    if name is None:
+        raise GGPYError(
+            f"The tokenizer.json cuts text by {_describe(steps)}, which is none of the pre-tokenizers ggpy knows"
+            f" ({', '.join(NAMES)})."
+        )
+    if _normalizers(tokenizer.get("normalizer")) == ["NFC"]:
+        return _COMPOSING.get(name, name)
+    if name == "smollm" and config.get("clean_up_tokenization_spaces") is True:
+        return "starcoder"  # the same cuts; readers may tidy the spaces of its text
+    if name == "smaug-bpe":
+        if (tokenizer.get("model") or {}).get("ignore_merges") is True:
+            return "llama-bpe"
         added = {t.get("content") for t in tokenizer.get("added_tokens") or () if isinstance(t, Mapping)}
-        whole_words = model.get("ignore_merges") is True
-        begins = "TemplateProcessing" in str(tokenizer.get("post_processor")) or config.get("add_bos_token") is True
-        return "llama-bpe" if whole_words or (begins and "[gMASK]" not in added) else "chatglm-bpe"
-    if steps == [("split", _QWEN2), whole_bytes]:
-        return "qwen2"
-    if steps == [("split", _TEKKEN), whole_bytes]:
-        return "tekken"
-    if steps == [("split", _GPT4O), whole_bytes]:
-        return "gpt-4o"
-    if steps[-1:] == [whole_bytes] and splits[:1] == [r"[\r\n]"] and _CJK in splits:
+        return "chatglm-bpe" if "[gMASK]" in added else name
+    return name
+
+
+def _deepseek(steps: list[Step]) -> str | None:
+    """DeepSeek's first two pre-tokenizers, whose classes of letters are too long to be spelt here."""
+    splits = [step[1] for step in steps if step[0] == "split"]
+    if steps[-1:] == [_WHOLE_BYTES] and splits[:1] == [r"[\r\n]"] and _CJK in splits:
         if splits[1:3] == [r"\s?\p{L}+", r"\s?\p{P}+"]:
             return "deepseek-coder"
         if len(splits) == 5 and splits[1].startswith(r"\s?[A-Za-z") and splits[3] == r"\s+$":
             return "deepseek-llm"
-    if steps == [("punctuation", "Contiguous"), ("bytes", True), ("digits", False), ("split", "[0-9][0-9][0-9]")]:
-        return "falcon"
-    raise GGPYError(
-        f"The tokenizer.json cuts text by {_describe(steps)}, which is none of the pre-tokenizers ggpy knows"
-        f" ({', '.join(NAMES)})."
-    )
+    return None
 
 
 def adds_prefix_space(tokenizer: Mapping[str, Any]) -> bool:

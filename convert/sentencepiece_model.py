@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from ggpy.convert.vocabulary import NORMAL, USER_DEFINED, Vocabulary
+from ggpy.convert.vocabulary import NORMAL, OWN, UNIGRAM, USER_DEFINED, Vocabulary, set_charsmap
 from ggpy.errors import GGPYError
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
@@ -20,7 +20,7 @@ _ROLE_FIELDS = {40: ("unk", 0), 41: ("bos", 1), 42: ("eos", 2), 43: ("pad", -1)}
 def read_sentencepiece_model(data: bytes, where: str) -> Vocabulary:
     """The vocabulary of a serialized SentencePiece model. GGPYError where it is none, or GGUF has no place for it."""
     vocabulary = Vocabulary("llama", "default", scores={}, add_bos=True, add_eos=False, add_space_prefix=True)
-    kind = 1
+    kind, byte_fallback, charsmap, remove_extra_whitespaces = 1, False, b"", True  # the fields' defaults
     roles = dict(_ROLE_FIELDS.values())
     try:
         for number, value in _fields(data):
@@ -30,12 +30,22 @@ def read_sentencepiece_model(data: bytes, where: str) -> Vocabulary:
                 for inner, setting in _fields(value):
                     if inner == 3 and isinstance(setting, int):
                         kind = setting
+                    elif inner == 24 and setting:
+                        raise GGPYError(f"{where} puts spaces after words, which GGUF's tokenizers do not do.")
+                    elif inner == 35:
+                        byte_fallback = bool(setting)
                     elif inner in _ROLE_FIELDS and isinstance(setting, int):
                         roles[_ROLE_FIELDS[inner][0]] = setting - (1 << 64) if setting >> 63 else setting
             elif number == _NORMALIZER and isinstance(value, bytes):
                 for inner, setting in _fields(value):
-                    if inner == 3:
+                    if inner == 2 and isinstance(setting, bytes):
+                        charsmap = setting
+                    elif inner == 3:
                         vocabulary.add_space_prefix = bool(setting)
+                    elif inner == 4:
+                        remove_extra_whitespaces = bool(setting)
+                    elif inner == 5 and not setting:
+                        raise GGPYError(f"{where} does not write spaces as \u2581, which GGUF's tokenizers do.")
     except (ValueError, IndexError, struct.error) as error:
         raise GGPYError(f"{where} is not a SentencePiece model: {error}.") from error
     if not vocabulary.texts:
@@ -43,9 +53,13 @@ def read_sentencepiece_model(data: bytes, where: str) -> Vocabulary:
     if kind not in (1, 2):
         raise GGPYError(f"{where} is a {_MODEL_KINDS.get(kind, kind)} model; GGUF has a place for BPE and Unigram.")
     if kind == 1:
-        vocabulary.notes.append(
-            "the tokenizer is Unigram; GGUF readers merge its pieces greedily, so rare texts may be cut otherwise."
-        )
+        vocabulary.note(UNIGRAM)
+    if not byte_fallback:
+        vocabulary.extra[f"{OWN}fuse_unk"] = True  # of unknown characters side by side it makes one token
+    set_charsmap(vocabulary, charsmap)
+    if remove_extra_whitespaces:
+        vocabulary.extra["tokenizer.ggml.remove_extra_whitespaces"] = True
+        vocabulary.note("the tokenizer makes one space of several and drops those at the ends of a text", own=True)
     vocabulary.special_ids = {role: id for role, id in roles.items() if 0 <= id < len(vocabulary.texts)}
     return vocabulary
 

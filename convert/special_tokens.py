@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import chat_templates
-from ggpy.convert.vocabulary import CONTROL, USER_DEFINED, Vocabulary
+from ggpy.convert.vocabulary import CONTROL, OWN, UNUSED, USER_DEFINED, Vocabulary, byte_level_text
+from ggpy.errors import GGPYError
 
 _KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",
@@ -28,6 +30,12 @@ END_OF_TURN = (
 END_OF_MESSAGE = "<|eom_id|>"
 _KNOWN_ENDS = frozenset((*END_OF_TURN, END_OF_MESSAGE, "<|return|>", "<|call|>", "</s>", "[EOS]", "<eos>"))
 
+#: The tokens that a class of tokenizer has where no file names others, as transformers has them.
+CLASS_TOKENS: Mapping[str, dict[str, str]] = {
+    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
+    "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
+}
+
 #: Ends that neither a text nor a key of their own tells; ggpy's readers take them from here.
 EXTRA_ENDS = "tokenizer.ggml.eog_token_ids"
 
@@ -35,16 +43,22 @@ EXTRA_ENDS = "tokenizer.ggml.eog_token_ids"
 def special_token_metadata(
     checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Ids of the special tokens, whether BOS and EOS are added, every end of generation, and the chat template."""
+    """Ids of the special tokens, what a text gets around it, every end of generation, and the chat template."""
     ids_by_text = {text: id for id, text in vocabulary.texts.items()}
     generation = checkpoint.json("generation_config.json")
-    names = _names(checkpoint, vocabulary, tokenizer_config)
+    named = named_tokens(checkpoint, vocabulary, tokenizer_config)
+    first, last = vocabulary.before[-1:], vocabulary.after[:1]  # where the tokenizer's own file puts BOS and EOS
+    around = {"bos": first[0] if first else None, "eos": last[0] if last else None}
 
     def role(name: str) -> int | None:
-        if names.get(name) in ids_by_text:
-            return ids_by_text[names[name]]
+        if named.get(f"{name}_token") in ids_by_text:
+            return ids_by_text[named[f"{name}_token"]]
+        if vocabulary.special_names.get(name) in ids_by_text:
+            return ids_by_text[vocabulary.special_names[name]]
         if name in vocabulary.special_ids:
             return vocabulary.special_ids[name]
+        if around.get(name) is not None:
+            return around[name]
         for source in (checkpoint.config.values, generation):
             ids = _id_list(source.get(f"{name}_token_id"), len(ids_by_text))
             if ids:
@@ -64,29 +78,96 @@ def special_token_metadata(
             if vocabulary.types[id] in (CONTROL, USER_DEFINED):
                 ends.add(id)
             elif id not in ends:  # a config's default that nobody set: text would stop in its midst
-                note = f"'eos_token_id' names {vocabulary.texts[id]!r}, which is no special token; left out."
-                vocabulary.notes += [note] if note not in vocabulary.notes else []
+                vocabulary.note(f"'eos_token_id' names {vocabulary.texts[id]!r}, which is no special token; left out.")
     result.update(_ends(eos, ends, ids_by_text, vocabulary, templates.get("tokenizer.chat_template", "")))
-
-    for name, said in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)):
-        configured = tokenizer_config.get(f"add_{name}_token")
-        # The slow tokenizers' flags rule for SentencePiece; elsewhere the tokenizer's own file knows best.
-        if isinstance(configured, bool) and (said is None or vocabulary.model == "llama"):
-            said = configured
-        result[f"tokenizer.ggml.add_{name}_token"] = bool(said) and _KEYS[name] in result
+    result.update(_around(result, vocabulary, tokenizer_config))
+    if eos is None:
+        result.update(_no_eos(vocabulary))
+    result.update(_template_tokens(result, named, vocabulary, "".join(str(text) for text in templates.values())))
     return {**result, **templates}
 
 
-def _names(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """The text of each role's token, from tokenizer_config.json, special_tokens_map.json, or the tokenizer itself."""
-    names = dict(vocabulary.special_names)
-    for source in (checkpoint.json("special_tokens_map.json"), tokenizer_config):
-        for name in _KEYS:
-            entry = source.get(f"{name}_token")
+def named_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens, `bos_token` and so on, as the original's templates see them: what the files name, else the
+    default of the tokenizer's class. A null in a file is no token, whatever the class."""
+    if vocabulary.model == "llama":
+        defaults = {f"{role}_token": vocabulary.texts[id] for role, id in vocabulary.special_ids.items()}
+    else:
+        defaults = CLASS_TOKENS.get(tokenizer_class(checkpoint, tokenizer_config) or "", {})
+    named = {name: text for name, text in defaults.items() if vocabulary.find(text) is not None}
+    sources = [tokenizer_config]
+    if "added_tokens_decoder" not in tokenizer_config:  # as transformers reads them; later files know all in one
+        sources.append(checkpoint.json("special_tokens_map.json"))
+    for source in sources:
+        extra = source.get("extra_special_tokens")
+        entries = {name: entry for name, entry in source.items() if name.endswith("_token")}
+        for name, entry in {**entries, **(extra if isinstance(extra, Mapping) else {})}.items():
             text = entry.get("content") if isinstance(entry, Mapping) else entry
             if isinstance(text, str):
-                names[name] = text
-    return names
+                named[name] = text
+            elif entry is None:
+                named.pop(name, None)
+    return named
+
+
+def tokenizer_class(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """The class that transformers loads the tokenizer with, without the suffix for fast ones; None where it takes the
+    file as it is. Qwen2's is fixed there, as many of its models name a wrong one."""
+    kind = checkpoint.config.values.get("model_type")
+    named = tokenizer_config.get("tokenizer_class") or checkpoint.config.values.get("tokenizer_class")
+    if kind == "qwen2" or (kind == "qwen3" and named is None):
+        return "Qwen2Tokenizer"
+    return named.removesuffix("Fast") if isinstance(named, str) else None
+
+
+def _around(keys: Mapping[str, Any], vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether BOS and EOS are added, and what else. Flags in tokenizer_config.json rule over the tokenizer's file."""
+    result: dict[str, Any] = {}
+    if any(id not in vocabulary.texts for id in (*vocabulary.before, *vocabulary.after)):
+        raise GGPYError("The tokenizer puts tokens around a text that are beyond the model's vocab_size.")
+    beside = (("bos", vocabulary.add_bos, vocabulary.before), ("eos", vocabulary.add_eos, vocabulary.after))
+    for name, default, own in beside:
+        id = keys.get(_KEYS[name])
+        said = tokenizer_config.get(f"add_{name}_token")
+        added = own if own else (id,) if default and id is not None else ()
+        if isinstance(said, bool):
+            added = (id,) if said and id is not None else ()
+        result[f"tokenizer.ggml.add_{name}_token"] = added == (id,)
+        if added and added != (id,):
+            place = {"bos": "before", "eos": "after"}[name]
+            result[f"{OWN}{place}_token_ids"] = np.array(added, np.int32)
+            some = ", ".join(repr(vocabulary.texts[i]) for i in added)
+            vocabulary.note(f"the tokenizer puts {some} {place} a text", own=True)
+    return result
+
+
+def _no_eos(vocabulary: Vocabulary) -> dict[str, Any]:
+    """An end for readers that would take token 11, a comma, or 2 where none is named: one that no answer holds."""
+    unused = (id for id, type in vocabulary.types.items() if type == UNUSED)
+    byte = next((vocabulary.find(text) for text in (byte_level_text(b"\xff"), "<0xFF>") if vocabulary.find(text)), None)
+    stand_in = next(unused, byte)  # the byte 255 is in no text
+    if stand_in is None:
+        vocabulary.note("no end-of-text token is named, and other readers of GGUF may take a token of text for it.")
+        return {}
+    vocabulary.note(
+        f"no end-of-text token is named; the key for it holds {vocabulary.texts[stand_in]!r}, which no text has, for"
+        " readers that would take another one."
+    )
+    return {_KEYS["eos"]: stand_in, f"{OWN}no_eos": True}
+
+
+def _template_tokens(
+    keys: Mapping[str, Any], named: Mapping[str, str], vocabulary: Vocabulary, templates: str
+) -> dict[str, Any]:
+    """What templates see as `bos_token` and so on, where the ids alone do not say it."""
+    told = {f"{name}_token": vocabulary.texts[keys[key]] for name, key in _KEYS.items() if key in keys}
+    unlike = [name for name in {**named, **told} if named.get(name) != told.get(name) and name in templates]
+    if not unlike:
+        return {}
+    for name in unlike:
+        what = f"{named[name]!r}" if name in named else "empty"
+        vocabulary.note(f"the chat template's {name!r} is {what} in the original", own=True)
+    return {f"{OWN}template_tokens": json.dumps({n: t for n, t in named.items() if n in templates}, ensure_ascii=False)}
 
 
 def _id_list(value: Any, n_vocab: int) -> list[int]:
@@ -112,7 +193,7 @@ def _ends(
         result["tokenizer.ggml.eom_token_id"] = untold.pop(0)
     if untold:
         result[EXTRA_ENDS] = np.array(sorted(ends), np.int32)
-        vocabulary.notes.append(
+        vocabulary.note(
             f"GGUF has keys for three ends of generation; {', '.join(repr(vocabulary.texts[id]) for id in untold)}"
             f" stand in {EXTRA_ENDS!r}, which not every reader knows."
         )

@@ -7,10 +7,11 @@ from typing import Any
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
-from ggpy.convert.special_tokens import special_token_metadata
+from ggpy.convert.special_tokens import special_token_metadata, tokenizer_class
 from ggpy.convert.tiktoken_ranks import read_tiktoken
-from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json
-from ggpy.convert.vocabulary import Vocabulary, added_tokens
+from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json, space_prefix_scheme
+from ggpy.convert.vocab_files import tokenizer_of_words
+from ggpy.convert.vocabulary import OWN, Vocabulary, added_tokens
 from ggpy.errors import GGPYError
 
 
@@ -41,13 +42,24 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
         vocabulary = read_sentencepiece_model(model, str(folder / "tokenizer.model"))
         for token in added_tokens(tokenizer.get("added_tokens") or [], str(folder / "tokenizer.json")):
             vocabulary.put_added(token)
+        vocabulary.set_space_prefix(space_prefix_scheme(tokenizer))
+    elif (words := checkpoint.json("vocab.json")) and (merges := checkpoint.text("merges.txt")) is not None:
+        built = tokenizer_of_words(words, merges, tokenizer_class(checkpoint, config), str(folder))
+        vocabulary = read_tokenizer_json(built, config, str(folder / "vocab.json"))
     else:
         raise GGPYError(
-            f"{folder} has no tokenizer that ggpy reads: no tokenizer.json, tokenizer.model or qwen.tiktoken."
+            f"{folder} has no tokenizer that ggpy reads: no tokenizer.json, tokenizer.model, vocab.json with"
+            " merges.txt, or qwen.tiktoken."
         )
     _add_tokens(checkpoint, vocabulary, config)
-    if isinstance(config.get("add_prefix_space"), bool):
-        vocabulary.add_space_prefix = config["add_prefix_space"]
+    if vocabulary.model == "llama":
+        if isinstance(config.get("add_prefix_space"), bool):
+            vocabulary.add_space_prefix = config["add_prefix_space"]
+        if isinstance(config.get("legacy"), bool):
+            known = f"{OWN}space_prefix" in vocabulary.extra
+            vocabulary.set_space_prefix("first" if not config["legacy"] else "always" if known else None)
+        if vocabulary.extra.get(f"{OWN}space_prefix") == "first":
+            vocabulary.note("the tokenizer puts no space after special tokens", own=True)
     return vocabulary
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ggpy.convert import pre_tokenizer
-from ggpy.convert.vocabulary import BYTE, NORMAL, UNKNOWN, Vocabulary, added_tokens
+from ggpy.convert.vocabulary import (
+    BYTE,
+    NORMAL,
+    OWN,
+    UNIGRAM,
+    UNKNOWN,
+    Vocabulary,
+    added_tokens,
+    byte_alphabet,
+    set_charsmap,
+)
 from ggpy.errors import GGPYError
+from ggpy.tokenizer.normalize import normalizer
+from ggpy.tokenizer.pretokenize import PRE_TOKENIZERS
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -28,6 +42,11 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
         raise GGPYError(f"{where} holds a tokenizer of the kind {kind!r:.40}; ggpy converts BPE and Unigram.")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise GGPYError(f"{where} marks parts of words with a prefix or suffix, which GGUF's tokenizers do not do.")
+    if model.get("dropout"):
+        raise GGPYError(
+            f"{where} has 'dropout' {model['dropout']!r:.20}: it cuts the same text otherwise each time, as only"
+            " training wants it; set it to null."
+        )
     added = added_tokens(tokenizer.get("added_tokens") or [], f"{where}, 'added_tokens',")
     if kind == "Unigram":
         vocabulary = _unigram(model, where)
@@ -40,9 +59,60 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
     for token in added:
         vocabulary.put_added(token)
     if vocabulary.model == "llama":
-        vocabulary.add_space_prefix = _space_prefix(tokenizer)
-    _read_post_processor(vocabulary, tokenizer.get("post_processor"))
+        _read_spaces(vocabulary, tokenizer, where)
+    set_normalizer(vocabulary, tokenizer.get("normalizer"), where)
+    implied = vocabulary.model == "gpt2" and PRE_TOKENIZERS[vocabulary.pre].ignore_merges
+    if (model.get("ignore_merges") is True) != implied:
+        vocabulary.extra[f"{OWN}ignore_merges"] = not implied
+        takes = "takes a word that is a token whole" if not implied else "merges words even if they are tokens"
+        vocabulary.note(f"the tokenizer {takes}", own=True)
+    _read_post_processor(vocabulary, tokenizer.get("post_processor"), where)
     return vocabulary
+
+
+def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
+    """Say how the original normalizes text, in a key of our own where neither GGUF nor a name of its does."""
+    steps: list[Any] = []
+    for step in flat(node, "normalizers"):
+        kind = step.get("type") if isinstance(step, Mapping) else None
+        if kind == "Precompiled":
+            data = step.get("precompiled_charsmap")
+            try:
+                charsmap = base64.b64decode(data, validate=True) if isinstance(data, str) else b""
+            except ValueError:
+                raise GGPYError(f"{where} has a 'precompiled_charsmap' that is no base64.") from None
+            set_charsmap(vocabulary, charsmap)
+        elif kind == "Replace" and _is_a_space(step.get("pattern")) and step.get("content") == "\u2581":
+            continue  # spaces as SentencePiece writes them
+        elif kind == "Prepend" and step.get("prepend") == "\u2581" and vocabulary.model == "llama":
+            continue
+        else:
+            steps.append(step)
+    named = vocabulary.model == "gpt2" and PRE_TOKENIZERS[vocabulary.pre].composes
+    if [step.get("type") if isinstance(step, Mapping) else None for step in steps] == (["NFC"] if named else []):
+        return
+    node = steps[0] if len(steps) == 1 else {"type": "Sequence", "normalizers": steps}
+    try:
+        normalizer(node)
+    except GGPYError as error:
+        raise GGPYError(f"{where}: {error}") from None
+    vocabulary.extra[f"{OWN}normalizer"] = json.dumps(node, ensure_ascii=False)
+    kinds = " and ".join(str(step["type"]) for step in steps)
+    vocabulary.note(f"the tokenizer {f'normalizes text by {kinds}' if steps else 'does not compose text'}", own=True)
+
+
+def flat(node: Any, inner: str) -> list[Any]:
+    """A step of a tokenizer.json, or the steps of a sequence of them, nested sequences laid flat."""
+    if node is None:
+        return []
+    if isinstance(node, Mapping) and node.get("type") == "Sequence":
+        steps = node.get(inner)
+        return [step for one in (steps if isinstance(steps, list) else []) for step in flat(one, inner)]
+    return [node]
+
+
+def _is_a_space(pattern: Any) -> bool:
+    return isinstance(pattern, Mapping) and pattern.get("String") == " "
 
 
 def _mentions(node: Any, kind: str) -> bool:
@@ -86,10 +156,20 @@ def _byte_level(
         vocabulary.put(id, text, NORMAL)
     # A space inside a token would end it in GGUF's "a b", so it is written as the alphabet writes spaces.
     vocabulary.merges = [f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}" for a, b in _pairs(model, vocab, where)]
-    if pre_tokenizer.adds_prefix_space(tokenizer):
-        vocabulary.add_space_prefix = True
-        vocabulary.notes.append(
-            "the tokenizer puts a space before a text, which readers of byte-level GGUF files may not."
+    alone = isinstance(node := tokenizer.get("pre_tokenizer"), Mapping) and node.get("type") == "ByteLevel"
+    prefix = pre_tokenizer.adds_prefix_space(tokenizer)
+    if alone and isinstance(config.get("add_prefix_space"), bool):
+        prefix = config["add_prefix_space"]
+    if prefix and not alone:
+        raise GGPYError(f"{where} puts a space before every piece of a text, which no reader of GGUF does.")
+    vocabulary.add_space_prefix = prefix
+    if prefix:
+        vocabulary.note("the tokenizer puts a space before a text", own=True)
+    missing = sum(character not in vocab for character in byte_alphabet())
+    if missing and model.get("unk_token") is not None:
+        raise GGPYError(
+            f"{where} lacks {missing} of the 256 single bytes and writes 'unk_token' for them, as no reader of"
+            " byte-level GGUF does."
         )
     return vocabulary
 
@@ -98,6 +178,8 @@ def _pieces(model: Mapping[str, Any], where: str) -> Vocabulary:
     """SentencePiece BPE as tokenizer.json keeps it: a merge's rank takes the place of its piece's score."""
     vocab = _ids(model.get("vocab"), where)
     vocabulary = Vocabulary("llama", "default", scores={})
+    if model.get("fuse_unk") is True and model.get("byte_fallback") is not True:
+        vocabulary.extra[f"{OWN}fuse_unk"] = True
     rank: dict[str, int] = {}
     pairs = _pairs(model, vocab, where)
     for i, (a, b) in enumerate(pairs):
@@ -105,7 +187,30 @@ def _pieces(model: Mapping[str, Any], where: str) -> Vocabulary:
     for text, id in vocab.items():
         # Pieces that no merge makes (single characters, bytes) come after all that are made.
         vocabulary.put(id, text, _piece_type(text, model), -float(rank.get(text, len(pairs))))
+    if not _scores_suffice(pairs, vocab):
+        if any(" " in part for pair in pairs for part in pair):
+            raise GGPYError(f"{where} merges tokens with spaces in them, which ggpy has no way to write.")
+        vocabulary.extra[f"{OWN}merges"] = [f"{a} {b}" for a, b in pairs]
+        vocabulary.note("the tokenizer merges some pairs of pieces and not others that spell the same", own=True)
     return vocabulary
+
+
+def _scores_suffice(pairs: list[tuple[str, str]], vocab: Mapping[str, int]) -> bool:
+    """Whether joining any two pieces that spell a piece, best score first, is what the merges do: every way to cut a
+    piece in two is a merge, and no other piece's merges are ranked between a piece's own."""
+    made: set[str] = set()
+    last = ""
+    for a, b in pairs:
+        if a + b != last and a + b in made:
+            return False
+        last = a + b
+        made.add(last)
+    known = set(pairs)
+    return all(
+        text[:i] not in vocab or text[i:] not in vocab or (text[:i], text[i:]) in known
+        for text in vocab
+        for i in range(1, len(text))
+    )
 
 
 def _unigram(model: Mapping[str, Any], where: str) -> Vocabulary:
@@ -113,9 +218,9 @@ def _unigram(model: Mapping[str, Any], where: str) -> Vocabulary:
     if not isinstance(pieces, list) or not pieces:
         raise GGPYError(f"{where} has no vocabulary.")
     vocabulary = Vocabulary("llama", "default", scores={})
-    vocabulary.notes.append(
-        "the tokenizer is Unigram; GGUF readers merge its pieces greedily, so rare texts may be cut otherwise."
-    )
+    vocabulary.note(UNIGRAM)
+    if model.get("byte_fallback") is not True:
+        vocabulary.extra[f"{OWN}fuse_unk"] = True
     for id, entry in enumerate(pieces):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
             raise GGPYError(f"{where} holds {entry!r:.60} in its vocabulary, which is not a piece and its score.")
@@ -136,55 +241,62 @@ def _piece_type(text: str, model: Mapping[str, Any]) -> int:
     return UNKNOWN if text == model.get("unk_token") else NORMAL
 
 
-def _space_prefix(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether the tokenizer puts a space before the text, as SentencePiece's dummy prefix does."""
-    if _mentions(tokenizer.get("normalizer"), "Prepend"):
-        return True
-    found: list[Mapping[str, Any]] = []
-
-    def look(node: Any) -> None:
-        if isinstance(node, Mapping):
-            if node.get("type") == "Metaspace":
-                found.append(node)
-            for inner in node.values():
-                look(inner)
-        elif isinstance(node, list):
-            for inner in node:
-                look(inner)
-
-    look(tokenizer.get("pre_tokenizer"))
-    return any(
-        node.get("prepend_scheme", "always") != "never" and node.get("add_prefix_space") is not False for node in found
+def _read_spaces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], where: str) -> None:
+    """Whether and where the tokenizer puts a space that the text has not, as SentencePiece's dummy prefix."""
+    steps = [step for step in flat(tokenizer.get("normalizer"), "normalizers") if _is_step(step)]
+    vocabulary.add_space_prefix = any(
+        step.get("type") == "Prepend" and step.get("prepend") == "\u2581" for step in steps
     )
+    spaces = any(step.get("type") == "Replace" and _is_a_space(step.get("pattern")) for step in steps)
+    for step in flat(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+        if _is_step(step) and step.get("type") == "Split" and _is_a_space(step.get("pattern")) and spaces:
+            continue  # there are none left to cut at
+        if not _is_step(step) or step.get("type") != "Metaspace" or step.get("replacement", "\u2581") != "\u2581":
+            shown = step.get("type") if isinstance(step, Mapping) else step
+            raise GGPYError(f"{where} cuts text by {shown!r:.60}, which GGUF's SentencePiece tokenizers do not do.")
+        scheme = step.get("prepend_scheme", "always")
+        if scheme != "never" and step.get("add_prefix_space") is not False:
+            vocabulary.add_space_prefix = True
+            vocabulary.set_space_prefix(str(scheme))
+        inside = next((text for text in vocabulary.texts.values() if "\u2581" in text[1:].lstrip("\u2581")), None)
+        runs = any(text.startswith("\u2581\u2581") for text in vocabulary.texts.values())
+        if step.get("split", True) is True and (inside or runs):
+            vocabulary.note("the tokenizer cuts a text at spaces before it merges, which readers of GGUF do not.")
 
 
-def _read_post_processor(vocabulary: Vocabulary, node: Any) -> None:
-    """Which special tokens a text gets around it: `add_bos`, `add_eos`, and which they are."""
-    if not isinstance(node, Mapping):
-        vocabulary.add_bos = vocabulary.add_eos = False
-        return
-    inner = node.get("processors")
-    for processor in inner if isinstance(inner, list) else [node]:
-        if not isinstance(processor, Mapping):
+def space_prefix_scheme(tokenizer: Mapping[str, Any]) -> str | None:
+    """Where a tokenizer.json says that a space is put: "first", "always" or "never"; None where it does not say."""
+    for step in flat(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+        if _is_step(step) and step.get("type") == "Metaspace":
+            return str(step.get("prepend_scheme", "always"))
+    return None
+
+
+def _is_step(node: Any) -> bool:
+    return isinstance(node, Mapping)
+
+
+def _read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
+    """The tokens that a text gets around it."""
+    for processor in flat(node, "processors"):
+        if not isinstance(processor, Mapping) or processor.get("type") != "TemplateProcessing":
             continue
-        if processor.get("type") == "ByteLevel":
-            vocabulary.add_bos = bool(vocabulary.add_bos)
-            vocabulary.add_eos = bool(vocabulary.add_eos)
-        elif processor.get("type") == "TemplateProcessing":
-            single = processor.get("single")
-            ends = [single[0], single[-1]] if isinstance(single, list) and single else []
-            names = [_special_name(end) for end in ends]
-            if ends and ends[0] is not ends[1]:
-                vocabulary.add_bos, vocabulary.add_eos = names[0] is not None, names[1] is not None
-                if names[0] is not None:
-                    vocabulary.special_names.setdefault("bos", names[0])
-                if names[1] is not None:
-                    vocabulary.special_names.setdefault("eos", names[1])
-            else:
-                vocabulary.add_bos = vocabulary.add_eos = False
+        single, known = processor.get("single"), processor.get("special_tokens")
+        items = single if isinstance(single, list) else []
+        texts = [i for i, item in enumerate(items) if isinstance(item, Mapping) and "Sequence" in item]
+        if len(texts) != 1:
+            raise GGPYError(f"{where} has a TemplateProcessing whose 'single' does not hold the text once.")
+        ids = [_special_ids(item, known, vocabulary, where) for i, item in enumerate(items) if i != texts[0]]
+        vocabulary.before = tuple(id for some in ids[: texts[0]] for id in some)
+        vocabulary.after = tuple(id for some in ids[texts[0] :] for id in some)
 
 
-def _special_name(item: Any) -> str | None:
+def _special_ids(item: Any, known: Any, vocabulary: Vocabulary, where: str) -> list[int]:
+    """The token ids of a SpecialToken in a template."""
     token = item.get("SpecialToken") if isinstance(item, Mapping) else None
     name = token.get("id") if isinstance(token, Mapping) else None
-    return name if isinstance(name, str) else None
+    entry = known.get(name) if isinstance(known, Mapping) and isinstance(name, str) else None
+    ids = entry.get("ids") if isinstance(entry, Mapping) else None
+    if not isinstance(ids, list) or not all(type(id) is int and id in vocabulary.texts for id in ids):
+        raise GGPYError(f"{where} has a TemplateProcessing that adds {name!r:.60}, which is no token of it.")
+    return ids

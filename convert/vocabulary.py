@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 
 from ggpy.errors import GGPYError
+from ggpy.tokenizer.normalize import sentencepiece_rules
 
 # GGUF's token types, which are SentencePiece's own.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+#: Keys that GGUF has none for; our reader follows them, others pass them over.
+OWN = "ggpy.tokenizer."
+
+UNIGRAM = "the tokenizer is Unigram; GGUF readers merge its pieces greedily, so rare texts may be cut otherwise."
 
 #: Score of tokens that were added to a SentencePiece vocabulary: below every piece.
 ADDED_SCORE = -1000.0
@@ -32,6 +38,10 @@ def byte_level_text(token: bytes) -> str:
     return "".join([alphabet[b] for b in token])
 
 
+#: How an added token is found in a text; ggpy's own keys list the tokens, see `ggpy.tokenizer.vocabulary.FLAGS`.
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
 @dataclass(frozen=True)
 class AddedToken:
     """A token that stands beside the trained vocabulary and is never split. `special`: kept out of plain text."""
@@ -39,6 +49,7 @@ class AddedToken:
     id: int
     content: str
     special: bool
+    flags: frozenset[str]  # of FLAGS
 
 
 @dataclass
@@ -56,6 +67,10 @@ class Vocabulary:
     add_space_prefix: bool | None = None
     special_names: dict[str, str] = field(default_factory=dict)  # role → text, as the tokenizer's own file has them
     special_ids: dict[str, int] = field(default_factory=dict)  # role → id, likewise
+    before: tuple[int, ...] = ()  # tokens that the tokenizer's own file puts around a text
+    after: tuple[int, ...] = ()
+    flags: dict[int, frozenset[str]] = field(default_factory=dict)  # of the added tokens
+    extra: dict[str, Any] = field(default_factory=dict)  # more keys, GGUF's and our own
     fallback_template: str | None = None  # of a model whose chat format is known and whose folder ships none
     notes: list[str] = field(default_factory=list)
 
@@ -69,6 +84,7 @@ class Vocabulary:
         """An added token: control if special or written like one, else user-defined with its spaces as spaces."""
         if self.types.get(token.id) == UNKNOWN:
             return
+        self.flags[token.id] = token.flags
         if token.special or looks_special(token.content):
             self.put(token.id, token.content, CONTROL, ADDED_SCORE)
         else:
@@ -118,7 +134,42 @@ class Vocabulary:
             result["tokenizer.ggml.merges"] = self.merges
         if self.add_space_prefix is not None:
             result["tokenizer.ggml.add_space_prefix"] = self.add_space_prefix
-        return result
+        return {**result, **self.extra, **self._matching()}
+
+    def _matching(self) -> dict[str, Any]:
+        """How added tokens are matched, where that is not on the text as it is; a note says so."""
+        flags = {id: flags for id, flags in self.flags.items() if self.types.get(id) in (CONTROL, USER_DEFINED)}
+        unlike = {"normalized" in of for of in flags.values()} == {True, False}
+        if not unlike and "ggpy.tokenizer.normalizer" not in self.extra:
+            flags = {id: of - {"normalized"} for id, of in flags.items()}
+        lists = {flag: sorted(id for id, of in flags.items() if flag in of) for flag in FLAGS}
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if lists[flag]:
+                some = ", ".join(repr(self.texts[id])[:40] for id in lists[flag][:3])
+                more = f" and {len(lists[flag]) - 3} more" if len(lists[flag]) > 3 else ""
+                self.note(f"the tokenizer finds {some}{more} with {flag!r}", own=True)
+        return {f"{OWN}{flag}_token_ids": np.array(ids, np.int32) for flag, ids in lists.items() if ids}
+
+    def set_space_prefix(self, scheme: str | None) -> None:
+        """Where a space is put if there is none: "first", before a text, or "always", after special tokens too; None
+        puts it there in any case, as SentencePiece and other readers of GGUF do."""
+        self.extra.pop(f"{OWN}space_prefix", None)
+        if scheme in ("first", "always") and self.add_space_prefix:
+            self.extra[f"{OWN}space_prefix"] = scheme
+
+    def note(self, text: str, own: bool = False) -> None:
+        """A note for the user, once. `own`: a key of our own follows what the text says."""
+        text += ", which ggpy follows and other readers of GGUF do not." if own else ""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def set_charsmap(vocabulary: Vocabulary, charsmap: bytes) -> None:
+    """SentencePiece's compiled map of characters, under GGUF's key for it."""
+    if charsmap:
+        sentencepiece_rules(charsmap, False)
+        vocabulary.extra["tokenizer.ggml.precompiled_charsmap"] = np.frombuffer(charsmap, np.uint8)
+        vocabulary.note("the tokenizer normalizes text by SentencePiece's map of characters", own=True)
 
 
 def looks_special(text: str) -> bool:
@@ -144,5 +195,7 @@ def added_tokens(entries: Any, where: str) -> list[AddedToken]:
             id = int(id)
         if isinstance(id, bool) or not isinstance(id, int) or id < 0 or not isinstance(content, str):
             raise GGPYError(f"{where} holds {entry!r:.80}, which is not a token with an id and a content.")
-        result.append(AddedToken(id, content, entry.get("special") is True))
+        special = entry.get("special") is True
+        flags = frozenset(f for f in FLAGS if entry.get(f, f == "normalized" and not special) is True)
+        result.append(AddedToken(id, content, special, flags))
     return result

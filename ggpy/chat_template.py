@@ -7,6 +7,7 @@ does wrong is one GGPYError.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,8 @@ class ChatTemplate:
         """The file's template; ChatML where it has none and ChatML's tokens; None where nothing says how to chat."""
         metadata = file.metadata
         source = metadata.get(_KEY)
+        if source is None and "tokenizer.chat_templates" in metadata:
+            return None  # named ones, none of which is the default
         if source is None or not str(source).strip():  # some converters write an empty one for none
             if any(tokenizer.token_id(token) is None for token in ("<|im_start|>", "<|im_end|>")):
                 return None
@@ -66,14 +69,14 @@ class ChatTemplate:
         for key in (_KEY, f"{_KEY}.tool_use"):
             if not isinstance(metadata.get(key, ""), str):
                 raise GGPYError(f"{file.path}: the key {key} does not hold the text of a template.")
-        # A role may have an id that the original's templates do not see: see `convert.special_tokens`.
-        unseen = metadata.get("ggpy.tokenizer.unnamed_tokens")
-        unseen = unseen if isinstance(unseen, list) else []
         special = {}
         for name, key in _SPECIAL_TOKENS.items():
             token = metadata.get(f"tokenizer.ggml.{key}_token_id")
-            if isinstance(token, int) and 0 <= token < tokenizer.n_vocab and name not in unseen:
+            if isinstance(token, int) and 0 <= token < tokenizer.n_vocab:
                 special[f"{name}_token"] = tokenizer.token_text(token)
+        told = metadata.get("ggpy.tokenizer.template_tokens")
+        if told is not None:  # a role may have an id that the original's templates do not see, and the other way round
+            special = _token_texts(told, str(file.path))
         return cls(source, special, tool_source=metadata.get(f"{_KEY}.tool_use"), where=str(file.path))
 
     def render(
@@ -133,3 +136,14 @@ class ChatTemplate:
         if source not in self._compiled:
             self._compiled[source] = TemplateEnvironment().from_string(source)
         return self._compiled[source]
+
+
+def _token_texts(value: Any, where: str) -> dict[str, str]:
+    """The special tokens by name that `ggpy convert` writes as JSON."""
+    try:
+        texts = json.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        texts = None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise GGPYError(f"{where}: the key ggpy.tokenizer.template_tokens does not hold texts by name, as JSON.")
+    return texts

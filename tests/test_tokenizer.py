@@ -276,7 +276,7 @@ def test_what_a_text_gets_around_it() -> None:
 
 def test_the_space_before_a_text_alone() -> None:
     metadata = spm_metadata({"<turn>": CONTROL})
-    first = Tokenizer({**metadata, "ggpy.tokenizer.space_prefix_once": True})
+    first = Tokenizer({**metadata, "ggpy.tokenizer.space_prefix": "first"})
     the, bare = first.tokenize("the", False), first.tokenize("the", False, continues=True)
     assert the != bare
     turn = first.token_id("<turn>")

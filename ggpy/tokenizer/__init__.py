@@ -69,16 +69,19 @@ class Tokenizer:
         if add_special:
             ids += self._vocabulary.before
             ids += [self.bos] if self.add_bos and self.bos is not None else []
+        scheme = self._vocabulary.space_prefix
         begins = self.add_space_prefix and not continues
         for piece in self._special.partition(text, parse_special):
             if isinstance(piece, int):
                 ids.append(piece)
-                begins = self.add_space_prefix and not self._vocabulary.space_prefix_once
+                begins = self.add_space_prefix and scheme != "first"
                 continue
+            if begins and not (piece.startswith((" ", SPACE)) and (scheme or self._bpe)):
+                piece = " " + piece
             if self._spm is not None:
-                ids += self._spm.encode((" " + piece if begins else piece).replace(" ", SPACE))
+                ids += self._spm.encode(piece.replace(" ", SPACE))
             elif self._bpe is not None:
-                ids += self._bpe.encode(" " + piece if begins and not piece.startswith(" ") else piece)
+                ids += self._bpe.encode(piece)
             begins = False
         if add_special:
             ids += [self.eos] if self.add_eos and self.eos is not None else []

@@ -7,6 +7,7 @@ it: https://huggingface.co/docs/tokenizers/api/normalizers. SentencePiece's rule
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
@@ -54,7 +55,10 @@ def normalizer(node: Any, depth: int = 0) -> Normalizer | None:
         old = pattern.get("String") if isinstance(pattern, Mapping) else None
         if isinstance(old, str) and old and isinstance(node.get("content"), str):
             return lambda text: text.replace(old, node["content"])
-        raise GGPYError("Replace by a regular expression is a normalizer that ggpy does not follow.")
+        regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+        if regex == " {2,}" and isinstance(node.get("content"), str):
+            return lambda text: re.sub(regex, lambda _: node["content"], text)
+        raise GGPYError(f"Replace by the regular expression {regex!r:.60} is a normalizer that ggpy does not follow.")
     raise GGPYError(f"{kind!r:.40} is a normalizer that ggpy does not follow.")
 
 

@@ -7,6 +7,7 @@ first, over the whole stretch between special tokens. What ends up as no token i
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.tokenizer.merge import merge_pairs
-from ggpy.tokenizer.vocabulary import BYTE, Vocabulary
+from ggpy.tokenizer.vocabulary import BYTE, OWN, Vocabulary
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -34,7 +35,8 @@ class ScoredPieces:
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
         self._scores = _scores(vocabulary)
-        self._costs: dict[str, float] | None = None  # token → minus its score
+        self._merges = vocabulary.strings(f"{OWN}merges")  # where a piece's score does not say which pairs make it
+        self._costs: dict[str, float] | None = None  # token → minus its score, or merge → its rank
         self._merged = 0
         self._core: SentencePieceProcessor | None = None
 
@@ -47,17 +49,15 @@ class ScoredPieces:
         if self._core is None:
             before = self._merged
             self._merged = before + len(text)
-            if before <= _CHARACTERS_UNTIL_CORE < self._merged and self._sentencepiece_is_exact():
+            wanted = before <= _CHARACTERS_UNTIL_CORE < self._merged
+            if wanted and self._merges is None and self._sentencepiece_is_exact():
                 from sentencepiece import SentencePieceProcessor
 
                 self._core = SentencePieceProcessor(model_proto=_model_proto(self._vocabulary.tokens, self._scores))
         if self._core is not None:
             ids: list[int] = self._core.encode(text, out_type=int)
             return ids
-        if self._costs is None:
-            self._costs = dict(zip(self._vocabulary.tokens, (-self._scores).tolist(), strict=True))
-        cost_of = self._costs.get
-        symbols = merge_pairs(list(text), lambda left, right: cost_of(left + right))
+        symbols = merge_pairs(list(text), self._cost())
         out: list[int] = []
         unknown = False  # whether the symbol before was, of which some vocabularies make one token
         for symbol in symbols:
@@ -67,6 +67,18 @@ class ScoredPieces:
             if not (before and unknown and self._vocabulary.fuse_unk):
                 out += ids
         return out
+
+    def _cost(self) -> Callable[[str, str], float | None]:
+        if self._costs is None:
+            merges = self._merges
+            if merges is not None:
+                self._costs = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+            else:
+                self._costs = dict(zip(self._vocabulary.tokens, (-self._scores).tolist(), strict=True))
+        cost_of = self._costs.get
+        if self._merges is not None:
+            return lambda left, right: cost_of(f"{left} {right}")
+        return lambda left, right: cost_of(left + right)
 
     def _bytes_of(self, character: str) -> list[int]:
         """The byte tokens of a character that is no token; the unknown token where the vocabulary has no such bytes."""

@@ -74,7 +74,7 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
-    space_prefix_once: bool  # before a text, and not after each special token in it
+    space_prefix: str | None  # where the space is put and not where one is: "first", in a text, or "always"
     flagged: dict[str, frozenset[int]]  # special tokens by how they are matched: see FLAGS
     before: tuple[int, ...]  # what a text gets around it beside BOS and EOS
     after: tuple[int, ...]
@@ -187,7 +187,7 @@ class Vocabulary:
         self.add_bos = flag("add_bos_token", self.bos is not None and (self.pre.add_bos if self.pre else True))
         self.add_eos = flag("add_eos_token", False)
         self.add_space_prefix = flag("add_space_prefix", self.pre is None)
-        self.space_prefix_once = self._value(f"{OWN}space_prefix_once", bool) or False
+        self.space_prefix = self._value(f"{OWN}space_prefix", str)
         ignore = self._value(f"{OWN}ignore_merges", bool)
         self.ignore_merges: bool = ignore if ignore is not None else self.pre is not None and self.pre.ignore_merges
         self.fuse_unk: bool = self._value(f"{OWN}fuse_unk", bool) or False
