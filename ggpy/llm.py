@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ggpy import forks
 from ggpy.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.load import find_device, find_gpu_layers, load_model
@@ -146,6 +147,7 @@ class LLM:
         self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's sequences
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
         self._release = weakref.finalize(self, _release, self.runtime, self.file)
+        forks.watch(self)
 
     @property
     def n_ctx(self) -> int:
@@ -302,6 +304,12 @@ class LLM:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def before_fork(self) -> None:
+        self._lock.acquire()  # no other thread is within a step when memory is copied
+
+    def after_fork(self, in_child: bool) -> None:
+        self._lock.release()
 
     def _check_open(self) -> None:
         if not self._release.alive:

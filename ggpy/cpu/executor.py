@@ -3,13 +3,16 @@ and barriers, and runs it on the thread team."""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggpy import forks
 from ggpy.batch import token_segments
 from ggpy.cpu import kernels
 from ggpy.cpu.layout import (
@@ -42,7 +45,9 @@ PACK_BYTES = 8 << 20  # of GGUF data a thread packs at a time
 
 def allocate(n_bytes: int) -> np.ndarray:
     """Zeroed bytes on their own pages, large pages where the system grants them; untouched pages cost no memory."""
-    memory = mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE))
+    # private: a child made by fork has a cache of its own, and goes on sharing the weights, which nobody writes
+    options = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    memory = mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE), **options)
     if hasattr(mmap, "MADV_HUGEPAGE") and n_bytes >= 2 << 20:
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
@@ -89,6 +94,7 @@ class CpuExecutor:
         self._taken = self._rows(program.taken) if program.taken else None
         self._team = Team(n_threads, self._ops, self._step)
         self._start_packing()
+        forks.watch(self)
 
     # ---- preparation
 
@@ -115,6 +121,16 @@ class CpuExecutor:
             for info in self.program.matrices()
             for first, last in self._pieces(info)
         ]
+
+    def before_fork(self) -> None:
+        """The threads that pack are not in a child, and what they have packed is shared with it."""
+        with contextlib.suppress(Exception):  # which the first step raises
+            self.finish_packing()
+
+    def after_fork(self, in_child: bool) -> None:
+        if in_child:
+            self._counters[:] = 0  # of a step that another thread was in
+            self._team.lose_threads()
 
     def finish_packing(self) -> None:
         """Wait until the weights are packed; the first step does so. Raises what went wrong there, every time: a step

@@ -24,19 +24,27 @@ class Team:
         self._words = words
         self._team = (words.ctypes.data + LINE - 1) // LINE * LINE
         self._sleepers = np.zeros(n_threads, np.int64)
-        self._alarms = [threading.Semaphore(0) for _ in range(n_threads)]
         self._serve, self._step_together, self._walk = (
             kernel(name).call for name in ("serve", "step_together", "walk")
         )
         self._args = (ops.ctypes.data, len(ops), step.ctypes.data, self._team)
         self._where_sleepers = self._sleepers.ctypes.data
         self._closed = False
-        self._workers = [
+        self._start()
+
+    def _start(self) -> None:
+        self._words[:] = 0
+        self._alarms = [threading.Semaphore(0) for _ in range(self.n_threads)]
+        self._workers: list[threading.Thread] | None = [
             threading.Thread(target=self._work, args=(tid,), daemon=True, name=f"ggpy-{tid}")
-            for tid in range(1, n_threads)
+            for tid in range(1, self.n_threads)
         ]
         for worker in self._workers:
             worker.start()
+
+    def lose_threads(self) -> None:
+        """In a child made by `fork` there are no threads: the next step starts some."""
+        self._workers = None
 
     def _work(self, tid: int) -> None:
         job = 0
@@ -48,6 +56,8 @@ class Team:
 
     def run(self) -> None:
         """One step: returns when every thread has finished the program."""
+        if self._workers is None:
+            self._start()
         while True:
             asleep = self._step_together(*self._args, self.n_threads, self._where_sleepers)
             try:
@@ -66,5 +76,5 @@ class Team:
         self._words[(self._team - self._words.ctypes.data + STOP) // 8] = 1
         for alarm in self._alarms:
             alarm.release()
-        for worker in self._workers:
+        for worker in self._workers or ():
             worker.join()

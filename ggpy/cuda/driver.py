@@ -4,6 +4,7 @@ driver or a GPU `Device` raises GGPYError with a sentence that says what is miss
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -50,8 +51,23 @@ _SIZES = struct.Struct("@7I")  # what a _Config begins with
 _PROGRAMMATIC = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
+_opened_by = 0  # the process that opened the driver
+
+
+def _is_forked() -> bool:
+    """Whether this process has the driver from its parent, where nothing of it works."""
+    return _opened_by not in (0, os.getpid())
+
+
 @lru_cache(maxsize=1)
 def _library() -> Any:
+    global _opened_by
+    if _is_forked():
+        raise GGPYError(
+            "This process was forked from one that had already used the GPU, which CUDA does not allow: load the model "
+            "in each process, or start them without fork (multiprocessing's 'spawn')."
+        )
+    _opened_by = os.getpid()
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         library = ctypes.CDLL(name)
@@ -72,6 +88,10 @@ def _library() -> Any:
             f"CUDA {OLDEST_DRIVER // 1000} or later; update the driver."
         )
     return library
+
+
+if hasattr(os, "register_at_fork"):  # from then on every failure says so
+    os.register_at_fork(after_in_child=_library.cache_clear)
 
 
 class DriverError(GGPYError):
@@ -408,6 +428,8 @@ class Device:
 
     def close(self) -> None:
         """Give back all its memory; the device cannot be used afterwards."""
+        if _is_forked():
+            return
         self.use()
         self.lib.cuStreamSynchronize(self.stream)
         for address in list(self._allocated):
