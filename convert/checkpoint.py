@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from ggpy.convert.safetensors import SafetensorsFile, SourceTensor
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.models.hf_config import Config
 
 _WHOLE = "model.safetensors"
@@ -107,7 +107,7 @@ class Checkpoint:
         for name in names:
             for tensor in self._shard(name).tensors.values():
                 if tensor.name in tensors:
-                    raise GGPYError(f"The tensor {tensor.name!r} stands in two files, the second is {name}.")
+                    raise GGPYError(f"The tensor {quoted(tensor.name)} stands in two files, the second is {name}.")
                 tensors[tensor.name] = tensor
         return tensors
 
@@ -143,12 +143,12 @@ class Checkpoint:
         for name, shard in weight_map.items():
             if not _is_plain_name(shard):
                 raise GGPYError(
-                    f"{self.folder / index} puts the tensor {name!r} in {shard!r:.80}, not a file of the folder."
+                    f"{self.folder / index} puts the tensor {quoted(name)} in {shard!r:.80}, not a file of the folder."
                 )
             if shard not in files:
                 files[shard] = self._shard(shard)
             if name not in files[shard].tensors:
-                raise GGPYError(f"{index} promises the tensor {name!r} in {shard}, which does not hold it.")
+                raise GGPYError(f"{index} promises the tensor {quoted(name)} in {shard}, which does not hold it.")
             listed[name] = files[shard].tensors[name]
         # What shards hold and the index forgot belongs to the model as well; transformers reads shards whole.
         unlisted = {name: tensor for file in files.values() for name, tensor in file.tensors.items()}

@@ -23,7 +23,7 @@ from ggpy.convert.safetensors import SourceTensor
 from ggpy.convert.tokenizer_export import export_tokenizer
 from ggpy.convert.writer import ALIGNMENT, OutputTensor, write_gguf
 from ggpy.cores import usable_cpus
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.files import check_target
 from ggpy.models import by_hf_name
 from ggpy.models.hf import Layout, TensorRule
@@ -250,7 +250,7 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, Sou
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise GGPYError(
-            f"The checkpoint holds the tensor {unknown[0]!r}{more}, which GGUF's {layout.arch} has no place for"
+            f"The checkpoint holds the tensor {quoted(unknown[0])}{more}, which GGUF's {layout.arch} has no place for"
             "; the model is not the plain kind that its config.json names."
         )
     return found

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 
 #: What weights are read as; bfloat16 stays as its bits.
 _NUMPY: dict[str, np.dtype[Any]] = {
@@ -49,7 +49,7 @@ class SourceTensor:
         """GGPYError unless the tensor is of a type that weights are converted from."""
         if self.dtype not in _NUMPY:
             raise GGPYError(
-                f"The tensor {self.name!r} in {self.file.path.name} has the type {self.dtype}; ggpy converts from"
+                f"The tensor {quoted(self.name)} in {self.file.path.name} has the type {self.dtype}; ggpy converts from"
                 " F32, F16, BF16 and F64, so take the checkpoint as it was before it was quantized."
             )
 

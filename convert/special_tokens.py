@@ -11,7 +11,7 @@ import numpy as np
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import chat_templates
 from ggpy.convert.vocabulary import CONTROL, OWN, UNUSED, USER_DEFINED, Vocabulary, byte_level_text
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 
 _KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",
@@ -78,7 +78,8 @@ def special_token_metadata(
             if vocabulary.types[id] in (CONTROL, USER_DEFINED):
                 ends.add(id)
             elif id not in ends:  # a config's default that nobody set: text would stop in its midst
-                vocabulary.note(f"'eos_token_id' names {vocabulary.texts[id]!r}, which is no special token; left out.")
+                text = quoted(vocabulary.texts[id])
+                vocabulary.note(f"'eos_token_id' names {text}, which is no special token; left out.")
     result.update(_ends(eos, ends, ids_by_text, vocabulary, templates.get("tokenizer.chat_template", "")))
     result.update(_around(result, vocabulary, tokenizer_config))
     if eos is None:

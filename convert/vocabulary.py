@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.tokenizer.normalize import sentencepiece_rules
 
 # GGUF's token types, which are SentencePiece's own.
@@ -103,7 +103,9 @@ class Vocabulary:
                 "; the tokenizer belongs to another model."
             )
         for id in beyond:
-            self.notes.append(f"the token {self.texts[id]!r} has the id {id}, beyond the model's {n_vocab}; left out.")
+            self.notes.append(
+                f"the token {quoted(self.texts[id])} has the id {id}, beyond the model's {n_vocab}; left out."
+            )
             del self.texts[id], self.types[id]
         used: dict[str, int] = {}
         for id in range(n_vocab):
@@ -111,7 +113,7 @@ class Vocabulary:
             if not text or text in used:
                 if text:
                     self.notes.append(
-                        f"the token {text!r} stands under the ids {used[text]} and {id}; only the first counts."
+                        f"the token {quoted(text)} stands under the ids {used[text]} and {id}; only the first counts."
                     )
                 self.put(id, f"[PAD{id}]", UNUSED, -10000.0)
                 text = self.texts[id]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ggpy.errors import GGPYError, quoted
 from ggpy.files import whole_file
 from ggpy.quant import BlockFormat
 
@@ -88,7 +89,10 @@ def encode_header(metadata: Mapping[str, Any], tensors: Iterable[OutputTensor]) 
     tensors = list(tensors)
     parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
-        parts += [_string(key), encode_value(value)]
+        try:
+            parts += [_string(key), encode_value(value)]
+        except (struct.error, OverflowError, UnicodeEncodeError):  # a number of too many bits, half a surrogate pair
+            raise GGPYError(f"GGUF cannot hold {quoted(value)} under the key {key!r}; mend the checkpoint.") from None
     offset = 0
     for tensor in tensors:
         shape = tensor.shape[::-1]  # GGUF counts the contiguous dimension first

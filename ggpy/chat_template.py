@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ggpy.chat_messages import Continuation, plain_messages, plain_values
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, shown
+from ggpy.metadata import TypedMetadata
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -58,26 +59,23 @@ class ChatTemplate:
     @classmethod
     def from_gguf(cls, file: GGUFFile, tokenizer: Tokenizer) -> ChatTemplate | None:
         """The file's template; ChatML where it has none and ChatML's tokens; None where nothing says how to chat."""
-        metadata = file.metadata
-        source = metadata.get(_KEY)
-        if source is None and "tokenizer.chat_templates" in metadata:
+        metadata = TypedMetadata(file.metadata, str(file.path))
+        source = metadata.find(_KEY, str)
+        if source is None and metadata.has("tokenizer.chat_templates"):
             return None  # named ones, none of which is the default
-        if source is None or not str(source).strip():  # some converters write an empty one for none
+        if source is None or not source.strip():  # some converters write an empty one for none
             if any(tokenizer.token_id(token) is None for token in ("<|im_start|>", "<|im_end|>")):
                 return None
             source = CHATML
-        for key in (_KEY, f"{_KEY}.tool_use"):
-            if not isinstance(metadata.get(key, ""), str):
-                raise GGPYError(f"{file.path}: the key {key} does not hold the text of a template.")
         special = {}
         for name, key in _SPECIAL_TOKENS.items():
-            token = metadata.get(f"tokenizer.ggml.{key}_token_id")
-            if isinstance(token, int) and 0 <= token < tokenizer.n_vocab:
+            token = metadata.find(f"tokenizer.ggml.{key}_token_id", int)
+            if token is not None and 0 <= token < tokenizer.n_vocab:
                 special[f"{name}_token"] = tokenizer.token_text(token)
-        told = metadata.get("ggpy.tokenizer.template_tokens")
+        told = metadata.find("ggpy.tokenizer.template_tokens", str)
         if told is not None:  # a role may have an id that the original's templates do not see, and the other way round
             special = _token_texts(told, str(file.path))
-        return cls(source, special, tool_source=metadata.get(f"{_KEY}.tool_use"), where=str(file.path))
+        return cls(source, special, tool_source=metadata.find(f"{_KEY}.tool_use", str), where=str(file.path))
 
     def render(
         self,
@@ -128,7 +126,7 @@ class ChatTemplate:
             reason = f"failed with these messages: {error or type(error).__name__}"
         else:
             return text if open_end is None else open_end.cut(text)
-        raise GGPYError(f"{self._where}: the chat template {' '.join(reason.split()).rstrip('.')}.")
+        raise GGPYError(f"{self._where}: the chat template {shown(' '.join(reason.split())).rstrip('.')}.")
 
     def _template(self, source: str) -> Template:
         from ggpy.template_sandbox import TemplateEnvironment

@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.quant.formats import by_id
 
 if TYPE_CHECKING:
@@ -202,7 +202,9 @@ class GGUFFile:
     def _info(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)
         if info is None:
-            raise GGPYError(f"{self.path} has no tensor named {name!r}; it is incomplete or of another architecture.")
+            raise GGPYError(
+                f"{self.path} has no tensor named {quoted(name)}; it is incomplete or of another architecture."
+            )
         return info
 
 
@@ -315,8 +317,8 @@ class _Header:
     def _entry(self, index: int) -> None:
         key = self._name(f"the name of metadata key number {index}")
         if key in self.entries:
-            raise self._bad(f"the metadata key {key!r} occurs twice")
-        what = f"the value of the metadata key {key!r}"
+            raise self._bad(f"the metadata key {quoted(key)} occurs twice")
+        what = f"the value of the metadata key {quoted(key)}"
         value_type = self._take(_U32, what)
         if value_type == _STRING:
             self.type_names[key] = "string"
@@ -373,29 +375,31 @@ class _Header:
         key = "general.alignment"
         alignment = self.entries.get(key, 32)
         if self.type_names.get(key, "uint32") != "uint32" or alignment == 0 or alignment & (alignment - 1):
-            raise self._bad(f"the metadata key {key!r} is {alignment!r}, and must be a power of two stored as uint32")
+            raise self._bad(
+                f"the metadata key {quoted(key)} is {quoted(alignment)}, and must be a power of two stored as uint32"
+            )
         return int(alignment)
 
     def _tensor(self, index: int) -> TensorInfo:
         """A tensor's description, with `offset` still counted from the start of the data."""
         name = self._name(f"the name of tensor number {index}")
-        what = f"the description of the tensor {name!r}"
+        what = f"the description of the tensor {quoted(name)}"
         n_dims = self._take(_U32, what)
         if n_dims > _MAX_DIMS:
-            raise self._bad(f"the tensor {name!r} has {n_dims} dimensions, and at most {_MAX_DIMS} are possible")
+            raise self._bad(f"the tensor {quoted(name)} has {n_dims} dimensions, and at most {_MAX_DIMS} are possible")
         dims = [self._take(_U64, what) for _ in range(n_dims)]
         n_elements = 1
         for dim in dims:
             n_elements *= dim
         if not 0 < n_elements <= _MAX_ELEMENTS:
-            raise self._bad(f"the tensor {name!r} has the impossible shape {dims}")
+            raise self._bad(f"the tensor {quoted(name)} has the impossible shape {dims}")
         type_id = self._take(_U32, what)
         try:
             form = by_id(type_id)
             row = dims[0] if dims else 1
             nbytes = form.row_bytes(row) * (n_elements // row)
         except GGPYError as error:
-            raise GGPYError(f"{self.path} cannot be used because of the tensor {name!r}: {error}") from error
+            raise GGPYError(f"{self.path} cannot be used because of the tensor {quoted(name)}: {error}") from error
         shape = tuple(reversed(dims)) or (1,)
         return TensorInfo(name, type_id, form.name, shape, self._take(_U64, what), nbytes)
 
@@ -404,20 +408,20 @@ class _Header:
         start = -(-self.pos // self.alignment) * self.alignment
         for info in infos:
             if info.name in self.tensors:
-                raise self._bad(f"the tensor {info.name!r} occurs twice")
+                raise self._bad(f"the tensor {quoted(info.name)} occurs twice")
             if info.offset % self.alignment:
-                raise self._bad(f"the tensor {info.name!r} is not aligned to {self.alignment} bytes")
+                raise self._bad(f"the tensor {quoted(info.name)} is not aligned to {self.alignment} bytes")
             self.tensors[info.name] = TensorInfo(
                 info.name, info.type, info.type_name, info.shape, start + info.offset, info.nbytes
             )
         placed = sorted(self.tensors.values(), key=lambda info: info.offset)
         for before, after in pairwise(placed):
             if before.offset + before.nbytes > after.offset:
-                raise self._bad(f"the tensors {before.name!r} and {after.name!r} overlap")
+                raise self._bad(f"the tensors {quoted(before.name)} and {quoted(after.name)} overlap")
         for info in placed:
             if info.offset + info.nbytes > self.size:
                 self.pos = 0
-                raise self._cut(f"the data of the tensor {info.name!r}", placed[-1].offset + placed[-1].nbytes)
+                raise self._cut(f"the data of the tensor {quoted(info.name)}", placed[-1].offset + placed[-1].nbytes)
 
 
 def _describe(start: bytes) -> str:

@@ -143,11 +143,11 @@ class LLM:
             model.runtime,
         )
         self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for)
-        self.sampling_defaults = file_sampling_defaults(self.file.metadata)
         self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's sequences
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
         self._release = weakref.finalize(self, _release, self.runtime, self.file)
         forks.watch(self)
+        self.sampling_defaults = file_sampling_defaults(self.file.metadata, str(self.path))
 
     @property
     def n_ctx(self) -> int:

@@ -81,13 +81,13 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Not
         runtime = Runtime(file, context, n_threads, notify, placement)
         undo.callback(runtime.close)
         tokenizer = Tokenizer.from_gguf(file)
-        _check_rows(file, tokenizer)
+        check_rows(file, tokenizer)
         template = ChatTemplate.from_gguf(file, tokenizer)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
 
 
-def _check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:
+def check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:
     """A model and a vocabulary that do not belong together would fail in the middle of an answer, or not at all."""
     n_rows = file.tensors["token_embd.weight"].shape[0]
     if n_rows != tokenizer.n_vocab:

@@ -15,9 +15,10 @@ import numpy as np
 
 from ggpy.cores import usable_cores, usable_cpus
 from ggpy.cpu.layout import CACHE_TYPES, SPAN, cache_name, cache_types, cell_bytes
-from ggpy.errors import GGPYError, OutOfMemory
+from ggpy.errors import GGPYError, OutOfMemory, quoted
 from ggpy.gguf_file import GGUFFile
 from ggpy.graph import Graph
+from ggpy.metadata import TypedMetadata
 from ggpy.models import by_gguf_name
 from ggpy.models.base import Architecture
 from ggpy.placement import Placement
@@ -47,8 +48,9 @@ def _quiet(note: str) -> None:
 
 def architecture(file: GGUFFile) -> Architecture:
     """The model family of a file, its hyper-parameters read."""
-    name = file.metadata.get("general.architecture")
-    if not isinstance(name, str):
+    where = str(file.path)
+    name = TypedMetadata(file.metadata, where).find("general.architecture", str)
+    if name is None:
         raise GGPYError(
             f"{file.path}: the metadata key 'general.architecture' is missing, so the file names no model to run."
         )
@@ -58,7 +60,7 @@ def architecture(file: GGUFFile) -> Architecture:
         raise GGPYError(
             f"{file.path}: the tensor 'token_embd.weight' is missing or no matrix; a vocabulary-only file cannot run."
         )
-    return family(file.metadata, embedding.shape[0])
+    return family(file.metadata, embedding.shape[0], where)
 
 
 def planned(file: GGUFFile, device: str = "cpu", rank: Rank | None = None) -> Program:
@@ -91,7 +93,8 @@ def cache_type(
     chosen = [cache_type_k or default, cache_type_v or default]
     for option, name in zip(("cache_type_k", "cache_type_v"), chosen, strict=True):
         if name not in CACHE_TYPES:
-            raise GGPYError(f"{option} is {name!r}, but the cache holds only {', '.join(CACHE_TYPES)}; choose one.")
+            known = ", ".join(CACHE_TYPES)
+            raise GGPYError(f"{option} is {quoted(name)}, but the cache holds only {known}; choose one.")
     head_dim = architecture(file).hparams.head_dim
     if device != "cpu":
         wide = next((name for name in chosen if name not in GPU_CACHE_TYPES), None)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from ggpy.errors import GGPYError
+from ggpy import arguments
+from ggpy.metadata import TypedMetadata
 
 # What holds where neither the caller nor the model's file says anything: llama.cpp's defaults.
 DEFAULTS: dict[str, float | int] = {
@@ -67,7 +67,7 @@ class SamplingParams:
     ignore_eos: end-of-generation tokens are never chosen.
     logit_bias: token id to a number added to its logit. n: answers per prompt.
 
-    Raises GGPYError on a value out of its range.
+    Raises GGPYError on a value out of its range or of another kind.
     """
 
     temperature: float | None = None
@@ -90,33 +90,31 @@ class SamplingParams:
     _source: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
         for name, (low, high, words) in _RANGES.items():
             value = getattr(self, name)
             if value is None and name != "n":
                 continue
-            is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-            if name in _WHOLE and is_number and value != int(value if math.isfinite(value) else 0.5):
-                is_number = False
-            if not is_number or not low <= value <= high:
-                raise GGPYError(f"{name} is {value!r}{self._source}, but it must be {words}.")
-            object.__setattr__(self, name, int(value) if name in _WHOLE else float(value))
+            shown = name + self._source
+            if name not in _WHOLE:
+                put(name, arguments.number(shown, value, low, high, words))
+                continue
+            if isinstance(value, (float, np.floating)) and value == value // 1:  # 40.0; neither NaN nor infinity
+                value = int(value)
+            put(name, arguments.whole(shown, value, int(low), int(high), words))
+        if self.top_k == -1:
+            put("top_k", 0)  # one word for off
         if self.seed is not None:
-            if not isinstance(self.seed, (int, np.integer)) or not -1 <= self.seed < 2**64:
-                raise GGPYError(f"seed is {self.seed!r}, but it must be a whole number from 0, or -1 (a new one).")
-            object.__setattr__(self, "seed", None if self.seed == -1 else int(self.seed))
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        if not all(isinstance(text, str) and text for text in stop):
-            raise GGPYError("stop holds an empty string or something that is no text; each needs a character.")
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(int(token) for token in self.stop_token_ids or ()))
+            seed = arguments.whole("seed", self.seed, -1, 2**64 - 1, "a whole number from 0, or -1 (a new one)")
+            put("seed", None if seed == -1 else seed)
+        put("stop", arguments.texts("stop", self.stop))
+        ends = () if self.stop_token_ids is None else self.stop_token_ids
+        put("stop_token_ids", tuple(arguments.token_ids("stop_token_ids", ends)))
+        put("ignore_eos", arguments.flag("ignore_eos", self.ignore_eos))
         if self.logit_bias is not None:
-            try:
-                bias = {int(token): float(value) for token, value in self.logit_bias.items()}
-            except (AttributeError, TypeError, ValueError):
-                raise GGPYError("logit_bias must map token ids to numbers.") from None
-            if any(math.isnan(value) or value == math.inf for value in bias.values()):
-                raise GGPYError("logit_bias holds NaN or infinity; a number, or -inf to forbid a token, is meant.")
-            object.__setattr__(self, "logit_bias", bias)
+            put("logit_bias", arguments.biases("logit_bias", self.logit_bias))
 
     def resolved(self, file_defaults: Mapping[str, Any] | None = None) -> SamplingParams:
         """The same parameters with every number set: the caller's, else the file's, else `DEFAULTS`.
@@ -131,6 +129,8 @@ class SamplingParams:
         return replace(self, **values)
 
 
-def file_sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling defaults that a GGUF file's metadata states, by parameter name."""
-    return {name: metadata[key] for name, key in FILE_KEYS.items() if key in metadata}
+def file_sampling_defaults(metadata: Mapping[str, Any], where: str = "the model's file") -> dict[str, float]:
+    """The sampling defaults that the metadata of the GGUF file `where` state, by parameter name."""
+    typed = TypedMetadata(metadata, where)
+    found = {name: typed.find(key, float) for name, key in FILE_KEYS.items()}
+    return {name: value for name, value in found.items() if value is not None}

@@ -3,7 +3,7 @@ adding a file and its line here."""
 
 from __future__ import annotations
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.models.base import Architecture
 from ggpy.models.llama import Llama
 from ggpy.models.qwen import Qwen
@@ -19,7 +19,7 @@ def by_gguf_name(name: str) -> type[Architecture]:
         if architecture.name == name:
             return architecture
     known = ", ".join(a.name for a in ARCHITECTURES)
-    raise GGPYError(f"The model's architecture is {name!r}, which ggpy does not know; it runs {known}.")
+    raise GGPYError(f"The model's architecture is {quoted(name)}, which ggpy does not know; it runs {known}.")
 
 
 def by_hf_name(name: str) -> type[Architecture]:

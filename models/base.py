@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
+from ggpy.metadata import TypedMetadata
 
 if TYPE_CHECKING:
     from ggpy.graph import Graph, Value
@@ -94,62 +95,6 @@ class HyperParameters:
         return self.sliding_window if not self.sliding_layers or self.sliding_layers[layer] else 0
 
 
-class Metadata:
-    """Typed look-ups in GGUF metadata, with errors that name the key. `{arch}` in a key stands for the architecture."""
-
-    def __init__(self, metadata: Mapping[str, Any], arch: str) -> None:
-        self._metadata = metadata
-        self.arch = arch
-
-    def has(self, key: str) -> bool:
-        return key.format(arch=self.arch) in self._metadata
-
-    def _value(self, key: str, default: Any) -> Any:
-        key = key.format(arch=self.arch)
-        if key in self._metadata:
-            return self._metadata[key]
-        if default is None:
-            raise GGPYError(
-                f"The file lacks the metadata key {key!r}, which every {self.arch} model needs; convert it again."
-            )
-        return default
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value: Any = self._value(key, default)
-        if type(value) is not int:
-            kind = getattr(getattr(value, "dtype", None), "kind", "")
-            per_layer = set(value.tolist()) if kind in ("i", "u") else set()
-            if len(per_layer) == 1:  # some converters write one number per layer, all alike
-                return int(per_layer.pop())
-            raise GGPYError(
-                f"The metadata key {key.format(arch=self.arch)!r} must be one whole number; found {value!r:.60}."
-            )
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise GGPYError(
-                f"The metadata key {key.format(arch=self.arch)!r} must be a finite number; found {value!r:.60}."
-            )
-        return float(value)
-
-    def flags(self, key: str) -> tuple[bool, ...]:
-        """An array of booleans, empty where there is none."""
-        value = self._value(key, ())
-        if not isinstance(value, tuple) and getattr(getattr(value, "dtype", None), "kind", "") != "b":
-            raise GGPYError(
-                f"The metadata key {key.format(arch=self.arch)!r} must be a list of booleans; found {value!r:.60}."
-            )
-        return tuple(bool(flag) for flag in value)
-
-    def string(self, key: str, default: str | None = None) -> str:
-        value = self._value(key, default)
-        if not isinstance(value, str):
-            raise GGPYError(f"The metadata key {key.format(arch=self.arch)!r} must be a text; found {value!r:.60}.")
-        return value
-
-
 class Architecture:
     """One model family: how its GGUF metadata is read and what graph it
     computes. A file in this folder subclasses it."""
@@ -158,8 +103,9 @@ class Architecture:
     hf_names: ClassVar[tuple[str, ...]] = ()  # config.json "architectures" that convert to it
     rope_style: ClassVar[str] = "neox"
 
-    def __init__(self, metadata: Mapping[str, Any], n_vocab: int) -> None:
-        self.metadata = Metadata(metadata, self.name)
+    def __init__(self, metadata: Mapping[str, Any], n_vocab: int, where: str = "the model's file") -> None:
+        """`where` names the file in errors."""
+        self.metadata = TypedMetadata(metadata, where, self.name)
         self.hparams = self.read_hparams(n_vocab)
 
     def read_hparams(self, n_vocab: int) -> HyperParameters:
@@ -224,7 +170,9 @@ class Architecture:
             stretch = factor if kind == "linear" else 1.0
             return Rope(self.rope_style, n_rot, tuple(f / stretch for f in inv_freq), attn_factor)
         if kind != "yarn":
-            raise GGPYError(f"The model's rope scaling is {kind!r}; none, linear, yarn and Llama 3's are supported.")
+            raise GGPYError(
+                f"The model's rope scaling is {quoted(kind)}; none, linear, yarn and Llama 3's are supported."
+            )
         n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", hp.n_ctx_train)
         beta_fast = m.number("{arch}.rope.scaling.yarn_beta_fast", 32.0)
         beta_slow = m.number("{arch}.rope.scaling.yarn_beta_slow", 1.0)

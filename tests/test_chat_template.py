@@ -175,7 +175,7 @@ def test_from_gguf(tmp_path: Path) -> None:
     template = _from(tmp_path, tools)
     assert template is not None
     assert template.render([USER], tools=[{}]) == "b"
-    with pytest.raises(GGPYError, match="does not hold the text of a template"):
+    with pytest.raises(GGPYError, match="must be a text; found"):
         _from(tmp_path, {**metadata, "tokenizer.chat_template": 5})
 
 

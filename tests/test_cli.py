@@ -220,7 +220,7 @@ def test_run_stopped_by_ctrl_c_keeps_what_was_said(call: Any) -> None:
         (["-p", "a", "--top-k", "-3"], "top_k is -3"),
         (["-p", "a", "-n", "0"], "max_tokens is 0"),
         (["-p", "a", "--seed", "-7"], "seed is -7"),
-        (["-p", "a", "--stop", ""], "stop holds an empty string"),
+        (["-p", "a", "--stop", ""], "stop is ('',), but it must be a text or a list of texts"),
     ],
 )
 def test_run_errors_come_before_the_model(call: Any, args: list[str], message: str) -> None:

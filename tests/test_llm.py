@@ -14,7 +14,7 @@ from doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeFile, FakeRuntime, Fak
 import ggpy.llm
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
-from ggpy.load import Model, _check_rows
+from ggpy.load import Model, check_rows
 from ggpy.memory import _control_groups, available_memory, choose_context
 from ggpy.sampling_params import SamplingParams
 
@@ -63,8 +63,8 @@ def test_a_vocabulary_of_another_model_is_refused() -> None:
     embedding = SimpleNamespace(shape=(N_VOCAB + 1, 8))
     file: Any = SimpleNamespace(path="a.gguf", tensors={"token_embd.weight": embedding})
     with pytest.raises(GGPYError, match=rf"{N_VOCAB + 1} rows, but the vocabulary has {N_VOCAB} tokens"):
-        _check_rows(file, SimpleNamespace(n_vocab=N_VOCAB))  # type: ignore[arg-type]
-    _check_rows(file, SimpleNamespace(n_vocab=N_VOCAB + 1))  # type: ignore[arg-type]
+        check_rows(file, SimpleNamespace(n_vocab=N_VOCAB))  # type: ignore[arg-type]
+    check_rows(file, SimpleNamespace(n_vocab=N_VOCAB + 1))  # type: ignore[arg-type]
 
 
 def test_many_prompts_come_back_in_order(make: Any) -> None:

@@ -233,7 +233,7 @@ def test_unset_values_come_from_the_file_then_from_the_defaults() -> None:
     assert params.max_tokens is None
     assert SamplingParams(seed=-1).seed is None
     assert SamplingParams(stop="x").stop == ("x",)
-    with pytest.raises(GGPYError, match=r"top_p is 3\.0 in the model's file"):
+    with pytest.raises(GGPYError, match=r"top_p in the model's file is 3\.0"):
         SamplingParams().resolved({"top_p": 3.0})
     assert SamplingParams(top_p=0.5).resolved({"top_p": 3.0}).top_p == 0.5  # what nobody uses harms nobody
 

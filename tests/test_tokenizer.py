@@ -455,13 +455,13 @@ def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
         (_tiny_bpe(["a"], [], pre="klingon"), "'klingon'.*llama-bpe"),
         (_tiny_bpe([], []), "empty"),
         (_without(_tiny_bpe(["a"], []), "tokens"), "empty"),
-        (_tiny_bpe([1, 2], []), "strings"),  # type: ignore[list-item]
-        (_tiny_bpe("abc", []), "array"),  # type: ignore[arg-type]
+        (_tiny_bpe([1, 2], []), "must be a list of texts"),  # type: ignore[list-item]
+        (_tiny_bpe("abc", []), "must be a list"),  # type: ignore[arg-type]
         (_tiny_bpe(["a", "b", "a"], []), "tokens 0 and 2.*'a'"),
         (_tiny_bpe(["a", "b"], [], token_type=[1]), "token_type has 1 entries for 2 tokens"),
         (_tiny_bpe(["a"], [], token_type=[1.5]), "whole numbers"),
         (_without(_tiny_bpe(["a"], []), "merges"), "merges"),
-        (_tiny_bpe(["a"], [], eos_token_id="x"), "eos_token_id holds 'x'"),
+        (_tiny_bpe(["a"], [], eos_token_id="x"), "eos_token_id' .*found 'x'"),
         (_tiny_bpe(["a"], [], add_bos_token=True), "bos"),
         (_tiny_bpe(["a"], [], add_eos_token="yes"), "add_eos_token"),
         (spm_metadata(scores=[0.0]), "scores has 1 entries"),
@@ -479,7 +479,7 @@ def test_bad_vocabularies_are_one_sentence(metadata: dict[str, Any], said: str) 
 
 
 def test_merges_that_are_no_strings() -> None:
-    with pytest.raises(GGPYError, match="merges does not hold strings"):
+    with pytest.raises(GGPYError, match="merges' must be a list of texts"):
         Tokenizer(_tiny_bpe(["a", "b"], [1, 2])).tokenize("ab")  # type: ignore[list-item]
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.tokenizer.bpe import BytePairEncoding, token_text_to_bytes
 from ggpy.tokenizer.sentencepiece import SPACE, ScoredPieces
 from ggpy.tokenizer.special import SpecialTokens
@@ -151,7 +151,8 @@ class Tokenizer:
                 return bytes([int(text[3:5], 16)])  # <0x0A>
             except ValueError:
                 raise GGPYError(
-                    f"{self._vocabulary.where}: token {token} is a byte token but is written {text!r}, not <0x0A>."
+                    f"{self._vocabulary.where}: token {token} is a byte token but is written {quoted(text)}, "
+                    "not <0x0A>."
                 ) from None
         return b""
 

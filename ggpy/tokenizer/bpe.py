@@ -44,7 +44,7 @@ class BytePairEncoding:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         assert vocabulary.pre is not None
-        if "tokenizer.ggml.merges" not in vocabulary.metadata:
+        if not vocabulary.metadata.has("tokenizer.ggml.merges"):
             raise GGPYError(f"{vocabulary.where}: a BPE vocabulary needs its merges (key tokenizer.ggml.merges).")
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids

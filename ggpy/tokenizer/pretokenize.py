@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.tokenizer.unicode_classes import (
     LETTER,
     MARK,
@@ -215,6 +215,6 @@ def pre_tokenizer(name: str, where: str) -> PreTokenizer:
         return PRE_TOKENIZERS[name or "default"]
     except KeyError:
         raise GGPYError(
-            f"{where}: the pre-tokenizer {name!r} (key tokenizer.ggml.pre) is not one that ggpy knows; "
-            f"it knows {', '.join(sorted(PRE_TOKENIZERS))}."
+            f"{where}: the pre-tokenizer {quoted(name, 60)} (key tokenizer.ggml.pre) is not one that ggpy knows, so "
+            f"text would be cut at the wrong places; it knows llama-bpe, qwen2 and {len(PRE_TOKENIZERS) - 2} others."
         ) from None

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted, shown
+from ggpy.metadata import TypedMetadata
 from ggpy.tokenizer.normalize import Normalizer, in_turn, normalizer, sentencepiece_rules
 from ggpy.tokenizer.pretokenize import PreTokenizer, pre_tokenizer
 
@@ -25,7 +26,6 @@ UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 2, 4, 8, 16, 32
 # `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; others mean nothing.
 _KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], np.uint8)
 
-_NAMES = {str: "a text", int: "a token id", bool: "true or false"}
 _MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
 
 _END_OF_GENERATION = (
@@ -81,15 +81,16 @@ class Vocabulary:
 
     def __init__(self, metadata: Mapping[str, Any], where: str, reopen: Callable[[], Mapping[str, Any]]) -> None:
         """`reopen` gives the metadata again when the file they are read from was closed."""
-        self.metadata, self.where, self._reopen = metadata, where, reopen
-        model = self._value("tokenizer.ggml.model", str)
+        self.metadata, self.where, self._reopen = TypedMetadata(metadata, where), where, reopen
+        model = self.metadata.find("tokenizer.ggml.model", str)
         if model is None:
             raise GGPYError(f"{where}: there is no tokenizer in this file (no key tokenizer.ggml.model).")
         if model not in _MODELS:
             known = ", ".join(f"{name} ({what})" for name, what in _MODELS.items())
-            raise GGPYError(f"{where}: the tokenizer model {model!r} is not one that ggpy knows; it knows {known}.")
+            model = quoted(model)
+            raise GGPYError(f"{where}: the tokenizer model {model} is not one that ggpy knows; it knows {known}.")
         self.is_bpe = model == "gpt2"
-        name = self._value("tokenizer.ggml.pre", str) or ""
+        name = self.metadata.find("tokenizer.ggml.pre", str) or ""
         self.pre = pre_tokenizer(name, where) if self.is_bpe else None
         self._read_tokens()
         self._read_special_ids()
@@ -101,12 +102,12 @@ class Vocabulary:
         return len(self.tokens)
 
     def array(self, key: str, length: int | None = None) -> Any:
-        """The array under `key`, or None; with `length`, an error where it is shorter."""
-        value = self.metadata.get(key)
+        """The array of numbers under `key`, or None; with `length`, an error where it is shorter."""
+        value = self.metadata.find(key, list)
         if value is None:
             return None
-        if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
-            raise GGPYError(f"{self.where}: the key {key} holds {value!r} where an array belongs.")
+        if np.asarray(value[:1]).dtype.kind not in "iuf":
+            raise self.metadata.wrong(key, "a list of numbers")
         if length is not None and len(value) < length:
             raise GGPYError(f"{self.where}: {key} has {len(value)} entries for {length} tokens.")
         return value
@@ -114,19 +115,10 @@ class Vocabulary:
     def strings(self, key: str) -> list[str] | None:
         """The array of strings under `key`, or None."""
         try:
-            value = self.array(key)
+            return self.metadata.strings(key)
         except ValueError:  # an array is decoded when it is first wanted, and the file has been closed since
-            self.metadata = self._reopen()
-            value = self.array(key)
-        if value is not None and not (isinstance(value, list) and all(isinstance(v, str) for v in value[:1])):
-            raise GGPYError(f"{self.where}: the array {key} does not hold strings.")
-        return value
-
-    def _value(self, key: str, kind: type) -> Any:
-        value = self.metadata.get(key)
-        if value is not None and not isinstance(value, kind):
-            raise GGPYError(f"{self.where}: the key {key} holds {_short(value)} where {_NAMES[kind]} belongs.")
-        return value
+            self.metadata = TypedMetadata(self._reopen(), self.where)
+            return self.metadata.strings(key)
 
     def _read_tokens(self) -> None:
         tokens = self.strings("tokenizer.ggml.tokens")
@@ -140,7 +132,7 @@ class Vocabulary:
             first, second = next((i, self.ids[t]) for i, t in enumerate(tokens) if self.ids[t] != i)
             raise GGPYError(
                 f"{self.where}: tokens {first} and {second} in tokenizer.ggml.tokens are both "
-                f"{_short(tokens[first])}; every token must be there once."
+                f"{quoted(tokens[first], 60)}; every token must be there once."
             )
         types = self.array("tokenizer.ggml.token_type", len(tokens))
         if types is None:
@@ -156,7 +148,7 @@ class Vocabulary:
 
     def _id(self, name: str) -> int | None:
         """The id under the key of that name, None where there is none or it is outside the vocabulary."""
-        value = self._value(f"tokenizer.ggml.{name}_token_id", int)
+        value = self.metadata.find(f"tokenizer.ggml.{name}_token_id", int)
         return int(value) if value is not None and 0 <= value < len(self) else None
 
     def _ids(self, key: str) -> tuple[int, ...]:
@@ -176,21 +168,21 @@ class Vocabulary:
                 token = self.ids.get(text)
                 if token is not None and getattr(self, role) is None and (self.kinds[token] & kind or not self.typed):
                     setattr(self, role, token)
-        if self._value(f"{OWN}no_eos", bool):  # the key holds an id for readers that take another one for the end
+        if self.metadata.find(f"{OWN}no_eos", bool):  # the id is for readers that take another one for the end
             self.eos = None
 
     def _read_flags(self) -> None:
         def flag(name: str, default: bool) -> bool:
-            value = self._value(f"tokenizer.ggml.{name}", bool)
+            value = self.metadata.find(f"tokenizer.ggml.{name}", bool)
             return default if value is None else value
 
         self.add_bos = flag("add_bos_token", self.bos is not None and (self.pre.add_bos if self.pre else True))
         self.add_eos = flag("add_eos_token", False)
         self.add_space_prefix = flag("add_space_prefix", self.pre is None)
-        self.space_prefix = self._value(f"{OWN}space_prefix", str)
-        ignore = self._value(f"{OWN}ignore_merges", bool)
+        self.space_prefix = self.metadata.find(f"{OWN}space_prefix", str)
+        ignore = self.metadata.find(f"{OWN}ignore_merges", bool)
         self.ignore_merges: bool = ignore if ignore is not None else self.pre is not None and self.pre.ignore_merges
-        self.fuse_unk: bool = self._value(f"{OWN}fuse_unk", bool) or False
+        self.fuse_unk: bool = self.metadata.find(f"{OWN}fuse_unk", bool) or False
         self.before, self.after = self._ids(f"{OWN}before_token_ids"), self._ids(f"{OWN}after_token_ids")
         for wanted, token, name in ((self.add_bos, self.bos, "bos"), (self.add_eos, self.eos, "eos")):
             if wanted and token is None:
@@ -201,15 +193,18 @@ class Vocabulary:
 
     def normalizer(self) -> Normalizer | None:
         """What is done to a text between special tokens before it is cut."""
-        text = self._value(f"{OWN}normalizer", str)
+        text = self.metadata.find(f"{OWN}normalizer", str)
         charsmap = self.array("tokenizer.ggml.precompiled_charsmap")
         try:
+            if charsmap is not None and np.asarray(charsmap).dtype.kind not in "iu":
+                raise GGPYError("its characters map does not hold bytes.")
             data = b"" if charsmap is None else np.asarray(charsmap).astype(np.uint8).tobytes()
-            own = sentencepiece_rules(data, bool(self._value("tokenizer.ggml.remove_extra_whitespaces", bool)))
+            own = sentencepiece_rules(data, bool(self.metadata.find("tokenizer.ggml.remove_extra_whitespaces", bool)))
             named = {"type": "NFC"} if self.pre is not None and self.pre.composes else None
             told = normalizer(named if text is None else json.loads(text))
         except (GGPYError, ValueError, TypeError, RecursionError) as error:
-            raise GGPYError(f"{self.where}: the text cannot be normalized as the file wants: {error}") from None
+            why = shown(error).rstrip(".")
+            raise GGPYError(f"{self.where}: text cannot be normalized as the file wants it: {why}.") from None
         return in_turn([step for step in (own, told) if step is not None])
 
     def _recognise(self) -> None:
@@ -257,7 +252,7 @@ class Vocabulary:
         self.flagged = {name: frozenset(self._ids(f"{OWN}{name}_token_ids")) for name in FLAGS}
         if any(self.flagged.values()):
             return
-        model_name = str(self.metadata.get("general.name") or "").lower()
+        model_name = (self.metadata.find("general.name", str) or "").lower()
         if any(name in pre for name in ("jina-v2-de", "jina-v2-es", "jina-v2-code")):
             self.flagged["lstrip"] = frozenset({self.ids["<mask>"]} if "<mask>" in self.ids else ())
         elif "phi-3" in model_name or "phi3" in model_name:
@@ -271,8 +266,3 @@ class Vocabulary:
         kinds = np.frombuffer(bytes(self.kinds), np.uint8)
         found: list[int] = np.flatnonzero(kinds & (CONTROL | USER_DEFINED | UNKNOWN)).tolist()
         return sorted(found, key=lambda i: -len(self.tokens[i].encode("utf-8", "surrogateescape")))
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
