@@ -2,12 +2,14 @@
 
     python benchmarks/cuda_speed.py qwen-7b -c 4352 --parallel 1,8,32
     python benchmarks/cuda_speed.py qwen-1.8b --type Q6_K --cache-type q8_0
+    python benchmarks/cuda_speed.py qwen-7b --batch-invariant --parallel 1,8,16,32
 
 Writes a GGUF file of random blocks in the shape of Qwen-1.8B or Qwen-7B (no weights need be fetched), and runs it.
 Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
 defaults), text. Kernels are timed in graphs of their own, over every layer's weights: of a step of one token with 1024
 in the cache, the share being of what the card's memory reads in a second; and of a prompt's step of 2048, the share
-being of what its matrix units do with operands at hand (`ggpy.cuda.matrix_rate`).
+being of what its matrix units do with operands at hand (`ggpy.cuda.matrix_rate`). With `--batch-invariant` a usual
+model and a batch-invariant one take turns instead, and each one's texts are compared with those it gives alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import math
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +237,68 @@ def prompt_kernels(runtime: Runtime) -> None:
     print(f"\nAll of them: {time_spent * 1e3:.2f} ms, {work / time_spent / 1e12:.0f} TFLOP/s.")
 
 
+@contextmanager
+def usual_and_invariant(path: Path, n_ctx: int, n_slots: int, **caches: str) -> Iterator[list[Runtime]]:
+    with ExitStack() as undo:
+        made = []
+        for invariant in (False, True):
+            file = undo.enter_context(GGUFFile(path))
+            options: dict[str, Any] = {"n_slots": n_slots, "device": "cuda", "batch_invariant": invariant, **caches}
+            made.append(Runtime(file, n_ctx, notify=print, **options))
+            undo.callback(made[-1].close)
+        yield made
+
+
+def in_turns(of: list[Callable[[], float]]) -> list[float]:
+    """Medians of seconds, measured in turns after a first time each."""
+    for measure in of:
+        measure()
+    samples = [[measure() for measure in of] for _ in range(5)]
+    return [sorted(one)[2] for one in zip(*samples, strict=True)]
+
+
+def invariance(path: Path, sizes: list[int], **caches: str) -> None:
+    """Decoding, the steps alone, and prompts, logits of the last token; then texts."""
+    few, many = 32, 160  # tokens
+    with usual_and_invariant(path, 1280, max(sizes), **caches) as pair:
+        engines = [Engine(runtime, Letters()) for runtime in pair]  # type: ignore[arg-type]
+        print("\n| test | usual, tok/s | batch-invariant, tok/s | ratio |\n|---|---|---|---|")
+        for depth in (0, 1024):
+            for n in sizes:
+
+                def step(engine: Engine, n: int = n, depth: int = depth) -> float:
+                    short, long = (steps * decode(engine, n, depth, steps, temperature=0.0) for steps in (few, many))
+                    return (long - short) / (many - few)
+
+                usual, ours = in_turns([lambda engine=engine: step(engine) for engine in engines])  # type: ignore[misc]
+                row = f"| {n} together after {depth}, greedy | {n / usual:.0f} | {n / ours:.0f} | {usual / ours:.3f} |"
+                print(row, flush=True)
+        same = [as_alone(engine, max(sizes)) for engine in engines]
+    with usual_and_invariant(path, 4352, 1, **caches) as pair:
+        for n in (32, 128, 512, 4096):
+            usual, ours = in_turns([lambda runtime=runtime: prompt(runtime, n) for runtime in pair])  # type: ignore[misc]  # noqa: B023
+            print(f"| prompt {n} | {n / usual:.0f} | {n / ours:.0f} | {usual / ours:.3f} |", flush=True)
+    print(f"| greedy texts of {max(sizes)} that are as alone | {same[0]} | {same[1]} | |")
+
+
+def as_alone(engine: Engine, n: int) -> int:
+    """Of n greedy texts of 100 tokens after prompts of 1 to n, made together, how many are what each is alone."""
+    params = SamplingParams(max_tokens=100, temperature=0.0).resolved()
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, engine.runtime.n_vocab, 1 + i).tolist() for i in range(n)]
+    texts = []
+    for groups in ([prompts], [[one] for one in prompts]):
+        texts.append([])
+        for group in groups:
+            sequences = [engine.sequence(one, params) for one in group]
+            for sequence in sequences:
+                engine.add(sequence)
+            while engine.has_work:
+                engine.step()
+            texts[-1] += [sequence.token_ids for sequence in sequences]
+    return sum(one == other for one, other in zip(*texts, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
@@ -241,14 +306,18 @@ def main() -> None:
     parser.add_argument("--type", choices=TYPES, default="Q4_0", help="of the weights")
     parser.add_argument("--cache-type", choices=("f16", "q8_0"), default="f16", help="of keys and values")
     parser.add_argument("--parallel", default="1", help="sequences that generate together, as in 1,8,32")
+    parser.add_argument("--batch-invariant", action="store_true", help="what it costs, instead of all else")
     options = parser.parse_args()
     sizes = [int(n) for n in options.parallel.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.gguf"
         write_random(path, options.shape, options.type)
+        caches = {f"cache_type_{which}": options.cache_type for which in "kv"}
+        if options.batch_invariant:
+            invariance(path, sizes, **caches)
+            return
         with GGUFFile(path) as file:
             started = time.perf_counter()
-            caches = {f"cache_type_{which}": options.cache_type for which in "kv"}
             runtime = Runtime(file, options.ctx_size, n_slots=max(sizes), notify=print, device="cuda", **caches)
             executor: Any = runtime.executor
             bandwidth = executor.device.bandwidth()

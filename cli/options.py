@@ -84,6 +84,11 @@ model_options = together(
         help="What several GPUs share: the layers, or the rows of every matrix, which is faster for one user.",
     ),
     click.option(
+        "--batch-invariant",
+        is_flag=True,
+        help="On a GPU too, no answer depends on what is evaluated with it; slower with many.",
+    ),
+    click.option(
         "-ctk",
         "--cache-type-k",
         type=click.Choice(["f32", "f16", "bf16", "q8_0"]),

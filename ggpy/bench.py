@@ -178,7 +178,7 @@ class _Bench:
         positions = np.full(n_parallel, depth, np.int32)
         started = time.perf_counter()
         for _ in range(n):
-            self.runtime.step(tokens, slots, positions, outputs)
+            self.runtime.step(tokens, slots, positions, outputs, len(tokens))
             positions = positions + np.int32(1)
         for slot in range(n_parallel):
             self.filled[slot] = max(self.filled[slot], depth + n)

@@ -36,9 +36,10 @@ class RuntimeLike(Protocol):
     n_vocab: int
     most_chosen: int  # tokens of a step that `choose` takes; 0 where there is no such way
     most_candidates: int  # that it can draw one token from
+    by_kind: bool  # whether it evaluates generated tokens and prompts' in ways of their own
 
     def step(
-        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers
+        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int = 0
     ) -> NDArray[np.float32]: ...
 
     def choose(self, tokens: Integers, slots: Integers, positions: Integers, choices: Choices) -> Chosen: ...
@@ -116,13 +117,14 @@ class Engine:
         """Who takes part in the next step: generating sequences first, then prompts in order of arrival."""
         while self.waiting and (slot := self._slot_for(self.waiting[0])):
             sequence = self.waiting.popleft()
-            sequence.begin(slot)
+            sequence.begin(slot, self._n_reusable(slot, sequence))
             self.running.append(sequence)
-        batch, room = Batch(), self.runtime.n_batch
-        for sequence in sorted(self.running, key=lambda s: s.n_pending > 1):
+        batch, room, by_kind = Batch(), self.runtime.n_batch, self.runtime.by_kind
+        for sequence in self.running:
             if not sequence.n_pending:  # interrupted between evaluation and choice: evaluate the last token once more
                 sequence.n_computed -= 1
-            count = min(sequence.n_pending, room)
+        for sequence in sorted(self.running, key=lambda s: not s.generating if by_kind else s.n_pending > 1):
+            count = min(sequence.n_pending_of_kind if by_kind else sequence.n_pending, room)
             if count:
                 batch.sequences.append(sequence)
                 batch.pieces.append(sequence.tokens[sequence.n_computed : sequence.n_computed + count])
@@ -150,7 +152,7 @@ class Engine:
             return None
         rows = []
         for sequence in batch.sequences:
-            if not batch.ahead and sequence.n_pending > 1:
+            if not batch.ahead and (sequence.n_pending > 1 or (self.runtime.by_kind and not sequence.generating)):
                 return None
             row = sequence.sampler.choice(self.runtime.n_vocab, self.runtime.most_candidates, batch.ahead)
             if row is None:
@@ -170,14 +172,15 @@ class Engine:
             slot, start = sequence.slot, sequence.n_computed + batch.ahead
             assert slot is not None, "a scheduled sequence has a slot"
             # From here the cells are rewritten: should the step be interrupted, the slot must not claim them.
-            del slot.tokens[start:]
+            slot.truncate(start)
             tokens += piece
             slots += [slot.index] * len(piece)
             positions += range(start, start + len(piece))
             if len(piece) == sequence.n_pending:
                 outputs.append(len(tokens) - 1)
         if batch.choices is None:
-            batch.result = self.runtime.step(tokens, slots, positions, outputs)
+            n_generated = sum(sequence.generating for sequence in batch.sequences) if self.runtime.by_kind else 0
+            batch.result = self.runtime.step(tokens, slots, positions, outputs, n_generated)
         else:
             batch.result = self.runtime.choose(tokens, slots, positions, batch.choices)
         self.n_evaluated += len(tokens)
@@ -195,7 +198,7 @@ class Engine:
                 complete.append(sequence)
             if not sequence.finished:
                 assert sequence.slot is not None
-                sequence.slot.tokens += sequence.tokens[start:end]
+                sequence.slot.extend(sequence.tokens[start:end], of_prompt=not sequence.generating)
                 sequence.n_computed = end
         advanced = []
         for sequence, one in zip(complete, chosen, strict=True):
@@ -205,7 +208,7 @@ class Engine:
                 sequence.advance(one)
             except GGPYError:
                 assert sequence.slot is not None
-                sequence.slot.tokens.clear()  # whatever gave such logits is not to be built upon
+                sequence.slot.truncate(0)  # whatever gave such logits is not to be built upon
                 sequence.finish("error")
                 self._retire(sequence)
                 raise
@@ -234,19 +237,24 @@ class Engine:
         n, n_batch = len(tokens), self.runtime.n_batch
         ids = [int(token) for token in tokens]
         result = np.empty((n, self.runtime.n_vocab), np.float32)
-        slot.tokens.clear()
+        slot.truncate(0)
         for start in range(0, n, n_batch):
             end = min(start + n_batch, n)
             piece, count = ids[start:end], end - start
             result[start:end] = self.runtime.step(piece, [slot.index] * count, range(start, end), range(count))
-            slot.tokens.extend(piece)
+            slot.extend(piece, of_prompt=True)
             self.n_evaluated += count
         return result
 
     def _slot_for(self, sequence: Sequence) -> Slot | None:
         """The free slot that shares the longest prefix; of equal ones the longest unused."""
         free = [slot for slot in self.slots if slot.sequence is None]
-        return max(free, key=lambda s: (s.common_prefix(sequence.tokens), -s.last_used), default=None)
+        return max(free, key=lambda s: (self._n_reusable(s, sequence), -s.last_used), default=None)
+
+    def _n_reusable(self, slot: Slot, sequence: Sequence) -> int:
+        """How many of a slot's cells hold what the sequence begins with, as it would be evaluated."""
+        n = slot.common_prefix(sequence.tokens)
+        return min(n, slot.n_prompt, len(sequence.prompt)) if self.runtime.by_kind else n
 
     def _retire(self, sequence: Sequence) -> None:
         if sequence.slot is not None:

@@ -93,7 +93,8 @@ class LLM:
     (the first one, or all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these
     numbers; "auto" for a GPU where one can be used. n_gpu_layers: how many of the last layers run on the GPU, the CPU
     running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several
-    GPUs share, "layer" or "row": see `ggpy.tensor_parallel`.
+    GPUs share, "layer" or "row": see `ggpy.tensor_parallel`. batch_invariant: on a GPU too, what a sequence gets does
+    not depend on the sequences evaluated with it, at the price of speed with many; on the CPU it never does.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -110,6 +111,7 @@ class LLM:
         device: str = "cpu",
         n_gpu_layers: int | str | None = None,
         split_mode: str = "layer",
+        batch_invariant: bool = False,
     ) -> None:
         for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -132,6 +134,7 @@ class LLM:
             device=device,
             n_gpu_layers=layers,
             split_mode=split_mode,
+            batch_invariant=batch_invariant,
             n_slots=n_parallel,
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,

@@ -62,7 +62,8 @@ class Placement:
     `n_gpu_layers` layers, and the output with them, go to GPUs: None is as many as fit, and any number from the model's
     layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs shall share not the
     layers but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen here
-    where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_type`.
+    where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_type`. batch_invariant: on a GPU too a
+    sequence's result shall not depend on what is evaluated with it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Placement:
         cache_type_k: str | None = None,
         cache_type_v: str | None = None,
         split_mode: str = "layer",
+        batch_invariant: bool = False,
     ) -> None:
         from ggpy.runtime import architecture
 
@@ -83,7 +85,7 @@ class Placement:
         self.hparams = architecture(file).hparams
         self.n_layer = self.hparams.n_layer
         self.asked = n_gpu_layers if n_gpu_layers is None else min(n_gpu_layers, self.n_layer)
-        self.by_rows = split_mode == "row"
+        self.by_rows, self.batch_invariant = split_mode == "row", batch_invariant
         if device == "cpu":
             self.asked = 0
         # Found out once: the same answers serve the choice of the context and the making of the runtime.

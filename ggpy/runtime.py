@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -149,6 +150,9 @@ class Runtime:
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or usable_cores()
         self.cache_type = cache_type(file, *placement.cache_types, self.device)
+        # Whether generated tokens and prompts' are evaluated in ways of their own, as GPUs do where results shall not
+        # depend on the batch. The CPU's never do.
+        self.by_kind = placement.batch_invariant and self.device != "cpu"
         notify = self._notify = notify or _quiet
         self._cut = False, False  # what the user has been told of `Executor.cut`
         if self.device != "cpu":
@@ -230,20 +234,52 @@ class Runtime:
             notify=notify,
             device=device,
             rank=rank,
+            batch_invariant=self.by_kind,
         )
 
-    def step(self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers) -> np.ndarray:
+    def step(
+        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int = 0
+    ) -> np.ndarray:
         """Evaluate a batch; the first three arguments are [n] with 1 <= n <= n_batch.
 
         Token i takes cell positions[i] of slot slots[i] and sees cells 0 .. positions[i], written by earlier steps or
         by this batch. `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view
         valid until the next step; it may be written to.
+
+        n_generated: so many tokens, the first ones, were generated, each in a slot of its own; the others are of
+        prompts. It only matters where `by_kind`: a token must then always be called the same, as its cells are made.
         """
-        self._describe(tokens, slots, positions, outputs, 0)
-        logits = self._executor.run(len(tokens), len(outputs))
+        evaluate = self._step_by_kind if self.by_kind else self._evaluate
+        logits = evaluate(tokens, slots, positions, outputs, n_generated)
         if self._executor.cut != self._cut:
             self._tell_of_cuts()
         return logits
+
+    def _evaluate(
+        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int
+    ) -> np.ndarray:
+        """A batch whose tokens are all generated, or none."""
+        self._describe(tokens, slots, positions, outputs, 0)
+        return self._executor.run(len(tokens), len(outputs), n_generated > 0)
+
+    def _step_by_kind(
+        self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int
+    ) -> np.ndarray:
+        """The generated tokens first, as many at a time as a GPU decodes, then the prompts'."""
+        from ggpy.cuda.executor import GRAPH_SIZES
+
+        n, most = len(tokens), GRAPH_SIZES[-1]
+        if not 0 <= n_generated <= n or len({int(slot) for slot in slots[:n_generated]}) != n_generated:
+            raise ValueError(f"{n_generated} of {n} tokens generated, in slots {list(slots[:n_generated])}")
+        if not n_generated or (n_generated == n and len(outputs) <= n <= most):
+            return self._evaluate(tokens, slots, positions, outputs, n_generated)
+        wanted, place = np.unique(np.asarray(outputs, np.int64), return_inverse=True)
+        logits = np.empty((len(wanted), self.n_vocab), np.float32)
+        for first, end in pairwise([*range(0, n_generated, most), n_generated, *{n} - {n_generated}]):
+            here = (wanted >= first) & (wanted < end)
+            part = tokens[first:end], slots[first:end], positions[first:end]
+            logits[here] = self._evaluate(*part, wanted[here] - first, max(0, n_generated - first))
+        return logits[place]
 
     def choose(self, tokens: Integers, slots: Integers, positions: Integers, choices: Choices) -> Chosen:
         """Start a step of one token in each of some slots, and the choice of the token after it: [n] as for `step`,

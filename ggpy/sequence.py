@@ -28,6 +28,7 @@ class Slot:
 
     index: int
     tokens: list[int] = field(default_factory=list)
+    n_prompt: int = 0  # of them, how many at the start were evaluated as a prompt's
     sequence: Sequence | None = None
     last_used: int = 0
 
@@ -36,6 +37,17 @@ class Slot:
         if self.tokens[:n] == tokens[:n]:
             return n
         return next(i for i in range(n) if self.tokens[i] != tokens[i])
+
+    def extend(self, tokens: SequenceOf[int], of_prompt: bool) -> None:
+        """The cells that follow hold these."""
+        if of_prompt and self.n_prompt == len(self.tokens):
+            self.n_prompt += len(tokens)
+        self.tokens += tokens
+
+    def truncate(self, n: int) -> None:
+        """The cells from n on hold nothing of use."""
+        del self.tokens[n:]
+        self.n_prompt = min(self.n_prompt, n)
 
 
 @dataclass(frozen=True)
@@ -105,6 +117,16 @@ class Sequence:
         return len(self.tokens) - self.n_computed
 
     @property
+    def generating(self) -> bool:
+        """Whether the next token to evaluate was generated; else it is the prompt's."""
+        return self.n_computed >= len(self.prompt)
+
+    @property
+    def n_pending_of_kind(self) -> int:
+        """Tokens to evaluate next in one way: the prompt's together, one generated token at a time, as when it came."""
+        return min(self.n_pending, 1 if self.generating else len(self.prompt) - self.n_computed)
+
+    @property
     def finished(self) -> bool:
         return self.finish_reason is not None
 
@@ -129,10 +151,11 @@ class Sequence:
             first_token_s=self._first - self._added if self._first else 0.0,
         )
 
-    def begin(self, slot: Slot) -> None:
-        """Take the slot over from where its tokens and this sequence's part; the last token is always evaluated."""
+    def begin(self, slot: Slot, n_reused: int) -> None:
+        """Take a slot over, of whose cells the first `n_reused` hold this sequence's tokens; the last token is always
+        evaluated."""
         self.slot, slot.sequence = slot, self
-        self.n_computed = min(slot.common_prefix(self.tokens), len(self.tokens) - 1)
+        self.n_computed = min(n_reused, len(self.tokens) - 1)
         if not self._started:
             self._started = time.perf_counter()
             self._n_reused = self.n_computed

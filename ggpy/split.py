@@ -31,9 +31,10 @@ class Executor(Protocol):
         that."""
         ...
 
-    def run(self, n: int, m: int) -> np.ndarray:
+    def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
         """The logits of n tokens' m outputs, float32 [m, n_vocab], valid until the next step. With m = 0 it may return
-        before the step is over."""
+        before the step is over. generated: they were generated, each in a slot of its own, and are not a prompt's: for
+        an executor that evaluates both in ways of their own, so that neither depends on what is beside it."""
         ...
 
     def close(self) -> None: ...
@@ -62,15 +63,15 @@ class SplitExecutor:
             np.zeros_like(a) for a in (first.tokens, first.slots, first.positions, first.outputs)
         )
 
-    def run(self, n: int, m: int) -> np.ndarray:
+    def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
         """The logits of the batch described in this executor's arrays, float32 [m, n_vocab]: see `Executor.run`."""
         for part in self.parts:
             part.tokens[:n], part.slots[:n], part.positions[:n] = self.tokens[:n], self.slots[:n], self.positions[:n]
             part.outputs[:m] = self.outputs[:m]
-        logits = self.parts[0].run(n, m)
+        logits = self.parts[0].run(n, m, generated)
         for before, part in pairwise(self.parts):
             part.take(before, n)
-            logits = part.run(n, m)
+            logits = part.run(n, m, generated)
         return logits
 
     @property

@@ -47,11 +47,19 @@ class FakeRuntime:
     """Logits are a function of the whole prefix: `script(prefix)` names the next token, else a hash of the prefix."""
 
     def __init__(
-        self, n_ctx: int = 256, n_slots: int = 2, n_batch: int = 16, script: Any = None, most_chosen: int = 0
+        self,
+        n_ctx: int = 256,
+        n_slots: int = 2,
+        n_batch: int = 16,
+        script: Any = None,
+        most_chosen: int = 0,
+        by_kind: bool = False,
     ) -> None:
         self.device = "cpu"
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
         self.cells = np.full((n_slots, n_ctx), -1, np.int32)
+        self.by_kind = by_kind
+        self.generated = np.zeros((n_slots, n_ctx), bool)  # whether a cell's token was evaluated as a generated one
         self.script = script
         self.batches: list[int] = []  # tokens in each step
         self.most_chosen, self.most_candidates = most_chosen, 128
@@ -61,16 +69,17 @@ class FakeRuntime:
         self.cache_type = "f16"
         self.hparams = SimpleNamespace(arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx)
 
-    def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any) -> NDArray[np.float32]:
+    def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> NDArray[np.float32]:
         assert 0 < len(tokens) <= self.n_batch
         assert len(tokens) == len(slots) == len(positions)
         self.batches.append(len(tokens))
         cells = list(zip(slots, positions, strict=True))
         assert len(set(cells)) == len(cells), "a cell is written twice"
         self.cells[slots, positions] = tokens
-        return np.array([self._logits(self.cells[slots[i], : positions[i] + 1]) for i in outputs], np.float32).reshape(
-            len(outputs), N_VOCAB
-        )
+        assert len(set(list(slots)[:n_generated])) == n_generated
+        self.generated[slots, positions] = self.by_kind & (np.arange(len(tokens)) < n_generated)
+        rows = [self._logits(slots[i], positions[i] + 1) for i in outputs]
+        return np.array(rows, np.float32).reshape(len(outputs), N_VOCAB)
 
     def choose(self, tokens: list[int], slots: list[int], positions: list[int], choices: NDArray[Any]) -> FakeChosen:
         """As a GPU does, which goes on by itself, and remembers the tokens of its last two steps."""
@@ -80,16 +89,17 @@ class FakeRuntime:
             step.gone = True
         known = [self.chosen[-1 - token] if token < 0 else token for token in tokens]
         assert None not in known
-        logits = self.step(known, slots, positions, list(range(len(tokens))))
+        logits = self.step(known, slots, positions, list(range(len(tokens))), len(tokens))
         found = [pick(row, choice) for row, choice in zip(logits, choices, strict=True)]
         for slot, token in zip(slots, found, strict=True):
             self.chosen[slot] = max(token, 0)
         self.under_way.append(FakeChosen(found))
         return self.under_way[-1]
 
-    def _logits(self, prefix: NDArray[np.int32]) -> NDArray[np.float32]:
+    def _logits(self, slot: int, n: int) -> NDArray[np.float32]:
+        prefix = self.cells[slot, :n]
         assert (prefix >= 0).all(), "attends to a cell that was never written"
-        rng = np.random.default_rng(zlib.crc32(prefix.tobytes()))
+        rng = np.random.default_rng(zlib.crc32((2 * prefix + self.generated[slot, :n]).tobytes()))
         logits = rng.standard_normal(N_VOCAB).astype(np.float32)
         if self.script is not None:
             logits[self.script(prefix.tolist())] = 20.0

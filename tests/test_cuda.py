@@ -169,13 +169,13 @@ def test_kernels_compile_and_keep_to_registers(cc: tuple[int, int], monkeypatch:
         assert made.registers * made.threads <= 65536
 
 
-def emulated(plain: Path, name: str) -> tuple[object, np.ndarray]:
+def emulated(name: str, n_rows: int = 5, n_cols: int = 512) -> tuple[Any, np.ndarray]:
     """A matrix of that type packed by its kernel on the emulated device, and its weights."""
     from emulated_device import EmulatedDevice
 
-    layout = MatrixLayout(PACKED[name], 5, 512)
+    layout = MatrixLayout(PACKED[name], n_rows, n_cols)
     form = FORMATS[name]
-    raw = random_blocks(name, 5 * 512 // form.block_size).reshape(5, -1)
+    raw = random_blocks(name, n_rows * n_cols // form.block_size).reshape(n_rows, -1)
     device = EmulatedDevice()
     to, of = device.allocate(layout.n_bytes, zero=True), device.allocate(raw.nbytes)
     device.upload(of, raw.ctypes.data, raw.nbytes)
@@ -183,18 +183,20 @@ def emulated(plain: Path, name: str) -> tuple[object, np.ndarray]:
     addresses = [to + plane.offset for plane in planes]
     strides = [plane.stride for plane in planes]
     if PACKED[name].is_float:
-        device.kernel(f"pack.{name}").launch(10, of, raw.shape[1], 5, 512, addresses[0], strides[0])
+        device.kernel(f"pack.{name}").launch(
+            n_rows * n_cols // 256, of, raw.shape[1], n_rows, n_cols, addresses[0], strides[0]
+        )
     else:
-        device.kernel(f"pack.{name}").launch(1, of, raw.shape[1], 5, layout.n_blocks, *addresses, *strides)
+        device.kernel(f"pack.{name}").launch(1, of, raw.shape[1], n_rows, layout.n_blocks, *addresses, *strides)
     return (device, layout, addresses, strides), form.dequantize(raw)
 
 
 @pytest.mark.parametrize(
     "name", slow_but(("Q4_0", "Q4_K", "Q6_K", "IQ4_NL", "IQ2_S", "F16"), [*QUANTIZED, "F16", "F32"])
 )
-def test_packed_rows_are_read_back_exactly(plain: Path, name: str) -> None:
+def test_packed_rows_are_read_back_exactly(name: str) -> None:
     need_compiler()
-    (device, layout, addresses, strides), weights = emulated(plain, name)  # type: ignore[misc]
+    (device, layout, addresses, strides), weights = emulated(name)
     tokens = np.array([3, 0, 4], np.int32)
     out = np.full((3, 512), np.nan, np.float32)
     at, to = device.memory_map.add(tokens), device.memory_map.add(out)
@@ -203,9 +205,9 @@ def test_packed_rows_are_read_back_exactly(plain: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", slow_but(("Q4_0", "Q4_K", "IQ4_NL", "F16"), one_of_each([*QUANTIZED, "F16", "F32"])))
-def test_products_with_vectors(plain: Path, name: str) -> None:
+def test_products_with_vectors(name: str) -> None:
     need_compiler()
-    (device, _, addresses, strides), weights = emulated(plain, name)  # type: ignore[misc]
+    (device, _, addresses, strides), weights = emulated(name)
     x = np.random.default_rng(2).standard_normal((2, 512)).astype(np.float32)
     form = "f32" if PACKED[name].is_float else "q8"
     activations = ActivationLayout(form, 2, 512)
@@ -231,14 +233,14 @@ def test_products_with_vectors(plain: Path, name: str) -> None:
     assert np.abs(out - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_a_product_brings_what_follows_near(plain: Path) -> None:
+def test_a_product_brings_what_follows_near() -> None:
     need_compiler()
     from ptx_emulator import launch
     from ptx_text import parse
 
     from ggpy.cuda.compile import to_ptx
 
-    (device, _, addresses, strides), weights = emulated(plain, "Q4_0")  # type: ignore[misc]
+    (device, _, addresses, strides), weights = emulated("Q4_0")
     x, out = np.random.default_rng(2).standard_normal(512).astype(np.float32), np.full(5, np.nan, np.float32)
     following = np.zeros(16 * 5 * 32, np.uint8)  # as much as the warps that have rows ask for
     add = device.memory_map.add

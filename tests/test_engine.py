@@ -30,17 +30,22 @@ def one(engine: Engine, prompt: list[int], params: SamplingParams = GREEDY) -> S
     return sequence
 
 
-MOST_CHOSEN = 0
+RUNTIME: dict[str, object] = {}
 
 
-@pytest.fixture(autouse=True, params=[0, 8], ids=["logits", "tokens"])
+@pytest.fixture(
+    autouse=True,
+    params=[(0, False), (8, False), (0, True), (8, True)],
+    ids=["logits", "tokens", "logits by kind", "tokens by kind"],
+)
 def what_the_runtime_gives(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test is one of runtimes that give logits, and of those that choose tokens by themselves."""
-    monkeypatch.setattr("test_engine.MOST_CHOSEN", request.param)
+    """Every test is one of runtimes that give logits, and of those that choose tokens by themselves; and of those for
+    which it matters to a token whether it was generated."""
+    monkeypatch.setattr("test_engine.RUNTIME", dict(zip(("most_chosen", "by_kind"), request.param, strict=True)))
 
 
 def engine_of(**kwargs: object) -> Engine:
-    return Engine(FakeRuntime(**{"most_chosen": MOST_CHOSEN} | kwargs), ByteTokenizer())  # type: ignore[arg-type]
+    return Engine(FakeRuntime(**RUNTIME | kwargs), ByteTokenizer())  # type: ignore[arg-type]
 
 
 def prompts(*sizes: int) -> list[list[int]]:
@@ -74,8 +79,9 @@ def test_only_new_tokens_are_evaluated() -> None:
     assert engine.n_evaluated == 30 + 7
     following = [*first.prompt, *first.token_ids, 1, 2, 3]
     second = one(engine, following)
-    assert second.timings.n_reused == 30 + 7
-    assert second.timings.n_prompt == 1 + 3  # the answer's last token had not been evaluated
+    answered = 0 if RUNTIME["by_kind"] else 7  # an answer is now part of a prompt, and would be evaluated as such
+    assert second.timings.n_reused == 30 + answered
+    assert second.timings.n_prompt == 8 - answered + 3  # the answer's last token had not been evaluated
     assert second.token_ids == one(engine_of(), following).token_ids
     again = one(engine, following)
     assert again.timings.n_prompt == 1  # the last token gives the logits
@@ -142,7 +148,7 @@ def test_an_aborted_sequence_leaves_its_prefix() -> None:
     engine.abort(sequence)
     assert sequence.finish_reason == "abort"
     assert not engine.has_work
-    assert one(engine, sequence.tokens).timings.n_prompt == 1
+    assert one(engine, sequence.tokens).timings.n_prompt == (sequence.n_chosen if RUNTIME["by_kind"] else 1)
 
 
 def test_an_interrupted_step_claims_no_cells() -> None:
@@ -168,10 +174,10 @@ def test_a_sequence_interrupted_before_its_choice_goes_on(monkeypatch: pytest.Mo
     engine = engine_of(n_slots=1)
     sequence = engine.sequence(prompts(5)[0], GREEDY)
     engine.add(sequence)
-    monkeypatch.setattr(sequence, "advance", _interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        engine.step()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(sequence, "advance", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
     while engine.has_work:
         engine.step()
     assert sequence.token_ids == one(engine_of(), sequence.prompt).token_ids
@@ -290,7 +296,8 @@ def test_a_device_that_chooses_is_kept_a_step_ahead() -> None:
     engine.runtime.choose = watched  # type: ignore[method-assign, assignment]
     sequence = one(engine, [7])
     assert sequence.n_chosen == 8
-    assert order == ["start"] + 7 * ["start", "look"] + ["look"]  # nothing is evaluated in vain
+    n = 6 if RUNTIME["by_kind"] else 7  # after the prompt, be it a single token
+    assert order == ["start"] + n * ["start", "look"] + ["look"]  # nothing is evaluated in vain
 
 
 def test_timings() -> None:

@@ -389,8 +389,9 @@ class CpuExecutor:
         """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols], a view."""
         return self._result[:n]
 
-    def run(self, n: int, m: int) -> np.ndarray:
-        """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m].
+    def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
+        """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m]. What tokens are does
+        not matter here: none depends on what is beside it.
 
         Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step. A part that gives
         rows to the next one has none.

@@ -34,8 +34,7 @@ from ggpy.cuda.instructions import (
     wait_for_previous,
 )
 from ggpy.cuda.layout import PART_HEAD, part_bytes
-
-THREADS = 256
+from ggpy.cuda.layout import ROW_THREADS as THREADS
 
 
 def storage(shared: bool) -> tuple[Any, Any, Any]:
@@ -131,8 +130,7 @@ def norm_function(n_cols: int, threads: int) -> Any:
         total = f32(0.0)
         for k in range(n_held):
             total = fma(held[k], held[k], total)
-        mean = block_sum(total, memory, threads // 32) * f32(1.0 / n_cols)
-        factor = normalizing(mean + eps)
+        factor = normalizing(fma(block_sum(total, memory, threads // 32), f32(1.0 / n_cols), eps))
         for k in range(n_held):
             held[k] = held[k] * factor * weights[k]
 
@@ -181,8 +179,8 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
             inverse = quotient(f32(127.0), largest)
             if not scale[k] > f32(1e-38):
                 inverse = f32(0.0)
-            p, q = rounded(held[4 * k] * inverse), rounded(held[4 * k + 1] * inverse)
-            r, s = rounded(held[4 * k + 2] * inverse), rounded(held[4 * k + 3] * inverse)
+            p, q = rounded(held[4 * k], inverse), rounded(held[4 * k + 1], inverse)
+            r, s = rounded(held[4 * k + 2], inverse), rounded(held[4 * k + 3], inverse)
             word[k] = pack_bytes(p, q, r, s)
             sums[k] = i32(p + q + r + s - i32(4 * FLOAT_BASE_BITS & 0xFFFFFFFF))
         for k in range(n_each):
@@ -209,10 +207,10 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
 
 
 @inline
-def rounded(x):  # type: ignore[no-untyped-def]
-    """x, of less than 2^21 in magnitude, to the nearest whole number, plus FLOAT_BASE_BITS: its low bytes are right.
-    Of two as near, the even one."""
-    return i32(f32_to_bits(x + f32(FLOAT_BASE)))
+def rounded(x, by):  # type: ignore[no-untyped-def]
+    """x * by, of less than 2^21 in magnitude, to the nearest whole number, plus FLOAT_BASE_BITS: its low bytes are
+    right. Of two as near, the even one."""
+    return i32(f32_to_bits(fma(x, by, f32(FLOAT_BASE))))
 
 
 def source(form: str, n_cols_: str) -> Source:

@@ -76,11 +76,19 @@ class Exchange:
     # ---- launches
 
     def sum(
-        self, launch: Callable[..., None], n: int, number: int, epochs: int, dst: tuple[int, int], accumulate: bool
+        self,
+        launch: Callable[..., None],
+        n: int,
+        was_pushed: bool,
+        number: int,
+        epochs: int,
+        dst: tuple[int, int],
+        accumulate: bool,
     ) -> None:
-        """Queue the sum `number` of a step of n tokens. dst: the address of the first row, bytes from row to row."""
+        """Queue the sum `number` of a step of n tokens. was_pushed: the product sent its numbers to `targets`, and did
+        not leave them at `partial`; dst: the address of the first row, bytes from row to row."""
         pushed, pulled = self.kernel_names(self.rank)
-        if n <= self.few:
+        if was_pushed:
             pairs = self._pushed + number % SETS * self.rank.count * self._rank_stride
             launch(
                 pushed, (-(-self.n_cols // (2 * THREADS)), n), pairs, self._rank_stride, self.token_stride, self.n_cols,

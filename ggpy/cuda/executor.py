@@ -96,8 +96,9 @@ class CudaExecutor:
         cache_type: str = "f16",
         device: Device | None = None,
         rank: Rank | None = None,
+        batch_invariant: bool = False,
     ) -> None:
-        self.program, self.rank = program, rank
+        self.program, self.rank, self.batch_invariant = program, rank, batch_invariant
         self.device = device or Device()
         self.device.use()
         try:
@@ -112,7 +113,9 @@ class CudaExecutor:
         device, program = self.device, self.program
         heads = next(op.params for op in program.ops if op.kind == "attention")
         self.cache = CacheLayout(n_slots, heads["n_head_kv"], n_ctx, heads["head_dim"], cache_type)
-        self.shape = AttentionShape(self.cache, heads["n_head"], attention_ring_kib(device.shared_limit))
+        self.shape = AttentionShape(
+            self.cache, heads["n_head"], attention_ring_kib(device.shared_limit), self.batch_invariant
+        )
         self.n_batch, rows = n_batch, max(n_batch, GRAPH_SIZES[-1])
         steps = lower(program)
         sums = [step.linears[0].dst for step in steps if isinstance(step, Product) and step.partial]
@@ -154,7 +157,9 @@ class CudaExecutor:
         self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
         self._logits = np.frombuffer(buffer, np.float32).reshape(OUTPUT_ROWS, -1)[:, :n_vocab]
         self._all_logits = np.empty((0, n_vocab), np.float32)
-        self._queue = StepQueue(device, weights, steps, self.cache, self.shape, memory, exchange=self.exchange)
+        self._queue = StepQueue(
+            device, weights, steps, self.cache, self.shape, memory, None, self.exchange, self.batch_invariant
+        )
         self._queue.load_vectors()
         self._graphs: dict[tuple[int, str, str], Graph] = {}
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n_batch, np.int32) for _ in range(4))
@@ -163,22 +168,26 @@ class CudaExecutor:
     def _kernel_names(self, weights: Weights, steps: list[Step], groups: list[list[TensorInfo]]) -> list[str]:
         """Every kernel that steps of this program may launch."""
         names = Weights.kernel_names(groups)
-        dry = StepQueue(self.device, weights, steps, self.cache, self.shape, None, names.append, self.exchange)
+        dry = StepQueue(
+            self.device, weights, steps, self.cache, self.shape, None, names.append, self.exchange, self.batch_invariant
+        )
         for n in GRAPH_SIZES:
             dry.queue(n, "apart")
             if self.program.logits:
-                dry.queue_logits(n, single=n == 1)
-        if self.cache.n_ctx > DEEP:
+                dry.queue_logits(n, "apart")
+        if self.cache.n_ctx > DEEP and not self.batch_invariant:
             dry.queue(1, "deep")
-        for n in MATVEC_SIZES[1:]:
+        for n in () if self.batch_invariant else MATVEC_SIZES[1:]:
             dry.queue(n, "together")
         dry.queue(self.n_batch + MATVEC_TOKENS, "prompt")
+        if self.program.logits:
+            dry.queue_logits(OUTPUT_ROWS, "prompt")
         return names + (Chooser.kernel_names(self.program.logits.n_cols) if self.program.logits else [])
 
-    @staticmethod
-    def _activation_bytes(product: Product, rows: int) -> int:
+    def _activation_bytes(self, product: Product, rows: int) -> int:
         form, n_cols = product.prepare.params["form"], product.prepare.srcs[0].n_cols
-        vectors = ActivationLayout(form, MATVEC_TOKENS, n_cols).n_bytes
+        most = GRAPH_SIZES[-1] if self.batch_invariant else MATVEC_TOKENS
+        vectors = ActivationLayout(form, most, n_cols).n_bytes
         return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), rows))
 
     def _angles(self, rope: Rope, n_ctx: int) -> int:
@@ -192,22 +201,26 @@ class CudaExecutor:
 
     # ---- a step
 
-    def run(self, n: int, m: int) -> np.ndarray:
-        """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m].
+    def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
+        """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m]: see `Executor.run`.
 
         Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step.
         """
-        for _ in self.start(n, m):
+        for _ in self.start(n, m, generated):
             pass
         return self.finish(m)
 
-    def start(self, n: int, m: int) -> Iterator[None]:
+    def start(self, n: int, m: int, generated: bool = False) -> Iterator[None]:
         """Queue such a step, piece by piece: where ranks share a model, none may be pieces ahead of the others."""
         self.device.use()
         slots = self.slots[:n]
         apart = n == 1 or (n <= GRAPH_SIZES[-1] and len(set(slots.tolist())) == n)
+        few = m <= n and (apart or n <= MATVEC_TOKENS)
+        if self.batch_invariant:  # what the tokens are decides, not how many there are
+            assert not generated or (few and apart)
+            few = generated
         self._recorded = None
-        if m <= n and (apart or n <= MATVEC_TOKENS):
+        if few:
             self._recorded = self._next_inputs()
             self._fill(self._recorded, n, m)
             head = m > 0 and self.program.logits is not None
@@ -233,7 +246,7 @@ class CudaExecutor:
 
     def _apart(self, n: int) -> str:
         """How `StepQueue` queues a step of n tokens in slots of their own."""
-        return "deep" if n == 1 and self.positions[0] >= DEEP else "apart"
+        return "deep" if n == 1 and self.positions[0] >= DEEP and not self.batch_invariant else "apart"
 
     def _fill(self, inputs: Inputs, n: int, m: int) -> None:
         inputs.done.wait()  # a step may have returned before it was over
@@ -275,7 +288,7 @@ class CudaExecutor:
         self._queue.queue(size, way)
         if not wanted:
             return
-        logits = self._queue.queue_logits(size, single=size == 1)
+        logits = self._queue.queue_logits(size, way)
         if wanted == "logits":
             self._fetch_logits(size, logits)
         else:
@@ -304,7 +317,7 @@ class CudaExecutor:
             self._all_logits = np.empty((m, self._logits.shape[1]), np.float32)
         for first in range(0, m, OUTPUT_ROWS):
             k = min(OUTPUT_ROWS, m - first)
-            self._fetch_logits(k, self._queue.queue_logits(k, first))
+            self._fetch_logits(k, self._queue.queue_logits(k, "prompt", first))
             self.device.synchronize()
             if m > OUTPUT_ROWS:
                 self._all_logits[first : first + k] = self._logits[:k]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from numba import cuda
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.device import at, f32, i32, u32, u64
-from ggpy.cuda.instructions import divide, exp2, fma, larger, load_f32, release_next, store_f32, wait_for_previous
+from ggpy.cuda.device import at, f32, i32, quotient, u32, u64
+from ggpy.cuda.instructions import exp2, fma, larger, load_f32, release_next, store_f32, wait_for_previous
 from ggpy.cuda.layout import PART_HEAD
 
 THREADS = 128
@@ -31,6 +31,6 @@ def source() -> Source:
                 factor = exp2(load_f32(part) - peak)
                 total = fma(load_f32(at(part, i32(4))), factor, total)
                 value = fma(load_f32(at(part, i32(PART_HEAD) + d * i32(4))), factor, value)
-            store_f32(at(out, d * i32(4)), divide(value, total))
+            store_f32(at(out, d * i32(4)), value * quotient(f32(1.0), total))  # as `row_reader` joins them
 
     return Source(join, "u64 i32 i32 i32 u64 i32", THREADS)

@@ -39,6 +39,7 @@ ALIGN = 256  # bytes between the starts of planes and of matrices
 SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
 MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memory at a time
+ROW_THREADS = 512  # that make a token's activations, wherever that is done: its norm is summed in one order
 ALL_REDUCE_THREADS = 128  # of a block that adds up what ranks have
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
@@ -331,6 +332,7 @@ class AttentionShape:
     cache: CacheLayout
     n_head: int
     ring: int  # KiB of shared memory of a block for cells on their way
+    batch_invariant: bool = False  # as many shares whatever the batch, since it matters to rounding how they are joined
 
     @property
     def tile(self) -> AttentionTile:
@@ -357,6 +359,8 @@ class AttentionShape:
     def splits(self, n_tokens: int, n_multiprocessors: int, deep: bool) -> int:
         """Shares of the positions: as many as keep every multiprocessor at work, for a cost to whoever joins them.
         deep: after so many tokens that reading them takes longer than that."""
+        if self.batch_invariant:
+            n_tokens, deep = 1, False
         blocks = n_tokens * self.n_head // self.group
         wanted = n_multiprocessors if n_tokens == 1 and not deep else 2 * n_multiprocessors
         return max(1, min(16, round(wanted / blocks), self.cache.cells // 64))
@@ -381,7 +385,7 @@ class MatvecShape:
     @property
     def threads(self) -> int:
         """Of a block: more where each needs fewer registers."""
-        return 512 if self.n_tokens == 1 else 256
+        return ROW_THREADS if self.n_tokens == 1 else 256
 
     @property
     def blocks(self) -> int:

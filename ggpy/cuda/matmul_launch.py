@@ -25,7 +25,7 @@ TILINGS: dict[str, Tiling] = {
         Tiling(128, 256, 8, 1, 4, hopper=True),
         Tiling(128, 128, 8, 1, 4, hopper=True),
         Tiling(64, 128, 4, 1, 4, hopper=True, splits=2),
-        *(Tiling(64, 64, 4, 1, 4, hopper=True, splits=n) for n in (4, 2)),
+        *(Tiling(64, 64, 4, 1, 4, hopper=True, splits=n) for n in (4, 2, 1)),
         *(Tiling(128, 32, 4, 1, 4, hopper=True, splits=n) for n in (4, 2)),
         Tiling(64, 32, 4, 1, 6, hopper=True, splits=4, paired=True),
         *(Tiling(64, 32, 4, 1, 4, hopper=True, splits=n) for n in (4, 2)),
@@ -47,24 +47,30 @@ COSTS: dict[tuple[int, int, bool], tuple[float, float, float, float]] = {
     (64, 64, False): (10.0, 3.7, 10.0, 3.8),
     (64, 32, False): (10.0, 1.7, 10.0, 1.8),
 }
+# The same of what is not split, where that is another kernel: an estimate, from tiles of twice the rows and tokens.
+COSTS_UNSPLIT = {(64, 64, True): (9.0, 5.0, 9.0, 5.0)}
 
 
 @lru_cache(maxsize=64)
-def tilings(packed: Packed, cc: tuple[int, int]) -> tuple[Tiling, ...]:
-    """One kernel of each size for a format, as many teams as shared memory has room for."""
+def tilings(packed: Packed, cc: tuple[int, int], batch_invariant: bool = False) -> tuple[Tiling, ...]:
+    """One kernel of each size for a format, as many teams as shared memory has room for. batch_invariant: those of one
+    team, all of which sum up the columns in one order."""
     hopper = cc == (9, 0)
     large = cc in ((8, 0), (8, 7)) or (10, 0) <= cc < (12, 0)
     room = (227 if hopper else 163 if large else 99) << 10
     found: dict[tuple[int, int], Tiling] = {}
     for tiling in TILINGS.values():
-        if tiling.hopper == hopper and tiling.shared_bytes(packed) <= room:
+        split = batch_invariant and tiling.splits > 1
+        if tiling.hopper == hopper and not split and tiling.shared_bytes(packed) <= room:
             found.setdefault((tiling.rows, tiling.tokens), tiling)
     return tuple(found.values())
 
 
 def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiprocessors: int) -> float:
     """Estimated microseconds."""
-    start, column, full_start, full_column = COSTS[tiling.rows, tiling.tokens, tiling.hopper]
+    kind = tiling.rows, tiling.tokens, tiling.hopper
+    unsplit = COSTS_UNSPLIT.get(kind) if tiling.splits == 1 else None
+    start, column, full_start, full_column = unsplit or COSTS[kind]
     alone, full = start + column * n_cols / 1000, full_start + full_column * n_cols / 1000
     blocks = -(-n_rows // tiling.rows) * -(-n_tokens // tiling.tokens)
     rounds, rest = divmod(blocks, n_multiprocessors * tiling.blocks)
@@ -72,17 +78,28 @@ def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiproces
 
 
 def choose(
-    packed: Packed, n_rows: int, n_cols: int, n_tokens: int, cc: tuple[int, int], n_multiprocessors: int
+    packed: Packed,
+    n_rows: int,
+    n_cols: int,
+    n_tokens: int,
+    cc: tuple[int, int],
+    n_multiprocessors: int,
+    batch_invariant: bool = False,
 ) -> Tiling:
     """The tiling that should take the least time."""
-    return min(tilings(packed, cc), key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors))
+    return min(
+        tilings(packed, cc, batch_invariant),
+        key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors),
+    )
 
 
-def kernel_names(layout: MatrixLayout, cc: tuple[int, int]) -> list[str]:
+def kernel_names(layout: MatrixLayout, cc: tuple[int, int], batch_invariant: bool = False) -> list[str]:
     """What `prepare`, `swiglu_prepare` and `matmul` may launch for a matrix, to be compiled ahead."""
     width = _width(layout.n_cols)
     prepares = [f"matmul_prepare.{kind}.{width}" for kind in ("norm", "swiglu")]
-    return prepares + [f"matmul.{layout.packed.name}.{tiling.name}" for tiling in tilings(layout.packed, cc)]
+    return prepares + [
+        f"matmul.{layout.packed.name}.{tiling.name}" for tiling in tilings(layout.packed, cc, batch_invariant)
+    ]
 
 
 def activation_bytes(layout: MatrixLayout, n_tokens: int) -> int:
@@ -165,15 +182,17 @@ def matmul(
     dst: int,
     dst_stride: int,
     accumulate: bool,
+    batch_invariant: bool = False,
 ) -> None:
     """dst[token, row] = activations[token] . weight[row] + bias[row], or that added to dst.
 
     weight: address of a matrix as `layout` lays it; activations: as `prepare` left them for `n_tokens`; bias: float32
-    [n_rows], or 0; dst: float32 rows, `dst_stride` bytes apart.
+    [n_rows], or 0; dst: float32 rows, `dst_stride` bytes apart; batch_invariant: a token's sums are the same bits
+    whatever tokens there are beside it.
     """
     n_rows, n_cols = layout.n_rows, layout.n_cols
     name, grid, shared, scales_at = _plan(
-        layout.packed.name, n_rows, n_cols, n_tokens, device.cc, device.n_multiprocessors
+        layout.packed.name, n_rows, n_cols, n_tokens, device.cc, device.n_multiprocessors, batch_invariant
     )
     device.kernel(name).launch(
         grid, dst, dst_stride, activations, activations + scales_at, weight, bias, n_tokens, n_rows, n_cols, accumulate,
@@ -183,11 +202,17 @@ def matmul(
 
 @lru_cache(maxsize=4096)
 def _plan(
-    name: str, n_rows: int, n_cols: int, n_tokens: int, cc: tuple[int, int], n_multiprocessors: int
+    name: str,
+    n_rows: int,
+    n_cols: int,
+    n_tokens: int,
+    cc: tuple[int, int],
+    n_multiprocessors: int,
+    batch_invariant: bool,
 ) -> tuple[str, tuple[int, int], int, int]:
     """Of a product: kernel, grid, bytes of shared memory, and where the activations' scales are."""
     packed = PACKED[name]
-    tiling = choose(packed, n_rows, n_cols, n_tokens, cc, n_multiprocessors)
+    tiling = choose(packed, n_rows, n_cols, n_tokens, cc, n_multiprocessors, batch_invariant)
     return (
         f"matmul.{name}.{tiling.name}",
         (-(-n_tokens // tiling.tokens), -(-n_rows // tiling.rows)),

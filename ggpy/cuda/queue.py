@@ -87,11 +87,13 @@ class StepQueue:
         memory: Memory | None,
         collect: Callable[[str], None] | None = None,
         exchange: Exchange | None = None,
+        batch_invariant: bool = False,
     ) -> None:
         self.device, self.weights, self.steps, self.cache, self.shape = device, weights, steps, cache, shape
         self.memory, self._collect = memory, collect
         self._places: dict[int, Place] = {}
         self._first, self._deep = True, False
+        self._batch_invariant, self._as_vectors = batch_invariant, False  # how products of this step are made
         self._exchange, self._n_sums = exchange, 0  # sums over all ranks, and those of this step so far
         self._gated: tuple[Region, Place, Place] | None = None  # a SwiGLU left to whoever reads it, its gate and up
         self._ahead = Ahead(device, weights, steps)
@@ -127,7 +129,9 @@ class StepQueue:
 
         "apart": every token has a slot to itself; "deep": the same, after many tokens; "together": few tokens that may
         see each other; "prompt": many.
-        Up to MATVEC_TOKENS tokens (which must be one of MATVEC_SIZES) are multiplied as vectors, more as tiles.
+        Up to MATVEC_TOKENS tokens (which must be one of MATVEC_SIZES) are multiplied as vectors, more as tiles. Where
+        results shall not depend on how many there are, the way says which: tokens apart are vectors, MATVEC_TOKENS at a
+        time, and those of prompts tiles.
         """
         for _ in self.pieces(n, way):
             pass
@@ -135,7 +139,7 @@ class StepQueue:
     def pieces(self, n: int, way: str) -> Iterator[None]:
         """The same, piece by piece: each ends in a sum over all ranks, which waits for every rank's piece."""
         self._places, self._first, self._gated, self._n_sums = {}, True, None, 0
-        self._deep = way == "deep"
+        self._deep, self._as_vectors = way == "deep", self._are_vectors(n, way)
         for index, step in enumerate(self.steps):
             if isinstance(step, Embed):
                 self._embed(step, n)
@@ -157,11 +161,17 @@ class StepQueue:
             else:
                 self._swiglu(step, n)
 
-    def queue_logits(self, n: int, first: int = 0, single: bool = False) -> Place:
-        """Queue the logits of outputs first .. first + n; returns where they will be. single: of a batch of one."""
+    def _are_vectors(self, n: int, way: str) -> bool:
+        """Whether a matrix is multiplied with n tokens as vectors; else as tiles."""
+        return way != "prompt" if self._batch_invariant else n <= MATVEC_TOKENS
+
+    def queue_logits(self, n: int, way: str, first: int = 0) -> Place:
+        """Queue the logits of outputs first .. first + n of a step that was queued in this way; returns where they will
+        be."""
         step = self.steps[-1]
         assert isinstance(step, Product)
-        if n <= MATVEC_TOKENS and not single:
+        self._as_vectors = self._are_vectors(n, way)
+        if self._as_vectors and way == "prompt":  # of one token alone its own row would be taken
             n = next(size for size in MATVEC_SIZES if size >= max(2, n))
         self._product(step, n, 4 * first)
         assert step.linears[0].dst is not None
@@ -185,7 +195,7 @@ class StepQueue:
 
     def _product(self, step: Product, n: int, rows_offset: int = 0) -> None:
         """rows_offset: bytes into the indices of outputs, where those are wanted."""
-        if n > MATVEC_TOKENS:
+        if not self._as_vectors:
             self._tiles(step, n, rows_offset)
             return
         prepare, layout, memory = step.prepare, step.layout, self.memory
@@ -205,28 +215,33 @@ class StepQueue:
             n_rows = half_rows = step.swiglu.n_cols
         to = self._fresh(step.swiglu) if step.swiglu else self._results(step)
         outputs, goal, last = "swiglu" if step.swiglu else "rows", to, int(step.accumulate)
-        if step.partial and self._exchange:
+        at_once = min(n, MATVEC_TOKENS)
+        if step.partial and self._exchange and n > at_once:
+            goal, last = self._exchange.partial(self._n_sums), 0
+        elif step.partial and self._exchange:
             outputs, last = f"push{self._exchange.rank.count}", self._n_sums
             goal = self._exchange.targets(last), self._exchange.token_stride
-        shape = MatvecShape(layout.packed, layout.n_cols, n, ring_kib(self.device.shared_limit))
+        shape = MatvecShape(layout.packed, layout.n_cols, at_once, ring_kib(self.device.shared_limit))
         grid = shape.grid(n_rows, self.device.n_multiprocessors)
         ahead = self._ahead.of_product(step, grid * shape.threads // 32) if memory and n == 1 else (0, 0, 0)
-        self._launch(
-            f"matvec.{layout.packed.name}.{layout.n_cols}.{n}.{inputs}.{outputs}.{shape.ring}",
-            grid, *planes, n_rows, half_rows, x, x_stride, levels, level_stride, norm, eps,
-            self._bias(step), *goal, last, self._epochs, *ahead, shared=shape.shared_bytes,
-        )  # fmt: skip
+        for first in range(0, n, at_once):
+            self._launch(
+                f"matvec.{layout.packed.name}.{layout.n_cols}.{at_once}.{inputs}.{outputs}.{shape.ring}",
+                grid, *planes, n_rows, half_rows, x + first * x_stride, x_stride, levels + first * level_stride,
+                level_stride, norm, eps, self._bias(step), goal[0] + first * goal[1], goal[1], last, self._epochs,
+                *ahead, shared=shape.shared_bytes,
+            )  # fmt: skip
         if step.partial:
-            self._sum(step, n, to)
+            self._sum(step, n, to, was_pushed=n <= at_once)
 
     @property
     def _epochs(self) -> int:
         return self.memory.header + 8 if self.memory else 0
 
-    def _sum(self, step: Product, n: int, to: Place) -> None:
+    def _sum(self, step: Product, n: int, to: Place, was_pushed: bool) -> None:
         """Add up what all ranks have of a product."""
         assert self._exchange is not None
-        self._exchange.sum(self._launch, n, self._n_sums, self._epochs, to, step.accumulate)
+        self._exchange.sum(self._launch, n, was_pushed, self._n_sums, self._epochs, to, step.accumulate)
         self._n_sums += 1
 
     def _norm(self, step: Product) -> int:
@@ -236,10 +251,10 @@ class StepQueue:
         """A product of many tokens."""
         prepare, layout = step.prepare, step.layout
         if self._collect:
-            for name in matmul_launch.kernel_names(layout, self.device.cc):
+            for name in matmul_launch.kernel_names(layout, self.device.cc, self._batch_invariant):
                 self._collect(name)
             if step.partial:
-                self._sum(step, n, (0, 0))
+                self._sum(step, n, (0, 0), was_pushed=False)
             return
         memory, device = self.memory, self.device
         assert memory is not None
@@ -268,9 +283,10 @@ class StepQueue:
         matmul_launch.matmul(
             device, layout, self.weights.matrix(step.infos).address, memory.activations, n_tokens=n,
             bias=self._bias(step), dst=address, dst_stride=stride, accumulate=accumulate,
+            batch_invariant=self._batch_invariant,
         )  # fmt: skip
         if step.partial:
-            self._sum(step, n, to)
+            self._sum(step, n, to, was_pushed=False)
 
     def _bias(self, step: Product) -> int:
         if self.memory is None:

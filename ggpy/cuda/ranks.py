@@ -55,14 +55,14 @@ class RanksExecutor:
             rank.tokens[:n], rank.slots[:n], rank.positions[:n] = self.tokens[:n], self.slots[:n], self.positions[:n]
             rank.outputs[:m] = self.outputs[:m]
 
-    def run(self, n: int, m: int) -> np.ndarray:
+    def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
         """The logits of the batch described in this executor's arrays, float32 [m, n_vocab]: see `Executor.run`."""
         self._describe(n, m)
         first, *others = self.ranks
         # Nobody wants the others' logits, but more outputs than tokens are another way to queue a step (`start`), and
         # all must go the same. Side by side: a GPU takes only so many launches that wait for the others in between.
         theirs = m if m > n else 0
-        for _ in zip_longest(first.start(n, m), *(rank.start(n, theirs) for rank in others)):
+        for _ in zip_longest(first.start(n, m, generated), *(rank.start(n, theirs, generated) for rank in others)):
             pass
         return first.finish(m)
 
