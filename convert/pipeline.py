@@ -264,7 +264,9 @@ def _full_names(checkpoint: Checkpoint, layout: Layout) -> dict[str, SourceTenso
         names = (name, layout.prefix + name, name.removeprefix(layout.prefix))
         full = next((candidate for candidate in names if candidate in known), name)
         if full in tensors:
-            raise GGPYError(f"The checkpoint holds both {tensors[full].name!r} and {name!r}, the same part of a model.")
+            raise GGPYError(
+                f"The checkpoint holds both {quoted(tensors[full].name)} and {quoted(name)}, the same part of a model."
+            )
         tensors[full] = tensor
     return tensors
 
