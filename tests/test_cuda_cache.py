@@ -267,8 +267,8 @@ def tokens_of(path: Path, n: int) -> np.ndarray:
 
 
 def test_odd_sizes_and_large_keys_on_the_emulator(tmp_path: Path) -> None:
-    """By both kernels that store keys: of steps of one token, and of several that see each other."""
-    m = odd.MODELS[2]
+    """Of steps of one token, whose attention stores keys by itself."""
+    m = odd.Sizes("qwen2", 44, 2, 1, 22, 22, 44, 97)
     weights = odd.tensors(m)
     for layer in range(2):
         weights[f"blk.{layer}.attn_k.bias"][0] = 1e6
@@ -277,8 +277,8 @@ def test_odd_sizes_and_large_keys_on_the_emulator(tmp_path: Path) -> None:
                 weights[f"blk.{layer}.attn_q.weight"][m.head_dim * head + d] = 0
                 weights[f"blk.{layer}.attn_q.bias"][m.head_dim * head + d] = 0
     path = odd.write(tmp_path / "model.gguf", m, "F16", weights)
-    found, cuts = emulated_steps(path, [1, 2])
-    assert errors(found, ReferenceModel(path, half_cache=True).logits(tokens_of(path, 3))).max() < 1e-3
+    found, cuts = emulated_steps(path, [1, 1])
+    assert errors(found, ReferenceModel(path, half_cache=True).logits(tokens_of(path, 2))).max() < 1e-5
     assert cuts == [(True, False)] * 2
 
 

@@ -10,7 +10,7 @@ import odd
 import pytest
 from reference import ReferenceModel
 from test_kernels import TIERS, aligned, call, check_attention, product
-from test_runtime import decode, error, prefill, running
+from test_runtime import decode, error, errors, prefill, running
 
 from ggpy.cpu import executor, kernels
 from ggpy.cpu.layout import OP, STEP, tile_widths
@@ -132,7 +132,7 @@ def test_whole_models(tmp_path: Path, m: odd.Sizes, n_threads: int) -> None:
     path = odd.write(tmp_path / "model.gguf", m)
     ids = np.random.default_rng(2).integers(0, m.n_vocab, 37).astype(np.int32)
     expected = ReferenceModel(path).logits(ids)
-    with running(path, n_slots=2, n_threads=n_threads) as runtime:
+    with running(path, n_ctx=37, n_slots=2, n_threads=n_threads) as runtime:
         whole = prefill(runtime, ids)
         assert whole.shape == expected.shape
         assert error(whole, expected) < 1e-5
@@ -151,6 +151,20 @@ def test_whole_models_of_halves(tmp_path: Path, m: odd.Sizes, file_type: str) ->
     ids = np.random.default_rng(2).integers(0, m.n_vocab, 21).astype(np.int32)
     with running(path, n_threads=2) as runtime:
         assert error(prefill(runtime, ids), ReferenceModel(path, half_cache=True).logits(ids)) < 1e-4
+
+
+def test_a_quantized_model_with_heads_of_12(tmp_path: Path) -> None:
+    """Its rows are whole blocks, its heads, rows of matrices and vocabulary are not."""
+    m = odd.Sizes("qwen2", 96, 8, 2, 12, 10, 160, 97)
+    path = odd.write(tmp_path / "model.gguf", m, "Q8_0")
+    ids = np.random.default_rng(2).integers(0, m.n_vocab, 37).astype(np.int32)
+    expected = ReferenceModel(path, int8_activations=True, half_cache=True).logits(ids)
+    with running(path, n_slots=2, n_threads=2) as runtime:
+        whole = prefill(runtime, ids)
+        assert np.array_equal(decode(runtime, ids, slot=1), whole)
+    # where no activation fell to the other side of a rounding step
+    assert errors(whole, expected).min() < 1e-5
+    assert errors(whole, expected).max() < 2e-2
 
 
 @pytest.mark.parametrize("tier", ["plain", *TIERS[1:]])
