@@ -95,6 +95,12 @@ def test_a_scale_is_cut_to_the_largest(tier: str) -> None:
     assert said == [True]
     x[:3] = 8e6
     assert stored(tier, "q8_0", x)[1] == [False]
+    for worst in (np.nan, INFINITY):  # is not lost: an infinite scale makes NaN of the block's zeros
+        x[2] = worst
+        data, said = stored(tier, "q8_0", x)
+        scales = data[16 * 64 :].view(np.float16).reshape(2, 16)[:, 0]
+        assert np.isinf(scales).tolist() == [True, False]
+        assert said == [False]
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +198,9 @@ def test_bfloat16_weights_beyond_halves_are_no_half_precision_file(tmp_path: Pat
         convert(folder, "f16", tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
     convert(folder, "bf16", tmp_path / "out.gguf")
+
+
+def test_memory_is_counted(beyond: Path) -> None:
+    with GGUFFile(beyond) as file:
+        f32, f16, bf16 = (Runtime.kv_bytes(file, 64, 1, kind, kind) for kind in ("f32", "f16", "bf16"))
+    assert f32 == 2 * f16 == 2 * bf16

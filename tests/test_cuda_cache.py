@@ -111,19 +111,28 @@ def test_what_is_cut_is_told(types: str) -> None:
     x, fine = (rng.standard_normal((1, 1, head_dim)).astype(np.float32) for _ in range(2))
     fine[0, 0, :3] = (60000, -65504, 65519) if types == "f16" else (60000, -65000, 65400)
     x[0, 0, :3] = 1e7, -3e38, 65520
-    for k, v, says in ((fine, fine, [0, 0]), (x, fine, [1, 0]), (fine, x, [0, 1])):
-        told[:] = 0
-        data = [np.zeros(n, np.uint8) for n in (cache.key_bytes, cache.value_bytes)]
+
+    def launch_store(k: np.ndarray, v: np.ndarray, data: list[np.ndarray]) -> None:
         device.kernel(f"rope_store.{types}").launch(
             (1, 1), add(fine.copy()), add(k), add(v), *(4 * head_dim,) * 3, 0, 0, 0.0, add(angles), 0, 1, 1, 1,
             head_dim, add(header), add(zero), add(zero), *map(add, data), cache.cells, cache.head_pad,
         )  # fmt: skip
+
+    for k, v, says in ((fine, fine, [0, 0]), (x, fine, [1, 0]), (fine, x, [0, 1])):
+        told[:] = 0
+        data = [np.zeros(n, np.uint8) for n in (cache.key_bytes, cache.value_bytes)]
+        launch_store(k, v, data)
         assert told.tolist() == says
         for array, given in zip(data, (k, v), strict=True):
             _, found = read(array, cache, types)
             found, most = found[0, 0, 0], 65504 if types == "f16" else 127 * 515.5
             assert np.abs(np.clip(given, -most, most)[0, 0] - found).max() <= (16 if types == "f16" else 260)
             assert np.isfinite(found.astype(np.float16)).all()  # what prompts make of codes
+    x[0, 0, 3], told[:] = np.nan, 0
+    data = [np.zeros(n, np.uint8) for n in (cache.key_bytes, cache.value_bytes)]
+    launch_store(x, x, data)
+    with np.errstate(invalid="ignore"):
+        assert all(np.isnan(read(array, cache, types)[1][0, 0, 0, 3]) for array in data)
 
 
 ATTENTION = {

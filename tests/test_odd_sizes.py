@@ -180,15 +180,18 @@ def test_whole_models_in_every_tier(tmp_path: Path, tier: str, monkeypatch: pyte
 
 def test_a_bad_token_leaves_nothing_behind(tmp_path: Path) -> None:
     """NaN in what pads a row would stay there, and spoil every later token."""
-    m = odd.MODELS[1]
-    embedding = odd.tensors(m)["token_embd.weight"]
-    embedding[5] = 3e38  # its squares are infinite
-    path = odd.write(tmp_path / "model.gguf", m, weights={"token_embd.weight": embedding})
+    m, bad = odd.MODELS[1], 5
+    weights = odd.tensors(m)
+    weights["token_embd.weight"][:, 0] = np.arange(m.n_vocab) == bad  # what the one token alone has, …
+    for layer in range(2):
+        weights[f"blk.{layer}.attn_output.weight"][0] = weights[f"blk.{layer}.ffn_down.weight"][0] = 0
+    weights["blk.0.ffn_norm.weight"][0] = 1e25  # … and what then is too large for float32
+    path = odd.write(tmp_path / "model.gguf", m, weights=weights)
     ids = np.arange(6, 27, dtype=np.int32)
     with running(path, n_threads=2) as runtime:
         expected = prefill(runtime, ids)
-        with np.errstate(all="ignore"):
-            prefill(runtime, np.full(21, 5, np.int32))
+        assert np.isfinite(expected).all()
+        assert np.isnan(prefill(runtime, np.full(21, bad, np.int32))).all()
         assert np.array_equal(prefill(runtime, ids), expected)
 
 

@@ -124,7 +124,9 @@ def _store_q8(is_key: bool) -> Any:
         for start in range(0, head_dim, 32):
             largest = types.float32(0.0)
             for d in range(start, start + 32):
-                largest = max(largest, abs(load_f32(src + types.uint64(4 * d))))
+                size = abs(load_f32(src + types.uint64(4 * d)))
+                # an infinite scale makes NaN of the whole block, which then is not lost
+                largest = max(largest, size if size == size else types.float32(math.inf))
             wanted = largest / types.float32(127.0)
             if limit <= wanted < types.float32(math.inf):
                 wanted, cut = most, True

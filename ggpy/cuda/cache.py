@@ -73,6 +73,13 @@ def tell_of_cut(header, which):  # type: ignore[no-untyped-def]
 
 
 @inline
+def size_of(x):  # type: ignore[no-untyped-def]
+    """The magnitude of x, infinite for NaN: an infinite scale makes NaN of the whole block, which then is not lost."""
+    size = magnitude(x)
+    return size if size == size else f32(math.inf)
+
+
+@inline
 def scale_of(largest):  # type: ignore[no-untyped-def]
     """The scale, a half, of 32 numbers up to `largest` in magnitude, and what they are multiplied by to be codes; and
     whether finite numbers must be cut for it: code times scale shall be a half too (`flash`)."""
@@ -107,7 +114,7 @@ def writer(kind: str) -> Any:
 
     @inline
     def store_q8(cache, head, cells, head_pad, position, d, x):  # type: ignore[no-untyped-def]
-        largest = magnitude(x)
+        largest = size_of(x)
         for mask in (16, 8, 4, 2, 1):
             largest = larger(largest, swap_f32(largest, u32(mask)))
         half, inverse, cut = scale_of(largest)
@@ -185,7 +192,7 @@ def pieces(kind: str) -> tuple[Any, Any, Any, Any]:
     def keep_codes(to, lane, cache, first, head, cells, head_pad, position, d, x, storing):  # type: ignore[no-untyped-def]
         largest = f32(0.0)
         for k in range(8):
-            largest = larger(largest, magnitude(x[k]))
+            largest = larger(largest, size_of(x[k]))
         largest = larger(largest, swap_f32(largest, u32(1)))
         largest = larger(largest, swap_f32(largest, u32(2)))
         half, inverse, cut = scale_of(largest)
