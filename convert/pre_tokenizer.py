@@ -75,14 +75,14 @@ def recognise(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
     GGPYError, with what was found, where GGUF has no name for it that ggpy knows.
     """
-    steps = _steps(tokenizer.get("pre_tokenizer"))
+    steps = [_step(node) for node in flat(tokenizer.get("pre_tokenizer"), "pretokenizers")]
     name = _NAMES.get(tuple(steps)) or _deepseek(steps)
     if name is None:
         raise GGPYError(
             f"The tokenizer.json cuts text by {_describe(steps)}, which is none of the pre-tokenizers ggpy knows"
             f" ({', '.join(NAMES)})."
         )
-    if _normalizers(tokenizer.get("normalizer")) == ["NFC"]:
+    if [node.get("type") for node in flat(tokenizer.get("normalizer"), "normalizers")] == ["NFC"]:
         return _COMPOSING.get(name, name)
     if name == "smollm" and config.get("clean_up_tokenization_spaces") is True:
         return "starcoder"  # the same cuts; readers may tidy the spaces of its text
@@ -105,40 +105,46 @@ def _deepseek(steps: list[Step]) -> str | None:
     return None
 
 
+def flat(node: Any, inner: str) -> list[Mapping[str, Any]]:
+    """A part of a tokenizer.json as the list of its steps, sequences of them, whose key is `inner`, laid flat."""
+    waiting, steps = [node], []
+    while waiting:
+        step = waiting.pop()
+        if step is None:
+            continue
+        if not isinstance(step, Mapping):
+            raise GGPYError(f"The tokenizer.json has {step!r:.60} where a step of the tokenizer belongs.")
+        if step.get("type") != "Sequence":
+            steps.append(step)
+            continue
+        if not isinstance(step.get(inner), list):
+            raise GGPYError(f"The tokenizer.json has a sequence of steps without a list of {inner!r}.")
+        waiting += reversed(step[inner])
+    return steps
+
+
 def adds_prefix_space(tokenizer: Mapping[str, Any]) -> bool:
     """Whether a byte-level tokenizer.json puts a space before a text that begins without one."""
-
-    def look(node: Any) -> bool:
-        if isinstance(node, Mapping):
-            inner = node.get("pretokenizers")
-            return (node.get("type") == "ByteLevel" and node.get("add_prefix_space") is True) or look(inner)
-        return isinstance(node, list) and any(look(inner) for inner in node)
-
-    return look(tokenizer.get("pre_tokenizer"))
+    steps = flat(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    return any(step.get("type") == "ByteLevel" and step.get("add_prefix_space") is True for step in steps)
 
 
-def _steps(node: Any) -> list[Step]:
-    """The steps of a pre_tokenizer, nested sequences laid flat."""
-    if node is None:
-        return []
-    if not isinstance(node, Mapping):
-        raise GGPYError(f"The tokenizer.json has a pre_tokenizer that is no object: {node!r:.60}.")
+def _step(node: Mapping[str, Any]) -> Step:
+    """A step of a pre_tokenizer in canonical form."""
     kind = node.get("type")
-    if kind == "Sequence":
-        return [step for inner in node.get("pretokenizers") or () for step in _steps(inner)]
     if kind == "ByteLevel":
-        return [("bytes", node.get("use_regex") is not False)]
+        return ("bytes", node.get("use_regex") is not False)
     if kind == "Digits":
-        return [("digits", node.get("individual_digits") is True)]
+        return ("digits", node.get("individual_digits") is True)
     if kind == "Punctuation":
-        return [("punctuation", node.get("behavior", "Isolated"))]
+        return ("punctuation", str(node.get("behavior", "Isolated")))
     if kind == "Split":
         pattern = node.get("pattern")
         isolated = (node.get("behavior"), node.get("invert") is True) in (("Isolated", False), ("Removed", True))
         if isolated and isinstance(pattern, Mapping) and isinstance(pattern.get("Regex"), str):
-            return [("split", _canonical(pattern["Regex"]))]
-        return [("other split", str(pattern), node.get("behavior"), node.get("invert"))]
-    return [(str(kind),)]
+            return ("split", _canonical(pattern["Regex"]))
+        return ("other split", str(pattern), str(node.get("behavior")), node.get("invert") is True)
+    return (str(kind),)
 
 
 def _canonical(regex: str) -> str:
@@ -153,14 +159,6 @@ def _canonical(regex: str) -> str:
     # possessive quantifiers change speed, not matches, in these expressions
     regex = regex.replace("?+", "?").replace("++", "+").replace(r"\s*[\r\n]|", r"\s*[\r\n]+|")
     return regex
-
-
-def _normalizers(node: Any) -> list[str]:
-    if not isinstance(node, Mapping):
-        return []
-    if node.get("type") == "Sequence":
-        return [kind for inner in node.get("normalizers") or () for kind in _normalizers(inner)]
-    return [str(node.get("type"))]
 
 
 def _describe(steps: list[Step]) -> str:

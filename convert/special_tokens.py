@@ -100,15 +100,23 @@ def named_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_confi
     if "added_tokens_decoder" not in tokenizer_config:  # as transformers reads them; later files know all in one
         sources.append(checkpoint.json("special_tokens_map.json"))
     for source in sources:
-        extra = source.get("extra_special_tokens")
         entries = {name: entry for name, entry in source.items() if name.endswith("_token")}
-        for name, entry in {**entries, **(extra if isinstance(extra, Mapping) else {})}.items():
-            text = entry.get("content") if isinstance(entry, Mapping) else entry
-            if isinstance(text, str):
+        for key in ("extra_special_tokens", "model_specific_special_tokens"):
+            more = source.get(key)
+            entries.update(more if isinstance(more, Mapping) else {})
+        for name, entry in entries.items():
+            text = text_of(entry)
+            if text is not None:
                 named[name] = text
             elif entry is None:
                 named.pop(name, None)
     return named
+
+
+def text_of(entry: Any) -> str | None:
+    """The text of a token that is given by its text, or as an object that holds it; None for anything else."""
+    text = entry.get("content") if isinstance(entry, Mapping) else entry
+    return text if isinstance(text, str) and text else None
 
 
 def tokenizer_class(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> str | None:

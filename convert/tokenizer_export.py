@@ -7,11 +7,12 @@ from typing import Any
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
-from ggpy.convert.special_tokens import special_token_metadata, tokenizer_class
+from ggpy.convert.special_tokens import named_tokens, special_token_metadata, text_of, tokenizer_class
 from ggpy.convert.tiktoken_ranks import read_tiktoken
 from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json, space_prefix_scheme
+from ggpy.convert.tokenizer_keys import unknown_keys
 from ggpy.convert.vocab_files import tokenizer_of_words
-from ggpy.convert.vocabulary import OWN, Vocabulary, added_tokens
+from ggpy.convert.vocabulary import NORMAL, OWN, UNUSED, AddedToken, Vocabulary, added_tokens
 from ggpy.errors import GGPYError
 
 
@@ -22,6 +23,7 @@ def export_tokenizer(checkpoint: Checkpoint, n_vocab: int) -> tuple[dict[str, An
     """
     config = checkpoint.json("tokenizer_config.json")
     vocabulary = _read_vocabulary(checkpoint, config)
+    _check_config(vocabulary, config, str(checkpoint.folder / "tokenizer_config.json"))
     vocabulary.fit(n_vocab)
     keys = {**vocabulary.metadata(), **special_token_metadata(checkpoint, vocabulary, config)}
     return keys, vocabulary.notes
@@ -37,6 +39,7 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
         vocabulary.fallback_template = qwen_template(checkpoint)
     elif tokenizer and (model is None or is_byte_level(tokenizer)):
         vocabulary = read_tokenizer_json(tokenizer, config, str(folder / "tokenizer.json"))
+        vocabulary.notes += unknown_keys(tokenizer, {})
     elif model is not None:
         # The scores stand here alone; a tokenizer.json beside it repeats the pieces and adds tokens.
         vocabulary = read_sentencepiece_model(model, str(folder / "tokenizer.model"))
@@ -73,3 +76,30 @@ def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str
     where = f"{checkpoint.folder / 'tokenizer_config.json'}, 'added_tokens_decoder',"
     for token in added_tokens(config.get("added_tokens_decoder") or {}, where):
         vocabulary.put_added(token)
+    specials = list(named_tokens(checkpoint, vocabulary, config).values())
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(key)
+        specials += [t for entry in more if (t := text_of(entry))] if isinstance(more, list) else []
+    for text in dict.fromkeys(specials):
+        id = vocabulary.find(text)
+        if id is None:  # as transformers adds them: after the last
+            id = max(vocabulary.texts) + 1
+        if id not in vocabulary.flags and vocabulary.types.get(id, NORMAL) in (NORMAL, UNUSED):
+            # A word that is named, such as a pad_token "!", is found whole, but stays a part of text.
+            hidden = text[0] in "<[" and text[-1] in ">]"
+            vocabulary.put_added(AddedToken(id, text, hidden, frozenset()))
+
+
+def _check_config(vocabulary: Vocabulary, config: dict[str, Any], where: str) -> None:
+    """Refuse and tell what of tokenizer_config.json is not followed."""
+    if config.get("split_special_tokens") is True:
+        raise GGPYError(
+            f"{where} wants special tokens cut like other text ('split_special_tokens'); ggpy finds them whole."
+        )
+    vocabulary.notes += unknown_keys({}, config)
+    if config.get("sp_model_kwargs"):
+        vocabulary.note("tokenizer_config.json has 'sp_model_kwargs', which ggpy does not follow.")
+    if config.get("fix_mistral_regex"):
+        vocabulary.note("tokenizer_config.json has 'fix_mistral_regex'; ggpy cuts text as tokenizer.json says.")
+    if config.get("auto_map") and vocabulary.fallback_template is None:
+        vocabulary.note("the tokenizer comes with code of its own ('auto_map'), which ggpy does not run.")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ggpy.convert import pre_tokenizer
+from ggpy.convert.pre_tokenizer import flat
 from ggpy.convert.vocabulary import (
     BYTE,
     NORMAL,
@@ -29,7 +30,8 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
     """Whether the vocabulary is written in the byte-level alphabet: a ByteLevel step cuts or decodes."""
-    return _mentions(tokenizer.get("pre_tokenizer"), "ByteLevel") or _mentions(tokenizer.get("decoder"), "ByteLevel")
+    steps = [*flat(tokenizer.get("pre_tokenizer"), "pretokenizers"), *flat(tokenizer.get("decoder"), "decoders")]
+    return any(step.get("type") == "ByteLevel" for step in steps)
 
 
 def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any], where: str) -> Vocabulary:
@@ -67,14 +69,15 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
         takes = "takes a word that is a token whole" if not implied else "merges words even if they are tokens"
         vocabulary.note(f"the tokenizer {takes}", own=True)
     _read_post_processor(vocabulary, tokenizer.get("post_processor"), where)
+    _check_decoder(vocabulary, tokenizer.get("decoder"), where)
     return vocabulary
 
 
 def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
     """Say how the original normalizes text, in a key of our own where neither GGUF nor a name of its does."""
-    steps: list[Any] = []
+    steps: list[Mapping[str, Any]] = []
     for step in flat(node, "normalizers"):
-        kind = step.get("type") if isinstance(step, Mapping) else None
+        kind = step.get("type")
         if kind == "Precompiled":
             data = step.get("precompiled_charsmap")
             try:
@@ -89,7 +92,7 @@ def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
         else:
             steps.append(step)
     named = vocabulary.model == "gpt2" and PRE_TOKENIZERS[vocabulary.pre].composes
-    if [step.get("type") if isinstance(step, Mapping) else None for step in steps] == (["NFC"] if named else []):
+    if [step.get("type") for step in steps] == (["NFC"] if named else []):
         return
     node = steps[0] if len(steps) == 1 else {"type": "Sequence", "normalizers": steps}
     try:
@@ -101,24 +104,8 @@ def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
     vocabulary.note(f"the tokenizer {f'normalizes text by {kinds}' if steps else 'does not compose text'}", own=True)
 
 
-def flat(node: Any, inner: str) -> list[Any]:
-    """A step of a tokenizer.json, or the steps of a sequence of them, nested sequences laid flat."""
-    if node is None:
-        return []
-    if isinstance(node, Mapping) and node.get("type") == "Sequence":
-        steps = node.get(inner)
-        return [step for one in (steps if isinstance(steps, list) else []) for step in flat(one, inner)]
-    return [node]
-
-
 def _is_a_space(pattern: Any) -> bool:
     return isinstance(pattern, Mapping) and pattern.get("String") == " "
-
-
-def _mentions(node: Any, kind: str) -> bool:
-    if isinstance(node, Mapping):
-        return node.get("type") == kind or any(_mentions(inner, kind) for inner in node.values())
-    return isinstance(node, list) and any(_mentions(inner, kind) for inner in node)
 
 
 def _ids(vocab: Any, where: str) -> dict[str, int]:
@@ -243,17 +230,17 @@ def _piece_type(text: str, model: Mapping[str, Any]) -> int:
 
 def _read_spaces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], where: str) -> None:
     """Whether and where the tokenizer puts a space that the text has not, as SentencePiece's dummy prefix."""
-    steps = [step for step in flat(tokenizer.get("normalizer"), "normalizers") if _is_step(step)]
+    steps = flat(tokenizer.get("normalizer"), "normalizers")
     vocabulary.add_space_prefix = any(
         step.get("type") == "Prepend" and step.get("prepend") == "\u2581" for step in steps
     )
     spaces = any(step.get("type") == "Replace" and _is_a_space(step.get("pattern")) for step in steps)
     for step in flat(tokenizer.get("pre_tokenizer"), "pretokenizers"):
-        if _is_step(step) and step.get("type") == "Split" and _is_a_space(step.get("pattern")) and spaces:
+        if step.get("type") == "Split" and _is_a_space(step.get("pattern")) and spaces:
             continue  # there are none left to cut at
-        if not _is_step(step) or step.get("type") != "Metaspace" or step.get("replacement", "\u2581") != "\u2581":
-            shown = step.get("type") if isinstance(step, Mapping) else step
-            raise GGPYError(f"{where} cuts text by {shown!r:.60}, which GGUF's SentencePiece tokenizers do not do.")
+        if step.get("type") != "Metaspace" or step.get("replacement", "\u2581") != "\u2581":
+            shown = json.dumps(step, ensure_ascii=False)[:80]
+            raise GGPYError(f"{where} cuts text by {shown}, which GGUF's SentencePiece tokenizers do not do.")
         scheme = step.get("prepend_scheme", "always")
         if scheme != "never" and step.get("add_prefix_space") is not False:
             vocabulary.add_space_prefix = True
@@ -267,20 +254,27 @@ def _read_spaces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], where: st
 def space_prefix_scheme(tokenizer: Mapping[str, Any]) -> str | None:
     """Where a tokenizer.json says that a space is put: "first", "always" or "never"; None where it does not say."""
     for step in flat(tokenizer.get("pre_tokenizer"), "pretokenizers"):
-        if _is_step(step) and step.get("type") == "Metaspace":
+        if step.get("type") == "Metaspace":
             return str(step.get("prepend_scheme", "always"))
     return None
-
-
-def _is_step(node: Any) -> bool:
-    return isinstance(node, Mapping)
 
 
 def _read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
     """The tokens that a text gets around it."""
     for processor in flat(node, "processors"):
-        if not isinstance(processor, Mapping) or processor.get("type") != "TemplateProcessing":
+        kind = processor.get("type")
+        if kind == "ByteLevel":
             continue
+        if kind in ("BertProcessing", "RobertaProcessing"):
+            vocabulary.before, vocabulary.after = (
+                (entry[1],)
+                if isinstance(entry := processor.get(name), list) and len(entry) == 2 and entry[1] in vocabulary.texts
+                else ()
+                for name in ("cls", "sep")
+            )
+            continue
+        if kind != "TemplateProcessing":
+            raise GGPYError(f"{where} puts tokens around a text by {kind!r:.60}, which ggpy does not follow.")
         single, known = processor.get("single"), processor.get("special_tokens")
         items = single if isinstance(single, list) else []
         texts = [i for i, item in enumerate(items) if isinstance(item, Mapping) and "Sequence" in item]
@@ -289,6 +283,24 @@ def _read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
         ids = [_special_ids(item, known, vocabulary, where) for i, item in enumerate(items) if i != texts[0]]
         vocabulary.before = tuple(id for some in ids[: texts[0]] for id in some)
         vocabulary.after = tuple(id for some in ids[texts[0] :] for id in some)
+
+
+def _check_decoder(vocabulary: Vocabulary, node: Any, where: str) -> None:
+    """Refuse a decoder that would make other text of tokens than readers of GGUF do."""
+    plain: tuple[dict[str, Any], ...] = ({"type": "ByteLevel"},)
+    if vocabulary.model == "llama":
+        plain = (
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+            {"type": "Strip", "content": " ", "stop": 0},
+            {"type": "Metaspace", "replacement": "\u2581"},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        )
+    if node is None:
+        vocabulary.note("the tokenizer names no decoder; text is what its tokens spell.")
+    for step in flat(node, "decoders"):
+        if not any(all(step.get(key) == value for key, value in p.items()) for p in plain):
+            raise GGPYError(f"{where} has the decoder {json.dumps(step)[:80]}, which ggpy does not follow.")
 
 
 def _special_ids(item: Any, known: Any, vocabulary: Vocabulary, where: str) -> list[int]:

@@ -233,7 +233,7 @@ def test_normalizers_are_followed(tmp_path: Path, kind: str, normalizer: Any, ke
         ({"type": "Replace", "pattern": {"Regex": "a+"}, "content": "a"}, "Replace by the regular expression 'a"),
         ({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Other"}]}, "'Other'"),
         ({"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "no map of characters"),
-        ("NFC", "None is a normalizer"),
+        ("NFC", "has 'NFC' where a step"),
     ],
 )
 def test_normalizers_that_are_not_followed_are_refused(tmp_path: Path, normalizer: Any, said: str) -> None:
