@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ggpy.errors import GGPYError, quoted
 
 _SHOWN = 80  # characters of a value in a sentence
+
+
+def _kind(value: Any) -> str:
+    """numpy's letter for the kind of a scalar, empty for what is none. (numpy itself need not have been imported.)"""
+    if getattr(value, "ndim", -1) != 0:
+        return ""
+    return str(getattr(getattr(value, "dtype", None), "kind", ""))
 
 
 def wrong(name: str, value: object, words: str) -> GGPYError:
@@ -28,7 +33,7 @@ def wrong(name: str, value: object, words: str) -> GGPYError:
 def whole(name: str, value: Any, least: int, most: int, words: str) -> int:
     """A whole number from `least` to `most`, of Python's or numpy's."""
     try:
-        if isinstance(value, (bool, np.bool_)):
+        if isinstance(value, bool) or _kind(value) == "b":
             raise TypeError
         number = operator.index(value)
     except TypeError:
@@ -40,7 +45,7 @@ def whole(name: str, value: Any, least: int, most: int, words: str) -> int:
 
 def number(name: str, value: Any, least: float, most: float, words: str) -> float:
     """A number from `least` to `most`, of Python's or numpy's."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) or _kind(value) in ("i", "u", "f")):
         raise wrong(name, value, words)
     if not least <= value <= most:  # NaN neither
         raise wrong(name, value, words)
@@ -49,7 +54,7 @@ def number(name: str, value: Any, least: float, most: float, words: str) -> floa
 
 def flag(name: str, value: Any) -> bool:
     """True or False."""
-    if not isinstance(value, (bool, np.bool_)):
+    if not isinstance(value, bool) and _kind(value) != "b":
         raise wrong(name, value, "True or False")
     return bool(value)
 
@@ -66,7 +71,7 @@ def several(name: str, value: Any, words: str) -> list[Any]:
     if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(value, Iterable):
         raise wrong(name, value, words)
     try:
-        return value.tolist() if isinstance(value, np.ndarray) and value.ndim else list(value)
+        return value.tolist() if getattr(value, "ndim", 0) and hasattr(value, "tolist") else list(value)
     except TypeError:  # an array of no dimension
         raise wrong(name, value, words) from None
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ggpy.errors import GGPYError
+from ggpy import arguments
+from ggpy.errors import GGPYError, quoted
 
 #: Names that reasoning goes by. The first is what most templates read, the second what gpt-oss's does.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -56,10 +57,10 @@ def plain(value: Any) -> Any:
 def plain_messages(messages: Any) -> list[dict[str, Any]]:
     """Fresh messages without keys whose value is None, the reasoning under every name. Raises GGPYError."""
     messages = getattr(messages, "messages", messages)
-    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
-        raise GGPYError('A conversation is a list of messages, each {"role": …, "content": …}.')
     found = []
-    for message in messages:
+    for message in arguments.several(
+        "The conversation", messages, 'a list of messages, each {"role": …, "content": …}'
+    ):
         message = plain(message)
         if not isinstance(message, dict):
             raise GGPYError('A conversation is a list of messages, each {"role": …, "content": …}.')
@@ -101,9 +102,9 @@ class Continuation:
             fields = [name for name in _REASONING if name in last and last[name] == last.get(field)]
         text = last.get(field)
         if text is None:
-            raise GGPYError(f"The last message has no {field!r} that could be continued.")
+            raise GGPYError(f"The last message has no {quoted(field, 60)} that could be continued.")
         if not any(name in source for name in fields):
-            raise GGPYError(f"The chat template does not write {field!r}, so that it cannot be continued.")
+            raise GGPYError(f"The chat template does not write {quoted(field, 60)}, so that it cannot be continued.")
         if isinstance(text, (list, tuple)):
             block = next((b for b in reversed(text) if isinstance(b, dict) and isinstance(b.get("text"), str)), None)
             if block is None:
@@ -115,7 +116,7 @@ class Continuation:
             for name in fields:
                 last[name] += _MARK
         else:
-            raise GGPYError(f"The {field!r} of the last message is no text that could be continued.")
+            raise GGPYError(f"The {quoted(field, 60)} of the last message is no text that could be continued.")
 
     def cut(self, rendered: str) -> str:
         """`rendered` up to the end of the text to continue. Raises GGPYError where the template did not keep it."""

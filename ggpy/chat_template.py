@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ggpy import arguments
 from ggpy.chat_messages import Continuation, plain_messages, plain_values
 from ggpy.errors import GGPYError, shown
 from ggpy.metadata import TypedMetadata
@@ -50,8 +51,13 @@ class ChatTemplate:
     ) -> None:
         """`special_tokens` holds `bos_token` and its like; `tool_source` is used where `tools` are given; `where` names
         the file in errors."""
-        self.source = source
-        self.special_tokens = dict(special_tokens or {})
+        self.source = arguments.text("source", source)
+        tokens = {} if special_tokens is None else special_tokens
+        if not isinstance(tokens, Mapping) or not all(isinstance(v, str) for pair in tokens.items() for v in pair):
+            raise arguments.wrong("special_tokens", tokens, "a dict of names and texts")
+        self.special_tokens = dict(tokens)
+        if tool_source is not None:
+            arguments.text("tool_source", tool_source)
         self._tool_source = tool_source
         self._where = where
         self._compiled: dict[str, Template] = {}
@@ -96,6 +102,10 @@ class ChatTemplate:
 
         from ggpy.template_sandbox import OverLimit, Refused, run
 
+        if not isinstance(continue_final_message, str):
+            arguments.flag("continue_final_message", continue_final_message)
+        if add_generation_prompt is not None:
+            arguments.flag("add_generation_prompt", add_generation_prompt)
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
         elif add_generation_prompt and continue_final_message:

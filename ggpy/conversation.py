@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ggpy import arguments
 from ggpy.errors import GGPYError
 from ggpy.files import read_file, whole_file
 from ggpy.llm import LLM
-from ggpy.sampling_params import SamplingParams
+from ggpy.sampling_params import SamplingParams, params_or_default
 from ggpy.sequence import Sequence
 
 MOST_SAVED = 64 << 20  # bytes of a saved conversation; the longest context there is takes a tenth of it
@@ -48,6 +49,13 @@ class Conversation:
     _first: int = 0  # the oldest message that the model still sees
     _transcripts: list[_Transcript] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.llm, LLM):
+            raise arguments.wrong("llm", self.llm, "an LLM")
+        self.set_system(self.system)
+        arguments.function("notify", self.notify)
+        _, self.messages = _checked({"messages": self.messages}, "messages")
+
     @property
     def n_tokens(self) -> int:
         """Tokens that the latest turn took, prompt and answer."""
@@ -60,13 +68,16 @@ class Conversation:
         self._first, self.last = 0, None
 
     def set_system(self, text: str | None) -> None:
-        self.system = text or None
+        self.system = None if text is None else arguments.text("The system message", text) or None
 
     def reply(self, text: str, params: SamplingParams) -> Iterator[str]:
         """Add a user's message and yield the answer as it comes; closing the iterator keeps what came so far.
 
         Where no answer came at all, through an error or an interruption, the message is taken back. Raises GGPYError.
         """
+        return self._reply(arguments.text("The message", text), params_or_default("params", params))
+
+    def _reply(self, text: str, params: SamplingParams) -> Iterator[str]:
         self.messages.append({"role": "user", "content": text})
         try:
             yield from self._answer(params)
@@ -76,6 +87,9 @@ class Conversation:
 
     def regenerate(self, params: SamplingParams) -> Iterator[str]:
         """Answer the last message once more, in place of the last answer."""
+        return self._regenerate(params_or_default("params", params))
+
+    def _regenerate(self, params: SamplingParams) -> Iterator[str]:
         if not self.messages or self.messages[-1]["role"] != "assistant":
             raise GGPYError("There is no answer to generate again.")
         old = self.messages.pop()
@@ -154,11 +168,12 @@ class Conversation:
         """Write system message and turns as JSON, whole or not at all. Raises GGPYError."""
         value = {"format": "ggpy-conversation", "version": 1, "model": self.llm.path.name}
         text = json.dumps({**value, "system": self.system, "messages": self.messages}, ensure_ascii=False, indent=2)
-        with whole_file(path, inputs=[self.llm.path]) as file:
+        with whole_file(arguments.path("path", path), inputs=[self.llm.path]) as file:
             file.write((text + "\n").encode("utf-8", "backslashreplace"))  # half a surrogate pair, as JSON spells it
 
     def load(self, path: Path) -> None:
         """Take over what `save` wrote. Raises GGPYError, and then the conversation is as it was."""
+        path = arguments.path("path", path)
         try:
             value = json.loads(read_file(path, MOST_SAVED).decode("utf-8"))
         except RecursionError:
@@ -170,7 +185,7 @@ class Conversation:
         self.system, self.messages = system, messages
 
 
-def _checked(value: Any, path: Path) -> tuple[str | None, list[dict[str, str]]]:
+def _checked(value: Any, path: Path | str) -> tuple[str | None, list[dict[str, str]]]:
     system = value.get("system") if isinstance(value, dict) else None
     messages = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(messages, list) or not isinstance(system, (str, type(None))):

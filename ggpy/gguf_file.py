@@ -21,7 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggpy.errors import GGPYError, quoted
+from ggpy import arguments
+from ggpy.errors import GGPYError, quoted, shown
 from ggpy.quant.formats import by_id
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class GGUFFile:
     """A GGUF file opened for reading. Raises GGPYError when it is missing, damaged, or not one that ggpy reads."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = arguments.path("path", path)
         self.size, self._map = _map_file(self.path)
         try:
             header = _Header(self.path, self._map)
@@ -171,13 +172,17 @@ class GGUFFile:
         import numpy as np
 
         info = self._info(name)
+        if self._map.closed:
+            raise GGPYError(f"{self.path} was closed; open it again with GGUFFile(path).")
         return np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
 
     def fetch(self, name: str, start: int, length: int) -> None:
         """Have bytes start .. start + length of a tensor mapped at once: faster than a fault every few pages."""
         if sys.platform != "linux":
             return
-        first = self._info(name).offset + start
+        words = "a number of bytes"
+        length = arguments.whole("length", length, 0, _MAX_MISSING, words)
+        first = self._info(name).offset + arguments.whole("start", start, 0, _MAX_MISSING, words)
         begin = first // mmap.PAGESIZE * mmap.PAGESIZE
         end = min(first + length, self.size)
         with contextlib.suppress(OSError, ValueError):  # a kernel before 5.14 does not know it
@@ -192,7 +197,8 @@ class GGUFFile:
         start = -(-info.offset // page) * page  # whole pages only: a neighbour may still be in use
         length = (info.offset + info.nbytes) // page * page - start
         if length > 0:
-            self._map.madvise(advise, start, length)
+            with contextlib.suppress(ValueError):  # it was closed
+                self._map.madvise(advise, start, length)
 
     def close(self) -> None:
         """Unmap the file. While a view from `data` is still held, the map lives on until that view is gone."""
@@ -200,32 +206,33 @@ class GGUFFile:
             self._map.close()
 
     def _info(self, name: str) -> TensorInfo:
-        info = self.tensors.get(name)
+        info = self.tensors.get(arguments.text("name", name))
         if info is None:
             raise GGPYError(
-                f"{self.path} has no tensor named {quoted(name)}; it is incomplete or of another architecture."
+                f"{self.path} has no tensor named {quoted(name, 100)}; it is incomplete or of another architecture."
             )
         return info
 
 
 def _map_file(path: Path) -> tuple[int, mmap.mmap]:
     """(size in bytes, read-only memory map)."""
+    name = shown(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise GGPYError(f"{path} is a folder, not a GGUF file; name a .gguf file in it, or convert it first.")
+            raise GGPYError(f"{name} is a folder, not a GGUF file; name a .gguf file in it, or convert it first.")
         if not stat.S_ISREG(status.st_mode):  # a pipe would block, and neither it nor a device can be mapped
-            raise GGPYError(f"{path} is not a regular file; a GGUF file must be on disk to be read.")
+            raise GGPYError(f"{name} is not a regular file; a GGUF file must be on disk to be read.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
-                raise GGPYError(f"{path} is empty; fetch or convert the model again.")
+                raise GGPYError(f"{name} is empty; fetch or convert the model again.")
             return size, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
-        raise GGPYError(f"{path} does not exist; check the path to the GGUF file.") from error
+        raise GGPYError(f"{name} does not exist; check the path to the GGUF file.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise GGPYError(f"{path} cannot be read: {reason}.") from error
+        raise GGPYError(f"{name} cannot be read: {reason}.") from error
 
 
 class _Header:

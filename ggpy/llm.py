@@ -16,17 +16,16 @@ import threading
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy import forks
+from ggpy import arguments, forks
 from ggpy.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.load import find_device, find_gpu_layers, load_model
-from ggpy.sampling_params import SamplingParams, file_sampling_defaults
+from ggpy.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 from ggpy.sequence import Sequence as EngineSequence
 from ggpy.sequence import Timings
 
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Mapping[str, Any]
 
+MAX_PARALLEL = 1 << 16
+MAX_CONTEXT = (1 << 31) - 1
 MAX_THREADS = 1024  # more than any machine has cores; a slip such as -t 100000 would keep it busy for minutes
 
 
@@ -113,17 +114,23 @@ class LLM:
         split_mode: str = "layer",
         batch_invariant: bool = False,
     ) -> None:
-        for name, value in (("n_ctx", n_ctx), ("n_threads", n_threads), ("n_parallel", n_parallel)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise GGPYError(f"{name} is {value!r}, but it must be a whole number from 1.")
-        if (n_threads or 1) > MAX_THREADS:
-            raise GGPYError(f"n_threads is {n_threads}, but ggpy runs at most {MAX_THREADS}; take the number of cores.")
-        self.path = Path(path)
-        notify = notify or logging.getLogger("ggpy").info
+        self.path = arguments.path("path", path)
+        n_parallel = arguments.whole(
+            "n_parallel", n_parallel, 1, MAX_PARALLEL, f"a whole number from 1 to {MAX_PARALLEL}"
+        )
+        if n_ctx is not None:
+            n_ctx = arguments.whole("n_ctx", n_ctx, 1, MAX_CONTEXT, f"a whole number from 1 to {MAX_CONTEXT}")
+        if n_threads is not None:
+            words = f"a whole number from 1 to {MAX_THREADS}; take the number of cores"
+            n_threads = arguments.whole("n_threads", n_threads, 1, MAX_THREADS, words)
+        for name, value in (("cache_type_k", cache_type_k), ("cache_type_v", cache_type_v)):
+            if value is not None:
+                arguments.text(name, value)
+        notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
         device = find_device(device, notify)
         layers = find_gpu_layers(n_gpu_layers)
-        if split_mode not in ("layer", "row"):
-            raise GGPYError(f"split_mode is {split_mode!r}, but several GPUs share a model by 'layer' or by 'row'.")
+        if arguments.text("split_mode", split_mode) not in ("layer", "row"):
+            raise arguments.wrong("split_mode", split_mode, "'layer' or 'row', what several GPUs share of a model")
         if device == "cpu" and layers:
             notify("n_gpu_layers (-ngl) is of no effect without a GPU: ask for one with the device 'cuda'")
         model = load_model(
@@ -196,8 +203,12 @@ class LLM:
         """
         if (prompts is None) == (prompt_token_ids is None):
             raise GGPYError("generate needs prompts or prompt_token_ids, and not both.")
-        asked = prompts if prompt_token_ids is None else prompt_token_ids
-        texts_and_ids = [self._encode(prompt) for prompt in _as_list(asked)]
+        arguments.flag("stream", stream)
+        if prompt_token_ids is None:
+            texts_and_ids = [self._encode(prompt) for prompt in _as_list("prompts", prompts)]
+        else:
+            several = _as_list("prompt_token_ids", prompt_token_ids)
+            texts_and_ids = [(None, arguments.token_ids("prompt_token_ids", ids)) for ids in several]
         return self._answer(texts_and_ids, sampling_params, stream)
 
     @overload
@@ -233,8 +244,9 @@ class LLM:
         messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template
         (`tools`, `enable_thinking` …), but for continue_final_message, which has the model go on with the last message.
         """
-        if isinstance(messages, str) or not isinstance(messages, Sequence):
-            raise GGPYError('chat takes a list of messages: [{"role": "user", "content": "…"}].')
+        arguments.flag("stream", stream)
+        if isinstance(messages, (str, bytes, bytearray)) or not isinstance(messages, Sequence):
+            raise arguments.wrong("messages", messages, 'a list of messages: [{"role": "user", "content": "…"}]')
         one = not messages or not isinstance(messages[0], (list, tuple))
         conversations: list[Any] = [messages] if one else list(messages)
         rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
@@ -242,9 +254,10 @@ class LLM:
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits after each token, float32 [n_tokens, n_vocab]; answers being generated go on undisturbed."""
+        ids = arguments.token_ids("token_ids", token_ids)
         with self._lock:
             self._check_open()
-            return self.engine.logits([int(token) for token in token_ids])
+            return self.engine.logits(ids)
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of a text. add_special: with the tokens that the model wants at its ends. parse_special: control
@@ -253,7 +266,7 @@ class LLM:
 
     def detokenize(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """The text of token ids; what is no valid UTF-8 shows as U+FFFD."""
-        return self.tokenizer.detokenize([int(token) for token in ids], skip_special=skip_special)
+        return self.tokenizer.detokenize(ids, skip_special=skip_special)
 
     def render_chat(self, messages: Sequence[Message], **template_values: Any) -> str:
         """The text of a conversation by the file's template, up to where the answer begins. template_values:
@@ -271,10 +284,18 @@ class LLM:
     def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> EngineSequence:
         """One prompt as a sequence for `follow`, for those who watch a sequence rather than wait for its result."""
         self._check_open()
-        return self.engine.sequence(prompt_token_ids, (params or SamplingParams()).resolved(self.sampling_defaults))
+        ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
+        return self.engine.sequence(ids, params_or_default("params", params).resolved(self.sampling_defaults))
 
     def follow(self, sequences: Sequence[EngineSequence]) -> Generator[tuple[int, str], None, None]:
         """Run these until all are finished: (index in `sequences`, new text). Ends them when it is closed early."""
+        words = "a list of what `request` returned"
+        for sequence in (found := arguments.several("sequences", sequences, words)):
+            if not isinstance(sequence, EngineSequence):
+                raise arguments.wrong("sequences", sequences, words)
+        return self._follow(found)
+
+    def _follow(self, sequences: Sequence[EngineSequence]) -> Generator[tuple[int, str], None, None]:
         try:
             with self._lock:
                 for sequence in sequences:
@@ -320,17 +341,19 @@ class LLM:
 
     def _encode(self, prompt: Any) -> tuple[str | None, list[int]]:
         if isinstance(prompt, Mapping):
-            prompt = prompt["prompt_token_ids"] if "prompt_token_ids" in prompt else prompt.get("prompt")
+            ids = prompt.get("prompt_token_ids")
+            if ids is not None:
+                return None, arguments.token_ids("prompt_token_ids", ids)
+            prompt = prompt.get("prompt")
         if isinstance(prompt, str):
             if not prompt:
                 raise GGPYError("The prompt is empty; give it some text.")
             return prompt, self.tokenize(prompt, add_special=True, parse_special=True)
         try:
-            return None, [int(token) for token in prompt]
-        except (TypeError, ValueError):
-            raise GGPYError(
-                "A prompt must be a text, a list of token ids, or a dict with 'prompt' or 'prompt_token_ids'."
-            ) from None
+            return None, arguments.token_ids("A prompt", prompt)
+        except GGPYError:
+            words = "a text, a list of token ids, or a dict with 'prompt' or 'prompt_token_ids'"
+            raise arguments.wrong("A prompt", prompt, words) from None
 
     def _answer(
         self,
@@ -338,11 +361,16 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         stream: bool,
     ) -> list[RequestOutput] | Iterator[Piece]:
-        params = sampling_params if isinstance(sampling_params, Sequence) else [sampling_params] * len(prompts)
+        one = sampling_params is None or isinstance(sampling_params, SamplingParams)
+        words = "SamplingParams, or a list of them"
+        given = (
+            [sampling_params] * len(prompts) if one else arguments.several("sampling_params", sampling_params, words)
+        )
+        params = [params_or_default("sampling_params", value) for value in given]
         if len(params) != len(prompts):
             raise GGPYError(f"There are {len(prompts)} prompts, but {len(params)} sets of sampling parameters.")
         requests = [
-            _Request(text, ids, [self.request(ids, one) for one in _answers_of(asked or SamplingParams())])
+            _Request(text, ids, [self.request(ids, one) for one in _answers_of(asked)])
             for (text, ids), asked in zip(prompts, params, strict=True)
         ]
         if stream:
@@ -359,14 +387,11 @@ class LLM:
             yield piece
 
 
-def _as_list(prompts: Any) -> list[Any]:
+def _as_list(name: str, prompts: Any) -> list[Any]:
     """A single prompt becomes a list of one; a list of numbers is a single prompt."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
-    try:
-        prompts = list(prompts)
-    except TypeError:
-        raise GGPYError(f"generate takes texts or lists of token ids; {prompts!r} is neither.") from None
+    prompts = arguments.several(name, prompts, "a text, a list of token ids, or a list of these")
     return [prompts] if prompts and isinstance(prompts[0], (int, np.integer)) else prompts
 
 

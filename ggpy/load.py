@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggpy.errors import GGPYError
+from ggpy import arguments
+from ggpy.errors import GGPYError, quoted
 
 if TYPE_CHECKING:
     from ggpy.chat_template import ChatTemplate
@@ -31,7 +32,7 @@ class Model:
 def find_device(asked: str, notify: Notify | None = None) -> str:
     """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else. Why "auto" is
     the CPU is a note."""
-    if asked == "auto":
+    if arguments.text("device", asked) == "auto":
         from ggpy.cuda.driver import unusable
 
         why = unusable()
@@ -40,26 +41,30 @@ def find_device(asked: str, notify: Notify | None = None) -> str:
         return "cpu" if why else "cuda"
     kind, colon, list_ = asked.partition(":")
     numbers = list_.split(",") if colon else []
-    named = all(number.isascii() and number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers)
+    named = all(number.isascii() and number.isdecimal() and len(number) < 5 for number in numbers)
+    named = named and len(set(map(int, numbers))) == len(numbers)
     if asked != "cpu" and not (kind == "cuda" and named):
         raise GGPYError(
-            f"device is {asked!r}, but it must be 'cpu', 'cuda', 'cuda:1' for a second GPU, 'cuda:0,1' for both, "
-            "or 'auto'."
+            f"device is {quoted(asked, 80)}, but it must be 'cpu', 'cuda', 'cuda:1' for a second GPU, 'cuda:0,1' for "
+            "both, or 'auto'."
         )
     return asked
 
 
 def find_gpu_layers(asked: int | str | None) -> int | None:
     """How many layers "auto" (None: as many as fit), "all" or a number of them stands for."""
-    if asked is None or asked == "auto":
+    if asked is None:
         return None
-    if asked in ("all", -1, "-1"):
-        return sys.maxsize
-    if isinstance(asked, str) and asked.isascii() and asked.isdecimal():
-        return int(asked)
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
-        raise GGPYError(f"n_gpu_layers is {asked!r}, but it must be a number of layers from 0, 'auto' or 'all'.")
-    return asked
+    if isinstance(asked, str):
+        if asked == "auto":
+            return None
+        if asked in ("all", "-1"):
+            return sys.maxsize
+        if asked.isascii() and asked.isdecimal():
+            return int(asked) if len(asked) < 19 else sys.maxsize
+    words = "a number of layers from 0, 'auto' or 'all'"
+    n = arguments.whole("n_gpu_layers", asked, -1, sys.maxsize, words)
+    return sys.maxsize if n < 0 else n
 
 
 def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Notify, **placing: Any) -> Model:

@@ -122,11 +122,22 @@ class SamplingParams:
         file_defaults: what `file_sampling_defaults` returned. They say how to sample; a caller who sets the temperature
         to 0 wants the likeliest token as it is, so the file's penalties then play no part.
         """
+        if file_defaults is not None and not isinstance(file_defaults, Mapping):
+            raise arguments.wrong("file_defaults", file_defaults, "a dict of parameters and their values")
         unset = {f.name for f in fields(self) if f.name in DEFAULTS and getattr(self, f.name) is None}
         from_file = {k: v for k, v in (file_defaults or {}).items() if k in unset and self.temperature != 0.0}
         checked = replace(SamplingParams(), **from_file, _source=" in the model's file") if from_file else None
         values: dict[str, Any] = {k: getattr(checked, k) if k in from_file else DEFAULTS[k] for k in unset}
         return replace(self, **values)
+
+
+def params_or_default(name: str, value: Any) -> SamplingParams:
+    """The parameters that a caller gave under that name, or those of one who gave none. Raises GGPYError."""
+    if value is None:
+        return SamplingParams()
+    if not isinstance(value, SamplingParams):
+        raise arguments.wrong(name, value, "SamplingParams")
+    return value
 
 
 def file_sampling_defaults(metadata: Mapping[str, Any], where: str = "the model's file") -> dict[str, float]:

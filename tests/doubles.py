@@ -131,7 +131,7 @@ class ByteTokenizer:
                 ids.append(self._special[name])
                 text = text[len(name) :]
             else:
-                ids += text[0].encode()
+                ids += text[0].encode("utf-8", "replace")
                 text = text[1:]
         return ids
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
 from ggpy.tokenizer.bpe import BytePairEncoding, token_text_to_bytes
 from ggpy.tokenizer.sentencepiece import SPACE, ScoredPieces
@@ -33,6 +34,10 @@ class Tokenizer:
     ) -> None:
         """From GGUF metadata. `where` names the file in errors; `reopen` reads the metadata again should the file that
         they are decoded from be closed when more of them is wanted."""
+        if not isinstance(metadata, Mapping):
+            raise arguments.wrong("metadata", metadata, "the keys and values of a GGUF file")
+        if reopen is not None:
+            arguments.function("reopen", reopen)
         self._vocabulary = vocabulary = Vocabulary(metadata, where, reopen or (lambda: metadata))
         self._special = SpecialTokens(vocabulary, vocabulary.normalizer())
         self._bpe = BytePairEncoding(vocabulary) if vocabulary.is_bpe else None
@@ -64,7 +69,9 @@ class Tokenizer:
         that the vocabulary calls user-defined. `continues`: the text goes on after other text, so no space is put
         before it.
         """
-        text = _without_surrogates(text)
+        text = _without_surrogates(arguments.text("text", text))
+        for name, value in (("add_special", add_special), ("parse_special", parse_special), ("continues", continues)):
+            arguments.flag(name, value)
         ids: list[int] = []
         if add_special:
             ids += self._vocabulary.before
@@ -93,7 +100,7 @@ class Tokenizer:
 
         Begins with BOS once where the vocabulary wants one, whether or not the template wrote it.
         """
-        ids = self.tokenize(rendered, add_special=False, parse_special=True)
+        ids = self.tokenize(arguments.text("rendered", rendered), add_special=False, parse_special=True)
         if self.add_bos and self.bos is not None and ids[:1] != [self.bos]:
             ids.insert(0, self.bos)
         return ids
@@ -104,12 +111,12 @@ class Tokenizer:
         Bytes that are no UTF-8 appear as U+FFFD. `skip_special` leaves out control and unknown tokens. Spaces before
         punctuation stay as they are.
         """
-        decoder = StreamDecoder(self, skip_special=skip_special, start=True)
-        return "".join([decoder.push(token) for token in ids]) + decoder.flush()
+        decoder = StreamDecoder(self, skip_special=arguments.flag("skip_special", skip_special), start=True)
+        return "".join([decoder.push(token) for token in arguments.token_ids("ids", ids)]) + decoder.flush()
 
     def token_bytes(self, token: int, special: bool = True) -> bytes:
         """The bytes that a token stands for; with `special` false none for control and unknown tokens."""
-        kind = self._kind(token)
+        token, kind = self._known(token)
         if not special and kind & (CONTROL | UNKNOWN):
             return b""
         piece = self._pieces.get(token)
@@ -119,24 +126,26 @@ class Tokenizer:
 
     def token_text(self, token: int) -> str:
         """The token as the vocabulary writes it."""
-        self._kind(token)
-        return self._vocabulary.tokens[token]
+        return self._vocabulary.tokens[self._known(token)[0]]
 
     def token_id(self, text: str) -> int | None:
         """The id of the token that the vocabulary writes as `text`, or None."""
-        return self._vocabulary.ids.get(text)
+        return self._vocabulary.ids.get(arguments.text("text", text))
 
     def is_control(self, token: int) -> bool:
         """Whether the token steers the model and is no part of any text."""
-        return bool(self._kind(token) & CONTROL)
+        return bool(self._known(token)[1] & CONTROL)
 
-    def _kind(self, token: int) -> int:
+    def _known(self, token: int) -> tuple[int, int]:
+        """A token of the vocabulary, and its kinds."""
+        if type(token) is not int:
+            token = arguments.token_id("token", token)
         if not 0 <= token < self.n_vocab:
             raise GGPYError(
-                f"{self._vocabulary.where}: token id {token} is outside the vocabulary, whose ids are 0 to "
+                f"{self._vocabulary.where}: token id {quoted(token)} is outside the vocabulary, whose ids are 0 to "
                 f"{self.n_vocab - 1}."
             )
-        return self._vocabulary.kinds[token]
+        return token, self._vocabulary.kinds[token]
 
     def _piece(self, token: int, kind: int) -> bytes:
         text = self._vocabulary.tokens[token]
