@@ -96,10 +96,7 @@ def named_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_confi
     else:
         defaults = CLASS_TOKENS.get(tokenizer_class(checkpoint, tokenizer_config) or "", {})
     named = {name: text for name, text in defaults.items() if vocabulary.find(text) is not None}
-    sources = [tokenizer_config]
-    if "added_tokens_decoder" not in tokenizer_config:  # as transformers reads them; later files know all in one
-        sources.append(checkpoint.json("special_tokens_map.json"))
-    for source in sources:
+    for source in special_sources(checkpoint, tokenizer_config):
         entries = {name: entry for name, entry in source.items() if name.endswith("_token")}
         for key in ("extra_special_tokens", "model_specific_special_tokens"):
             more = source.get(key)
@@ -111,6 +108,14 @@ def named_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_confi
             elif entry is None:
                 named.pop(name, None)
     return named
+
+
+def special_sources(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What names special tokens, the later ones over the earlier. A tokenizer_config.json that lists its added tokens
+    knows all by itself, and transformers reads no special_tokens_map.json then."""
+    if "added_tokens_decoder" in tokenizer_config:
+        return [tokenizer_config]
+    return [tokenizer_config, checkpoint.json("special_tokens_map.json")]
 
 
 def text_of(entry: Any) -> str | None:
@@ -153,7 +158,7 @@ def _around(keys: Mapping[str, Any], vocabulary: Vocabulary, tokenizer_config: M
 def _no_eos(vocabulary: Vocabulary) -> dict[str, Any]:
     """An end for readers that would take token 11, a comma, or 2 where none is named: one that no answer holds."""
     unused = (id for id, type in vocabulary.types.items() if type == UNUSED)
-    byte = next((vocabulary.find(text) for text in (byte_level_text(b"\xff"), "<0xFF>") if vocabulary.find(text)), None)
+    byte = vocabulary.find("<0xFF>" if vocabulary.model == "llama" else byte_level_text(b"\xff"))
     stand_in = next(unused, byte)  # the byte 255 is in no text
     if stand_in is None:
         vocabulary.note("no end-of-text token is named, and other readers of GGUF may take a token of text for it.")

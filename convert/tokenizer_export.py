@@ -7,9 +7,20 @@ from typing import Any
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
-from ggpy.convert.special_tokens import named_tokens, special_token_metadata, text_of, tokenizer_class
+from ggpy.convert.special_tokens import (
+    named_tokens,
+    special_sources,
+    special_token_metadata,
+    text_of,
+    tokenizer_class,
+)
 from ggpy.convert.tiktoken_ranks import read_tiktoken
-from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json, space_prefix_scheme
+from ggpy.convert.tokenizer_json import (
+    is_byte_level,
+    read_tokenizer_json,
+    set_normalizer,
+    space_prefix_scheme,
+)
 from ggpy.convert.tokenizer_keys import unknown_keys
 from ggpy.convert.vocab_files import tokenizer_of_words
 from ggpy.convert.vocabulary import NORMAL, OWN, UNUSED, AddedToken, Vocabulary, added_tokens
@@ -46,6 +57,8 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
         for token in added_tokens(tokenizer.get("added_tokens") or [], str(folder / "tokenizer.json")):
             vocabulary.put_added(token)
         vocabulary.set_space_prefix(space_prefix_scheme(tokenizer))
+        set_normalizer(vocabulary, tokenizer.get("normalizer"), str(folder / "tokenizer.json"))
+        vocabulary.notes += unknown_keys(tokenizer, {})
     elif (words := checkpoint.json("vocab.json")) and (merges := checkpoint.text("merges.txt")) is not None:
         built = tokenizer_of_words(words, merges, tokenizer_class(checkpoint, config), str(folder))
         vocabulary = read_tokenizer_json(built, config, str(folder / "vocab.json"))
@@ -77,13 +90,13 @@ def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str
     for token in added_tokens(config.get("added_tokens_decoder") or {}, where):
         vocabulary.put_added(token)
     specials = list(named_tokens(checkpoint, vocabulary, config).values())
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        more = config.get(key)
-        specials += [t for entry in more if (t := text_of(entry))] if isinstance(more, list) else []
+    for source in special_sources(checkpoint, config):
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            more = source.get(key)
+            specials += [t for entry in more if (t := text_of(entry))] if isinstance(more, list) else []
+    ids = {text: id for id, text in vocabulary.texts.items()}
     for text in dict.fromkeys(specials):
-        id = vocabulary.find(text)
-        if id is None:  # as transformers adds them: after the last
-            id = max(vocabulary.texts) + 1
+        id = ids.setdefault(text, max(vocabulary.texts) + 1)  # transformers adds them after the last
         if id not in vocabulary.flags and vocabulary.types.get(id, NORMAL) in (NORMAL, UNUSED):
             # A word that is named, such as a pad_token "!", is found whole, but stays a part of text.
             hidden = text[0] in "<[" and text[-1] in ">]"

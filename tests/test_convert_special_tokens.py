@@ -202,7 +202,7 @@ def test_bos_null_beside_an_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize("told", [1, "{", "[]", '{"bos_token": 1}', b"x"])
 def test_template_tokens_that_are_none(tmp_path: Path, told: Any) -> None:
     keys = {**export(tiny_checkpoint(tmp_path, "qwen2")), "ggpy.tokenizer.template_tokens": told}
-    with pytest.raises(GGPYError, match="template_tokens does not hold texts by name"):
+    with pytest.raises(GGPYError, match="template_tokens"):
         chat_template(keys)
 
 
