@@ -1,4 +1,7 @@
-"""GGUF files, read: a validated view of a model's metadata and tensors over a memory map.
+"""GGUF files, read: a validated view of a model's metadata and tensors.
+
+The file is read, not mapped: whoever cuts a mapped file short kills every process that touches its end (SIGBUS), while
+a read that finds too little is an error of one sentence. Bytes are read once, where they are packed.
 
 Nothing the header says is believed before it is checked against the bytes that are there, and every failure is one
 GGPYError that names the file and the key or tensor. Opening walks the header once and decodes no array: a 152k-token
@@ -9,14 +12,13 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import os
 import stat
 import struct
-import sys
+import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,8 @@ _MAX_ELEMENTS = (1 << 63) - 1
 _MAX_MISSING = 1 << 42  # no download was cut by more than 4 TiB: a length that asks for it is a lie
 # An entry becomes Python objects many times its size in the file: the bound keeps a made-up header from abusing that.
 _MAX_ENTRIES = 1 << 17
+# Bytes of the header read at once: most are smaller; a vocabulary of 262k tokens takes 20 MB; and the most.
+_FIRST_READ, _MOST_HEADER = 1 << 20, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class ArrayView:
     length: int
     offset: int  # of the first value, bytes from the start of the file
     _code: str  # struct code of one value; empty for strings
-    _map: mmap.mmap
+    _header: bytes  # the file up to its tensors
 
     def __len__(self) -> int:
         return self.length
@@ -75,7 +79,7 @@ class ArrayView:
         n = min(n, self.length)
         if not self._code:
             return self._strings(n)
-        return list(struct.unpack_from(f"<{n}{self._code}", self._map, self.offset))
+        return list(struct.unpack_from(f"<{n}{self._code}", self._header, self.offset))
 
     def decode(self) -> Any:
         """Every value: list[str], or a read-only numpy array of the file's own number type (bool for bool)."""
@@ -84,14 +88,13 @@ class ArrayView:
         import numpy as np
 
         dtype = np.dtype("u1" if self._code == "?" else f"<{_NUMPY_CODES[self._code]}")
-        raw = np.frombuffer(self._map, dtype, self.length, self.offset)
-        # A copy: a view would keep the file from being closed, and arrays are small beside tensors.
-        values = raw != 0 if self._code == "?" else raw.copy()
+        raw = np.frombuffer(self._header, dtype, self.length, self.offset)
+        values = raw != 0 if self._code == "?" else raw.copy()  # which does not keep all of the header
         values.flags.writeable = False
         return values
 
     def _strings(self, n: int) -> list[str]:
-        read, length_at, pos = self._map, _U64.unpack_from, self.offset
+        read, length_at, pos = self._header, _U64.unpack_from, self.offset
         strings = []
         for _ in range(n):
             start = pos + 8
@@ -100,7 +103,6 @@ class ArrayView:
         return strings
 
 
-_MADV_POPULATE_READ = 22  # of Linux; the mmap module does not name it
 _NUMPY_CODES = {
     "B": "u1", "b": "i1", "H": "u2", "h": "i2", "I": "u4", "i": "i4", "f": "f4", "Q": "u8", "q": "i8", "d": "f8",
 }  # fmt: skip
@@ -150,9 +152,13 @@ class GGUFFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = arguments.path("path", path)
-        self.size, self._map = _map_file(self.path)
+        self._stream = _open(self.path)
+        self._file = self._stream.fileno()
         try:
-            header = _Header(self.path, self._map)
+            self._opened = os.fstat(self._file)
+            self.size = self._opened.st_size
+            self._turns = threading.Lock()
+            header = self._read_header()
             self.version = header.version
             self.alignment = header.alignment
             self.metadata: Metadata = Metadata(header.entries, header.type_names)
@@ -168,42 +174,76 @@ class GGUFFile:
         self.close()
 
     def data(self, name: str) -> np.ndarray:
-        """The tensor's bytes: uint8 [nbytes], a read-only view on the memory map. GGPYError for an unknown name."""
+        """The tensor's bytes: uint8 [nbytes], read now. GGPYError for an unknown name."""
+        data = self.read(name, 0, self._info(name).nbytes)
+        data.flags.writeable = False
+        return data
+
+    def read(self, name: str, start: int, length: int) -> np.ndarray:
+        """Bytes start .. start + length of a tensor: uint8 [length]."""
         import numpy as np
 
-        info = self._info(name)
-        if self._map.closed:
-            raise GGPYError(f"{self.path} was closed; open it again with GGUFFile(path).")
-        return np.frombuffer(self._map, np.uint8, info.nbytes, info.offset)
+        info, words = self._info(name), f"a number of bytes of {quoted(name, 100)}"
+        start = arguments.whole("start", start, 0, info.nbytes, words)
+        length = arguments.whole("length", length, 0, info.nbytes - start, words)
+        data = np.empty(length + 64, np.uint8)[:length]  # kernels may look a vector past the end
+        self.read_into(data.data, info.offset + start)
+        return data
 
-    def fetch(self, name: str, start: int, length: int) -> None:
-        """Have bytes start .. start + length of a tensor mapped at once: faster than a fault every few pages."""
-        if sys.platform != "linux":
-            return
-        words = "a number of bytes"
-        length = arguments.whole("length", length, 0, _MAX_MISSING, words)
-        first = self._info(name).offset + arguments.whole("start", start, 0, _MAX_MISSING, words)
-        begin = first // mmap.PAGESIZE * mmap.PAGESIZE
-        end = min(first + length, self.size)
-        with contextlib.suppress(OSError, ValueError):  # a kernel before 5.14 does not know it
-            self._map.madvise(_MADV_POPULATE_READ, begin, end - begin)
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with what lies `offset` bytes from the start of the file. GGPYError where that is gone."""
+        done = 0
+        if self._stream.closed:
+            raise GGPYError(f"{shown(self.path)} was closed; open it again with GGUFFile(path).")
+        try:
+            while done < len(buffer):  # the system reads 2 GB at most at a time
+                n = self._read_some(buffer[done:] if done else buffer, offset + done)
+                if n == 0:
+                    raise self._changed()
+                done += n
+        except OSError as error:
+            raise GGPYError(f"{shown(self.path)} cannot be read: {error.strerror or error}.") from error
 
-    def release(self, name: str) -> None:
-        """Hand the tensor's pages back to the system once they are copied; they are read again if touched again."""
-        advise = getattr(mmap, "MADV_DONTNEED", None)
-        if advise is None:
-            return
-        info, page = self._info(name), mmap.PAGESIZE
-        start = -(-info.offset // page) * page  # whole pages only: a neighbour may still be in use
-        length = (info.offset + info.nbytes) // page * page - start
-        if length > 0:
-            with contextlib.suppress(ValueError):  # it was closed
-                self._map.madvise(advise, start, length)
+    def _read_some(self, buffer: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file, [buffer], offset)
+        with self._turns:
+            os.lseek(self._file, offset, os.SEEK_SET)
+            found = os.read(self._file, len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def check_unchanged(self) -> None:
+        """Raise GGPYError if the file was written since it was opened: what was read may be of two models."""
+        found = os.fstat(self._file)
+        if (found.st_size, found.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns):
+            raise self._changed()
+
+    def _changed(self) -> GGPYError:
+        return GGPYError(
+            f"{shown(self.path)} was cut or written to while it was in use; load the model again once it is whole. "
+            "(To replace the file of a model, move another one to its place.)"
+        )
+
+    def _read_header(self) -> _Header:
+        length = _FIRST_READ
+        while True:
+            start = bytearray(min(length, self.size))
+            self.read_into(memoryview(start), 0)
+            try:
+                return _Header(self.path, bytes(start), self.size)
+            except _BeyondStart:
+                if length >= _MOST_HEADER:
+                    raise GGPYError(
+                        f"{self.path} is not a valid GGUF file: its metadata takes more than {_MOST_HEADER >> 20} MB; "
+                        "fetch or convert it again."
+                    ) from None
+                length = min(8 * length, _MOST_HEADER)
 
     def close(self) -> None:
-        """Unmap the file. While a view from `data` is still held, the map lives on until that view is gone."""
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        """Close the file; nothing can be read from it afterwards."""
+        self._stream.close()
+        self._file = -1
 
     def _info(self, name: str) -> TensorInfo:
         info = self.tensors.get(arguments.text("name", name))
@@ -214,20 +254,17 @@ class GGUFFile:
         return info
 
 
-def _map_file(path: Path) -> tuple[int, mmap.mmap]:
-    """(size in bytes, read-only memory map)."""
+def _open(path: Path) -> FileIO:
     name = shown(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise GGPYError(f"{name} is a folder, not a GGUF file; name a .gguf file in it, or convert it first.")
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, and neither it nor a device can be mapped
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, and a device has no end
             raise GGPYError(f"{name} is not a regular file; a GGUF file must be on disk to be read.")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise GGPYError(f"{name} is empty; fetch or convert the model again.")
-            return size, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        if status.st_size == 0:
+            raise GGPYError(f"{name} is empty; fetch or convert the model again.")
+        return FileIO(path)
     except FileNotFoundError as error:
         raise GGPYError(f"{name} does not exist; check the path to the GGUF file.") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -235,11 +272,17 @@ def _map_file(path: Path) -> tuple[int, mmap.mmap]:
         raise GGPYError(f"{name} cannot be read: {reason}.") from error
 
 
-class _Header:
-    """One walk through everything before the tensor data."""
+class _BeyondStart(Exception):
+    """The header goes on behind what was read of the file."""
 
-    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
-        self.path, self.map, self.size, self.pos = path, mapped, len(mapped), 0
+
+class _Header:
+    """One walk through everything before the tensor data. start: the first bytes of the file, which may be too few:
+    _BeyondStart. Nothing is believed that the whole file could not hold."""
+
+    def __init__(self, path: Path, start: bytes, file_size: int) -> None:
+        self.path, self.map, self.size, self.pos = path, start, len(start), 0
+        self.file_size = file_size
         self.entries: dict[str, Any] = {}
         self.type_names: dict[str, str] = {}
         self.tensors: dict[str, TensorInfo] = {}
@@ -251,7 +294,14 @@ class _Header:
         self._refuse_split()
         self.alignment = self._alignment()
         infos = [self._tensor(index) for index in range(n_tensors)]
+        self._keep(start[: self.pos])
         self._place(infos)
+
+    def _keep(self, header: bytes) -> None:
+        """Have arrays hold this much of the file only."""
+        for key, value in self.entries.items():
+            if isinstance(value, ArrayView):
+                self.entries[key] = replace(value, _header=header)
 
     # Errors
 
@@ -259,7 +309,9 @@ class _Header:
         return GGPYError(f"{self.path} is not a valid GGUF file: {what}; fetch or convert it again.")
 
     def _cut(self, what: str, needed: int) -> GGPYError:
-        missing = needed - (self.size - self.pos)
+        missing = needed - (self.file_size - self.pos)
+        if missing <= 0:
+            raise _BeyondStart
         if missing > _MAX_MISSING:
             return self._bad(f"{what} claims to reach {missing} bytes beyond the end")
         return GGPYError(
@@ -297,8 +349,8 @@ class _Header:
     def _count(self, things: str, what: str, smallest: int) -> int:
         """A number of entries, of which each takes at least `smallest` bytes."""
         count = self._take(_U64, f"the {what}")
-        if count > (self.size - self.pos) // smallest:
-            raise self._bad(f"it claims {count} {things}, more than its {self.size} bytes can hold")
+        if count > (self.file_size - self.pos) // smallest:
+            raise self._bad(f"it claims {count} {things}, more than its {self.file_size} bytes can hold")
         if count > _MAX_ENTRIES:
             raise self._bad(f"it claims {count} {things}, and ggpy reads at most {_MAX_ENTRIES}")
         return count
@@ -426,7 +478,7 @@ class _Header:
             if before.offset + before.nbytes > after.offset:
                 raise self._bad(f"the tensors {quoted(before.name)} and {quoted(after.name)} overlap")
         for info in placed:
-            if info.offset + info.nbytes > self.size:
+            if info.offset + info.nbytes > self.file_size:
                 self.pos = 0
                 raise self._cut(f"the data of the tensor {quoted(info.name)}", placed[-1].offset + placed[-1].nbytes)
 

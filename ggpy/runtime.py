@@ -173,6 +173,7 @@ class Runtime:
                     raise placement.ran_out(self.parts, n_ctx, error) from error
                 undo.callback(executors[-1].close)
             undo.pop_all()
+        file.check_unchanged()
         self._executor: Executor = executors[0] if len(executors) == 1 else SplitExecutor(executors)
         whole_on_gpu = len(executors) == 1 and self.device != "cpu"
         self._choosing = cast("Choosing", self._executor) if whole_on_gpu else None

@@ -55,16 +55,28 @@ def divided(graph: Graph, logits: Value, rank: Rank) -> tuple[Graph, Value]:
     return _Divider(graph, rank).run(logits)
 
 
-def raw_rows(file: GGUFFile, info: TensorInfo) -> np.ndarray:
-    """A matrix, or a slice of one, as it is stored: uint8 [rows, bytes of a row]."""
+def raw_rows(file: GGUFFile, info: TensorInfo, first: int = 0, last: int | None = None) -> np.ndarray:
+    """Rows first .. last of a matrix, or of a slice of one, as they are stored: uint8 [rows, bytes of a row]."""
     stored = file.tensors[info.name]
-    raw = np.asarray(file.data(info.name)).reshape(-1).view(np.uint8).reshape(stored.shape[0], -1)
+    row_bytes = stored.nbytes // stored.shape[0]
+    last = info.shape[0] if last is None else last
+
+    def read(first: int, last: int) -> np.ndarray:
+        return file.read(info.name, first * row_bytes, (last - first) * row_bytes).reshape(-1, row_bytes)
+
     if not isinstance(info, TensorSlice):
-        return raw
+        return read(first, last)
+    parts, place = [], 0  # the slice's row that the next range begins with
+    for begin, end in info.rows:
+        low, high = max(first, place), min(last, place + end - begin)
+        if low < high:
+            parts.append(read(begin + low - place, begin + high - place))
+        place += end - begin
+    rows = np.concatenate(parts)
     if info.columns:
-        first, last = (by_id(info.type).row_bytes(column) for column in info.columns)
-        raw = raw[:, first:last]
-    return np.concatenate([raw[first:last] for first, last in info.rows])
+        left, right = (by_id(info.type).row_bytes(column) for column in info.columns)
+        rows = np.ascontiguousarray(rows[:, left:right])
+    return rows
 
 
 def vector(file: GGUFFile, info: TensorInfo) -> np.ndarray:

@@ -255,5 +255,4 @@ def test_what_are_token_ids(ids: Any, llm: LLM) -> None:
 def test_a_file_that_was_closed(file: Path) -> None:
     with GGUFFile(file) as opened:
         assert unbroken(opened.data) == len(ODD)
-        assert unbroken(opened.release) == len(ODD)
-        assert unbroken(lambda value: opened.fetch(value, 0, 1)) == len(ODD)
+        assert unbroken(lambda value: opened.read(value, 0, 1)) == len(ODD)

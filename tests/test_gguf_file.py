@@ -119,7 +119,6 @@ def test_reads_every_kind_of_value(write):
         assert (info.type_name, info.shape, info.nbytes) == ("F16", (4, 3, 2), 48)
         assert file.data("cube").tolist() == list(range(96, 144))
         assert not file.data("cube").flags.writeable
-        file.release("cube")
         with pytest.raises(GGPYError, match=r"no tensor named 'output\.weight'"):
             file.data("output.weight")
 

@@ -1,4 +1,4 @@
-"""Embedding rows: straight from the file's own bytes, of which only the pages of tokens that occur are ever read."""
+"""Embedding rows: from the file's own bytes, of which only those of tokens that occur are ever read."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 # Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
 SMALL_STEP = 4
 ANGLES_AT_ONCE = 512  # positions
-PACK_BYTES = 8 << 20  # of GGUF data a thread packs at a time
+PACK_BYTES = 1 << 20  # of GGUF data a thread packs at a time: in its own cache between being read and packed
 
 
 def allocate(n_bytes: int) -> np.ndarray:
@@ -55,6 +56,27 @@ def allocate(n_bytes: int) -> np.ndarray:
 
 def round_up(n: int, to: int) -> int:
     return -(-n // to) * to
+
+
+@dataclass
+class Embedding:
+    """Where the rows of a step's tokens come from: the file, as they occur, which costs 2 us a token and no memory.
+    Those of a type without a packed form are made once, in half precision."""
+
+    file: GGUFFile
+    info: TensorInfo
+    halves: np.ndarray | None  # uint8 [n_vocab, row bytes]
+    rows: np.ndarray  # uint8 [n_batch, row bytes], what the kernel reads
+    views: list[memoryview]  # of each row
+
+    def read(self, tokens: np.ndarray, n: int) -> None:
+        """Have rows[:n] be those of the tokens."""
+        if self.halves is not None:
+            self.rows[:n] = self.halves[tokens[:n]]
+            return
+        start, size, read, views = self.info.offset, self.rows.shape[1], self.file.read_into, self.views
+        for i in range(n):
+            read(views[i], start + int(tokens[i]) * size)
 
 
 class CpuExecutor:
@@ -83,6 +105,7 @@ class CpuExecutor:
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
         self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
         self._allocate_scratch()
+        self._embedding: Embedding | None = None
         self._ops = np.zeros(len(program.ops), OP)
         self._counters, self._n_counters = np.zeros(LINE * len(program.ops), np.uint8), 0
         for i, op in enumerate(program.ops):
@@ -137,6 +160,7 @@ class CpuExecutor:
         whose wait was interrupted, or failed, must not leave the next one with half the weights."""
         for job in self._packing:
             job.result()
+        self.file.check_unchanged()
         self._stop_packing()
 
     def _stop_packing(self) -> None:
@@ -154,29 +178,14 @@ class CpuExecutor:
         packed = packed_format(info)
         n_rows, n_cols = info.shape
         stripe = packed.stripe_bytes(n_cols)
-        raw = self.file.data(info.name)
         row_bytes = info.nbytes // n_rows
-        self.file.fetch(info.name, first * ROWS * row_bytes, (last - first) * ROWS * row_bytes)
+        n = min(n_rows, last * ROWS) - first * ROWS
+        rows = self.file.read(info.name, first * ROWS * row_bytes, n * row_bytes)
         pack = kernels.kernel(f"pack.{packed.name}").call
         codes = np.empty(64, np.uint8).ctypes
         if info.type_name not in PACKED:
-            rows = raw.reshape(n_rows, row_bytes)[first * ROWS : last * ROWS]
-            halves = read_halves(self.file, info, rows)
-            pack(
-                halves.ctypes.data,
-                out + first * stripe,
-                len(halves),
-                n_cols,
-                2 * n_cols,
-                stripe,
-                0,
-                last - first,
-                codes.data,
-            )
-        else:
-            pack(raw.ctypes.data, out, n_rows, n_cols, row_bytes, stripe, first, last, codes.data)
-        if last * ROWS >= n_rows:
-            self.file.release(info.name)
+            rows, row_bytes = read_halves(self.file, info, rows.reshape(n, row_bytes)), 2 * n_cols
+        pack(rows.ctypes.data, out + first * stripe, n, n_cols, row_bytes, stripe, 0, last - first, codes.data)
 
     def _allocate_scratch(self) -> None:
         heads = next(op.params for op in self.program.ops if op.kind == "attention")
@@ -245,11 +254,14 @@ class CpuExecutor:
         weight = op.weights["weight"]
         assert weight is not None
         n_rows, n_cols = weight.shape
-        rows = np.asarray(self.file.data(weight.name)).reshape(n_rows, -1)
-        if weight.type_name not in PACKED:
-            rows = read_halves(self.file, weight, rows).view(np.uint8)
-        self._embedding = rows
-        r["weight"], r["weight_stride"], r["n_cols"] = rows.ctypes.data, rows.shape[1], n_cols
+        if weight.type_name in PACKED:
+            halves, row_bytes = None, weight.nbytes // n_rows
+        else:
+            rows = np.asarray(self.file.data(weight.name)).reshape(n_rows, -1)
+            halves, row_bytes = read_halves(self.file, weight, rows).view(np.uint8), 2 * n_cols
+        rows = np.zeros((self.n_batch, row_bytes), np.uint8)
+        self._embedding = Embedding(self.file, weight, halves, rows, [row.data for row in rows])
+        r["weight"], r["weight_stride"], r["n_cols"] = rows.ctypes.data, row_bytes, n_cols
 
     def _record_prepare(self, op: Op, r: np.ndarray) -> None:
         n_cols = op.srcs[0].n_cols
@@ -365,7 +377,9 @@ class CpuExecutor:
         self._angles, self._n_angles = np.zeros((self.n_ctx, self._rope.n_rot // 2, 2), np.float32), 0
         self._segments = np.zeros((n, 4), np.int32)
         self._step = np.zeros(1, STEP)
-        for name in ("tokens", "slots", "positions", "outputs"):
+        self._places = np.arange(n, dtype=np.int32)  # of the batch's rows in those of the embedding that are read
+        self._step["tokens"] = self._places.ctypes.data
+        for name in ("slots", "positions", "outputs"):
             self._step[name] = getattr(self, name).ctypes.data
         self._step["segments"], self._step["angles"] = self._segments.ctypes.data, self._angles.ctypes.data
         # Between two tokens little Python may run: single numbers go through views that know no numpy.
@@ -410,6 +424,8 @@ class CpuExecutor:
             self._segments[:n_segments] = segments
         if last >= self._n_angles:
             self._turn_to(last)
+        if self._embedding:
+            self._embedding.read(self.tokens, n)
         counts = self._counts
         counts[0], counts[1], counts[2], counts[3] = n, m, n <= SMALL_STEP, n_segments
         self._team.run()

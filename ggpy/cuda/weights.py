@@ -116,11 +116,10 @@ class Weights:
     def _pack(self, info: TensorInfo, matrix: Matrix, first: int, staging: int) -> None:
         """Rows of one tensor into rows first .. of a matrix."""
         layout, (n_rows, n_cols), row_bytes = matrix.layout, info.shape, _row_bytes(info)
-        raw = raw_rows(self.file, info)
         kernel = self.device.kernel(_pack_kernel(layout.packed))
         step = max(1, PIECE // row_bytes)
         for start in range(0, n_rows, step):
-            rows = raw[start : start + step]
+            rows = raw_rows(self.file, info, start, min(start + step, n_rows))
             if info.type_name not in PACKED:
                 rows = read_halves(self.file, info, rows).view(np.uint8)
             self.device.upload(staging, rows.ctypes.data, rows.nbytes)
@@ -137,7 +136,6 @@ class Weights:
                 kernel.launch(grid, staging, row_bytes, len(rows), layout.n_blocks, *to, *strides)
             if info.type_name not in PACKED:
                 self.device.synchronize()  # `rows` goes away
-        self.file.release(info.name)
 
 
 def _row_bytes(info: TensorInfo) -> int:
