@@ -50,6 +50,8 @@ def chat_templates(
         return {}
     if isinstance(template, str):
         return {"tokenizer.chat_template": template}
+    if isinstance(template, Mapping) and template is not named:
+        template = [{"name": name, "template": text} for name, text in template.items()]
     for entry in template if isinstance(template, list) else []:
         name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, Mapping) else (None, None)
         if not isinstance(name, str) or not isinstance(text, str):

@@ -23,7 +23,7 @@ from ggpy.convert.tokenizer_json import (
 )
 from ggpy.convert.tokenizer_keys import unknown_keys
 from ggpy.convert.vocab_files import tokenizer_of_words
-from ggpy.convert.vocabulary import NORMAL, OWN, UNUSED, AddedToken, Vocabulary, added_tokens
+from ggpy.convert.vocabulary import NORMAL, OWN, UNUSED, AddedToken, Vocabulary, added_tokens, looks_special
 from ggpy.errors import GGPYError
 
 
@@ -82,7 +82,7 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
 def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str, Any]) -> None:
     """Tokens that stand beside the tokenizer's own file: in added_tokens.json, and in tokenizer_config.json."""
     for text, id in checkpoint.json("added_tokens.json").items():
-        entry = {"id": id, "content": text}
+        entry = {"id": id, "content": text, "special": looks_special(text)}
         for token in added_tokens([entry], str(checkpoint.folder / "added_tokens.json")):
             if token.id not in vocabulary.texts:
                 vocabulary.put_added(token)
@@ -99,8 +99,7 @@ def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str
         id = ids.setdefault(text, max(vocabulary.texts) + 1)  # transformers adds them after the last
         if id not in vocabulary.flags and vocabulary.types.get(id, NORMAL) in (NORMAL, UNUSED):
             # A word that is named, such as a pad_token "!", is found whole, but stays a part of text.
-            hidden = text[0] in "<[" and text[-1] in ">]"
-            vocabulary.put_added(AddedToken(id, text, hidden, frozenset()))
+            vocabulary.put_added(AddedToken(id, text, text[0] in "<[" and text[-1] in ">]", frozenset()))
 
 
 def _check_config(vocabulary: Vocabulary, config: dict[str, Any], where: str) -> None:

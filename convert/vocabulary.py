@@ -81,11 +81,11 @@ class Vocabulary:
             self.scores[id] = score
 
     def put_added(self, token: AddedToken) -> None:
-        """An added token: control if special or written like one, else user-defined with its spaces as spaces."""
+        """An added token: control if special, which hides it in text, else user-defined with its spaces as spaces."""
         if self.types.get(token.id) == UNKNOWN:
             return
         self.flags[token.id] = token.flags
-        if token.special or looks_special(token.content):
+        if token.special:
             self.put(token.id, token.content, CONTROL, ADDED_SCORE)
         else:
             self.put(token.id, token.content.replace("\u2581", " "), USER_DEFINED, ADDED_SCORE)
@@ -175,7 +175,7 @@ def set_charsmap(vocabulary: Vocabulary, charsmap: bytes) -> None:
 
 
 def looks_special(text: str) -> bool:
-    """Whether an added token is written like a control token, though its file does not call it special."""
+    """Whether an added token is written like a control token, where its file does not say what it is."""
     if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
         return True
     return any(

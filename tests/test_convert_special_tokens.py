@@ -85,6 +85,10 @@ def test_chat_templates(tmp_path: Path) -> None:
     assert keys["tokenizer.chat_template"] == "a"
     assert keys["tokenizer.chat_template.tool_use"] == "b"
     assert keys["tokenizer.chat_templates"] == ["tool_use"]
+    by_name = {entry["name"]: entry["template"] for entry in named}
+    update(folder, "tokenizer_config.json", chat_template=by_name)
+    told = export(folder)
+    assert all(told[key] == keys[key] for key in keys if "chat_template" in key)
     (folder / "chat_template.jinja").write_text("c")
     assert export(folder)["tokenizer.chat_template"] == "c"
 
@@ -323,6 +327,18 @@ def test_whether_merges_count(tmp_path: Path, kind: str) -> None:
         assert (500 in theirs) is ignore
         expected = ignore and kind != "llama"
         assert ("ggpy.tokenizer.ignore_merges" in keys) is any("takes a word" in text for text in notes) is expected
+
+
+def test_added_tokens_that_are_not_special_are_shown(tmp_path: Path) -> None:
+    """However they are written: Qwen's <|repo_name|>, a <|tool_call|>. Transformers hides special ones alone."""
+    folder = tiny_checkpoint(tmp_path, "qwen2")
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    for i, text in enumerate(("<|tool_call|>", "<think>", "<|reserved|>")):
+        whole["added_tokens"].append({**whole["added_tokens"][0], "id": N + 3 + i, "content": text, "special": i == 2})
+    put(folder, "tokenizer.json", whole)
+    tokenizer, theirs = tokenizer_of(folder), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = theirs.encode("<|im_start|>the<|tool_call|><think>x<|reserved|><|im_end|>").ids
+    assert tokenizer.detokenize(ids, skip_special=True) == theirs.decode(ids) == "the<|tool_call|><think>x"
 
 
 def test_words_of_html_stay_words(tmp_path: Path) -> None:
