@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggpy.cli.options import FILE_NAME, model_options, open_model
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, shown
 from ggpy.files import check_target, whole_file
 
 if TYPE_CHECKING:
@@ -153,7 +153,9 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
 
 def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Iterator[Measurement]:
     """Print a row for each result as it comes, and pass it on."""
-    name, size = llm.path.name, f"{llm.file.size / 1e6:.0f} MB"
+    from ggpy.cli.terminal import one_line
+
+    name, size = one_line(llm.path.name), f"{llm.file.size / 1e6:.0f} MB"
     threads = str(llm.runtime.n_threads) if llm.runtime.device == "cpu" else llm.runtime.device
     header = ("model", "size", "threads", "test", "tok/s", "memory")
     widest = (name, size, threads, max((case.name for case in cases), key=len), "12345.67 ± 123.45", "memory")
@@ -176,7 +178,7 @@ def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Itera
 def _check_plot(path: Path, cases: list[Case]) -> None:
     """Before minutes of measuring: that there will be something to draw, and somewhere to put it."""
     if path.suffix.lower() != ".svg":
-        raise GGPYError(f"--plot writes SVG alone, but {path} does not end in .svg.")
+        raise GGPYError(f"--plot writes SVG alone, but {shown(path)} does not end in .svg.")
     check_target(path)
     depths, batches = {case.n_depth for case in cases}, {case.n_parallel for case in cases}
     if len(depths) == len(batches) == 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ggpy.cli.options import SAMPLING_NAMES
 from ggpy.cli.terminal import note, show, timing_line
 from ggpy.conversation import Conversation
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted, shown
 from ggpy.llm import LLM
 from ggpy.paths import expand
 from ggpy.sampling_params import SamplingParams
@@ -48,7 +48,7 @@ class ChatSession:
         if match:  # a path such as /usr/bin is none
             name, argument = match[1], (match[2] or "").strip()
             if name not in self.commands:
-                raise GGPYError(f"There is no command /{name}; /help lists them.")
+                raise GGPYError(f"There is no command /{shown(name)}; /help lists them.")
             self.commands[name][0](argument)
         elif text:
             self._stream(self.conversation.reply(text, self._next_params()))
@@ -112,7 +112,9 @@ class ChatSession:
             name, equals, value = item.partition("=")
             name = name.lstrip("-").replace("_", "-")
             if name not in SAMPLING_NAMES or not equals:
-                raise GGPYError(f"/set cannot take {item}; write NAME=VALUE with one of {', '.join(SAMPLING_NAMES)}.")
+                raise GGPYError(
+                    f"/set cannot take {shown(item)}; write NAME=VALUE with one of {', '.join(SAMPLING_NAMES)}."
+                )
             changes[SAMPLING_NAMES[name]] = _number(name, value)
         if changes.get("max_tokens") == -1:
             changes["max_tokens"] = None
@@ -145,4 +147,4 @@ def _number(name: str, value: str) -> float | int:
     try:
         return float(value)
     except ValueError:
-        raise GGPYError(f"{name} is {value!r}, which is no number.") from None
+        raise GGPYError(f"{name} is {quoted(value)}, which is no number.") from None

@@ -14,7 +14,7 @@ import click
 
 from ggpy import __version__
 from ggpy.cli.entry import INTERRUPTED
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, shortened, shown
 
 # Command: where it lives, and its line in `ggpy --help`. Nothing is imported until the command is called.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -113,7 +113,7 @@ def _report(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, click.UsageError):
         help_command = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
-        message = error.format_message()
+        message = shortened(error.format_message(), 500)  # click quotes whatever it was given
         _say(message + ("" if message.endswith((".", "?", ")")) else ".") + help_command)
         return 2
     if isinstance(error, (GGPYError, click.ClickException)):
@@ -123,7 +123,7 @@ def _report(error: BaseException) -> int:
     elif isinstance(error, OSError) and not error.filename and error.errno in _UNWRITABLE:
         _say(f"Standard output cannot be written: {error.strerror}.")
     elif isinstance(error, OSError) and error.strerror:
-        _say(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}.")
+        _say(f"{error.strerror}: {shown(error.filename)}." if error.filename else f"{error.strerror}.")
     else:
         what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": .")
         _say(f"Something went wrong inside ggpy ({what}); run it again with GGPY_DEBUG=1 to see where.")

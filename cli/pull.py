@@ -10,7 +10,7 @@ import click
 
 from ggpy.cli.options import FILE_NAME
 from ggpy.default_model import DEFAULT, KNOWN, KnownModel, fetch, known_model
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, shown
 
 
 @click.command(
@@ -72,7 +72,7 @@ def _known(name: str) -> KnownModel:
     if model is None:
         names = ", ".join(known.name for known in KNOWN.values())
         raise GGPYError(
-            f"No file and no known model is called {name}; known are {names}, hf:user/repo and modelscope:…."
+            f"No file and no known model is called {shown(name)}; known are {names}, hf:user/repo and modelscope:…."
         )
     return model
 

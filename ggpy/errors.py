@@ -11,13 +11,17 @@ class GGPYError(Exception):
     """A condition the user can act on. `str(error)` is printed as it stands, without a traceback."""
 
     def __init__(self, sentence: str = "") -> None:
-        if len(sentence) > _LONGEST_SENTENCE:  # what is wrong stands in front, what to do at the end
-            sentence = f"{sentence[: _LONGEST_SENTENCE - 300]} … {sentence[-297:]}"
-        super().__init__(sentence)
+        super().__init__(shortened(sentence))
 
 
 class OutOfMemory(GGPYError):
     """A device has no room for what is to be loaded."""
+
+
+def shortened(sentence: str, most: int = _LONGEST_SENTENCE) -> str:
+    """A sentence cut in its middle: what is wrong stands in front, what to do at the end."""
+    end = most * 3 // 10
+    return sentence if len(sentence) <= most else f"{sentence[: most - end - 3]} … {sentence[-end:]}"
 
 
 def shown(value: object, most: int = _LONGEST) -> str:

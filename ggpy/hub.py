@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, shown
 from ggpy.paths import cache_dir
 
 _SPEC = re.compile(r"(hf|modelscope):([^/\s]+)/([^/\s]+)(?:/(\S+))?")
@@ -42,7 +42,7 @@ def parse(text: str) -> HubSpec | None:
     match = _SPEC.fullmatch(text)
     parts = PurePosixPath(text.split(":", 1)[1]).parts
     if not match or any(part.startswith(".") for part in parts):
-        raise GGPYError(f"{text} is no model of a hub; write hf:user/repo, or hf:user/repo/file.gguf.")
+        raise GGPYError(f"{shown(text)} is no model of a hub; write hf:user/repo, or hf:user/repo/file.gguf.")
     return HubSpec(match[1], f"{match[2]}/{match[3]}", match[4])
 
 

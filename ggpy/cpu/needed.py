@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ggpy.compilers import compile_all
 from ggpy.cores import usable_cpus
 from ggpy.cpu import kernels
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, quoted
 from ggpy.native import isa, kernel_cache
 from ggpy.notes import Notify
 from ggpy.program import Op, Program
@@ -68,7 +68,7 @@ def type_kernels(types: Iterable[str]) -> list[str]:
         name = name[:-2] if name.endswith(("_K_S", "_K_M", "_K_L")) else name
         if name not in PACKED:
             known = ", ".join(p.lower() for p in PACKED)
-            raise GGPYError(f"{asked!r} is not a type that has kernels; choose among {known}.")
+            raise GGPYError(f"{quoted(asked)} is not a type that has kernels; choose among {known}.")
         for packed in [
             PACKED[n] for n in (name, *COMPANIONS.get(name, ()), *(["Q6_K"] if PACKED[name].bits < 6 else []))
         ]:
