@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ggpy.tokenizer import Tokenizer
 
 _KEY = "tokenizer.chat_template"
+_MAX_SAID = 1000  # characters that are looked at of what a template says, which may have many millions
 
 #: The roles whose tokens a template may write as `bos_token` and so on, and GGUF's words for them.
 _SPECIAL_TOKENS = {
@@ -100,7 +101,9 @@ class ChatTemplate:
         """
         from jinja2 import exceptions
 
-        from ggpy.template_sandbox import OverLimit, Refused, run
+        from ggpy.template_budget import OverLimit, limits
+        from ggpy.template_filters import Refused
+        from ggpy.template_sandbox import run
 
         if not isinstance(continue_final_message, str):
             arguments.flag("continue_final_message", continue_final_message)
@@ -119,7 +122,8 @@ class ChatTemplate:
         open_end = Continuation(prepared, continue_final_message, source) if continue_final_message else None
         values.update(messages=prepared, add_generation_prompt=add_generation_prompt)
         try:
-            text = run(self._template(source), values)
+            with limits():
+                text = run(self._template(source), values)
         except Refused as error:
             reason = f"refuses these messages: {error}"
         except OverLimit as error:
@@ -136,7 +140,7 @@ class ChatTemplate:
             reason = f"failed with these messages: {error or type(error).__name__}"
         else:
             return text if open_end is None else open_end.cut(text)
-        raise GGPYError(f"{self._where}: the chat template {shown(' '.join(reason.split())).rstrip('.')}.")
+        raise GGPYError(f"{self._where}: the chat template {shown(' '.join(reason[:_MAX_SAID].split())).rstrip('.')}.")
 
     def _template(self, source: str) -> Template:
         from ggpy.template_sandbox import TemplateEnvironment

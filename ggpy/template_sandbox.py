@@ -1,8 +1,9 @@
 """Running a template from a stranger: Jinja's immutable sandbox, what chat templates expect in it, and limits.
 
 Jinja's sandbox keeps a template from Python's internals. It does not keep it from running for ever or from filling the
-memory, so here every loop turn and macro call looks at the clock, and the operations that make much out of little
-(repetition, powers, padding, joining, replacing, formatting) look at the size of what they would make first.
+memory; here every operation whose cost is not that of a constant goes through `template_operations` or
+`template_filters`, where it is accounted for (`template_budget`), and the code that Jinja generates is made to do so.
+Its optimizer, which computes constants while compiling, is off.
 
 What templates expect is what transformers gives them: `raise_exception`, `strftime_now`, a `tojson` that escapes
 nothing, `{% generation %}` blocks, `break` and `continue`.
@@ -10,197 +11,42 @@ nothing, `{% generation %}` blocks, `break` and `continue`.
 
 from __future__ import annotations
 
-import json
-import re
-import time
-from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
-from datetime import datetime
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.exceptions import TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.filters import FILTERS
+from jinja2.lexer import TokenStream
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro, str_join
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.utils import Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
-MAX_SECONDS = 10.0
-MAX_SIZE = 1 << 26  # characters of a text, entries of a list
-_MAX_BITS = 1 << 14  # of a number
-_MAX_ARGUMENT = 1 << 16  # for widths, indentations and counts given as numbers
+from ggpy import template_operations as operations
+from ggpy.template_budget import WRITTEN, OverLimit, afford, made, take, weigh, work
+from ggpy.template_filters import FILTERS, GLOBALS, TESTS
 
-_GUARDED_FILTERS = (
-    "batch", "center", "format", "indent", "join", "pprint", "replace", "slice", "string", "truncate", "wordwrap",
-)  # fmt: skip
+#: The longest of 88 real templates has 17 kB and 4,000 tokens.
+MAX_SOURCE = 1 << 18  # characters
+MAX_TOKENS = 20_000
+_MAX_BITS = 1 << 14  # of a number in the source
 
-_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
-
-
-class Refused(TemplateError):
-    """The template called raise_exception."""
-
-
-class OverLimit(TemplateError):
-    """The template runs too long or makes too much."""
+_PIECE = 9  # bytes of a text's place in the list that is joined at the end
+_SMALL = 64  # of a small object
+_OBJECT = 512  # of a namespace, a macro, what a loop is known by
 
 
 def run(template: Template, values: Mapping[str, Any]) -> str:
     """What the template writes. Raises OverLimit, and whatever the template raises."""
-    token = _deadline.set(time.monotonic() + MAX_SECONDS)
-    try:
-        pieces, size = [], 0
-        for piece in template.generate(values):
-            size = _fits(size + len(piece))
-            pieces.append(piece)
-        return "".join(pieces)
-    finally:
-        _deadline.reset(token)
-
-
-def _fits(size: int) -> int:
-    if size > MAX_SIZE:
-        raise OverLimit(f"it makes a value of more than {MAX_SIZE:,} characters or entries")
-    return size
-
-
-def _check_bits(bits: int) -> None:
-    if bits > _MAX_BITS:
-        raise OverLimit("it makes a number of thousands of digits")
-
-
-def _check_written(value: Any, budget: int | None = None) -> int:
-    """Before a value is written out: lists may hold the same list many times over, and so on down.
-
-    budget: characters that may be written; what is left of them is returned. An entry counts as 64.
-    """
-    left = MAX_SIZE if budget is None else budget
-    if isinstance(value, (list, tuple, set, dict)):
-        entries = (*value, *value.values()) if isinstance(value, dict) else value
-        for entry in entries:
-            left = _check_written(entry, left - 64)
-    elif isinstance(value, str):
-        left -= len(value)
-    if left < 0:
-        raise OverLimit(f"it writes out a value of more than {MAX_SIZE:,} characters")
-    return left
-
-
-def _size(value: Any) -> int:
-    """Characters or entries."""
-    try:
-        return len(value)
-    except TypeError:
-        return 1
-
-
-def _written(value: Any) -> Any:
-    """What `{{ value }}` writes, after a look at it."""
-    _check_written(value)
-    return value
-
-
-def _tick() -> None:
-    if time.monotonic() > _deadline.get():
-        raise OverLimit(f"it runs for more than {MAX_SECONDS:g} seconds")
-
-
-def _check_format(text: str) -> None:
-    if re.search(r"\d{6,}", text):
-        raise OverLimit("it pads a text to a width of millions")
-
-
-def _check_arguments(values: Iterable[Any]) -> None:
-    """Numbers that say how wide, how deep or how often."""
-    for value in values:
-        if isinstance(value, int) and abs(value) > _MAX_ARGUMENT:
-            raise OverLimit(f"it asks for a width or a count of {value}")
-
-
-def _joined(separator: Any, values: Iterable[Any]) -> list[Any]:
-    """The values, after a look at how long they are in one text."""
-    values, size = list(values), 0
-    for value in values:
-        _check_written(value)
-        size = _fits(size + _size(separator) + (len(value) if isinstance(value, str) else len(str(value))))
-    return values
-
-
-def _check_replace(text: Any, old: Any, new: Any) -> None:
-    if isinstance(text, str) and isinstance(old, str):
-        _fits(len(text) + text.count(old) * _size(new))
-
-
-def _guarded_filter(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Jinja's filter with a look at its arguments first."""
-    offset = 1 if hasattr(original, "jinja_pass_arg") else 0  # the environment or context comes before the value
-
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        value, rest = args[offset], args[offset + 1 :]
-        _check_arguments((*rest, *kwargs.values()))
-        _check_written(value)
-        if name == "join":
-            separator = rest[0] if rest else kwargs.get("d", "")
-            args = (*args[:offset], _joined(separator, value), *rest)
-        elif name == "replace" and len(rest) >= 2:
-            _check_replace(str(value), str(rest[0]), rest[1])
-        elif name == "format":
-            _check_format(str(value))
-            _check_written(rest)
-        elif name == "indent":
-            text, width = str(value), rest[0] if rest else kwargs.get("width", 4)
-            _fits(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else _size(width)))
-        return original(*args, **kwargs)
-
-    for mark in ("jinja_pass_arg", "jinja_async_variant"):
-        if hasattr(original, mark):
-            setattr(guarded, mark, getattr(original, mark))
-    return guarded
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    _check_arguments((indent,))
-    _check_written(value)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: Any) -> None:
-    raise Refused(str(message))
-
-
-def _strftime_now(form: str) -> str:
-    _check_format(form)
-    return datetime.now().strftime(form)
-
-
-class _TemplateNamespace(Namespace):
-    """Jinja's namespace without names that begin with an underscore."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:
-        self, *rest = args
-        values = dict(*rest, **kwargs)
-        for name in values:
-            _check_name(name)
-        Namespace.__init__(self, values)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _check_name(name)
-        Namespace.__setitem__(self, name, value)
-
-
-def _check_name(name: Any) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"it sets the attribute {name!r} on a namespace")
+    pieces = []
+    for piece in template.root_render_func(template.new_context(dict(values))):
+        take(_PIECE)
+        pieces.append(piece)
+    return operations.join_texts(pieces)
 
 
 class _GenerationBlock(Extension):
@@ -216,24 +62,66 @@ class _GenerationBlock(Extension):
     def content(self, caller: Macro) -> str:
         return caller()
 
+    def filter_stream(self, stream: TokenStream) -> Iterator[Any]:
+        """The tokens of a source, counted: what is parsed and compiled grows with them."""
+        for count, token in enumerate(stream):
+            if count >= MAX_TOKENS:
+                raise OverLimit(f"it has more than {MAX_TOKENS:,} parts")
+            value: Any = token.value
+            if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+                raise OverLimit("it holds a number of thousands of digits")
+            take(_SMALL)
+            yield token
+
+
+_MAKERS = (nodes.Output, nodes.List, nodes.Tuple, nodes.Dict, nodes.For, nodes.Macro, nodes.CallBlock)
+
 
 class _AddTicks(NodeTransformer):
-    """A look at the clock at the head of every loop turn and macro."""
+    """An account at the head of every loop's turn and every macro, of what their bodies make by themselves."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        return self._ticking(node)
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(self._tick(node)).set_lineno(node.lineno))
+        if node.test is not None:
+            node.test = nodes.And(self._tick(node.test), node.test)
+        return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        return self._ticking(node)
-
-    def _ticking(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
-        tick = nodes.Call(nodes.EnvironmentAttribute("tick"), [], [], None, None)
-        node.body.insert(0, nodes.ExprStmt(tick).set_lineno(node.lineno))
+        node.body.insert(0, nodes.ExprStmt(self._tick(node)).set_lineno(node.lineno))
         return node
+
+    def _tick(self, node: nodes.Node) -> nodes.Expr:
+        amount = 0
+        for part in node.find_all(_MAKERS):
+            if isinstance(part, nodes.Output):
+                amount += _PIECE * len(part.nodes)
+            elif isinstance(part, (nodes.List, nodes.Tuple, nodes.Dict)):
+                amount += 2 * _SMALL + 100 * len(part.items)
+            else:
+                amount += _OBJECT
+        return nodes.Call(nodes.EnvironmentAttribute("tick"), [nodes.Const(amount)], [], None, None)
+
+    def _refuse(self, node: nodes.Node) -> nodes.Node:
+        raise TemplateSyntaxError(f"a chat template cannot have {type(node).__name__.lower()} statements", node.lineno)
+
+    visit_Block = visit_Extends = visit_Include = visit_Import = visit_FromImport = _refuse
 
 
 class _Generator(CodeGenerator):
+    """Generates code that calls the environment for what Jinja would do in place."""
+
+    def _write_call(self, name: str, parts: list[nodes.Expr | str], frame: Frame) -> None:
+        self.write(f"environment.{name}(")
+        for part in parts:
+            if isinstance(part, str):
+                self.write(repr(part))
+            else:
+                self.visit(part, frame)
+            self.write(", ")
+        self.write(")")
+
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.concatenate((")
         for part in node.nodes:
@@ -241,73 +129,163 @@ class _Generator(CodeGenerator):
             self.write(", ")
         self.write("))")
 
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        if _is_simple(node):
+            super().visit_Compare(node, frame)
+            return
+        parts: list[nodes.Expr | str] = [node.expr]
+        for operand in node.ops:
+            parts += [operand.op, operand.expr]
+        self._write_call("compare", parts, frame)
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if isinstance(node.arg, nodes.Slice):
+            self.write("environment.made(")
+            super().visit_Getitem(node, frame)
+            self.write(")")
+        else:
+            super().visit_Getitem(node, frame)
+
+    def visit_Pair(self, node: nodes.Pair, frame: Frame) -> None:
+        raise NotImplementedError
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self.write("{")
+        for pair in node.items:
+            if isinstance(pair.key, nodes.Const):
+                self.visit(pair.key, frame)
+            else:
+                self._write_call("key", [pair.key], frame)
+            self.write(": ")
+            self.visit(pair.value, frame)
+            self.write(", ")
+        self.write("}")
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        if isinstance(node.node, nodes.EnvironmentAttribute):
+            self._write_call(node.node.name, [*node.args], frame)
+        else:
+            super().visit_Call(node, frame, forward_caller=forward_caller)
+
+
+def _is_simple(node: nodes.Compare) -> bool:
+    """Whether a comparison takes no longer than a constant of the source is long."""
+    if len(node.ops) != 1:
+        return False
+    (operand,) = node.ops
+    right = operand.expr
+    if operand.op in ("in", "notin"):
+        listed = isinstance(right, (nodes.List, nodes.Tuple)) and all(isinstance(n, nodes.Const) for n in right.items)
+        return listed or isinstance(right, nodes.Const)
+    return isinstance(node.expr, nodes.Const) or isinstance(right, nodes.Const)
+
+
+@pass_context
+def _written(context: Context, value: Any) -> Any:
+    """What `{{ value }}` writes, after a look at it."""
+    if type(value) is not str:
+        take(_SMALL)
+        afford(WRITTEN * weigh(value))
+    return value
+
+
+_METHODS = (types.BuiltinMethodType, types.MethodType)  # those of markupsafe's texts are Python functions
+
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """The sandbox that chat templates run in."""
+    """The sandbox that chat templates run in. To be used within `template_budget.limits` only."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
     code_generator_class = _Generator
-    tick = staticmethod(_tick)
+    concat = staticmethod(operations.join_texts)
+    concatenate = staticmethod(operations.concatenate)
+    compare = staticmethod(operations.compare)
+    made = staticmethod(made)
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols], finalize=_written
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=[_GenerationBlock, loopcontrols],
+            finalize=_written,  # with a context, so that Jinja does not call it while it compiles
         )
-        for name in _GUARDED_FILTERS:
-            self.filters[name] = _guarded_filter(name, FILTERS[name])
-        self.filters["tojson"] = _tojson
+        self.filters = dict(FILTERS)
+        self.tests = dict(TESTS)
         self.globals.pop("lipsum", None)
-        self.globals.update(
-            raise_exception=_raise_exception,
-            strftime_now=_strftime_now,
-            namespace=_TemplateNamespace,
-            dict=lambda *args, **kwargs: dict(*args, **kwargs),
-        )
+        self.globals.update(GLOBALS)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        if len(source) > MAX_SOURCE:
+            raise OverLimit(f"it has more than {MAX_SOURCE:,} characters")
         tree: nodes.Template = _AddTicks().visit(super()._parse(source, name, filename))
         return tree
 
-    def concatenate(self, values: Iterable[Any]) -> str:
-        """What `~` does."""
-        return str_join(_joined("", values))
+    @staticmethod
+    def tick(amount: int) -> bool:
+        take(amount)
+        return True
+
+    @staticmethod
+    def key(value: Any) -> Any:
+        """What becomes a key of a dict."""
+        operations.check_key(value)
+        return value
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        both_numbers = isinstance(left, int) and isinstance(right, int)
-        if operator == "**" and both_numbers:
-            _check_bits(left.bit_length() * max(right, 1))
-        elif operator == "*" and both_numbers:
-            _check_bits(left.bit_length() + right.bit_length())
-        elif operator == "*":
-            _fits(_times(left, right))
-        elif operator == "+" and not both_numbers:
-            _fits(_size(left) + _size(right))
-        elif operator == "%" and isinstance(left, str):
-            _check_format(left)
-            _check_written(right)
-            _check_arguments((right if isinstance(right, tuple) else (right,)) if "*" in left else ())
-        return super().call_binop(context, operator, left, right)
+        return operations.binary(operator, left, right)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        operations.check_key(argument)
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            if isinstance(argument, str) and len(argument) > operations.MAX_NAME:
+                argument = argument[: operations.MAX_NAME]  # errors repeat it
+            return super().getitem(obj, argument)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and not hasattr(dict, attribute):  # most of what templates do; Jinja finds it by an error
+            try:
+                return obj[attribute]
+            except KeyError:
+                return self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, Namespace):
+            return not attr.startswith("_")
+        return attr in operations.attributes_of(obj) and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        formatted = super().wrap_str_format(value)
+        if formatted is None:
+            return None
+        take(3 * _OBJECT)
+        text: str = value.__self__
+        format_map = value.__name__ == "format_map"
+
+        def checked(*args: Any, **kwargs: Any) -> str:
+            operations.check_names(kwargs)
+            values = list(args[0].values()) if format_map and args and isinstance(args[0], dict) else list(args)
+            operations.check_braces(text, [*values, *kwargs.values()])
+            return str(made(formatted(*args, **kwargs)))
+
+        return checked
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        method = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
-        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
-        if isinstance(owner, str):
-            if name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
-                _check_arguments((*args, *kwargs.values()))
-            elif name == "join" and args:
-                args = (_joined(owner, args[0]), *args[1:])
-            elif name == "replace" and len(args) >= 2:
-                _check_replace(owner, args[0], args[1])
-            elif name in ("format", "format_map"):
-                _check_format(owner)
-                _check_written((*args, *kwargs.values()))
-                if re.search(r"\{[^{}]*\{", owner):  # a width that is an argument
-                    _check_arguments((*args, *kwargs.values()))
+        if isinstance(__obj, _METHODS) and isinstance(__obj.__self__, operations.VALUES):
+            kwargs.pop("_loop_vars", None)
+            kwargs.pop("_block_vars", None)
+            operations.check_names(kwargs)
+            return operations.call_method(__obj, args, kwargs)
+        take(_SMALL if isinstance(__obj, (Macro, LoopContext)) else _OBJECT)
+        operations.check_names(kwargs)
+        if isinstance(__obj, types.MethodType) and isinstance(__obj.__self__, LoopContext):  # changed, cycle
+            work(sum(weigh(arg) for arg in args))
         return super().call(__context, __obj, *args, **kwargs)
 
-
-def _times(left: Any, right: Any) -> int:
-    """The size of a sequence repeated."""
-    if isinstance(left, int):
-        left, right = right, left
-    return _size(left) * right if isinstance(right, int) else 1
+    def _filter_test_common(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(name, (str, Undefined)) or (isinstance(name, str) and len(name) > operations.MAX_NAME):
+            raise TypeError("filters and tests are named by texts")
+        return super()._filter_test_common(name, *args, **kwargs)
