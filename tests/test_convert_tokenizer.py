@@ -36,6 +36,8 @@ from ggpy.convert.pipeline import convert
 from ggpy.convert.pre_tokenizer import NAMES, recognise
 from ggpy.convert.vocabulary import byte_alphabet, byte_level_text
 from ggpy.errors import GGPYError
+from ggpy.gguf_file import GGUFFile
+from ggpy.models import ARCHITECTURES, by_gguf_name, by_hf_name
 from ggpy.tokenizer.pretokenize import PRE_TOKENIZERS
 
 N = len(tiny_ranks())
@@ -404,7 +406,13 @@ def test_the_byte_alphabet_is_gpt2s() -> None:
 
 
 def test_kinds_cover_every_architecture() -> None:
-    from ggpy.models import ARCHITECTURES
+    assert {by_hf_name(config["architectures"][0]) for config in CONFIGS.values()} == set(ARCHITECTURES)
 
-    shipped = {name for architecture in ARCHITECTURES for name in architecture.hf_names}
-    assert {config["architectures"][0] for config in CONFIGS.values()} <= shipped
+
+@pytest.mark.parametrize("name", [name for architecture in ARCHITECTURES for name in architecture.hf_names])
+def test_every_model_class_is_converted(tmp_path: Path, name: str) -> None:
+    kinds = {config["architectures"][0]: kind for kind, config in CONFIGS.items()}
+    kind = kinds.get(name) or next(kinds[other] for other in by_hf_name(name).hf_names if other in kinds)
+    convert(tiny_checkpoint(tmp_path, kind, architectures=[name], num_hidden_layers=1), "q8_0", tmp_path / "m.gguf")
+    with GGUFFile(tmp_path / "m.gguf") as file:
+        assert by_gguf_name(file.metadata["general.architecture"]) is by_hf_name(name)

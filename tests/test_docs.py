@@ -7,11 +7,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from tiny import tiny_checkpoint
 
+import ggpy.llm
 from ggpy.cli.main import COMMANDS, main
+from ggpy.convert.pipeline import convert
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,9 +68,22 @@ def test_options_in_tables_exist() -> None:
     assert named <= known
 
 
-def test_the_python_example_is_python() -> None:
+def test_the_python_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they stand, with a tiny model of random weights."""
+    convert(tiny_checkpoint(tmp_path, "qwen2"), "q8_0", tmp_path / "model.gguf")
+    monkeypatch.chdir(tmp_path)
     (example,) = blocks(README, "python")
-    compile(example, "README.md", "exec")
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    *said, shape = capsys.readouterr().out.splitlines()
+    assert [line.split(" → ")[0] for line in said if " → " in line] == ["The capital of France is", "1, 2, 3,"]
+    assert shape == f"({len(names['ids'])}, {names['llm'].n_vocab})"
+    example = (ggpy.llm.__doc__ or "").split("\n\n", 1)[1]
+    exec(compile(example, "ggpy/llm.py", "exec"), names)
+    names["llm"].close()
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES)
