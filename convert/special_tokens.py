@@ -150,8 +150,7 @@ def _around(keys: Mapping[str, Any], vocabulary: Vocabulary, tokenizer_config: M
         if added and added != (id,):
             place = {"bos": "before", "eos": "after"}[name]
             result[f"{OWN}{place}_token_ids"] = np.array(added, np.int32)
-            some = ", ".join(repr(vocabulary.texts[i]) for i in added)
-            vocabulary.note(f"the tokenizer puts {some} {place} a text", own=True)
+            vocabulary.note(f"the tokenizer puts {vocabulary.some(added)} {place} a text", own=True)
     return result
 
 
@@ -164,8 +163,8 @@ def _no_eos(vocabulary: Vocabulary) -> dict[str, Any]:
         vocabulary.note("no end-of-text token is named, and other readers of GGUF may take a token of text for it.")
         return {}
     vocabulary.note(
-        f"no end-of-text token is named; the key for it holds {vocabulary.texts[stand_in]!r}, which no text has, for"
-        " readers that would take another one."
+        f"no end-of-text token is named; the key for it holds {quoted(vocabulary.texts[stand_in])}, which no text has,"
+        " for readers that would take another one."
     )
     return {_KEYS["eos"]: stand_in, f"{OWN}no_eos": True}
 
@@ -176,11 +175,14 @@ def _template_tokens(
     """What templates see as `bos_token` and so on, where the ids alone do not say it."""
     told = {f"{name}_token": vocabulary.texts[keys[key]] for name, key in _KEYS.items() if key in keys}
     unlike = [name for name in {**named, **told} if named.get(name) != told.get(name) and name in templates]
+    for name in ("bos_token", "eos_token"):
+        if name in templates and name not in named and name not in told:
+            vocabulary.note(f"the chat template writes {name!r}, but there is none; other readers may write some word.")
     if not unlike:
         return {}
     for name in unlike:
-        what = f"{named[name]!r}" if name in named else "empty"
-        vocabulary.note(f"the chat template's {name!r} is {what} in the original", own=True)
+        what = quoted(named[name]) if name in named else "empty"
+        vocabulary.note(f"the chat template's {quoted(name)} is {what} in the original", own=True)
     return {f"{OWN}template_tokens": json.dumps({n: t for n, t in named.items() if n in templates}, ensure_ascii=False)}
 
 
@@ -208,7 +210,7 @@ def _ends(
     if untold:
         result[EXTRA_ENDS] = np.array(sorted(ends), np.int32)
         vocabulary.note(
-            f"GGUF has keys for three ends of generation; {', '.join(repr(vocabulary.texts[id]) for id in untold)}"
+            f"GGUF has keys for three ends of generation; {vocabulary.some(untold)}"
             f" stand in {EXTRA_ENDS!r}, which not every reader knows."
         )
     return result

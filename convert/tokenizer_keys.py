@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ggpy.convert.pre_tokenizer import flat
+from ggpy.errors import quoted
 
 FOLLOWED = "followed"  # written into the GGUF file, or decides what is
 REFUSED = "refused"  # a value that would change tokens and that no key of GGUF or ours says
@@ -153,6 +154,8 @@ TOKENIZER_CONFIG: Mapping[str, str] = {
     "vocab_size": "that of the model counts",
 }
 
+_MOST = 20  # notes on keys of one file
+
 _STEPS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors",
           "decoder": "decoders"}  # fmt: skip
 
@@ -162,11 +165,12 @@ def unknown_keys(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> lis
     known = {"tokenizer.json": TOKENIZER_JSON, "tokenizer_config.json": TOKENIZER_CONFIG}
     found = [("tokenizer.json", path) for path in dict.fromkeys(_paths(tokenizer))]
     found += [("tokenizer_config.json", key) for key in config if not key.endswith("_token")]
-    return [
-        f"{file} has {path[:80]!r}, which ggpy does not know and does not follow."
-        for file, path in found
-        if path not in known[file] and not path.endswith(".type")
+    unknown = [(file, path) for file, path in found if path not in known[file] and not path.endswith(".type")]
+    notes = [
+        f"{file} has {quoted(path)}, which ggpy does not know and does not follow." for file, path in unknown[:_MOST]
     ]
+    more = f"there are {len(unknown) - _MOST} more keys that ggpy does not know."
+    return [*notes[:_MOST], more] if len(notes) > _MOST else notes
 
 
 def _paths(tokenizer: Mapping[str, Any]) -> Iterator[str]:

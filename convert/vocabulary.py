@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -147,10 +147,13 @@ class Vocabulary:
         lists = {flag: sorted(id for id, of in flags.items() if flag in of) for flag in FLAGS}
         for flag in ("lstrip", "rstrip", "single_word"):
             if lists[flag]:
-                some = ", ".join(repr(self.texts[id])[:40] for id in lists[flag][:3])
-                more = f" and {len(lists[flag]) - 3} more" if len(lists[flag]) > 3 else ""
-                self.note(f"the tokenizer finds {some}{more} with {flag!r}", own=True)
+                self.note(f"the tokenizer finds {self.some(lists[flag])} with {flag!r}", own=True)
         return {f"{OWN}{flag}_token_ids": np.array(ids, np.int32) for flag, ids in lists.items() if ids}
+
+    def some(self, ids: Sequence[int]) -> str:
+        """The first of these tokens, for a note."""
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        return ", ".join(quoted(self.texts[id], 40) for id in ids[:3]) + more
 
     def set_space_prefix(self, scheme: str | None) -> None:
         """Where a space is put if there is none: "first", before a text, or "always", after special tokens too; None

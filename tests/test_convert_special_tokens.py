@@ -203,6 +203,15 @@ def test_bos_null_beside_an_id(tmp_path: Path) -> None:
     assert Tokenizer(keys).tokenize_chat(rendered)[0] == N + 1
 
 
+def test_a_template_that_writes_a_token_that_is_none(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, "smollm2")
+    (folder / "generation_config.json").unlink()
+    put(folder, "tokenizer_config.json", {"chat_template": "[{{ bos_token }}{{ eos_token }}]"})
+    keys, notes = exported(folder)
+    assert any("writes 'bos_token', but there is none" in text for text in notes)
+    assert chat_template(keys).render([{"role": "user", "content": "x"}]) == "[]"  # not the stand-in for the end
+
+
 @pytest.mark.parametrize("told", [1, "{", "[]", '{"bos_token": 1}', b"x"])
 def test_template_tokens_that_are_none(tmp_path: Path, told: Any) -> None:
     keys = {**export(tiny_checkpoint(tmp_path, "qwen2")), "ggpy.tokenizer.template_tokens": told}

@@ -335,6 +335,13 @@ def test_parts_that_are_none_are_refused(folders: Path, part: str, inner: str) -
         assert isinstance(outcome(folders, "qwen2", at(part, value)), str), value
 
 
+def test_many_unknown_keys_are_told_in_a_few_notes() -> None:
+    notes = unknown_keys({}, {f"odd{'!' * 300}{i}": i for i in range(1000)})
+    assert len(notes) == 21
+    assert notes[-1] == "there are 980 more keys that ggpy does not know."
+    assert all(len(text) < 400 for text in notes)
+
+
 def test_keys_of_the_tiny_folders_are_all_known() -> None:
     assert unknown_keys(byte_level_json(QWEN2_SPECIALS, DIGITS_STEP, START), {}) == []
     assert unknown_keys(spm_like_json(), {"bos_token": None, "use_fast": True}) == []
