@@ -166,9 +166,7 @@ def unknown_keys(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> lis
     found = [("tokenizer.json", path) for path in dict.fromkeys(_paths(tokenizer))]
     found += [("tokenizer_config.json", key) for key in config if not key.endswith("_token")]
     unknown = [(file, path) for file, path in found if path not in known[file] and not path.endswith(".type")]
-    notes = [
-        f"{file} has {quoted(path)}, which ggpy does not know and does not follow." for file, path in unknown[:_MOST]
-    ]
+    notes = [f"{file} has {quoted(path)}, which ggpy does not know and does not follow." for file, path in unknown]
     more = f"there are {len(unknown) - _MOST} more keys that ggpy does not know."
     return [*notes[:_MOST], more] if len(notes) > _MOST else notes
 
