@@ -85,9 +85,13 @@ def _from_a_pipe(session: ChatSession) -> int:
 
 def _lines() -> Iterator[str]:
     """The lines of stdin that hold something."""
-    from ggpy.cli.terminal import decode_utf8
+    from ggpy.cli.terminal import MOST_TEXT, decode_utf8
+    from ggpy.units import size_text
 
-    for number, line in enumerate(sys.stdin.buffer, 1):
+    lines = iter(lambda: sys.stdin.buffer.readline(MOST_TEXT), b"")
+    for number, line in enumerate(lines, 1):
+        if len(line) == MOST_TEXT:
+            raise GGPYError(f"Line {number} of standard input is longer than {size_text(MOST_TEXT)}.")
         text = decode_utf8(line, f"Line {number} of standard input").removeprefix("\ufeff").strip()
         if text:
             yield text

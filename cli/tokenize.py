@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -62,7 +63,8 @@ def tokenize(
     if ids:
         click.echo(tokens)
     elif as_json:
-        click.echo(json.dumps([_record(tokenizer, token) for token in tokens], indent=2, ensure_ascii=False))
+        text = json.dumps([_record(tokenizer, token) for token in tokens], indent=2, ensure_ascii=False)
+        click.echo(re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))  # what a terminal obeys
     else:
         width = len(str(tokenizer.n_vocab - 1))
         for token in tokens:

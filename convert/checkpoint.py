@@ -74,10 +74,9 @@ class Checkpoint:
             raise GGPYError(f"Cannot read {path}: {error.strerror or error}.") from error
 
     def files(self) -> list[Path]:
-        """What must not be written over: every file of the folder and one folder further down, whether ggpy reads it or
-        not, but GGUF files, which are no part of a checkpoint."""
-        found = [path for pattern in ("*", "*/*") for path in self.folder.glob(pattern)]
-        return [path for path in found if path.is_file() and not _is_gguf(path)]
+        """What belongs to the checkpoint: all that is in the folder and one folder further down, whether ggpy reads it
+        or not."""
+        return [path for pattern in ("*", "*/*") for path in self.folder.glob(pattern)]
 
     def _open(self) -> dict[str, SourceTensor]:
         """The tensors of the weights that transformers would load: what config.json names, model.safetensors, what an
@@ -184,14 +183,6 @@ class Checkpoint:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def _is_gguf(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
-        return False
 
 
 def _is_plain_name(name: Any) -> bool:

@@ -21,7 +21,7 @@ from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import sampling_metadata
 from ggpy.convert.safetensors import SourceTensor
 from ggpy.convert.tokenizer_export import export_tokenizer
-from ggpy.convert.writer import ALIGNMENT, OutputTensor, write_gguf
+from ggpy.convert.writer import ALIGNMENT, OutputTensor, is_gguf, write_gguf
 from ggpy.cores import usable_cpus
 from ggpy.errors import GGPYError, quoted
 from ggpy.files import check_target
@@ -134,7 +134,7 @@ def convert(
     """
     began = time.monotonic()
     with Checkpoint(folder) as checkpoint:
-        inputs = checkpoint.files()
+        inputs = [] if is_gguf(path) else checkpoint.files()  # an earlier result in the folder is no part of it
         check_target(path, inputs)
         plan = plan_conversion(checkpoint, file_type, pure=pure)
         for text in plan.notes:

@@ -103,6 +103,15 @@ def encode_header(metadata: Mapping[str, Any], tensors: Iterable[OutputTensor]) 
     return header + bytes(_padded(len(header)) - len(header))
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file is there that begins as GGUF files do."""
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and file.read(4) == b"GGUF"
+    except (OSError, ValueError):
+        return False
+
+
 class GGUFWriter:
     """Writes the tensors announced, in their order, in pieces of any size. Use through `write_gguf`."""
 

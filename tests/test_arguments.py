@@ -184,7 +184,6 @@ CALLS: dict[str, Callable[[LLM, Any], Any]] = {
     "token_id": lambda llm, x: Tokenizer(spm()).token_id(x),
     "is_control": lambda llm, x: Tokenizer(spm()).is_control(x),
     "Tokenizer": lambda llm, x: Tokenizer(x),
-    "Tokenizer reopen": lambda llm, x: Tokenizer(spm(), "there", x),
     "from_gguf": lambda llm, x: Tokenizer.from_gguf(x),
     "request": lambda llm, x: llm.follow([llm.request(x, GREEDY)]),
     "request params": lambda llm, x: llm.follow([llm.request([1], x)]),

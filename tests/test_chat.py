@@ -206,6 +206,13 @@ def piped(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return piped
 
 
+def test_a_line_without_an_end_is_not_waited_for(piped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggpy.cli.terminal.MOST_TEXT", 100)
+    result = piped("One?\n" + "x" * 1000)
+    assert (result.exit_code, result.stdout) == (1, "Yes.\n")
+    assert "Line 2 of standard input is longer than 100 B." in result.stderr
+
+
 def test_piped_lines_are_turns(piped: Any) -> None:
     result = piped("One?\n\n/stats\nTwo?\r\n/stats")
     assert result.exit_code == 0

@@ -221,6 +221,7 @@ def test_convert_leaves_its_checkpoint_alone(tmp_path: Path, monkeypatch: pytest
     os.link(folder / "tokenizer.json", tmp_path / "hard.gguf")
     (tmp_path / "soft.gguf").symlink_to(folder / "config.json")
     (tmp_path / "again").symlink_to(folder)
+    (folder / "locked").mkdir(mode=0)  # what may not be looked into stops nothing
     before = content(tmp_path)
     targets = [path for path in folder.rglob("*") if path.is_file()]
     targets += [tmp_path / name for name in ("blob", "hard.gguf", "soft.gguf", "again/config.json")]

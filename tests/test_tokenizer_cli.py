@@ -46,6 +46,16 @@ def test_ids_table_and_json(vocabulary: Path) -> None:
     assert b"".join(bytes(record["bytes"]) for record in records).decode() == text
 
 
+def test_what_a_terminal_would_obey_is_spelt_out(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "v.gguf", bpe_metadata("qwen2", {"\x9b2J\x1b\x7f": CONTROL}))
+    for option in ("--json", "--no-special"):
+        status, out, _ = _ggpy("-m", str(path), "-p", "\x9b2J\x1b\x7f", option)
+        assert status == 0
+        assert not {"\x9b", "\x1b", "\x7f"} & set(out)
+    _, out, _ = _ggpy("-m", str(path), "-p", "\x9b2J\x1b\x7f", "--json")
+    assert json.loads(out)[0]["piece"] == "\x9b2J\x1b\x7f"
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [

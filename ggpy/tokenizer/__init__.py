@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
@@ -26,19 +26,11 @@ __all__ = ["StreamDecoder", "Tokenizer"]
 class Tokenizer:
     """A vocabulary and the way its model cuts text. Raises GGPYError for a vocabulary that cannot be used."""
 
-    def __init__(
-        self,
-        metadata: Mapping[str, Any],
-        where: str = "the vocabulary",
-        reopen: Callable[[], Mapping[str, Any]] | None = None,
-    ) -> None:
-        """From GGUF metadata. `where` names the file in errors; `reopen` reads the metadata again should the file that
-        they are decoded from be closed when more of them is wanted."""
+    def __init__(self, metadata: Mapping[str, Any], where: str = "the vocabulary") -> None:
+        """From GGUF metadata. `where` names the file in errors."""
         if not isinstance(metadata, Mapping):
             raise arguments.wrong("metadata", metadata, "the keys and values of a GGUF file")
-        if reopen is not None:
-            arguments.function("reopen", reopen)
-        self._vocabulary = vocabulary = Vocabulary(metadata, where, reopen or (lambda: metadata))
+        self._vocabulary = vocabulary = Vocabulary(metadata, where)
         self._special = SpecialTokens(vocabulary, vocabulary.normalizer())
         self._bpe = BytePairEncoding(vocabulary) if vocabulary.is_bpe else None
         self._spm = None if vocabulary.is_bpe else ScoredPieces(vocabulary)
@@ -54,10 +46,10 @@ class Tokenizer:
         """From a GGUF file, by path or already open. The file need hold no tensors."""
         from ggpy.gguf_file import GGUFFile
 
-        # Left open: the merges are decoded from the mapped file when they are first wanted.
-        file = source if isinstance(source, GGUFFile) else GGUFFile(source)
-        path = file.path
-        return cls(file.metadata, str(path), lambda: GGUFFile(path).metadata)
+        if isinstance(source, GGUFFile):
+            return cls(source.metadata, str(source.path))
+        with GGUFFile(source) as file:  # what is decoded later, as merges are, was read with the header
+            return cls(file.metadata, str(file.path))
 
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False, *, continues: bool = False

@@ -98,7 +98,7 @@ class BytePairEncoding:
         return lambda left, right: rank_of(f"{left} {right}")
 
     def _merges(self) -> list[str]:
-        return self._vocabulary.strings("tokenizer.ggml.merges") or []
+        return self._vocabulary.metadata.strings("tokenizer.ggml.merges") or []
 
     def _symbol_ids(self, symbol: str) -> list[int]:
         """The token of a merged symbol; for one that is no token what llama.cpp finds: its ASCII characters' tokens."""

@@ -35,7 +35,8 @@ class ScoredPieces:
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
         self._scores = _scores(vocabulary)
-        self._merges = vocabulary.strings(f"{OWN}merges")  # where a piece's score does not say which pairs make it
+        # where a piece's score does not say which pairs make it
+        self._merges = vocabulary.metadata.strings(f"{OWN}merges")
         self._costs: dict[str, float] | None = None  # token → minus its score, or merge → its rank
         self._merged = 0
         self._core: SentencePieceProcessor | None = None

@@ -10,7 +10,7 @@ Keys `ggpy.tokenizer.*` hold what GGUF has no keys for: `ggpy convert` writes th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,8 @@ class Vocabulary:
     before: tuple[int, ...]  # what a text gets around it beside BOS and EOS
     after: tuple[int, ...]
 
-    def __init__(self, metadata: Mapping[str, Any], where: str, reopen: Callable[[], Mapping[str, Any]]) -> None:
-        """`reopen` gives the metadata again when the file they are read from was closed."""
-        self.metadata, self.where, self._reopen = TypedMetadata(metadata, where), where, reopen
+    def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
+        self.metadata, self.where = TypedMetadata(metadata, where), where
         model = self.metadata.find("tokenizer.ggml.model", str)
         if model is None:
             raise GGPYError(f"{where}: there is no tokenizer in this file (no key tokenizer.ggml.model).")
@@ -112,16 +111,8 @@ class Vocabulary:
             raise GGPYError(f"{self.where}: {key} has {len(value)} entries for {length} tokens.")
         return value
 
-    def strings(self, key: str) -> list[str] | None:
-        """The array of strings under `key`, or None."""
-        try:
-            return self.metadata.strings(key)
-        except ValueError:  # an array is decoded when it is first wanted, and the file has been closed since
-            self.metadata = TypedMetadata(self._reopen(), self.where)
-            return self.metadata.strings(key)
-
     def _read_tokens(self) -> None:
-        tokens = self.strings("tokenizer.ggml.tokens")
+        tokens = self.metadata.strings("tokenizer.ggml.tokens")
         if not tokens:
             raise GGPYError(f"{self.where}: the vocabulary is empty (key tokenizer.ggml.tokens).")
         if "" in tokens:
