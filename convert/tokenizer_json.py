@@ -267,10 +267,7 @@ def _read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
             continue
         if kind in ("BertProcessing", "RobertaProcessing"):
             vocabulary.before, vocabulary.after = (
-                (entry[1],)
-                if isinstance(entry := processor.get(name), list) and len(entry) == 2 and entry[1] in vocabulary.texts
-                else ()
-                for name in ("cls", "sep")
+                (_token_id(processor.get(name), vocabulary, where),) for name in ("cls", "sep")
             )
             continue
         if kind != "TemplateProcessing":
@@ -283,6 +280,14 @@ def _read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
         ids = [_special_ids(item, known, vocabulary, where) for i, item in enumerate(items) if i != texts[0]]
         vocabulary.before = tuple(id for some in ids[: texts[0]] for id in some)
         vocabulary.after = tuple(id for some in ids[texts[0] :] for id in some)
+
+
+def _token_id(entry: Any, vocabulary: Vocabulary, where: str) -> int:
+    """The id in a pair of a token's text and its id."""
+    id = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if type(id) is not int or id not in vocabulary.texts:
+        raise GGPYError(f"{where} puts {entry!r:.60} beside a text, which is no token of it.")
+    return id
 
 
 def _check_decoder(vocabulary: Vocabulary, node: Any, where: str) -> None:

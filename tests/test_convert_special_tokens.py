@@ -301,15 +301,20 @@ def test_a_template_that_adds_no_token(tmp_path: Path, item: Any) -> None:
 _FLAG = st.lists(st.sampled_from(QWEN2_SPECIALS), max_size=3)
 
 
+@pytest.fixture(scope="module")
+def flag_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: tiny_checkpoint(tmp_path_factory.mktemp("flags"), kind) for kind in ("qwen2", "smollm2")}
+
+
 @given(
     lstrip=_FLAG, rstrip=_FLAG, single_word=_FLAG, normalized=_FLAG, kind=st.sampled_from(["qwen2", "smollm2"]),
     pieces=st.lists(st.sampled_from([*QWEN2_SPECIALS, " ", "\n", "x", "the", "e\u0301", "_"]), max_size=9),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_added_tokens_are_matched_as_in_the_original(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, pieces: list[str], **flags: list[str]
+    flag_folders: dict[str, Path], kind: str, pieces: list[str], **flags: list[str]
 ) -> None:
-    folder = tiny_checkpoint(tmp_path_factory.mktemp("flags"), kind)
+    folder = flag_folders[kind]
     whole = json.loads((folder / "tokenizer.json").read_text())
     for token in whole["added_tokens"]:
         token.update({name: token["content"] in texts for name, texts in flags.items()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,8 +61,7 @@ def outcome(folders: Path, kind: str, *changes: Change) -> Any:
         keys, notes = exported(folder)
         tokenizer = Tokenizer(keys)
         template = ChatTemplate.from_gguf(SimpleNamespace(metadata=keys, path="x"), tokenizer)  # type: ignore[arg-type]
-        assert template is not None
-        shown = template.render([{"role": "user", "content": "x"}])
+        shown = template.render([{"role": "user", "content": "x"}]) if template is not None else None
         ids = [tokenizer.tokenize(text, parse_special=True) for text in TEXTS]
         return ids, sorted(tokenizer.eog), [tokenizer.token_bytes(i, special=False) for i in range(512)], shown, notes
     except GGPYError as error:
@@ -333,6 +333,29 @@ def test_parts_that_are_none_are_refused(folders: Path, part: str, inner: str) -
         nested = {"type": "Sequence", inner: [nested]}
     for value in ({"type": "Odd"}, {}, [], 5, "NFC", {"type": "Sequence"}, {"type": "Sequence", inner: 5}, nested):
         assert isinstance(outcome(folders, "qwen2", at(part, value)), str), value
+
+
+ODD = (None, -1, 0, 2**63, 1.5, "", "x", [], {}, True, [None], {"type": "Odd"}, ["a", "b"], [[1]], {"a": 1})
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "smollm2", "spm"])
+def test_mutated_tokenizers_end_in_a_sentence(folders: Path, kind: str) -> None:
+    rng = random.Random(kind)
+
+    def mutate(whole: dict[str, Any], config: dict[str, Any]) -> None:
+        node = rng.choice([whole, whole, config])
+        while True:
+            key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+            inner = node[key]
+            if not isinstance(inner, (dict, list)) or not inner or rng.random() < 0.2:
+                node[key] = copy.deepcopy(rng.choice(ODD))
+                return
+            node = inner
+
+    starts = (nothing, at("post_processor", copy.deepcopy(BERT)), at("post_processor", copy.deepcopy(TEMPLATE)),
+              at("normalizer", copy.deepcopy(STRIP)), added(lstrip=True))  # fmt: skip
+    sound = [outcome(folders, kind, rng.choice(starts), mutate, mutate) for _ in range(60)]
+    assert 0 < sum(isinstance(found, str) for found in sound) < 60
 
 
 def test_many_unknown_keys_are_told_in_a_few_notes() -> None:

@@ -253,7 +253,7 @@ class Vocabulary:
             self.flagged["lstrip"] = frozenset({self.ids["[MASK]"]} if "[MASK]" in self.ids else ())
 
     def special_ids(self) -> list[int]:
-        """Tokens that are found in a text before anything else cuts it, longest text first."""
+        """Tokens that are found in a text before anything else cuts it."""
         kinds = np.frombuffer(bytes(self.kinds), np.uint8)
         found: list[int] = np.flatnonzero(kinds & (CONTROL | USER_DEFINED | UNKNOWN)).tolist()
-        return sorted(found, key=lambda i: -len(self.tokens[i].encode("utf-8", "surrogateescape")))
+        return found
