@@ -51,10 +51,11 @@ def choose_context(
             notify(f"context {asked} tokens, more than the {trained} that the model was trained with")
         return asked
     context = largest(trained)
-    if context < min(256, trained):
+    least = min(256, trained)
+    if context < least:
         raise GGPYError(
-            f"The model needs {size_text(weights)} for its weights and more for a context, "
-            f"but {size_text(available)} of memory are free."
+            f"The model needs {size_text(weights)} for its weights and {size_text(cache(least))} for a context of "
+            f"{least} tokens, but {size_text(available)} of memory are free."
         )
     if context < trained:
         notify(f"context {context} tokens: the model was trained with {trained}, but memory holds no more")

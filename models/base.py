@@ -164,7 +164,7 @@ class Architecture:
         if not 1e-6 < factor < 1e6:
             raise GGPYError(f"The metadata stretches rope by a factor of {factor}, which no model can have.")
         attn_factor = m.number("{arch}.rope.scaling.attn_factor", 1.0)
-        if attn_factor <= 0:
+        if not 0 < attn_factor < 1e4:
             raise GGPYError(f"The metadata scales rope's results by attn_factor {attn_factor}, which is impossible.")
         if kind in ("none", "", "linear"):
             stretch = factor if kind == "linear" else 1.0

@@ -234,7 +234,7 @@ def test_context() -> None:
     assert "more than the 8192" in notes[-1]
     with pytest.raises(GGPYError, match=r"4096 tokens needs 4\.00 GiB .* 1\.00 GiB .* 4\.00 GiB .* \(-c 2816\)"):
         context(4096, 4, notes)
-    with pytest.raises(GGPYError, match=r"needs 1\.00 GiB"):
+    with pytest.raises(GGPYError, match=r"needs 1\.00 GiB for its weights and 256\.00 MiB for a context of 256 tokens"):
         context(None, 1, notes)
     with pytest.raises(GGPYError, match="not even"):
         context(100, 0.5, notes)

@@ -44,6 +44,7 @@ ABSURD: list[tuple[dict[str, Any], str]] = [
     ({"attention.sliding_window_pattern": np.array([1, 0], np.uint32)}, "list of booleans"),
     ({"attention.sliding_window_pattern": np.array([True])}, "says of 1 layers"),
     ({"rope.scaling.attn_factor": 0.0}, "attn_factor 0.0"),
+    ({"rope.scaling.attn_factor": 1e38}, "attn_factor 1e\\+38"),
     ({"block_count": 1 << 60}, "n_layer"),
     ({"context_length": 0}, "n_ctx_train"),
     ({"rope.dimension_count": 63}, "63 of 64"),
