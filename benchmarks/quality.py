@@ -1,12 +1,12 @@
 """What speed costs: how far ggpy's and llama.cpp's probabilities stray, type by type, on the same files and text.
 
 Each type's file is made from one F16, BF16 or F32 file by llama.cpp's own quantizer, and kept for the next time. Both
-engines read the same English, Chinese and code, and their logits are held against two references, which the plain
-numpy model of the tests computes:
+engines read the same English, Chinese and code, and English about Python out of Python itself, and their logits are
+held against two references, which the plain numpy model of the tests computes:
 
-    original    the file that the types were made from: what quantizing and computing cost together
     same file   the quantized weights, computed exactly: what the engine alone adds (8-bit activations, half-precision
                 cache, float32 sums)
+    original    the file that the types were made from: what quantizing and computing cost together
 
     pip install llama-cpp-python
     python benchmarks/quality.py model-f16.gguf --files /tmp/types --types Q4_0,Q8_0,Q4_K_M,Q6_K --json quality.json
@@ -16,8 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import platform
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,9 @@ from ggpy.tokenizer import Tokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from reference import ReferenceModel
 
-PIECE = 512  # tokens of a file's text read as one
+PIECE = 512  # tokens of a long text read as one
 TYPES = ("F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K")
+Logits = Callable[[list[int]], np.ndarray]  # tokens, read from position 0, to float32 [n, n_vocab]
 TEXTS = {
     "english": """The harbour was quiet that morning. A thin fog lay over the water, and the boats that usually left
 before sunrise were still tied to the pier. Old Martin sat on an upturned crate and mended a net, as he had done every
@@ -82,39 +87,61 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def divergence(reference: np.ndarray, found: list[np.ndarray], rows: int = 16) -> np.ndarray:
-    """Kullback-Leibler divergence of each of `found` from `reference`, nats: float64 [len(found), n], from logits
-    [n, n_vocab]; so many rows at a time as stay in the CPU's cache."""
-    out = np.empty((len(found), len(reference)))
-    for start in range(0, len(reference), rows):
+def compared(
+    reference: np.ndarray, found: list[np.ndarray], tokens: list[int], rows: int = 16
+) -> dict[str, np.ndarray]:
+    """What a text says of logits [n, n_vocab] against a reference, so many rows at a time as stay in the CPU's cache:
+
+    kl        [found, n]          Kullback-Leibler divergence of each from the reference, nats
+    same      [found, n]          whether both find the same token likeliest
+    text      [1 + found, n - 1]  log-probability of the token that follows, by the reference and by each
+    """
+    n = len(reference)
+    kl, same, text = np.empty((len(found), n)), np.empty((len(found), n), bool), np.empty((1 + len(found), n))
+    following = np.array([*tokens[1:], 0])
+    for start in range(0, n, rows):
         piece = slice(start, start + rows)
+        place = np.arange(len(following[piece])), following[piece]
         log_p = log_softmax(reference[piece])
         p = np.exp(log_p)
+        text[0, piece] = log_p[place]
         for i, logits in enumerate(found):
-            out[i, piece] = (p * (log_p - log_softmax(logits[piece]))).sum(-1)
-    return out
+            log_q = log_softmax(logits[piece])
+            kl[i, piece] = (p * (log_p - log_q)).sum(-1)
+            same[i, piece] = log_p.argmax(-1) == log_q.argmax(-1)
+            text[1 + i, piece] = log_q[place]
+    return {"kl": kl, "same": same, "text": text[:, :-1]}
 
 
-def compare(names: list[str], reference: list[np.ndarray], found: dict[str, list[np.ndarray]]) -> dict[str, Any]:
-    """For each engine its divergence from the reference and how often both find the same token likeliest, as means over
-    all tokens and for each text; and the ratio of the first engine's divergence to the second's, with its standard
-    error. Logits [n, n_vocab], one array for each text."""
-    by_text = [divergence(logits, [found[engine][i] for engine in found]) for i, logits in enumerate(reference)]
-    ours, theirs = np.concatenate(by_text, axis=1)
-    ratio = ours.mean() / theirs.mean()
-    error = (ours - ratio * theirs).std() / len(ours) ** 0.5 / theirs.mean()
-    result: dict[str, Any] = {"kl_ratio": float(ratio), "kl_ratio_error": float(error)}
-    for place, engine in enumerate(found):
-        same = [a.argmax(-1) == b.argmax(-1) for a, b in zip(reference, found[engine], strict=True)]
+def mean(samples: np.ndarray) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return float(samples.mean()), float(samples.std() / len(samples) ** 0.5)
+
+
+def summary(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Of what `compared` found in every text, means over all tokens with their standard errors: of each engine the
+    divergence and how much likelier the text is to it than to the reference (`gain`, nats a token: negative is a higher
+    perplexity); and the ratio of the first one's divergence to the second's."""
+    whole = {key: np.concatenate([part[key] for part in parts.values()], axis=1) for key in ("kl", "same", "text")}
+    result: dict[str, Any] = {"perplexity": math.exp(-whole["text"][0].mean())}
+    for i, engine in enumerate(ENGINES):
+        kl, kl_error = mean(whole["kl"][i])
+        gain, gain_error = mean(whole["text"][1 + i] - whole["text"][0])
         result[engine] = {
-            "kl": float((ours, theirs)[place].mean()),
-            "top1": float(np.concatenate(same).mean()),
-            "kl_by_text": {name: float(d[place].mean()) for name, d in zip(names, by_text, strict=True)},
+            "perplexity": math.exp(-whole["text"][1 + i].mean()),
+            "gain": gain,
+            "gain_error": gain_error,
+            "kl": kl,
+            "kl_error": kl_error,
+            "top1": float(whole["same"][i].mean()),
+            "kl_by_text": {name: float(part["kl"][i].mean()) for name, part in parts.items()},
         }
-    return result
+    ours, theirs = whole["kl"]
+    ratio = ours.mean() / theirs.mean()
+    return {**result, "kl_ratio": float(ratio), "kl_ratio_error": mean(ours - ratio * theirs)[1] / float(theirs.mean())}
 
 
-# ---- logits of every token, text by text
+# ---- logits of every token of a text
 
 
 class Exact(ReferenceModel):
@@ -124,49 +151,47 @@ class Exact(ReferenceModel):
         return super()._dequantize(name).astype(np.float32)
 
 
-def exact(path: Path, texts: list[list[int]]) -> list[np.ndarray]:
+def exact(path: Path) -> Logits:
     model = Exact(path)
-    return [model.logits(tokens).astype(np.float32) for tokens in texts]
+    return lambda tokens: model.logits(tokens).astype(np.float32)
 
 
-def of_ggpy(
-    path: Path, texts: list[list[int]], n_threads: int | None, cache_k: str | None = None, cache_v: str | None = None
-) -> list[np.ndarray]:
-    n_ctx = max(map(len, texts))
-    cache = {"cache_type_k": cache_k, "cache_type_v": cache_v}
+@contextmanager
+def ggpy(path: Path, n_ctx: int, n_threads: int | None, k: str | None = None, v: str | None = None) -> Iterator[Logits]:
+    """Logits are valid until the next text's."""
     with GGUFFile(path) as file:
-        runtime = Runtime(file, n_ctx, n_threads=n_threads, n_batch=n_ctx, notify=note, **cache)
+        runtime = Runtime(file, n_ctx, n_threads=n_threads, n_batch=n_ctx, notify=note, cache_type_k=k, cache_type_v=v)
+
+        def logits(tokens: list[int]) -> np.ndarray:
+            n = len(tokens)
+            return runtime.step(np.array(tokens), np.zeros(n, int), np.arange(n), np.arange(n))
+
         try:
-            return [
-                runtime.step(np.array(tokens), np.zeros(n, int), np.arange(n), np.arange(n)).copy()
-                for tokens in texts
-                for n in [len(tokens)]
-            ]
+            yield logits
         finally:
             runtime.close()
 
 
-def of_llama_cpp(path: Path, texts: list[list[int]], n_threads: int | None) -> list[np.ndarray]:
-    import llama_cpp
+@contextmanager
+def llama_cpp(path: Path, n_ctx: int, n_threads: int | None) -> Iterator[Logits]:
+    from llama_cpp import Llama
 
-    n_ctx = max(map(len, texts))
-    model = llama_cpp.Llama(
-        str(path),
-        n_ctx=n_ctx,
-        n_batch=n_ctx,
-        n_ubatch=n_ctx,
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
-        logits_all=True,
-        verbose=False,
-    )
-    found = []
-    for tokens in texts:
+    sizes = {"n_ctx": n_ctx, "n_batch": n_ctx, "n_ubatch": n_ctx}
+    threads = {"n_threads": n_threads, "n_threads_batch": n_threads}
+    model = Llama(str(path), **sizes, **threads, logits_all=True, verbose=False)
+
+    def logits(tokens: list[int]) -> np.ndarray:
         model.reset()
         model.eval(tokens)
-        found.append(model.scores[: len(tokens)].copy())
-    model.close()
-    return found
+        return model.scores[: len(tokens)]
+
+    try:
+        yield logits
+    finally:
+        model.close()
+
+
+ENGINES = {"ggpy": ggpy, "llama.cpp": llama_cpp}
 
 
 def quantized(source: Path, file_type: str, folder: Path) -> Path:
@@ -191,59 +216,99 @@ def quantized(source: Path, file_type: str, folder: Path) -> Path:
 
 
 def measure(
-    path: Path, file_type: str, original: list[np.ndarray], named: dict[str, list[int]], n: int | None
+    path: Path, file_type: str, original: dict[str, np.ndarray], named: dict[str, list[int]], n_threads: int | None
 ) -> dict[str, Any]:
-    names, texts = list(named), list(named.values())
-    engines = {"ggpy": of_ggpy(path, texts, n), "llama.cpp": of_llama_cpp(path, texts, n)}
-    result: dict[str, Any] = {"type": file_type, "file": path.name}
-    result["original"] = compare(names, original, engines)
-    result["same_file"] = compare(names, exact(path, texts), engines)
-    return result
+    n_ctx = max(map(len, named.values()))
+    same_file: dict[str, dict[str, np.ndarray]] = {}
+    from_original: dict[str, dict[str, np.ndarray]] = {}
+    of_file = exact(path)
+    with ggpy(path, n_ctx, n_threads) as ours, llama_cpp(path, n_ctx, n_threads) as theirs:
+        for name, tokens in named.items():
+            found = [ours(tokens), theirs(tokens)]
+            same_file[name] = compared(of_file(tokens), found, tokens)
+            from_original[name] = compared(original[name], found, tokens)
+    result = {"type": file_type, "file": path.name}
+    return {**result, "same_file": summary(same_file), "original": summary(from_original)}
 
 
-def tokenized(source: Path, more: list[Path]) -> dict[str, list[int]]:
-    """Token ids of the texts above and of the pieces of other files, by name."""
+def about_python() -> str:
+    """The language reference's texts that Python brings for `help()`: English with some code, 0.4 MB."""
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def tokenized(source: Path, n_long: int, more: list[Path]) -> dict[str, list[int]]:
+    """Token ids by name: of the texts above, and of long ones as pieces: n_long tokens about Python, and files."""
     with GGUFFile(source) as file:
         tokenizer = Tokenizer.from_gguf(file)
     found = {name: tokenizer.tokenize(text) for name, text in TEXTS.items()}
-    for path in more:
-        tokens = tokenizer.tokenize(path.read_text(encoding="utf-8"), add_special=False)
-        found |= {f"{path.name}, {at}": tokens[at : at + PIECE] for at in range(0, len(tokens), PIECE)}
+    about = tokenizer.tokenize(about_python(), add_special=False)[:n_long]
+    long = {"Python": about} | {path.name: tokenizer.tokenize(path.read_text(encoding="utf-8"), False) for path in more}
+    for name, tokens in long.items():
+        pieces = [tokens[at : at + PIECE] for at in range(0, len(tokens), PIECE)]
+        found |= {f"{name}, {i * PIECE}": piece for i, piece in enumerate(pieces) if len(piece) > 1}
     return found
 
 
-def print_caches(source: Path, texts: list[list[int]], n_threads: int | None) -> None:
+def print_caches(source: Path, named: dict[str, list[int]], n_threads: int | None) -> None:
     """What a q8_0 cache costs beside one of half precision, on the original model."""
-    half = of_ggpy(source, texts, n_threads, "f16", "f16")
+    n_ctx = max(map(len, named.values()))
+    with ggpy(source, n_ctx, n_threads, "f16", "f16") as logits:
+        half = {name: logits(tokens).copy() for name, tokens in named.items()}
     print("| keys | values | KL, nats a token | same likeliest token |\n|---|---|---|---|")
     for k, v in (("q8_0", "q8_0"), ("q8_0", "f16"), ("f16", "q8_0")):
-        found = of_ggpy(source, texts, n_threads, k, v)
-        kl = np.concatenate([divergence(a, [b])[0] for a, b in zip(half, found, strict=True)])
-        same = np.concatenate([a.argmax(-1) == b.argmax(-1) for a, b in zip(half, found, strict=True)])
+        with ggpy(source, n_ctx, n_threads, k, v) as logits:
+            parts = [compared(half[name], [logits(tokens)], tokens) for name, tokens in named.items()]
+        kl, same = (np.concatenate([part[key][0] for part in parts]) for key in ("kl", "same"))
         print(f"| {k} | {v} | {kl.mean():.2g} | {same.mean():.1%} |", flush=True)
 
 
 HEADER = (
-    "| type | KL, original: ggpy | llama.cpp | ratio | top-1: ggpy | llama.cpp "
-    "| KL, same file: ggpy | llama.cpp | ratio | top-1: ggpy | llama.cpp |"
+    "| type | perplexity | ggpy's | llama.cpp's | KL: ggpy | llama.cpp | ratio | same likeliest: ggpy | llama.cpp "
+    "| KL from original: ggpy | llama.cpp |"
 )
 
 
 def row(result: dict[str, Any]) -> str:
-    cells = [result["type"]]
-    for name in ("original", "same_file"):
-        found = result[name]
-        ours, theirs = found["ggpy"], found["llama.cpp"]
-        ratio = f"{found['kl_ratio']:.3f} ± {found['kl_ratio_error']:.3f}"
-        cells += [f"{ours['kl']:.3g}", f"{theirs['kl']:.3g}", ratio, f"{ours['top1']:.1%}", f"{theirs['top1']:.1%}"]
+    found, original = result["same_file"], result["original"]
+    each = [found[engine] for engine in ENGINES]
+    cells = [result["type"], f"{found['perplexity']:.3f}"]
+    # a difference of logarithms is a relative one of perplexities
+    cells += [f"{-100 * engine['gain']:+.2f} ± {100 * engine['gain_error']:.2f} %" for engine in each]
+    cells += [f"{1000 * engine['kl']:.3f} ± {1000 * engine['kl_error']:.3f}" for engine in each]
+    cells += [f"{found['kl_ratio']:.3f} ± {found['kl_ratio_error']:.3f}"]
+    cells += [f"{engine['top1']:.2%}" for engine in each]
+    cells += [f"{1000 * original[engine]['kl']:.2f}" for engine in ENGINES]
     return "| " + " | ".join(cells) + " |"
+
+
+def print_types(
+    source: Path, named: dict[str, list[int]], types: list[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    n_tokens = sum(map(len, named.values()))
+    print(f"{source.name}, {n_tokens} tokens, Python {platform.python_version()}; KL in thousandths of a nat a token\n")
+    print(HEADER)
+    print("|" + "---|" * (HEADER.count("|") - 1), flush=True)
+    logits = exact(source)
+    original = {name: logits(tokens) for name, tokens in named.items()}
+    results = []
+    for name in types:
+        results.append(measure(quantized(source, name, args.files), name, original, named, args.threads))
+        print(row(results[-1]), flush=True)
+    return {"source": source.name, "tokens": {n: len(tokens) for n, tokens in named.items()}, "results": results}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="FILE", help="GGUF file of F16, BF16 or F32: the original")
+    parser.add_argument(
+        "sources", type=Path, nargs="+", metavar="FILE", help="GGUF files of F16, BF16 or F32: the originals"
+    )
     parser.add_argument("--files", type=Path, required=True, metavar="FOLDER", help="where the types' files are kept")
     parser.add_argument("--types", default=",".join(TYPES), metavar="TYPE,…", help="default: %(default)s")
+    parser.add_argument(
+        "--tokens", type=int, default=4096, metavar="N", help="of the text about Python (default: %(default)s)"
+    )
     parser.add_argument(
         "--text",
         type=Path,
@@ -264,25 +329,18 @@ def main() -> None:
     if unknown := [name for name in types if not hasattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")]:
         parser.error(f"llama.cpp makes no files of type {', '.join(unknown)}")
     args.files.mkdir(parents=True, exist_ok=True)
+    made = []
     try:
-        named = tokenized(args.source, args.text)
-        texts = list(named.values())
-        if args.caches:
-            return print_caches(args.source, texts, args.threads)
-        original = exact(args.source, texts)
-        n_tokens = sum(map(len, texts))
-        print(f"{args.source.name}, {n_tokens} tokens; KL divergence in nats a token, ratio ± standard error\n")
-        print(HEADER)
-        print("|" + "---|" * (HEADER.count("|") - 1))
-        results = []
-        for name in types:
-            results.append(measure(quantized(args.source, name, args.files), name, original, named, args.threads))
-            print(row(results[-1]), flush=True)
+        for source in args.sources:
+            named = tokenized(source, args.tokens, args.text)
+            if args.caches:
+                print_caches(source, named, args.threads)
+            else:
+                made.append(print_types(source, named, types, args))
     except GGPYError as error:
         sys.exit(f"error: {error}")
-    if args.json:
-        about = {"source": args.source.name, "tokens": {name: len(tokens) for name, tokens in named.items()}}
-        args.json.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+    if args.json and made:
+        args.json.write_text(json.dumps(made, indent=2) + "\n")
 
 
 if __name__ == "__main__":

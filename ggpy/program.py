@@ -42,9 +42,9 @@ class Op:
 
     embed       -> dst                         embedding rows of the batch's tokens
     prepare     srcs[0] -> activations         norm (if `eps` >= 0), conversion to `form`; that buffer is implicit
-    linear      activations -> dst             products with `weight`, plus `bias`; with `accumulate`, added to dst;
-                                               with `partial`, what counts is the sum over all ranks that share a
-                                               model (`ggpy.tensor_parallel`)
+    linear      activations -> dst             products of `form` with `weight`, plus `bias`; with `accumulate`, added
+                                               to dst; with `partial`, what counts is the sum over all ranks that share
+                                               a model (`ggpy.tensor_parallel`)
     rope_store  srcs q, k, v -> q, cache       turn q in place and k; k and v into the cache of `layer`
     attention   srcs[0] q, cache -> dst
     swiglu      srcs gate, up -> dst
@@ -129,14 +129,16 @@ class Program:
         return list(found.values())
 
 
-def plan(graph: Graph, logits: Value, norm_eps: float, form_of: Callable[[TensorInfo], str]) -> Program:
-    """`form_of(weight)` names the form of activations that the executor's product wants for a weight."""
-    return _Planner(graph, norm_eps, form_of).run(logits)
+def plan(graph: Graph, logits: Value, norm_eps: float, form_of: Callable[[TensorInfo, bool], str]) -> Program:
+    """`form_of(weight, gives_logits)` names the form of activations that the executor's product wants for a weight."""
+    return _Planner(graph, logits, norm_eps, form_of).run()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, norm_eps: float, form_of: Callable[[TensorInfo], str]) -> None:
-        self.nodes, self.norm_eps, self.form_of = graph.nodes, norm_eps, form_of
+    def __init__(
+        self, graph: Graph, logits: Value, norm_eps: float, form_of: Callable[[TensorInfo, bool], str]
+    ) -> None:
+        self.nodes, self.logits, self.norm_eps, self.form_of = graph.nodes, logits, norm_eps, form_of
         self.ops: list[Op] = []
         self.buffers: list[Buffer] = []
         self.free: list[Buffer] = []
@@ -145,7 +147,7 @@ class _Planner:
         self.fused = self._sums_into_products()
         self.last_use = self._last_uses()
 
-    def run(self, logits: Value) -> Program:
+    def run(self) -> Program:
         for index, node in enumerate(self.nodes):
             getattr(self, "_" + node.kind)(node)
             fused = node.inputs[1].node.inputs if node.kind == "add" else ()  # of the product that runs here
@@ -154,7 +156,7 @@ class _Planner:
                     buffer = self.home[source].buffer
                     if not any(r.buffer is buffer and self.last_use[n] > index for n, r in self.home.items()):
                         self.free.append(buffer)
-        return Program(tuple(self.ops), tuple(self.buffers), self._region(logits))
+        return Program(tuple(self.ops), tuple(self.buffers), self._region(self.logits))
 
     # ---- what can be fused, and how long values live
 
@@ -222,9 +224,8 @@ class _Planner:
     def _outputs_of(self, node: Node) -> None:
         pass
 
-    def _prepare(self, value: Value, node: Node, weight: TensorInfo) -> None:
-        """Have the activation buffer hold `value` in the form that products with `weight` read."""
-        form = self.form_of(weight)
+    def _prepare(self, value: Value, node: Node, form: str) -> None:
+        """Have the activation buffer hold `value` in that form."""
         wanted = (value.node, value.first, value.n_cols, form)
         if self.prepared == wanted:
             return
@@ -248,8 +249,9 @@ class _Planner:
     def _product(self, node: Node, dst: Region, accumulate: bool) -> None:
         weight = node.weights["weight"]
         assert weight is not None
-        self._prepare(node.inputs[0], node, weight)
-        params = {"accumulate": accumulate, "partial": node.params.get("partial", False)}
+        form = self.form_of(weight, node is self.logits.node)
+        self._prepare(node.inputs[0], node, form)
+        params = {"form": form, "accumulate": accumulate, "partial": node.params.get("partial", False)}
         self._emit("linear", node, dst, (), weights=node.weights, params=params)
 
     def _add(self, node: Node) -> None:

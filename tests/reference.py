@@ -40,12 +40,20 @@ def bf16(x: np.ndarray) -> np.ndarray:
     return (magnitude & 0xFFFF0000 | bits & 0x80000000).astype(np.uint32).view(np.float32)
 
 
+def int8(x: np.ndarray) -> np.ndarray:
+    """x [n, columns] rounded to 8 bits in blocks of 32."""
+    blocks = x.reshape(len(x), -1, 32)
+    scale = np.abs(blocks).max(-1, keepdims=True) / 127
+    return (np.rint(blocks / np.where(scale > 0, scale, 1)) * scale).reshape(x.shape)
+
+
 class ReferenceModel:
     """`logits(tokens)` gives float64 [n_tokens, n_vocab] for one sequence from position 0.
 
     With `int8_activations`, what enters a product with quantized weights is first rounded as the engine rounds it, to 8
-    bits in blocks of 32 with one scale; with `half_cache`, `bf16_cache` or `q8_cache`, keys and values are rounded to
-    half precision, to bfloat16 or to q8_0: what then remains is the engine's own error.
+    bits in blocks of 32 with one scale, and before the product that gives the logits to 8 bits and, for what they
+    leave, 8 more (on a GPU to 8 there too: `int8_logits`); with `half_cache`, `bf16_cache` or `q8_cache`, keys and
+    values are rounded to half precision, to bfloat16 or to q8_0: what then remains is the engine's own error.
     """
 
     def __init__(
@@ -55,9 +63,10 @@ class ReferenceModel:
         half_cache: bool = False,
         q8_cache: bool = False,
         bf16_cache: bool = False,
+        int8_logits: bool = False,
     ) -> None:
         self.int8_activations, self.half_cache, self.q8_cache = int8_activations, half_cache, q8_cache
-        self.bf16_cache = bf16_cache
+        self.bf16_cache, self.int8_logits = bf16_cache, int8_logits
         self.file = GGUFFile(path)
         self.arch = self.file.metadata["general.architecture"]
         self.w = {name: self._dequantize(name) for name in self.file.tensors}
@@ -110,9 +119,8 @@ class ReferenceModel:
 
     def linear(self, x: np.ndarray, name: str) -> np.ndarray:
         if self.int8_activations and self.file.tensors[name + ".weight"].type_name not in ("F32", "F16", "BF16"):
-            blocks = x.reshape(len(x), -1, 32)
-            scale = np.abs(blocks).max(-1, keepdims=True) / 127
-            x = (np.rint(blocks / np.where(scale > 0, scale, 1)) * scale).reshape(x.shape)
+            logits = name in ("output", "token_embd")
+            x = int8(x) + int8(x - int8(x)) if logits and not self.int8_logits else int8(x)
         return x @ self.w[name + ".weight"].T + self.w.get(name + ".bias", 0.0)
 
     def attention(self, x: np.ndarray, at: str) -> np.ndarray:
@@ -136,13 +144,14 @@ class ReferenceModel:
         if self.q8_cache:
             k, v = (q8_0(t)[2].astype(np.float64) for t in (k, v))
         k, v = (np.repeat(t, n_head // n_kv, axis=1) for t in (k, v))
-        scores = np.einsum("qhd,khd->hqk", q, k) / math.sqrt(dim)
+        q, k, v = (t.swapaxes(0, 1) for t in (q, k, v))
+        scores = q @ k.swapaxes(1, 2) / math.sqrt(dim)
         i, j = np.arange(n)[:, None], np.arange(n)[None, :]
         window = self.key("attention.sliding_window", 0) or n
         scores = np.where((j <= i) & (j > i - window), scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
-        return self.linear(np.einsum("hqk,khd->qhd", weights, v).reshape(n, -1), at + "attn_output")
+        return self.linear((weights @ v).swapaxes(0, 1).reshape(n, -1), at + "attn_output")
 
     def feed_forward(self, x: np.ndarray, at: str) -> np.ndarray:
         gate, up = self.linear(x, at + "ffn_gate"), self.linear(x, at + "ffn_up")

@@ -66,7 +66,7 @@ ON_STACK = r".*\[sp"
 )
 def test_products_are_dot_products_of_registers(name, width):
     packed = PACKED[name]
-    inner = loops(partial(linear._emit_tile, packed, width), TILE_LANES["neon"], n_args=9)
+    inner = loops(partial(linear._emit_tile, packed, 1, width), TILE_LANES["neon"], n_args=9)
     products, per_loop = ("fmla", 8 * 16 // 4) if packed.is_float else ("sdot", 32 * 16 // 16)
     assert sum(count(loop, products) for loop in inner) >= width * per_loop  # more where LLVM makes a loop twice
     for loop in inner:

@@ -247,7 +247,7 @@ def test_a_whole_model_on_the_emulator(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "qwen3.gguf"
     convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), "q4_0", path)
     ids = [7, 300, 12]
-    expected = ReferenceModel(path, int8_activations=True, q8_cache=True).logits(ids)
+    expected = ReferenceModel(path, int8_activations=True, q8_cache=True, int8_logits=True).logits(ids)
     assert errors(emulated_logits(path, ids, cache_type="q8_0"), expected).max() < 1e-3
 
 

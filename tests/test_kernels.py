@@ -22,6 +22,7 @@ from ggpy.cpu.layout import (
     cache_types,
     cell_bytes,
     part_bytes,
+    planes,
     tile_widths,
 )
 from ggpy.cpu.needed import SERVE
@@ -83,7 +84,13 @@ def weights(name: str, n_rows: int, n_cols: int = N_COLS) -> tuple[np.ndarray, n
 
 @cache
 def product(
-    name: str, tier: str, n_rows: int, n_tokens: int, accumulate: bool = False, n_cols: int = N_COLS
+    name: str,
+    tier: str,
+    n_rows: int,
+    n_tokens: int,
+    accumulate: bool = False,
+    n_cols: int = N_COLS,
+    form: str = "q8",
 ) -> tuple[np.ndarray, np.ndarray]:
     """(what a tier computes, what float64 gives) for n_tokens random rows, padded with what must not count."""
     p = PACKED[name]
@@ -112,8 +119,8 @@ def product(
     bias[:n_rows] = rng.standard_normal(n_rows)
     out = np.full((n_tokens, 16 * n_stripes), 0.5 if accumulate else np.nan, np.float32)
     ones, columns = np.ones(x.shape[1], np.float32), p.padded(n_cols)
-    form, token_bytes = ("f32", 4 * columns) if p.is_float else ("q8", n_cols // 32 * TOKEN_BLOCK_BYTES)
-    tiles = aligned(n_tokens * token_bytes)
+    form, token_bytes = ("f32", 4 * columns) if p.is_float else (form, n_cols // 32 * TOKEN_BLOCK_BYTES)
+    tiles = aligned(n_tokens * planes(form) * token_bytes)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     step["n_tokens"] = n_tokens
     op["n_cols"], op["token_bytes"], op["eps"] = n_cols, token_bytes, -1.0
@@ -123,7 +130,7 @@ def product(
     op["n_cols"], op["src"], op["weight"], op["bias"] = columns, tiles.ctypes.data, packed.ctypes.data, bias.ctypes.data
     op["dst"], op["dst_stride"], op["accumulate"] = out.ctypes.data, out.strides[0], accumulate
     op["stripe_bytes"], op["n_stripes"] = p.stripe_bytes(n_cols), n_stripes
-    call(f"linear.{name}", tier, op, step)
+    call(f"linear.{name}.q16" if form == "q16" else f"linear.{name}", tier, op, step)
     assert not out[:, n_rows:].any() or accumulate  # rows past the last stay zero
     return out[:, :n_rows], x[:, :n_cols].astype(np.float64) @ exact.T + bias[:n_rows] + 0.5 * accumulate
 
@@ -144,6 +151,18 @@ def test_the_plain_tier_errs_only_by_rounded_activations(name):
     # average
     bound = 1e-6 if PACKED[name].is_float else 0.02
     assert np.abs(plain - exact).max() < bound * np.abs(exact).max()
+
+
+# What output matrices are kept in, and a type with minima and one scale for 32.
+@pytest.mark.parametrize("name", ["Q6_K", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("tier", ["plain", *TIERS])
+def test_logits_are_products_of_16_bits(tier, name):
+    """The bound for 8 bits is 200 times this (above); what they leave is rounded to a 254th."""
+    for n_tokens, accumulate in ((1, False), (2, False), (13, False), (13, True)):
+        ours, exact = product(name, tier, 40, n_tokens, accumulate, form="q16")
+        plain, _ = product(name, "plain", 40, n_tokens, accumulate, form="q16")
+        assert np.abs(ours - exact).max() < 1e-4 * np.abs(exact).max()
+        assert np.abs(ours - plain).max() < 2e-6 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("name", PACKED)

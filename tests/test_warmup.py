@@ -46,9 +46,11 @@ def test_types_name_what_a_model_of_them_needs(tmp_path: Path, file_type: str) -
 
 
 def test_file_types_bring_their_companions() -> None:
-    assert {"linear.Q4_K", "linear.Q6_K", "prepare.q8", "walk"} <= set(type_kernels(["q4_k_m"]))
-    assert {"linear.Q3_K", "linear.Q4_K", "linear.Q5_K", "linear.Q6_K"} <= set(type_kernels(["Q3_K_M"]))
-    assert "linear.Q6_K" not in type_kernels(["q8_0"])
+    assert {"linear.Q4_K", "linear.Q6_K", "linear.Q6_K.q16", "prepare.q8", "prepare.q16", "walk"} <= set(
+        type_kernels(["q4_k_m"])
+    )
+    assert {"linear.Q3_K", "linear.Q4_K", "linear.Q5_K", "linear.Q6_K.q16"} <= set(type_kernels(["Q3_K_M"]))
+    assert not any("Q6_K" in name for name in type_kernels(["q8_0"]))
     assert "attention.f32" in type_kernels(["f32"])
     with pytest.raises(GGPYError, match="'q1_0' is not a type that has kernels; choose among f32, "):
         type_kernels(["q1_0"])

@@ -42,9 +42,9 @@ def sum_squares_intrinsic(isa: str) -> Any:
     return intrinsic(sum_squares)
 
 
-def quantize_row_intrinsic(isa: str) -> Any:
+def quantize_row_intrinsic(isa: str, n_planes: int) -> Any:
     """`quantize_row(row, weight, factor, n_blocks, dst, width, lane)`: row * factor
-    * weight as int8 blocks, as token `lane` of a tile."""
+    * weight as int8 blocks, as token `lane` of a tile; of two planes (`layout.planes`) what that leaves as the next."""
 
     def quantize_row(
         typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any
@@ -63,14 +63,21 @@ def quantize_row_intrinsic(isa: str) -> Any:
                     b.fmul(b.fmul(v.load_f32(v.at(row, 64 * h)), times), v.load_f32(v.at(weight, 64 * h)))
                     for h in range(2)
                 ]
+                for plane in range(n_planes):
+                    halves = block(halves, v.at(v.at(dst, lane_at), 4 * plane))
+                return [v.at(row, 128), v.at(weight, 128), b.add(dst, block_step)]
+
+            def block(halves: list[ir.Value], at: ir.Value) -> list[ir.Value]:
+                """Store 32 columns, and give what rounding leaves of them."""
                 largest = v.max_lanes(v.maximum(v.abs(halves[0]), v.abs(halves[1])))
                 scale = b.fdiv(largest, ir.Constant(f32, 127.0))
                 positive = b.fcmp_ordered(">", scale, ir.Constant(f32, 1e-38))
                 inverse = v.splat(b.select(positive, b.fdiv(ir.Constant(f32, 127.0), largest), ir.Constant(f32, 0.0)))
-                at = v.at(dst, lane_at)
-                sums = []
+                sums, left = [], []
                 for h in range(2):
-                    codes = b.fptosi(v.round(b.fmul(halves[h], inverse)), VI)
+                    whole = v.round(b.fmul(halves[h], inverse))
+                    left.append(v.fma(whole, b.fneg(v.splat(scale)), halves[h]))
+                    codes = b.fptosi(whole, VI)
                     sums.append(v.sum_lanes_int(codes))
                     packed = b.bitcast(b.trunc(codes, ir.VectorType(i8, 16)), ir.VectorType(i32, 4))
                     for g in range(4):
@@ -83,7 +90,7 @@ def quantize_row_intrinsic(isa: str) -> Any:
                 for offset, part in SUM_STARTS:
                     at = b.add(at, group_step)
                     v.store(b.mul((total, *sums)[part], ir.Constant(i32, -offset)), at)
-                return [v.at(row, 128), v.at(weight, 128), b.add(dst, block_step)]
+                return left
 
             v.loop(n, [row, weight, dst], body)
             return context.get_dummy_value()
@@ -132,6 +139,7 @@ write_row: Any = None
 join_parts: Any = None
 widest_tile: Any = None
 WIDEST = 0
+PLANES = 1
 
 
 def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -159,11 +167,11 @@ def prepare(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         if op.eps >= types.float32(0.0):
             mean = sum_squares(row, op.n_cols) / types.float32(op.n_cols)
             factor = types.float32(1.0) / types.float32(math.sqrt(mean + op.eps))
-        start = i // WIDEST * WIDEST
-        width = widest_tile(n - start)
-        while i >= start + width:
+        place, places = i * PLANES, n * PLANES
+        start = place // WIDEST * WIDEST
+        width = widest_tile(places - start)
+        while place >= start + width:
             start += width
-            width = widest_tile(n - start)
-        write_row(
-            row, op.weight, factor, op.n_cols // PER_STEP, dst + types.uint64(start * op.token_bytes), width, i - start
-        )
+            width = widest_tile(places - start)
+        tile = dst + types.uint64(start * op.token_bytes)
+        write_row(row, op.weight, factor, op.n_cols // PER_STEP, tile, width, place - start)

@@ -26,7 +26,7 @@ from ggpy.cpu import (
     walk,
     widen,
 )
-from ggpy.cpu.layout import ROW_WIDTHS, TILE_STRIPES, WIDE_ROWS, cache_types, cell_bytes, tile_widths
+from ggpy.cpu.layout import ROW_WIDTHS, TILE_STRIPES, WIDE_ROWS, cache_types, cell_bytes, planes, tile_widths
 from ggpy.jit import specialized
 from ggpy.native import ObjectCode
 from ggpy.quant.packed import BLOCK, PACKED
@@ -34,8 +34,8 @@ from ggpy.quant.packed import BLOCK, PACKED
 Build = tuple[Callable[..., Any], dict[str, Any]]  # a body, and the names to put into it
 
 
-def _tiles(tier: str, is_float: bool) -> dict[str, Any]:
-    widths = tile_widths(tier, is_float)
+def _tiles(tier: str, form: str) -> dict[str, Any]:
+    widths = tile_widths(tier, form == "f32")
 
     @njit(inline="always")
     def widest_tile(n):  # type: ignore[no-untyped-def]
@@ -46,28 +46,35 @@ def _tiles(tier: str, is_float: bool) -> dict[str, Any]:
                 width = max(width, w)
         return width
 
-    return {"widest_tile": widest_tile, "WIDEST": widths[0], "STRIPES": TILE_STRIPES[tier]}
+    return {"widest_tile": widest_tile, "WIDEST": widths[0], "STRIPES": TILE_STRIPES[tier], "PLANES": planes(form)}
 
 
-def _linear(tier: str, format_name: str) -> Build:
+def _linear(tier: str, variant: str) -> Build:
+    """`variant`: a format, and behind a dot the form of activations where it is q16."""
+    format_name, _, form = variant.partition(".")
     packed = PACKED[format_name]
-    tile = plain.tile_function(packed) if tier == "plain" else linear.tile_intrinsic(packed, tier)
-    chunk = 0 if tier == "plain" or packed.is_float else packed.stripe_bytes(linear.CHUNK_COLS)
-    return linear.linear, {"tile": tile, "CHUNK_WEIGHT": chunk, **_tiles(tier, packed.is_float)}
+    form = "f32" if packed.is_float else form or "q8"
+    tile = plain.tile_function(packed) if tier == "plain" else linear.tile_intrinsic(packed, tier, planes(form))
+    # planes are added when all columns are: in chunks they would be added in another order
+    chunk = packed.stripe_bytes(linear.CHUNK_COLS) if form == "q8" and tier != "plain" else 0
+    return linear.linear, {"tile": tile, "CHUNK_WEIGHT": chunk, **_tiles(tier, form)}
 
 
 def _prepare(tier: str, form: str) -> Build:
     if tier == "plain":
-        row, squares = (plain.quantize_row if form == "q8" else plain.scale_row), plain.sum_squares
+        row = plain.scale_row if form == "f32" else plain.quantize_function(planes(form))
+        squares = plain.sum_squares
     else:
-        row = activations.quantize_row_intrinsic(tier) if form == "q8" else activations.scale_row_intrinsic(tier)
+        row = activations.scale_row_intrinsic(tier)
+        if form != "f32":
+            row = activations.quantize_row_intrinsic(tier, planes(form))
         squares = activations.sum_squares_intrinsic(tier)
     names = {
         "write_row": row,
         "sum_squares": squares,
         "join_parts": attention.join_parts,
-        "PER_STEP": BLOCK if form == "q8" else 1,
-        **_tiles(tier, form == "f32"),
+        "PER_STEP": 1 if form == "f32" else BLOCK,
+        **_tiles(tier, form),
     }
     return activations.prepare, names
 

@@ -27,8 +27,9 @@ from ggpy.cpu.layout import (
     cache_types,
     cell_bytes,
     part_bytes,
+    planes,
 )
-from ggpy.cpu.needed import activation_form, compile_missing, kernel_name, packed_format, program_kernels
+from ggpy.cpu.needed import compile_missing, kernel_name, packed_format, program_kernels
 from ggpy.cpu.threads import Team
 from ggpy.graph import read_halves, read_vector
 from ggpy.program import Buffer, Op, Program, Region
@@ -197,7 +198,7 @@ class CpuExecutor:
                 n_cols = op.srcs[0].n_cols
                 size = round_up(n_cols, 8) * 4 if op.params["form"] == "f32" else n_cols // 32 * TOKEN_BLOCK_BYTES
                 self._token_bytes[n_cols, op.params["form"]] = size
-        widest = max(self._token_bytes.values())
+        widest = max(planes(form) * size for (_, form), size in self._token_bytes.items())
         self._private_stride = round_up(SMALL_STEP * widest, 4096)
         self._activations = allocate(max(self.n_batch * widest, self.n_threads * self._private_stride))
         joined_row = part_bytes(head_pad) + round_up(n_head * head_dim, 32) * 4
@@ -284,7 +285,7 @@ class CpuExecutor:
         r["weight"], r["bias"] = self._weights[weight.name], self._vector(op.weights.get("bias"), self._zeros)
         r["n_cols"], r["n_stripes"] = packed.padded(n_cols), -(-n_rows // ROWS)
         r["stripe_bytes"] = packed.stripe_bytes(n_cols)
-        r["token_bytes"] = self._token_bytes[n_cols, activation_form(weight)]
+        r["token_bytes"] = self._token_bytes[n_cols, op.params["form"]]
         r["accumulate"], r["next"] = op.params["accumulate"], self._counter()
 
     def _counter(self) -> int:

@@ -105,6 +105,8 @@ FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the b
 # codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.
 SUM_STARTS = ((8, 0), (16, 0), (128, 0), (32, 1), (32, 2))
 TOKEN_BLOCK_BYTES = BLOCK + 4 * (2 + len(SUM_STARTS))  # int8 activations of one token in one block, scale and sums
+# What products read: 8-bit codes; codes of two times 8 bits, for logits; floats.
+FORMS = ("q8", "q16", "f32")
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")  # of keys and of values
 # The largest number that a type of cache holds, and the least that would be rounded to infinity there: finite ones from
 # it on are cut to the largest. For q8_0 these are a block's scale.
@@ -132,6 +134,12 @@ def cache_types(name: str) -> tuple[str, str]:
     """`cache_name` backwards."""
     cache_k, _, cache_v = name.partition("-")
     return cache_k, cache_v or cache_k
+
+
+def planes(form: str) -> int:
+    """How many tokens of a tile hold one row of activations of that form: of q16 the codes, and beside them, as a token
+    of their own, those of what the first have left, with a scale of some 250th. Their products are added."""
+    return 2 if form == "q16" else 1
 
 
 def cell_bytes(cache: str, n_dims: int) -> int:

@@ -8,13 +8,14 @@ blocks
     sum      [w]    float32, scale times the sum of the codes: what a minimum multiplies
     starts   [5][w] int32, what a sum starts from for an offset of the weights' codes (SUM_STARTS)
 
-and float weights a tile [n_cols][w] of float32. Everything is at a constant distance from one moving pointer.
+and float weights a tile [n_cols][w] of float32. For logits two tokens side by side are the planes of one row (q16,
+`layout.planes`), and their products are added. Everything is at a constant distance from one moving pointer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from llvmlite import ir
@@ -279,17 +280,18 @@ class FloatTile:
         return [b.fadd(even, odd) for even, odd in zip(sums[:n], sums[n:], strict=True)]
 
 
-def _emit_tile(packed: Packed, width: int, v: Vec, args: list[ir.Value]) -> None:
+def _emit_tile(packed: Packed, n_planes: int, width: int, v: Vec, args: list[ir.Value]) -> None:
     """The tile as passes over its columns, in each as many vectors of rows as registers hold."""
     rows = range(0, ROWS, v.lanes)
     # one token's weights come from memory, and are read as they lie there; several tokens find them in the cache
     together = len(rows) if width == 1 else min(2, len(rows))
     for first in range(0, len(rows), together):
-        _emit_pass(packed, width, rows[first : first + together], v, args)
+        _emit_pass(packed, n_planes, width, rows[first : first + together], v, args)
 
 
-def _emit_pass(packed: Packed, width: int, rows: Sequence[int], v: Vec, args: list[ir.Value]) -> None:
-    """The vectors that begin at `rows` of every stripe, as many stripes and tokens at once as registers hold."""
+def _emit_pass(packed: Packed, n_planes: int, width: int, rows: Sequence[int], v: Vec, args: list[ir.Value]) -> None:
+    """The vectors that begin at `rows` of every stripe, as many stripes and tokens at once as registers hold; sums of
+    tokens that are planes of one row are stored as one."""
     weight, apart, ahead, x, n_cols, bias, dst, stride, start = args
     b = v.b
     ahead = ahead if rows[0] == 0 else v.const(0)
@@ -308,14 +310,17 @@ def _emit_pass(packed: Packed, width: int, rows: Sequence[int], v: Vec, args: li
         def tokens(j: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             x, dst = carried
             at = [dst]
-            for _ in range(tile.tokens):
+            for _ in range(tile.tokens // n_planes):
                 at.append(b.add(at[-1], stride))
             places = [b.add(token, offset) for offset in offsets for token in at[:-1]]
             befores = [b.select(from_dst, v.load_f32(place), v.float(0.0)) for place in places]
-            firsts = [bias for bias in biases for _ in range(tile.tokens)]
-            totals = [b.fadd(first, before) for first, before in zip(firsts, befores, strict=True)]
-            for total, place in zip(tile.product(weight, apart, x, n_cols, totals), places, strict=True):
-                v.store(total, place)
+            firsts = [bias for bias in biases for _ in at[:-1]]
+            totals = []
+            for first, before in zip(firsts, befores, strict=True):
+                totals += [b.fadd(first, before), *[v.float(0.0)] * (n_planes - 1)]
+            sums = tile.product(weight, apart, x, n_cols, totals)
+            for k, place in enumerate(places):
+                v.store(reduce(b.fadd, sums[n_planes * k : n_planes * (k + 1)]), place)
             return [v.at(x, 4 * tile.tokens), at[-1]]
 
         v.loop(v.const(width // tile.tokens), [x, dst], tokens)
@@ -325,7 +330,7 @@ def _emit_pass(packed: Packed, width: int, rows: Sequence[int], v: Vec, args: li
     v.loop(b.select(alone, v.const(1), v.const(2)) if in_turn else v.const(1), [weight, bias, dst], stripes)
 
 
-def tile_intrinsic(packed: Packed, isa: str) -> Any:
+def tile_intrinsic(packed: Packed, isa: str, n_planes: int) -> Any:
     """`tile(width, weight, apart, ahead, x, n_cols, bias, dst, dst_stride, start)`: dst = a tile of `width` tokens
     times a stripe at `weight` and, on tiers that take two, the one `apart` bytes further (0: there is none), plus what
     `start` names. What lies `ahead` bytes further (0: nothing) is fetched into the cache.
@@ -347,8 +352,9 @@ def tile_intrinsic(packed: Packed, isa: str) -> Any:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa, TILE_LANES[isa])
             functions = {
-                n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n))
+                n: v.function(f"tile_{packed.name}_{n}", len(args) - 1, partial(_emit_tile, packed, n_planes, n))
                 for n in tile_widths(isa, packed.is_float)
+                if n % n_planes == 0
             }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
@@ -363,6 +369,7 @@ tile: Any = None  # these names are set by `specialized`
 widest_tile: Any = None
 WIDEST = 0
 STRIPES = 1
+PLANES = 1
 UNITS_A_THREAD = 8  # of work that threads take in turn
 CHUNK_WEIGHT = 0  # bytes of CHUNK_COLS columns of a stripe; 0 where columns are not taken in chunks
 
@@ -375,12 +382,13 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
-    n = step.n_outputs if op.outputs_only else step.n_tokens
+    n = PLANES * (step.n_outputs if op.outputs_only else step.n_tokens)
     first, last = stripes_of(tid, nth, op.n_stripes)
     x = op.src
     if step.small:
         x += types.uint64(tid * op.private_stride)
-    chunk = max(WIDEST, CHUNK_BYTES // op.token_bytes // WIDEST * WIDEST)
+    whole = WIDEST * PLANES
+    chunk = max(whole, CHUNK_BYTES // op.token_bytes // whole * whole)
     columns = op.n_cols
     if CHUNK_WEIGHT and n > WIDEST:  # few tokens read every weight once: a chunk would only break the stream
         columns = min(columns, CHUNK_COLS)
@@ -418,8 +426,8 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                         x + types.uint64(t * op.token_bytes + c // 32 * width * TOKEN_BLOCK_BYTES),
                         min(columns, op.n_cols - c),
                         op.bias + types.uint64(s * 64),
-                        op.dst + types.uint64(t * op.dst_stride + s * 64),
+                        op.dst + types.uint64(t // PLANES * op.dst_stride + s * 64),
                         op.dst_stride,
-                        FROM_DST if c else FROM_BOTH if op.accumulate else FROM_BIAS,
+                        FROM_DST if c or t % PLANES else FROM_BOTH if op.accumulate else FROM_BIAS,
                     )
                     t += width

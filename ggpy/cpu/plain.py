@@ -150,33 +150,46 @@ def sum_squares(row, n):  # type: ignore[no-untyped-def]
     return types.float32(total)
 
 
-@njit
-def quantize_row(row, weight, factor, n_blocks, dst, width, lane):  # type: ignore[no-untyped-def]
-    for i in range(n_blocks):
-        largest = types.float32(0.0)
-        for c in range(32):
-            at = types.uint64(4 * (32 * i + c))
-            largest = max(largest, abs(load_f32(row + at) * factor * load_f32(weight + at)))
-        scale = largest / types.float32(127.0)
-        inverse = types.float32(127.0) / largest if scale > types.float32(1e-38) else types.float32(0.0)
-        out = dst + types.uint64(i * TOKEN_BLOCK_BYTES * width)
-        first, second = types.int64(0), types.int64(0)
-        for c in range(32):
-            at = types.uint64(4 * (32 * i + c))
-            value = load_f32(row + at) * factor * load_f32(weight + at) * inverse
-            rounded = types.int64(round(value))
-            store_i8(out + types.uint64(4 * (c // 4 * width + lane) + c % 4), types.int8(rounded))
-            if c < 16:
-                first += rounded
-            else:
-                second += rounded
-        tail = out + types.uint64(32 * width + 4 * lane)
-        store_f32(tail, scale)
-        store_f32(tail + types.uint64(4 * width), scale * types.float32(first + second))
-        for k in range(len(SUM_STARTS)):
-            offset, part = SUM_STARTS[k]
-            total = (first + second) if part == 0 else first if part == 1 else second
-            store_i32(tail + types.uint64((8 + 4 * k) * width), types.int32(-offset * total))
+def quantize_function(n_planes: int) -> Any:
+    """`quantize_row`, as in `ggpy.cpu.activations`; tiles are one token wide, and a second plane is the next tile."""
+
+    @njit
+    def left(row, weight, factor, column, scale, inverse):  # type: ignore[no-untyped-def]
+        """A column, less what its code in the plane before stands for."""
+        at = types.uint64(4 * column)
+        x = load_f32(row + at) * factor * load_f32(weight + at)
+        return types.float32(types.float64(x) - types.float64(scale) * round(x * inverse))
+
+    @njit
+    def quantize_row(row, weight, factor, n_blocks, dst, width, lane):  # type: ignore[no-untyped-def]
+        for i in range(n_blocks):
+            before, inverse_before = types.float32(0.0), types.float32(0.0)
+            for plane in range(n_planes):
+                largest = types.float32(0.0)
+                for c in range(32):
+                    largest = max(largest, abs(left(row, weight, factor, 32 * i + c, before, inverse_before)))
+                scale = largest / types.float32(127.0)
+                inverse = types.float32(127.0) / largest if scale > types.float32(1e-38) else types.float32(0.0)
+                out = dst + types.uint64((plane * n_blocks + i) * TOKEN_BLOCK_BYTES * width)
+                first, second = types.int64(0), types.int64(0)
+                for c in range(32):
+                    value = left(row, weight, factor, 32 * i + c, before, inverse_before) * inverse
+                    rounded = types.int64(round(value))
+                    store_i8(out + types.uint64(4 * (c // 4 * width + lane) + c % 4), types.int8(rounded))
+                    if c < 16:
+                        first += rounded
+                    else:
+                        second += rounded
+                tail = out + types.uint64(32 * width + 4 * lane)
+                store_f32(tail, scale)
+                store_f32(tail + types.uint64(4 * width), scale * types.float32(first + second))
+                for k in range(len(SUM_STARTS)):
+                    offset, part = SUM_STARTS[k]
+                    total = (first + second) if part == 0 else first if part == 1 else second
+                    store_i32(tail + types.uint64((8 + 4 * k) * width), types.int32(-offset * total))
+                before, inverse_before = scale, inverse
+
+    return quantize_row
 
 
 @njit

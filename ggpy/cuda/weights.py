@@ -28,7 +28,7 @@ def packed_format(info: TensorInfo) -> Packed:
     return PACKED.get(info.type_name, PACKED["F16"])
 
 
-def activation_form(info: TensorInfo) -> str:
+def activation_form(info: TensorInfo, gives_logits: bool) -> str:
     """ "q8" or "f32": what the product with this weight reads."""
     return "f32" if packed_format(info).is_float else "q8"
 
