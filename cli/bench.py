@@ -79,7 +79,7 @@ def bench(
     """Measure how many tokens per second a model evaluates (pp) and generates (tg): the median after a warm-up.
 
     -p, -n, -d and --parallel take lists, as in -d 0,1024,4096. The memory column is what generating reads of weights
-    and cache per second, as a share of what this machine can read, measured on the spot.
+    and cache per second, as a share of how fast this machine reads a buffer of the same size, measured on the spot.
     """
     import json
 
@@ -108,10 +108,8 @@ def bench(
             raise
     if output == "json":
         click.echo(json.dumps([result.as_json() for result in results], indent=2))
-    elif any(result.bandwidth for result in results):
-        best = max(result.bandwidth or 0 for result in results)
-        by = f"with {results[0].n_threads} threads" if llm.runtime.device == "cpu" else "on the GPU"
-        click.echo(f"\nMemory reads {best / 1e9:.1f} GB/s {by}.")
+    elif read := [result.bytes_per_step for result in results if result.bytes_per_step]:
+        click.echo("\n" + _about_memory(read, results[0].n_threads, llm.runtime.device == "cpu"))
     if plot is not None:
         from ggpy.cli.bench_plot import draw
 
@@ -133,7 +131,7 @@ def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measure
     n_threads = llm.runtime.n_threads
     if all(case.n_prompt for case in cases):
         return measure(llm.runtime, n_threads, cases, repeats)
-    bandwidth: Callable[[], float]
+    bandwidth: Callable[[float], float]
     if llm.runtime.device == "cpu":
         bandwidth = Memory(n_threads).bandwidth
     else:
@@ -158,7 +156,14 @@ def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Itera
     name, size = one_line(llm.path.name), f"{llm.file.size / 1e6:.0f} MB"
     threads = str(llm.runtime.n_threads) if llm.runtime.device == "cpu" else llm.runtime.device
     header = ("model", "size", "threads", "test", "tok/s", "memory")
-    widest = (name, size, threads, max((case.name for case in cases), key=len), "12345.67 ± 123.45", "memory")
+    widest = (
+        name,
+        size,
+        threads,
+        max((case.name for case in cases), key=len),
+        "12345.67 ± 123.45",
+        "100% of 1234.5 GB/s",
+    )
     widths = [max(map(len, column)) for column in zip(header, widest, strict=True)]
 
     def line(cells: Iterable[str]) -> str:
@@ -171,8 +176,24 @@ def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Itera
             begun = True
         share = result.bandwidth_share
         speed = f"{result.tok_s:.2f} ± {result.spread:.2f}"
-        click.echo(line((name, size, threads, result.case.name, speed, "" if share is None else f"{share:.0%}")))
+        memory = "" if share is None or not result.bandwidth else f"{share:.0%} of {result.bandwidth / 1e9:.1f} GB/s"
+        click.echo(line((name, size, threads, result.case.name, speed, memory)))
         yield result
+
+
+def _about_memory(read: list[float], n_threads: int, on_cpu: bool) -> str:
+    """What the shares in the table are of."""
+    from ggpy.bench import last_level_cache
+
+    sizes = [f"{n / 1e9:.2f}" if n < 1e10 else f"{n / 1e9:.1f}" for n in (min(read), max(read))]
+    of = "Memory: a step reads " + " to ".join(dict.fromkeys(sizes)) + " GB; the rate is "
+    if not on_cpu:
+        return of + "the GPU's with a buffer of that size."
+    by = f"{n_threads} threads'" if n_threads > 1 else "one thread's"
+    cache = f"the last-level cache ({last_level_cache() / 2**20:.0f} MiB)"
+    held = [n <= last_level_cache() for n in read]
+    which = f"more than {cache} holds" if not any(held) else f"which {cache} can hold" if all(held) else ""
+    return of + f"{by} with a buffer of that size" + (f", {which}." if which else ".")
 
 
 def _check_plot(path: Path, cases: list[Case]) -> None:

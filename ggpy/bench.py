@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WARM_UP = 16  # tokens generated before the first sample
 LINE = 1024  # bytes: what the reading kernel takes at a time
+AT_ONCE = 256 << 20  # bytes: what is read before threads meet, which takes them some 0.1 ms
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Case:
 @dataclass(frozen=True)
 class Measurement:
     """`samples`: tokens per second of all sequences together, one a repeat. `bytes_per_step`: what a decoding step
-    reads of weights and cache; `bandwidth`: what the machine reads in a second. None where not known."""
+    reads of weights and cache; `bandwidth`: what the machine reads in a second of as many bytes, again and again. None
+    where not known."""
 
     case: Case
     n_threads: int
@@ -76,7 +78,8 @@ class Measurement:
 
     @property
     def bandwidth_share(self) -> float | None:
-        """Of the machine's bandwidth, the share that decoding uses: 1 is as fast as memory allows."""
+        """Of the bandwidth, the share that decoding uses: 1 is as fast as memory, or the cache that holds all that
+        decoding reads, allows."""
         if self.case.n_prompt or not self.bytes_per_step or not self.bandwidth:
             return None
         return self.bytes_per_step * self.tok_s / self.case.n_parallel / self.bandwidth
@@ -92,6 +95,7 @@ class Measurement:
             "n_threads": self.n_threads,
             "tok_s": round(self.tok_s, 2),
             "samples": [round(sample, 2) for sample in self.samples],
+            "gb_per_step": None if self.bytes_per_step is None else round(self.bytes_per_step / 1e9, 4),
             "bandwidth_gb_s": None if self.bandwidth is None else round(self.bandwidth / 1e9, 2),
             "bandwidth_share": None if share is None else round(share, 4),
         }
@@ -115,10 +119,10 @@ def measure(
     repeats: int,
     *,
     bytes_per_step: Callable[[Case], float] | None = None,
-    bandwidth: Callable[[], float] | None = None,
+    bandwidth: Callable[[float], float] | None = None,
 ) -> Iterator[Measurement]:
-    """Each case's measurement as it is made: `repeats` samples after a warm-up. `bytes_per_step` and `bandwidth` are
-    asked before each generation: what a machine reads in a second drifts, and then drifts for both.
+    """Each case's measurement as it is made: `repeats` samples after a warm-up. `bandwidth(bytes_per_step(case))` is
+    asked before and after each generation, and the better counts: what a machine reads in a second drifts.
 
     Raises GGPYError where a case does not fit the runtime.
     """
@@ -139,9 +143,12 @@ def measure(
             seconds = [bench.prefill(0, case.n_depth, case.n_prompt) for _ in range(repeats + 1)][1:]
         else:
             if bytes_per_step and bandwidth:
-                read, limit = bytes_per_step(case), bandwidth()
+                read = bytes_per_step(case)
+                limit = bandwidth(read)
             bench.decode(case.n_parallel, case.n_depth, min(case.n_gen, WARM_UP))
             seconds = [bench.decode(case.n_parallel, case.n_depth, case.n_gen) for _ in range(repeats)]
+            if read and limit and bandwidth:
+                limit = max(limit, bandwidth(read))
         yield Measurement(case, n_threads, [case.n_tokens / s for s in seconds], read, limit)
 
 
@@ -213,34 +220,44 @@ def bytes_read(file: GGUFFile, cache: str) -> Callable[[Case], float]:
 
 
 class Memory:
-    """A buffer too large for any cache, which n_threads read together to see how fast that goes."""
+    """A buffer that n_threads read together, each the same part of it every time, to see how fast that goes: a model
+    that the last-level cache holds is decoded faster than memory is read."""
 
     def __init__(self, n_threads: int) -> None:
-        from ggpy.cpu.executor import allocate
         from ggpy.cpu.kernels import kernel
 
         self._read = kernel("read").call
-        self._share = max(4 * last_level_cache(), 128 << 20) // n_threads // LINE * LINE
-        self._buffer = allocate(self._share * n_threads)
-        self._buffer.fill(1)  # untouched pages would all be the same one
+        self._buffer = np.empty(0, np.uint8)
         self._sums = np.zeros((n_threads, 64), np.uint8)
         self._pool = ThreadPoolExecutor(n_threads)
 
-    def bandwidth(self, seconds: float = 0.3) -> float:
-        """Bytes per second: the best of the passes made in about so many seconds."""
+    def bandwidth(self, n_bytes: float, seconds: float = 0.3) -> float:
+        """Bytes per second of reading so many again and again (of more than any cache holds, fewer do): the best of
+        the passes made in about so many seconds."""
+        from ggpy.cpu.executor import allocate
+
+        n_threads = len(self._sums)
+        n_bytes = min(n_bytes, max(4 * last_level_cache(), 128 << 20))
+        share = max(1, int(n_bytes / n_threads / LINE)) * LINE
+        if len(self._buffer) < share * n_threads:
+            self._buffer = allocate(share * n_threads)
+            self._buffer.fill(1)  # untouched pages would all be the same one
+        rounds = -(-AT_ONCE // (share * n_threads))
+
+        def read(thread: int) -> None:
+            for _ in range(rounds):
+                self._read(self._buffer.ctypes.data + thread * share, share, self._sums[thread].ctypes.data)
+
         best, until = 0.0, time.perf_counter() + seconds
         while not best or time.perf_counter() < until:
             started = time.perf_counter()
-            list(self._pool.map(self._read_share, range(len(self._sums))))
-            best = max(best, self._share * len(self._sums) / (time.perf_counter() - started))
+            list(self._pool.map(read, range(n_threads)))
+            best = max(best, rounds * share * n_threads / (time.perf_counter() - started))
         return best
-
-    def _read_share(self, i: int) -> None:
-        self._read(self._buffer.ctypes.data + i * self._share, self._share, self._sums[i].ctypes.data)
 
 
 def last_level_cache() -> int:
-    """Bytes of the largest cache of the first CPU; 32 MB where the system does not say."""
+    """Bytes of the largest cache of the first CPU; 32 MiB where the system does not say."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         try:

@@ -15,6 +15,7 @@ from doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate
 import ggpy.bench
 import ggpy.llm
 from ggpy.bench import Case, Measurement, Memory, last_level_cache, measure, plan_cases
+from ggpy.cli.bench import _about_memory
 from ggpy.cli.bench_plot import draw
 from ggpy.cli.main import main
 from ggpy.errors import GGPYError
@@ -27,8 +28,8 @@ class FakeMemory:
     def __init__(self, n_threads: int) -> None:
         pass
 
-    def bandwidth(self) -> float:
-        return 2e9
+    def bandwidth(self, n_bytes: float) -> float:
+        return 2e9 if n_bytes == 1e6 else 0.0
 
 
 @pytest.fixture
@@ -93,7 +94,8 @@ def test_table_and_plot(bench: Any, tmp_path: Path) -> None:
     assert "±" in rows[0]
     assert "%" in rows[0]
     assert not blank
-    assert memory == "Memory reads 2.0 GB/s with 1 threads."
+    assert "% of 2.0 GB/s" in rows[0]
+    assert "a step reads 0.00 GB; the rate is one thread's with a buffer of that size, which the last-level" in memory
     assert "drawn in out.svg" in result.stderr
     assert ElementTree.parse("out.svg").getroot().tag.endswith("svg")
 
@@ -101,7 +103,7 @@ def test_table_and_plot(bench: Any, tmp_path: Path) -> None:
 def test_memory_is_named_by_where_the_model_ran(bench: Any) -> None:
     """Not by where it was asked to: the GPU may have held no layer of it."""
     result = bench("-p", "0", "-n", "4", "-r", "1", "--device", "cuda")
-    assert result.stdout.splitlines()[-1] == "Memory reads 2.0 GB/s with 1 threads."
+    assert "one thread's with a buffer" in result.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -166,4 +168,37 @@ def test_the_reading_kernel_reads_everything() -> None:
 def test_bandwidth_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert last_level_cache() >= 1 << 18
     monkeypatch.setattr(ggpy.bench, "last_level_cache", lambda: 1 << 20)
-    assert Memory(2).bandwidth(0.0) > 1e7
+    memory = Memory(2)
+    assert memory.bandwidth(100.0, 0.0) > 1e7
+    assert memory.bandwidth(3e6, 0.0) > 1e7
+    assert 2e6 < len(memory._buffer) <= 3e6  # as much as a model of that size, each thread its own part
+    assert memory.bandwidth(1e12, 0.0) > 1e7
+    assert len(memory._buffer) == 128 << 20  # of memory no more than what shows its rate
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        ([9e7], "a step reads 0.09 GB; the rate is 2 threads' with a buffer of that size, which the last-level cache"),
+        ([9e9, 2e10], "reads 9.00 to 20.0 GB; the rate is 2 threads' with a buffer of that size, more than the"),
+        ([9e7, 9e9], "reads 0.09 to 9.00 GB; the rate is 2 threads' with a buffer of that size."),
+    ],
+)
+def test_which_memory_it_was_is_said(monkeypatch: pytest.MonkeyPatch, read: list[float], said: str) -> None:
+    monkeypatch.setattr(ggpy.bench, "last_level_cache", lambda: 1 << 30)
+    assert said in _about_memory(read, 2, True)
+    assert "the GPU's with a buffer of that size." in _about_memory(read, 2, False)
+
+
+def test_the_limit_is_of_what_a_step_reads() -> None:
+    """Of a buffer of that many bytes, before and after: a share above 1 would say that the limit is another's."""
+    asked: list[float] = []
+
+    def bandwidth(n_bytes: float) -> float:
+        asked.append(n_bytes)
+        return float(len(asked))
+
+    cases = [Case(0, 4), Case(0, 4, 8)]
+    found = measure(FakeRuntime(), 1, cases, 1, bytes_per_step=lambda case: 1e6 + case.n_depth, bandwidth=bandwidth)
+    assert [m.bandwidth for m in found] == [2.0, 4.0]
+    assert asked == [1e6, 1e6, 1e6 + 8, 1e6 + 8]
