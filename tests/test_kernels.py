@@ -28,6 +28,7 @@ from ggpy.cpu.layout import (
 from ggpy.cpu.needed import SERVE
 from ggpy.kernel_files import is_kept
 from ggpy.native import is_cached, kernel_cache, tiers
+from ggpy.paths import cache_dir
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
 
@@ -51,7 +52,7 @@ def compiled_side_by_side(request: pytest.FixtureRequest) -> None:
     workers = min(len(missing) // 8, os.cpu_count() or 1)
     if workers > 1 and is_kept(kernel_cache()):
         missing.sort(key=lambda w: not w.startswith("attention"))  # what takes longest first
-        assert len(list(compiled_by_others(SERVE, missing, workers))) == len(missing)
+        assert len(list(compiled_by_others(SERVE, missing, workers, cache_dir()))) == len(missing)
 
 
 def call(name: str, tier: str, op: np.ndarray, step: np.ndarray) -> None:
