@@ -7,9 +7,10 @@
 Writes a GGUF file of random blocks in the shape of Qwen-1.8B or Qwen-7B (no weights need be fetched), and runs it.
 Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
 defaults), text. Kernels are timed in graphs of their own, over every layer's weights: of a step of one token with 1024
-in the cache, the share being of what the card's memory reads in a second; and of a prompt's step of 2048, the share
-being of what its matrix units do with operands at hand (`ggpy.cuda.matrix_rate`). With `--batch-invariant` a usual
-model and a batch-invariant one take turns instead, and each one's texts are compared with those it gives alone.
+in the cache, the share being of how fast the card reads as many bytes as those weights, again and again; and of a
+prompt's step of 2048, the share being of what its matrix units do with operands at hand (`ggpy.cuda.matrix_rate`).
+With `--batch-invariant` a usual model and a batch-invariant one take turns instead, and each one's texts are compared
+with those it gives alone.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def seconds_each(device: Device, kernel: Kernel, grid: Any, made: list[Launch]) 
     return elapsed() / (rounds * len(made))
 
 
-def decoding_kernels(engine: Engine, runtime: Runtime, bandwidth: float) -> None:
+def decoding_kernels(engine: Engine, runtime: Runtime) -> None:
     """Each kernel of a step of one token, greedily chosen."""
     executor: Any = runtime.executor
     device, queue = executor.device, executor._queue
@@ -190,13 +191,14 @@ def decoding_kernels(engine: Engine, runtime: Runtime, bandwidth: float) -> None
     for _ in range(50):
         whole.launch()
     print(f"A step keeps the GPU busy for {elapsed() / 50 * 1e6:.0f} us; to read its weights takes", end=" ")
-    print(f"{weights / bandwidth * 1e6:.0f}.\n")
+    print(f"{weights / device.bandwidth(weights) * 1e6:.0f}.\n")
     print("| kernel | blocks | launches | us each | us at the limit | share |\n|---|---|---|---|---|---|")
     for (kernel, grid), made in calls.items():
         if kernel.name.startswith(("matvec.", "attention.")):  # nothing of what follows, which is not there
             made = [((*arguments[:-1], 0), options) for arguments, options in made]
         seconds = seconds_each(device, kernel, grid, made)
-        limit = sum(sizes.get(arguments[0], 0) for arguments, _ in made) / len(made) / bandwidth
+        read = sum(sizes.get(arguments[0], 0) for arguments, _ in made)
+        limit = read / len(made) / device.bandwidth(read) if read else 0.0
         share = f"{limit * 1e6:.2f} | {limit / seconds:.0%}" if limit else " | "
         print(f"| {kernel.name} | {grid} | {len(made)} | {seconds * 1e6:.2f} | {share} |", flush=True)
 
@@ -320,7 +322,7 @@ def main() -> None:
             started = time.perf_counter()
             runtime = Runtime(file, options.ctx_size, n_slots=max(sizes), notify=print, device="cuda", **caches)
             executor: Any = runtime.executor
-            bandwidth = executor.device.bandwidth()
+            bandwidth = executor.device.bandwidth(1e12)
             print(
                 f"{executor.device.name}, {bandwidth / 1e12:.2f} TB/s; ready in {time.perf_counter() - started:.2f} s"
             )
@@ -342,7 +344,7 @@ def main() -> None:
                 prompt(runtime, n)
                 print(f"| prompt {n} | {n / sorted(prompt(runtime, n) for _ in range(5))[2]:.0f} |")
             print()
-            decoding_kernels(engine, runtime, bandwidth)
+            decoding_kernels(engine, runtime)
             prompt_kernels(runtime)
             runtime.close()
 

@@ -17,6 +17,7 @@ from tiny import CONFIGS, tiny_checkpoint
 from ggpy.convert.pipeline import convert
 from ggpy.cuda.ahead import Ahead
 from ggpy.cuda.layout import (
+    READ_THREADS,
     SUMS,
     ActivationLayout,
     AttentionShape,
@@ -153,13 +154,14 @@ def test_kernels_compile_and_keep_to_registers(cc: tuple[int, int], monkeypatch:
         "attention.16.1.turn.q8_0.64": "ex2.approx",
         "rope_store.q8_0": "",
         "matrix_rate.warp": "mma.sync",
+        "read": "L1::no_allocate.v4",
     }
     if cc == (9, 0):
         names["matrix_rate.group"] = "wgmma.mma_async"
     for name, instruction in names.items():
         text, _ = to_ptx(name, cc)
         assert instruction in text
-        assert ("griddepcontrol.wait" in text) == (cc >= (9, 0) and not name.startswith(("pack", "matrix")))
+        assert ("griddepcontrol.wait" in text) == (cc >= (9, 0) and not name.startswith(("pack", "matrix", "read")))
         assert ".local" not in text
         made = compiler.compile_kernel(name, cc)
         # For Ampere the same attention takes twelve words more than the 64 registers of two blocks a multiprocessor, of
@@ -167,6 +169,18 @@ def test_kernels_compile_and_keep_to_registers(cc: tuple[int, int], monkeypatch:
         spilled = {"attention.16.1.turn.f16.64": 48, "attention.16.1.turn.q8_0.64": 56} if cc < (9, 0) else {}
         assert made.stack <= spilled.get(name, 0)
         assert made.registers * made.threads <= 65536
+
+
+def test_the_reading_kernel_reads_everything() -> None:
+    need_compiler()
+    from emulated_device import EmulatedDevice
+
+    device, blocks = EmulatedDevice(), 3
+    data = np.random.default_rng(0).integers(0, 2**32, 4 * (4 * blocks * READ_THREADS + 77), dtype=np.uint32)
+    sums = np.zeros(blocks * READ_THREADS, np.uint32)
+    start, out = device.memory_map.add(data), device.memory_map.add(sums)
+    device.kernel("read").launch(blocks, start, len(data) // 4, 2, out)
+    assert sums.sum(dtype=np.uint32) == np.uint32(2 * data.sum(dtype=np.uint64) % 2**32)
 
 
 def emulated(name: str, n_rows: int = 5, n_cols: int = 512) -> tuple[Any, np.ndarray]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ggpy.cuda import shortage
 from ggpy.cuda.compile import Compiled, discard, missing_packages, obtain
+from ggpy.cuda.layout import READ_BLOCKS, READ_THREADS
 from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.units import size_text
 
@@ -27,6 +28,7 @@ BAD_CODE = (200, 209, 218, 222, 300, 301, 302, 303, 500)
 # prompts are made of is left to the driver: there it cost 4 to 8 %.
 CARVEOUT = 70
 OLDEST_DRIVER = 12000  # CUDA 12: graphs that keep programmatic edges need 12.3, and do without before
+READ_BYTES = 4 << 30  # to see how fast it reads: a few milliseconds
 OTHERWISE = "take another one, or run on the CPU (--device cpu)"  # where a GPU cannot be opened
 
 _CODES = {"u64": "Q", "i64": "q", "u32": "I", "i32": "i", "f32": "f"}  # of the struct module
@@ -372,20 +374,19 @@ class Device:
         """Wait for everything queued; a fault of a kernel is reported here."""
         check(self.lib.cuStreamSynchronize(self.stream), "running the model")
 
-    def bandwidth(self) -> float:
-        """Bytes a second that its memory moves: the best of some copies, read and written."""
-        n_bytes = min(1 << 30, self.memory()[0] // 4)
-        one, other = self.allocate(n_bytes, zero=True), self.allocate(n_bytes)
-        best = 0.0
+    def bandwidth(self, n_bytes: float) -> float:
+        """Bytes a second when it reads so many again and again, of which its second cache may hold some; the best of a
+        few times."""
+        n = max(1, int(min(n_bytes, READ_BYTES, self.memory()[0] // 4)) // 16)
+        passes, blocks = -(-READ_BYTES // (16 * n)), READ_BLOCKS * self.n_multiprocessors
+        buffer, sums = self.allocate(16 * n, zero=True), self.allocate(4 * READ_THREADS * blocks)
+        kernel, best = self.kernel("read"), 0.0
         for _ in range(5):
             elapsed = self.timer()
-            check(
-                self.lib.cuMemcpyDtoDAsync_v2(c_uint64(other), c_uint64(one), c_size_t(n_bytes), self.stream),
-                "copying memory",
-            )
-            best = max(best, 2 * n_bytes / elapsed())
-        self.free(one)
-        self.free(other)
+            kernel.launch(blocks, buffer, n, passes, sums)
+            best = max(best, 16 * n * passes / elapsed())
+        self.free(buffer)
+        self.free(sums)
         return best
 
     # ---- graphs

@@ -72,6 +72,7 @@ def ring_kib(shared_bytes: int) -> int:
     return max(16, shared_bytes * 43 // 100 >> 14 << 4)
 
 
+READ_THREADS, READ_BLOCKS = 256, 4  # of a block and of a multiprocessor, to see how fast memory is read
 DEEP = 2048  # tokens before that of a step of one token, from which on attention is cut in more shares
 
 
