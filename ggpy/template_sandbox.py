@@ -27,7 +27,7 @@ from jinja2.utils import Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
 from ggpy import template_operations as operations
-from ggpy.template_budget import WRITTEN, OverLimit, afford, made, take, weigh, work
+from ggpy.template_budget import OverLimit, made, take, text_of, weigh, work
 from ggpy.template_filters import FILTERS, GLOBALS, TESTS
 
 #: The longest of 88 real templates has 17 kB and 4,000 tokens.
@@ -140,8 +140,12 @@ class _Generator(CodeGenerator):
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         if isinstance(node.arg, nodes.Slice):
-            self.write("environment.made(")
-            super().visit_Getitem(node, frame)
+            # In place, Python would print warnings of slices of constants: 1[2:].
+            self.write("environment.sliced(")
+            self.visit(node.node, frame)
+            for bound in (node.arg.start, node.arg.stop, node.arg.step):
+                self.write(", ")
+                self.visit(bound or nodes.Const(None), frame)
             self.write(")")
         else:
             super().visit_Getitem(node, frame)
@@ -182,11 +186,8 @@ def _is_simple(node: nodes.Compare) -> bool:
 
 @pass_context
 def _written(context: Context, value: Any) -> Any:
-    """What `{{ value }}` writes, after a look at it."""
-    if type(value) is not str:
-        take(_SMALL)
-        afford(WRITTEN * weigh(value))
-    return value
+    """What `{{ value }}` writes."""
+    return value if type(value) is str else text_of(value)
 
 
 _METHODS = (types.BuiltinMethodType, types.MethodType)  # those of markupsafe's texts are Python functions
@@ -200,7 +201,6 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     concat = staticmethod(operations.join_texts)
     concatenate = staticmethod(operations.concatenate)
     compare = staticmethod(operations.compare)
-    made = staticmethod(made)
 
     def __init__(self) -> None:
         super().__init__(
@@ -231,6 +231,11 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         """What becomes a key of a dict."""
         operations.check_key(value)
         return value
+
+    @staticmethod
+    def sliced(value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """value[start:stop:step]"""
+        return made(value[start:stop:step])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return operations.binary(operator, left, right)
