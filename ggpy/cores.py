@@ -14,9 +14,14 @@ CPUS = Path("/sys/devices/system/cpu")
 PLACE = ("physical_package_id", "core_id")  # of a CPU: the threads of one core share it
 
 
+def cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(_affinity() or ()) or os.cpu_count() or 1
+
+
 def usable_cpus() -> int:
     """CPUs that this process may keep busy at a time, at least 1: what conversion and compiling spread over."""
-    return _within_quota(len(_affinity() or ()) or os.cpu_count() or 1)
+    return _within_quota(cpus())
 
 
 def usable_cores() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
+from ggpy.cores import cpus
 from ggpy.errors import GGPYError, quoted
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Not
 
         placement = Placement(file, **placing)
         context = placement.context(n_ctx, notify)
+        if n_threads and n_threads > cpus():
+            notify(f"{cpus()} threads run, not {n_threads}: on {cpus()} CPUs more would only take turns")
+            n_threads = cpus()
         # The runtime first: its threads pack the weights while this one reads the vocabulary.
         runtime = Runtime(file, context, n_threads, notify, placement)
         undo.callback(runtime.close)

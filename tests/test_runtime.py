@@ -13,11 +13,13 @@ import pytest
 from reference import ReferenceModel
 from tiny import CONFIGS, tiny_checkpoint
 
+import ggpy.load
 import ggpy.runtime
 from ggpy.convert.pipeline import convert
 from ggpy.cpu.executor import CpuExecutor
 from ggpy.errors import GGPYError
 from ggpy.gguf_file import GGUFFile
+from ggpy.load import load_model
 from ggpy.runtime import Runtime, cache_type
 
 N_TOKENS = 45
@@ -260,6 +262,18 @@ def test_a_step_never_runs_on_half_the_weights(model, monkeypatch):
         for _ in range(2):  # the first failure must not be taken for the end of packing
             with pytest.raises(OSError, match="no page"):
                 prefill(runtime, tokens(3))
+
+
+def test_no_more_threads_than_cpus_run(model, monkeypatch):
+    monkeypatch.setattr(ggpy.load, "cpus", lambda: 2)
+    for asked in (None, 1, 2, 7):
+        notes: list[str] = []
+        loaded = load_model(model("llama", "f32"), 64, asked, notes.append)
+        said = [note for note in notes if "threads" in note]
+        assert said == (["2 threads run, not 7: on 2 CPUs more would only take turns"] if asked == 7 else [])
+        assert asked is None or loaded.runtime.n_threads == min(asked, 2)
+        loaded.runtime.close()
+        loaded.file.close()
 
 
 @pytest.mark.parametrize("n_threads", [2, 3])

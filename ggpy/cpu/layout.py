@@ -118,11 +118,20 @@ ROW_TILES = 16  # row tiles that meet a part of the cache together
 PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
 
 LINE = 128  # bytes of the longest cache line, Apple's: what threads write apart lies apart
-# The words that a team of threads shares, each on a cache line of its own; then one word per thread.
+# The words that a team of threads shares, each group on a cache line of its own; then one line a thread.
 ARRIVED, GENERATION, JOB, STOP, STATES = (i * LINE for i in range(5))
+BARRIER_SLEEPERS, JOB_SLEEPERS = ARRIVED + 8, JOB + 8  # beside what is written just before they are looked at
+MOST_PATIENCE, NAP = STOP + 8, STOP + 16  # how often to spin at most, and for how long to sleep (a timespec)
+PATIENCE = 8  # in a thread's line, behind its state: how often it spins at a barrier before it sleeps
 AWAKE, ASLEEP = 0, 1
-SPINS_BEFORE_YIELD = 100
-SPINS_BEFORE_SLEEP = 60_000
+
+# How long a thread waits awake, in spins of some 40 ns. At a barrier up to 120 us, more than the shares of work between
+# two differ by where every thread has a CPU; after waits that were longer it spins less and less, but every PROBE-th
+# time as long as ever, to see whether the CPUs are free again. Threads that have to share CPUs sleep at once. Between
+# steps a worker waits IDLE times as long, then sleeps a few naps that the next step ends, then until a semaphore wakes
+# it.
+SPINS, FEWEST_SPINS, MORE_SPINS, PROBE = 3000, 50, 50, 32
+IDLE, NAPS, NAP_NS = 20, 4, 2_000_000
 
 
 def cache_name(cache_k: str, cache_v: str) -> str:

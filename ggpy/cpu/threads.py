@@ -1,7 +1,8 @@
-"""The thread team: Python threads that walk a program together in machine code,
-meeting at spin barriers, with no Python between operations.
+"""The thread team: Python threads that walk a program together in machine code, meeting at barriers, with no Python
+between operations.
 
-Between steps workers spin for a few milliseconds, so that the next token finds them awake, then sleep.
+Between steps workers spin for a few milliseconds, so that the next token finds them awake, then sleep; sooner where
+other processes keep the CPUs busy.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import threading
 
 import numpy as np
 
+from ggpy.cores import usable_cpus
 from ggpy.cpu.kernels import kernel
-from ggpy.cpu.layout import LINE, STATES, STOP
+from ggpy.cpu.layout import FEWEST_SPINS, LINE, MOST_PATIENCE, NAP, NAP_NS, PATIENCE, SPINS, STATES, STOP
 
 
 class Team:
@@ -34,6 +36,10 @@ class Team:
 
     def _start(self) -> None:
         self._words[:] = 0
+        patience = SPINS if self.n_threads <= usable_cpus() else FEWEST_SPINS
+        words = self._words[(self._team - self._words.ctypes.data) // 8 :]
+        words[MOST_PATIENCE // 8], words[NAP // 8 + 1] = patience, NAP_NS
+        words[(STATES + PATIENCE) // 8 :: LINE // 8] = patience
         self._alarms = [threading.Semaphore(0) for _ in range(self.n_threads)]
         self._workers: list[threading.Thread] | None = [
             threading.Thread(target=self._work, args=(tid,), daemon=True, name=f"ggpy-{tid}")

@@ -1,14 +1,12 @@
-"""The walk over a program in machine code: each thread calls every kernel by address and meets the others at spin
-barriers."""
+"""The walk over a program in machine code: each thread calls every kernel by address and meets the others at barriers,
+where it spins for a while and then sleeps."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from llvmlite import ir
 from numba import carray, njit, types
-from numba.core import cgutils
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
@@ -16,17 +14,26 @@ from ggpy.cpu.layout import (
     ARRIVED,
     ASLEEP,
     AWAKE,
+    BARRIER_SLEEPERS,
+    FEWEST_SPINS,
     GENERATION,
+    IDLE,
     JOB,
+    JOB_SLEEPERS,
     LINE,
+    MORE_SPINS,
+    MOST_PATIENCE,
+    NAP,
+    NAPS,
     OP,
-    SPINS_BEFORE_SLEEP,
-    SPINS_BEFORE_YIELD,
+    PATIENCE,
+    PROBE,
     STATES,
     STOP,
 )
 from ggpy.cpu.memory import exchange, fetch_add, load_atomic, store_i64
 from ggpy.cpu.records import as_op, as_step
+from ggpy.cpu.waiting import cpu_relax, sleep_while, wake
 
 OP_BYTES = OP.itemsize
 
@@ -42,37 +49,14 @@ def call_kernel(typingctx: Any, address: Any, op: Any, step: Any, tid: Any, nth:
     return types.void(types.uintp, types.uintp, types.uintp, types.intp, types.intp), codegen
 
 
-@intrinsic
-def cpu_relax(typingctx: Any) -> tuple[Signature, Any]:
-    """Tell the core that this is a spin loop, and let some 40 ns pass."""
-
-    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        def call(name: str, *operands: ir.Constant) -> None:
-            kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
-            b.call(cgutils.get_or_insert_function(b.module, kind, name), operands)
-
-        triple = b.module.triple
-        if triple.startswith(("x86", "i386", "i686", "amd64")):
-            call("llvm.x86.sse2.pause")
-        elif triple.startswith(("aarch64", "arm64")):
-            # `yield` does nothing on most cores; waiting for the pipeline to drain does, some 10 ns each
-            for _ in range(4):
-                call("llvm.aarch64.isb", ir.Constant(ir.IntType(32), 15))
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-if os.name == "nt":
-    yield_cpu = types.ExternalFunction("SwitchToThread", types.int32())
-else:
-    yield_cpu = types.ExternalFunction("sched_yield", types.int32())
-
-
 @njit(nogil=True, error_model="numpy")
 def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
     """Run all operations as thread `tid` of `nth`. A barrier is a counter and a generation: the last to arrive winds
     back what the operations before it counted, which nobody is in any more, and opens the next one."""
+    gate, gate_sleepers = team + types.uint64(GENERATION), team + types.uint64(BARRIER_SLEEPERS)
+    own_patience = team + types.uint64(STATES + LINE * tid + PATIENCE)
+    patience, most = load_atomic(own_patience), load_atomic(team + types.uint64(MOST_PATIENCE))
+    waits = 0
     behind = 0  # the first operation since the last barrier
     bit = 1 if carray(as_step(step_at), 1)[0].small else 2
     for i in range(n_ops + 1):
@@ -81,7 +65,7 @@ def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
             at = ops + types.uint64(i * OP_BYTES)
             meet = (carray(as_op(at), 1)[0].barrier & bit) != 0
         if meet and nth > 1:
-            generation = load_atomic(team + types.uint64(GENERATION))
+            generation = load_atomic(gate)
             if fetch_add(team + types.uint64(ARRIVED), 1) == nth - 1:
                 exchange(team + types.uint64(ARRIVED), 0)
                 if bit == 2:
@@ -89,18 +73,28 @@ def walk(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
                         counter = carray(as_op(ops + types.uint64(j * OP_BYTES)), 1)[0].next
                         if counter:
                             store_i64(counter, 0)
-                fetch_add(team + types.uint64(GENERATION), 1)
+                fetch_add(gate, 1)
+                wake(gate, gate_sleepers)
             else:
+                waits += 1
+                limit = most if waits % PROBE == 0 else patience
                 spins = 0
-                while load_atomic(team + types.uint64(GENERATION)) == generation:
-                    spins += 1
-                    if spins < SPINS_BEFORE_YIELD:
+                while load_atomic(gate) == generation:
+                    if spins < limit:
+                        spins += 1
                         cpu_relax()
                     else:
-                        yield_cpu()
+                        sleep_while(gate, generation, gate_sleepers, 0)
+                if spins == limit:
+                    patience = max(FEWEST_SPINS, patience >> 1)
+                elif waits % PROBE == 0:
+                    patience = most
+                else:
+                    patience = min(most, patience + MORE_SPINS)
             behind = i
         if i < n_ops:
             call_kernel(carray(as_op(at), 1)[0].kernel, at, step_at, tid, nth)
+    store_i64(own_patience, patience)
 
 
 def serve(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-def]
@@ -109,15 +103,15 @@ def serve(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-
     state = team + types.uint64(STATES + LINE * tid)
     while True:
         spins = 0
+        limit = load_atomic(state + types.uint64(PATIENCE)) * IDLE
         while load_atomic(team + types.uint64(JOB)) == job:
             spins += 1
             if load_atomic(team + types.uint64(STOP)) != 0:
                 return job
-            if spins < SPINS_BEFORE_SLEEP:
-                if spins & 255:
-                    cpu_relax()
-                else:
-                    yield_cpu()
+            if spins < limit:
+                cpu_relax()
+            elif spins < limit + NAPS:
+                sleep_while(team + types.uint64(JOB), job, team + types.uint64(JOB_SLEEPERS), team + types.uint64(NAP))
             else:
                 exchange(state, ASLEEP)
                 # a job posted before the state was seen would wake nobody
@@ -144,6 +138,7 @@ def step_together(ops, n_ops, step_at, team, nth, sleepers):  # type: ignore[no-
     if asleep:
         return -asleep
     fetch_add(team + types.uint64(JOB), 1)
+    wake(team + types.uint64(JOB), team + types.uint64(JOB_SLEEPERS))
     for tid in range(1, nth):
         if exchange(team + types.uint64(STATES + LINE * tid), AWAKE) == ASLEEP:
             store_i64(sleepers + types.uint64(8 * asleep), tid)
