@@ -99,9 +99,11 @@ def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+    from ggpy.cli.terminal import note
+
     console = Console(stderr=True)
     if not console.is_terminal:
-        console.print(f"{label} …", highlight=False, soft_wrap=True)
+        note(f"{label} …")
         yield lambda done, total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
