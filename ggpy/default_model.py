@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from ggpy.errors import GGPYError
-from ggpy.files import whole_file
+from ggpy.files import held, is_held, whole_file
 from ggpy.paths import cache_dir
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all
@@ -87,7 +87,8 @@ def fetch(model: KnownModel, progress: Progress | None = None) -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         _sweep(home)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home, ignore_cleanup_errors=True) as staging:
+        staging_folder = tempfile.TemporaryDirectory(prefix=".fetch-", dir=home, ignore_cleanup_errors=True)
+        with staging_folder as staging, held(Path(staging)):
             fetched = _download(model, Path(staging), progress or (lambda done, total: None))
             with whole_file(model.path, size=model.size) as out:
                 _unpack(model, fetched, out)
@@ -97,10 +98,12 @@ def fetch(model: KnownModel, progress: Progress | None = None) -> Path:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what a killed fetch left behind a day ago or longer."""
+    """Remove what killed fetches left behind. One that began this minute may not be held yet; where nothing is known of
+    processes, a day tells that they have ended."""
     for left in home.glob(".fetch-*"):
         with suppress(OSError):  # another fetch may have removed its own meanwhile
-            if time.time() - left.stat().st_mtime > 86400:
+            age = time.time() - left.stat().st_mtime
+            if age > 86400 or (age > 60 and not is_held(left)):
                 shutil.rmtree(left, ignore_errors=True)
 
 

@@ -131,6 +131,35 @@ def read_file(path: str | os.PathLike[str], most: int, *, ordinary: bool = True)
     return data
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Mark a folder as in use by this process, for as long as it lives: see `is_held`."""
+    if os.name != "posix":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # no locks on this file system
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process still uses a folder, or nothing can be known of it."""
+    if os.name != "posix":
+        return True
+    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _stem(name: str) -> str:
     """How the partial files of a target of this name begin, short enough for every file system."""
     return "." + name.encode("utf-8", "surrogateescape")[:_STEM].decode("utf-8", "ignore") + "."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from ggpy import default_model, hub
 from ggpy.cli.main import main
 from ggpy.default_model import DEFAULT, KnownModel, fetch
 from ggpy.errors import GGPYError
+from ggpy.files import held
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 
@@ -111,6 +114,19 @@ def test_an_interruption_leaves_nothing(model: KnownModel, tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         fetch(model, interrupt)
     assert left(model) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locks")
+def test_what_killed_fetches_left_is_swept(model: KnownModel) -> None:
+    home = model.path.parent
+    killed, alive, new = (home / f".fetch-{name}" for name in ("killed", "alive", "new"))
+    for folder in (killed, alive, new):
+        (folder / "wheel").mkdir(parents=True)
+    for folder in (killed, alive):
+        os.utime(folder, (time.time() - 100,) * 2)
+    with held(alive):
+        fetch(model)
+    assert sorted(left(model)) == [".fetch-alive", ".fetch-new", "tiny.gguf"]
 
 
 def test_the_installers_are_the_users_own() -> None:
