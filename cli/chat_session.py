@@ -121,7 +121,8 @@ class ChatSession:
         self.params = replace(self.params, **changes)  # type: ignore[arg-type]
         resolved = self.params.resolved(self.llm.sampling_defaults)
         values = ((name, getattr(resolved, field)) for name, field in SAMPLING_NAMES.items())
-        note(" ".join(f"{name}={value:g}" for name, value in values if value is not None))
+        shown_values = ((name, f"{value:g}" if isinstance(value, float) else value) for name, value in values)
+        note(" ".join(f"{name}={value}" for name, value in shown_values if value is not None))
 
     def _stats(self, argument: str) -> None:
         talk = self.conversation

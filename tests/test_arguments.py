@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from doubles import EOS, ByteTokenizer, FakeFile, FakeRuntime, saying
+from test_cli_values import NUMBERS, TEXTS
 from vocabularies import bpe_metadata, spm_metadata, write_gguf
 
 import ggpy.llm
 from ggpy import LLM, GGPYError, GGUFFile, SamplingParams, Tokenizer
 from ggpy.chat_template import CHATML, ChatTemplate
+from ggpy.cli.chat_session import ChatSession
+from ggpy.cli.options import SAMPLING_NAMES
 from ggpy.conversation import Conversation
 from ggpy.load import Model, find_device, find_gpu_layers
 
@@ -230,6 +233,25 @@ def test_calls(name: str, llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     refused = unbroken(lambda value: CALLS[name](llm, value), good)
     assert refused > len(ODD) // 2 or name in LENIENT
+
+
+def test_chat_commands(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = ChatSession(llm, None, GREEDY)
+    settings = [f"/set {name}={value}" for name in SAMPLING_NAMES for value in NUMBERS]
+    commands = [f"/{name} {value}" for name in session.commands if name != "save" for value in TEXTS]
+    saves = [f"/save {value}" for value in ("", "\0", "~nobody at all/x", "/dev/full", "none/x", ".", "x" * 70_000)]
+    for line in [*settings, *commands, *saves, *TEXTS]:
+        params = session.params
+        try:
+            session.take(line)
+        except GGPYError as error:
+            sentence = str(error)
+            assert len(sentence) <= 400, line
+        session.params = params
+        assert not llm.engine.has_work
+    assert session.ended
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

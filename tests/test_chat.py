@@ -206,6 +206,12 @@ def piped(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return piped
 
 
+def test_numbers_are_shown_as_they_are(piped: Any) -> None:
+    result = piped(f"/set seed={2**64 - 1} temp=0.5 n=12345678")
+    assert "n=12345678 temp=0.5 top-k=40" in result.stderr
+    assert f"seed={2**64 - 1}" in result.stderr
+
+
 def test_a_line_without_an_end_is_not_waited_for(piped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ggpy.cli.terminal.MOST_TEXT", 100)
     result = piped("One?\n" + "x" * 1000)
