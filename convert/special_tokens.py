@@ -53,8 +53,6 @@ def special_token_metadata(
     def role(name: str) -> int | None:
         if named.get(f"{name}_token") in ids_by_text:
             return ids_by_text[named[f"{name}_token"]]
-        if vocabulary.special_names.get(name) in ids_by_text:
-            return ids_by_text[vocabulary.special_names[name]]
         if name in vocabulary.special_ids:
             return vocabulary.special_ids[name]
         if around.get(name) is not None:

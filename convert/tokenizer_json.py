@@ -56,10 +56,11 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
         vocabulary = _byte_level(tokenizer, model, config, where)
     else:
         vocabulary = _pieces(model, where)
-    if isinstance(model.get("unk_token"), str):
-        vocabulary.special_names["unk"] = model["unk_token"]
     for token in added:
         vocabulary.put_added(token)
+    unknown = vocabulary.find(model["unk_token"]) if isinstance(model.get("unk_token"), str) else None
+    if unknown is not None:
+        vocabulary.special_ids["unk"] = unknown
     if vocabulary.model == "llama":
         _read_spaces(vocabulary, tokenizer, where)
     set_normalizer(vocabulary, tokenizer.get("normalizer"), where)

@@ -65,8 +65,7 @@ class Vocabulary:
     add_bos: bool | None = None  # what the tokenizer's own file says, where it does
     add_eos: bool | None = None
     add_space_prefix: bool | None = None
-    special_names: dict[str, str] = field(default_factory=dict)  # role → text, as the tokenizer's own file has them
-    special_ids: dict[str, int] = field(default_factory=dict)  # role → id, likewise
+    special_ids: dict[str, int] = field(default_factory=dict)  # role → id, as the tokenizer's own file has them
     before: tuple[int, ...] = ()  # tokens that the tokenizer's own file puts around a text
     after: tuple[int, ...] = ()
     flags: dict[int, frozenset[str]] = field(default_factory=dict)  # of the added tokens

@@ -255,6 +255,8 @@ def test_roles_that_no_key_names_have_no_token() -> None:
         del metadata[f"tokenizer.ggml.{key}"]
     tokenizer = Tokenizer(metadata)
     assert (tokenizer.bos, tokenizer.eos, tokenizer.add_bos, tokenizer.eog) == (None, None, False, frozenset())
+    asked = Tokenizer({**metadata, "tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True})
+    assert asked.tokenize("a") == asked.tokenize("a", add_special=False)
     spm = _without(_without(spm_metadata(), "bos_token_id"), "eos_token_id")
     assert (Tokenizer(spm).bos, Tokenizer(spm).eos) == (1, 2)  # by their names, <s> and </s>
     spm["tokenizer.ggml.tokens"] = ["<unk>", "a begin", "an end", *spm["tokenizer.ggml.tokens"][3:]]
@@ -462,7 +464,6 @@ def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
         (_tiny_bpe(["a"], [], token_type=[1.5]), "whole numbers"),
         (_without(_tiny_bpe(["a"], []), "merges"), "merges"),
         (_tiny_bpe(["a"], [], eos_token_id="x"), "eos_token_id' .*found 'x'"),
-        (_tiny_bpe(["a"], [], add_bos_token=True), "bos"),
         (_tiny_bpe(["a"], [], add_eos_token="yes"), "add_eos_token"),
         (spm_metadata(scores=[0.0]), "scores has 1 entries"),
         ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": "{"}, "cannot be normalized"),

@@ -167,20 +167,15 @@ class Vocabulary:
             value = self.metadata.find(f"tokenizer.ggml.{name}", bool)
             return default if value is None else value
 
-        self.add_bos = flag("add_bos_token", self.bos is not None and (self.pre.add_bos if self.pre else True))
-        self.add_eos = flag("add_eos_token", False)
+        # What is not named is not added, as in transformers, whatever the flags say.
+        self.add_bos = flag("add_bos_token", self.pre.add_bos if self.pre else True) and self.bos is not None
+        self.add_eos = flag("add_eos_token", False) and self.eos is not None
         self.add_space_prefix = flag("add_space_prefix", self.pre is None)
         self.space_prefix = self.metadata.find(f"{OWN}space_prefix", str)
         ignore = self.metadata.find(f"{OWN}ignore_merges", bool)
         self.ignore_merges: bool = ignore if ignore is not None else self.pre is not None and self.pre.ignore_merges
         self.fuse_unk: bool = self.metadata.find(f"{OWN}fuse_unk", bool) or False
         self.before, self.after = self._ids(f"{OWN}before_token_ids"), self._ids(f"{OWN}after_token_ids")
-        for wanted, token, name in ((self.add_bos, self.bos, "bos"), (self.add_eos, self.eos, "eos")):
-            if wanted and token is None:
-                raise GGPYError(
-                    f"{self.where}: tokenizer.ggml.add_{name}_token asks for a token that "
-                    f"tokenizer.ggml.{name}_token_id does not name."
-                )
 
     def normalizer(self) -> Normalizer | None:
         """What is done to a text between special tokens before it is cut."""
