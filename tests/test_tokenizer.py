@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -13,21 +12,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as HFTokenizer
-from tokenizers.normalizers import NFC
 from vocabularies import (
     BYTE,
     CONTROL,
     NORMAL,
     PRE_TOKENIZERS,
     UNKNOWN,
-    USER_DEFINED,
     bpe_metadata,
     hf_bpe,
     random_texts,
     sentencepiece_model,
     spm_metadata,
+    tiny_bpe,
+    without,
     write_gguf,
 )
 
@@ -100,7 +97,7 @@ def test_ignore_merges_takes_a_whole_piece_for_its_token() -> None:
 
 
 def test_a_merge_of_tokens_that_are_not_there_falls_back_to_characters() -> None:
-    metadata = _tiny_bpe(["a", "b", "abc"], ["a b", "ab c", "x y"])
+    metadata = tiny_bpe(["a", "b", "abc"], ["a b", "ab c", "x y"])
     tokenizer = Tokenizer(metadata)
     assert tokenizer.tokenize("ab") == [0, 1]  # `ab` is merged but no token
     assert tokenizer.tokenize("abc") == [2]
@@ -109,18 +106,8 @@ def test_a_merge_of_tokens_that_are_not_there_falls_back_to_characters() -> None
 
 
 def test_the_first_of_two_equal_merges_counts() -> None:
-    tokenizer = Tokenizer(_tiny_bpe(["a", "b", "c", "ab", "bc"], ["b c", "a b", "b c"]))
+    tokenizer = Tokenizer(tiny_bpe(["a", "b", "c", "ab", "bc"], ["b c", "a b", "b c"]))
     assert tokenizer.tokenize("abc") == [0, 4]
-
-
-def _tiny_bpe(tokens: list[str], merges: list[str], **extra: Any) -> dict[str, Any]:
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.merges": merges,
-        **{f"tokenizer.ggml.{key}": value for key, value in extra.items()},
-    }
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "中"])
@@ -187,206 +174,6 @@ def test_spm_without_byte_tokens_uses_the_unknown_token(engine: str) -> None:
     assert Tokenizer(metadata).tokenize("a龥a") == [1, 5, 0, 4]
 
 
-# Special tokens
-
-
-def test_special_tokens_are_parsed_only_where_wanted() -> None:
-    tokenizer = Tokenizer(bpe_metadata("qwen2", {"<|im_start|>": CONTROL, "<|im_end|>": CONTROL, "[x]": USER_DEFINED}))
-    start, end, user = (tokenizer.token_id(t) for t in ("<|im_start|>", "<|im_end|>", "[x]"))
-    text = "<|im_start|>the<|im_end|>[x]"
-    the = tokenizer.tokenize("the")
-    assert tokenizer.tokenize(text, parse_special=True) == [start, *the, end, user]
-    plain = tokenizer.tokenize(text)
-    assert start not in plain
-    assert end not in plain
-    assert plain[-1] == user  # user-defined tokens are found always
-    assert tokenizer.detokenize(plain) == text
-
-
-# Special tokens that overlap, and letters, marks, signs and spaces to stand beside them.
-_SPECIALS = ("<a>", "<a>b", "b<a", "<<a>", "\u00e9x", "e\u0301", "abx", "_cx", " <")
-_AROUND = st.text(
-    alphabet=["a", "b", "c", "x", "é", "e", "\u0301", "<", ">", " ", "\n", "\u3000", "_", "5", "½", "Ⓐ", "d"]
-)
-_FLAG = st.lists(st.sampled_from(_SPECIALS), max_size=4)
-
-
-@given(
-    lstrip=_FLAG, rstrip=_FLAG, single_word=_FLAG, normalized=_FLAG, composes=st.booleans(),
-    pieces=st.lists(st.sampled_from(_SPECIALS) | _AROUND, max_size=8),
-)  # fmt: skip
-@settings(max_examples=300, deadline=None)
-def test_added_tokens_are_found_as_in_tokenizers(pieces: list[str], composes: bool, **flags: list[str]) -> None:
-    theirs = HFTokenizer.from_str(hf_bpe("gpt-2").to_str())
-    if composes:
-        theirs.normalizer = NFC()
-    added = [AddedToken(t, special=True, **{name: t in texts for name, texts in flags.items()}) for t in _SPECIALS]
-    theirs.add_special_tokens(added)
-    metadata = bpe_metadata("gpt-2", dict.fromkeys(_SPECIALS, CONTROL))
-    ids = {text: theirs.token_to_id(text) for text in _SPECIALS}
-    if composes:
-        metadata["ggpy.tokenizer.normalizer"] = '{"type": "NFC"}'
-    metadata |= {f"ggpy.tokenizer.{name}_token_ids": [ids[t] for t in texts] for name, texts in flags.items()}
-    text = "".join(pieces)
-    assert Tokenizer(metadata).tokenize(text, parse_special=True) == theirs.encode(text).ids
-
-
-def test_tokens_that_the_file_calls_normal_are_text() -> None:
-    """Qwen's vocabularies hold </s> and the like as pieces of HTML; some readers take them for control tokens."""
-    html, names = "<p></s></p><s>", ("</s>", "<PRE>", "[EOS]")
-    metadata = bpe_metadata("qwen2", {**dict.fromkeys(names, NORMAL), "<|im_end|>": CONTROL})
-    tokenizer = Tokenizer(metadata)
-    ids = [tokenizer.token_id(name) for name in names]
-    assert not set(ids) & set(tokenizer.tokenize("".join(names) + html, parse_special=True))  # no merges make them here
-    assert tokenizer.eog == {tokenizer.token_id("<|im_end|>")}
-    assert not any(tokenizer.is_control(i) for i in ids if i is not None)
-    # A type that is none, and a file that types nothing, leave it to the text.
-    for kinds in ({"</s>": USER_DEFINED, "<|im_end|>": CONTROL}, {"</s>": NORMAL, "<|im_end|>": NORMAL}):
-        tokenizer = Tokenizer(bpe_metadata("qwen2", kinds))
-        ends = {tokenizer.token_id("<|im_end|>"), tokenizer.token_id("</s>")}
-        assert tokenizer.eog == ends
-        assert all(tokenizer.is_control(i) for i in ends if i is not None)
-
-
-def test_roles_that_no_key_names_have_no_token() -> None:
-    """llama.cpp takes token 11 then, a comma in most vocabularies, and 1 and 2 of a SentencePiece vocabulary."""
-    metadata = bpe_metadata("llama-bpe", {"<x>": CONTROL})
-    for key in ("bos_token_id", "eos_token_id", "add_bos_token"):
-        del metadata[f"tokenizer.ggml.{key}"]
-    tokenizer = Tokenizer(metadata)
-    assert (tokenizer.bos, tokenizer.eos, tokenizer.add_bos, tokenizer.eog) == (None, None, False, frozenset())
-    asked = Tokenizer({**metadata, "tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True})
-    assert asked.tokenize("a") == asked.tokenize("a", add_special=False)
-    spm = _without(_without(spm_metadata(), "bos_token_id"), "eos_token_id")
-    assert (Tokenizer(spm).bos, Tokenizer(spm).eos) == (1, 2)  # by their names, <s> and </s>
-    spm["tokenizer.ggml.tokens"] = ["<unk>", "a begin", "an end", *spm["tokenizer.ggml.tokens"][3:]]
-    assert (Tokenizer(spm).bos, Tokenizer(spm).eos) == (None, None)
-    # The key holds an id for the sake of other readers.
-    stand_in = Tokenizer({**bpe_metadata("gpt-2", {"<x>": CONTROL}), "ggpy.tokenizer.no_eos": True})
-    assert (stand_in.eos, stand_in.eog) == (None, frozenset())
-
-
-def test_what_a_text_gets_around_it() -> None:
-    metadata = bpe_metadata("gpt-2", {"[gMASK]": CONTROL, "<sop>": CONTROL})
-    mask, sop = (metadata["tokenizer.ggml.tokens"].index(text) for text in ("[gMASK]", "<sop>"))
-    around = {"ggpy.tokenizer.before_token_ids": [mask, sop], "ggpy.tokenizer.after_token_ids": [mask]}
-    tokenizer = Tokenizer({**metadata, **around})
-    assert tokenizer.tokenize("the") == [mask, sop, *tokenizer.tokenize("the", add_special=False), mask]
-    with pytest.raises(GGPYError, match="before_token_ids must list token ids"):
-        Tokenizer({**metadata, "ggpy.tokenizer.before_token_ids": [-1]})
-
-
-def test_the_space_before_a_text_alone() -> None:
-    metadata = spm_metadata({"<turn>": CONTROL})
-    first = Tokenizer({**metadata, "ggpy.tokenizer.space_prefix": "first"})
-    the, bare = first.tokenize("the", False), first.tokenize("the", False, continues=True)
-    assert the != bare
-    turn = first.token_id("<turn>")
-    assert first.tokenize("the<turn>the", False, True) == [*the, turn, *bare]
-    assert first.tokenize("<turn>the", False, True) == [turn, *bare]
-    spaced = Tokenizer(bpe_metadata("gpt-2", add_space_prefix=True))
-    assert spaced.tokenize("the") == spaced.tokenize(" the") == hf_bpe("gpt-2").encode(" the").ids
-
-
-def test_unknown_characters_side_by_side() -> None:
-    metadata = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": ["<unk>", "▁", "a"],
-        "tokenizer.ggml.token_type": [UNKNOWN, NORMAL, NORMAL],
-    }
-    assert Tokenizer(metadata).tokenize("a龥龥a龥") == [1, 2, 0, 0, 2, 0]
-    assert Tokenizer({**metadata, "ggpy.tokenizer.fuse_unk": True}).tokenize("a龥龥a龥") == [1, 2, 0, 2, 0]
-
-
-def test_byte_pieces_spell_only_where_they_are_of_that_type() -> None:
-    metadata = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": ["<unk>", "▁", "<0xC3>", "<0xA9>", "<s>"],
-        "tokenizer.ggml.token_type": [UNKNOWN, NORMAL, BYTE, BYTE, CONTROL],
-        "tokenizer.ggml.add_bos_token": False,
-    }
-    assert Tokenizer(metadata).tokenize("é") == [1, 2, 3]
-    metadata["tokenizer.ggml.token_type"] = [UNKNOWN, NORMAL, NORMAL, NORMAL, CONTROL]
-    assert Tokenizer(metadata).tokenize("é") == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "normalizer",
-    [
-        {"type": "NFD"}, {"type": "NFKC"}, {"type": "NFKD"}, {"type": "Lowercase"}, {"type": "StripAccents"},
-        {"type": "Strip", "strip_left": True, "strip_right": False}, {"type": "Prepend", "prepend": "_"},
-        {"type": "Replace", "pattern": {"String": "a"}, "content": "[a]"},
-        {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}]},
-        {"type": "Sequence", "normalizers": []},
-    ],
-    ids=lambda node: node["type"],
-)  # fmt: skip
-def test_normalizers_equal_tokenizers(normalizer: dict[str, Any]) -> None:
-    theirs = json.loads(hf_bpe("gpt-2").to_str())
-    theirs["normalizer"] = normalizer
-    oracle = HFTokenizer.from_str(json.dumps(theirs))
-    ours = Tokenizer({**bpe_metadata("gpt-2"), "ggpy.tokenizer.normalizer": json.dumps(normalizer)})
-    for text in [*TEXTS[:150], "ΑΣ ΣΑΣ İ", "\x1c a \u2028"]:
-        assert ours.tokenize(text) == oracle.encode(text).ids, repr(text)
-
-
-def test_phi3_tokens_swallow_the_space_after_them() -> None:
-    specials = {"<|user|>": CONTROL, "<|end|>": CONTROL, "<|endoftext|>": CONTROL}
-    metadata = spm_metadata(specials)
-    metadata["general.name"] = "Phi-3-mini"
-    tokenizer = Tokenizer(metadata)
-    user, text = tokenizer.token_id("<|user|>"), tokenizer.token_id("<|endoftext|>")
-    the = tokenizer.tokenize("the", add_special=False)
-    assert tokenizer.tokenize("<|user|> \n the", False, True) == [user, *the]
-    assert tokenizer.tokenize("<|endoftext|>\n", False, True) != [text]  # this one keeps it
-
-
-def test_tokens_that_end_generation() -> None:
-    def ends(*names: str, **extra: int) -> set[str]:
-        tokens = ["x", *names]
-        tokenizer = Tokenizer(_tiny_bpe(tokens, [], **extra))
-        return {tokens[i] for i in tokenizer.eog}
-
-    assert ends("<|im_end|>", "<|endoftext|>", "<|im_start|>") == {"<|im_end|>", "<|endoftext|>"}
-    assert ends("</s>", "<end_of_turn>", "<|eot_id|>", "<|eom_id|>") == {
-        "</s>",
-        "<end_of_turn>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-    }
-    assert ends("stop", eos_token_id=1) == {"stop"}
-    assert ends("a", "b", eot_token_id=1, eom_token_id=2) == {"a", "b"}
-    assert ends("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|fim_prefix|>") == {
-        "<|fim_pad|>",
-        "<|repo_name|>",
-        "<|file_sep|>",
-    }
-    assert ends("<|return|>", "<|call|>", "<|end|>") == {"<|return|>", "<|call|>"}
-    assert ends("</s>", "<|tool_response>") == {"<|tool_response>"}
-
-
-def test_special_ids_out_of_range_are_as_if_absent() -> None:
-    tokenizer = Tokenizer(_tiny_bpe(["a", "b"], [], bos_token_id=7, eos_token_id=4_000_000_000))
-    assert tokenizer.bos is None
-    assert tokenizer.eos is None
-
-
-def test_control_tokens_are_hidden_on_demand() -> None:
-    tokenizer = Tokenizer(bpe_metadata("qwen2", {"<|im_end|>": CONTROL}))
-    end = tokenizer.token_id("<|im_end|>")
-    assert end is not None
-    assert tokenizer.is_control(end)
-    assert tokenizer.token_bytes(end) == b"<|im_end|>"
-    assert tokenizer.token_bytes(end, special=False) == b""
-    assert tokenizer.detokenize([end]) == "<|im_end|>"
-    assert tokenizer.detokenize([end], skip_special=True) == ""
-
-
-def test_a_conversation_begins_with_bos_once() -> None:
-    tokenizer = Tokenizer(spm_metadata())
-    assert tokenizer.tokenize_chat("<s>the") == tokenizer.tokenize_chat("the") == [1, *tokenizer.tokenize("the")[1:]]
-
-
 # Streaming
 
 
@@ -444,33 +231,29 @@ def test_listed_ends_of_generation_count(tmp_path: Path) -> None:
         Tokenizer({**metadata, "tokenizer.ggml.eog_token_ids": [plain.n_vocab]})
 
 
-def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
-    return {k: v for k, v in metadata.items() if k != f"tokenizer.ggml.{key}"}
-
-
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
         ({}, "no tokenizer"),
         ({"tokenizer.ggml.model": "rwkv"}, "'rwkv'.*gpt2.*llama"),
         ({"tokenizer.ggml.model": 3}, "tokenizer.ggml.model"),
-        (_tiny_bpe(["a"], [], pre="klingon"), "'klingon'.*llama-bpe"),
-        (_tiny_bpe([], []), "empty"),
-        (_without(_tiny_bpe(["a"], []), "tokens"), "empty"),
-        (_tiny_bpe([1, 2], []), "must be a list of texts"),  # type: ignore[list-item]
-        (_tiny_bpe("abc", []), "must be a list"),  # type: ignore[arg-type]
-        (_tiny_bpe(["a", "b", "a"], []), "tokens 0 and 2.*'a'"),
-        (_tiny_bpe(["a", "b"], [], token_type=[1]), "token_type has 1 entries for 2 tokens"),
-        (_tiny_bpe(["a"], [], token_type=[1.5]), "whole numbers"),
-        (_without(_tiny_bpe(["a"], []), "merges"), "merges"),
-        (_tiny_bpe(["a"], [], eos_token_id="x"), "eos_token_id' .*found 'x'"),
-        (_tiny_bpe(["a"], [], add_eos_token="yes"), "add_eos_token"),
+        (tiny_bpe(["a"], [], pre="klingon"), "'klingon'.*llama-bpe"),
+        (tiny_bpe([], []), "empty"),
+        (without(tiny_bpe(["a"], []), "tokens"), "empty"),
+        (tiny_bpe([1, 2], []), "must be a list of texts"),  # type: ignore[list-item]
+        (tiny_bpe("abc", []), "must be a list"),  # type: ignore[arg-type]
+        (tiny_bpe(["a", "b", "a"], []), "tokens 0 and 2.*'a'"),
+        (tiny_bpe(["a", "b"], [], token_type=[1]), "token_type has 1 entries for 2 tokens"),
+        (tiny_bpe(["a"], [], token_type=[1.5]), "whole numbers"),
+        (without(tiny_bpe(["a"], []), "merges"), "merges"),
+        (tiny_bpe(["a"], [], eos_token_id="x"), "eos_token_id' .*found 'x'"),
+        (tiny_bpe(["a"], [], add_eos_token="yes"), "add_eos_token"),
         (spm_metadata(scores=[0.0]), "scores has 1 entries"),
-        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": "{"}, "cannot be normalized"),
-        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": '{"type": "Nmt"}'}, "'Nmt' is a normalizer"),
-        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": '{"type":' * 5000}, "cannot be normalized"),
+        ({**tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": "{"}, "cannot be normalized"),
+        ({**tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": '{"type": "Nmt"}'}, "'Nmt' is a normalizer"),
+        ({**tiny_bpe(["a"], []), "ggpy.tokenizer.normalizer": '{"type":' * 5000}, "cannot be normalized"),
         (spm_metadata(precompiled_charsmap=[1, 2, 3]), "precompiled_charsmap is no map"),
-        ({**_tiny_bpe(["a"], []), "ggpy.tokenizer.lstrip_token_ids": [7]}, "lstrip_token_ids must list"),
+        ({**tiny_bpe(["a"], []), "ggpy.tokenizer.lstrip_token_ids": [7]}, "lstrip_token_ids must list"),
         (spm_metadata(scores=[float("nan")] * 999), "finite"),
     ],
 )
@@ -481,7 +264,7 @@ def test_bad_vocabularies_are_one_sentence(metadata: dict[str, Any], said: str) 
 
 def test_merges_that_are_no_strings() -> None:
     with pytest.raises(GGPYError, match="merges' must be a list of texts"):
-        Tokenizer(_tiny_bpe(["a", "b"], [1, 2])).tokenize("ab")  # type: ignore[list-item]
+        Tokenizer(tiny_bpe(["a", "b"], [1, 2])).tokenize("ab")  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("token", [-1, 10_000, 2**40])
@@ -491,7 +274,7 @@ def test_ids_outside_the_vocabulary(token: int) -> None:
 
 
 def test_a_byte_token_that_names_no_byte() -> None:
-    tokenizer = Tokenizer(_tiny_bpe(["a", "zz"], [], token_type=[NORMAL, BYTE]))
+    tokenizer = Tokenizer(tiny_bpe(["a", "zz"], [], token_type=[NORMAL, BYTE]))
     with pytest.raises(GGPYError, match="byte token"):
         tokenizer.token_bytes(1)
 

@@ -180,3 +180,19 @@ def random_texts(count: int, seed: int) -> list[str]:
                 parts.append("".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 8))))
         texts.append("".join(parts))
     return texts
+
+
+def tiny_bpe(tokens: list[str], merges: list[str], **extra: Any) -> dict[str, Any]:
+    """GGUF metadata of a byte-level vocabulary of just these tokens and merges. extra: keys of tokenizer.ggml."""
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": merges,
+        **{f"tokenizer.ggml.{key}": value for key, value in extra.items()},
+    }
+
+
+def without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
+    """`metadata` less a key of tokenizer.ggml."""
+    return {k: v for k, v in metadata.items() if k != f"tokenizer.ggml.{key}"}
