@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -60,6 +62,7 @@ ATTACKS = [
     ("{{ " + "(" * 9999 + ")" * 9999 + " }}", STOPPED + "nests"),
     ("{{ " + "not " * 15_000 + "1 }}", STOPPED + "nests"),
     ("{{ 1" + "+ 1" * 9000 + " }}", STOPPED + "nests"),
+    ("{{ 'a'" + "|upper" * 9000 + " }}", STOPPED + "nests its parts more than 100 deep"),
     ("{% if 0 %}" + "{% elif 0 %}" * 4500 + "{% endif %}", ""),
     ("{% for i in [1] %}" * 90 + "{% endfor %}" * 90, ""),
     ("".join(f"{{% set a{i}=1 %}}{{% if a{i} %}}{{% endif %}}" for i in range(1500)) + "{{ x.y.z }}", "failed"),
@@ -282,6 +285,27 @@ def test_a_template_that_never_ends_is_stopped() -> None:
     seconds, _, message = _elsewhere("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
     assert "runs for more than 1.5 seconds" in message
     assert 1 < seconds < MAX_SECONDS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{% for j in range(99999) %}{% endfor %}",
+        "{% set x = 'a' * 10000000 %}",
+        "{% set x = range(9999) | sort | list %}",
+        "{% set x = 'ab ' * 100000 %}{% set x = x | title | tojson %}",
+    ],
+)
+def test_an_interruption_is_heard(body: str) -> None:
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    started = time.monotonic()
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _render("{% for i in range(99999) %}" + body + "{% endfor %}")
+    finally:
+        timer.cancel()
+    assert time.monotonic() - started < MAX_SECONDS
 
 
 @pytest.mark.parametrize(
