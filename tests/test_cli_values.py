@@ -76,7 +76,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("ggpy.default_model.fetch", lambda *args: pytest.fail("nothing is fetched for an odd value"))
     monkeypatch.setattr("ggpy.cpu.needed.compile_missing", lambda names, notify: [])
-    monkeypatch.setattr("ggpy.bench.Memory", lambda *args: SimpleNamespace(bandwidth=lambda: 1e9))
+    monkeypatch.setattr("ggpy.bench.Memory", lambda *args: SimpleNamespace(bandwidth=lambda *args: 1e9))
     monkeypatch.setattr("ggpy.bench.bytes_read", lambda *args: lambda case: 1e6)
     Path("fake.gguf").touch()
     write_gguf(Path("vocabulary.gguf"), bpe_metadata())
