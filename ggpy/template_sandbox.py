@@ -264,12 +264,17 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             return super().getitem(obj, argument)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) is dict and not hasattr(dict, attribute):  # most of what templates do; Jinja finds it by an error
-            try:
-                return obj[attribute]
-            except KeyError:
-                return self.undefined(obj=obj, name=attribute)
-        return super().getattr(obj, attribute)
+        # Most of what templates do, which Jinja finds by raising errors, or after a look at every method there may be.
+        if type(obj) is dict and not hasattr(dict, attribute):
+            values = obj
+        elif isinstance(obj, Namespace):
+            values = object.__getattribute__(obj, "_Namespace__attrs")
+        else:
+            return super().getattr(obj, attribute)
+        try:
+            return values[attribute]
+        except KeyError:
+            return self.undefined(obj=obj, name=attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, Namespace):
