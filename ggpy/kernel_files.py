@@ -88,7 +88,13 @@ def temporary() -> Path:
         raise GGPYError(
             f"Neither {cache_dir()} nor a temporary folder can be written ({error}); set GGPY_CACHE to one that can."
         ) from None
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    process = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:  # not what it forks
+            shutil.rmtree(path, ignore_errors=True)
+
+    atexit.register(remove)
     return path
 
 

@@ -202,6 +202,17 @@ def test_a_cache_that_can_be_written_is_kept(tmp_path: Path, monkeypatch: pytest
     assert kernel_files.is_kept(found)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="cannot fork")
+def test_a_temporary_folder_does_not_go_with_a_child(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = "import os\nfrom ggpy.kernel_files import folder\npath = folder('kernels', 'abc')\n"
+    code += "child = os.fork()\nif child:\n    os.waitpid(child, 0)\n    print(path.is_dir())"
+    environment = {**os.environ, "GGPY_CACHE": str(tmp_path / "file"), "TMPDIR": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert result.stdout == "True\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_temporary_folder_goes_with_its_process(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code = (
