@@ -11,6 +11,16 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def rounding_of_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the CPU round to 8 bits before logits too, as GPUs do, in tests that hold one against the other."""
+    if request.node.get_closest_marker("cuda") or "emulated" in request.fixturenames:
+        from ggpy.cpu import needed
+
+        form = needed.activation_form
+        monkeypatch.setattr(needed, "activation_form", lambda info, gives_logits: form(info, False))
+
+
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have there be GPUs of so much free memory, in bytes."""

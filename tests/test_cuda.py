@@ -401,10 +401,8 @@ def test_every_type(gpu: None, plain: Path, name: str, steps: str) -> None:
     assert np.isfinite(each).all()
     if name not in PACKED or steps == "prompt":  # no rounding of activations, as the CPU has: its noise is between them
         assert np.median(each) < 5e-2
-    else:  # the CPU's rounding but before the logits, and but for activations on its edge
-        ids = np.random.default_rng(1).integers(0, 456, len(cuda))
-        expected = ReferenceModel(in_type(plain, name), int8_activations=True, half_cache=True, int8_logits=True)
-        assert errors(cuda, expected.logits(ids.tolist())).min() < 1e-5
+    else:  # the very same rounding, but for activations on its edge
+        assert each.min() < 1e-5
         assert np.median(each) < 2e-2
 
 
