@@ -57,7 +57,7 @@ class Ranks:
             device.kernel(name).launch(grid, *arguments)
 
         to = self.dst[rank], self.stride
-        self.exchanges[rank].sum(launch, n, number, self.epochs[rank], to, accumulate)
+        self.exchanges[rank].sum(launch, n, n <= FEW, number, self.epochs[rank], to, accumulate)
 
     def result(self, rank: int, n: int) -> np.ndarray:
         self.devices[rank].synchronize()
