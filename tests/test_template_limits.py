@@ -3,6 +3,7 @@ sentence."""
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -196,7 +197,7 @@ ATTACKS = [
     (_grown(*TUPLES, "{{ [1] | map(n.x) | list }}"), "failed with these messages: filters and tests are named"),
     (_grown(*TUPLES, "{{ {'a': n.x}.items() - {}.items() }}"), "failed with these messages: keys and items cannot"),
     ("{% set n = namespace() %}{% set n.x = n %}{{ n }}", STOPPED + "nests"),
-    (_grown("()", "(n.x,)", "{{ {n.x: 1} }}").replace("60", "99999"), STOPPED + "nests"),
+    (_grown("()", "(n.x,)", "{{ {n.x: 1} }}").replace("60", "99999"), STOPPED + "(nests|runs)"),
     # Long single operations
     ("{{ ([[1]] * 100000) | sum(start=[]) | length }}", STOPPED),
     (LONG + "{{ (s | list) | sort | length }}", STOPPED),
@@ -299,12 +300,14 @@ def test_a_template_that_never_ends_is_stopped() -> None:
 def test_an_interruption_is_heard(body: str) -> None:
     timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
     started = time.monotonic()
+    gc.disable()  # hypothesis watches collections, and an exception in its watcher would be lost
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             _render("{% for i in range(99999) %}" + body + "{% endfor %}")
     finally:
         timer.cancel()
+        gc.enable()
     assert time.monotonic() - started < MAX_SECONDS
 
 
