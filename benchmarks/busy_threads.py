@@ -19,8 +19,8 @@ from pathlib import Path
 
 DECODE = """
 import sys, time
-from ggpy.gguf_file import GGUFFile
-from ggpy.runtime import Runtime
+from ggpy.gguf.file import GGUFFile
+from ggpy.runtime.runtime import Runtime
 
 path, n_threads, n_tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with GGUFFile(path) as file:

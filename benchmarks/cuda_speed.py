@@ -8,7 +8,7 @@ Writes a GGUF file of random blocks in the shape of Qwen-1.8B or Qwen-7B (no wei
 Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
 defaults), text. Kernels are timed in graphs of their own, over every layer's weights: of a step of one token with 1024
 in the cache, the share being of how fast the card reads as many bytes as those weights, again and again; and of a
-prompt's step of 2048, the share being of what its matrix units do with operands at hand (`ggpy.cuda.matrix_rate`).
+prompt's step of 2048, the share being of what its matrix units do with operands at hand (`ggpy.cuda.ops.matrix_rate`).
 With `--batch-invariant` a usual model and a batch-invariant one take turns instead, and each one's texts are compared
 with those it gives alone.
 """
@@ -29,12 +29,12 @@ import numpy as np
 
 from ggpy.convert.writer import OutputTensor, write_gguf
 from ggpy.cuda.driver import Device, Kernel
-from ggpy.cuda.matrix_rate import THREADS, operations, shared_bytes
-from ggpy.engine import Engine
-from ggpy.gguf_file import GGUFFile
+from ggpy.cuda.ops.matrix_rate import THREADS, operations, shared_bytes
+from ggpy.engine.engine import Engine
+from ggpy.gguf.file import GGUFFile
 from ggpy.quant import FORMATS, BlockFormat
-from ggpy.runtime import Runtime
-from ggpy.sampler import SamplingParams
+from ggpy.runtime.runtime import Runtime
+from ggpy.sampling.sampler import SamplingParams
 
 # Columns, layers, heads, columns of the feed-forward, vocabulary.
 SHAPES = {"qwen-1.8b": (2048, 24, 16, 5504, 151936), "qwen-7b": (4096, 32, 32, 11008, 151936)}
@@ -122,7 +122,7 @@ def decode(engine: Engine, n: int, depth: int, steps: int, **sampling: float) ->
     params = SamplingParams(max_tokens=steps, seed=0, **sampling).resolved()  # type: ignore[arg-type]
     ids = np.random.default_rng(0).integers(0, engine.runtime.n_vocab, depth).tolist()
     for i in range(n):
-        engine.add(engine.sequence([i, *ids], params))
+        engine.add(engine.request([i, *ids], params))
     started = time.perf_counter()
     while engine.has_work:
         engine.step()
@@ -292,7 +292,7 @@ def as_alone(engine: Engine, n: int) -> int:
     for groups in ([prompts], [[one] for one in prompts]):
         texts.append([])
         for group in groups:
-            sequences = [engine.sequence(one, params) for one in group]
+            sequences = [engine.request(one, params) for one in group]
             for sequence in sequences:
                 engine.add(sequence)
             while engine.has_work:
@@ -303,10 +303,10 @@ def as_alone(engine: Engine, n: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", specs=SHAPES)
     parser.add_argument("-c", "--ctx-size", type=int, default=4352)
-    parser.add_argument("--type", choices=TYPES, default="Q4_0", help="of the weights")
-    parser.add_argument("--cache-type", choices=("f16", "q8_0"), default="f16", help="of keys and values")
+    parser.add_argument("--type", specs=TYPES, default="Q4_0", help="of the weights")
+    parser.add_argument("--cache-type", specs=("f16", "q8_0"), default="f16", help="of keys and values")
     parser.add_argument("--parallel", default="1", help="sequences that generate together, as in 1,8,32")
     parser.add_argument("--batch-invariant", action="store_true", help="what it costs, instead of all else")
     options = parser.parse_args()
@@ -329,17 +329,17 @@ def main() -> None:
             engine = Engine(runtime, Letters())  # type: ignore[arg-type]
             print("\n| test | tok/s |\n|---|---|")
             ways: list[tuple[str, dict[str, float], int]] = [
-                ("greedy", {"temperature": 0.0}, runtime.most_chosen),
-                ("sampled", {}, runtime.most_chosen),
+                ("greedy", {"temperature": 0.0}, runtime.max_sampled),
+                ("sampled", {}, runtime.max_sampled),
                 ("greedy, chosen on the host", {"temperature": 0.0}, 0),
             ]
             for depth in (depth for depth in (0, 1024, 4096) if depth + 70 < options.ctx_size):
                 for n in sizes:
-                    for name, sampling, runtime.most_chosen in ways[: 3 if n == sizes[0] else 2]:
+                    for name, sampling, runtime.max_sampled in ways[: 3 if n == sizes[0] else 2]:
                         decode(engine, n, depth, 8, **sampling)
                         median = sorted(decode(engine, n, depth, 64, **sampling) for _ in range(3))[1]
                         print(f"| {n} together after {depth}, {name} | {n / median:.0f} |", flush=True)
-            runtime.most_chosen = ways[0][2]
+            runtime.max_sampled = ways[0][2]
             for n in (n for n in (512, 4096) if n <= options.ctx_size):
                 prompt(runtime, n)
                 print(f"| prompt {n} | {n / sorted(prompt(runtime, n) for _ in range(5))[2]:.0f} |")

@@ -4,7 +4,7 @@
 
 After `=` stands how many of the last layers the GPUs run, or `row` where they share the rows of all. The model is the
 random one of `cuda_speed.py`. Counted is everything from inputs to logits on the host: the median of three rounds. With
-`--parts` also how long each part of a step of one token takes by itself, and the rows between parts to cross.
+`--stages` also how long each stage of a step of one token takes by itself, and the rows between stages to cross.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from cuda_speed import SHAPES, prompt, write_random
 
-from ggpy.gguf_file import GGUFFile
-from ggpy.runtime import Runtime
-from ggpy.split import SplitExecutor
+from ggpy.gguf.file import GGUFFile
+from ggpy.runtime.pipeline import PipelineExecutor
+from ggpy.runtime.runtime import Runtime
 
 ROUND = 32  # tokens of each sequence
 
@@ -37,13 +37,13 @@ def decode(runtime: Runtime, n: int, depth: int) -> float:
     return sorted(rounds[1:])[1]
 
 
-def parts(runtime: Runtime) -> str:
+def stages(runtime: Runtime) -> str:
     """Microseconds of what a step of one token consists of, each waited for before the next begins."""
     executor = runtime.executor
-    if not isinstance(executor, SplitExecutor):
+    if not isinstance(executor, PipelineExecutor):
         return ""
-    decode(runtime, 1, 0)  # its last token is every part's again
-    devices = [getattr(part, "device", None) for part in executor.parts]
+    decode(runtime, 1, 0)  # its last token is every stage's again
+    devices = [getattr(stage, "device", None) for stage in executor.stages]
     taken: dict[str, list[float]] = {}
 
     def timed(name: str, do: Callable[[], object]) -> None:
@@ -56,10 +56,12 @@ def parts(runtime: Runtime) -> str:
         taken.setdefault(name, []).append(1e6 * (time.perf_counter() - started))
 
     for _ in range(ROUND):
-        for i, (where, part) in enumerate(zip(runtime.parts, executor.parts, strict=True)):
+        for i, (where, stage) in enumerate(zip(runtime.stages, executor.stages, strict=True)):
             if i:
-                timed(f"rows to {where.device}", lambda i=i, part=part: part.take(executor.parts[i - 1], 1))
-            timed(f"{where.n_layers} on {where.device}", lambda part=part: part.run(1, 1))
+                timed(
+                    f"rows to {where.device}", lambda i=i, stage=stage: stage.receive_hidden(executor.stages[i - 1], 1)
+                )
+            timed(f"{where.n_layers} on {where.device}", lambda stage=stage: stage.run(1, 1))
     return ", ".join(f"{name} {sorted(times)[len(times) // 2]:.0f}" for name, times in taken.items())
 
 
@@ -69,7 +71,7 @@ def numbers(text: str) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("shape", specs=SHAPES)
     parser.add_argument("ways", nargs="+", metavar="DEVICE[=LAYERS|=row]")
     parser.add_argument("-c", "--ctx-size", type=int, default=4352)
     parser.add_argument("-t", "--threads", type=int, help="of the CPU's layers")
@@ -77,7 +79,7 @@ def main() -> None:
     parser.add_argument("--depths", type=numbers, default=[0, 1024], metavar="N,…", help="tokens in the context before")
     parser.add_argument("--prompts", type=numbers, default=[512, 4096], metavar="N,…", help="tokens of a prompt")
     parser.add_argument("--cache-type", default="f16", metavar="TYPE", help="of keys and values: f16, or q8_0")
-    parser.add_argument("--parts", action="store_true", help="time the parts of a step, too")
+    parser.add_argument("--stages", action="store_true", help="time the stages of a step, too")
     options = parser.parse_args()
     prompts = [n for n in options.prompts if n <= options.ctx_size]
     depths = [depth for depth in options.depths if depth + ROUND <= options.ctx_size]
@@ -85,7 +87,7 @@ def main() -> None:
         path = Path(folder) / "random.gguf"
         write_random(path, options.shape)
         columns = [f"tg x{n} @ {depth}" for n in options.parallel for depth in depths] + [f"pp{n}" for n in prompts]
-        columns += ["parts of a step, µs"] * options.parts
+        columns += ["stages of a step, µs"] * options.stages
         print("| layers | tokens a step | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 2) + "|")
         for way in options.ways:
             device, _, layers = way.partition("=")
@@ -105,9 +107,9 @@ def main() -> None:
                 for n in prompts:
                     prompt(runtime, n)
                     speeds.append(n / sorted(prompt(runtime, n) for _ in range(3))[1])
-                places = ", ".join(f"{part.n_layers} on {part.device}" for part in runtime.parts)
+                places = ", ".join(f"{stage.n_layers} on {stage.device}" for stage in runtime.stages)
                 cells = [places, str(runtime.n_batch), *(f"{speed:.0f}" for speed in speeds)]
-                cells += [parts(runtime)] * options.parts
+                cells += [stages(runtime)] * options.stages
                 runtime.close()
             print("| " + " | ".join(cells) + " |", flush=True)
 

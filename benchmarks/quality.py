@@ -30,11 +30,11 @@ import numpy as np
 from ggpy import GGUFFile
 from ggpy.cli.terminal import note
 from ggpy.errors import GGPYError
-from ggpy.runtime import Runtime
-from ggpy.tokenizer import Tokenizer
+from ggpy.runtime.runtime import Runtime
+from ggpy.text.tokenizer import Tokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from reference import ReferenceModel
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tests.support.reference import ReferenceModel
 
 PIECE = 512  # tokens of a long text read as one
 TYPES = ("F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K")

@@ -13,7 +13,7 @@ from ggpy.errors import GGPYError, shown
 from ggpy.files import check_target, whole_file
 
 if TYPE_CHECKING:
-    from ggpy.bench import Case, Measurement
+    from ggpy.eval.bench import Case, Measurement
     from ggpy.llm import LLM
 
 MAX_PARALLEL = 512  # tokens of a step
@@ -83,9 +83,9 @@ def bench(
     """
     import json
 
-    from ggpy.bench import plan_cases
-    from ggpy.cli.entry import raise_interrupts
+    from ggpy.cli.interrupts import raise_interrupts
     from ggpy.cli.terminal import note, one_line
+    from ggpy.eval.bench import plan_cases
 
     cases = plan_cases(n_prompt, n_gen, depth, parallel)
     if not cases:
@@ -126,7 +126,7 @@ def _opened(model_options: dict[str, Any], cases: list[Case]) -> LLM:
 
 
 def _measurements(llm: LLM, cases: list[Case], repeats: int) -> Iterator[Measurement]:
-    from ggpy.bench import Memory, bytes_read, measure
+    from ggpy.eval.bench import Memory, bytes_read, measure
 
     n_threads = llm.runtime.n_threads
     if all(case.n_prompt for case in cases):
@@ -183,7 +183,7 @@ def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Itera
 
 def _about_memory(read: list[float], n_threads: int, on_cpu: bool) -> str:
     """What the shares in the table are of."""
-    from ggpy.bench import last_level_cache
+    from ggpy.eval.bench import last_level_cache
 
     sizes = [f"{n / 1e9:.2f}" if n < 1e10 else f"{n / 1e9:.1f}" for n in (min(read), max(read))]
     of = "Memory: a step reads " + " to ".join(dict.fromkeys(sizes)) + " GB; the rate is "

@@ -36,7 +36,7 @@ def chat(model_options: dict[str, Any], sampling: dict[str, Any], system: str | 
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with open_model(model_options) as llm:
         from ggpy.cli.chat_session import ChatSession
-        from ggpy.cli.entry import raise_interrupts
+        from ggpy.cli.interrupts import raise_interrupts
 
         raise_interrupts()
         if llm.template is None:
@@ -68,7 +68,7 @@ def _on_a_terminal(session: ChatSession) -> int:
 
 
 def _from_a_pipe(session: ChatSession) -> int:
-    from ggpy.cli.entry import INTERRUPTED
+    from ggpy.cli.interrupts import INTERRUPTED
 
     heard = False
     for line in _lines():

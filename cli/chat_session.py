@@ -13,7 +13,7 @@ from ggpy.conversation import Conversation
 from ggpy.errors import GGPYError, quoted, shown
 from ggpy.llm import LLM
 from ggpy.paths import expand
-from ggpy.sampling_params import SamplingParams
+from ggpy.sampling.sampling_params import SamplingParams
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
@@ -59,17 +59,17 @@ class ChatSession:
         seed = self.params.seed
         return self.params if seed is None else replace(self.params, seed=seed + self._n_answers - 1)
 
-    def _stream(self, pieces: Iterator[str]) -> None:
+    def _stream(self, deltas: Iterator[str]) -> None:
         """Show an answer as it comes; Ctrl-C stops it, and what came stays in the conversation."""
         last = ""
         try:
-            for piece in pieces:
-                show(piece)
-                last = piece
+            for delta in deltas:
+                show(delta)
+                last = delta
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
-            close = getattr(pieces, "close", None)
+            close = getattr(deltas, "close", None)
             if close is not None:
                 close()
         if self.interrupted or not last.endswith("\n"):

@@ -62,7 +62,7 @@ def convert(folder: str, file_type: str, output: str | None, pure: bool, threads
     tokenizer.json, tokenizer.model or qwen.tiktoken. Nothing in the folder is executed. The file appears whole or not
     at all: an existing one is replaced at the very end.
     """
-    from ggpy.cli.entry import raise_interrupts
+    from ggpy.cli.interrupts import raise_interrupts
     from ggpy.convert.pipeline import convert as run
 
     raise_interrupts()

@@ -31,9 +31,10 @@ def doctor() -> None:
 def _machine() -> Iterator[tuple[str, str]]:
     import os
 
-    from ggpy import __version__, native
-    from ggpy.cores import usable_cores
-    from ggpy.memory import available_memory
+    from ggpy import __version__
+    from ggpy.codegen import native
+    from ggpy.host.cores import usable_cores
+    from ggpy.host.memory import available_memory
     from ggpy.paths import cache_dir
 
     yield "ggpy", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ggpy.cli.options import FILE_NAME
-from ggpy.gguf_file import ArrayView, GGUFFile
+from ggpy.gguf.file import ArrayView, GGUFFile
 from ggpy.quant.formats import FORMATS
 from ggpy.units import size_text
 

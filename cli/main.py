@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from ggpy import __version__
-from ggpy.cli.entry import INTERRUPTED
+from ggpy.cli.interrupts import INTERRUPTED
 from ggpy.errors import GGPYError, shortened, shown
 
 # Command: where it lives, and its line in `ggpy --help`. Nothing is imported until the command is called.

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
-    from ggpy.sampling_params import SamplingParams
+    from ggpy.sampling.sampling_params import SamplingParams
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -140,7 +140,7 @@ sampling_options = together(
 
 def sampling_params(options: dict[str, Any]) -> SamplingParams:
     """SamplingParams of what `sampling_options` collected. Raises GGPYError on a value out of range."""
-    from ggpy.sampling_params import SamplingParams
+    from ggpy.sampling.sampling_params import SamplingParams
 
     if options.get("max_tokens") == -1:  # "no limit", as hands know it
         options = {**options, "max_tokens": None}
@@ -149,7 +149,7 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
 
 def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
     """What `sampling_options` collected, with the default model's own values where the user gave none."""
-    from ggpy.default_model import DEFAULT
+    from ggpy.hub.default_model import DEFAULT
 
     own = {"temperature": DEFAULT.temperature, "top_p": DEFAULT.top_p}
     return {**options, **{name: value for name, value in own.items() if options.get(name) is None}}
@@ -158,10 +158,10 @@ def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
 def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
     """The model that `model_options` collected, fetched first where it is a known name, for so many sequences at a
     time."""
-    from ggpy.cli.pull import find_or_fetch
+    from ggpy.cli.find_model import find_or_fetch
     from ggpy.cli.terminal import note
     from ggpy.llm import LLM
-    from ggpy.load import find_device, find_gpu_layers
+    from ggpy.runtime.load import find_device, find_gpu_layers
 
     options = dict(model_options)
     find_device(options["device"])  # what the user may have got wrong comes before anything is fetched

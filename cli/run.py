@@ -19,7 +19,7 @@ from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
-    from ggpy.sampling_params import SamplingParams
+    from ggpy.sampling.sampling_params import SamplingParams
 
 
 @click.command(
@@ -61,7 +61,7 @@ def run(
     if raw and system is not None:
         raise GGPYError("--raw completes the prompt as it stands, so -s/--system has no place; leave one of them out.")
     if not model and not raw and system is None:
-        from ggpy.default_model import DEFAULT
+        from ggpy.hub.default_model import DEFAULT
 
         system = DEFAULT.system
     started = time.perf_counter()
@@ -89,7 +89,7 @@ def _answer(
     llm: LLM, text: str, system: str | None, raw: bool, params: SamplingParams, verbose: bool, started: float
 ) -> int:
     """Stream the answer to stdout; the exit status."""
-    from ggpy.cli.entry import INTERRUPTED, raise_interrupts
+    from ggpy.cli.interrupts import INTERRUPTED, raise_interrupts
     from ggpy.cli.terminal import note, show, timing_line
 
     if raw or (llm.template is None and system is None):
@@ -97,22 +97,22 @@ def _answer(
     else:
         messages = [{"role": "system", "content": system}] if system is not None else []
         prompt_ids = llm.tokenize_chat(llm.render_chat([*messages, {"role": "user", "content": text}]))
-    sequence = llm.request(prompt_ids, params)
+    request = llm.request(prompt_ids, params)
     if verbose:
-        _describe(llm, sequence.params, len(prompt_ids), time.perf_counter() - started)
+        _describe(llm, request.params, len(prompt_ids), time.perf_counter() - started)
     status, last = 0, "\n"
     try:
         raise_interrupts()
-        for _, piece in llm.follow([sequence]):
-            show(piece)
-            last = piece
+        for _, delta in llm.follow([request]):
+            show(delta)
+            last = delta
     except KeyboardInterrupt:
         status = INTERRUPTED
     if status or not last.endswith("\n"):
         show("\n")
-    if sequence.reached_context:
+    if request.reached_context:
         note(f"stopped: the context of {llm.n_ctx} tokens is full")
-    note(timing_line(sequence.timings) if sequence.n_chosen else "stopped before the first token")
+    note(timing_line(request.timings) if request.n_chosen else "stopped before the first token")
     return status
 
 

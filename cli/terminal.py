@@ -15,7 +15,7 @@ from ggpy.notes import Passing
 from ggpy.units import size_text
 
 if TYPE_CHECKING:
-    from ggpy.sequence import Timings
+    from ggpy.engine.request import Timings
 
 MOST_TEXT = 64 << 20  # bytes of a prompt
 

@@ -12,7 +12,7 @@ from ggpy.cli.options import FILE_NAME, MODEL_HELP
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
-    from ggpy.tokenizer import Tokenizer
+    from ggpy.text.tokenizer import Tokenizer
 
 
 @click.command(
@@ -46,9 +46,9 @@ def tokenize(
 
     A token that ends inside a character is shown as bytes.
     """
-    from ggpy.cli.pull import find_or_fetch
+    from ggpy.cli.find_model import find_or_fetch
     from ggpy.cli.terminal import read_text
-    from ggpy.tokenizer import Tokenizer
+    from ggpy.text.tokenizer import Tokenizer
 
     if ids and as_json:
         raise GGPYError("--ids and --json are two forms of one list; leave one of them out.")

@@ -30,9 +30,9 @@ def warmup(model: str | None, types: str | None) -> None:
     compiles what is missing by itself; this does it ahead, for instance while an image is built.
     """
     from ggpy.cli.terminal import note
+    from ggpy.codegen.kernel_files import is_kept, why_not_kept
+    from ggpy.codegen.native import isa, kernel_cache
     from ggpy.cpu.needed import compile_missing
-    from ggpy.kernel_files import is_kept, why_not_kept
-    from ggpy.native import isa, kernel_cache
 
     what, names = _wanted(model, types)
     if not is_kept(kernel_cache()):
@@ -45,7 +45,7 @@ def warmup(model: str | None, types: str | None) -> None:
 def _wanted(model: str | None, types: str | None) -> tuple[str, list[str]]:
     """What to compile for, and the names of its kernels."""
     from ggpy.cpu.needed import type_kernels
-    from ggpy.default_model import DEFAULT
+    from ggpy.hub.default_model import DEFAULT
 
     if model and types:
         raise GGPYError("-m and --types each say what to compile for; give one of them.")
@@ -56,7 +56,7 @@ def _wanted(model: str | None, types: str | None) -> tuple[str, list[str]]:
         return ", ".join(asked), type_kernels(asked)
     if model is None and not DEFAULT.here:
         return ", ".join(COMMON), type_kernels(COMMON)
-    from ggpy.cli.pull import find_or_fetch
+    from ggpy.cli.find_model import find_or_fetch
 
     path = find_or_fetch(model)
     return path.name, model_kernels(path)
@@ -65,8 +65,9 @@ def _wanted(model: str | None, types: str | None) -> tuple[str, list[str]]:
 def model_kernels(path: Path) -> list[str]:
     """Every kernel that the model of a file needs."""
     from ggpy.cpu.needed import program_kernels
-    from ggpy.gguf_file import GGUFFile
-    from ggpy.runtime import cache_type, planned
+    from ggpy.gguf.file import GGUFFile
+    from ggpy.runtime.cache_types import cache_type
+    from ggpy.runtime.planned import planned
 
     with GGUFFile(path) as file:
         return program_kernels(planned(file), cache_type(file))

@@ -22,9 +22,9 @@ from ggpy.convert.generation_defaults import sampling_metadata
 from ggpy.convert.safetensors import SourceTensor
 from ggpy.convert.tokenizer_export import export_tokenizer
 from ggpy.convert.writer import ALIGNMENT, OutputTensor, is_gguf, write_gguf
-from ggpy.cores import usable_cpus
 from ggpy.errors import GGPYError, quoted
 from ggpy.files import check_target
+from ggpy.host.cores import usable_cpus
 from ggpy.models import by_hf_name
 from ggpy.models.hf import Layout, TensorRule
 from ggpy.models.hf_keys import known_config

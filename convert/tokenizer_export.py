@@ -7,20 +7,9 @@ from typing import Any
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
-from ggpy.convert.special_tokens import (
-    named_tokens,
-    special_sources,
-    special_token_metadata,
-    text_of,
-    tokenizer_class,
-)
+from ggpy.convert.special_tokens import named_tokens, special_sources, special_token_metadata, text_of, tokenizer_class
 from ggpy.convert.tiktoken_ranks import read_tiktoken
-from ggpy.convert.tokenizer_json import (
-    is_byte_level,
-    read_tokenizer_json,
-    set_normalizer,
-    space_prefix_scheme,
-)
+from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json, set_normalizer, space_prefix_scheme
 from ggpy.convert.tokenizer_keys import unknown_keys
 from ggpy.convert.vocab_files import tokenizer_of_words
 from ggpy.convert.vocabulary import NORMAL, OWN, UNUSED, AddedToken, Vocabulary, added_tokens, looks_special

@@ -22,8 +22,8 @@ from ggpy.convert.vocabulary import (
     set_charsmap,
 )
 from ggpy.errors import GGPYError
-from ggpy.tokenizer.normalize import normalizer
-from ggpy.tokenizer.pretokenize import PRE_TOKENIZERS
+from ggpy.text.tokenizer.normalize import normalizer
+from ggpy.text.tokenizer.pretokenize import PRE_TOKENIZERS
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 

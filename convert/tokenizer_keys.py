@@ -1,9 +1,8 @@
 """Every key of a tokenizer.json and a tokenizer_config.json, and what becomes of it. One that is not listed is told.
 
 tokenizer.json: https://huggingface.co/docs/tokenizers; tokenizer_config.json: what transformers' classes for Llama,
-Mistral and Qwen take. The options of a step stand under its part and kind. `tests/test_convert_tokenizer_keys.py` goes
-through the list and shows that each does what is said here.
-"""
+Mistral and Qwen take. The options of a step stand under its part and kind.
+`tests/convert/test_convert_tokenizer_keys.py` goes through the list and shows that each does what is said here."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ggpy.errors import GGPYError, quoted
-from ggpy.tokenizer.normalize import sentencepiece_rules
+from ggpy.text.tokenizer.normalize import sentencepiece_rules
 
 # GGUF's token types, which are SentencePiece's own.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -38,7 +38,7 @@ def byte_level_text(token: bytes) -> str:
     return "".join([alphabet[b] for b in token])
 
 
-#: How an added token is found in a text; ggpy's own keys list the tokens, see `ggpy.tokenizer.vocabulary.FLAGS`.
+#: How an added token is found in a text; ggpy's own keys list the tokens, see `ggpy.text.tokenizer.vocabulary.FLAGS`.
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ggpy.errors import GGPYError
-    from ggpy.gguf_file import GGUFFile
+    from ggpy.gguf.file import GGUFFile
     from ggpy.llm import LLM
-    from ggpy.sampling_params import SamplingParams
-    from ggpy.tokenizer import Tokenizer
+    from ggpy.sampling.sampling_params import SamplingParams
+    from ggpy.text.tokenizer import Tokenizer
 
 # Installed, the other rooms (quant, models, …) are folders in here. In a checkout they stand beside this one, and a
 # Python started there finds this folder before the installed package.
@@ -30,9 +30,9 @@ if not os.path.isdir(os.path.join(_here, "quant")) and os.path.isfile(os.path.jo
 _HOMES = {
     "LLM": "ggpy.llm",
     "GGPYError": "ggpy.errors",
-    "GGUFFile": "ggpy.gguf_file",
-    "SamplingParams": "ggpy.sampling_params",
-    "Tokenizer": "ggpy.tokenizer",
+    "GGUFFile": "ggpy.gguf.file",
+    "SamplingParams": "ggpy.sampling.sampling_params",
+    "Tokenizer": "ggpy.text.tokenizer",
 }
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ggpy import arguments
+from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.files import read_file, whole_file
 from ggpy.llm import LLM
-from ggpy.sampling_params import SamplingParams, params_or_default
-from ggpy.sequence import Sequence
+from ggpy.sampling.sampling_params import SamplingParams, params_or_default
 
 MOST_SAVED = 64 << 20  # bytes of a saved conversation; the longest context there is takes a tenth of it
 ROLES = ("user", "assistant", "system", "tool")
@@ -45,7 +45,7 @@ class Conversation:
     system: str | None = None
     notify: Callable[[str], None] = lambda text: None
     messages: list[dict[str, str]] = field(default_factory=list)
-    last: Sequence | None = None  # the latest answer, for its timings
+    last: Request | None = None  # the latest answer, for its timings
     _first: int = 0  # the oldest message that the model still sees
     _transcripts: list[_Transcript] = field(default_factory=list)
 
@@ -103,20 +103,20 @@ class Conversation:
         before = self._first
         try:
             rendered, token_ids = self._fitting(params.max_tokens)
-            sequence = self.llm.request(token_ids, params)
+            request = self.llm.request(token_ids, params)
         except GGPYError:
             self._first = before
             raise
         try:
-            with closing(self.llm.follow([sequence])) as pieces:
-                for _, piece in pieces:
-                    yield piece
+            with closing(self.llm.follow([request])) as deltas:
+                for _, delta in deltas:
+                    yield delta
         finally:
             # An answer that was stopped is what came of it; one that was stopped before its first token is none.
-            if sequence.n_chosen:
-                self.last = sequence
-                self._remember(rendered, sequence)
-                self.messages.append({"role": "assistant", "content": sequence.text})
+            if request.n_chosen:
+                self.last = request
+                self._remember(rendered, request)
+                self.messages.append({"role": "assistant", "content": request.text})
 
     def _fitting(self, max_tokens: int | None) -> tuple[str, list[int]]:
         """The rendered conversation and its tokens, with room for an answer; drops the oldest turns where it must."""
@@ -153,16 +153,16 @@ class Conversation:
                 return text, known.token_ids + ids
         return text, self.llm.tokenize_chat(text)
 
-    def _remember(self, rendered: str, sequence: Sequence) -> None:
+    def _remember(self, rendered: str, request: Request) -> None:
         """Keep prompt and answer with their tokens, as far as tokens and text say the same."""
         tokenizer = self.llm.tokenizer
-        answer = sequence.token_ids
+        answer = request.token_ids
         if answer and (answer[-1] in tokenizer.eog or not tokenizer.token_bytes(answer[-1], special=False)):
             answer = answer[:-1]  # what ended it, be it a control token that a stop string names
         spelled = b"".join(tokenizer.token_bytes(token, special=False) for token in answer)
-        self._transcripts.append(_Transcript(rendered, sequence.prompt))
-        if spelled == sequence.text.encode():
-            self._transcripts.append(_Transcript(rendered + sequence.text, sequence.prompt + answer))
+        self._transcripts.append(_Transcript(rendered, request.prompt))
+        if spelled == request.text.encode():
+            self._transcripts.append(_Transcript(rendered + request.text, request.prompt + answer))
 
     def save(self, path: Path) -> None:
         """Write system message and turns as JSON, whole or not at all. Raises GGPYError."""

@@ -4,8 +4,8 @@ from ggpy import LLM, SamplingParams
 
 llm = LLM("model.gguf")
 print(llm.generate("The capital of France is", SamplingParams(max_tokens=16))[0].outputs[0].text)
-for piece in llm.chat([{"role": "user", "content": "你好"}], stream=True):
-    print(piece, end="", flush=True)
+for delta in llm.chat([{"role": "user", "content": "你好"}], stream=True):
+    print(delta, end="", flush=True)
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy import arguments, forks
-from ggpy.engine import Engine
+from ggpy import arguments
+from ggpy.engine.engine import Engine
+from ggpy.engine.request import Request, Timings
 from ggpy.errors import GGPYError
-from ggpy.load import find_device, find_gpu_layers, load_model
-from ggpy.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
-from ggpy.sequence import Sequence as EngineSequence
-from ggpy.sequence import Timings
+from ggpy.host import forks
+from ggpy.runtime.load import find_device, find_gpu_layers, load_model
+from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
 if TYPE_CHECKING:
-    from ggpy.gguf_file import GGUFFile
+    from ggpy.gguf.file import GGUFFile
     from ggpy.notes import Notify
-    from ggpy.runtime import Runtime
+    from ggpy.runtime.runtime import Runtime
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -64,8 +64,8 @@ class RequestOutput:
     finished: bool = True
 
 
-class Piece(str):
-    """A piece of an answer's text: a plain `str` that also says which answer it belongs to."""
+class TextDelta(str):
+    """A piece of an answer's text as it comes: a plain `str` that also says which answer it belongs to."""
 
     prompt_index: int
     output_index: int
@@ -76,26 +76,26 @@ class Piece(str):
 
 
 @dataclass
-class _Request:
+class _PromptGroup:
     prompt: str | None
     prompt_token_ids: list[int]
-    sequences: list[EngineSequence]
+    requests: list[Request]
 
 
 class LLM:
     """A model, ready to answer.
 
-    path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` sequences evaluated together; None takes the
+    path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` requests evaluated together; None takes the
     context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
     the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
     cache_type_k, cache_type_v: how keys and values are cached, "f16", "bf16", "f32" (these two on the CPU alone) or
     "q8_0", which takes half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. What a type
-    cannot hold is cut to its largest number, and told of once. device: "cpu", "cuda" for NVIDIA GPUs
-    (the first one, or all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these
-    numbers; "auto" for a GPU where one can be used. n_gpu_layers: how many of the last layers run on the GPU, the CPU
-    running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several
-    GPUs share, "layer" or "row": see `ggpy.tensor_parallel`. batch_invariant: on a GPU too, what a sequence gets does
-    not depend on the sequences evaluated with it, at the price of speed with many; on the CPU it never does.
+    cannot hold is cut to its largest number, and told of once. device: "cpu", "cuda" for NVIDIA GPUs (the first one, or
+    all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these numbers; "auto" for a GPU
+    where one can be used. n_gpu_layers: how many of the last layers run on the GPU, the CPU running the others; None or
+    "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several GPUs share, "layer" or "row":
+    see `ggpy.graph.tensor_parallel`. batch_invariant: on a GPU too, what a request gets does not depend on the
+    requests evaluated with it, at the price of speed with many; on the CPU it never does.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -153,7 +153,7 @@ class LLM:
             model.runtime,
         )
         self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for)
-        self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's sequences
+        self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
         self._release = weakref.finalize(self, _release, self.runtime, self.file)
         forks.watch(self)
@@ -185,7 +185,7 @@ class LLM:
         *,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         stream: Literal[True],
-    ) -> Iterator[Piece]: ...
+    ) -> Iterator[TextDelta]: ...
 
     def generate(
         self,
@@ -194,7 +194,7 @@ class LLM:
         *,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         stream: bool = False,
-    ) -> list[RequestOutput] | Iterator[Piece]:
+    ) -> list[RequestOutput] | Iterator[TextDelta]:
         """Complete prompts as they stand; no chat template is applied.
 
         prompts: a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, or a list of these;
@@ -229,7 +229,7 @@ class LLM:
         *,
         stream: Literal[True],
         **template_values: Any,
-    ) -> Iterator[Piece]: ...
+    ) -> Iterator[TextDelta]: ...
 
     def chat(
         self,
@@ -238,7 +238,7 @@ class LLM:
         *,
         stream: bool = False,
         **template_values: Any,
-    ) -> list[RequestOutput] | Iterator[Piece]:
+    ) -> list[RequestOutput] | Iterator[TextDelta]:
         """Answer a conversation, or each of several, by the file's own chat template.
 
         messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template
@@ -281,42 +281,42 @@ class LLM:
         """Token ids of a rendered conversation, special tokens parsed; BOS is first, once, where the model wants it."""
         return self.tokenizer.tokenize_chat(rendered)
 
-    def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> EngineSequence:
-        """One prompt as a sequence for `follow`, for those who watch a sequence rather than wait for its result."""
+    def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> Request:
+        """One prompt as a request for `follow`, for those who watch a request rather than wait for its result."""
         self._check_open()
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
-        return self.engine.sequence(ids, params_or_default("params", params).resolved(self.sampling_defaults))
+        return self.engine.request(ids, params_or_default("params", params).resolved(self.sampling_defaults))
 
-    def follow(self, sequences: Sequence[EngineSequence]) -> Generator[tuple[int, str], None, None]:
-        """Run these until all are finished: (index in `sequences`, new text). Ends them when it is closed early."""
+    def follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
+        """Run these until all are finished: (index in `requests`, new text). Ends them when it is closed early."""
         words = "a list of what `request` returned"
-        for sequence in (found := arguments.several("sequences", sequences, words)):
-            if not isinstance(sequence, EngineSequence):
-                raise arguments.wrong("sequences", sequences, words)
+        for request in (found := arguments.several("requests", requests, words)):
+            if not isinstance(request, Request):
+                raise arguments.wrong("requests", requests, words)
         return self._follow(found)
 
-    def _follow(self, sequences: Sequence[EngineSequence]) -> Generator[tuple[int, str], None, None]:
+    def _follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
         try:
             with self._lock:
-                for sequence in sequences:
-                    self.engine.add(sequence)
-            live = dict(enumerate(sequences))
+                for request in requests:
+                    self.engine.add(request)
+            live = dict(enumerate(requests))
             while live:
                 with self._lock:
                     self._check_open()
-                    if not any(sequence.finished for sequence in live.values()):
+                    if not any(request.finished for request in live.values()):
                         self.engine.step()
-                for index, sequence in list(live.items()):
-                    finished = sequence.finished  # asked first: another thread may finish it once the text is taken
-                    text = sequence.take_text()
+                for index, request in list(live.items()):
+                    finished = request.finished  # asked first: another thread may finish it once the text is taken
+                    text = request.take_text()
                     if text:
                         yield index, text
                     if finished:
                         del live[index]
         finally:
             with self._lock:
-                for sequence in sequences:
-                    self.engine.abort(sequence)
+                for request in requests:
+                    self.engine.abort(request)
 
     def close(self) -> None:
         """Free the memory and close the file. Harmless twice."""
@@ -360,7 +360,7 @@ class LLM:
         prompts: list[tuple[str | None, list[int]]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         stream: bool,
-    ) -> list[RequestOutput] | Iterator[Piece]:
+    ) -> list[RequestOutput] | Iterator[TextDelta]:
         one = sampling_params is None or isinstance(sampling_params, SamplingParams)
         words = "SamplingParams, or a list of them"
         given = (
@@ -369,22 +369,22 @@ class LLM:
         params = [params_or_default("sampling_params", value) for value in given]
         if len(params) != len(prompts):
             raise GGPYError(f"There are {len(prompts)} prompts, but {len(params)} sets of sampling parameters.")
-        requests = [
-            _Request(text, ids, [self.request(ids, one) for one in _answers_of(asked)])
+        groups = [
+            _PromptGroup(text, ids, [self.request(ids, one) for one in _answers_of(asked)])
             for (text, ids), asked in zip(prompts, params, strict=True)
         ]
         if stream:
-            return self._pieces(requests)
-        for _ in self.follow([sequence for request in requests for sequence in request.sequences]):
+            return self._deltas(groups)
+        for _ in self.follow([request for group in groups for request in group.requests]):
             pass
-        return [_request_output(request) for request in requests]
+        return [_request_output(group) for group in groups]
 
-    def _pieces(self, requests: list[_Request]) -> Iterator[Piece]:
-        places = [(i, j) for i, request in enumerate(requests) for j in range(len(request.sequences))]
-        for index, text in self.follow([sequence for request in requests for sequence in request.sequences]):
-            piece = Piece(text)
-            piece.prompt_index, piece.output_index = places[index]
-            yield piece
+    def _deltas(self, groups: list[_PromptGroup]) -> Iterator[TextDelta]:
+        places = [(i, j) for i, group in enumerate(groups) for j in range(len(group.requests))]
+        for index, text in self.follow([request for group in groups for request in group.requests]):
+            delta = TextDelta(text)
+            delta.prompt_index, delta.output_index = places[index]
+            yield delta
 
 
 def _as_list(name: str, prompts: Any) -> list[Any]:
@@ -401,12 +401,12 @@ def _answers_of(params: SamplingParams) -> list[SamplingParams]:
     return [replace(params, n=1, seed=None if seed is None else seed + i) for i in range(params.n)]
 
 
-def _request_output(request: _Request) -> RequestOutput:
+def _request_output(group: _PromptGroup) -> RequestOutput:
     outputs = [
         CompletionOutput(i, s.text, s.token_ids, s.finish_reason, s.stop_reason, s.timings)
-        for i, s in enumerate(request.sequences)
+        for i, s in enumerate(group.requests)
     ]
-    return RequestOutput(request.prompt, request.prompt_token_ids, outputs)
+    return RequestOutput(group.prompt, group.prompt_token_ids, outputs)
 
 
 def _release(runtime: Runtime, file: GGUFFile) -> None:

@@ -3,12 +3,18 @@ adding a file and its line here."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ggpy.errors import GGPYError, quoted
+from ggpy.gguf.metadata import TypedMetadata
 from ggpy.models.base import Architecture
 from ggpy.models.llama import Llama
 from ggpy.models.qwen import Qwen
 from ggpy.models.qwen2 import Qwen2
 from ggpy.models.qwen3 import Qwen3
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import GGUFFile
 
 ARCHITECTURES: tuple[type[Architecture], ...] = (Llama, Qwen, Qwen2, Qwen3)
 
@@ -25,3 +31,20 @@ def by_gguf_name(name: str) -> type[Architecture]:
 def by_hf_name(name: str) -> type[Architecture]:
     """The architecture that checkpoints of a model class of transformers convert to; `name` is one of `hf_names`."""
     return next(architecture for architecture in ARCHITECTURES if name in architecture.hf_names)
+
+
+def architecture_of(file: GGUFFile) -> Architecture:
+    """The model family of a file, its hyper-parameters read."""
+    where = str(file.path)
+    name = TypedMetadata(file.metadata, where).find("general.architecture", str)
+    if name is None:
+        raise GGPYError(
+            f"{file.path}: the metadata key 'general.architecture' is missing, so the file names no model to run."
+        )
+    embedding = file.tensors.get("token_embd.weight")
+    family = by_gguf_name(name)
+    if embedding is None or len(embedding.shape) != 2:
+        raise GGPYError(
+            f"{file.path}: the tensor 'token_embd.weight' is missing or no matrix; a vocabulary-only file cannot run."
+        )
+    return family(file.metadata, embedding.shape[0], where)

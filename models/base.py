@@ -1,7 +1,7 @@
 """What every architecture file builds on: hyper-parameters read from GGUF
 metadata, rotary frequencies, and the `Architecture` contract.
 
-Knows nothing of kernels and devices: an architecture describes its graph in the words of `ggpy.graph`.
+Knows nothing of kernels and devices: an architecture describes its graph in the words of `ggpy.graph.language`.
 """
 
 from __future__ import annotations
@@ -11,39 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from ggpy.errors import GGPYError, quoted
-from ggpy.metadata import TypedMetadata
+from ggpy.gguf.metadata import TypedMetadata
+from ggpy.graph.rope import Rope
 
 if TYPE_CHECKING:
-    from ggpy.graph import Graph, Value
+    from ggpy.graph.language import Graph, Value
     from ggpy.models.hf import Layout
     from ggpy.models.hf_config import Config
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864): which pairs
-    turn, how fast, and how YaRN scales the result.
-
-    `style` is "interleaved" (pairs 2i, 2i+1) or "neox" (pairs i, i + n_rot/2). `inv_freq` has n_rot/2 entries in
-    radians a position.
-    """
-
-    style: str
-    n_rot: int
-    inv_freq: tuple[float, ...]
-    magnitude: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.style not in ("interleaved", "neox") or len(self.inv_freq) * 2 != self.n_rot:
-            raise ValueError(f"rope {self.style!r} with {len(self.inv_freq)} frequencies for {self.n_rot} dimensions")
-
-    def table(self, first: int, last: int) -> np.ndarray:
-        """Cosine and sine of every pair's angle at positions first .. last: float32 [last - first, n_rot / 2, 2]."""
-        angle = np.arange(first, last)[:, None] * np.array(self.inv_freq)
-        return (np.stack([np.cos(angle), np.sin(angle)], 2) * self.magnitude).astype(np.float32)
 
 
 @dataclass(frozen=True)

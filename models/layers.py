@@ -1,14 +1,14 @@
-"""The layers that architectures share, in the words of `ggpy.graph`. A weight's optional parts (bias, head norms) are
-there if the file has them."""
+"""The layers that architectures share, in the words of `ggpy.graph.language`. A weight's optional parts (bias, head
+norms) are there if the file has them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ggpy.models.base import HyperParameters, Rope
-
 if TYPE_CHECKING:
-    from ggpy.graph import Graph, Value
+    from ggpy.graph.language import Graph, Value
+    from ggpy.graph.rope import Rope
+    from ggpy.models.base import HyperParameters
 
 
 def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Rope) -> Value:
@@ -34,6 +34,7 @@ def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Ro
         rope=rope,
         q_norm=at + "attn_q_norm",
         k_norm=at + "attn_k_norm",
+        eps=hp.norm_eps,
         window=hp.window(layer),
     )
     return g.linear(attended, at + "attn_output", hp.n_embd)
@@ -44,7 +45,7 @@ def swiglu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters) -> Value:
     [n_tokens, n_embd] to [n_tokens, n_embd]."""
     at = f"blk.{layer}."
     gate, up = g.linear(x, at + "ffn_gate", hp.n_ff), g.linear(x, at + "ffn_up", hp.n_ff)
-    return g.linear(g.swiglu(gate, up), at + "ffn_down", hp.n_embd)
+    return g.linear(g.glu(gate, up, "silu"), at + "ffn_down", hp.n_embd)
 
 
 def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
@@ -52,6 +53,6 @@ def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
     before the feed-forward, residual sums around both."""
     x = g.embed(hp.n_embd)
     for layer in range(hp.n_layer):
-        x = g.add(x, self_attention(g, g.norm(x, f"blk.{layer}.attn_norm"), layer, hp, rope))
-        x = g.add(x, swiglu_ffn(g, g.norm(x, f"blk.{layer}.ffn_norm"), layer, hp))
-    return g.output(g.norm(g.outputs_of(x), "output_norm"), hp.n_vocab)
+        x = g.add(x, self_attention(g, g.norm(x, f"blk.{layer}.attn_norm", hp.norm_eps), layer, hp, rope))
+        x = g.add(x, swiglu_ffn(g, g.norm(x, f"blk.{layer}.ffn_norm", hp.norm_eps), layer, hp))
+    return g.output(g.norm(g.select_outputs(x), "output_norm", hp.norm_eps), hp.n_vocab)

@@ -8,7 +8,7 @@ from ggpy.models.base import Architecture
 from ggpy.models.layers import pre_norm_decoder
 
 if TYPE_CHECKING:
-    from ggpy.graph import Graph, Value
+    from ggpy.graph.language import Graph, Value
     from ggpy.models.hf import Layout
     from ggpy.models.hf_config import Config
 

@@ -16,7 +16,7 @@ from ggpy.errors import GGPYError
 if TYPE_CHECKING:
     import numpy as np
 
-# Where each family's own numpy arithmetic lives; every other format goes through the gguf package (foreign.py).
+# Where each family's own numpy arithmetic lives; every other format goes through the gguf package (gguf_fallback.py).
 _DEQUANTIZE_HOMES = {
     "F32": "floats", "F16": "floats", "BF16": "floats", "F64": "floats",
     "I8": "floats", "I16": "floats", "I32": "floats", "I64": "floats",
@@ -71,7 +71,7 @@ class BlockFormat:
         n_cols = raw.shape[-1] // self.type_size * self.block_size
         blocks = raw.reshape(-1, self.type_size)  # [n_blocks, type_size]
         out = np.empty((len(blocks), self.block_size), np.float32)
-        family = import_module(f"ggpy.quant.{_DEQUANTIZE_HOMES.get(self.name, 'foreign')}")
+        family = import_module(f"ggpy.quant.{_DEQUANTIZE_HOMES.get(self.name, 'gguf_fallback')}")
         step = max(1, _DEQUANTIZE_STEP // (4 * self.block_size))
         for start in range(0, len(blocks), step):
             out[start : start + step] = family.dequantize_blocks(self.name, blocks[start : start + step])

@@ -22,6 +22,10 @@ A stripe of plain floats is [n_cols][16], its columns padded with zeros to a mul
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import TensorInfo
 from functools import cached_property
 
 ROWS = 16  # rows of a stripe
@@ -73,6 +77,11 @@ class Packed:
     @property
     def is_float(self) -> bool:
         return self.bits >= 16
+
+    @property
+    def activation_dtype(self) -> str:
+        """ "q8" or "f32": as what products with such weights read activations."""
+        return "f32" if self.is_float else "q8"
 
     @property
     def header(self) -> bool:
@@ -170,3 +179,13 @@ PACKED: dict[str, Packed] = {
         Packed("IQ3_S", 4, scales="byte", table=_IQ3_S, offset=16),
     )
 }
+
+
+def packed_format(info: TensorInfo) -> Packed:
+    """The format that a weight runs in: its own, or half precision for types that have no packed form."""
+    return PACKED.get(info.type_name, PACKED["F16"])
+
+
+def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:
+    """ "q8" or "f32": as what a product with this weight reads activations, be it the one that gives logits or not."""
+    return packed_format(info).activation_dtype

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ggpy.jit import compiled
+from ggpy.codegen.jit import compiled
 from ggpy.quant.scalar import bf16_bits, bits_float, float_bits, fp16_bits, fp16_value
 from ggpy.quant.vector import bounds, clear, encode_4_bits, encode_5_bits, encode_8_bits, largest
 

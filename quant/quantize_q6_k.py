@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ggpy.jit import compiled
+from ggpy.codegen.jit import compiled
 from ggpy.quant.scalar import fp16_bits, fp16_value
 from ggpy.quant.vector import clear, constant, intrinsic_call, largest, load, splat, store
 

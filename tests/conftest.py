@@ -15,10 +15,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def rounding_of_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU round to 8 bits before logits too, as GPUs do, in tests that hold one against the other."""
     if request.node.get_closest_marker("cuda") or "emulated" in request.fixturenames:
-        from ggpy.cpu import needed
+        from ggpy.quant.packed import activation_dtype
 
-        form = needed.activation_form
-        monkeypatch.setattr(needed, "activation_form", lambda info, gives_logits: form(info, False))
+        monkeypatch.setattr("ggpy.runtime.planned.cpu_activation_dtype", activation_dtype)
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
 def emulated(monkeypatch: pytest.MonkeyPatch, gpus: Any) -> list[Any]:
     """Have two emulated GPUs; those that were opened."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
-    from emulated_device import EmulatedDevice
+    from tests.support.emulated_device import EmulatedDevice
 
     opened: list[Any] = []
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles import EOS, ByteTokenizer, FakeFile, FakeRuntime, saying
-from test_cli_values import NUMBERS, TEXTS
-from vocabularies import bpe_metadata, spm_metadata, write_gguf
 
 import ggpy.llm
 from ggpy import LLM, GGPYError, GGUFFile, SamplingParams, Tokenizer
-from ggpy.chat_template import CHATML, ChatTemplate
 from ggpy.cli.chat_session import ChatSession
 from ggpy.cli.options import SAMPLING_NAMES
 from ggpy.conversation import Conversation
-from ggpy.load import Model, find_device, find_gpu_layers
+from ggpy.runtime.load import Model, find_device, find_gpu_layers
+from ggpy.text.chat_template import CHATML, ChatTemplate
+from tests.cli.test_cli_values import NUMBERS, TEXTS
+from tests.support.doubles import EOS, ByteTokenizer, FakeFile, FakeRuntime, saying
+from tests.support.vocabularies import bpe_metadata, spm_metadata, write_gguf
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4)
 
@@ -131,12 +131,12 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 @pytest.mark.parametrize("top_k", [0, -1])
 def test_top_k_is_switched_off_by_either_word(top_k: int) -> None:
-    from ggpy.cpu.sampling import MachineChain
+    from ggpy.cpu.sampler import NativeSampler
 
     params = SamplingParams(top_k=top_k, temperature=0.5).resolved()
     assert params.top_k == 0
-    assert MachineChain.of(params) is None
-    from ggpy.sampler import Sampler
+    assert NativeSampler.of(params) is None
+    from ggpy.sampling.sampler import Sampler
 
     logits = np.zeros(300, np.float32)
     assert len({Sampler(params).sample(logits.copy()) for _ in range(200)}) > 40  # of all, not of the usual 40

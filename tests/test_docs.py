@@ -11,15 +11,23 @@ from typing import Any
 
 import click
 import pytest
-from tiny import tiny_checkpoint
 
 import ggpy.llm
 from ggpy.cli.main import COMMANDS, main
 from ggpy.convert.pipeline import convert
+from tests.support.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "docs/architecture.md", "benchmarks/README.md"]
+PAGES = [
+    "README.md",
+    "docs/architecture.md",
+    "docs/cpu.md",
+    "docs/gpu.md",
+    "docs/text.md",
+    "docs/adding.md",
+    "benchmarks/README.md",
+]
 
 
 def blocks(text: str, language: str) -> list[str]:

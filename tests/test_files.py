@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate
-from tiny import tiny_checkpoint
 
 import ggpy.llm
 from ggpy import LLM
@@ -21,8 +19,10 @@ from ggpy.conversation import Conversation
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
 from ggpy.files import check_target, read_file, whole_file
-from ggpy.load import Model
+from ggpy.runtime.load import Model
 from ggpy.units import size_text
+from tests.support.doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate
+from tests.support.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
@@ -326,8 +326,8 @@ def test_nothing_writes_past_the_one_writer() -> None:
     writes = re.compile(r"""open\([^)]*["'][rwax]?b?[wax+][b+]*["']|\.write_(text|bytes)\(|os\.(replace|rename)\(""")
     reasons = {
         "ggpy/files.py": "the writer",
-        "ggpy/kernel_files.py": "compiled code, which may be lost",
-        "ggpy/default_model.py": "the installer's log, in a folder that goes",
+        "ggpy/codegen/kernel_files.py": "compiled code, which may be lost",
+        "ggpy/hub/default_model.py": "the installer's log, in a folder that goes",
     }
     found = {
         str(path.relative_to(ROOT).as_posix())

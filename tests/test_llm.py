@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
 
 import ggpy.llm
 from ggpy.errors import GGPYError
+from ggpy.host.memory import _control_groups, available_memory, choose_context
 from ggpy.llm import LLM
-from ggpy.load import Model, check_rows
-from ggpy.memory import _control_groups, available_memory, choose_context
-from ggpy.sampling_params import SamplingParams
+from ggpy.runtime.load import Model, check_rows
+from ggpy.sampling.sampling_params import SamplingParams
+from tests.support.doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 

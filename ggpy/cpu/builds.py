@@ -11,24 +11,24 @@ from typing import Any
 
 from numba import cfunc, njit, types
 
-from ggpy.cpu import (
-    activations,
+from ggpy.codegen.jit import specialized
+from ggpy.codegen.native import ObjectCode
+from ggpy.cpu import run_program
+from ggpy.cpu.isa.layout import ROW_WIDTHS, TILE_STRIPES, WIDE_ROWS, cache_types, cell_bytes, planes, tile_widths
+from ggpy.cpu.ops import (
     attend,
     attention,
+    dequantize_kv,
+    elementwise,
     embed,
     linear,
-    packing,
+    norm,
     plain,
     read,
     rope_store,
     sample,
-    swiglu,
-    walk,
-    widen,
 )
-from ggpy.cpu.layout import ROW_WIDTHS, TILE_STRIPES, WIDE_ROWS, cache_types, cell_bytes, planes, tile_widths
-from ggpy.jit import specialized
-from ggpy.native import ObjectCode
+from ggpy.cpu.weights import activations, packing
 from ggpy.quant.packed import BLOCK, PACKED
 
 Build = tuple[Callable[..., Any], dict[str, Any]]  # a body, and the names to put into it
@@ -60,7 +60,7 @@ def _linear(tier: str, variant: str) -> Build:
     return linear.linear, {"tile": tile, "CHUNK_WEIGHT": chunk, **_tiles(tier, form)}
 
 
-def _prepare(tier: str, form: str) -> Build:
+def _quantize_activations(tier: str, form: str) -> Build:
     if tier == "plain":
         row = plain.scale_row if form == "f32" else plain.quantize_function(planes(form))
         squares = plain.sum_squares
@@ -76,7 +76,7 @@ def _prepare(tier: str, form: str) -> Build:
         "PER_STEP": 1 if form == "f32" else BLOCK,
         **_tiles(tier, form),
     }
-    return activations.prepare, names
+    return activations.quantize_activations, names
 
 
 def _attention(tier: str, cache: str) -> Build:
@@ -96,12 +96,15 @@ def _attention(tier: str, cache: str) -> Build:
     names |= {"key_bytes": _cell_bytes(k), "value_bytes": _cell_bytes(v)}
     if tier == "plain":
         names |= {"attend": plain.attend_function(k, v), "attend_wide": plain.attend_function("f32", "f32")}
-        names |= {"widen_keys": plain.widen_function(k, True), "widen_values": plain.widen_function(v, False)}
+        names |= {
+            "dequantize_keys": plain.dequantize_kv_function(k, True),
+            "dequantize_values": plain.dequantize_kv_function(v, False),
+        }
     else:
         names["attend"] = attend.attend_intrinsic(tier, k, v, widths)
         names["attend_wide"] = attend.attend_intrinsic(tier, "f32", "f32", (wide,))
-        names["widen_keys"] = widen.widen_intrinsic(tier, k, is_key=True)
-        names["widen_values"] = widen.widen_intrinsic(tier, v, is_key=False)
+        names["dequantize_keys"] = dequantize_kv.dequantize_kv_intrinsic(tier, k, is_key=True)
+        names["dequantize_values"] = dequantize_kv.dequantize_kv_intrinsic(tier, v, is_key=False)
     return attention.attention, names
 
 
@@ -128,8 +131,17 @@ def _rope_store(tier: str, cache: str) -> Build:
     return rope_store.rope_store, names
 
 
-def _swiglu(tier: str, _: str) -> Build:
-    return swiglu.swiglu, {"swiglu_row": plain.swiglu_row if tier == "plain" else swiglu.swiglu_row_intrinsic(tier)}
+def _elementwise(tier: str, name: str) -> Build:
+    if tier == "plain":
+        return elementwise.elementwise, {"elementwise_row": elementwise.plain_row_function(name)}
+    return elementwise.elementwise, {"elementwise_row": elementwise.elementwise_row_intrinsic(name, tier)}
+
+
+def _norm(tier: str, _: str) -> Build:
+    if tier == "plain":
+        return norm.norm, {"sum_squares": plain.sum_squares, "scale_by_row": norm.plain_scale_by_row}
+    squares, scale = activations.sum_squares_intrinsic(tier), norm.scale_by_row_intrinsic(tier)
+    return norm.norm, {"sum_squares": squares, "scale_by_row": scale}
 
 
 def _embed(tier: str, format_name: str) -> Build:
@@ -153,37 +165,38 @@ def _sample(tier: str, _: str) -> Build:
     return sample.sample, names
 
 
-def _walk(tier: str, _: str) -> Build:
-    return walk.walk.py_func, {}
+def _run_program(tier: str, _: str) -> Build:
+    return run_program.run_program.py_func, {}
 
 
-def _serve(tier: str, _: str) -> Build:
-    return walk.serve, {}
+def _worker_loop(tier: str, _: str) -> Build:
+    return run_program.worker_loop, {}
 
 
-def _step_together(tier: str, _: str) -> Build:
-    return walk.step_together, {}
+def _submit_step(tier: str, _: str) -> Build:
+    return run_program.submit_step, {}
 
 
 _KINDS: dict[str, Callable[[str, str], Build]] = {
     "embed": _embed,
     "linear": _linear,
-    "prepare": _prepare,
+    "quantize_activations": _quantize_activations,
     "attention": _attention,
     "rope_store": _rope_store,
-    "swiglu": _swiglu,
+    "elementwise": _elementwise,
+    "norm": _norm,
     "pack": _pack,
     "read": _read,
     "sample": _sample,
-    "walk": _walk,
-    "serve": _serve,
-    "step_together": _step_together,
+    "run_program": _run_program,
+    "worker_loop": _worker_loop,
+    "submit_step": _submit_step,
 }
 _TYPES = {"u": types.uintp, "i": types.intp, "v": types.void}
 
 
 def build(name: str, tier: str, prototype: str) -> Any:
-    """The numba `cfunc` of a kernel; `prototype` as in `ggpy.native.load`."""
+    """The numba `cfunc` of a kernel; `prototype` as in `ggpy.codegen.native.load`."""
     kind, _, variant = name.partition(".")
     body, names = _KINDS[kind](tier, variant)
     result, arguments = prototype.split(":")
@@ -192,7 +205,7 @@ def build(name: str, tier: str, prototype: str) -> Any:
 
 
 def object_code(name: str, tier: str, prototype: str) -> ObjectCode:
-    """Compile a kernel to what `ggpy.native` keeps on disk."""
+    """Compile a kernel to what `ggpy.codegen.native` keeps on disk."""
     function = build(name, tier, prototype)
     library = function._library
     needs = [f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")]

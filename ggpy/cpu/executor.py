@@ -9,14 +9,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ggpy import forks
-from ggpy.batch import token_segments
 from ggpy.cpu import kernels
-from ggpy.cpu.layout import (
+from ggpy.cpu.isa.layout import (
     LINE,
     OP,
     PART,
@@ -29,15 +27,28 @@ from ggpy.cpu.layout import (
     part_bytes,
     planes,
 )
-from ggpy.cpu.needed import compile_missing, kernel_name, packed_format, program_kernels
+from ggpy.cpu.needed import compile_missing, kernel_name, program_kernels
 from ggpy.cpu.threads import Team
-from ggpy.graph import read_halves, read_vector
-from ggpy.program import Buffer, Op, Program, Region
-from ggpy.quant.packed import PACKED, ROWS
+from ggpy.gguf.slices import read_halves, read_vector
+from ggpy.graph.batch import token_segments
+from ggpy.graph.operations import (
+    Attend,
+    Attention,
+    Elementwise,
+    Embed,
+    Linear,
+    Norm,
+    Operation,
+    QuantizeActivations,
+    RopeStore,
+)
+from ggpy.graph.program import Buffer, Op, Program, Region
+from ggpy.host import forks
+from ggpy.quant.packed import PACKED, ROWS, packed_format
 
 if TYPE_CHECKING:
-    from ggpy.gguf_file import GGUFFile, TensorInfo
-    from ggpy.split import PartExecutor
+    from ggpy.gguf.file import GGUFFile, TensorInfo
+    from ggpy.graph.executor import StageExecutor
 
 # Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
 SMALL_STEP = 4
@@ -104,7 +115,11 @@ class CpuExecutor:
             kernels.kernel(name)  # before threads ask for them
         self._weights = self._place_weights(notify)
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
-        self._buffers = {b: allocate(n_batch * self._stride(b)) for b in program.buffers}
+        # Rows are read and written in whole vectors, also those that begin within a buffer.
+        self._buffers = {b: allocate(n_batch * self._stride(b) + 64) for b in program.buffers}
+        ropes = dict.fromkeys(attention.rope for attention in program.attentions)
+        self._angles = {rope: np.zeros((self.n_ctx, rope.n_rot // 2, 2), np.float32) for rope in ropes}
+        self._n_angles = 0  # positions that the tables reach
         self._allocate_scratch()
         self._embedding: Embedding | None = None
         self._ops = np.zeros(len(program.ops), OP)
@@ -112,10 +127,9 @@ class CpuExecutor:
         for i, op in enumerate(program.ops):
             self._record(op, self._ops[i : i + 1])
         self._place_barriers()
-        self._rope = next(op.params["rope"] for op in program.ops if op.kind == "rope_store")
         self._allocate_inputs()
         self._result = self._rows(program.result)
-        self._taken = self._rows(program.taken) if program.taken else None
+        self._hidden_in = self._rows(program.hidden_in) if program.hidden_in else None
         self._team = Team(n_threads, self._ops, self._step)
         self._start_packing()
         forks.watch(self)
@@ -189,16 +203,16 @@ class CpuExecutor:
         pack(rows.ctypes.data, out + first * stripe, n, n_cols, row_bytes, stripe, 0, last - first, codes.data)
 
     def _allocate_scratch(self) -> None:
-        heads = next(op.params for op in self.program.ops if op.kind == "attention")
-        n_head, n_head_kv, head_dim = heads["n_head"], heads["n_head_kv"], heads["head_dim"]
+        heads = self.program.attention
+        n_head, n_head_kv, head_dim = heads.n_head, heads.n_head_kv, heads.head_dim
         head_pad = round_up(head_dim, 16)
         self._token_bytes: dict[tuple[int, str], int] = {}
         for op in self.program.ops:
-            if op.kind == "prepare":
-                n_cols = op.srcs[0].n_cols
-                size = round_up(n_cols, 8) * 4 if op.params["form"] == "f32" else n_cols // 32 * TOKEN_BLOCK_BYTES
-                self._token_bytes[n_cols, op.params["form"]] = size
-        widest = max(planes(form) * size for (_, form), size in self._token_bytes.items())
+            if isinstance(op.operation, QuantizeActivations):
+                n_cols, dtype = op.srcs[0].n_cols, op.operation.dtype
+                size = round_up(n_cols, 8) * 4 if dtype == "f32" else n_cols // 32 * TOKEN_BLOCK_BYTES
+                self._token_bytes[n_cols, dtype] = size
+        widest = max(planes(dtype) * size for (_, dtype), size in self._token_bytes.items())
         self._private_stride = round_up(SMALL_STEP * widest, 4096)
         self._activations = allocate(max(self.n_batch * widest, self.n_threads * self._private_stride))
         joined_row = part_bytes(head_pad) + round_up(n_head * head_dim, 32) * 4
@@ -239,7 +253,7 @@ class CpuExecutor:
 
     def _record(self, op: Op, r: np.ndarray) -> None:
         """Fill the record `r` [1] of an operation."""
-        r["kernel"] = kernels.kernel(kernel_name(op, self._cache_type)).address
+        r["kernel"] = kernels.kernel(kernel_name(op.operation, self._cache_type)).address
         r["outputs_only"] = op.outputs_only
         r["private_stride"] = self._private_stride
         r["scratch"], r["scratch_stride"] = self._scratch.ctypes.data, self._scratch_stride
@@ -249,11 +263,11 @@ class CpuExecutor:
             op.srcs, (("src", "src_stride"), ("src2", "src2_stride"), ("src3", "src3_stride")), strict=False
         ):
             r[at], r[stride] = self._address(region), self._stride(region.buffer)
-        getattr(self, "_record_" + op.kind)(op, r)
+        record = next(record for kind, record in self._RECORD.items() if isinstance(op.operation, kind))
+        record(self, op, op.operation, r)
 
-    def _record_embed(self, op: Op, r: np.ndarray) -> None:
-        weight = op.weights["weight"]
-        assert weight is not None
+    def _record_embed(self, op: Op, embed: Embed, r: np.ndarray) -> None:
+        weight = embed.table
         n_rows, n_cols = weight.shape
         if weight.type_name in PACKED:
             halves, row_bytes = None, weight.nbytes // n_rows
@@ -264,58 +278,74 @@ class CpuExecutor:
         self._embedding = Embedding(self.file, weight, halves, rows, [row.data for row in rows])
         r["weight"], r["weight_stride"], r["n_cols"] = rows.ctypes.data, row_bytes, n_cols
 
-    def _record_prepare(self, op: Op, r: np.ndarray) -> None:
+    def _record_quantize(self, op: Op, quantize: QuantizeActivations, r: np.ndarray) -> None:
         n_cols = op.srcs[0].n_cols
         r["n_cols"] = n_cols
-        r["token_bytes"] = self._token_bytes[n_cols, op.params["form"]]
+        r["token_bytes"] = self._token_bytes[n_cols, quantize.dtype]
         r["dst"] = self._activations.ctypes.data
-        r["eps"] = op.params["eps"]
-        r["weight"] = self._vector(op.weights.get("weight"), self._ones)
-        r["outputs_only"] = op.params["select"] or op.outputs_only
-        if op.params["attention"]:
-            self._record_heads(op.params["attention"], r)
+        norm = quantize.norm
+        r["eps"] = norm.eps if norm else -1.0
+        r["weight"] = self._vector(norm.weight if norm else None, self._ones)
+        r["outputs_only"] = quantize.select or op.outputs_only
+        if quantize.joins:
+            self._record_heads(quantize.joins, r)
             r["combine"], r["src2"] = 1, self._parts.ctypes.data
 
-    def _record_linear(self, op: Op, r: np.ndarray) -> None:
-        weight = op.weights["weight"]
-        assert weight is not None
+    def _record_linear(self, op: Op, linear: Linear, r: np.ndarray) -> None:
+        weight = linear.weight
         packed = packed_format(weight)
         n_rows, n_cols = weight.shape
         r["src"] = self._activations.ctypes.data
-        r["weight"], r["bias"] = self._weights[weight.name], self._vector(op.weights.get("bias"), self._zeros)
+        r["weight"], r["bias"] = self._weights[weight.name], self._vector(linear.bias, self._zeros)
         r["n_cols"], r["n_stripes"] = packed.padded(n_cols), -(-n_rows // ROWS)
         r["stripe_bytes"] = packed.stripe_bytes(n_cols)
-        r["token_bytes"] = self._token_bytes[n_cols, op.params["form"]]
-        r["accumulate"], r["next"] = op.params["accumulate"], self._counter()
+        r["token_bytes"] = self._token_bytes[n_cols, linear.dtype]
+        r["accumulate"], r["next"] = linear.accumulate, self._counter()
 
     def _counter(self) -> int:
         """The address of a word of an operation's own, on a cache line of its own."""
         self._n_counters += 1
         return int(self._counters.ctypes.data) + LINE * (self._n_counters - 1)
 
-    def _record_heads(self, p: Any, r: np.ndarray) -> None:
-        r["n_head"], r["n_head_kv"], r["head_dim"] = p["n_head"], p["n_head_kv"], p["head_dim"]
-        r["head_pad"] = round_up(p["head_dim"], 16)
+    def _record_heads(self, a: Attention, r: np.ndarray) -> None:
+        r["n_head"], r["n_head_kv"], r["head_dim"] = a.n_head, a.n_head_kv, a.head_dim
+        r["head_pad"] = round_up(a.head_dim, 16)
         r["max_parts"] = self._max_parts
-        r["n_ctx"], r["window"] = self.n_ctx, p["window"]
-        r["cache_k"], r["cache_v"] = self._keys[p["layer"]].ctypes.data, self._values[p["layer"]].ctypes.data
+        r["n_ctx"], r["window"] = self.n_ctx, a.window
+        r["cache_k"], r["cache_v"] = self._keys[a.layer].ctypes.data, self._values[a.layer].ctypes.data
 
-    def _record_rope_store(self, op: Op, r: np.ndarray) -> None:
-        self._record_heads(op.params, r)
-        rope = op.params["rope"]
-        r["n_rot"], r["neox"], r["eps"] = rope.n_rot, rope.style == "neox", op.params["eps"]
-        for name, at in (("q_norm", "weight"), ("k_norm", "weight2")):
-            if op.weights[name] is not None:
-                r[at] = self._vector(op.weights[name], self._ones)
+    def _record_rope_store(self, op: Op, store: RopeStore, r: np.ndarray) -> None:
+        attention = store.attention
+        self._record_heads(attention, r)
+        rope = attention.rope
+        r["n_rot"], r["neox"], r["angles"] = rope.n_rot, rope.style == "neox", self._angles[rope].ctypes.data
+        for norm, at in ((attention.q_norm, "weight"), (attention.k_norm, "weight2")):
+            if norm:
+                r[at], r["eps"] = self._vector(norm.weight, self._ones), norm.eps
 
-    def _record_attention(self, op: Op, r: np.ndarray) -> None:
-        self._record_heads(op.params, r)
-        r["scale"] = op.params["head_dim"] ** -0.5
+    def _record_attend(self, op: Op, attend: Attend, r: np.ndarray) -> None:
+        self._record_heads(attend.attention, r)
+        r["scale"] = attend.attention.scale
         r["src2"], r["next"] = self._parts.ctypes.data, self._counter()
 
-    def _record_swiglu(self, op: Op, r: np.ndarray) -> None:
+    def _record_norm(self, op: Op, norm: Norm, r: np.ndarray) -> None:
+        r["n_cols"], r["eps"], r["weight"] = op.srcs[0].n_cols, norm.eps, self._vector(norm.weight, self._ones)
+
+    def _record_elementwise(self, op: Op, elementwise: Elementwise, r: np.ndarray) -> None:
         assert op.dst is not None
-        r["n_stripes"] = -(-op.dst.n_cols // ROWS)
+        r["n_stripes"], r["scale"] = -(-op.dst.n_cols // ROWS), elementwise.constant
+        if len(op.srcs) == 1:
+            r["src2"], r["src2_stride"] = r["src"], r["src_stride"]
+
+    _RECORD: ClassVar[dict[type[Operation], Callable[..., None]]] = {
+        Embed: _record_embed,
+        QuantizeActivations: _record_quantize,
+        Linear: _record_linear,
+        RopeStore: _record_rope_store,
+        Attend: _record_attend,
+        Norm: _record_norm,
+        Elementwise: _record_elementwise,
+    }
 
     # ---- barriers
 
@@ -328,22 +358,27 @@ class CpuExecutor:
             return [(r.buffer, writes, share) for r in items]
 
         dst = (op.dst,) if op.dst else ()
-        if op.kind == "embed":
+        operation = op.operation
+        if isinstance(operation, Embed):
             return regions(dst, True, "tokens")
-        if op.kind == "prepare":
-            rows = "outputs" if op.params["select"] else "tokens"
+        if isinstance(operation, QuantizeActivations):
+            rows = "outputs" if operation.select else "tokens"
             reads = [*regions(op.srcs, False, everyone if small else rows), ("parts", False, everyone)]
             return [*reads, ("activations", True, own if small else rows)]
-        if op.kind == "linear":
+        if isinstance(operation, Linear):
             assert op.dst is not None
             rows = f"stripes of {op.dst.buffer.n_cols}" if small else everyone
             return [("activations", False, own if small else everyone), *regions(dst, True, rows)]
-        if op.kind == "swiglu":
+        if isinstance(operation, Norm):
+            rows = "outputs" if op.outputs_only else "tokens"
+            return [*regions(op.srcs, False, rows), *regions(dst, True, rows)]
+        if isinstance(operation, Elementwise):
             assert op.dst is not None
             rows = f"stripes of {op.dst.n_cols}"
             return [*regions(op.srcs, False, rows), *regions(dst, True, rows)]
-        layer = ("cache", op.params["layer"])
-        if op.kind == "rope_store":
+        assert isinstance(operation, (RopeStore, Attend))
+        layer = ("cache", operation.attention.layer)
+        if isinstance(operation, RopeStore):
             return [*regions(op.srcs, True, everyone), (layer, True, everyone)]
         return [
             *regions(op.srcs, False, everyone),
@@ -375,14 +410,13 @@ class CpuExecutor:
         """The arrays that describe a batch; kernels read them where they are."""
         n = self.n_batch
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n, np.int32) for _ in range(4))
-        self._angles, self._n_angles = np.zeros((self.n_ctx, self._rope.n_rot // 2, 2), np.float32), 0
         self._segments = np.zeros((n, 4), np.int32)
         self._step = np.zeros(1, STEP)
         self._places = np.arange(n, dtype=np.int32)  # of the batch's rows in those of the embedding that are read
         self._step["tokens"] = self._places.ctypes.data
         for name in ("slots", "positions", "outputs"):
             self._step[name] = getattr(self, name).ctypes.data
-        self._step["segments"], self._step["angles"] = self._segments.ctypes.data, self._angles.ctypes.data
+        self._step["segments"] = self._segments.ctypes.data
         # Between two tokens little Python may run: single numbers go through views that know no numpy.
         self._counts = self._step.view(np.int64).data[:4]  # n_tokens, n_outputs, small, n_segments
         self._first_segment = self._segments.reshape(-1).data[:4]
@@ -395,12 +429,12 @@ class CpuExecutor:
         keys, values = self._cut
         return keys != 0, values != 0
 
-    def take(self, before: PartExecutor, n: int) -> None:
+    def receive_hidden(self, before: StageExecutor, n: int) -> None:
         """Have the next step, of n tokens, begin with the rows that the part of the program before this one gives."""
-        assert self._taken is not None
-        self._taken[:n] = before.give(n)
+        assert self._hidden_in is not None
+        self._hidden_in[:n] = before.send_hidden(n)
 
-    def give(self, n: int) -> np.ndarray:
+    def send_hidden(self, n: int) -> np.ndarray:
         """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols], a view."""
         return self._result[:n]
 
@@ -433,9 +467,10 @@ class CpuExecutor:
         return self._result[: m if self.program.logits else 0]
 
     def _turn_to(self, position: int) -> None:
-        """Extend the table of angles: made as far as positions get, memory that a long context may never touch."""
+        """Extend the tables of angles: made as far as positions get, memory that a long context may never touch."""
         end = min(self.n_ctx, round_up(position + 1, ANGLES_AT_ONCE))
-        self._angles[self._n_angles : end] = self._rope.table(self._n_angles, end)
+        for rope, table in self._angles.items():
+            table[self._n_angles : end] = rope.table(self._n_angles, end)
         self._n_angles = end
 
     def close(self) -> None:

@@ -1,27 +1,27 @@
 """The kernels by name: each is compiled when a program first names it, kept on disk, and called by address.
 
-A kernel of an operation takes (op, step, thread, threads): the addresses of two records (`ggpy.cpu.layout`), and which
-share of the work is its own.
-"""
+A kernel of an operation takes (op, step, thread, threads): the addresses of two records (`ggpy.cpu.isa.layout`), and
+which share of the work is its own."""
 
 from __future__ import annotations
 
-from ggpy.native import Native, is_cached, isa, load
+from ggpy.codegen.native import Native, is_cached, isa, load
 
-# How each kind is called; see `ggpy.native.load`.
+# How each kind is called; see `ggpy.codegen.native.load`.
 PROTOTYPES = {
     "embed": "v:uuii",
     "linear": "v:uuii",
-    "prepare": "v:uuii",
+    "quantize_activations": "v:uuii",
     "attention": "v:uuii",
     "rope_store": "v:uuii",
-    "swiglu": "v:uuii",
+    "elementwise": "v:uuii",
+    "norm": "v:uuii",
     "pack": "v:uuiiiiiiu",  # raw, packed, n_rows, n_cols, row_bytes, stripe_bytes, first and last stripe, 64 bytes
     "sample": "i:uiuuui",  # logits, their number, parameters, values and ids to work in, top-k
     "read": "v:uiu",  # from, bytes, 64 bytes for what they sum to
-    "walk": "v:uiuuii",  # operations, their number, step, team, thread, threads
-    "serve": "i:uiuuiii",  # ... and the last job done
-    "step_together": "i:uiuuiu",  # ... without thread; where to write who sleeps
+    "run_program": "v:uiuuii",  # operations, their number, step, team, thread, threads
+    "worker_loop": "i:uiuuiii",  # ... and the last job done
+    "submit_step": "i:uiuuiu",  # ... without thread; where to write who sleeps
 }
 
 _loaded: dict[str, Native] = {}
@@ -32,8 +32,8 @@ def file_name(name: str, tier: str | None = None) -> str:
 
 
 def kernel(name: str, tier: str | None = None) -> Native:
-    """The kernel `name`: a kind, with its format behind a dot where it has one ("linear.Q4_0", "prepare.q8",
-    "walk")."""
+    """The kernel `name`: a kind, with its format behind a dot where it has one ("linear.Q4_0",
+    "quantize_activations.q8", "run_program")."""
     tier = tier or isa()
     key = file_name(name, tier)
     if key not in _loaded:

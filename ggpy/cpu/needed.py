@@ -6,56 +6,61 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ggpy.compilers import compile_all
-from ggpy.cores import usable_cpus
+from ggpy.codegen.compile_workers import compile_all
+from ggpy.codegen.native import isa, kernel_cache
 from ggpy.cpu import kernels
 from ggpy.errors import GGPYError, quoted
-from ggpy.native import isa, kernel_cache
+from ggpy.graph.operations import Attend, Elementwise, Embed, Linear, Norm, Operation, QuantizeActivations, RopeStore
+from ggpy.graph.program import Program
+from ggpy.host.cores import usable_cpus
 from ggpy.notes import Notify
-from ggpy.program import Op, Program
-from ggpy.quant.packed import PACKED, Packed
+from ggpy.quant.packed import PACKED, packed_format
 
 if TYPE_CHECKING:
-    from ggpy.gguf_file import TensorInfo
+    from ggpy.gguf.file import TensorInfo
 
 # What llama-quantize gives the more important matrices in files that are called after a type.
 COMPANIONS = {"Q2_K": ("Q3_K", "Q4_K"), "Q3_K": ("Q4_K", "Q5_K"), "IQ4_NL": ("Q5_K",), "IQ4_XS": ("Q5_K",)}
 COMPANIONS |= {"Q4_K": ("Q6_K",), "Q5_K": ("Q6_K",)}
-TEAM = ("walk", "serve", "step_together", "sample")  # what every program runs on, and what chooses from its logits
-
-
-def packed_format(info: TensorInfo) -> Packed:
-    """The format a weight runs in: its own, or half precision for types that have no packed form yet."""
-    return PACKED.get(info.type_name, PACKED["F16"])
-
-
-def activation_form(info: TensorInfo, gives_logits: bool) -> str:
-    """What the product with this weight reads, of `layout.FORMS`."""
-    return _form(packed_format(info), gives_logits)
+TEAM = (
+    "run_program",
+    "worker_loop",
+    "submit_step",
+    "sample",
+)  # what every program runs on, and what chooses from its logits
 
 
 # Of what rounding to 8 bits costs SmolLM2-135M, 0.0035 nats a token, a third comes from the one product that gives the
 # logits. With 16 bits its weights are still read once: so it costs a step of a few tokens nothing where memory sets the
 # pace, and a prompt, of which one row comes here, less than can be measured.
-def _form(packed: Packed, gives_logits: bool) -> str:
-    return "f32" if packed.is_float else "q16" if gives_logits else "q8"
+def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:
+    """As what a product with this weight reads activations: one of `layout.ACTIVATION_DTYPES`."""
+    dtype = packed_format(info).activation_dtype
+    return "q16" if gives_logits and dtype == "q8" else dtype
 
 
-def kernel_name(op: Op, cache_type: str) -> str:
+def kernel_name(operation: Operation, cache_type: str) -> str:
     """The kernel of an operation, as `ggpy.cpu.kernels` knows it."""
-    weight = op.weights.get("weight")
-    if op.kind in ("linear", "embed"):
-        assert weight is not None
-        return f"{op.kind}.{packed_format(weight).name}" + (".q16" if op.params.get("form") == "q16" else "")
-    variants = {"prepare": op.params.get("form"), "rope_store": cache_type, "attention": cache_type}
-    variant = variants.get(op.kind)
-    return f"{op.kind}.{variant}" if variant else op.kind
+    if isinstance(operation, Embed):
+        return f"embed.{packed_format(operation.table).name}"
+    if isinstance(operation, Linear):
+        return f"linear.{packed_format(operation.weight).name}" + (".q16" if operation.dtype == "q16" else "")
+    if isinstance(operation, QuantizeActivations):
+        return f"quantize_activations.{operation.dtype}"
+    if isinstance(operation, RopeStore):
+        return f"rope_store.{cache_type}"
+    if isinstance(operation, Attend):
+        return f"attention.{cache_type}"
+    if isinstance(operation, Norm):
+        return "norm"
+    assert isinstance(operation, Elementwise), f"{operation} has no kernel"
+    return f"elementwise.{operation.function}"
 
 
 def program_kernels(program: Program, cache_type: str) -> list[str]:
     """Every kernel that a program with a cache of `cache_type` needs, in the order of its first use."""
     names = [f"pack.{packed_format(m).name}" for m in program.matrices()]
-    names += [kernel_name(op, cache_type) for op in program.ops if op.kind in kernels.PROTOTYPES]
+    names += [kernel_name(op.operation, cache_type) for op in program.ops]
     return list(dict.fromkeys([*names, *TEAM]))
 
 
@@ -75,22 +80,22 @@ def type_kernels(types: Iterable[str]) -> list[str]:
             raise GGPYError(f"{quoted(asked)} is not a type that has kernels; choose among {known}.")
         for packed in [PACKED[n] for n in (name, *COMPANIONS.get(name, ()))]:
             names += [f"{kind}.{packed.name}" for kind in ("pack", "embed", "linear")]
-            names.append(f"prepare.{_form(packed, False)}")
+            names.append(f"quantize_activations.{packed.activation_dtype}")
         output = PACKED["Q6_K"] if PACKED[name].bits < 6 else PACKED[name]
         names += [f"pack.{output.name}", f"embed.{output.name}"]
-        names += [] if output.is_float else [f"linear.{output.name}.q16", "prepare.q16"]
+        names += [] if output.is_float else [f"linear.{output.name}.q16", "quantize_activations.q16"]
         cache = "f32" if name == "F32" else "f16"
-        names += [f"rope_store.{cache}", f"attention.{cache}", "swiglu"]
+        names += [f"rope_store.{cache}", f"attention.{cache}", "elementwise.silu_glu"]
     return list(dict.fromkeys([*names, *TEAM]))
 
 
 MOST_WORKERS = 4  # processes that compile at a time: each takes some 200 MB
-SERVE = "from ggpy.cpu.needed import serve; serve()"
+COMPILE_WORKER = "from ggpy.cpu.needed import compile_worker; compile_worker()"
 
 
-def serve() -> None:
+def compile_worker() -> None:
     """A compiling process: a kernel's name a line, and behind a space its tier where that is another than this CPU's
-    best. See `ggpy.compilers`."""
+    best. See `ggpy.codegen.compile_workers`."""
     for line in sys.stdin:
         name, _, tier = line.strip().partition(" ")
         kernels.kernel(name, tier or None)
@@ -103,5 +108,5 @@ def compile_missing(names: list[str], notify: Notify) -> list[str]:
     if missing:
         missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
         workers = min(len(missing) // 2, usable_cpus(), MOST_WORKERS)
-        compile_all(missing, f"this CPU ({isa()})", kernels.kernel, SERVE, workers, kernel_cache(), notify)
+        compile_all(missing, f"this CPU ({isa()})", kernels.kernel, COMPILE_WORKER, workers, kernel_cache(), notify)
     return missing

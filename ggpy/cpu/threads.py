@@ -11,9 +11,9 @@ import threading
 
 import numpy as np
 
-from ggpy.cores import usable_cpus
+from ggpy.cpu.isa.layout import FEWEST_SPINS, LINE, MOST_PATIENCE, NAP, NAP_NS, PATIENCE, SPINS, STATES, STOP
 from ggpy.cpu.kernels import kernel
-from ggpy.cpu.layout import FEWEST_SPINS, LINE, MOST_PATIENCE, NAP, NAP_NS, PATIENCE, SPINS, STATES, STOP
+from ggpy.host.cores import usable_cpus
 
 
 class Team:
@@ -26,8 +26,8 @@ class Team:
         self._words = words
         self._team = (words.ctypes.data + LINE - 1) // LINE * LINE
         self._sleepers = np.zeros(n_threads, np.int64)
-        self._serve, self._step_together, self._walk = (
-            kernel(name).call for name in ("serve", "step_together", "walk")
+        self._worker_loop, self._submit_step, self._run_program = (
+            kernel(name).call for name in ("worker_loop", "submit_step", "run_program")
         )
         self._args = (ops.ctypes.data, len(ops), step.ctypes.data, self._team)
         self._where_sleepers = self._sleepers.ctypes.data
@@ -55,7 +55,7 @@ class Team:
     def _work(self, tid: int) -> None:
         job = 0
         while True:
-            job = self._serve(*self._args, tid, self.n_threads, job)
+            job = self._worker_loop(*self._args, tid, self.n_threads, job)
             if self._closed:
                 return
             self._alarms[tid].acquire()
@@ -65,13 +65,13 @@ class Team:
         if self._workers is None:
             self._start()
         while True:
-            asleep = self._step_together(*self._args, self.n_threads, self._where_sleepers)
+            asleep = self._submit_step(*self._args, self.n_threads, self._where_sleepers)
             try:
                 for i in range(abs(asleep)):
                     self._alarms[int(self._sleepers[i])].release()
             finally:
                 if asleep > 0:
-                    self._walk(*self._args, 0, self.n_threads)
+                    self._run_program(*self._args, 0, self.n_threads)
             if asleep >= 0:
                 return
 

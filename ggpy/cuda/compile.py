@@ -19,10 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ggpy import kernel_files, sources
-from ggpy.compilers import compile_all
-from ggpy.cores import usable_cpus
+from ggpy.codegen import kernel_files, sources
+from ggpy.codegen.compile_workers import compile_all
 from ggpy.errors import GGPYError
+from ggpy.host.cores import usable_cpus
 from ggpy.notes import Notify
 
 MOST_WORKERS = 16  # processes that compile at a time
@@ -52,9 +52,19 @@ class Compiled:
     cubin: bytes = b""
 
 
+# Where a kernel's kind is made; the others have a file of their name in `ops/`.
+_MODULES = {
+    "activations": "weights.activations",
+    "flash": "ops.flash.flash",
+    "matmul": "ops.matmul.matmul",
+    "matmul_prepare": "ops.matmul.quantize_activations",
+    "pack": "weights.pack",
+}
+
+
 def source(name: str) -> Source:
-    module, *variant = name.split(".")
-    found: Source = import_module(f"ggpy.cuda.{module}").source(*variant)
+    kind, *variant = name.split(".")
+    found: Source = import_module(f"ggpy.cuda.{_MODULES.get(kind, f'ops.{kind}')}").source(*variant)
     return found
 
 
@@ -164,7 +174,8 @@ def _installed(name: str) -> bool:
 def compiled_modules() -> list[str]:
     """The modules of this package that have kernels, and this one."""
     here = Path(__file__).resolve().parent
-    return [f"ggpy.cuda.{path.stem}" for path in here.glob("*.py") if b"\ndef source(" in path.read_bytes()]
+    found = [path for path in here.rglob("*.py") if b"\ndef source(" in path.read_bytes()]
+    return [".".join(("ggpy.cuda", *path.relative_to(here).with_suffix("").parts)) for path in found]
 
 
 @lru_cache(maxsize=1)
@@ -184,7 +195,7 @@ def _installed_here(package: str) -> bool:
 
 @lru_cache(maxsize=4)
 def kernel_cache(cc: tuple[int, int]) -> Path:
-    """The folder of compiled kernels for exactly these sources (`ggpy.kernel_files.folder`)."""
+    """The folder of compiled kernels for exactly these sources (`ggpy.codegen.kernel_files.folder`)."""
     return kernel_files.folder("cuda", fingerprint(), f"sm_{cc[0]}{cc[1]}")
 
 
@@ -224,13 +235,16 @@ def compile_missing(names: Iterable[str], cc: tuple[int, int], notify: Notify) -
         if missing_packages():
             _numba_cuda()  # says which
         workers = min(len(wanted) // 2, usable_cpus(), MOST_WORKERS)
-        serving, target = f"from ggpy.cuda.compile import serve; serve{cc}", f"this GPU (sm_{cc[0]}{cc[1]})"
+        serving, target = (
+            f"from ggpy.cuda.compile import compile_worker; compile_worker{cc}",
+            f"this GPU (sm_{cc[0]}{cc[1]})",
+        )
         compile_all(wanted, target, lambda name: obtain(name, cc), serving, workers, kernel_cache(cc), notify)
     return wanted
 
 
-def serve(major: int, minor: int) -> None:
-    """A compiling process (`ggpy.compilers`): names on stdin, each written back once it is on disk."""
+def compile_worker(major: int, minor: int) -> None:
+    """A compiling process (`ggpy.codegen.compile_workers`): names on stdin, each written back once it is on disk."""
     for line in sys.stdin:
         obtain(line.strip(), (major, minor))
         print(line.strip(), flush=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ggpy.cuda import shortage
 from ggpy.cuda.compile import Compiled, discard, missing_packages, obtain
-from ggpy.cuda.layout import READ_BLOCKS, READ_THREADS
+from ggpy.cuda.weights.layout import READ_BLOCKS, READ_THREADS
 from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.units import size_text
 

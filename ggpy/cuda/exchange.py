@@ -1,5 +1,5 @@
-"""What a rank keeps for sums over all ranks (`ggpy.cuda.all_reduce`): memory that the others write and read, and where
-theirs lies."""
+"""What a rank keeps for sums over all ranks (`ggpy.cuda.ops.all_reduce`): memory that the others write and read, and
+where theirs lies."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggpy.cuda.layout import ALL_REDUCE_THREADS as THREADS
-from ggpy.cuda.layout import round_up
+from ggpy.cuda.weights.layout import ALL_REDUCE_THREADS as THREADS
+from ggpy.cuda.weights.layout import round_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ggpy.cuda.driver import Device
-    from ggpy.tensor_parallel import Rank
+    from ggpy.graph.tensor_parallel import Rank
 
 SETS = 2  # of places, which sums take in turn
 

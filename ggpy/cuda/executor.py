@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggpy.batch import token_segments
-from ggpy.choice import CHOICE, Choices
-from ggpy.cuda import matmul_launch
-from ggpy.cuda.choose_layout import CHOICE_WORDS
-from ggpy.cuda.chooser import IN_FLIGHT, Chooser, ChosenTokens
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Event, Graph
 from ggpy.cuda.exchange import Exchange
-from ggpy.cuda.layout import DEEP, ActivationLayout, AttentionShape, CacheLayout, attention_ring_kib, round_up
-from ggpy.cuda.lower import Attention, Product, RopeStore, Step, lower, weight_groups
+from ggpy.cuda.lower import Product, Step, lower, weight_groups
+from ggpy.cuda.ops.matmul import launch as matmul_launch
+from ggpy.cuda.ops.sample_layout import SPEC_WORDS
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, Memory, StepQueue
-from ggpy.cuda.weights import Weights, layout_of
+from ggpy.cuda.sampler import IN_FLIGHT, DeviceSampler, TokensInFlight
+from ggpy.cuda.weights.layout import DEEP, ActivationLayout, AttentionShape, CacheLayout, attention_ring_kib, round_up
+from ggpy.cuda.weights.weights import Weights, layout_of
+from ggpy.graph.batch import token_segments
+from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampleSpecs
 
 if TYPE_CHECKING:
-    from ggpy.gguf_file import GGUFFile, TensorInfo
-    from ggpy.models.base import Rope
-    from ggpy.program import Program
-    from ggpy.split import PartExecutor
-    from ggpy.tensor_parallel import Rank
+    from ggpy.gguf.file import GGUFFile, TensorInfo
+    from ggpy.graph.executor import StageExecutor
+    from ggpy.graph.program import Program
+    from ggpy.graph.rope import Rope
+    from ggpy.graph.tensor_parallel import Rank
 
 GRAPH_SIZES = (*MATVEC_SIZES, 16, 32, 64)  # tokens of a step that is recorded
 OUTPUT_ROWS = 64  # of logits made at a time
@@ -41,13 +41,13 @@ class Inputs:
     """What describes a batch: a block of page-locked host memory and its copy on the GPU, which several may share: each
     is uploaded when the steps before it have ended."""
 
-    # words: the number of tokens, where tokens chosen go (`Chooser.place`), the step's first epoch; the fifth and sixth
-    # are a host's address where kernels tell of what they cut (`ggpy.cuda.cache`)
+    # words: the number of tokens, where tokens chosen go (`DeviceSampler.place`), the step's first epoch; the fifth and
+    # sixth are a host's address where kernels tell of what they cut (`ggpy.cuda.ops.kv_cache`)
     HEADER = 16
 
     def __init__(self, device: Device, capacity: int, last: str, address: int = 0) -> None:
-        self.capacity, self._last = capacity, last  # the last of its arrays: "segments", or "choices"
-        self._bytes = 4 * (self.HEADER + (4 + (CHOICE_WORDS if last == "choices" else 4)) * capacity)
+        self.capacity, self._last = capacity, last  # the last of its arrays: "segments", or "specs"
+        self._bytes = 4 * (self.HEADER + (4 + (SPEC_WORDS if last == "specs" else 4)) * capacity)
         self._host, buffer = device.page_locked(self._bytes)
         words = np.frombuffer(buffer, np.int32)
         words[:] = 0
@@ -61,7 +61,7 @@ class Inputs:
         if last == "segments":
             self.segments = rest.reshape(capacity, 4)
         else:
-            self.choices = rest.view(CHOICE)
+            self.specs = rest.view(SAMPLE_SPEC)
         self.done = device.event()  # with reading them
         self._device = device
 
@@ -75,11 +75,11 @@ class Inputs:
 
 class CudaExecutor:
     """Runs one program, or a part of one, or a rank's share of it (`ggpy.cuda.ranks`). `run` takes the batch's
-    description and returns logits; without any it may return before the GPU is done. `choose` has the tokens chosen
+    description and returns logits; without any it may return before the GPU is done. `sample` has the tokens chosen
     here, of a program that makes logits."""
 
-    most_candidates = Chooser.most_candidates
-    most_chosen = GRAPH_SIZES[-1]  # tokens of a step that `choose` takes
+    max_top_k = DeviceSampler.max_top_k
+    max_sampled = GRAPH_SIZES[-1]  # tokens of a step that `sample` takes
     exchange: Exchange | None = None  # with the other ranks that share the model
     _epoch = 1  # of the next sum with them; memory begins with zeros
     _recorded: Inputs | None = None  # of the step that was started last, where it is a graph
@@ -111,10 +111,10 @@ class CudaExecutor:
         self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, cache_type: str, notify: Callable[[str], None]
     ) -> None:
         device, program = self.device, self.program
-        heads = next(op.params for op in program.ops if op.kind == "attention")
-        self.cache = CacheLayout(n_slots, heads["n_head_kv"], n_ctx, heads["head_dim"], cache_type)
+        heads = program.attention
+        self.cache = CacheLayout(n_slots, heads.n_head_kv, n_ctx, heads.head_dim, cache_type)
         self.shape = AttentionShape(
-            self.cache, heads["n_head"], attention_ring_kib(device.shared_limit), self.batch_invariant
+            self.cache, heads.n_head, attention_ring_kib(device.shared_limit), self.batch_invariant
         )
         self.n_batch, rows = n_batch, max(n_batch, GRAPH_SIZES[-1])
         steps = lower(program)
@@ -136,14 +136,13 @@ class CudaExecutor:
         memory.parts = device.allocate(
             max(self.shape.parts_bytes(n, device.n_multiprocessors) for n in GRAPH_SIZES), zero=True
         )
-        layers = sorted({step.op.params["layer"] for step in steps if isinstance(step, Attention)})
+        layers = sorted(program.layers)
         memory.keys = {i: device.allocate(self.cache.key_bytes, zero=True) for i in layers}
         memory.values = {i: device.allocate(self.cache.value_bytes, zero=True) for i in layers}
-        rope = next(step.op.params["rope"] for step in steps if isinstance(step, RopeStore))
-        memory.angles = self._angles(rope, n_ctx)
+        memory.angles = self._angles(heads.rope, n_ctx)
         self._many = Inputs(device, rows, "segments")
-        self._few = [Inputs(device, GRAPH_SIZES[-1], "choices")]
-        self._few += [Inputs(device, GRAPH_SIZES[-1], "choices", self._few[0].address) for _ in range(1, IN_FLIGHT)]
+        self._few = [Inputs(device, GRAPH_SIZES[-1], "specs")]
+        self._few += [Inputs(device, GRAPH_SIZES[-1], "specs", self._few[0].address) for _ in range(1, IN_FLIGHT)]
         self._turn = 0  # which of these is next
         cut_at, buffer = device.page_locked(8)
         self._cut = np.frombuffer(buffer, np.uint32)
@@ -151,7 +150,7 @@ class CudaExecutor:
         for inputs in (self._many, *self._few):
             inputs.header[4:6].view(np.uint64)[0] = cut_at
         n_vocab = program.result.n_cols
-        self._chooser = Chooser(device, n_vocab, n_slots, GRAPH_SIZES[-1])
+        self._chooser = DeviceSampler(device, n_vocab, n_slots, GRAPH_SIZES[-1])
         memory.chosen = self._chooser.chosen
         self._row_bytes = 4 * round_up(n_vocab, 32)
         self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
@@ -182,10 +181,10 @@ class CudaExecutor:
         dry.queue(self.n_batch + MATVEC_TOKENS, "prompt")
         if self.program.logits:
             dry.queue_logits(OUTPUT_ROWS, "prompt")
-        return names + (Chooser.kernel_names(self.program.logits.n_cols) if self.program.logits else [])
+        return names + (DeviceSampler.kernel_names(self.program.logits.n_cols) if self.program.logits else [])
 
     def _activation_bytes(self, product: Product, rows: int) -> int:
-        form, n_cols = product.prepare.params["form"], product.prepare.srcs[0].n_cols
+        form, n_cols = product.quantize.dtype, product.prepare.srcs[0].n_cols
         most = GRAPH_SIZES[-1] if self.batch_invariant else MATVEC_TOKENS
         vectors = ActivationLayout(form, most, n_cols).n_bytes
         return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), rows))
@@ -240,7 +239,7 @@ class CudaExecutor:
 
     @property
     def cut(self) -> tuple[bool, bool]:
-        """See `ggpy.split.Executor.cut`."""
+        """See `ggpy.runtime.pipeline.Executor.cut`."""
         keys, values = self._cut.tolist()
         return keys != 0, values != 0
 
@@ -258,7 +257,7 @@ class CudaExecutor:
         inputs.outputs[m : GRAPH_SIZES[-1]] = 0
         self._memory.inputs, self._memory.header = inputs.device_address, inputs.address
 
-    def choose(self, n: int, choices: Choices) -> ChosenTokens:
+    def sample(self, n: int, specs: SampleSpecs) -> TokensInFlight:
         """Queue a step of n tokens in slots of their own, as `tokens`, `slots` and `positions` [:n] describe them, and
         the choice of the token after each; waits for nothing but the step before the last."""
         self.device.use()
@@ -266,7 +265,7 @@ class CudaExecutor:
         self._fill(inputs, n, 0)
         inputs.outputs[:n] = np.arange(n)
         inputs.header[1] = self._chooser.place(self._turn)
-        inputs.choices[:n] = choices
+        inputs.specs[:n] = specs
         self._replay(inputs, n, "tokens", self._apart(n))
         return self._chooser.answers(self._turn, n, inputs.done)
 
@@ -329,33 +328,33 @@ class CudaExecutor:
     def _crossing(self) -> tuple[int, np.ndarray, Event]:
         """Page-locked host memory for rows that come or go: its address, float32 [rows, columns], and the end of the
         last copy to the GPU."""
-        region = self.program.taken or self.program.given
+        region = self.program.hidden_in or self.program.hidden_out
         assert region is not None
         _, stride = self._memory.home(region.buffer)
         address, buffer = self.device.page_locked(self._many.capacity * stride)
         values = np.frombuffer(buffer, np.float32).reshape(-1, stride // 4)
         return address, values[:, : region.n_cols], self.device.event()
 
-    def take(self, before: PartExecutor, n: int) -> None:
+    def receive_hidden(self, before: StageExecutor, n: int) -> None:
         """Have the next step, of n tokens, begin with the rows that the part before this one gives."""
-        assert self.program.taken is not None
-        address, stride = self._memory.home(self.program.taken.buffer)
+        assert self.program.hidden_in is not None
+        address, stride = self._memory.home(self.program.hidden_in.buffer)
         self.device.use()
         if isinstance(before, CudaExecutor):
-            assert before.program.given is not None
-            of, _ = before._memory.home(before.program.given.buffer)
+            assert before.program.hidden_out is not None
+            of, _ = before._memory.home(before.program.hidden_out.buffer)
             self.device.receive(address, before.device, of, n * stride)
             return
         host, values, uploaded = self._crossing
         uploaded.wait()
-        values[:n] = before.give(n)
+        values[:n] = before.send_hidden(n)
         self.device.upload(address, host, n * stride)
         uploaded.set()
 
-    def give(self, n: int) -> np.ndarray:
+    def send_hidden(self, n: int) -> np.ndarray:
         """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols] on the host."""
-        assert self.program.given is not None
-        address, stride = self._memory.home(self.program.given.buffer)
+        assert self.program.hidden_out is not None
+        address, stride = self._memory.home(self.program.hidden_out.buffer)
         self.device.use()
         host, values, _ = self._crossing
         self.device.download(host, address, n * stride)

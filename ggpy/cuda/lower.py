@@ -3,16 +3,18 @@ takes in what stands before and after it. Knows nothing of addresses and devices
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ggpy.cuda.weights import layout_of, packed_format
+from ggpy.cuda.weights.weights import layout_of
+from ggpy.graph import operations as ops
+from ggpy.quant.packed import packed_format
 
 if TYPE_CHECKING:
-    from ggpy.cuda.layout import MatrixLayout
-    from ggpy.gguf_file import TensorInfo
-    from ggpy.program import Op, Program, Region
+    from ggpy.cuda.weights.layout import MatrixLayout
+    from ggpy.gguf.file import TensorInfo
+    from ggpy.graph.program import Op, Program, Region
 
 
 @dataclass
@@ -27,15 +29,19 @@ class Product:
     are made of; with `swiglu` its two products are gate and up, and only silu(gate) * up is wanted, there."""
 
     prepare: Op
+    quantize: ops.QuantizeActivations  # the operation of `prepare`
     linears: list[Op]
     shares_activations: bool  # with the product before: they need not be made again
     swiglu: Region | None = None
 
     @cached_property
     def infos(self) -> list[TensorInfo]:
-        found = [op.weights["weight"] for op in self.linears]
-        assert all(found)
-        return found  # type: ignore[return-value]
+        return [linear.weight for linear in self.operations]
+
+    @cached_property
+    def operations(self) -> list[ops.Linear]:
+        """The operations of `linears`."""
+        return [op.operation for op in self.linears if isinstance(op.operation, ops.Linear)]
 
     @cached_property
     def layout(self) -> MatrixLayout:
@@ -44,31 +50,34 @@ class Product:
 
     @property
     def accumulate(self) -> bool:
-        return bool(self.linears[0].params["accumulate"])
+        return self.operations[0].accumulate
 
     @property
     def partial(self) -> bool:
-        """Whether the sum over all ranks is wanted (`ggpy.tensor_parallel`)."""
-        return bool(self.linears[0].params["partial"])
+        """Whether the sum over all ranks is wanted (`ggpy.graph.tensor_parallel`)."""
+        return self.operations[0].partial
+
+    @property
+    def eps(self) -> float:
+        """Of the norm before it; -1 where there is none."""
+        return self.quantize.norm.eps if self.quantize.norm else -1.0
 
     @property
     def outputs_only(self) -> bool:
-        return bool(self.linears[0].outputs_only)
+        return self.linears[0].outputs_only
 
 
 @dataclass
 class RopeStore:
     op: Op
+    attention: ops.Attention
 
 
 @dataclass
 class Attention:
     op: Op
+    attention: ops.Attention
     stored: Op  # the operation that turned its queries and stored its keys and values
-    params: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.params = self.op.params
 
 
 @dataclass
@@ -79,30 +88,42 @@ class SwiGLU:
 Step = Embed | Product | RopeStore | Attention | SwiGLU
 
 
+def unsupported(program: Program) -> str | None:
+    """Why the GPU cannot run a program, in a few words; None where it can."""
+    ropes = {attention.rope for attention in program.attentions}
+    if len(ropes) > 1:
+        return "rope that differs by layer"
+    kinds = (ops.Embed, ops.QuantizeActivations, ops.Linear, ops.RopeStore, ops.Attend)
+    for op in program.ops:
+        if not isinstance(op.operation, kinds) and op.operation != ops.GLU("silu"):
+            return f"the operation {type(op.operation).__name__}"
+    return None
+
+
 def lower(program: Program) -> list[Step]:
+    """The steps of a program that the GPU can run (`unsupported`)."""
     steps: list[Step] = []
     prepare: Op | None = None
     for op in program.ops:
-        last = steps[-1] if steps else None
-        if op.kind == "prepare":
-            prepare = op
-        elif op.kind == "linear":
+        last, operation = steps[-1] if steps else None, op.operation
+        if isinstance(operation, ops.QuantizeActivations):
+            prepare, quantize = op, operation
+        elif isinstance(operation, ops.Linear):
             assert prepare is not None
-            if isinstance(last, Product) and last.prepare is prepare and _alike(last.linears[-1], op):
+            if isinstance(last, Product) and last.prepare is prepare and _alike(last.operations[-1], operation):
                 last.linears.append(op)
+                last.operations.append(operation)
             else:
                 shares = isinstance(last, Product) and last.prepare is prepare
-                steps.append(Product(prepare, [op], shares))
-        elif op.kind == "embed":
-            weight = op.weights["weight"]
-            assert weight is not None
+                steps.append(Product(prepare, quantize, [op], shares))
+        elif isinstance(operation, ops.Embed):
             assert op.dst is not None
-            steps.append(Embed(weight, op.dst))
-        elif op.kind == "rope_store":
-            steps.append(RopeStore(op))
-        elif op.kind == "attention":
+            steps.append(Embed(operation.table, op.dst))
+        elif isinstance(operation, ops.RopeStore):
+            steps.append(RopeStore(op, operation.attention))
+        elif isinstance(operation, ops.Attend):
             assert isinstance(last, RopeStore)
-            steps.append(Attention(op, last.op))
+            steps.append(Attention(op, operation.attention, last.op))
         elif isinstance(last, Product) and [linear.dst for linear in last.linears] == list(op.srcs):
             last.swiglu = op.dst
         else:
@@ -110,13 +131,10 @@ def lower(program: Program) -> list[Step]:
     return steps
 
 
-def _alike(one: Op, other: Op) -> bool:
+def _alike(one: ops.Linear, other: ops.Linear) -> bool:
     """Whether two products can be one."""
-    a, b = one.weights["weight"], other.weights["weight"]
-    assert a is not None
-    assert b is not None
-    same_type = packed_format(a) is packed_format(b)
-    return same_type and not one.params["accumulate"] and not other.params["accumulate"]
+    same_type = packed_format(one.weight) is packed_format(other.weight)
+    return same_type and not one.accumulate and not other.accumulate
 
 
 def weight_groups(steps: list[Step]) -> list[list[TensorInfo]]:

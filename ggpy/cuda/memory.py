@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.driver import Device, device_index
-from ggpy.cuda.layout import CacheLayout, round_up
 from ggpy.cuda.lower import Product, lower, weight_groups
-from ggpy.cuda.weights import layout_of
+from ggpy.cuda.weights.layout import CacheLayout, round_up
+from ggpy.cuda.weights.weights import layout_of
 
 if TYPE_CHECKING:
-    from ggpy.gguf_file import GGUFFile
-    from ggpy.program import Program
-    from ggpy.tensor_parallel import Rank
+    from ggpy.graph.program import Program
+    from ggpy.graph.tensor_parallel import Rank
+    from ggpy.models.base import HyperParameters
 
 
 def available(device: str) -> int:
@@ -58,10 +58,7 @@ def _sum(widths: Iterable[int]) -> int:
     return sum(round_up(width, 32) for width in widths)
 
 
-def cache_bytes(file: GGUFFile, n_ctx: int, n_slots: int, cache_type: str = "f16") -> int:
-    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_type`)."""
-    from ggpy.runtime import architecture
-
-    hp = architecture(file).hparams
+def cache_bytes(hp: HyperParameters, n_ctx: int, n_slots: int, cache_type: str = "f16") -> int:
+    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`)."""
     cache = CacheLayout(n_slots, hp.n_head_kv, n_ctx, hp.head_dim, cache_type)
     return hp.n_layer * (cache.key_bytes + cache.value_bytes)

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ggpy.cuda import flash_launch, matmul_launch
-from ggpy.cuda.ahead import Ahead
-from ggpy.cuda.layout import (
+from ggpy.cuda.l2_prefetch import L2Prefetch
+from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Step, SwiGLU
+from ggpy.cuda.ops.flash import launch as flash_launch
+from ggpy.cuda.ops.matmul import launch as matmul_launch
+from ggpy.cuda.weights.layout import (
     SUMS,
     ActivationLayout,
     AttentionShape,
@@ -17,14 +19,14 @@ from ggpy.cuda.layout import (
     ring_kib,
     round_up,
 )
-from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Step, SwiGLU
-from ggpy.cuda.weights import layout_of
+from ggpy.cuda.weights.weights import layout_of
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
     from ggpy.cuda.exchange import Exchange
-    from ggpy.cuda.weights import Weights
-    from ggpy.program import Buffer, Op, Region
+    from ggpy.cuda.weights.weights import Weights
+    from ggpy.graph import operations as ops
+    from ggpy.graph.program import Buffer, Region
 
 Place = tuple[int, int]  # the address of the first row, and bytes from row to row
 
@@ -96,7 +98,7 @@ class StepQueue:
         self._batch_invariant, self._as_vectors = batch_invariant, False  # how products of this step are made
         self._exchange, self._n_sums = exchange, 0  # sums over all ranks, and those of this step so far
         self._gated: tuple[Region, Place, Place] | None = None  # a SwiGLU left to whoever reads it, its gate and up
-        self._ahead = Ahead(device, weights, steps)
+        self._prefetch = L2Prefetch(device, weights, steps)
 
     def _launch(self, name: str, grid: int | tuple[int, ...], *arguments: float, shared: int = 0) -> None:
         if self._collect:
@@ -191,7 +193,7 @@ class StepQueue:
 
     def _takes_parts(self, product: Product, n: int) -> bool:
         """Whether a product joins attention's parts by itself."""
-        return n == 1 and bool(product.prepare.params["attention"]) and self.cache.head_dim % 4 == 0
+        return n == 1 and product.quantize.joins is not None and self.cache.head_dim % 4 == 0
 
     def _product(self, step: Product, n: int, rows_offset: int = 0) -> None:
         """rows_offset: bytes into the indices of outputs, where those are wanted."""
@@ -200,7 +202,7 @@ class StepQueue:
             return
         prepare, layout, memory = step.prepare, step.layout, self.memory
         planes = self.weights.matrix(step.infos).planes if memory else (0,) * 8
-        eps, norm = prepare.params["eps"], self._norm(step)
+        eps, norm = step.eps, self._norm(step)
         x, x_stride, levels, level_stride = self._place(prepare.srcs[0])[0], 0, 0, 0
         if n > 1:
             inputs = "ready"
@@ -223,7 +225,7 @@ class StepQueue:
             goal = self._exchange.targets(last), self._exchange.token_stride
         shape = MatvecShape(layout.packed, layout.n_cols, at_once, ring_kib(self.device.shared_limit))
         grid = shape.grid(n_rows, self.device.n_multiprocessors)
-        ahead = self._ahead.of_product(step, grid * shape.threads // 32) if memory and n == 1 else (0, 0, 0)
+        ahead = self._prefetch.of_product(step, grid * shape.threads // 32) if memory and n == 1 else (0, 0, 0)
         for first in range(0, n, at_once):
             self._launch(
                 f"matvec.{layout.packed.name}.{layout.n_cols}.{at_once}.{inputs}.{outputs}.{shape.ring}",
@@ -245,7 +247,7 @@ class StepQueue:
         self._n_sums += 1
 
     def _norm(self, step: Product) -> int:
-        return self.weights.vector(step.prepare.weights.get("weight")) if self.memory else 0
+        return self.weights.vector(step.quantize.norm.weight if step.quantize.norm else None) if self.memory else 0
 
     def _tiles(self, step: Product, n: int, rows_offset: int) -> None:
         """A product of many tokens."""
@@ -269,10 +271,10 @@ class StepQueue:
             )  # fmt: skip
         else:
             src, stride = self._place(source)
-            rows = memory.inputs("outputs") + rows_offset if prepare.params["select"] else 0
+            rows = memory.inputs("outputs") + rows_offset if step.quantize.select else 0
             matmul_launch.prepare(
                 device, layout, src=src, src_stride=stride, rows=rows, weight=self._norm(step),
-                eps=prepare.params["eps"], n_tokens=n, activations=memory.activations,
+                eps=step.eps, n_tokens=n, activations=memory.activations,
             )  # fmt: skip
         to = address, stride = self._results(step)
         accumulate = step.accumulate
@@ -291,31 +293,31 @@ class StepQueue:
     def _bias(self, step: Product) -> int:
         if self.memory is None:
             return 0
-        biases = [op.weights.get("bias") for op in step.linears]
+        biases = [linear.bias for linear in step.operations]
         return self.weights.vector(*biases, sizes=[info.shape[0] for info in step.infos])
 
     def load_vectors(self) -> None:
         """Bring small tensors to the GPU: while a graph is recorded nothing can be allocated."""
         for step in self.steps:
             if isinstance(step, Product):
-                self.weights.vector(step.prepare.weights.get("weight"))
+                self.weights.vector(step.quantize.norm.weight if step.quantize.norm else None)
                 self._bias(step)
             elif isinstance(step, RopeStore):
-                for name in ("q_norm", "k_norm"):
-                    self.weights.vector(step.op.weights[name])
+                for norm in (step.attention.q_norm, step.attention.k_norm):
+                    self.weights.vector(norm.weight if norm else None)
 
     def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
         """Activations as products of n tokens read them: address, stride, address and stride of the levels."""
         prepare, memory = step.prepare, self.memory
         source = self._place(prepare.srcs[0])
-        n_cols, form = prepare.srcs[0].n_cols, prepare.params["form"]
+        n_cols, form = prepare.srcs[0].n_cols, step.quantize.dtype
         layout = ActivationLayout(form, n, n_cols)
         at = memory.activations if memory else 0
         levels = at + layout.levels_at
         if not step.shares_activations:
-            rows = memory.inputs("outputs") + rows_offset if memory and prepare.params["select"] else 0
+            rows = memory.inputs("outputs") + rows_offset if memory and step.quantize.select else 0
             self._launch(
-                f"activations.{form}.{n_cols}", n, *source, rows, self._norm(step), prepare.params["eps"],
+                f"activations.{form}.{n_cols}", n, *source, rows, self._norm(step), step.eps,
                 at, layout.code_stride, levels, layout.level_stride, shared=SUMS,
             )  # fmt: skip
         return at, layout.code_stride, levels, layout.level_stride
@@ -341,24 +343,25 @@ class StepQueue:
         return address, stride
 
     def _rope_store(self, step: RopeStore, n: int) -> None:
-        op, cache = step.op, self.cache
-        p = op.params
+        op, attention, cache = step.op, step.attention, self.cache
         (q, q_stride), (k, k_stride), (v, v_stride) = (self._place(region) for region in op.srcs)
         header, slots, positions = self._batch()
-        heads = p["n_head"] + p["n_head_kv"]
+        heads = attention.n_head + attention.n_head_kv
         self._launch(
             f"rope_store.{cache.types}", (-(-heads // ROPE_WARPS), n),
-            q, k, v, q_stride, k_stride, v_stride, *self._turning(op),
-            p["n_head"], p["n_head_kv"], p["head_dim"], header, slots, positions, *self._cells(p["layer"]),
+            q, k, v, q_stride, k_stride, v_stride, *self._turning(attention),
+            attention.n_head, attention.n_head_kv, attention.head_dim, header, slots, positions,
+            *self._cells(attention.layer),
             cache.cells, cache.head_pad,
         )  # fmt: skip
 
-    def _turning(self, op: Op) -> tuple[float, ...]:
+    def _turning(self, attention: ops.Attention) -> tuple[float, ...]:
         """Norms, their eps, the table of angles, its width, and which pairs turn."""
-        rope, memory = op.params["rope"], self.memory
-        norms = [self.weights.vector(op.weights[name]) if memory else 0 for name in ("q_norm", "k_norm")]
+        rope, memory, norms = attention.rope, self.memory, (attention.q_norm, attention.k_norm)
+        weights = [self.weights.vector(norm.weight if norm else None) if memory else 0 for norm in norms]
+        eps = next((norm.eps for norm in norms if norm), 0.0)
         angles = memory.angles if memory else 0
-        return (*norms, op.params["eps"], angles, rope.n_rot // 2, rope.style == "neox")
+        return (*weights, eps, angles, rope.n_rot // 2, rope.style == "neox")
 
     def _batch(self) -> tuple[int, int, int]:
         """Addresses of the header, the slots and the positions."""
@@ -370,18 +373,18 @@ class StepQueue:
 
     def _attention(self, step: Attention, n: int, apart: bool, joined: bool) -> None:
         """apart: every token has a slot to itself, and keys and values are not yet in the cache."""
-        p, op, cache, shape, memory = step.params, step.stored, self.cache, self.shape, self.memory
+        attention, op, cache, shape, memory = step.attention, step.stored, self.cache, self.shape, self.memory
         splits = self._splits(n)
         parts = memory.parts if memory else 0
         places = [number for region in op.srcs for number in self._place(region)]
-        scale = p["head_dim"] ** -0.5 * LOG2_E
+        scale = attention.scale * LOG2_E
         grid = splits, shape.n_head // shape.group, n
         n_warps = math.prod(grid) * shape.tile.threads // 32
-        ahead = self._ahead.of_attention(step, n_warps) if memory and n == 1 else (0, 0, 0)
+        ahead = self._prefetch.of_attention(step, n_warps) if memory and n == 1 else (0, 0, 0)
         self._launch(
-            shape.kernel(apart), grid, *places, *self._turning(op),
-            *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(p["layer"]),
-            cache.cells, cache.head_pad, p["window"], scale, parts, cache.part_bytes, *ahead,
+            shape.kernel(apart), grid, *places, *self._turning(attention),
+            *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(attention.layer),
+            cache.cells, cache.head_pad, attention.window, scale, parts, cache.part_bytes, *ahead,
             shared=shape.shared_bytes,
         )  # fmt: skip
         if joined:
@@ -401,12 +404,12 @@ class StepQueue:
         assert memory is not None
         q, q_stride = self._place(step.op.srcs[0])
         dst, dst_stride = self._fresh(step.op.dst)
-        keys, values = self._cells(step.params["layer"])
+        keys, values = self._cells(step.attention.layer)
         flash_launch.attention(
             self.device, cache, q=q, q_stride=q_stride, keys=keys, values=values, segments=memory.inputs("segments"),
             n_segments=memory.n_segments, max_tokens=memory.max_tokens, dst=dst, dst_stride=dst_stride,
-            n_head=self.shape.n_head, window=step.params["window"],
-            scale=step.params["head_dim"] ** -0.5,
+            n_head=self.shape.n_head, window=step.attention.window,
+            scale=step.attention.scale,
         )  # fmt: skip
 
     def _swiglu(self, step: SwiGLU, n: int) -> None:

@@ -1,4 +1,4 @@
-"""Several GPUs that share every matrix of a model behind the interface of one (`ggpy.tensor_parallel`)."""
+"""Several GPUs that share every matrix of a model behind the interface of one (`ggpy.graph.tensor_parallel`)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggpy.choice import Choices, Chosen
 from ggpy.cuda.executor import CudaExecutor
 from ggpy.errors import GGPYError
-from ggpy.split import either_cut
+from ggpy.graph.executor import either_cut
+from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
-    from ggpy.split import PartExecutor
+    from ggpy.graph.executor import StageExecutor
 
 
 def require_peers(devices: Sequence[Device]) -> None:
@@ -33,16 +33,16 @@ def require_peers(devices: Sequence[Device]) -> None:
             )
 
 
-class RanksExecutor:
+class TensorParallelExecutor:
     """All ranks are given every step, evaluate it side by side, and hold the same residual stream, bit for bit; logits
     come from the first one, and so do the tokens that are chosen, which each rank chooses for itself."""
 
-    most_candidates = CudaExecutor.most_candidates
+    max_top_k = CudaExecutor.max_top_k
 
     def __init__(self, ranks: Sequence[CudaExecutor]) -> None:
         self.ranks = list(ranks)
         first = self.ranks[0]
-        self.most_chosen = first.most_chosen
+        self.max_sampled = first.max_sampled
         exchanges = [rank.exchange for rank in self.ranks if rank.exchange]
         for exchange in exchanges:
             exchange.connect(exchanges)
@@ -66,18 +66,18 @@ class RanksExecutor:
             pass
         return first.finish(m)
 
-    def choose(self, n: int, choices: Choices) -> Chosen:
-        """See `CudaExecutor.choose`."""
+    def sample(self, n: int, specs: SampleSpecs) -> SampledTokens:
+        """See `CudaExecutor.sample`."""
         self._describe(n, 0)
-        chosen = [rank.choose(n, choices) for rank in self.ranks]
+        chosen = [rank.sample(n, specs) for rank in self.ranks]
         return chosen[0]
 
-    def take(self, before: PartExecutor, n: int) -> None:
+    def receive_hidden(self, before: StageExecutor, n: int) -> None:
         for rank in self.ranks:
-            rank.take(before, n)
+            rank.receive_hidden(before, n)
 
-    def give(self, n: int) -> np.ndarray:
-        return self.ranks[0].give(n)
+    def send_hidden(self, n: int) -> np.ndarray:
+        return self.ranks[0].send_hidden(n)
 
     @property
     def cut(self) -> tuple[bool, bool]:

@@ -1,0 +1,1 @@
+"""The CPU's words, from Python: vector instructions, scalars, records."""

@@ -1,0 +1,170 @@
+"""What executor and kernels agree on: the records they exchange, and how working memory is laid out. Free of numba.
+
+One fixed-size record describes an operation, one a step. Addresses are plain integers, checked before they are written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ggpy.quant.packed import BLOCK
+
+OP = np.dtype(
+    [
+        ("kernel", np.uint64),
+        ("barrier", np.int64),  # bit 0: all threads meet before this operation in a small step, bit 1: in a large one
+        ("dst", np.uint64),  # float32 rows, `dst_stride` bytes apart; for activations the tile buffer
+        ("src", np.uint64),
+        ("src2", np.uint64),
+        ("src3", np.uint64),
+        ("weight", np.uint64),
+        ("weight_stride", np.int64),  # bytes from row to row of a matrix in the file's own form
+        ("weight2", np.uint64),
+        ("bias", np.uint64),
+        ("cache_k", np.uint64),  # of this layer
+        ("cache_v", np.uint64),
+        ("next", np.uint64),  # int64: the next unit of work that a large step's threads take; 0: they share alike
+        ("scratch", np.uint64),
+        ("scratch_stride", np.int64),  # bytes a thread
+        ("dst_stride", np.int64),
+        ("src_stride", np.int64),
+        ("src2_stride", np.int64),
+        ("src3_stride", np.int64),
+        ("token_bytes", np.int64),  # of one token's activations
+        ("private_stride", np.int64),  # bytes from one thread's own activations to the next one's, in a small step
+        ("stripe_bytes", np.int64),
+        ("n_stripes", np.int64),
+        ("n_cols", np.int64),
+        ("n_head", np.int64),
+        ("n_head_kv", np.int64),
+        ("head_dim", np.int64),
+        ("head_pad", np.int64),  # head_dim rounded up to 16
+        ("n_rot", np.int64),
+        ("angles", np.uint64),  # float32 [position][n_rot / 2][2]: cosine and sine
+        ("neox", np.int64),
+        ("window", np.int64),  # positions a token sees; 0: all
+        ("max_parts", np.int64),  # of a head's positions: n_ctx / PART, rounded up
+        ("n_ctx", np.int64),  # cells of a slot, a multiple of 16
+        ("outputs_only", np.int64),  # rows are the wanted outputs, not the batch
+        ("accumulate", np.int64),  # add to dst instead of setting it
+        ("combine", np.int64),  # in a small step src is attention's parts, still to be joined
+        ("eps", np.float32),
+        ("scale", np.float32),
+    ],
+    align=True,
+)
+
+STEP = np.dtype(
+    [
+        ("n_tokens", np.int64),
+        ("n_outputs", np.int64),
+        ("small", np.int64),  # every thread prepares its own activations
+        ("n_segments", np.int64),
+        ("tokens", np.uint64),  # int32 [n_tokens]
+        ("positions", np.uint64),  # int32 [n_tokens]
+        ("slots", np.uint64),  # int32 [n_tokens]
+        ("outputs", np.uint64),  # int32 [n_outputs], indices into the batch
+        ("segments", np.uint64),  # int32 [n_segments][4]: slot, first token, tokens, position of the first
+        ("cut_keys", np.int64),  # set, and never reset, where a key was beyond what the cache holds (CACHE_LIMITS)
+        ("cut_values", np.int64),
+    ],
+    align=True,
+)
+
+# Tokens that one tile of a matrix product may hold, widest first, by tier.
+TILE_WIDTHS: dict[str, tuple[int, ...]] = {
+    "avx512vnni": (12, 8, 4, 2, 1),
+    "avx2vnni": (4, 2, 1),
+    "avx2": (4, 2, 1),
+    "neon": (4, 2, 1),
+    "portable": (4, 2, 1),
+    "plain": (1,),
+}
+FLOAT_TILE_WIDTHS = {**TILE_WIDTHS, "avx512vnni": (6, 4, 2, 1)}  # with weights kept as floats
+
+
+def tile_widths(tier: str, is_float: bool) -> tuple[int, ...]:
+    return (FLOAT_TILE_WIDTHS if is_float else TILE_WIDTHS)[tier]
+
+
+# Stripes that one call of a tile takes: two where 32 registers hold the sums of both, so that a broadcast activation
+# serves both. A tile too wide for that takes them in turn.
+TILE_STRIPES = {"avx512vnni": 2, "avx2vnni": 1, "avx2": 1, "neon": 1, "portable": 1, "plain": 1}
+# Lanes of the vectors that a product works in: fewer than a stripe's 16 rows where it must say itself which rows are in
+# registers at a time.
+TILE_LANES = {"avx512vnni": 16, "avx2vnni": 16, "avx2": 16, "neon": 4, "portable": 16, "plain": 16}
+# Pairs of token and query head that attention takes at once, reading the cache as it is. A token's query heads of one
+# key/value head are a tile of their own when it is decoded: these are the usual ratios of query to key/value heads.
+ROW_WIDTHS = {"plain": (2, 1), "portable": (6, 4, 3, 2, 1)}
+ROW_WIDTHS |= dict.fromkeys(("avx512vnni", "avx2vnni", "avx2"), ROW_WIDTHS["portable"])
+ROW_WIDTHS["neon"] = (4, 3, 2, 1)
+# The same where many tiles meet a part of the cache, which is then made float32 for them all.
+WIDE_ROWS = {"avx512vnni": 12, "avx2vnni": 6, "avx2": 6, "neon": 4, "portable": 6, "plain": 4}
+FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the bias, bias and dst, or what dst holds
+# What sums of products start from where codes have an offset: minus the offset times the sum of the activations'
+# codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.
+SUM_STARTS = ((8, 0), (16, 0), (128, 0), (32, 1), (32, 2))
+TOKEN_BLOCK_BYTES = BLOCK + 4 * (2 + len(SUM_STARTS))  # int8 activations of one token in one block, scale and sums
+# What products read: 8-bit codes; codes of two times 8 bits, for logits; floats.
+ACTIVATION_DTYPES = ("q8", "q16", "f32")
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")  # of keys and of values
+# The largest number that a type of cache holds, and the least that would be rounded to infinity there: finite ones from
+# it on are cut to the largest. For q8_0 these are a block's scale.
+CACHE_LIMITS = {"f16": (65504.0, 65520.0), "bf16": (3.3895313892515355e38, 3.3961775292304601e38)}
+CACHE_LIMITS |= {"q8_0": CACHE_LIMITS["f16"]}
+SPAN = 64  # positions: attention begins at a multiple of them, and may read up to the next one past its end
+ROW_STATE_BYTES = 64  # of a row in attention's working memory, before its values and scores
+ROW_TILES = 16  # row tiles that meet a part of the cache together
+PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
+
+LINE = 128  # bytes of the longest cache line, Apple's: what threads write apart lies apart
+# The words that a team of threads shares, each group on a cache line of its own; then one line a thread.
+ARRIVED, GENERATION, JOB, STOP, STATES = (i * LINE for i in range(5))
+BARRIER_SLEEPERS, JOB_SLEEPERS = ARRIVED + 8, JOB + 8  # beside what is written just before they are looked at
+MOST_PATIENCE, NAP = STOP + 8, STOP + 16  # how often to spin at most, and for how long to sleep (a timespec)
+PATIENCE = 8  # in a thread's line, behind its state: how often it spins at a barrier before it sleeps
+AWAKE, ASLEEP = 0, 1
+
+# How long a thread waits awake, in spins of some 40 ns. At a barrier up to 120 us, more than the shares of work between
+# two differ by where every thread has a CPU; after waits that were longer it spins less and less, but every PROBE-th
+# time as long as ever, to see whether the CPUs are free again. Threads that have to share CPUs sleep at once. Between
+# steps a worker waits IDLE times as long, then sleeps a few naps that the next step ends, then until a semaphore wakes
+# it.
+SPINS, FEWEST_SPINS, MORE_SPINS, PROBE = 3000, 50, 50, 32
+IDLE, NAPS, NAP_NS = 20, 4, 2_000_000
+
+
+def cache_name(cache_k: str, cache_v: str) -> str:
+    """What the kernels of a cache with these types of keys and values are called."""
+    return cache_k if cache_k == cache_v else f"{cache_k}-{cache_v}"
+
+
+def cache_types(name: str) -> tuple[str, str]:
+    """`cache_name` backwards."""
+    cache_k, _, cache_v = name.partition("-")
+    return cache_k, cache_v or cache_k
+
+
+def planes(form: str) -> int:
+    """How many tokens of a tile hold one row of activations of that form: of q16 the codes, and beside them, as a token
+    of their own, those of what the first have left, with a scale of some 250th. Their products are added."""
+    return 2 if form == "q16" else 1
+
+
+def cell_bytes(cache: str, n_dims: int) -> int:
+    """A position's keys, or values, of one head in a cache of that type; of q8_0, n_dims is a multiple of 32."""
+    return {"f32": 4 * n_dims, "f16": 2 * n_dims, "bf16": 2 * n_dims, "q8_0": n_dims + n_dims // BLOCK * 2}[cache]
+
+
+def part_bytes(head_pad: int) -> int:
+    """One part of one head's attention: largest score, sum of exponentials, and from byte 64 on the weighted values."""
+    return 64 + 4 * head_pad
+
+
+def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
+    """A thread's working memory: one row tile's, the scales of a part's values, the queries and joined states of
+    ROW_TILES, and a part's keys and values."""
+    rows = max(WIDE_ROWS.values())
+    one = ROW_STATE_BYTES + 4 * PART + 4 * head_pad
+    part = PART * (2 * 4 * head_pad + head_pad // BLOCK * 4)
+    return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + part + 256

@@ -1,0 +1,1 @@
+"""The CPU's operations, one a file, each with its plain version."""

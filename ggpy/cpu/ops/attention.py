@@ -1,0 +1,301 @@
+"""Attention over the cache: one pass with a running softmax (arXiv 2205.14135),
+query heads that share a key/value head computed together.
+
+The cache of a layer, in half or single precision, each slot contiguous:
+
+    keys    [slot][kv head][position / 16][head_dim][16 positions]   a vector of scores needs no sum across lanes
+    values  [slot][kv head][position][head_dim padded to 16]
+
+or as q8_0, int8 codes with a half-precision scale for every 32 dimensions of a position, scales behind 16 positions:
+
+    keys    [slot][kv head][position / 16]([head_dim][16 positions] codes, [head_dim / 32][16 positions] scales)
+    values  [slot][kv head][position / 16]([16 positions][head_dim] codes, [head_dim / 32][16 positions] scales)
+
+Every PART positions are summed apart and joined in order, by the same code whether one thread takes all parts of a row
+or, in a small step, each part is work of its own: a token's result depends neither on its batch nor on the number of
+threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core.typing import Signature
+from numba.extending import intrinsic
+
+from ggpy.cpu.isa.layout import PART, ROW_STATE_BYTES, ROW_TILES, SPAN
+from ggpy.cpu.isa.records import as_op, as_step
+from ggpy.cpu.isa.scalars import fetch_add, load_f32, load_i32, store_f32, store_i32
+from ggpy.cpu.isa.vector import LOG2_E, Vec, f32, i32
+
+attend: Any = None  # these names are set by `specialized`
+attend_wide: Any = None
+dequantize_keys: Any = None
+dequantize_values: Any = None
+key_bytes: Any = None
+value_bytes: Any = None
+rows_for: Any = None
+WIDEST = 0
+WIDE = 0
+DEQUANTIZED_TILES = 2  # wide tiles that pay for a part made float32
+
+
+@intrinsic
+def fill_zeros(typingctx: Any, dst: Any, n16: Any) -> tuple[Signature, Any]:
+    """Sets 16 * n16 floats."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        v = Vec(b, "plain")
+
+        def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+            v.store(v.float(0.0), c[0])
+            return [v.at(c[0], 64)]
+
+        v.loop(args[1], [args[0]], body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.intp), codegen
+
+
+@intrinsic
+def join(typingctx: Any, state: Any, largest: Any, total: Any, values: Any, n16: Any) -> tuple[Signature, Any]:
+    """Add a part (its largest score, its sum of exponentials, the address of its weighted values) to `state`, over
+    heads of 16 * n16 dimensions."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        v = Vec(b, "plain")
+        state, largest, total, values, n16 = args
+        before = v.load(state, f32)
+        now = b.select(b.fcmp_ordered(">", largest, before), largest, before)
+        keep = v.exp2_negative(v.splat(b.fsub(before, now)), fused=False)
+        take = v.exp2_negative(v.splat(b.fsub(largest, now)), fused=False)
+        first = ir.Constant(i32, 0)
+        kept = b.fmul(v.load(v.at(state, 4), f32), b.extract_element(keep, first))
+        v.store(now, state)
+        v.store(b.fadd(kept, b.fmul(total, b.extract_element(take, first))), v.at(state, 4))
+
+        def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+            v.store(b.fadd(b.fmul(v.load_f32(c[0]), keep), b.fmul(v.load_f32(c[1]), take)), c[0])
+            return [v.at(c[0], 64), v.at(c[1], 64)]
+
+        v.loop(n16, [v.at(state, 64), values], body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.float32, types.float32, types.uintp, types.intp), codegen
+
+
+@intrinsic
+def scale(typingctx: Any, dst: Any, src: Any, factor: Any, n16: Any) -> tuple[Signature, Any]:
+    """dst = src * factor, over 16 * n16 floats."""
+
+    def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        v = Vec(b, "plain")
+        factor = v.splat(args[2])
+
+        def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
+            v.store(b.fmul(v.load_f32(c[1]), factor), c[0])
+            return [v.at(c[0], 64), v.at(c[1], 64)]
+
+        v.loop(args[3], [args[0], args[1]], body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.float32, types.intp), codegen
+
+
+@njit
+def clear_state(state, head_pad):  # type: ignore[no-untyped-def]
+    """The attention over no position, for a head of so many dimensions."""
+    store_f32(state, types.float32(-1e30))
+    store_f32(state + types.uint64(4), types.float32(0.0))
+    fill_zeros(state + types.uint64(64), head_pad // 16)
+
+
+@njit
+def finish(state, out, head_dim):  # type: ignore[no-untyped-def]
+    """Weighted values over the sum of weights: the head's outputs."""
+    factor = types.float32(1.0) / load_f32(state + types.uint64(4))
+    whole = head_dim // 16
+    if whole:
+        scale(out, state + types.uint64(64), factor, whole)
+    for d in range(16 * whole, head_dim):
+        store_f32(out + types.uint64(4 * d), load_f32(state + types.uint64(64 + 4 * d)) * factor)
+
+
+@njit
+def join_parts(op, position, token, head, state, out):  # type: ignore[no-untyped-def]
+    """One head of one token from the parts that a small step's attention left."""
+    size = 64 + 4 * op.head_pad
+    base = op.src2 + types.uint64((token * op.n_head + head) * op.max_parts * size)
+    first = max(0, position - op.window + 1) // PART if op.window else 0
+    clear_state(state, op.head_pad)
+    for part in range(first, position // PART + 1):
+        at = base + types.uint64(part * size)
+        join(state, load_f32(at), load_f32(at + types.uint64(4)), at + types.uint64(64), op.head_pad // 16)
+    finish(state, out, op.head_dim)
+
+
+@njit
+def load_queries(op, first_token, first_head, row, count, rows, q_at):  # type: ignore[no-untyped-def]
+    """The scaled queries of a row tile as [head_dim][rows]; a tile that is not full repeats its last row."""
+    group = op.n_head // op.n_head_kv
+    factor = op.scale * types.float32(LOG2_E)
+    for m in range(rows):
+        r = row + min(m, count - 1)
+        q = op.src + types.uint64(
+            (first_token + r // group) * op.src_stride + (first_head + r % group) * op.head_dim * 4
+        )
+        for d in range(op.head_dim):
+            store_f32(q_at + types.uint64(4 * (d * rows + m)), load_f32(q + types.uint64(4 * d)) * factor)
+
+
+@njit
+def set_seen(op, first_position, row, count, rows, working):  # type: ignore[no-untyped-def]
+    """What each row of a tile may see."""
+    group = op.n_head // op.n_head_kv
+    for m in range(rows):
+        position = first_position + (row + min(m, count - 1)) // group
+        store_i32(working + types.uint64(4 * m), types.int32(first_seen(op, position)))
+        store_i32(working + types.uint64(4 * (rows + m)), types.int32(position))
+
+
+@njit
+def first_seen(op, position):  # type: ignore[no-untyped-def]
+    """The first position that a token at `position` sees."""
+    return max(0, position - op.window + 1) if op.window else 0
+
+
+@njit
+def rows_of_unit(op, n_rows, wide, nth):  # type: ignore[no-untyped-def]
+    """The rows of a unit of work: ROW_TILES tiles, fewer where there would be too few units to share out."""
+    return wide * max(1, min(ROW_TILES, n_rows * op.n_head_kv // (wide * 4 * nth)))
+
+
+@njit
+def parts_of(op, first_position, row, last_row):  # type: ignore[no-untyped-def]
+    """The parts, first up to last, of which rows row up to last_row see anything."""
+    group = op.n_head // op.n_head_kv
+    end = first_position + (last_row - 1) // group + 1
+    return first_seen(op, first_position + row // group) // PART, (end + PART - 1) // PART
+
+
+@njit
+def count_parts(op, step, wide, nth):  # type: ignore[no-untyped-def]
+    """The units of work of a small step."""
+    n = 0
+    for s in range(step.n_segments):
+        seg = step.segments + types.uint64(16 * s)
+        n_rows = types.int64(load_i32(seg + types.uint64(8))) * (op.n_head // op.n_head_kv)
+        first_position = types.int64(load_i32(seg + types.uint64(12)))
+        unit_rows = rows_of_unit(op, n_rows, wide, nth)
+        for row in range(0, n_rows, unit_rows):
+            first, last = parts_of(op, first_position, row, min(n_rows, row + unit_rows))
+            n += (last - first) * op.n_head_kv
+    return n
+
+
+def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst[token, head] = softmax(q . k / sqrt(head_dim)) v over the positions each token sees; in a small step, its
+    parts.
+
+    A unit of work is up to ROW_TILES row tiles of one key/value head, which meet a part of the cache while it is in the
+    second-level cache, made float32 for all of them; a thread takes the next unit that nobody has, last rows first, as
+    they see most. In a small step a unit is one part alone, and a thread takes neighbours, which lie one behind the
+    other in memory.
+    Thread-private scratch: what `attend` works on; then each tile's queries [head_dim][rows]; then the joined state of
+    each row; then a part's keys and values.
+    """
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    group = op.n_head // op.n_head_kv
+    state_bytes = 64 + 4 * op.head_pad
+    working = op.scratch + types.uint64(tid * op.scratch_stride)
+    tile_bytes = (ROW_STATE_BYTES + 4 * PART + 4 * op.head_pad) * WIDE + PART * (op.head_pad // 32) * 4
+    queries = working + types.uint64(tile_bytes)
+    states = queries + types.uint64(ROW_TILES * WIDE * op.head_dim * 4)
+    wide_keys = states + types.uint64(ROW_TILES * WIDE * state_bytes)
+    wide_values = wide_keys + types.uint64(PART * op.head_dim * 4)
+    n_units = count_parts(op, step, WIDE, nth) if step.small else 0
+    my_first, my_last = n_units * tid // nth, n_units * (tid + 1) // nth
+    unit = 0
+    shared = nth > 1 and not step.small
+    mine = fetch_add(op.next, 1) if shared else 0
+    for s in range(step.n_segments):
+        seg = step.segments + types.uint64(16 * s)
+        slot, first_token = types.int64(load_i32(seg)), types.int64(load_i32(seg + types.uint64(4)))
+        n_rows = types.int64(load_i32(seg + types.uint64(8))) * group
+        first_position = types.int64(load_i32(seg + types.uint64(12)))
+        unit_rows = rows_of_unit(op, n_rows, WIDE, nth)
+        for kv_head in range(op.n_head_kv):
+            slot_head = slot * op.n_head_kv + kv_head
+            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * key_bytes(op.head_dim))
+            values = op.cache_v + types.uint64(slot_head * op.n_ctx * value_bytes(op.head_pad))
+            for u in range((n_rows + unit_rows - 1) // unit_rows):
+                row = (u if step.small else (n_rows - 1) // unit_rows - u) * unit_rows
+                last_row = min(n_rows, row + unit_rows)
+                first_part, last_part = parts_of(op, first_position, row, last_row)
+                if step.small:
+                    n_parts = last_part - first_part
+                    last_part = first_part + min(my_last - unit, n_parts)
+                    first_part += max(my_first - unit, 0)
+                    unit += n_parts
+                elif shared:
+                    unit += 1
+                    if mine != unit - 1:
+                        continue
+                    mine = fetch_add(op.next, 1)
+                if first_part >= last_part:
+                    continue
+                dequantized = last_row - row >= DEQUANTIZED_TILES * WIDE
+                tile = WIDE if dequantized else WIDEST
+                for t in range(row, last_row, tile):
+                    count = min(tile, last_row - t)
+                    at = queries + types.uint64((t - row) * op.head_dim * 4)
+                    load_queries(op, first_token, kv_head * group, t, count, rows_for(count), at)
+                for r in range(row, last_row):
+                    clear_state(states + types.uint64((r - row) * state_bytes), op.head_pad)
+                for part in range(first_part, last_part):
+                    if dequantized:
+                        n = min(PART, op.n_ctx - part * PART)
+                        k = keys + types.uint64(part * PART * key_bytes(op.head_dim))
+                        v = values + types.uint64(part * PART * value_bytes(op.head_pad))
+                        dequantize_keys(wide_keys, k, op.head_dim, n)
+                        dequantize_values(wide_values, v, op.head_pad, n)
+                    for t in range(row, last_row, tile):
+                        count = min(tile, last_row - t)
+                        rows = rows_for(count)
+                        first, last = first_position + t // group, first_position + (t + count - 1) // group
+                        start = max(part * PART, first_seen(op, first) // SPAN * SPAN)
+                        stop = min((part + 1) * PART, last + 1)
+                        if start >= stop:
+                            continue
+                        edges = start < first_seen(op, last) or stop > first + 1 or (stop - start) % SPAN != 0
+                        set_seen(op, first_position, t, count, rows, working)
+                        at = queries + types.uint64((t - row) * op.head_dim * 4)
+                        if dequantized and rows == WIDE:
+                            k = wide_keys - types.uint64(part * PART * op.head_dim * 4)
+                            v = wide_values - types.uint64(part * PART * op.head_pad * 4)
+                            attend_wide(rows, at, k, v, op.head_dim, op.head_pad, start, stop, edges, working)
+                        else:
+                            attend(rows, at, keys, values, op.head_dim, op.head_pad, start, stop, edges, working)
+                        for m in range(count):
+                            r = t + m
+                            largest = load_f32(working + types.uint64(4 * (2 * rows + m)))
+                            total = load_f32(working + types.uint64(4 * (3 * rows + m)))
+                            mixed = working + types.uint64(ROW_STATE_BYTES * rows + 4 * m * op.head_pad)
+                            if step.small:  # joined later, with the other parts
+                                token, head = first_token + r // group, kv_head * group + r % group
+                                place = ((token * op.n_head + head) * op.max_parts + part) * state_bytes
+                                state = op.src2 + types.uint64(place)
+                                store_f32(state, largest)
+                                store_f32(state + types.uint64(4), total)
+                                scale(state + types.uint64(64), mixed, types.float32(1.0), op.head_pad // 16)
+                            else:
+                                state = states + types.uint64((r - row) * state_bytes)
+                                join(state, largest, total, mixed, op.head_pad // 16)
+                if not step.small:
+                    for r in range(row, last_row):
+                        token, head = first_token + r // group, kv_head * group + r % group
+                        to = op.dst + types.uint64(token * op.dst_stride + head * op.head_dim * 4)
+                        finish(states + types.uint64((r - row) * state_bytes), to, op.head_dim)

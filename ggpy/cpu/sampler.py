@@ -1,0 +1,47 @@
+"""Sampling in machine code: the kernel of `ggpy.cpu.ops.sample`, ready for one sequence."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggpy.cpu.kernels import kernel
+from ggpy.sampling.sample_spec import TopKChain
+
+if TYPE_CHECKING:
+    from ggpy.sampling.sampler import Floats, SamplingParams
+
+MAX_TOP_K = 256  # top-k beyond it sorts faster in numpy
+
+
+class NativeSampler:
+    """Chooses a token from logits by top-k, top-p, min-p and temperature."""
+
+    def __init__(self, chain: TopKChain) -> None:
+        self._k = chain.candidates
+        self._params = np.array([chain.top_p, chain.least, chain.temperature, 0.0])  # the last: where to draw
+        self._values, self._ids = np.empty(self._k, np.float32), np.empty(self._k, np.int32)
+        self._room = self._params.ctypes.data, self._values.ctypes.data, self._ids.ctypes.data
+        self._call = kernel("sample").call
+
+    @staticmethod
+    def of(params: SamplingParams) -> NativeSampler | None:
+        """What does as the parameters (resolved) ask; None where numpy does it, or does it sooner."""
+        chain = TopKChain.of(params)
+        if chain is None or not params.temperature or chain.candidates > MAX_TOP_K:
+            return None
+        return NativeSampler(chain)
+
+    def __call__(self, logits: Floats, uniform: float) -> int:
+        """The token at the point `uniform`, from 0 to below 1, of the distribution over logits, float32 [n]; -1 where
+        they are none, or top-k is off because there are so few."""
+        n = len(logits)
+        if self._k >= n:
+            return -1
+        if logits.dtype.char != "f":
+            raise TypeError("logits must be float32")
+        self._params[3] = uniform
+        first = ctypes.c_char.from_buffer(logits.data)  # contiguous memory alone; quicker than asking numpy
+        return int(self._call(ctypes.addressof(first), n, *self._room, self._k))

@@ -1,0 +1,1 @@
+"""The GPU's words, from Python: instructions, warps, device functions."""

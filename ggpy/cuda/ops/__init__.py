@@ -1,0 +1,1 @@
+"""The GPU's operations, one a file; a folder where one has several."""

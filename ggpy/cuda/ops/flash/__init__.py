@@ -1,0 +1,1 @@
+"""Attention of many tokens on the GPU's matrix units."""

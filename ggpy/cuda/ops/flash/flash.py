@@ -1,0 +1,314 @@
+"""Attention of many tokens over the cache on tensor cores: one pass with a running softmax (arXiv 2205.14135 and
+2307.08691).
+
+The query heads that share a key/value head are rows of one product: row r of a segment is token r / group and query
+head r % group of the group. A block of four warps owns 64 or 128 rows and meets the cache 64 or 32 positions at a time,
+copied to shared memory one tile ahead. A warp's scores stay in its registers, where they are already what the product
+with the values takes as its first operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ggpy.cuda.compile import Source
+from ggpy.cuda.isa.warp import Value, Warp, kernel
+from ggpy.cuda.ops.flash.layout import STAGES, FlashShape
+from ggpy.cuda.ops.matmul.formats import half2
+
+PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `_Flash.emit`
+NOTHING = -1e30  # the largest score of no position
+LOG2_E = 1.4426950408889634
+
+
+def source(head_dim: str, group: str, fragments: str, cache: str) -> Source:
+    """A kernel "flash.128.4.2.f16", as `FlashShape.name` has it."""
+    shape = FlashShape(int(head_dim), int(group), int(fragments), cache)
+    name = shape.name.replace(".", "_").replace("-", "_")
+    return Source(kernel(name, PARAMETERS, _Flash(shape).emit), PARAMETERS, shape.threads, shape.blocks)
+
+
+class _Flash:
+    """Emits the kernel of one shape."""
+
+    def __init__(self, shape: FlashShape) -> None:
+        self.shape = shape
+        self.steps = shape.head_pad // 16
+        self.positions = shape.positions
+        self.columns = shape.positions // 8
+
+    def emit(
+        self,
+        w: Warp,
+        q: Value,  # float32 rows [token][query head][head_dim]
+        q_stride: Value,  # bytes from token to token
+        keys: Value,  # CacheLayout
+        values: Value,  # likewise
+        cells: Value,  # of a slot
+        segments: Value,  # int32 [segment][4]: slot, first token, tokens, position of the first
+        dst: Value,  # float32 rows like q
+        dst_stride: Value,
+        window: Value,  # positions that a token sees; 0: all
+        scale: Value,
+    ) -> None:
+        """Grid: key/value heads, segments, tiles of the longest segment's rows."""
+        shape, self.w = self.shape, w
+        self.thread = w.special("tid.x")
+        self.lane = self.thread & 31
+        self.group, self.t = self.lane >> 2, self.lane & 3
+        self.warp_row = (self.thread >> 5) * (16 * shape.fragments)
+        kv_head, n_head_kv = w.special("ctaid.x"), w.special("nctaid.x")
+        slot, first_token, n_tokens, first_position = w.load(segments + (w.special("ctaid.y") * 16).wide(), count=4)
+        # the last rows see the most: they begin first
+        tile = w.special("nctaid.z") - w.word(1) - w.special("ctaid.z")
+        first_row, n_rows = tile * shape.rows, n_tokens * shape.group
+        with w.when(first_row < n_rows):
+            head = (slot * n_head_kv + kv_head).wide()
+            self.codes_bytes = (cells * shape.head_pad).wide()
+            keys, values = (
+                start + head * (cells * (shape.head_pad + shape.head_pad // 16 if q else 2 * shape.head_pad)).wide()
+                for start, q in zip((keys, values), shape.quantized, strict=True)
+            )
+            self.shared = w.shared_memory()
+            head_bytes = (kv_head * (4 * shape.group * shape.head_dim)).wide()
+            self._load_queries(q + head_bytes, q_stride, scale, first_token, first_row, n_rows)
+            sums = self._attend(keys, values, first_row, n_rows, first_position, window)
+            self._store(sums, dst + head_bytes, dst_stride, first_token, first_row, n_rows)
+
+    def _place(self, row: Value, first_token: Value, stride: Value) -> Value:
+        """Bytes from the first token's first query head of this group to a row's."""
+        token, head = first_token + row // self.shape.group, row % self.shape.group
+        return token.wide() * stride.wide() + (head * (4 * self.shape.head_dim)).wide()
+
+    def _load_queries(
+        self, q: Value, q_stride: Value, scale: Value, first_token: Value, first_row: Value, n_rows: Value
+    ) -> None:
+        """Scaled queries to shared memory, as halves; rows beyond the last repeat it."""
+        w, shape = self.w, self.shape
+        pairs = shape.head_pad // 2
+        scale = scale * LOG2_E
+
+        def body(step: Value, state: Sequence[Value]) -> list[Value]:
+            item = step * shape.threads + self.thread
+            row, pair = item // pairs, item % pairs
+            at = q + self._place((first_row + row).min(n_rows - w.word(1)), first_token, q_stride) + (pair * 8).wide()
+            inside = pair < shape.head_dim // 2
+            first, second = (w.load_where(inside, at + 4 * k, w.real(0.0)) for k in range(2))
+            w.store(w.halves(first * scale, second * scale), self.shared + row * shape.pitch + pair * 4)
+            return []
+
+        w.loop(w.word(0), w.word(shape.rows * pairs // shape.threads), [], body, once=True)
+        w.barrier()
+
+    def _query(self, step: int) -> list[list[Value]]:
+        """Columns 16 * step .. of each fragment's rows."""
+        row = self.warp_row + (self.lane & 15)
+        at = self.shared + row * self.shape.pitch + (self.lane >> 4) * 16 + 32 * step
+        return [self.w.matrices(at + 16 * m * self.shape.pitch) for m in range(self.shape.fragments)]
+
+    def _attend(
+        self, keys: Value, values: Value, first_row: Value, n_rows: Value, first_position: Value, window: Value
+    ) -> list[Value]:
+        """Returns of each fragment the weighted values, then of each of its two rows the sum of weights."""
+        w, shape = self.w, self.shape
+        last_row = (first_row + shape.rows).min(n_rows) - w.word(1)
+        low, high = first_position + first_row // shape.group, first_position + last_row // shape.group
+        seen = low + w.word(1)  # the first row sees this many positions
+        skipped = (window.equals(0) | (seen < window)).select(w.word(0), seen - window)
+        begin, end = skipped // self.positions, high // self.positions + 1
+        stages = self.shared + shape.rows * shape.pitch
+
+        values_at = shape.copied_bytes[0]  # of a stage
+
+        def fetch(tile: Value, stage: Value) -> None:
+            with w.when(tile < end):
+                for source, at, q in zip((keys, values), (stage, stage + values_at), shape.quantized, strict=True):
+                    (self._fetch_codes if q else self._fetch_halves)(tile, high, source, at)
+            w.commit_copies()
+
+        fetch(begin, stages)
+        kept = [self._query(step) for step in range(self.steps)] if shape.keeps_queries else None
+
+        # ---- rows of this lane: of each fragment two, eight apart
+        positions = []
+        for m in range(shape.fragments):
+            for half in range(2):
+                row = first_row + self.warp_row + self.group + (16 * m + 8 * half)
+                positions.append(first_position + row // shape.group)
+
+        def body(tile: Value, state: Sequence[Value]) -> list[Value]:
+            here, there, *rest = state
+            w.wait_copies(0)
+            w.barrier()
+            fetch(tile + 1, there)
+            largest, totals = rest[: 2 * shape.fragments], rest[2 * shape.fragments : 4 * shape.fragments]
+            mixed = rest[4 * shape.fragments :]
+            keys_here, values_here = self._halves(here)
+            scores = self._scores(keys_here, kept)
+            first = tile * self.positions
+            hides = (low < first + (self.positions - 1)) | (window > 0)
+            scores = w.change(hides, scores, lambda s: self._hide(s, first, positions, window))
+            largest, totals, mixed, weights = self._soften(scores, largest, totals, mixed)
+            return [there, here, *largest, *totals, *self._mix(values_here, weights, mixed)]
+
+        n_rows_here = 2 * shape.fragments
+        start = [w.real(NOTHING)] * n_rows_here + [w.real(0.0)] * n_rows_here
+        zeros = [w.real(0.0)] * (shape.fragments * 2 * self.steps * 4)
+        state = [stages, stages + shape.stage_bytes * (STAGES - 1), *start, *zeros]
+        done = w.loop(begin, end, state, body, once=True)[2:]
+        totals, mixed = done[n_rows_here : 2 * n_rows_here], done[2 * n_rows_here :]
+        totals = [self._over_quad(total, lambda a, b: a + b) for total in totals]
+        return [*mixed, *totals]
+
+    def _over_quad(self, value: Value, join) -> Value:  # type: ignore[no-untyped-def]
+        """Of the four lanes that share a row."""
+        for distance in (1, 2):
+            value = join(value, self.w.from_lane(value, distance))
+        return value
+
+    # ---- tiles of the cache
+
+    def _items(self, n: int) -> Iterator[Value]:
+        """This thread's share of n items; threads left over do the same again."""
+        for k in range(0, n, self.shape.threads):
+            item = self.thread + k
+            yield item % n if k + self.shape.threads > n else item
+
+    def _fetch_halves(self, tile: Value, high: Value, source: Value, to: Value) -> None:
+        w, shape, pieces = self.w, self.shape, self.shape.head_pad // 8
+        for item in self._items(self.positions * pieces):
+            cell, piece = item // pieces, item % pieces
+            position = tile * self.positions + cell
+            valid = (high < position).select(w.word(0), w.word(16))  # nobody has written these
+            at = to + cell * shape.pitch + piece * 16
+            w.copy(at, source + (position * (2 * shape.head_pad) + piece * 16).wide(), 16, valid)
+
+    def _fetch_codes(self, tile: Value, high: Value, source: Value, to: Value) -> None:
+        """Codes as they lie, then their scales; zeros of positions that nobody has written."""
+        w = self.w
+        written = high + 1 - tile * self.positions
+        for each in (self.shape.head_pad, self.shape.head_pad // 16):  # bytes of a position
+            for item in self._items(self.positions * each // 16):
+                left = written * each - item * 16
+                valid = left.below(0).select(w.word(0), left).min(16)
+                w.copy(to + item * 16, source + (tile * (self.positions * each) + item * 16).wide(), 16, valid)
+            source, to = source + self.codes_bytes, to + self.positions * each
+
+    def _halves(self, stage: Value) -> tuple[Value, Value]:
+        """Where a tile's keys and its values are halves, made of codes where they are not."""
+        w, shape = self.w, self.shape
+        to, found = self.shared + shape.rows * shape.pitch + STAGES * shape.stage_bytes, []
+        for at, q in zip((stage, stage + shape.copied_bytes[0]), shape.quantized, strict=True):
+            found.append(to if q else at)
+            if q:
+                self._widen(at, to)
+                to = to + shape.tile_bytes
+        if any(shape.quantized):
+            w.barrier()
+        return found[0], found[1]
+
+    def _widen(self, codes: Value, to: Value) -> None:
+        w, shape, pieces = self.w, self.shape, self.shape.head_pad // 8
+        scales, less = codes + self.positions * shape.head_pad, w.word(half2(1024 + 128))
+        for item in self._items(self.positions * pieces):
+            cell, piece = item // pieces, item % pieces
+            place = cell * (shape.head_pad // 32) + (piece >> 2)
+            scale = w.twice(w.load(scales + (place >> 1) * 4) >> ((place & 1) << 4), 0)
+            found = []
+            for word in w.load(codes + item * 8, count=2):
+                for selector in (0x4140, 0x4342):
+                    pair = w.half2_sub(w.permute(word ^ 0x80808080, 0x64646464, selector), less)
+                    found.append(w.half2_mul(pair, scale))
+            w.store4(found, to + cell * shape.pitch + piece * 16)
+
+    # ---- one tile
+
+    def _scores(self, keys: Value, kept: list[list[list[Value]]] | None) -> list[Value]:
+        """[fragment][8 positions][4]."""
+        w, shape = self.w, self.shape
+        scores = [w.real(0.0)] * (shape.fragments * self.columns * 4)
+        cell = (self.lane >> 4) * 8 + (self.lane & 7)
+        at = keys + cell * shape.pitch + (self.lane >> 3 & 1) * 16
+        for step in range(self.steps):
+            query = kept[step] if kept else self._query(step)
+            for pair in range(self.columns // 2):
+                b = w.matrices(at + 16 * pair * shape.pitch + 32 * step)
+                for k in range(2):
+                    for m, a in enumerate(query):
+                        place = 4 * (m * self.columns + 2 * pair + k)
+                        scores[place : place + 4] = w.mma(scores[place : place + 4], a, b[2 * k : 2 * k + 2])
+        return scores
+
+    def _hide(self, scores: Sequence[Value], first: Value, positions: list[Value], window: Value) -> list[Value]:
+        """Scores of positions that a row does not see become NOTHING."""
+        w, found = self.w, []
+        # both tests in one: how far back a position lies; one ahead is, as an unsigned number, very far
+        reach = window.equals(0).select(w.word(0x7FFFFFFF), window)
+        for place, score in enumerate(scores):
+            m, column = divmod(place // 4, self.columns)
+            position = first + (self.t << 1) + (8 * column + place % 2)
+            back = positions[2 * m + place % 4 // 2] - position
+            found.append((back < reach).select(score, NOTHING))
+        return found
+
+    def _soften(
+        self, scores: list[Value], largest: list[Value], totals: list[Value], mixed: list[Value]
+    ) -> tuple[list[Value], list[Value], list[Value], list[Value]]:
+        """Scores become weights; what is there already shrinks to the new largest score."""
+        w, shape = self.w, self.shape
+        largest, totals, mixed = list(largest), list(totals), list(mixed)
+        weights = list(scores)
+        for m in range(shape.fragments):
+            for half in range(2):
+                row = 2 * m + half
+                mine = [4 * (m * self.columns + c) + 2 * half + k for c in range(self.columns) for k in range(2)]
+                best = scores[mine[0]]
+                for place in mine[1:]:
+                    best = w.max(best, scores[place])
+                best = w.max(self._over_quad(best, w.max), largest[row])
+                shrink = w.exp2(largest[row] - best)
+                total = totals[row] * shrink
+                for place in mine:
+                    weights[place] = w.exp2(scores[place] - best)
+                    total = total + weights[place]
+                largest[row], totals[row] = best, total
+                for column in range(2 * self.steps):
+                    for k in range(2):
+                        place = 4 * (m * 2 * self.steps + column) + 2 * half + k
+                        mixed[place] = mixed[place] * shrink
+        return largest, totals, mixed, weights
+
+    def _mix(self, values: Value, weights: list[Value], mixed: list[Value]) -> list[Value]:
+        """mixed[fragment][8 dims][4] + weights x values."""
+        w, shape, mixed = self.w, self.shape, list(mixed)
+        at = values + (self.lane & 15) * shape.pitch + (self.lane >> 4) * 16
+        for step in range(self.positions // 16):
+            a = []
+            for m in range(shape.fragments):
+                s = weights[4 * (m * self.columns + 2 * step) : 4 * (m * self.columns + 2 * step) + 8]
+                a.append([w.halves(s[k], s[k + 1]) for k in (0, 2, 4, 6)])
+            for pair in range(self.steps):
+                b = w.matrices(at + 16 * step * shape.pitch + 32 * pair, transposed=True)
+                for k in range(2):
+                    for m in range(shape.fragments):
+                        place = 4 * (m * 2 * self.steps + 2 * pair + k)
+                        mixed[place : place + 4] = w.mma(mixed[place : place + 4], a[m], b[2 * k : 2 * k + 2])
+        return mixed
+
+    def _store(
+        self, sums: list[Value], dst: Value, dst_stride: Value, first_token: Value, first_row: Value, n_rows: Value
+    ) -> None:
+        w, shape = self.w, self.shape
+        for m in range(shape.fragments):
+            for half in range(2):
+                row = first_row + self.warp_row + self.group + (16 * m + 8 * half)
+                factor = w.function("rcp.approx.ftz", sums[len(sums) - 2 * shape.fragments + 2 * m + half])
+                line = dst + self._place(row, first_token, dst_stride) + (self.t * 8).wide()
+                for column in range(2 * self.steps):
+                    if 8 * column >= shape.head_dim:
+                        continue
+                    inside = row < n_rows
+                    if 8 * column + 8 > shape.head_dim:
+                        inside = inside & (self.t * 2 < shape.head_dim - 8 * column)
+                    place = 4 * (m * 2 * self.steps + column) + 2 * half
+                    w.store2(sums[place] * factor, sums[place + 1] * factor, line + 32 * column, inside)

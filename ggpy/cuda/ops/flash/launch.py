@@ -1,0 +1,61 @@
+"""The host side of attention over many tokens. Imports no numba."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggpy.cuda.ops.flash.layout import FlashShape
+from ggpy.cuda.weights.layout import CacheLayout
+
+if TYPE_CHECKING:
+    from ggpy.cuda.driver import Device
+
+
+def _shapes(cache: CacheLayout, n_head: int) -> list[FlashShape]:
+    """Of 16 rows a warp and, where a warp's registers hold them, of 32: twice the work for what is read."""
+    group = n_head // cache.n_head_kv
+    return [FlashShape(cache.head_dim, group, n, cache.types) for n in ((1, 2) if cache.head_pad <= 96 else (1,))]
+
+
+def kernel_names(cache: CacheLayout, n_head: int) -> list[str]:
+    """What `attention` may launch, to be compiled ahead."""
+    return [shape.name for shape in _shapes(cache, n_head)]
+
+
+def attention(
+    device: Device,
+    cache: CacheLayout,
+    *,
+    q: int,
+    q_stride: int,
+    keys: int,
+    values: int,
+    segments: int,
+    n_segments: int,
+    max_tokens: int,
+    dst: int,
+    dst_stride: int,
+    n_head: int,
+    window: int,
+    scale: float,
+) -> None:
+    """dst[token, head] = softmax(scale * q . k) v over the cells that each token sees: of its slot, up to its own
+    position, the last `window` of them if that is not 0.
+
+    q, dst: float32 rows [token][n_head * head_dim], `q_stride` and `dst_stride` bytes apart; keys, values: a layer's
+    cache, the batch already in it; segments: int32 [n_segments][4] on the device, runs of tokens of one slot at
+    consecutive positions: slot, first token, tokens, position of the first; max_tokens: of the longest one.
+    """
+    shapes = _shapes(cache, n_head)
+    rows = max_tokens * shapes[0].group
+
+    def blocks(shape: FlashShape) -> int:
+        return -(-rows // shape.rows) * cache.n_head_kv * n_segments
+
+    # the larger tile only where there are more than enough for all multiprocessors
+    shape = shapes[-1] if blocks(shapes[-1]) >= 4 * device.n_multiprocessors else shapes[0]
+    device.kernel(shape.name).launch(
+        (cache.n_head_kv, n_segments, -(-rows // shape.rows)),
+        q, q_stride, keys, values, cache.cells, segments, dst, dst_stride, window, scale,
+        shared=shape.shared_bytes,
+    )  # fmt: skip

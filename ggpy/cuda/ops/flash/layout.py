@@ -1,0 +1,89 @@
+"""Sizes of attention over many tokens (`flash`). Free of numba."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ggpy.cpu.isa.layout import cache_types
+
+WARPS = 4
+STAGES = 2
+
+
+@dataclass(frozen=True)
+class FlashShape:
+    """One kernel: heads of `head_dim`, `group` query heads to a key/value head, `fragments` times 16 rows a warp; types
+    of keys and values as `ggpy.cpu.isa.layout.cache_name` has them."""
+
+    head_dim: int
+    group: int
+    fragments: int
+    cache: str = "f16"
+
+    @property
+    def name(self) -> str:
+        return f"flash.{self.head_dim}.{self.group}.{self.fragments}.{self.cache}"
+
+    @property
+    def quantized(self) -> tuple[bool, bool]:
+        """Whether keys and values are q8_0: copied as they are, and made halves before a tile is met."""
+        key, value = (kind == "q8_0" for kind in cache_types(self.cache))
+        return key, value
+
+    @property
+    def head_pad(self) -> int:
+        return -(-self.head_dim // 16) * 16
+
+    @property
+    def rows(self) -> int:
+        """Of a block: pairs of a token and a query head."""
+        return 16 * self.fragments * WARPS
+
+    @property
+    def positions(self) -> int:
+        """Of the cache in shared memory at once; fewer for large heads, so that 99 KiB are enough for all."""
+        if self.head_pad > 128:
+            return 16 if any(self.quantized) and self.head_pad > 224 else 32
+        return 64
+
+    @property
+    def threads(self) -> int:
+        return 32 * WARPS
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from row to row in shared memory: an odd number of 16-byte pieces, so eight rows meet all banks."""
+        return 2 * self.head_pad + 16
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of keys, or values, as halves."""
+        return self.positions * self.pitch
+
+    @property
+    def copied_bytes(self) -> tuple[int, int]:
+        """Of keys and of values as they are copied: halves, or codes and then their scales."""
+        key, value = (
+            self.positions * (self.head_pad + self.head_pad // 16) if q else self.tile_bytes for q in self.quantized
+        )
+        return key, value
+
+    @property
+    def stage_bytes(self) -> int:
+        """Keys, then values."""
+        return sum(self.copied_bytes)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Queries, stages, and where what is quantized becomes halves."""
+        return self.rows * self.pitch + STAGES * self.stage_bytes + sum(self.quantized) * self.tile_bytes
+
+    @property
+    def keeps_queries(self) -> bool:
+        """In registers; else they are read from shared memory for every tile."""
+        return self.fragments * self.head_pad <= 128
+
+    @property
+    def blocks(self) -> int:
+        """That a multiprocessor can hold at once."""
+        return 2 if self.head_pad <= 128 else 1

@@ -1,0 +1,1 @@
+"""Products of many tokens on the GPU's matrix units."""

@@ -1,0 +1,221 @@
+"""The host side of a large step's products: which kernels, which tiles, which grids. Imports no numba.
+
+`prepare` or `swiglu_prepare` leaves what one or several `matmul` read. All only queue kernels on the device's stream.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ggpy.cuda.ops.matmul.layout import HalfActivations, Tiling
+from ggpy.cuda.weights.layout import MatrixLayout
+from ggpy.quant.packed import PACKED, Packed
+
+if TYPE_CHECKING:
+    from ggpy.cuda.driver import Device
+
+PREPARE_THREADS = 512  # the most that prepare a token
+PREPARE_SHARED = 8 * PREPARE_THREADS // 32  # two floats a warp
+
+# Every shape of tile that there is a kernel for; of one size the best first, for formats that it has room for.
+TILINGS: dict[str, Tiling] = {
+    tiling.name: tiling
+    for tiling in (
+        Tiling(128, 256, 8, 1, 4, hopper=True),
+        Tiling(128, 128, 8, 1, 4, hopper=True),
+        Tiling(64, 128, 4, 1, 4, hopper=True, splits=2),
+        *(Tiling(64, 64, 4, 1, 4, hopper=True, splits=n) for n in (4, 2, 1)),
+        *(Tiling(128, 32, 4, 1, 4, hopper=True, splits=n) for n in (4, 2)),
+        Tiling(64, 32, 4, 1, 6, hopper=True, splits=4, paired=True),
+        *(Tiling(64, 32, 4, 1, 4, hopper=True, splits=n) for n in (4, 2)),
+        Tiling(128, 128, 2, 2, 4, blocks=2),
+        *(Tiling(64, 64, 4, 1, 3, splits=n) for n in (2, 1)),
+        *(Tiling(64, 32, 4, 1, 4, splits=n) for n in (4, 2, 1)),
+    )
+}
+# Microseconds that a round of blocks takes, one on every multiprocessor: at its start and end, and every 1000 columns;
+# then the same where each multiprocessor holds as many as it can. Of Q4_0 on an H100; only the ratios matter.
+COSTS: dict[tuple[int, int, bool], tuple[float, float, float, float]] = {
+    (128, 256, True): (17.0, 8.9, 14.5, 11.1),
+    (128, 128, True): (14.5, 7.0, 14.5, 7.0),
+    (64, 128, True): (9.0, 3.4, 9.0, 3.7),
+    (64, 64, True): (9.0, 2.0, 9.0, 2.0),
+    (128, 32, True): (8.0, 3.7, 8.0, 3.7),
+    (64, 32, True): (7.0, 1.9, 7.0, 1.9),
+    (128, 128, False): (10.0, 13.1, 14.0, 21.3),
+    (64, 64, False): (10.0, 3.7, 10.0, 3.8),
+    (64, 32, False): (10.0, 1.7, 10.0, 1.8),
+}
+# The same of what is not split, where that is another kernel: an estimate, from tiles of twice the rows and tokens.
+COSTS_UNSPLIT = {(64, 64, True): (9.0, 5.0, 9.0, 5.0)}
+
+
+@lru_cache(maxsize=64)
+def tilings(packed: Packed, cc: tuple[int, int], batch_invariant: bool = False) -> tuple[Tiling, ...]:
+    """One kernel of each size for a format, as many teams as shared memory has room for. batch_invariant: those of one
+    team, all of which sum up the columns in one order."""
+    hopper = cc == (9, 0)
+    large = cc in ((8, 0), (8, 7)) or (10, 0) <= cc < (12, 0)
+    room = (227 if hopper else 163 if large else 99) << 10
+    found: dict[tuple[int, int], Tiling] = {}
+    for tiling in TILINGS.values():
+        split = batch_invariant and tiling.splits > 1
+        if tiling.hopper == hopper and not split and tiling.shared_bytes(packed) <= room:
+            found.setdefault((tiling.rows, tiling.tokens), tiling)
+    return tuple(found.values())
+
+
+def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiprocessors: int) -> float:
+    """Estimated microseconds."""
+    kind = tiling.rows, tiling.tokens, tiling.hopper
+    unsplit = COSTS_UNSPLIT.get(kind) if tiling.splits == 1 else None
+    start, column, full_start, full_column = unsplit or COSTS[kind]
+    alone, full = start + column * n_cols / 1000, full_start + full_column * n_cols / 1000
+    blocks = -(-n_rows // tiling.rows) * -(-n_tokens // tiling.tokens)
+    rounds, rest = divmod(blocks, n_multiprocessors * tiling.blocks)
+    return rounds * full + (0 if rest == 0 else alone if rest <= n_multiprocessors else full)
+
+
+def choose_tiling(
+    packed: Packed,
+    n_rows: int,
+    n_cols: int,
+    n_tokens: int,
+    cc: tuple[int, int],
+    n_multiprocessors: int,
+    batch_invariant: bool = False,
+) -> Tiling:
+    """The tiling that should take the least time."""
+    return min(
+        tilings(packed, cc, batch_invariant),
+        key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors),
+    )
+
+
+def kernel_names(layout: MatrixLayout, cc: tuple[int, int], batch_invariant: bool = False) -> list[str]:
+    """What `prepare`, `swiglu_prepare` and `matmul` may launch for a matrix, to be compiled ahead."""
+    width = _width(layout.n_cols)
+    prepares = [f"matmul_prepare.{kind}.{width}" for kind in ("norm", "swiglu")]
+    return prepares + [
+        f"matmul.{layout.packed.name}.{tiling.name}" for tiling in tilings(layout.packed, cc, batch_invariant)
+    ]
+
+
+def activation_bytes(layout: MatrixLayout, n_tokens: int) -> int:
+    """Of one prepared input."""
+    return HalfActivations(n_tokens, layout.n_cols).n_bytes
+
+
+def _width(n_cols: int, *places: int) -> int:
+    """Columns that the preparation loads at once: four where rows, addresses and strides are multiples of 16."""
+    return 1 if any(value % 16 for value in (n_cols, *places)) else 4
+
+
+def prepare(
+    device: Device,
+    layout: MatrixLayout,
+    *,
+    src: int,
+    src_stride: int,
+    rows: int,
+    weight: int,
+    eps: float,
+    n_tokens: int,
+    activations: int,
+) -> None:
+    """activations = src, each token divided by its root mean square and multiplied by `weight` if eps >= 0.
+
+    src: float32 rows, `src_stride` bytes apart; rows: int32 [n_tokens], which of them, or 0: one after the other;
+    weight: float32 [n_cols], or 0; eps: added to the mean square; activations: HalfActivations.
+    """
+    _prepare(device, "norm", layout.n_cols, src, src_stride, 0, 0, rows, eps, weight, n_tokens, activations)
+
+
+def swiglu_prepare(
+    device: Device,
+    layout: MatrixLayout,
+    *,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    n_tokens: int,
+    activations: int,
+) -> None:
+    """activations = silu(gate) * up, both float32 [n_tokens][layout.n_cols], their rows so many bytes apart."""
+    _prepare(device, "swiglu", layout.n_cols, gate, gate_stride, up, up_stride, 0, -1.0, 0, n_tokens, activations)
+
+
+def _prepare(
+    device: Device,
+    kind: str,
+    n_cols: int,
+    src: int,
+    src_stride: int,
+    up: int,
+    up_stride: int,
+    rows: int,
+    eps: float,
+    weight: int,
+    n_tokens: int,
+    activations: int,
+) -> None:
+    padded = HalfActivations(n_tokens, n_cols).stride // 2
+    width = _width(n_cols, src, src_stride, up, up_stride, weight)
+    device.kernel(f"matmul_prepare.{kind}.{width}").launch(
+        n_tokens,
+        src, src_stride, up, up_stride, rows, n_cols, padded, eps, weight, activations,
+        threads=min(PREPARE_THREADS, -(-padded // 512) * 32),
+        shared=PREPARE_SHARED,
+    )  # fmt: skip
+
+
+def matmul(
+    device: Device,
+    layout: MatrixLayout,
+    weight: int,
+    activations: int,
+    *,
+    n_tokens: int,
+    bias: int,
+    dst: int,
+    dst_stride: int,
+    accumulate: bool,
+    batch_invariant: bool = False,
+) -> None:
+    """dst[token, row] = activations[token] . weight[row] + bias[row], or that added to dst.
+
+    weight: address of a matrix as `layout` lays it; activations: as `prepare` left them for `n_tokens`; bias: float32
+    [n_rows], or 0; dst: float32 rows, `dst_stride` bytes apart; batch_invariant: a token's sums are the same bits
+    whatever tokens there are beside it.
+    """
+    n_rows, n_cols = layout.n_rows, layout.n_cols
+    name, grid, shared, scales_at = _plan(
+        layout.packed.name, n_rows, n_cols, n_tokens, device.cc, device.n_multiprocessors, batch_invariant
+    )
+    device.kernel(name).launch(
+        grid, dst, dst_stride, activations, activations + scales_at, weight, bias, n_tokens, n_rows, n_cols, accumulate,
+        shared=shared,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    name: str,
+    n_rows: int,
+    n_cols: int,
+    n_tokens: int,
+    cc: tuple[int, int],
+    n_multiprocessors: int,
+    batch_invariant: bool,
+) -> tuple[str, tuple[int, int], int, int]:
+    """Of a product: kernel, grid, bytes of shared memory, and where the activations' scales are."""
+    packed = PACKED[name]
+    tiling = choose_tiling(packed, n_rows, n_cols, n_tokens, cc, n_multiprocessors, batch_invariant)
+    return (
+        f"matmul.{name}.{tiling.name}",
+        (-(-n_tokens // tiling.tokens), -(-n_rows // tiling.rows)),
+        tiling.shared_bytes(packed),
+        HalfActivations(n_tokens, n_cols).scales_at,
+    )

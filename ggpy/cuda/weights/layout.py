@@ -1,0 +1,473 @@
+"""How the GPU keeps weights, activations and the cache. One description serves packing, kernels and tests. Free of
+numba and of any device.
+
+A matrix [n_rows, n_cols] is a few *planes*, each [n_rows][row bytes] with every row on a 16-byte boundary, so that a
+warp reads one row of one plane as one run of 16-byte loads. A quantized row is cut into blocks of 32 columns:
+
+    codes    16 bytes a block: byte j holds column j in its low nibble and column 16 + j in its high one; an 8-bit
+             row is two such runs, columns 0..15 of every block and then columns 16..31 of every block
+    high     the bits above the fourth, 4 bytes a block and bit: in word p, byte c, `field` bits for each of the
+             8 / field groups of four columns; bits field * k of it belong to column 4 * (8 / field * p + k) + c
+    levels   scales and minima of a block in one of the forms of `ggpy.quant.packed.SCALES`: a scale and its minimum
+             side by side, or the scales of the first and the last 16 columns
+    supers   what the bytes of `levels` are multiples of, every 256 columns: one half, or two (scales, minima)
+
+So the 32-bit word w of a block holds columns 4w .. 4w+3 in its low nibbles and 16 + 4w .. in its high ones: the operand
+of an 8-bit dot product, and the fragment that lane w of a row holds in `mma.m16n8k32`. Floats are one plane, `codes`.
+
+Codes of up to four bits that stand for any `numbers` are looked up four at a time by the instruction that permutes
+bytes, which takes the lowest four nibbles of a word for places in a table. So their nibbles follow each other:
+
+    codes    4 bits: nibble k of word w is column 4w + k, nibble 4 + k column 16 + 4w + k. 2 and 3 bits, 8 bytes a
+             block: word p has the lowest two bits of the words 2p (in the low half of its nibbles) and 2p + 1
+    high     the third bit, 4 bytes a block: that of word w is bit w of its nibble
+
+Columns are padded with zeros to a multiple of 32. Codes stay unsigned where the format's are; `offset` is the kernel's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ggpy.cpu.isa.layout import cache_types, cell_bytes
+from ggpy.quant.packed import BLOCK, Packed
+
+ALIGN = 256  # bytes between the starts of planes and of matrices
+SUPER = 256  # columns under one super-scale
+PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
+MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memory at a time
+ROW_THREADS = 512  # that make a token's activations, wherever that is done: its norm is summed in one order
+ALL_REDUCE_THREADS = 128  # of a block that adds up what ranks have
+SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
+
+
+def low_bits(packed: Packed) -> int:
+    """Bits of a code in the plane `codes`."""
+    return packed.bits if packed.is_float else packed.planes[0].bits
+
+
+def bits_above(packed: Packed) -> int:
+    """Bits of a code above those, kept in the plane `high`."""
+    return packed.bits - low_bits(packed)
+
+
+def numbers(packed: Packed) -> tuple[int, ...]:
+    """The 4, 8 or 16 numbers that codes stand for, where kernels look them up; none where that is code - offset."""
+    if packed.table or packed.bits > 3:
+        return packed.table
+    return tuple(code - packed.offset for code in range(1 << packed.bits))
+
+
+def table_words(values: Sequence[int], bias: int = 0) -> list[int]:
+    """Numbers, four a word, as bytes; with a bias added where they shall not be negative."""
+    return [int(word) for word in np.array([v + bias for v in values], np.int16).astype(np.uint8).view("<u4")]
+
+
+def ring_kib(shared_bytes: int) -> int:
+    """KiB that a product with few tokens has for weights on their way, on a GPU whose blocks may have so much shared
+    memory: under a half of it, so that the next product's kernel finds room too."""
+    return max(16, shared_bytes * 43 // 100 >> 14 << 4)
+
+
+READ_THREADS, READ_BLOCKS = 256, 4  # of a block and of a multiprocessor, to see how fast memory is read
+DEEP = 2048  # tokens before that of a step of one token, from which on attention is cut in more shares
+
+
+def attention_ring_kib(shared_bytes: int) -> int:
+    """KiB that a block of threads that attends for single tokens has for cells on their way: with them it fits beside a
+    product."""
+    return ring_kib(shared_bytes) * 2 // 3
+
+
+def round_up(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+def padded_head(head_dim: int) -> int:
+    """Dimensions of a head in the cache."""
+    return round_up(head_dim, 16)
+
+
+def part_bytes(head_dim: int) -> int:
+    """One part of one head's attention: PART_HEAD, then its weighted values, float32 [padded head]."""
+    return PART_HEAD + 4 * padded_head(head_dim)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One array of a matrix: `offset` from the matrix's address, `stride` from row to row, both in bytes."""
+
+    offset: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """The planes of one matrix. Planes that its format lacks have stride 0."""
+
+    packed: Packed
+    n_rows: int
+    n_cols: int
+
+    @property
+    def padded_cols(self) -> int:
+        return round_up(self.n_cols, BLOCK)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of a row."""
+        return self.padded_cols // BLOCK
+
+    @property
+    def code_bytes(self) -> int:
+        """Of a block in the plane `codes`."""
+        return BLOCK * low_bits(self.packed) // 8
+
+    @property
+    def high_bytes(self) -> int:
+        """Of a block in the plane `high`."""
+        return 4 * bits_above(self.packed)
+
+    @property
+    def level_bytes(self) -> int:
+        """Of a block in the plane `levels`."""
+        p = self.packed
+        if p.is_float:
+            return 0
+        return p.n_scales * p.scale_bytes * (2 if p.minima and p.scales != "nibbles" else 1)
+
+    @property
+    def super_bytes(self) -> int:
+        """Of 256 columns in the plane `supers`."""
+        return (2 + 2 * self.packed.minima) if self.packed.header else 0
+
+    def _planes(self) -> tuple[Plane, Plane, Plane, Plane]:
+        planes, at = [], 0
+        n_supers = -(-self.padded_cols // SUPER)
+        for row in (
+            self.n_blocks * self.code_bytes,
+            self.n_blocks * self.high_bytes,
+            self.n_blocks * self.level_bytes,
+            n_supers * self.super_bytes,
+        ):
+            stride = round_up(row, 16)
+            planes.append(Plane(at, stride))
+            at += round_up(stride * self.n_rows, ALIGN)
+        first, second, third, fourth = planes
+        return first, second, third, fourth
+
+    @property
+    def codes(self) -> Plane:
+        return self._planes()[0]
+
+    @property
+    def high(self) -> Plane:
+        return self._planes()[1]
+
+    @property
+    def levels(self) -> Plane:
+        return self._planes()[2]
+
+    @property
+    def supers(self) -> Plane:
+        return self._planes()[3]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the matrix: a multiple of ALIGN."""
+        last = self.supers
+        return last.offset + round_up(last.stride * self.n_rows, ALIGN)
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Keys and values of one layer: each [slot][kv head] halves [position][head_pad], where what pads a head is 0; or,
+    as q8_0, int8 codes [position][head_pad], then halves [position][head_pad / 32], the scales of 32 dimensions."""
+
+    n_slots: int
+    n_head_kv: int
+    n_ctx: int
+    head_dim: int
+    types: str = "f16"  # of keys and values, as `ggpy.cpu.isa.layout.cache_name` has them
+
+    @property
+    def cells(self) -> int:
+        """Positions of a slot as stored: whole tiles of attention may be read to their end."""
+        return round_up(self.n_ctx, 64)
+
+    @property
+    def head_pad(self) -> int:
+        return padded_head(self.head_dim)
+
+    @property
+    def part_bytes(self) -> int:
+        return part_bytes(self.head_dim)
+
+    def _bytes(self, kind: str) -> int:
+        return round_up(self.n_slots * self.n_head_kv * self.cells * cell_bytes(kind, self.head_pad), ALIGN)
+
+    @property
+    def key_bytes(self) -> int:
+        """Of one layer."""
+        return self._bytes(cache_types(self.types)[0])
+
+    @property
+    def value_bytes(self) -> int:
+        return self._bytes(cache_types(self.types)[1])
+
+
+@dataclass(frozen=True)
+class ActivationLayout:
+    """Activations of a small step as products read them, [n_tokens, n_cols]; every array starts on ALIGN bytes.
+
+    "q8":  codes int8 [token][2][block][16], columns 0..15 of all blocks and then 16..31; levels [token][block] of 8
+           bytes: the scale as float32, and the sums of the first and the last 16 codes as int16
+    "f32": float32 [token][padded columns]
+    """
+
+    form: str
+    n_tokens: int
+    n_cols: int
+
+    @property
+    def padded_cols(self) -> int:
+        return round_up(self.n_cols, BLOCK)
+
+    @property
+    def code_stride(self) -> int:
+        return self.padded_cols * (4 if self.form == "f32" else 1)
+
+    @property
+    def levels_at(self) -> int:
+        return round_up(self.n_tokens * self.code_stride, ALIGN)
+
+    @property
+    def level_stride(self) -> int:
+        return 0 if self.form == "f32" else self.padded_cols // BLOCK * 8
+
+    @property
+    def n_bytes(self) -> int:
+        return self.levels_at + round_up(self.n_tokens * self.level_stride, ALIGN)
+
+
+@dataclass(frozen=True)
+class AttentionTile:
+    """What a block of threads that attends for single tokens keeps in shared memory (`ggpy.cuda.ops.attention`): sums
+    of norms, queries with the new key and value, the new cell as the cache rounds it, and cells on their way. At its
+    end, what each warp has summed, from the start."""
+
+    lanes: int  # that hold a head, 8 dimensions each: a power of two
+    group: int  # query heads
+    types: str  # of the cache
+    ring: int  # KiB for cells on their way
+
+    @property
+    def dims(self) -> int:
+        return 8 * self.lanes
+
+    @property
+    def subs(self) -> int:
+        """Groups of lanes in a warp."""
+        return 32 // self.lanes
+
+    @property
+    def threads(self) -> int:
+        """Of a block: more where each needs fewer registers."""
+        return 512 if self.group == 1 else 256
+
+    @property
+    def at_once(self) -> int:
+        """Positions that each group of lanes takes at a time."""
+        return 4 if self.group == 2 else 2
+
+    @property
+    def key_piece(self) -> int:
+        """Bytes of what the lanes of a warp hold of `subs` keys."""
+        return 32 * _lane_bytes(cache_types(self.types)[0])
+
+    @property
+    def value_piece(self) -> int:
+        return 32 * _lane_bytes(cache_types(self.types)[1])
+
+    @property
+    def stage_bytes(self) -> int:
+        """Of what a warp takes at a time."""
+        return self.at_once * (self.key_piece + self.value_piece)
+
+    @property
+    def stages(self) -> int:
+        """Of a warp, that are on their way."""
+        return max(2, min(8, (self.ring << 10) // (self.threads // 32) // self.stage_bytes))
+
+    @property
+    def queries_at(self) -> int:
+        return round_up(4 * (self.group + 1), 16)
+
+    @property
+    def own_at(self) -> int:
+        return self.queries_at + (self.group + 2) * self.dims * 4
+
+    @property
+    def ring_at(self) -> int:
+        return self.own_at + self.key_piece + self.value_piece
+
+    @property
+    def shared_bytes(self) -> int:
+        warps = self.threads // 32
+        sums = warps * self.group * (self.dims + 2) * 4
+        return max(sums, self.ring_at + warps * self.stages * self.stage_bytes)
+
+
+def _lane_bytes(kind: str) -> int:
+    """Of eight dimensions in shared memory: halves, or codes and a word with their scale."""
+    return 12 if kind == "q8_0" else 16
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """How attention of single tokens is shared out (`ggpy.cuda.ops.attention`)."""
+
+    cache: CacheLayout
+    n_head: int
+    ring: int  # KiB of shared memory of a block for cells on their way
+    batch_invariant: bool = False  # as many shares whatever the batch, since it matters to rounding how they are joined
+
+    @property
+    def tile(self) -> AttentionTile:
+        lanes = 1
+        while 8 * lanes < self.cache.head_pad:
+            lanes *= 2
+        return AttentionTile(lanes, self.group, self.cache.types, self.ring)
+
+    @property
+    def group(self) -> int:
+        """Query heads of a block of threads, which share a kv head."""
+        shared = self.n_head // self.cache.n_head_kv
+        return max(g for g in (1, 2, 3, 4) if shared % g == 0)
+
+    def kernel(self, turn: bool) -> str:
+        """turn: it turns queries and keys itself, and stores keys and values."""
+        tile = self.tile
+        return f"attention.{tile.lanes}.{tile.group}.{'turn' if turn else 'turned'}.{tile.types}.{tile.ring}"
+
+    @property
+    def shared_bytes(self) -> int:
+        return self.tile.shared_bytes
+
+    def splits(self, n_tokens: int, n_multiprocessors: int, deep: bool) -> int:
+        """Shares of the positions: as many as keep every multiprocessor at work, for a cost to whoever joins them.
+        deep: after so many tokens that reading them takes longer than that."""
+        if self.batch_invariant:
+            n_tokens, deep = 1, False
+        blocks = n_tokens * self.n_head // self.group
+        wanted = n_multiprocessors if n_tokens == 1 and not deep else 2 * n_multiprocessors
+        return max(1, min(16, round(wanted / blocks), self.cache.cells // 64))
+
+    def parts_bytes(self, n_tokens: int, n_multiprocessors: int) -> int:
+        return n_tokens * self.n_head * self.splits(n_tokens, n_multiprocessors, True) * self.cache.part_bytes
+
+
+@dataclass(frozen=True)
+class MatvecShape:
+    """How a product of a matrix with few tokens is cut (`ggpy.cuda.ops.matvec`).
+
+    A lane reads *items*, 16 bytes of codes each: a block of 32 columns, or as many floats. 32 lanes' are a *chunk*;
+    a warp has some chunks of a row, a *unit*, copied to shared memory at a time, several units ahead.
+    """
+
+    packed: Packed
+    n_cols: int
+    n_tokens: int
+    ring: int  # KiB of shared memory of a multiprocessor for weights on their way
+
+    @property
+    def threads(self) -> int:
+        """Of a block: more where each needs fewer registers."""
+        return ROW_THREADS if self.n_tokens == 1 else 256
+
+    @property
+    def blocks(self) -> int:
+        """Of threads on a multiprocessor. For a single token one, so that the next kernel's finds room beside it."""
+        return 1 if self.n_tokens == 1 else 2
+
+    def grid(self, n_rows: int, n_multiprocessors: int) -> int:
+        return min(-(-n_rows // (self.threads // 32)), n_multiprocessors * self.blocks)
+
+    @property
+    def layout(self) -> MatrixLayout:
+        return MatrixLayout(self.packed, 1, self.n_cols)
+
+    @property
+    def n_items(self) -> int:
+        """Of a row."""
+        layout = self.layout
+        return layout.padded_cols * self.packed.bits // 128 if self.packed.is_float else layout.n_blocks
+
+    @property
+    def chunks(self) -> int:
+        """Of a unit: a few, two units of which must fit, that leave little of a row's last one empty."""
+        n = -(-self.n_items // 32)
+        fitting = [c for c in range(MOST_CHUNKS, 1, -1) if 2 * sum(self._parts(c)) <= self.warp_bytes]
+        return min([*fitting, 1], key=lambda c: -(-n // c) * (c + 0.5))
+
+    @property
+    def n_units(self) -> int:
+        """Of a row."""
+        return -(-self.n_items // (32 * self.chunks))
+
+    @property
+    def padded_blocks(self) -> int:
+        """Of a single token's activations in shared memory: as far as the row's last unit reaches."""
+        blocks = self.layout.n_blocks
+        return blocks if self.packed.is_float else 32 * self.chunks * self.n_units
+
+    @property
+    def warp_bytes(self) -> int:
+        """Of shared memory that a warp has for units."""
+        return (self.ring << 10) // self.blocks // (self.threads // 32)
+
+    def _parts(self, chunks: int = 0) -> tuple[int, int, int, int]:
+        """Bytes of a unit, of so many chunks, in the planes codes, high, levels and supers."""
+        layout, chunks = self.layout, chunks or self.chunks
+        if self.packed.is_float:
+            return 512 * chunks, 0, 0, 0
+        blocks = 32 * chunks
+        sizes = layout.code_bytes * blocks, layout.high_bytes * blocks, layout.level_bytes * blocks
+        return (*sizes, round_up(layout.super_bytes * blocks // 8, 16))
+
+    @property
+    def high_at(self) -> int:
+        """Offset in a unit."""
+        return self._parts()[0]
+
+    @property
+    def levels_at(self) -> int:
+        return sum(self._parts()[:2])
+
+    @property
+    def supers_at(self) -> int:
+        return sum(self._parts()[:3])
+
+    @property
+    def unit_bytes(self) -> int:
+        return sum(self._parts())
+
+    @property
+    def slots(self) -> int:
+        """Units of a warp in shared memory, one of them being multiplied."""
+        return max(2, min(8, self.warp_bytes // self.unit_bytes))
+
+    @property
+    def activations_at(self) -> int:
+        """Offset of a single token's activations in shared memory, after sums and units."""
+        return SUMS + self.threads // 32 * self.slots * self.unit_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        if self.n_tokens > 1:
+            return self.activations_at
+        form = "f32" if self.packed.is_float else "q8"
+        return self.activations_at + ActivationLayout(form, 1, 32 * self.padded_blocks).n_bytes

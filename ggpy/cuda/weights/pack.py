@@ -1,0 +1,148 @@
+"""Kernels that turn a GGUF tensor's own bytes into the planes that products read (`ggpy.cuda.weights.layout`): a thread
+a block of 32 columns, or a column of floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda
+
+from ggpy.cuda.compile import Source
+from ggpy.cuda.isa.device import at, inline, u32, u64
+from ggpy.cuda.isa.instructions import load_u16, store_u8, store_u16, store_u32
+from ggpy.cuda.weights.blocks import readers
+from ggpy.cuda.weights.layout import MatrixLayout, bits_above, numbers
+from ggpy.quant import FORMATS
+from ggpy.quant.packed import BLOCK, PACKED, Packed
+
+THREADS = 256
+
+
+def source(name: str) -> Source:
+    """pack.TYPE(raw, row_bytes, n_rows, n_blocks, codes, high, levels, supers, and the strides of these four)
+
+    raw: `n_rows` rows of the file, `row_bytes` apart; the four addresses are of the first of these rows in its planes.
+    pack.F32 and pack.F16 (for every type of two bytes) copy `n_blocks` columns.
+    """
+    p = PACKED[name]
+    if p.is_float:
+        return Source(_floats(p.bits // 16), "u64 i32 i32 i32 u64 i32", THREADS)
+    code, read_levels = readers(name)
+    store_codes, store_levels = (_looked_up if numbers(p) else _codes)(p, code), _levels(p)
+    size, group = FORMATS[name].type_size, FORMATS[name].block_size // BLOCK
+    layout = MatrixLayout(p, 1, BLOCK)
+    code_bytes, high_bytes = min(16, layout.code_bytes), layout.high_bytes
+
+    def pack(raw, row_bytes, n_rows, n_blocks, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+        item = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        row, block = item // n_blocks, item % n_blocks
+        if row >= n_rows:
+            return
+        top, sub = raw + u64(row) * u64(row_bytes) + u64(block // group * size), block % group
+        to = codes + u64(row) * u64(code_stride) + u64(code_bytes * block)
+        to_high = high + u64(row) * u64(high_stride) + u64(high_bytes * block)
+        store_codes(top, sub, to, at(to, 16 * n_blocks), to_high)
+        to_levels, to_supers = levels + u64(row) * u64(level_stride), supers + u64(row) * u64(super_stride)
+        store_levels(read_levels(top, sub), to_levels, to_supers, block)
+
+    return Source(pack, "u64 i32 i32 i32 u64 u64 u64 u64 i32 i32 i32 i32", THREADS)
+
+
+def _codes(p: Packed, code: Any) -> Any:
+    """`store(top, sub, codes, last, high)`: the codes of one block; `last`: of the second run of 8-bit ones."""
+    field, bits = bits_above(p), p.bits
+    per_word = 8 // field if field else 1
+
+    @inline
+    def store(top, sub, codes, last, high):  # type: ignore[no-untyped-def]
+        for w in range(4):
+            first, second = u32(0), u32(0)
+            for c in range(4):
+                one, other = code(top, sub, 4 * w + c), code(top, sub, 16 + 4 * w + c)
+                if bits == 8:
+                    first |= one << u32(8 * c)
+                    second |= other << u32(8 * c)
+                else:
+                    first |= ((one & u32(15)) | ((other & u32(15)) << u32(4))) << u32(8 * c)
+            store_u32(at(codes, 4 * w), first)
+            if bits == 8:
+                store_u32(at(last, 4 * w), second)
+        if field:
+            for p_ in range(field):
+                word = u32(0)
+                for k in range(per_word):
+                    for c in range(4):
+                        above = code(top, sub, 4 * (per_word * p_ + k) + c) >> u32(4)
+                        word |= above << u32(8 * c + field * k)
+                store_u32(at(high, 4 * p_), word)
+
+    return store
+
+
+def _looked_up(p: Packed, code: Any) -> Any:
+    """The same for codes that are looked up."""
+    bits = p.bits
+
+    @inline
+    def store(top, sub, codes, last, high):  # type: ignore[no-untyped-def]
+        third, pair = u32(0), u32(0)
+        for w in range(4):
+            nibbles = u32(0)
+            for k in range(4):
+                nibbles |= code(top, sub, 4 * w + k) << u32(4 * k)
+                nibbles |= code(top, sub, 16 + 4 * w + k) << u32(16 + 4 * k)
+            if bits == 4:
+                store_u32(at(codes, 4 * w), nibbles)
+            else:
+                third |= ((nibbles & u32(0x44444444)) >> u32(2)) << u32(w)
+                low = nibbles & u32(0x33333333)
+                if w % 2 == 0:
+                    pair = low
+                else:
+                    store_u32(at(codes, w // 2 * 4), pair | (low << u32(2)))
+        if bits == 3:
+            store_u32(high, third)
+
+    return store
+
+
+def _levels(p: Packed) -> Any:
+    """`store(found, levels, supers, block)`: what a reader found, in the row's planes."""
+    layout = MatrixLayout(p, 1, BLOCK)
+    each, super_bytes, size = layout.level_bytes, layout.super_bytes, p.scale_bytes
+    header, minima, two, nibbles = p.header, p.minima, p.n_scales == 2, p.scales == "nibbles"
+    put = store_u16 if size == 2 else store_u8
+
+    @inline
+    def store(found, levels, supers, block):  # type: ignore[no-untyped-def]
+        d, dmin, first, last, minimum, minimum2 = found
+        if nibbles:
+            first |= minimum << u32(4)
+            last |= minimum2 << u32(4)
+        to = at(levels, each * block)
+        if each:
+            put(to, first)
+            if two:
+                put(at(to, size), last)
+            elif minima:
+                put(at(to, size), minimum)
+        if header and block % 8 == 0:
+            store_u16(at(supers, block // 8 * super_bytes), d)
+            if minima:
+                store_u16(at(supers, block // 8 * super_bytes + 2), dmin)
+
+    return store
+
+
+def _floats(words: int) -> Any:
+    def pack_floats(raw, row_bytes, n_rows, n_cols, codes, code_stride):  # type: ignore[no-untyped-def]
+        item = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        row, column = item // n_cols, item % n_cols
+        if row >= n_rows:
+            return
+        of = raw + u64(row) * u64(row_bytes) + u64(2 * words * column)
+        to = codes + u64(row) * u64(code_stride) + u64(2 * words * column)
+        for k in range(words):
+            store_u16(at(to, 2 * k), load_u16(at(of, 2 * k)))
+
+    return pack_floats

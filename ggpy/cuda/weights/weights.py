@@ -1,0 +1,135 @@
+"""A model's weights on the GPU: matrices uploaded piece by piece and packed there, so that host memory holds no second
+copy; small tensors as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggpy.cuda.driver import Device
+from ggpy.cuda.weights.layout import ALIGN, MatrixLayout, round_up
+from ggpy.gguf.slices import raw_rows, read_halves, read_vector
+from ggpy.quant.packed import PACKED, Packed, packed_format
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import GGUFFile, TensorInfo
+
+PIECE = 64 << 20  # bytes of a tensor on their way at a time
+SLACK = 1024  # bytes after the last matrix that may be read
+PACK_THREADS = 256
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One or several tensors of the same type and width, row after row, at `address`."""
+
+    layout: MatrixLayout
+    address: int
+    names: tuple[str, ...]
+
+    @property
+    def planes(self) -> tuple[int, int, int, int, int, int, int, int]:
+        """Addresses of codes, high, levels and supers, and their strides: what kernels begin with."""
+        planes = self.layout.codes, self.layout.high, self.layout.levels, self.layout.supers
+        codes, high, levels, supers = (self.address + plane.offset for plane in planes)
+        return codes, high, levels, supers, *(plane.stride for plane in planes)  # type: ignore[return-value]
+
+
+def layout_of(infos: Sequence[TensorInfo]) -> MatrixLayout:
+    return MatrixLayout(packed_format(infos[0]), sum(info.shape[0] for info in infos), infos[0].shape[1])
+
+
+class Weights:
+    """Everything of a model that stays as it is."""
+
+    def __init__(self, device: Device, file: GGUFFile) -> None:
+        self.device, self.file = device, file
+        self._matrices: dict[tuple[str, ...], Matrix] = {}
+        self._vectors: dict[tuple[str, ...], int] = {}
+
+    @staticmethod
+    def kernel_names(groups: Sequence[Sequence[TensorInfo]]) -> list[str]:
+        return list(dict.fromkeys(_pack_kernel(packed_format(group[0])) for group in groups))
+
+    def load(self, groups: Sequence[Sequence[TensorInfo]], notify: Callable[[str], None]) -> None:
+        """Bring these groups of tensors, each of which becomes one matrix, into memory."""
+        foreign = sorted({info.type_name for group in groups for info in group if info.type_name not in PACKED})
+        if foreign:
+            notify(
+                f"no packed kernels yet for {', '.join(foreign)}: it runs as half precision, "
+                "slower and larger in memory"
+            )
+        layouts = [layout_of(group) for group in groups]
+        at = self.device.allocate(sum(layout.n_bytes for layout in layouts) + SLACK)
+        staging = self.device.allocate(
+            max(min(PIECE + _row_bytes(info), info.shape[0] * _row_bytes(info)) for group in groups for info in group)
+        )
+        for group, layout in zip(groups, layouts, strict=True):
+            names = tuple(info.name for info in group)
+            matrix = self._matrices[names] = Matrix(layout, at, names)
+            self.device.clear(at, layout.n_bytes)  # what pads a row is read with it
+            first = 0
+            for info in group:
+                self._pack(info, matrix, first, staging)
+                first += info.shape[0]
+            at += round_up(layout.n_bytes, ALIGN)
+        self.device.synchronize()
+        self.device.free(staging)
+
+    def matrix(self, infos: Sequence[TensorInfo]) -> Matrix:
+        return self._matrices[tuple(info.name for info in infos)]
+
+    def vector(self, *infos: TensorInfo | None, sizes: Sequence[int] = ()) -> int:
+        """The address of small tensors as float32, one after the other; those that are None as zeros of that size, and
+        0 where all are."""
+        if all(info is None for info in infos):
+            return 0
+        key = tuple("" if info is None else info.name for info in infos)
+        sizes = sizes or [0] * len(infos)
+        if key not in self._vectors:
+            parts = [
+                np.zeros(size, np.float32) if info is None else read_vector(self.file, info)
+                for info, size in zip(infos, sizes, strict=True)
+            ]
+            values = np.concatenate(parts)
+            padded = np.zeros(round_up(len(values), 32) + 32, np.float32)
+            padded[: len(values)] = values
+            address = self.device.allocate(padded.nbytes)
+            self.device.upload(address, padded.ctypes.data, padded.nbytes)
+            self._vectors[key] = address
+        return self._vectors[key]
+
+    def _pack(self, info: TensorInfo, matrix: Matrix, first: int, staging: int) -> None:
+        """Rows of one tensor into rows first .. of a matrix."""
+        layout, (n_rows, n_cols), row_bytes = matrix.layout, info.shape, _row_bytes(info)
+        kernel = self.device.kernel(_pack_kernel(layout.packed))
+        step = max(1, PIECE // row_bytes)
+        for start in range(0, n_rows, step):
+            rows = raw_rows(self.file, info, start, min(start + step, n_rows))
+            if info.type_name not in PACKED:
+                rows = read_halves(self.file, info, rows).view(np.uint8)
+            self.device.upload(staging, rows.ctypes.data, rows.nbytes)
+            codes, high, levels, supers, *strides = matrix.planes
+            to = [
+                address + (first + start) * stride
+                for address, stride in zip((codes, high, levels, supers), strides, strict=True)
+            ]
+            if layout.packed.is_float:
+                grid = -(-len(rows) * n_cols // PACK_THREADS)
+                kernel.launch(grid, staging, row_bytes, len(rows), n_cols, to[0], strides[0])
+            else:
+                grid = -(-len(rows) * layout.n_blocks // PACK_THREADS)
+                kernel.launch(grid, staging, row_bytes, len(rows), layout.n_blocks, *to, *strides)
+            if info.type_name not in PACKED:
+                self.device.synchronize()  # `rows` goes away
+
+
+def _row_bytes(info: TensorInfo) -> int:
+    return info.nbytes // info.shape[0] if info.type_name in PACKED else 2 * info.shape[1]
+
+
+def _pack_kernel(packed: Packed) -> str:
+    return f"pack.{'F16' if packed.bits == 16 else packed.name}"

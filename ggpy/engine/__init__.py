@@ -1,0 +1,1 @@
+"""Requests over one runtime: schedule, run, postprocess."""

@@ -1,0 +1,190 @@
+"""One request on its way through the engine, and the slot of the cache where it sits.
+
+Each slot remembers the tokens whose keys and values it holds, so a request that begins like an earlier one is
+evaluated only from where they part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy.sampling.sampler import Chain, Sampler
+from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.text.text_stream import TextStream
+
+if TYPE_CHECKING:
+    from ggpy.text.tokenizer import Tokenizer
+
+
+@dataclass
+class Slot:
+    """One request's place in the runtime's cache. `tokens[i]` is the token whose keys and values cell i holds."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    n_prompt: int = 0  # of them, how many at the start were evaluated as a prompt's
+    request: Request | None = None
+    last_used: int = 0
+
+    def common_prefix(self, tokens: Sequence[int]) -> int:
+        n = min(len(self.tokens), len(tokens))
+        if self.tokens[:n] == tokens[:n]:
+            return n
+        return next(i for i in range(n) if self.tokens[i] != tokens[i])
+
+    def extend(self, tokens: Sequence[int], of_prompt: bool) -> None:
+        """The cells that follow hold these."""
+        if of_prompt and self.n_prompt == len(self.tokens):
+            self.n_prompt += len(tokens)
+        self.tokens += tokens
+
+    def truncate(self, n: int) -> None:
+        """The cells from n on hold nothing of use."""
+        del self.tokens[n:]
+        self.n_prompt = min(self.n_prompt, n)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Counts in tokens, times in seconds. Rates are per second, or 0 where nothing was measured."""
+
+    n_prompt: int  # prompt tokens evaluated
+    n_reused: int  # prompt tokens that the cache already held
+    prompt_s: float  # from the first batch that held the request to its first token
+    n_decode: int  # tokens chosen
+    decode_s: float  # from the first token to the last
+    first_token_s: float  # from the request to its first token
+
+    @property
+    def prompt_rate(self) -> float:
+        return self.n_prompt / self.prompt_s if self.prompt_s else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Of the tokens after the first, which belongs to the prompt's time."""
+        return (self.n_decode - 1) / self.decode_s if self.decode_s and self.n_decode > 1 else 0.0
+
+
+class Request:
+    """One request on its way: prompt, chosen tokens, text so far."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        n_ctx: int,
+        chain: Chain | None = None,
+    ) -> None:
+        self.prompt = list(prompt)
+        self.params = params
+        self.tokens = list(prompt)  # prompt and chosen tokens
+        self.n_computed = 0  # of `tokens`, how many the slot's cache holds
+        self.finish_reason: str | None = None  # "stop", "length", "abort" or "error"
+        self.stop_reason: str | int | None = None  # the stop string or the token that ended it
+        self.reached_context = False  # finished because the context was full
+        self.slot: Slot | None = None
+        self._ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else tokenizer.eog)
+        self._n_ctx = n_ctx
+        banned = sorted(tokenizer.eog) if params.ignore_eos else ()
+        self.sampler = Sampler(params, banned=banned, n_ctx=n_ctx, chain=chain)
+        self.sampler.accept(self.tokens)
+        self._stream = TextStream(tokenizer, tuple(params.stop or ()))
+        self._deltas: list[str] = []
+        self._n_taken = 0
+        self._n_reused = 0
+        self._added = time.perf_counter()
+        self._started = self._first = self._last = 0.0
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The chosen tokens, an end token included."""
+        return self.tokens[len(self.prompt) :]
+
+    @property
+    def n_chosen(self) -> int:
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens to evaluate before the next can be chosen."""
+        return len(self.tokens) - self.n_computed
+
+    @property
+    def generating(self) -> bool:
+        """Whether the next token to evaluate was generated; else it is the prompt's."""
+        return self.n_computed >= len(self.prompt)
+
+    @property
+    def n_pending_of_kind(self) -> int:
+        """Tokens to evaluate next in one way: the prompt's together, one generated token at a time, as when it came."""
+        return min(self.n_pending, 1 if self.generating else len(self.prompt) - self.n_computed)
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def text(self) -> str:
+        return "".join(self._deltas)
+
+    def take_text(self) -> str:
+        """The text that came since the last call."""
+        text = "".join(self._deltas[self._n_taken :])
+        self._n_taken = len(self._deltas)
+        return text
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(
+            n_prompt=len(self.prompt) - self._n_reused,
+            n_reused=self._n_reused,
+            prompt_s=self._first - self._started if self._first else 0.0,
+            n_decode=self.n_chosen,
+            decode_s=self._last - self._first,
+            first_token_s=self._first - self._added if self._first else 0.0,
+        )
+
+    def begin(self, slot: Slot, n_reused: int) -> None:
+        """Take a slot over, of whose cells the first `n_reused` hold this request's tokens; the last token is always
+        evaluated."""
+        self.slot, slot.request = slot, self
+        self.n_computed = min(n_reused, len(self.tokens) - 1)
+        if not self._started:
+            self._started = time.perf_counter()
+            self._n_reused = self.n_computed
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another token will be chosen after the next one, unless that ends the text."""
+        return self.n_chosen + 1 != self.params.max_tokens and len(self.tokens) < self._n_ctx
+
+    def advance(self, chosen: NDArray[np.float32] | int) -> None:
+        """Take the next token, which a device chose or the logits [n_vocab] give, and finish where it ends the text or
+        nothing may follow."""
+        token = self.sampler.take(chosen) if isinstance(chosen, int) else self.sampler.sample(chosen)
+        self.sampler.accept((token,))
+        self.tokens.append(token)
+        self._last = time.perf_counter()
+        self._first = self._first or self._last
+        ends = token in self._ends
+        self._deltas.append(self._stream.end(token) if ends else self._stream.push(token))
+        if self._stream.stopped is not None:
+            self.finish("stop", self._stream.stopped)
+        elif ends:
+            self.finish("stop", token)
+        elif self.n_chosen == self.params.max_tokens:
+            self.finish("length")
+        elif len(self.tokens) > self._n_ctx:  # this token has no cell left to be evaluated in
+            self.reached_context = True
+            self.finish("length")
+
+    def finish(self, reason: str, stop_reason: str | int | None = None) -> None:
+        self.finish_reason, self.stop_reason = reason, stop_reason
+        self._deltas.append(self._stream.finish())

@@ -1,0 +1,1 @@
+"""A file's bytes, checked, and slices of them."""

@@ -1,0 +1,232 @@
+"""From a graph to a program, in passes: what runs together, where values lie, and whether the result is right.
+
+`fuse` finds what need not run by itself: a norm that only products read is done where their activations are made, and a
+product that only a sum reads adds to what the sum's other term left. It never refuses: whatever cannot be fused runs by
+itself. `place` gives every value a buffer, reusing those whose last reader has passed. `verify` runs the program on
+names instead of numbers and compares every operand with what the graph asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ggpy.graph.language import Graph, Node, Value
+from ggpy.graph.operations import (
+    Add,
+    Attend,
+    Attention,
+    Linear,
+    Norm,
+    Operation,
+    QuantizeActivations,
+    RopeStore,
+    SelectOutputs,
+)
+from ggpy.graph.program import Buffer, Op, Program, Region
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import TensorInfo
+
+
+#: As what a device's product with a weight reads activations, given whether it gives logits.
+ActivationDtype = Callable[["TensorInfo", bool], str]
+
+
+def plan(graph: Graph, logits: Value, activation_dtype: ActivationDtype) -> Program:
+    """The program that computes `logits`. `activation_dtype(weight, gives_logits)`: as what a device's product with a
+    weight reads activations."""
+    steps = fuse(graph.nodes, logits, activation_dtype)
+    program = place(steps, logits)
+    verify(program, steps)
+    return program
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation on values: `reads` them, and leaves `node`'s value, if any."""
+
+    operation: Operation
+    reads: tuple[Value, ...]
+    node: Node | None
+    outputs_only: bool
+    into: Value | None = None  # the value that it adds to, whose place its own then is
+
+
+# ---- fuse
+
+
+def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) -> list[Step]:
+    """The graph as steps in order, fused where that can be."""
+    readers = _readers(nodes)
+    inside = _done_by_products(nodes, readers, logits)
+    sums = _sums_into_products(nodes, readers, inside, logits)
+    taken_in = {product: total for total, (product, _) in sums.items()}
+    steps: list[Step] = []
+    prepared: tuple[object, ...] | None = None  # what the buffer of activations holds
+
+    def activations(value: Value, node: Node, dtype: str) -> None:
+        """Have the buffer of activations hold `value` in that form."""
+        nonlocal prepared
+        wanted = (value.node, value.first, value.n_cols, dtype)
+        if prepared == wanted:
+            return
+        prepared = wanted
+        norm, select = None, False
+        if value.node in inside and isinstance(value.node.operation, Norm):
+            norm, value = value.node.operation, value.node.inputs[0]
+        if value.node in inside and isinstance(value.node.operation, SelectOutputs):
+            select, value = True, value.node.inputs[0]
+        source = value.node.operation
+        joins = source if isinstance(source, Attention) else None
+        operation = QuantizeActivations(dtype, norm, select, joins)
+        steps.append(Step(operation, (value,), None, node.outputs_only))
+
+    def product(node: Node, result: Node, into: Value | None) -> None:
+        assert isinstance(node.operation, Linear)
+        dtype = activation_dtype(node.operation.weight, node.outputs_only)
+        activations(node.inputs[0], node, dtype)
+        operation = replace(node.operation, dtype=dtype, accumulate=into is not None)
+        steps.append(Step(operation, (), result, node.outputs_only, into))
+
+    for node in nodes:
+        operation = node.operation
+        if node in inside or node in taken_in:
+            continue
+        if node in sums:
+            made, into = sums[node]
+            product(made, node, into)
+        elif isinstance(operation, Linear):
+            product(node, node, None)
+        elif isinstance(operation, Attention):
+            steps.append(Step(RopeStore(operation), node.inputs, None, node.outputs_only))
+            steps.append(Step(Attend(operation), node.inputs[:1], node, node.outputs_only))
+        else:
+            steps.append(Step(operation, node.inputs, node, node.outputs_only))
+    return steps
+
+
+def _readers(nodes: list[Node]) -> Mapping[Node, list[Node]]:
+    readers: dict[Node, list[Node]] = {node: [] for node in nodes}
+    for node in nodes:
+        for value in node.inputs:
+            readers[value.node].append(node)
+    return readers
+
+
+def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], logits: Value) -> set[Node]:
+    """Norms that only products read, and selections of rows that only products or such norms do: they are done where
+    the products' activations are made."""
+    inside: set[Node] = set()
+    for node in reversed(nodes):
+        kinds: tuple[type[Operation], ...] = (Norm,) if isinstance(node.operation, SelectOutputs) else ()
+        if not isinstance(node.operation, (Norm, SelectOutputs)) or node is logits.node:
+            continue
+        if all(
+            isinstance(r.operation, Linear) or (isinstance(r.operation, kinds) and r in inside) for r in readers[node]
+        ):
+            inside.add(node)
+    return inside
+
+
+def _sums_into_products(
+    nodes: list[Node], readers: Mapping[Node, list[Node]], inside: set[Node], logits: Value
+) -> dict[Node, tuple[Node, Value]]:
+    """Sums whose one term is a product that nothing else reads, and whose other term nothing reads later: the product,
+    and the term that it adds to."""
+    place = {node: index for index, node in enumerate(nodes)}
+
+    def runs_at(reader: Node) -> int:
+        """Where a reader may read at the latest: what products do is done with them, and they where their sum is."""
+        if reader in inside:
+            return last_read(reader)
+        if isinstance(reader.operation, Linear) and len(readers[reader]) == 1:
+            (after,) = readers[reader]
+            return place[after] if isinstance(after.operation, Add) else place[reader]
+        return place[reader]
+
+    def last_read(node: Node) -> int:
+        return max((runs_at(reader) for reader in readers[node]), default=place[node])
+
+    found: dict[Node, tuple[Node, Value]] = {}
+    for node in nodes:
+        if not isinstance(node.operation, Add):
+            continue
+        for term, made in (node.inputs, reversed(node.inputs)):
+            whole = made.n_cols == made.node.n_cols and term.n_cols == term.node.n_cols
+            product = isinstance(made.node.operation, Linear) and readers[made.node] == [node]
+            free = last_read(term.node) <= place[node] and term.node is not logits.node and term.node not in inside
+            same_rows = term.node.outputs_only == made.node.outputs_only
+            if whole and product and free and same_rows:
+                found[node] = made.node, term
+                break
+    return found
+
+
+# ---- place
+
+
+def place(steps: list[Step], logits: Value) -> Program:
+    """Give every value a buffer, reusing those that nothing reads any more."""
+    last_use: dict[Node, int] = {}
+    for index, step in enumerate(steps):
+        for value in (*step.reads, *((step.into,) if step.into else ())):
+            last_use[value.node] = index
+        if step.node:
+            last_use.setdefault(step.node, index)
+    last_use[logits.node] = len(steps)
+
+    buffers: list[Buffer] = []
+    free: list[Buffer] = []
+    home: dict[Node, Region] = {}
+    ops: list[Op] = []
+
+    def region(value: Value) -> Region:
+        whole = home[value.node]
+        return Region(whole.buffer, whole.first + value.first, value.n_cols)
+
+    def new(node: Node) -> Region:
+        for buffer in free:
+            if (buffer.n_cols, buffer.outputs_only) == (node.n_cols, node.outputs_only):
+                free.remove(buffer)
+                break
+        else:
+            buffer = Buffer(len(buffers), node.n_cols, node.outputs_only)
+            buffers.append(buffer)
+        return Region(buffer, 0, node.n_cols)
+
+    for index, step in enumerate(steps):
+        srcs = tuple(region(value) for value in step.reads)
+        dst = None
+        if step.node:
+            dst = home[step.node] = region(step.into) if step.into else new(step.node)
+        ops.append(Op(step.operation, dst, srcs, step.outputs_only))
+        for node in [node for node in home if last_use[node] == index]:
+            buffer = home.pop(node).buffer
+            if all(other.buffer is not buffer for other in home.values()) and buffer not in free:
+                free.append(buffer)
+    return Program(tuple(ops), tuple(buffers), region(logits))
+
+
+# ---- verify
+
+
+def verify(program: Program, steps: list[Step]) -> None:
+    """Run the program on names: every operand must hold the value that its step reads. Raises AssertionError."""
+    holds: dict[Buffer, Node] = {}
+    for op, step in zip(program.ops, steps, strict=True):
+        for region, value in zip(op.srcs, step.reads, strict=True):
+            assert holds.get(region.buffer) is value.node, f"{op} reads a buffer that holds another value"
+            assert (region.first, region.n_cols) == (value.first, value.n_cols)
+            assert region.first + region.n_cols <= region.buffer.n_cols
+        if step.into:
+            assert op.dst is not None
+            assert op.accumulates
+            assert holds.get(op.dst.buffer) is step.into.node, f"{op} adds to a buffer that holds another value"
+        if op.dst:
+            assert step.node is not None
+            assert (op.dst.first, op.dst.n_cols) == (0, op.dst.buffer.n_cols)
+            assert op.dst.buffer.outputs_only == step.node.outputs_only
+            holds[op.dst.buffer] = step.node
+    assert program.logits is not None

@@ -1,0 +1,135 @@
+"""A program: the flat list of operations that an executor runs for every batch, and the buffers between them. Knows
+nothing of addresses, threads and devices; `ggpy.graph.plan` makes it of a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ggpy.graph.operations import Attend, Attention, Linear, Operation, QuantizeActivations, RopeStore
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import TensorInfo
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """float32 [n_rows, n_cols] of working memory, n_rows being the batch or the outputs."""
+
+    index: int
+    n_cols: int
+    outputs_only: bool
+
+
+@dataclass(frozen=True)
+class Region:
+    """Columns first .. first + n_cols of a buffer."""
+
+    buffer: Buffer
+    first: int
+    n_cols: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation on regions of buffers.
+
+    A `QuantizeActivations` has no destination: the buffer of activations is implicit, and so it is what a `Linear`
+    reads. A `RopeStore` turns its first source in place and stores the others.
+    """
+
+    operation: Operation
+    dst: Region | None
+    srcs: tuple[Region, ...]
+    outputs_only: bool
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether it adds to what its destination holds."""
+        return isinstance(self.operation, Linear) and self.operation.accumulate
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations in order, the buffers they use, and where logits end up.
+
+    A `stage` of a program begins with `hidden_in`, the rows of all tokens that the stage before it leaves as its
+    `hidden_out`; the first has none, and the last gives logits instead.
+    """
+
+    ops: tuple[Op, ...]
+    buffers: tuple[Buffer, ...]
+    logits: Region | None
+    hidden_in: Region | None = None
+    hidden_out: Region | None = None
+
+    @property
+    def result(self) -> Region:
+        """Where what is left at the end lies: logits, or what the next stage begins with."""
+        result = self.logits or self.hidden_out
+        assert result is not None
+        return result
+
+    @property
+    def attentions(self) -> list[Attention]:
+        """The attention of each layer, in the layers' order."""
+        return [op.operation.attention for op in self.ops if isinstance(op.operation, Attend)]
+
+    @property
+    def attention(self) -> Attention:
+        """One attention for what all layers must have in common so far: their heads."""
+        first, *others = self.attentions
+        for other in others:
+            assert (other.n_head, other.n_head_kv, other.head_dim) == (first.n_head, first.n_head_kv, first.head_dim)
+        return first
+
+    @property
+    def layers(self) -> list[int]:
+        """The numbers of the layers whose attention is in it."""
+        return [attention.layer for attention in self.attentions]
+
+    @property
+    def products(self) -> list[Linear]:
+        """Its matrix products."""
+        return [op.operation for op in self.ops if isinstance(op.operation, Linear)]
+
+    @cached_property
+    def _cuts(self) -> dict[int, tuple[int, Region]]:
+        """By layer, where it begins in `ops`, and the one value that crosses there: the residual stream."""
+        cuts: dict[int, tuple[int, Region]] = {}
+        live: set[Buffer] = set()  # read from here on, before it is written again
+        waiting: list[int] = []  # layers whose beginning is further up
+        for index in reversed(range(len(self.ops))):
+            op = self.ops[index]
+            live |= {region.buffer for region in op.srcs}
+            if op.dst and not op.accumulates:
+                live.discard(op.dst.buffer)
+            elif op.dst:
+                live.add(op.dst.buffer)
+            if isinstance(op.operation, RopeStore):
+                waiting.append(op.operation.attention.layer)
+            if (
+                isinstance(op.operation, QuantizeActivations) and len(live) == 1
+            ):  # activations are made here: none cross
+                (buffer,) = live
+                cuts |= {layer: (index, Region(buffer, 0, buffer.n_cols)) for layer in waiting}
+                waiting = []
+        return cuts
+
+    def stage(self, first: int, last: int) -> Program:
+        """Layers first .. last - 1, with the embedding if they are the first ones, with the logits if they are the
+        last. Run one after the other, each with the rows that the one before leaves, stages do what the whole does.
+        """
+        n = len(self.layers)
+        assert 0 <= first < last <= n
+        begin, hidden_in = self._cuts[first] if first else (0, None)
+        end, hidden_out = self._cuts[last] if last < n else (len(self.ops), None)
+        ops = self.ops[begin:end]
+        used = {region.buffer for op in ops for region in (*op.srcs, op.dst) if region}
+        buffers = tuple(buffer for buffer in self.buffers if buffer in used)
+        return Program(ops, buffers, None if hidden_out else self.logits, hidden_in, hidden_out)
+
+    def matrices(self) -> list[TensorInfo]:
+        """The weights of matrix products, each once, in the order of first use."""
+        return list({product.weight.name: product.weight for product in self.products}.values())

@@ -1,0 +1,1 @@
+"""What this machine lets the process have: cores and memory."""

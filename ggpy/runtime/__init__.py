@@ -1,0 +1,1 @@
+"""Tokens in slots to rows out; no text, no requests."""

@@ -1,0 +1,106 @@
+"""Opening a model: what the user's words for devices and layers mean, and a file's tokenizer, template and runtime."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggpy import arguments
+from ggpy.errors import GGPYError, quoted
+from ggpy.host.cores import cpus
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import GGUFFile
+    from ggpy.notes import Notify
+    from ggpy.runtime.runtime import Runtime
+    from ggpy.text.chat_template import ChatTemplate
+    from ggpy.text.tokenizer import Tokenizer
+
+
+@dataclass
+class Model:
+    """What an opened model file gives."""
+
+    file: GGUFFile
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    runtime: Runtime
+
+
+def find_device(asked: str, notify: Notify | None = None) -> str:
+    """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else. Why "auto" is
+    the CPU is a note."""
+    if arguments.text("device", asked) == "auto":
+        from ggpy.cuda.driver import unusable
+
+        why = unusable()
+        if why and notify:
+            notify(f"device auto takes the CPU: {why}")
+        return "cpu" if why else "cuda"
+    kind, colon, list_ = asked.partition(":")
+    numbers = list_.split(",") if colon else []
+    named = all(number.isascii() and number.isdecimal() and len(number) < 5 for number in numbers)
+    named = named and len(set(map(int, numbers))) == len(numbers)
+    if asked != "cpu" and not (kind == "cuda" and named):
+        raise GGPYError(
+            f"device is {quoted(asked, 80)}, but it must be 'cpu', 'cuda', 'cuda:1' for a second GPU, 'cuda:0,1' for "
+            "both, or 'auto'."
+        )
+    return asked
+
+
+def find_gpu_layers(asked: int | str | None) -> int | None:
+    """How many layers "auto" (None: as many as fit), "all" or a number of them stands for."""
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        if asked == "auto":
+            return None
+        if asked in ("all", "-1"):
+            return sys.maxsize
+        if asked.isascii() and asked.isdecimal():
+            return int(asked) if len(asked) < 19 else sys.maxsize
+    words = "a number of layers from 0, 'auto' or 'all'"
+    n = arguments.whole("n_gpu_layers", asked, -1, sys.maxsize, words)
+    return sys.maxsize if n < 0 else n
+
+
+def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Notify, **placing: Any) -> Model:
+    """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. placing:
+    what `Placement` takes beside the file."""
+    from ggpy.gguf.file import GGUFFile
+    from ggpy.text.chat_template import ChatTemplate
+    from ggpy.text.tokenizer import Tokenizer
+
+    with ExitStack() as undo:
+        file = GGUFFile(path)
+        undo.callback(file.close)
+        from ggpy.runtime.placement import Placement
+        from ggpy.runtime.runtime import Runtime
+
+        placement = Placement(file, **placing)
+        context = placement.context(n_ctx, notify)
+        if n_threads and n_threads > cpus():
+            notify(f"{cpus()} threads run, not {n_threads}: on {cpus()} CPUs more would only take turns")
+            n_threads = cpus()
+        # The runtime first: its threads pack the weights while this one reads the vocabulary.
+        runtime = Runtime(file, context, n_threads, notify, placement)
+        undo.callback(runtime.close)
+        tokenizer = Tokenizer.from_gguf(file)
+        check_rows(file, tokenizer)
+        template = ChatTemplate.from_gguf(file, tokenizer)
+        undo.pop_all()
+        return Model(file, tokenizer, template, runtime)
+
+
+def check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:
+    """A model and a vocabulary that do not belong together would fail in the middle of an answer, or not at all."""
+    n_rows = file.tensors["token_embd.weight"].shape[0]
+    if n_rows != tokenizer.n_vocab:
+        raise GGPYError(
+            f"{file.path}: the tensor 'token_embd.weight' has {n_rows} rows, but the vocabulary has "
+            f"{tokenizer.n_vocab} tokens; the file's tokenizer is not this model's."
+        )

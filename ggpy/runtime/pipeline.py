@@ -1,0 +1,41 @@
+"""A program split over devices: executors, each of a stage of it, run one after the other. What crosses is one float32
+row a token, the residual stream. Knows nothing of the devices themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ggpy.graph.executor import StageExecutor, either_cut
+
+
+class PipelineExecutor:
+    """The stages of one program as one executor."""
+
+    def __init__(self, stages: Sequence[StageExecutor]) -> None:
+        self.stages = list(stages)
+        first = self.stages[0]
+        self.tokens, self.slots, self.positions, self.outputs = (
+            np.zeros_like(a) for a in (first.tokens, first.slots, first.positions, first.outputs)
+        )
+
+    def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
+        """The logits of the batch described in this executor's arrays, float32 [m, n_vocab]: see `Executor.run`."""
+        for stage in self.stages:
+            stage.tokens[:n], stage.slots[:n], stage.positions[:n] = self.tokens[:n], self.slots[:n], self.positions[:n]
+            stage.outputs[:m] = self.outputs[:m]
+        logits = self.stages[0].run(n, m, generated)
+        for before, stage in pairwise(self.stages):
+            stage.receive_hidden(before, n)
+            logits = stage.run(n, m, generated)
+        return logits
+
+    @property
+    def cut(self) -> tuple[bool, bool]:
+        return either_cut(self.stages)
+
+    def close(self) -> None:
+        for stage in self.stages:
+            stage.close()

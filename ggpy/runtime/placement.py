@@ -1,0 +1,346 @@
+"""Which layers of a model run where: on GPUs the last ones, as many as were asked for or as fit their free memory, and
+on the CPU those before. Decides only; `ggpy.runtime.runtime` makes the executors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
+
+from ggpy.errors import GGPYError, OutOfMemory
+from ggpy.graph.operations import Embed
+from ggpy.host.memory import available_memory, choose_context, usable
+from ggpy.models import architecture_of
+from ggpy.quant.packed import packed_format
+from ggpy.runtime.cache_types import cache_type, kv_bytes
+from ggpy.runtime.planned import planned
+from ggpy.units import size_text
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import GGUFFile
+    from ggpy.graph.program import Program
+    from ggpy.graph.tensor_parallel import Rank
+
+LEAST_CONTEXT = 256  # tokens; a model that was not asked for one must have as many
+ENOUGH_CONTEXT = 4096  # tokens; for less, layers are rather left to the CPU, where no context was asked for
+# Tokens of a step: enough to keep a GPU's matrix units at work, or fewer where that makes room for what matters more.
+GPU_BATCHES = (2048, 1024, 512)
+CHUNK_BATCHES = (1024, 512)  # where GPUs share the layers: each is to have a piece of a long prompt to work on
+
+
+def cpu_batch(file: GGUFFile, share: float = 1.0) -> int:
+    """Tokens of a step where the CPU runs that share of the layers: as many as pay on a small model, fewer on a large
+    one, so that Ctrl-C is heard soon."""
+    weights = share * sum(info.nbytes for info in file.tensors.values())
+    return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers first .. last - 1 on a device, "cpu" or "cuda:N"; or on several GPUs, "cuda:N,M", as ranks that share
+    every matrix (`ggpy.graph.tensor_parallel`)."""
+
+    device: str
+    first: int
+    last: int
+
+    @property
+    def n_layers(self) -> int:
+        return self.last - self.first
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    @property
+    def gpus(self) -> list[int]:
+        """Their numbers."""
+        return [int(number) for number in self.device.partition(":")[2].split(",") if number]
+
+
+class Placement:
+    """Divides the layers of one model.
+
+    device: "cpu", "cuda" (the first GPU if that is enough, else every GPU), or "cuda:1", "cuda:0,1": those. The last
+    `n_gpu_layers` layers, and the output with them, go to GPUs: None is as many as fit, and any number from the model's
+    layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs shall share not the
+    layers but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen here
+    where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_types`. batch_invariant: on a GPU too a
+    sequence's result shall not depend on what is evaluated with it.
+    """
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        device: str = "cpu",
+        n_gpu_layers: int | None = None,
+        n_slots: int = 1,
+        n_batch: int | None = None,
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
+        split_mode: str = "layer",
+        batch_invariant: bool = False,
+    ) -> None:
+        self.file, self.device, self.n_slots, self.n_batch = file, device, n_slots, n_batch
+        self.cache_types = cache_type_k, cache_type_v
+        self.hparams = architecture_of(file).hparams
+        self.n_layer = self.hparams.n_layer
+        self.asked = n_gpu_layers if n_gpu_layers is None else min(n_gpu_layers, self.n_layer)
+        self.by_rows, self.batch_invariant = split_mode == "row", batch_invariant
+        if device == "cpu":
+            self.asked = 0
+        # Found out once: the same answers serve the choice of the context and the making of the runtime.
+        self.program = cache(self._planned)
+        self._room, self._working, self._gpu_cache = (
+            cache(of) for of in (self._free_bytes, self._working_bytes, self._gpu_cache_bytes)
+        )
+        self.unsupported: str | None = None  # why no layer can run on a GPU
+        if device != "cpu":
+            from ggpy.cuda.lower import unsupported
+
+            self.unsupported = unsupported(self.program(True))
+        if self.unsupported:
+            self.asked = 0
+
+    # ---- what is chosen
+
+    def place(self, n_ctx: int) -> tuple[list[Stage], int]:
+        """Who runs which layers, in the layers' order, with a context of `n_ctx` tokens for each slot, and how many
+        tokens a step may take. Raises GGPYError where the layers asked for do not fit."""
+        n = self._n_gpu_layers(n_ctx)
+        found = self._fitting(n, n_ctx)
+        if found is None:
+            raise self.too_much(n, n_ctx)
+        on_gpus, batch = found
+        return [Stage("cpu", 0, self.n_layer - n), *on_gpus] if n < self.n_layer else on_gpus, batch
+
+    def context(self, asked: int | None, notify: Callable[[str], None]) -> int:
+        """The context in tokens: what was asked for, else the training context as far as memory holds it."""
+        start, least = (asked or min(self.hparams.n_ctx_train, tokens) for tokens in (ENOUGH_CONTEXT, LEAST_CONTEXT))
+        n = self._n_gpu_layers(start)
+        found = self._fitting(n, start) or self._fitting(n, least)
+        if found is None:
+            raise self.too_much(n, least)
+        on_cpu, batch = self.n_layer - n, found[1]
+
+        def cache_bytes(n_ctx: int) -> int:
+            """Of the CPU's layers; endless where the GPUs' do not fit without smaller steps."""
+            found = self._fitting(n, n_ctx)
+            return self._cpu_cache_bytes(on_cpu, n_ctx) if found and found[1] >= batch else sys.maxsize
+
+        weights = self._cpu_weight_bytes(on_cpu) if on_cpu else 0
+        return choose_context(asked, self.hparams.n_ctx_train, weights, cache_bytes, available_memory(), notify)
+
+    def describe(self, stages: Sequence[Stage]) -> str:
+        """One line for the user."""
+        n = sum(stage.n_layers for stage in stages if stage.on_gpu)
+        if len(stages[-1].gpus) > 1:
+            return f"{n} of {self.n_layer} layers on {len(stages[-1].gpus)} GPUs, which share their matrices' rows"
+        shares = [f"{stage.n_layers} on {stage.device}" for stage in stages]
+        return f"{n} of {self.n_layer} layers on the GPU" + (f" ({', '.join(shares)})" if len(stages) > 1 else "")
+
+    def shortage(self, n: int, n_ctx: int) -> str:
+        """That n layers do not fit the GPUs, with the figures; no sentence yet."""
+        *_, gpus = self._sets()
+        *_, batch = self._batches(n, gpus)
+        if self.by_rows and len(gpus) > 1:
+            needed = sum(self._rank_bytes(n, len(gpus), n_ctx, batch))
+        else:
+            others = (len(gpus) - 1) * self._working(batch)
+            needed = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx, batch) + others
+        return (
+            f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {size_text(needed)} of GPU memory, "
+            f"but {size_text(sum(map(self._room, gpus)))} are free on {' and '.join(gpus)}"
+        )
+
+    def too_much(self, n: int, n_ctx: int) -> GGPYError:
+        """What to say where n layers on the GPUs do not fit."""
+        fits = self._most(n - 1, n_ctx)
+        advice = f"{fits} layers would fit (-ngl {fits})" if fits else "not one layer fits: take the CPU (-ngl 0)"
+        if n_ctx > LEAST_CONTEXT:
+            advice += ", or take a smaller context (-c)"
+        return GGPYError(f"{self.shortage(n, n_ctx)}; {advice}.")
+
+    def ran_out(self, stages: Sequence[Stage], n_ctx: int, error: OutOfMemory) -> GGPYError:
+        """What to say where there was less room than had been free a moment ago, and all has been given back."""
+        self._room.cache_clear()
+        n = sum(stage.n_layers for stage in stages if stage.on_gpu)
+        return error if self._fitting(n, n_ctx) else self.too_much(n, n_ctx)
+
+    def _planned(self, on_gpu: bool, rank: Rank | None = None) -> Program:
+        """The whole model's program, for GPUs or for the CPU; or a rank's share of it."""
+        return planned(self.file, "cuda" if on_gpu else "cpu", rank)
+
+    # ---- GPUs
+
+    def _n_gpu_layers(self, n_ctx: int) -> int:
+        return self._most(self.n_layer, n_ctx) if self.asked is None else self.asked
+
+    def _most(self, limit: int, n_ctx: int) -> int:
+        """The most layers up to `limit` that fit the GPUs."""
+        low, high = 0, limit
+        if self._fitting(limit, n_ctx) is not None:
+            return limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._fitting(middle, n_ctx) is not None else (low, middle - 1)
+        return low
+
+    def _fitting(self, n: int, n_ctx: int) -> tuple[list[Stage], int] | None:
+        """The last n layers on GPUs, and the tokens of a step for which they fit there: rather fewer of them than
+        another layer left to the CPU. None where they do not fit."""
+        if not n:
+            return [], self.n_batch or cpu_batch(self.file)
+        for gpus in self._sets():
+            for batch in self._batches(n, gpus):
+                stages = (self._shared if self.by_rows and len(gpus) > 1 else self._spread)(n, n_ctx, gpus, batch)
+                if stages is not None:
+                    return stages, batch
+        return None
+
+    def _sets(self) -> Iterator[list[str]]:
+        """GPUs to try: where none were named the first alone, without a look at others, and then all that ggpy runs
+        on."""
+        if ":" in self.device:
+            yield self._named
+            return
+        if not self.by_rows:
+            yield self._named[:1]
+        if len(self._named) > 1 or self.by_rows:
+            yield [gpu for gpu in self._named if self._room(gpu)] or self._named[:1]
+
+    def _batches(self, n: int, gpus: Sequence[str]) -> Sequence[int]:
+        """Tokens of a step to try where n layers are on these GPUs."""
+        if self.n_batch:
+            return (self.n_batch,)
+        if n < self.n_layer:
+            return (cpu_batch(self.file, (self.n_layer - n) / self.n_layer),)
+        return GPU_BATCHES if len(gpus) == 1 or self.by_rows else CHUNK_BATCHES
+
+    @cached_property
+    def _named(self) -> list[str]:
+        from ggpy.cuda.driver import device_count
+
+        _, colon, numbers = self.device.partition(":")
+        indices = [int(number) for number in numbers.split(",")] if colon else range(max(1, device_count()))
+        return [f"cuda:{index}" for index in indices]
+
+    def _spread(self, n: int, n_ctx: int, gpus: Sequence[str], batch: int) -> list[Stage] | None:
+        """The last n layers over these GPUs, so that each gives the same share of its free memory, as small as can be;
+        None where they do not fit."""
+        rooms = [(gpu, self._room(gpu)) for gpu in gpus]
+        best = self._fill(n, n_ctx, rooms, batch)
+        if best is None or len(gpus) == 1:
+            return best
+        low, high = 0.0, 1.0
+        for _ in range(30):
+            share = (low + high) / 2
+            found = self._fill(n, n_ctx, [(gpu, int(share * room)) for gpu, room in rooms], batch)
+            low, high = (low, share) if found else (share, high)
+            best = found or best
+        return best
+
+    def _fill(self, n: int, n_ctx: int, rooms: Sequence[tuple[str, int]], batch: int) -> list[Stage] | None:
+        """The last n layers, each GPU taking as many as its room in bytes holds, from the last one on."""
+        stages: list[Stage] = []
+        start, last = self.n_layer - n, self.n_layer
+        for gpu, room in reversed(rooms):
+            low, high = start, last  # `high` fits
+            if self._gpu_bytes(start, last, n_ctx, batch) <= room:
+                high = start
+            while low < high:
+                middle = (low + high) // 2
+                fits = self._gpu_bytes(middle, last, n_ctx, batch) <= room
+                low, high = (low, middle) if fits else (middle + 1, high)
+            if high < last:
+                stages.insert(0, Stage(gpu, high, last))
+                last = high
+            if last == start:
+                return stages
+        return None
+
+    def _shared(self, n: int, n_ctx: int, gpus: Sequence[str], batch: int) -> list[Stage] | None:
+        """The last n layers on GPUs that share their rows; None where a share does not fit."""
+        needed = self._rank_bytes(n, len(gpus), n_ctx, batch)
+        if any(self._room(gpu) < taken for gpu, taken in zip(gpus, needed, strict=True)):
+            return None
+        numbers = ",".join(gpu.partition(":")[2] for gpu in gpus)
+        return [Stage(f"cuda:{numbers}", self.n_layer - n, self.n_layer)]
+
+    def _rank_bytes(self, n: int, count: int, n_ctx: int, batch: int) -> list[int]:
+        """What each rank takes of its GPU for its share of the last n layers."""
+        from ggpy.cuda.memory import rank_bytes
+        from ggpy.graph.tensor_parallel import Rank
+
+        needed = []
+        for index in range(count):
+            rank = Rank(index, count)
+            program = self.program(True, rank).stage(self.n_layer - n, self.n_layer)
+            cache = self._gpu_cache(n_ctx) * n * program.attention.n_head_kv // (self.n_layer * self.hparams.n_head_kv)
+            needed.append(rank_bytes(program, rank, batch) + cache)
+        return needed
+
+    def _free_bytes(self, gpu: str) -> int:
+        from ggpy.cuda.memory import available
+
+        try:
+            return usable(available(gpu))
+        except GGPYError as error:
+            full = isinstance(error, OutOfMemory) and len(self._named) > 1  # so full that it cannot be opened
+            if ":" in self.device or (gpu == self._named[0] and not full):
+                raise
+            return 0  # nobody asked for this one
+
+    def _gpu_bytes(self, first: int, last: int, n_ctx: int, batch: int) -> int:
+        """What layers first .. last - 1 take of a GPU: weights, what steps of `batch` tokens work in, and cache."""
+        whole = (first, last) == (0, self.n_layer)
+        weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
+        return weights + self._working(batch) + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
+
+    @cached_property
+    def _whole_weights(self) -> int:
+        """Bytes of the weights, the embedding being once there where it is the output's too."""
+        from ggpy.cuda import memory as gpu_memory
+
+        return gpu_memory.weight_bytes(self.program(True))
+
+    @cached_property
+    def _layer_weights(self) -> list[int]:
+        """Bytes by layer, with the embedding at the first and the output at the last."""
+        from ggpy.cuda import memory as gpu_memory
+
+        return [gpu_memory.weight_bytes(self.program(True).stage(layer, layer + 1)) for layer in range(self.n_layer)]
+
+    def _working_bytes(self, n_batch: int) -> int:
+        from ggpy.cuda.memory import working_bytes
+
+        return working_bytes(self.program(True), n_batch)
+
+    def _gpu_cache_bytes(self, n_ctx: int) -> int:
+        from ggpy.cuda.memory import cache_bytes
+
+        return cache_bytes(self.hparams, n_ctx, self.n_slots, cache_type(self.file, *self.cache_types, "cuda"))
+
+    # ---- the CPU
+
+    def _cpu_weight_bytes(self, n: int) -> int:
+        """Of the first n layers, as the CPU keeps them."""
+        if n == self.n_layer:
+            return weight_bytes(self.file)
+        stage = self.program(False).stage(0, n)
+        read = sum(op.operation.table.nbytes for op in stage.ops if isinstance(op.operation, Embed))
+        return read + sum(packed_format(info).matrix_bytes(*info.shape) for info in stage.matrices())
+
+    def _cpu_cache_bytes(self, n: int, n_ctx: int) -> int:
+        """Of the first n layers."""
+        device = "cpu" if n == self.n_layer else self.device
+        return kv_bytes(self.file, n_ctx, self.n_slots, *self.cache_types, device) * n // self.n_layer
+
+
+def weight_bytes(file: GGUFFile) -> int:
+    """Bytes that the weights take on the CPU: a packed matrix may be larger than the file's, most of all one of a
+    type without a packed form, which is kept in half precision."""
+    matrices = [info for info in file.tensors.values() if len(info.shape) == 2]
+    return file.size + sum(max(0, packed_format(m).matrix_bytes(*m.shape) - m.nbytes) for m in matrices)

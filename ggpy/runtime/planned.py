@@ -1,0 +1,28 @@
+"""From a file to the program that evaluates its model on a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggpy.cpu.needed import activation_dtype as cpu_activation_dtype
+from ggpy.graph.language import Graph
+from ggpy.graph.plan import plan
+from ggpy.graph.program import Program
+from ggpy.models import architecture_of
+from ggpy.quant.packed import activation_dtype
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import GGUFFile
+    from ggpy.graph.tensor_parallel import Rank
+
+
+def planned(file: GGUFFile, device: str = "cpu", rank: Rank | None = None) -> Program:
+    """The program that evaluates a file's model on a device, or a rank's share of it."""
+    model = architecture_of(file)
+    graph = Graph(file)
+    logits = model.build(graph)
+    if rank:
+        from ggpy.graph.tensor_parallel import shard
+
+        graph, logits = shard(graph, logits, rank)
+    return plan(graph, logits, cpu_activation_dtype if device == "cpu" else activation_dtype)

@@ -1,0 +1,84 @@
+"""How a sequence's next token is to be chosen, as numbers for those who choose without numpy: kernels and devices.
+
+`TopKChain` says which parameters they can follow; whatever else is asked for, `ggpy.sampling.sampler` does with the
+logits. `SAMPLE_SPEC` is that chain for one token, as a device gets it with a batch;
+`ggpy.sampling.sampler.Sampler.spec` makes it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ggpy.sampling.sampling_params import SamplingParams
+
+COLDEST = 1e-30  # a temperature that can be divided by
+
+
+class TopKChain(NamedTuple):
+    """The largest logits, of these what top-p and min-p leave, over the temperature: what to draw from."""
+
+    candidates: int  # top-k; 1 where the likeliest token is wanted
+    temperature: float
+    top_p: float  # 2 where it is off
+    least: float  # min-p: a logit under the largest one plus this is out
+
+    @staticmethod
+    def of(params: SamplingParams) -> TopKChain | None:
+        """What the parameters (resolved) ask for after penalties and biases; None where that is another chain."""
+        if not params.temperature:
+            return TopKChain(1, 1.0, 2.0, -math.inf)
+        if not params.top_k or (params.typical_p is not None and params.typical_p < 1.0):
+            return None
+        return TopKChain(
+            params.top_k,
+            max(params.temperature, COLDEST),
+            params.top_p if params.top_p is not None and params.top_p < 1.0 else 2.0,
+            math.log(params.min_p) if params.min_p else -math.inf,
+        )
+
+
+BANNED = 10  # tokens that a choice can forbid
+
+SAMPLE_SPEC = np.dtype(
+    [
+        ("candidates", np.int32),  # this and the three floats: `TopKChain`
+        ("n_banned", np.int32),
+        ("temperature", np.float32),
+        ("top_p", np.float32),
+        ("least", np.float32),
+        ("uniform", np.float32),  # from 0 to 1: where to draw
+        ("banned", np.int32, BANNED),
+    ]
+)
+
+SampleSpecs = NDArray[Any]  # of SAMPLE_SPEC
+
+
+def sampled_by_last_step(slot: int) -> int:
+    """Stands in a batch for the token that the step before chose for this slot, which the host may not know yet."""
+    return -1 - slot
+
+
+class SampledTokens(Protocol):
+    """Tokens that a device chooses, or has chosen."""
+
+    def tokens(self) -> list[int]:
+        """One for each row, once they are there. Instead of a token -1, -2 or -3 where the largest logit is NaN,
+        infinite, or minus infinity."""
+        ...
+
+
+class SamplingExecutor(Protocol):
+    """An executor that chooses tokens by itself."""
+
+    max_sampled: int  # tokens of a step
+    max_top_k: int  # for each of them
+
+    def sample(self, n: int, specs: SampleSpecs) -> SampledTokens:
+        """Start a step of n tokens in slots of their own, as the executor's arrays describe it, and the choice of the
+        token after each."""
+        ...

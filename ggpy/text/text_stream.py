@@ -1,0 +1,90 @@
+"""Tokens to text as they come: whole characters only, never the beginning of a stop string that may yet complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import compress
+from typing import TYPE_CHECKING
+
+from ggpy.text.tokenizer.stream import StreamDecoder
+
+if TYPE_CHECKING:
+    from ggpy.text.tokenizer import Tokenizer
+
+
+class TextStream:
+    """The text of one sequence. `push` returns what is safe to show; `stopped` names the stop string that was met.
+
+    A byte sequence that can never become a character shows as U+FFFD; control tokens show as nothing. A stop string is
+    met in the text that is shown and in the text with its control tokens alike, so `<|im_start|>user` can be one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self.stopped: str | None = None
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._decoder = StreamDecoder(tokenizer)
+        self._held = ""  # with control tokens
+        self._shows = bytearray()  # for each character of `_held`: 1 if it is shown, 0 if it belongs to a control token
+
+    def push(self, token: int) -> str:
+        """The text that this token makes certain; empty once a stop string was met."""
+        text = self._decoder.push(token)
+        if not self._stop:
+            return text
+        return self._release(self._hidden(token), text)
+
+    def end(self, token: int) -> str:
+        """As `push`, for a token that ends the text: whatever its kind, it is not shown, but a stop string may end with
+        it."""
+        if not self._stop:
+            return ""
+        return self._release(self._tokenizer.token_bytes(token).decode("utf-8", "replace"), "")
+
+    def finish(self) -> str:
+        """What was held back, now that nothing follows; of a character that was cut in the middle, nothing."""
+        text = _shown(self._held, self._shows)
+        self._held = ""
+        self._shows.clear()
+        return text
+
+    def _hidden(self, token: int) -> str:
+        """What the vocabulary writes for a token that shows nothing."""
+        if self._tokenizer.token_bytes(token, special=False):
+            return ""
+        return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+    def _release(self, hidden: str, text: str) -> str:
+        if self.stopped is not None:
+            return ""
+        self._held += hidden + text
+        self._shows += b"\0" * len(hidden) + b"\1" * len(text)
+        shown = _shown(self._held, self._shows)
+        found = [(self._shows.count(1, 0, at), stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        found += [(at, stop) for stop in self._stop if (at := shown.find(stop)) >= 0]
+        if found:
+            at, self.stopped = min(found)
+            self._held = ""
+            self._shows.clear()
+            return shown[:at]
+        # What may be the beginning of a stop string stays, in either reading.
+        first = len(self._held) - max(_overlap(self._held, stop) for stop in self._stop)
+        certain = len(shown) - max(_overlap(shown, stop) for stop in self._stop)
+        while self._shows.count(1, 0, first) > certain:
+            first -= 1
+        certain = self._shows.count(1, 0, first)
+        self._held = self._held[first:]
+        del self._shows[:first]
+        return shown[:certain]
+
+
+def _shown(text: str, shows: bytearray) -> str:
+    return text if 0 not in shows else "".join(compress(text, shows))
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that is a beginning of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-size:]):
+            return size
+    return 0

@@ -1,0 +1,212 @@
+"""Pre-tokenizers: how byte-level BPE vocabularies cut a text into the pieces that merges never cross.
+
+`tokenizer.ggml.pre` names one. Each is a list of patterns; every pattern in turn cuts the pieces so far into its
+matches and the stretches between them. The names, and the details in which the patterns differ from those in the
+models' own tokenizer.json, are llama.cpp's (src/llama-vocab.cpp, src/unicode.cpp): the same file must give the same
+tokens in both, but for what `composes` says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ggpy.errors import GGPYError, quoted
+from ggpy.text.tokenizer.unicode_classes import LETTER, MARK, NUMBER, PUNCTUATION, SYMBOL, collapse, with_ascii_spaces
+
+# The insides of character sets over a collapsed text.
+_L, _N, _M = f"A-Za-z{LETTER}", f"0-9{NUMBER}", MARK
+_P = r"!-#%-*,-/:;?@\[-\]_{}" + PUNCTUATION
+_S = r"$+<->^`|~" + SYMBOL
+_UPPER, _LOWER = f"A-Z{LETTER}", f"a-z{LETTER}"  # beyond ASCII llama.cpp does not tell the cases apart
+
+_CONTRACTION = "'(?:[sS]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+
+_GPT2 = rf"'s|'t|'re|'ve|'m|'ll|'d| ?[{_L}]+| ?[{_N}]+| ?[^\s{_L}{_N}]+|\s+(?!\S)|\s+"
+_WORDS = rf"[^\r\n{_L}{_N}]?[{_L}]+"
+_SIGNS = rf" ?[^\s{_L}{_N}]+[\r\n]*"
+_LLAMA3 = rf"{_CONTRACTION}|{_WORDS}|[{_N}]{{1,3}}|{_SIGNS}|{_SPACES}"
+_QWEN2 = rf"{_CONTRACTION}|{_WORDS}|[{_N}]|{_SIGNS}|{_SPACES}"
+_QWEN35 = rf"{_CONTRACTION}|[^\r\n{_L}{_N}]?[{_L}{_M}]+|[{_N}]| ?[^\s{_L}{_M}{_N}]+[\r\n]*|{_SPACES}"
+_CASED = (
+    rf"[^\r\n{_L}{_N}]?[{_UPPER}]*[{_LOWER}]+{{suffix}}|[^\r\n{_L}{_N}]?[{_UPPER}]+[{_LOWER}]*{{suffix}}"
+    rf"|[{_N}]{{digits}}| ?[^\s{_L}{_N}]+[\r\n/]*|{_SPACES}"
+)
+_TEKKEN = _CASED.replace("{suffix}", "").replace("{digits}", "")
+_GPT4O = _CASED.replace("{suffix}", f"(?:{_CONTRACTION})?").replace("{digits}", "{1,3}")
+_DEEPSEEK3 = rf"[!-/:-@\[-`{{-~][A-Za-z]+|[^\r\n{_L}{_P}{_S}]?[{_L}{_M}]+| ?[{_P}{_S}]+[\r\n]*|{_SPACES}"
+_SEED_CODER = rf"{_CONTRACTION}|{_WORDS}|[{_N}]| ?[^\s{_L}{_N}\r\n]+|{_SPACES}"
+_BAILING = rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{_WORDS}|[{_N}]|{_SIGNS}|\s*[\r\n]|\s+(?!\S)|\s+"
+_BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
+
+# DeepSeek's own list of alphabetic letters, which is narrower than \p{L}.
+_DEEPSEEK_LETTERS = (
+    r"A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
+    r"\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f"
+    r"\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77"
+    r"\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d"
+    r"\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb"
+    r"\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128"
+    r"\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4"
+    r"\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf"
+    r"\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3"
+    r"\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
+)
+_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One cut: a pattern over the collapsed text, or, where it names characters beyond ASCII, over the text itself."""
+
+    pattern: str
+    raw: bool = False
+
+    def compiled(self) -> re.Pattern[str]:
+        return re.compile(self.pattern, re.ASCII)
+
+
+def _trailing_space(text: str, start: int, end: int) -> int:
+    r"""Where a match of `\s+$` in text[start:end] begins, or `end`: by hand, as a backtracking search is quadratic."""
+    return start + len(text[start:end].rstrip(" \t\n\v\f\r"))
+
+
+_TRAILING_SPACE = _Step("")  # stands for the function above
+
+_DEEPSEEK_LLM = (
+    _Step("[\r\n]", raw=True),
+    _Step(rf"\s?[{_DEEPSEEK_LETTERS}]+", raw=True),
+    _Step("\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", raw=True),
+    _TRAILING_SPACE,
+    _Step(_DEEPSEEK_CJK, raw=True),
+    _Step(f"[{_N}]+"),
+)
+_DEEPSEEK_CODER = (
+    _Step("[\r\n]", raw=True),
+    _Step(rf"\s?[{_L}]+"),
+    _Step(rf"\s?[{_P}]+"),
+    _Step(_DEEPSEEK_CJK, raw=True),
+    _Step(f"[{_N}]"),
+)
+_DEEPSEEK_V3 = (
+    _Step(f"[{_N}]{{1,3}}"),
+    _Step("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", raw=True),
+    _Step(_DEEPSEEK3),
+)
+_DEFAULT = (
+    _Step(rf"[{_P}$+<=>^~|]+"),
+    _Step(_GPT2),
+    _Step(f"[{_N}]+"),
+    _Step("[0-9][0-9][0-9]"),
+)
+_FALCON = (_Step(rf"[{_P}$+<=>^~|`]+"), _Step(_GPT2), _Step("[0-9][0-9][0-9]"))
+_DIGITS_APART = (_Step(f"[{_N}]"), _Step(_GPT2))
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """A named way to cut text, with what llama.cpp takes the name to say about the rest of the tokenizer."""
+
+    steps: tuple[_Step, ...]
+    ignore_merges: bool = False  # a piece that is a token is that token, whatever the merges say
+    add_bos: bool = False  # where the file does not say
+    composes: bool = False  # the models' own tokenizers bring text to NFC first, which llama.cpp does not
+
+    def splitter(self) -> Callable[[str], list[str]]:
+        """The function that cuts a text into pieces; joined they are the text again."""
+        if len(self.steps) == 1 and not self.steps[0].raw:
+            return _one_pass(self.steps[0].compiled())
+        return _many_passes(self.steps)
+
+
+def _one_pass(pattern: re.Pattern[str]) -> Callable[[str], list[str]]:
+    """For a pattern whose matches cover any text: its matches are the pieces."""
+    matches = pattern.findall
+
+    def split(text: str) -> list[str]:
+        if text.isascii():
+            return matches(text)
+        pieces, start = [], 0
+        for match in matches(collapse(text)):
+            end = start + len(match)
+            pieces.append(text[start:end])
+            start = end
+        return pieces
+
+    return split
+
+
+def _many_passes(steps: tuple[_Step, ...]) -> Callable[[str], list[str]]:
+    compiled = [(step, step.compiled()) for step in steps]
+
+    def split(text: str) -> list[str]:
+        collapsed, raw = collapse(text), with_ascii_spaces(text)
+        bounds = [0, len(text)]
+        for step, pattern in compiled:
+            source = raw if step.raw else collapsed
+            cut = [0]
+            for start, end in pairwise(bounds):
+                if step is _TRAILING_SPACE:
+                    at = _trailing_space(raw, start, end)
+                    if start < at < end:
+                        cut.append(at)
+                else:
+                    for match in pattern.finditer(source, start, end):
+                        at = match.start()
+                        if at > cut[-1]:
+                            cut.append(at)
+                        cut.append(match.end())
+                if cut[-1] < end:
+                    cut.append(end)
+            bounds = cut
+        return [text[start:end] for start, end in pairwise(bounds)]
+
+    return split
+
+
+def _one(pattern: str, **flags: bool) -> PreTokenizer:
+    return PreTokenizer((_Step(pattern),), **flags)
+
+
+_KINDS: tuple[tuple[str, PreTokenizer], ...] = (
+    ("default", PreTokenizer(_DEFAULT)),
+    ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+     _one(_LLAMA3, ignore_merges=True, add_bos=True)),
+    ("dbrx smaug-bpe chatglm-bpe", _one(_LLAMA3)),
+    ("glm4 glm5", _one(_LLAMA3, ignore_merges=True)),
+    ("deepseek-llm", PreTokenizer(_DEEPSEEK_LLM)),
+    ("deepseek-coder", PreTokenizer(_DEEPSEEK_CODER)),
+    ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", PreTokenizer(_DEEPSEEK_V3)),
+    ("falcon", PreTokenizer(_FALCON)),
+    ("gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jais exaone4 jina-v1-en "
+     "jina-v2-code roberta-bpe trillion granite-docling", _one(_GPT2)),
+    ("mpt olmo", _one(_GPT2, composes=True)),
+    ("starcoder refact codeshell exaone minerva-7b mellum2 smollm", PreTokenizer(_DIGITS_APART)),
+    ("command-r", PreTokenizer(_DIGITS_APART, composes=True)),
+    ("qwen2", _one(_QWEN2, composes=True)),
+    ("deepseek-r1-qwen kormo f2llmv2 hunyuan solar-open grok-2 stablelm2 megrez", _one(_QWEN2)),
+    ("qwen35", _one(_QWEN35, composes=True)),
+    ("tekken", _one(_TEKKEN, ignore_merges=True, add_bos=True)),
+    ("gpt-4o llama4 kanana2 talkie minimax-m2", _one(_GPT4O)),
+    ("seed-coder", _one(_SEED_CODER)),
+    ("bailingmoe bailingmoe2 llada-moe", _one(_BAILING)),
+    ("bloom gpt3-finnish poro-chat", PreTokenizer((_Step(_BLOOM, raw=True),))),
+    ("viking", PreTokenizer((_Step(_BLOOM, raw=True), _Step(f"[{_N}]")))),
+)  # fmt: skip
+
+#: Every name that `tokenizer.ggml.pre` may hold.
+PRE_TOKENIZERS = {name: kind for names, kind in _KINDS for name in names.split()}
+
+
+def pre_tokenizer(name: str, where: str) -> PreTokenizer:
+    """The pre-tokenizer of that name; an empty name means the default. `where` names the file in the error."""
+    try:
+        return PRE_TOKENIZERS[name or "default"]
+    except KeyError:
+        raise GGPYError(
+            f"{where}: the pre-tokenizer {quoted(name, 60)} (key tokenizer.ggml.pre) is not one that ggpy knows, so "
+            f"text would be cut at the wrong places; it knows llama-bpe, qwen2 and {len(PRE_TOKENIZERS) - 2} others."
+        ) from None

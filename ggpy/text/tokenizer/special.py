@@ -1,0 +1,98 @@
+"""Cutting a text at the special tokens written in it, before the tokenizer proper sees the rest.
+
+Which one is found where is the rule of the `tokenizers` package and of SentencePiece: the one that begins first, of
+these the longest. Tokens that are matched on the normalized text are looked for last, in what the others leave.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ggpy.text.tokenizer.normalize import WHITE_SPACE, Normalizer
+from ggpy.text.tokenizer.vocabulary import CONTROL, UNKNOWN, Vocabulary
+
+_SPACE = frozenset(WHITE_SPACE)
+
+
+@dataclass(frozen=True)
+class _Special:
+    text: str
+    id: int
+    hidden: bool  # found only where special tokens are parsed; user-defined tokens are found always
+    lstrip: bool  # takes the white space before it
+    rstrip: bool
+    single_word: bool  # is no token beside a letter or digit
+
+
+class SpecialTokens:
+    """The tokens of a vocabulary that are looked for in the text itself."""
+
+    def __init__(self, vocabulary: Vocabulary, normalize: Normalizer | None) -> None:
+        self._normalize = normalize
+        raw: list[_Special] = []
+        normalized: list[_Special] = []
+        for i in vocabulary.special_ids():
+            text = vocabulary.tokens[i]
+            flags = [i in vocabulary.flagged[name] for name in ("lstrip", "rstrip", "single_word")]
+            hidden = bool(vocabulary.kinds[i] & (CONTROL | UNKNOWN))
+            if i not in vocabulary.flagged["normalized"]:
+                raw.append(_Special(text, i, hidden, *flags))
+            elif shown := normalize(text) if normalize else text:
+                normalized.append(_Special(shown, i, hidden, *flags))
+        self._raw, self._normalized = raw, normalized
+
+    def partition(self, text: str, parse_special: bool) -> list[str | int]:
+        """Stretches of normalized text and ids of special tokens, in order. No stretch is empty."""
+        normalize = self._normalize
+        pieces: list[str | int] = []
+        for piece in _cut(text, self._raw, parse_special):
+            if isinstance(piece, int):
+                pieces.append(piece)
+            elif piece := normalize(piece) if normalize else piece:
+                pieces += _cut(piece, self._normalized, parse_special)
+        return pieces
+
+
+def _cut(text: str, specials: Iterable[_Special], parse_special: bool) -> list[str | int]:
+    """`text` with every one of the tokens in it replaced by its id."""
+    chars = set(text)
+    present = {s.text: s for s in specials if s.text[0] in chars and (parse_special or not s.hidden) and s.text in text}
+    if not present:
+        return [text] if text else []
+    pieces: list[str | int] = []
+    start = 0
+    for match in _alternatives(tuple(present)).finditer(text):
+        special = present[match[0]]
+        at, end = match.span()
+        if special.single_word and (_in_word(text[at - 1 : at]) or _in_word(text[end : end + 1])):
+            continue
+        while special.lstrip and at > start and text[at - 1] in _SPACE:
+            at -= 1
+        while special.rstrip and text[end : end + 1] in _SPACE:
+            end += 1
+        if start < at:
+            pieces.append(text[start:at])
+        pieces.append(special.id)
+        start = end
+    if start < len(text):
+        pieces.append(text[start:])
+    return pieces
+
+
+@lru_cache(32)
+def _alternatives(texts: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
+
+
+def _in_word(char: str) -> bool:
+    r"""Whether a character, or the nothing beyond an end, is one of Unicode's \w."""
+    if not char:
+        return False
+    category = unicodedata.category(char)
+    return (
+        category[0] in "LM" or category in ("Nd", "Nl", "Pc") or char in "\u200c\u200d" or "\u24b6" <= char <= "\u24e9"
+    )

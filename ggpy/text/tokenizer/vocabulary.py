@@ -1,0 +1,254 @@
+"""A GGUF file's vocabulary: its tokens, their kinds, and the ids and flags that steer tokenization.
+
+The recognition of tokens by their text is llama.cpp's (src/llama-vocab.cpp), because files leave out what llama.cpp
+fills in. Where it goes against what the file says, the file is right: a token that it calls normal is text, and a role
+whose token it does not name has none.
+
+Keys `ggpy.tokenizer.*` hold what GGUF has no keys for: `ggpy convert` writes them, other readers pass them over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ggpy.errors import GGPYError, quoted, shown
+from ggpy.gguf.metadata import TypedMetadata
+from ggpy.text.tokenizer.normalize import Normalizer, in_turn, normalizer, sentencepiece_rules
+from ggpy.text.tokenizer.pretokenize import PreTokenizer, pre_tokenizer
+
+# What a token is; a set of bits, as recognising a control token by its text keeps what the file called it.
+UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 2, 4, 8, 16, 32
+
+# `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; others mean nothing.
+_KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], np.uint8)
+
+_MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
+
+_END_OF_GENERATION = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+)  # fmt: skip
+
+_ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # gpt-oss: its channel markers
+
+# Fill-in-the-middle tokens, by the key that may name one and the texts that give one away.
+_FILL_IN = {
+    "fim_pre": ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
+                "<|code_prefix|>", "<|prefix|>"),
+    "fim_suf": ("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
+                "<|code_suffix|>", "<|suffix|>"),
+    "fim_mid": ("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>",
+                "<|code_middle|>", "<|middle|>"),
+    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>",),
+}  # fmt: skip
+_OLD_FILL_IN_KEYS = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
+_RECOGNISED = (*_END_OF_GENERATION, *_ALWAYS_SHOWN, *(text for texts in _FILL_IN.values() for text in texts))
+
+OWN = "ggpy.tokenizer."
+
+#: How a special token is found in a text, as tokenizer.json names it: with the white space before or after it, only
+#: where no letter stands beside it, in the normalized text. `ggpy.tokenizer.NAME_token_ids` lists those that are.
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
+class Vocabulary:
+    """Tokens and what is known of them. Raises GGPYError, naming `where`, for a vocabulary that cannot be used."""
+
+    tokens: list[str]  # as written in the file: byte-level text for BPE, with ▁ for spaces for SentencePiece
+    ids: dict[str, int]  # token → its id
+    kinds: bytearray  # one set of bits a token
+    typed: bool  # whether the file knows kinds of tokens
+    is_bpe: bool
+    pre: PreTokenizer | None  # BPE's
+    bos: int | None
+    eos: int | None
+    unk: int | None
+    eog: frozenset[int]
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+    space_prefix: str | None  # where the space is put and not where one is: "first", in a text, or "always"
+    flagged: dict[str, frozenset[int]]  # special tokens by how they are matched: see FLAGS
+    before: tuple[int, ...]  # what a text gets around it beside BOS and EOS
+    after: tuple[int, ...]
+
+    def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
+        self.metadata, self.where = TypedMetadata(metadata, where), where
+        model = self.metadata.find("tokenizer.ggml.model", str)
+        if model is None:
+            raise GGPYError(f"{where}: there is no tokenizer in this file (no key tokenizer.ggml.model).")
+        if model not in _MODELS:
+            known = ", ".join(f"{name} ({what})" for name, what in _MODELS.items())
+            model = quoted(model)
+            raise GGPYError(f"{where}: the tokenizer model {model} is not one that ggpy knows; it knows {known}.")
+        self.is_bpe = model == "gpt2"
+        name = self.metadata.find("tokenizer.ggml.pre", str) or ""
+        self.pre = pre_tokenizer(name, where) if self.is_bpe else None
+        self._read_tokens()
+        self._read_special_ids()
+        self._read_flags()
+        self._recognise()
+        self._read_matching(name)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def array(self, key: str, length: int | None = None) -> Any:
+        """The array of numbers under `key`, or None; with `length`, an error where it is shorter."""
+        value = self.metadata.find(key, list)
+        if value is None:
+            return None
+        if np.asarray(value[:1]).dtype.kind not in "iuf":
+            raise self.metadata.wrong(key, "a list of numbers")
+        if length is not None and len(value) < length:
+            raise GGPYError(f"{self.where}: {key} has {len(value)} entries for {length} tokens.")
+        return value
+
+    def _read_tokens(self) -> None:
+        tokens = self.metadata.strings("tokenizer.ggml.tokens")
+        if not tokens:
+            raise GGPYError(f"{self.where}: the vocabulary is empty (key tokenizer.ggml.tokens).")
+        if "" in tokens:
+            tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+        self.tokens = tokens
+        self.ids = dict(zip(tokens, range(len(tokens)), strict=True))
+        if len(self.ids) != len(tokens):
+            first, second = next((i, self.ids[t]) for i, t in enumerate(tokens) if self.ids[t] != i)
+            raise GGPYError(
+                f"{self.where}: tokens {first} and {second} in tokenizer.ggml.tokens are both "
+                f"{quoted(tokens[first], 60)}; every token must be there once."
+            )
+        types = self.array("tokenizer.ggml.token_type", len(tokens))
+        if types is None:
+            self.kinds = bytearray([NORMAL]) * len(tokens)
+        else:
+            numbers = np.asarray(types)[: len(tokens)]
+            if numbers.dtype.kind not in "iu":
+                raise GGPYError(f"{self.where}: tokenizer.ggml.token_type does not hold whole numbers.")
+            known = (numbers > 0) & (numbers < len(_KIND_OF_TYPE))
+            self.kinds = bytearray(_KIND_OF_TYPE[np.where(known, numbers, 0)].tobytes())
+        # Files of the first converters have types that say nothing.
+        self.typed = any(kind in self.kinds for kind in (CONTROL, USER_DEFINED))
+
+    def _id(self, name: str) -> int | None:
+        """The id under the key of that name, None where there is none or it is outside the vocabulary."""
+        value = self.metadata.find(f"tokenizer.ggml.{name}_token_id", int)
+        return int(value) if value is not None and 0 <= value < len(self) else None
+
+    def _ids(self, key: str) -> tuple[int, ...]:
+        """The token ids listed under a key, none where it is absent."""
+        listed = self.array(key)
+        found = [] if listed is None else list(listed)
+        if not all(isinstance(i, (int, np.integer)) and 0 <= i < len(self.tokens) for i in found):
+            raise GGPYError(f"{self.where}: {key} must list token ids of this vocabulary.")
+        return tuple(int(i) for i in found)
+
+    def _read_special_ids(self) -> None:
+        self.bos, self.eos, self.unk = self._id("bos"), self._id("eos"), self._id("unknown")
+        if self.pre is None:
+            # SentencePiece's own names: files of Llama's time leave out what they took for granted.
+            roles = (("bos", "<s>", CONTROL), ("eos", "</s>", CONTROL), ("unk", "<unk>", UNKNOWN))
+            for role, text, kind in roles:
+                token = self.ids.get(text)
+                if token is not None and getattr(self, role) is None and (self.kinds[token] & kind or not self.typed):
+                    setattr(self, role, token)
+        if self.metadata.find(f"{OWN}no_eos", bool):  # the id is for readers that take another one for the end
+            self.eos = None
+
+    def _read_flags(self) -> None:
+        def flag(name: str, default: bool) -> bool:
+            value = self.metadata.find(f"tokenizer.ggml.{name}", bool)
+            return default if value is None else value
+
+        # What is not named is not added, as in transformers, whatever the flags say.
+        self.add_bos = flag("add_bos_token", self.pre.add_bos if self.pre else True) and self.bos is not None
+        self.add_eos = flag("add_eos_token", False) and self.eos is not None
+        self.add_space_prefix = flag("add_space_prefix", self.pre is None)
+        self.space_prefix = self.metadata.find(f"{OWN}space_prefix", str)
+        ignore = self.metadata.find(f"{OWN}ignore_merges", bool)
+        self.ignore_merges: bool = ignore if ignore is not None else self.pre is not None and self.pre.ignore_merges
+        self.fuse_unk: bool = self.metadata.find(f"{OWN}fuse_unk", bool) or False
+        self.before, self.after = self._ids(f"{OWN}before_token_ids"), self._ids(f"{OWN}after_token_ids")
+
+    def normalizer(self) -> Normalizer | None:
+        """What is done to a text between special tokens before it is cut."""
+        text = self.metadata.find(f"{OWN}normalizer", str)
+        charsmap = self.array("tokenizer.ggml.precompiled_charsmap")
+        try:
+            if charsmap is not None and np.asarray(charsmap).dtype.kind not in "iu":
+                raise GGPYError("its characters map does not hold bytes.")
+            data = b"" if charsmap is None else np.asarray(charsmap).astype(np.uint8).tobytes()
+            own = sentencepiece_rules(data, bool(self.metadata.find("tokenizer.ggml.remove_extra_whitespaces", bool)))
+            named = {"type": "NFC"} if self.pre is not None and self.pre.composes else None
+            told = normalizer(named if text is None else json.loads(text))
+        except (GGPYError, ValueError, TypeError, RecursionError) as error:
+            why = shown(error).rstrip(".")
+            raise GGPYError(f"{self.where}: text cannot be normalized as the file wants it: {why}.") from None
+        return in_turn([step for step in (own, told) if step is not None])
+
+    def _recognise(self) -> None:
+        """Find the tokens that end generation, and correct the kinds of tokens whose text says what they are."""
+        kinds = self.kinds
+        # Vocabularies hold </s> and the like as words of HTML, made by merges; a file that knows types calls them so.
+        ids = {
+            t: i for t in _RECOGNISED if (i := self.ids.get(t)) is not None and not (self.typed and kinds[i] & NORMAL)
+        }
+        ends: set[int] = set()
+        for name, texts in _FILL_IN.items():
+            token = self._id(_OLD_FILL_IN_KEYS[name]) if name in _OLD_FILL_IN_KEYS else None
+            if token is None:
+                token = self._id(name)
+            if token is None:
+                token = next((ids[text] for text in texts if text in ids), None)
+                if token is not None:
+                    kinds[token] |= CONTROL
+            if token is not None and name in ("fim_pad", "fim_rep", "fim_sep"):
+                ends.add(token)
+        for text in _END_OF_GENERATION:
+            if text in ids:
+                ends.add(ids[text])
+                kinds[ids[text]] |= CONTROL
+        for text in _ALWAYS_SHOWN:
+            if text in ids:
+                kinds[ids[text]] = USER_DEFINED
+        ends.update(i for i in (self.eos, self._id("eot"), self._id("eom")) if i is not None)
+        ends.update(self._ids("tokenizer.ggml.eog_token_ids"))  # where `ggpy convert` lists what no other key can name
+
+        has = {text for text in ("<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|end|>", "</s>",
+                                 "<|tool_response>") if ids.get(text) in ends}  # fmt: skip
+        # In the harmony and solar-open formats <|end|> ends a message, not the answer.
+        if "<|end|>" in has and has & {"<|call|>", "<|calls|>"} and has & {"<|return|>", "<|flush|>"}:
+            ends.discard(ids["<|end|>"])
+            kinds[ids["<|end|>"]] = USER_DEFINED
+        # Gemma 4 has an ordinary token </s>.
+        if {"</s>", "<|tool_response>"} <= has:
+            ends.discard(ids["</s>"])
+            kinds[ids["</s>"]] = NORMAL
+        self.eog = frozenset(ends)
+
+    def _read_matching(self, pre: str) -> None:
+        """How special tokens are found: from keys of our own, or, for files without them, by the model's name."""
+        self.flagged = {name: frozenset(self._ids(f"{OWN}{name}_token_ids")) for name in FLAGS}
+        if any(self.flagged.values()):
+            return
+        model_name = (self.metadata.find("general.name", str) or "").lower()
+        if any(name in pre for name in ("jina-v2-de", "jina-v2-es", "jina-v2-code")):
+            self.flagged["lstrip"] = frozenset({self.ids["<mask>"]} if "<mask>" in self.ids else ())
+        elif "phi-3" in model_name or "phi3" in model_name:
+            kept = {self.ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
+            self.flagged["rstrip"] = frozenset({*self.special_ids(), self.ids.get("</s>", -1)} - kept)
+        elif "modern-bert" in model_name:
+            self.flagged["lstrip"] = frozenset({self.ids["[MASK]"]} if "[MASK]" in self.ids else ())
+
+    def special_ids(self) -> list[int]:
+        """Tokens that are found in a text before anything else cuts it."""
+        kinds = np.frombuffer(bytes(self.kinds), np.uint8)
+        found: list[int] = np.flatnonzero(kinds & (CONTROL | USER_DEFINED | UNKNOWN)).tolist()
+        return found

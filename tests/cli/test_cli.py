@@ -1,0 +1,429 @@
+"""The commands from the outside: what goes to stdout and stderr, exit statuses, and what start-up must not import."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ggpy.llm
+from ggpy import __version__
+from ggpy.cli.main import COMMANDS, main
+from ggpy.errors import GGPYError
+from ggpy.runtime.load import Model
+from tests.support.doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
+
+MODEL = "fake.gguf"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run a command over a stand-in for the model; `script` says what it answers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
+    Path(MODEL).touch()
+
+    def call(*args: str, script: Any = None, template: bool = True, input: Any = None, **runtime: Any) -> Result:
+        def load(
+            path: Path, n_ctx: int | None, n_threads: int | None, notify: Any, n_slots: int, **placing: Any
+        ) -> Model:
+            call.placing = placing  # type: ignore[attr-defined]
+            fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_slots, script=script or saying("Hi 你好!"), **runtime)
+            call.runtime = fake  # type: ignore[attr-defined]
+            notify("a note")
+            return Model(FakeFile(), ByteTokenizer(), FakeTemplate() if template else None, fake)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(ggpy.llm, "load_model", load)
+        return CliRunner().invoke(main, args, input=input)
+
+    return call
+
+
+@pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"]])
+def test_the_cache_has_the_types_asked_for(call: Any, command: list[str]) -> None:
+    assert call(*command, "-m", MODEL, input="Hi\n").exit_code == 0
+    assert (call.placing["cache_type_k"], call.placing["cache_type_v"]) == (None, None)
+    assert call(*command, "-m", MODEL, "-ctk", "q8_0", "--cache-type-v", "f16", input="Hi\n").exit_code == 0
+    assert (call.placing["cache_type_k"], call.placing["cache_type_v"]) == ("q8_0", "f16")
+    fails(call(*command, "-m", MODEL, "-ctv", "q2"), "'q2' is not one of", status=2)
+
+
+@pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"], ["bench", "-p", "8", "-n", "0", "-r", "1"]])
+def test_layers_go_where_they_were_asked_to(call: Any, command: list[str]) -> None:
+    command = [*command, "-m", MODEL]
+    assert call(*command, input="Hi\n").exit_code == 0
+    assert (call.placing["device"], call.placing["n_gpu_layers"]) == ("cpu", None)
+    assert call(*command, "--device", "cuda:0,1", "-ngl", "12", input="Hi\n").exit_code == 0
+    assert (call.placing["device"], call.placing["n_gpu_layers"]) == ("cuda:0,1", 12)
+    assert call(*command, "--device", "cuda", "--n-gpu-layers", "auto", input="Hi\n").exit_code == 0
+    assert (call.placing["device"], call.placing["n_gpu_layers"]) == ("cuda", None)
+    result = call(*command, "--gpu-layers", "99", input="Hi\n")
+    assert result.exit_code == 0
+    assert "no effect without a GPU" in result.stderr
+    fails(call(*command, "-ngl", "many"), "n_gpu_layers is 'many'")
+    fails(call(*command, "--device", "cuda:a"), "device is 'cuda:a'")
+
+
+def fails(result: Result, message: str, status: int = 1) -> None:
+    """One sentence on stderr, nothing on stdout."""
+    assert result.exit_code == status, result.stderr
+    assert result.stdout == ""
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+
+
+def python(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    # The source of each import goes to stderr with -X importtime, which shows what a command really loads.
+    return subprocess.run(
+        [sys.executable, *args],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], [], ["run", "--help"], ["pull"], ["chat", "-h"]])
+def test_light_commands_import_nothing_heavy(args: list[str], tmp_path: Path) -> None:
+    result = python("-X", "importtime", "-m", "ggpy", *args, GGPY_CACHE=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    imported = {
+        line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "click" in imported
+    assert not imported & {"numba", "llvmlite", "numpy", "jinja2", "rich", "prompt_toolkit", "gguf"}
+
+
+def test_help_and_version(call: Any) -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in COMMANDS)
+    assert call().stdout == result.stdout
+    assert call("--version").stdout == f"ggpy {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(call: Any, name: str) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    assert f"ggpy {name}" in result.stdout.split("Examples:")[1]
+
+
+def test_doctor_goes_on_past_what_is_wrong() -> None:
+    result = python("-m", "ggpy", "doctor", GGPY_ISA="i386")
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    assert rows["ggpy"].strip().startswith(__version__)
+    assert rows["CPU"].strip().startswith("GGPY_ISA='i386' is no instruction-set tier; choose one of")
+    assert {"memory", "cache", "numba", "numpy"} <= set(rows)
+
+
+def test_run_streams_the_answer_alone_to_stdout(call: Any) -> None:
+    result = call("run", "-m", MODEL, "-p", "Hello", "--temp", "0")
+    assert result.exit_code == 0
+    assert result.stdout == "Hi 你好!\n"
+    assert "a note" in result.stderr
+    assert "prompt 23 tok, " in result.stderr
+    assert " tok/s · decode 11 tok, " in result.stderr
+    assert " tok/s · first token 0." in result.stderr
+    prompt = bytes(t for t in call.runtime.cells[0] if 0 <= t < 256)
+    assert prompt.startswith(b"user:Helloassistant:Hi")
+
+
+def test_run_raw_system_file_and_stdin(call: Any, tmp_path: Path) -> None:
+    def prompt() -> bytes:
+        return bytes(int(t) for t in call.runtime.cells[0] if 0 <= t < 256)
+
+    call("run", "-m", MODEL, "--raw", "-p", "Once", "-n", "1")
+    assert prompt() == b"Once"
+    call("run", "-m", MODEL, "-p", "Once", "-n", "1", template=False)
+    assert prompt() == b"Once"
+    call("run", "-m", MODEL, "-s", "Be brief.", "-p", "Hello", "-n", "1")
+    assert prompt() == b"system:Be brief.user:Helloassistant:"
+    (tmp_path / "问题.txt").write_bytes("\ufeff你好\r\n".encode())
+    call("run", "-m", MODEL, "-f", "问题.txt", "-n", "1")
+    assert prompt() == "user:你好assistant:".encode()
+    call("run", "-m", MODEL, "-f", "-", "-n", "1", input="two\nlines\n")
+    assert prompt() == b"user:two\nlinesassistant:"
+
+
+def test_run_flags_reach_the_sampler(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    request = ggpy.llm.LLM.request
+
+    def watched(self: Any, ids: list[int], params: Any) -> Any:
+        seen.append(params)
+        return request(self, ids, params)
+
+    monkeypatch.setattr(ggpy.llm.LLM, "request", watched)
+    flags = (
+        "-n 3 --temp 0.5 --top-k 7 --top-p 0.8 --min-p 0.1 --typical-p 0.9 --repeat-penalty 1.1 --repeat-last-n 32 "
+        "--presence-penalty 0.2 --frequency-penalty 0.3 --seed 9 --stop A --stop B --ignore-eos --verbose"
+    )
+    result = call("run", "-m", MODEL, "-p", "x", "-c", "99", "-t", "1", *flags.split())
+    assert result.exit_code == 0, result.stderr
+    (p,) = seen
+    assert (p.max_tokens, p.temperature, p.top_k, p.top_p, p.min_p, p.typical_p) == (3, 0.5, 7, 0.8, 0.1, 0.9)
+    assert (p.repetition_penalty, p.repeat_last_n, p.presence_penalty, p.frequency_penalty) == (1.1, 32, 0.2, 0.3)
+    assert (p.seed, p.stop, p.ignore_eos) == (9, ("A", "B"), True)
+    assert call.runtime.n_ctx == 99
+    assert "seed 9" in result.stderr
+    call("run", "-m", MODEL, "-p", "x")
+    assert seen[1] == type(p)()
+
+
+def test_run_says_that_the_context_is_full(call: Any) -> None:
+    result = call("run", "-m", MODEL, "-p", "x", "-c", "40", "--ignore-eos")
+    assert result.exit_code == 0
+    assert "context of 40 tokens is full" in result.stderr
+    fails(call("run", "-m", MODEL, "-p", "x" * 100, "-c", "40"), "118 tokens, but the context holds 40")
+
+
+def test_run_stopped_by_ctrl_c_keeps_what_was_said(call: Any) -> None:
+    calls = []
+
+    def script(prefix: list[int]) -> int:
+        calls.append(prefix)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return ord("a")
+
+    result = call("run", "-m", MODEL, "-p", "x", "--temp", "0", script=script)
+    assert result.exit_code == 130
+    assert result.stdout == "aaa\n"
+    assert "decode 3 tok" in result.stderr
+    calls[:] = [[]] * 3
+    result = call("run", "-m", MODEL, "-p", "x", "--temp", "0", script=script)
+    assert (result.exit_code, result.stdout) == (130, "\n")
+    assert result.stderr.splitlines()[-1] == "stopped before the first token"  # no speeds: nothing was measured
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["-p", ""], "prompt is empty"),
+        ([], "no prompt"),
+        (["-p", "a", "-f", "b"], "-p and -f"),
+        (["-f", "missing.txt"], "missing.txt cannot be read"),
+        (["-p", "a", "--raw", "-s", "b"], "--raw"),
+        (["-p", "a", "--temp", "-1"], "temperature is -1.0"),
+        (["-p", "a", "--temp", "nan"], "temperature is nan"),
+        (["-p", "a", "--top-p", "1.5"], "top_p is 1.5"),
+        (["-p", "a", "--top-k", "-3"], "top_k is -3"),
+        (["-p", "a", "-n", "0"], "max_tokens is 0"),
+        (["-p", "a", "--seed", "-7"], "seed is -7"),
+        (["-p", "a", "--stop", ""], "stop is ('',), but it must be a text or a list of texts"),
+    ],
+)
+def test_run_errors_come_before_the_model(call: Any, args: list[str], message: str) -> None:
+    result = call("run", "-m", MODEL, *args)
+    fails(result, message)
+    assert "a note" not in result.stderr
+
+
+def test_usage_errors(call: Any) -> None:
+    fails(call("run", "-p", "x", "-t", "0"), "0 is not in the range", 2)
+    fails(call("run", "-p", "x", "-c", "0"), "0 is not in the range", 2)
+    fails(call("run", "--nonsense"), "--nonsense", 2)
+    fails(call("nonsense"), "nonsense", 2)
+    fails(call("run", "-p", "a\udcff"), "Argument 3 (a?) is not valid UTF-8")
+
+
+@pytest.mark.parametrize("command", [["run", "-f", "-"], ["chat"]])
+def test_stdin_that_is_no_utf8(call: Any, command: list[str]) -> None:
+    fails(call(*command, "-m", MODEL, input=b"ab\xff\n"), "not valid UTF-8: byte 0xFF at offset 2")
+
+
+def test_a_model_that_is_not_there(call: Any) -> None:
+    fails(call("run", "-m", "nosuch", "-p", "x"), "known are SmolLM2-135M-Instruct")
+    fails(call("inspect", "a\nb\x1b[2J"), r"a\nb\x1b[2J does not exist")
+    fails(call("run", "-m", "hf:user/repo", "-p", "x"), "ggpy pull hf:user/repo")
+
+
+def test_unexpected_errors_are_one_sentence(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(prefix: list[int]) -> int:
+        raise ZeroDivisionError("by nothing")
+
+    result = call("run", "-m", MODEL, "-p", "x", script=script)
+    fails(result, "ZeroDivisionError: by nothing")
+    assert "GGPY_DEBUG=1" in result.stderr
+    monkeypatch.setenv("GGPY_DEBUG", "1")
+    assert "Traceback" in call("run", "-m", MODEL, "-p", "x", script=script).stderr
+
+
+def test_memory_that_runs_out(call: Any) -> None:
+    for error in (MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))):
+
+        def script(prefix: list[int], error: Exception = error) -> int:
+            raise error
+
+        fails(call("run", "-m", MODEL, "-p", "x", script=script), "Memory ran out")
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    code = (
+        "from ggpy.cli.main import main; import click;"
+        "main.callback = lambda: [click.echo('x' * 1000) for _ in range(1000)] and None; main([])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "GGPY_DEBUG": ""},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
+)
+def test_output_is_utf8_whatever_the_locale(locale: dict[str, str]) -> None:
+    code = r"from ggpy.cli.main import main; import click; main.callback = lambda: click.echo('\u4f60\u597d'); main([])"
+    assert python("-c", code, **locale).stdout == "你好\n"
+
+
+def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from ggpy.cli.terminal import show
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal, pipe = Terminal(), io.StringIO()
+    for stream in (terminal, pipe):
+        show("a\x1b[31m\tb\n\x9bc\r", stream)
+    assert terminal.getvalue() == "a[31m\tb\nc"
+    assert pipe.getvalue() == "a\x1b[31m\tb\n\x9bc\r"
+
+
+UNWRITABLE = "error: Standard output cannot be written: "
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    ("streams", "status", "words"),
+    [
+        (">&-", 1, UNWRITABLE + "Bad file descriptor.\n"),
+        (">/dev/full", 1, UNWRITABLE + "No space left on device.\n"),
+        (">&- 2>&-", 1, ""),
+        (">/dev/full 2>/dev/full", 1, ""),
+        ("2>&-", 0, ""),  # what is said on the side may be lost
+        ("2>/dev/full", 0, ""),
+        ("| head -c 0", 0, ""),  # head's own status; nothing is complained about
+    ],
+)
+@pytest.mark.parametrize("command", ["--version", "doctor"])
+def test_output_that_goes_nowhere_is_no_success(command: str, streams: str, status: int, words: str) -> None:
+    if "/dev/full" in streams and not os.path.exists("/dev/full"):
+        pytest.skip("no such device")
+    line = f'"{sys.executable}" -m ggpy {command} {streams}'
+    result = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (status, words)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+@pytest.mark.parametrize(("descriptor", "status"), [(1, 1), (2, 0)])
+def test_an_answer_that_cannot_be_written(descriptor: int, status: int) -> None:
+    code = (
+        "import ggpy.llm; from ggpy.cli.main import main; from ggpy.runtime.load import Model\n"
+        "from tests.support.doubles import *\n"
+        "def load(*args, notify=None, **placing):\n"
+        "    args[3]('a note')\n"
+        "    return Model(FakeFile(), ByteTokenizer(), FakeTemplate(), FakeRuntime(script=saying('Hi')))\n"
+        "ggpy.llm.load_model = load\n"
+        "main(['run', '-m', 'pyproject.toml', '-p', 'x'])\n"
+    )
+    full = f"{descriptor}>/dev/full"
+    line = ["sh", "-c", f'"{sys.executable}" -c "$CODE" {full}']
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run(line, capture_output=True, text=True, cwd=root, env={**os.environ, "CODE": code})
+    assert result.returncode == status, result.stderr
+    if descriptor == 1:
+        assert result.stderr.endswith(UNWRITABLE + "No space left on device.\n")
+    else:
+        assert (result.stdout, result.stderr) == ("Hi\n", "")
+
+
+EMPTY = [
+    ["run", "-p", "x", "-m", ""], ["run", "-f", ""], ["chat", "-m", ""], ["inspect", ""], ["pull", ""],
+    ["convert", "-i", ""], ["convert", "-i", ".", "-o", ""], ["tokenize", "-f", ""],
+    ["warmup", "-m", ""], ["bench", "--plot", ""],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("args", EMPTY)
+def test_an_empty_name_is_said_to_be_empty(call: Any, args: list[str]) -> None:
+    fails(call(*args), "it is empty; give a name", status=2)
+
+
+def test_homes_that_are_not_known(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import platformdirs
+
+    from ggpy.paths import cache_dir
+
+    monkeypatch.setenv("GGPY_CACHE", "~no such user/x")
+    fails(call("pull"), "GGPY_CACHE: ~no such user/x is no path: the home directory ~no such user is not known.")
+    assert "GGPY_CACHE: ~no such" in call("doctor").stdout
+    result = call("chat", "-m", MODEL, input="/save ~no such user/x\n")
+    assert "the home directory ~no such user is not known" in result.stderr
+    monkeypatch.delenv("GGPY_CACHE")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *args, **kwargs: "~/.cache/ggpy")
+    with pytest.raises(GGPYError, match="set GGPY_CACHE"):
+        cache_dir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are UTF-16 there")
+def test_arguments_are_utf8_whatever_the_locale() -> None:
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = python("-m", "ggpy", "inspect", "/你好", **locale)
+    assert (result.returncode, result.stderr) == (1, "error: /你好 does not exist; check the path to the GGUF file.\n")
+    result = python("-m", "ggpy", "inspect", "/\udcff", **locale)
+    assert (result.returncode, result.stderr) == (1, "error: Argument 2 (/?) is not valid UTF-8.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize(("closed", "words"), [(">&-", ""), ("2>&-", ""), ("<&-", "error: The prompt is empty")])
+def test_streams_that_are_closed(closed: str, words: str) -> None:
+    command = f'"{sys.executable}" -m ggpy run -f - {closed}'
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, input="")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert words in result.stderr
+
+
+INTERRUPTING_IMPORT = """
+import os, signal, sys
+
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+from ggpy.cli.entry import main
+sys.meta_path.insert(0, Interrupter())
+sys.argv = ["ggpy", "inspect", "/nonexistent"]
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("module", ["click", "ggpy.cli.main", "ggpy.cli.inspect"])
+def test_ctrl_c_in_the_middle_of_an_import(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTING_IMPORT]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AT": module})
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")

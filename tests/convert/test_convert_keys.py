@@ -1,0 +1,292 @@
+"""The tables of keys of config.json and generation_config.json are whole, true to transformers, and say what happens.
+
+`data/hf_config_keys.json` lists the fields and defaults of the configuration classes of transformers 5.24
+(`dataclasses.fields` of each, without those of the base class).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggpy.convert.checkpoint import Checkpoint
+from ggpy.convert.generation_defaults import FOLLOWED, NOTED, SAMPLING, sampling_metadata
+from ggpy.convert.generation_defaults import IGNORED as IGNORED_GENERATION
+from ggpy.convert.writer import encode_header
+from ggpy.errors import GGPYError
+from ggpy.models import by_hf_name
+from ggpy.models.hf_config import Config
+from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, known_config
+from tests.support.tiny import CONFIGS, tiny_checkpoint
+
+RECORDED: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "data" / "hf_config_keys.json").read_text()
+)
+SAMPLED = {name for name, *_ in SAMPLING}
+CLASSES = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
+
+#: Keys of published config.json files of these families, beside those that transformers' classes define today.
+PUBLISHED = """_name_or_path architectures attention_bias auto_map attn_dropout_prob bf16 bos_token_id emb_dropout_prob
+    eos_token_id fp16 fp32 head_dim hidden_act initializer_range is_llama_config kv_channels layer_norm_epsilon
+    max_sequence_length mlp_bias model_type no_bias onnx_safe original_max_position_embeddings pad_token_id
+    partial_rotary_factor quantization_config rope_interleaved rope_scaling rope_theta rotary_emb_base rotary_pct
+    scale_attn_weights seq_length softmax_in_fp32 tokenizer_class torch_dtype transformers.js_config
+    transformers_version unsloth_fixed unsloth_version use_cache_kernel use_cache_quantization use_dynamic_ntk
+    use_flash_attn use_logn_attn use_mrope""".split()  # noqa: SIM905
+
+_YARN = {"rope_type": "yarn", "factor": 4.0}
+_WINDOW = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 16}
+
+#: For each followed key, settings to stand beside it and a value that must change the layout or be refused.
+CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
+    "vocab_size": ({}, 1000),
+    "hidden_size": ({}, 512),
+    "intermediate_size": ({}, 1024),
+    "num_hidden_layers": ({}, 3),
+    "num_attention_heads": ({}, 8),
+    "num_key_value_heads": ({}, 1),
+    "head_dim": ({}, 16),
+    "max_position_embeddings": ({}, 64),
+    "rms_norm_eps": ({}, 0.5),
+    "tie_word_embeddings": ({"tie_word_embeddings": False}, True),
+    "attention_bias": ({}, True),
+    "mlp_bias": ({}, True),
+    "rope_parameters": ({}, _YARN),
+    "rope_scaling": ({}, _YARN),
+    "rope_theta": ({}, 77.0),
+    "partial_rotary_factor": ({"rope_scaling": {"rope_type": "proportional"}}, 0.5),
+    "original_max_position_embeddings": ({"rope_scaling": _YARN}, 32),
+    "use_sliding_window": (_WINDOW, False),
+    "sliding_window": (_WINDOW, 8),
+    "max_window_layers": (_WINDOW, 0),
+    "layer_types": (_WINDOW, ["sliding_attention", "full_attention"]),
+    "kv_channels": ({}, 32),
+    "layer_norm_epsilon": ({}, 0.5),
+    "seq_length": ({}, 64),
+    "rotary_emb_base": ({}, 77.0),
+    "use_dynamic_ntk": ({}, False),
+    "use_logn_attn": ({}, False),
+}
+
+
+def outcome(kind: str, settings: dict[str, Any]) -> tuple[str, list[str]]:
+    """All of the layout that a config leads to, as a text, and the notes on its keys."""
+    model_class, config, notes = known_config(Config(settings))
+    layout = by_hf_name(model_class).hf_layout(config)
+    generated = {name: values.tolist() for name, values in layout.generated.items()}
+    return repr((layout.metadata, layout.tensors, layout.tied, layout.notes, generated)), notes
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_the_table_holds_every_key_of_transformers(family: str) -> None:
+    followed = FAMILIES[family].followed
+    fields = RECORDED[CLASSES[family]]
+    for key, default in fields.items():
+        assert key in followed or key in IGNORED or key in REFUSED, key
+        if key in followed:
+            assert followed[key] == default, key
+    # What is followed and no field: read by the base class, or by the model's code where the config has it.
+    assert set(followed) - set(fields) <= {
+        "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings", "head_dim", "layer_types",
+    }  # fmt: skip
+    assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
+
+
+def test_the_table_holds_what_published_files_carry() -> None:
+    followed = {key for family in FAMILIES.values() for key in family.followed}
+    assert [key for key in PUBLISHED if key not in followed | IGNORED.keys() | REFUSED.keys()] == []
+    for kind, config in CONFIGS.items():
+        assert outcome(kind, config)[1] == [], kind
+
+
+def test_no_key_stands_twice() -> None:
+    assert not IGNORED.keys() & REFUSED.keys()
+    for family in FAMILIES.values():
+        assert not family.followed.keys() & (IGNORED.keys() | REFUSED.keys())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_followed_keys_change_the_file(family: str) -> None:
+    for key in FAMILIES[family].followed:
+        beside, value = CHANGES[key]
+        if family == "qwen" and key == "max_position_embeddings":
+            beside = {"seq_length": None}
+        base = {**CONFIGS[family], **{k: v for k, v in beside.items() if k in FAMILIES[family].followed}}
+        before, _ = outcome(family, base)
+        try:
+            after, _ = outcome(family, {**base, key: value})
+        except GGPYError:
+            continue
+        assert before != after, key
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ignored_keys_change_nothing(family: str) -> None:
+    before = outcome(family, CONFIGS[family])
+    elsewhere = {"architectures", "model_type", "auto_map"}
+    assert outcome(family, {**CONFIGS[family], **{key: 7 for key in IGNORED if key not in elsewhere}}) == before
+    others = {key for other in FAMILIES if other != "qwen" for key in FAMILIES[other].followed}
+    for key in others - FAMILIES[family].followed.keys() if family != "qwen" else ():
+        beside, value = CHANGES[key]
+        assert outcome(family, {**CONFIGS[family], **beside, key: value}) == outcome(
+            family, {**CONFIGS[family], **beside}
+        )
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_refused_keys_are_named(key: str) -> None:
+    before = outcome("llama", CONFIGS["llama"])
+    for neutral in REFUSED[key]:
+        assert outcome("llama", {**CONFIGS["llama"], key: neutral}) == before
+    for value in ("other", 0.123, not REFUSED[key][0], 0 if key == "is_causal" else 2):
+        with pytest.raises(GGPYError, match=f"gives '{key}' as "):
+            outcome("llama", {**CONFIGS["llama"], key: value})
+
+
+def test_unknown_keys_are_named() -> None:
+    config = {**CONFIGS["llama"], "attention_magic": 1, **{f"key{i}": i for i in range(20)}}
+    (note,) = outcome("llama", config)[1]
+    assert "keys that ggpy does not know" in note
+    assert "'attention_magic', 'key0'" in note
+    assert note.endswith(" and 13 more.")
+    assert "rope_theta" in outcome("qwen", {**CONFIGS["qwen"], "rope_theta": 5.0})[1][0]  # its code reads another
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "'longrope'"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "'mrope'"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "'ntk'"),
+        ({"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "partial_rotary_factor": 0.5}}, "'partial_rotary_factor'"),
+        ({"partial_rotary_factor": 1.5}, "'partial_rotary_factor' as 1.5"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "rope for 'full_attention' alone"),
+        ({"rope_scaling": {**_YARN, "truncate": "no"}}, "'truncate' as 'no'"),
+        ({"rope_scaling": _YARN, "rope_theta": 1.0}, "'rope_theta' as 1.0"),
+        ({"rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 1}}, "the greater"),
+        ({"layer_types": ["full_attention"]}, "must list 2 layers"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention' in 'layer_types'"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "no window for them"),
+        ({"use_sliding_window": 1}, "must be true or false"),
+        ({"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 0}, "'sliding_window' as 0"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(GGPYError, match=message):
+        outcome("qwen2", {**CONFIGS["qwen2"], **settings})
+
+
+def test_what_is_not_followed_is_noted() -> None:
+    def notes(kind: str, **settings: Any) -> str:
+        return outcome(kind, {**CONFIGS[kind], **settings})[0]
+
+    assert "does not read: rope turns whole heads" in notes("llama", partial_rotary_factor=0.5)
+    assert "'dynamic' has no place in GGUF" in notes("llama", rope_scaling={"type": "dynamic", "factor": 2.0})
+    assert "the first is followed" in notes("llama", rope_scaling=_YARN, rope_parameters={"rope_theta": 5.0})
+    assert "they play no part: 'swing'" in notes("llama", rope_scaling={**_YARN, "swing": 1})
+    assert "beyond 512 tokens" in notes("qwen")
+    assert "beyond" not in notes("qwen", use_logn_attn=False, use_dynamic_ntk=False)
+
+
+def test_what_may_be_another_model_is_noted() -> None:
+    assert (
+        "'smollama', which ggpy does not know" in outcome("llama", {**CONFIGS["llama"], "model_type": "smollama"})[1][0]
+    )
+    own = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.XForCausalLM"}
+    assert "code of the folder" in outcome("qwen2", {**CONFIGS["qwen2"], "auto_map": own})[1][0]
+    assert outcome("qwen", {**CONFIGS["qwen"], "auto_map": own})[1] == []  # transformers has no code for it
+
+
+def test_the_model_type_goes_before_the_class() -> None:
+    """As in transformers' AutoModel: a Mistral in a Llama's clothes has Mistral's window."""
+    config = {**CONFIGS["llama"], "model_type": "mistral"}
+    layout, notes = outcome("mistral", config)
+    assert "'llama.attention.sliding_window': 4096" in layout
+    assert "'LlamaForCausalLM' as the class, but 'mistral' as 'model_type'" in notes[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_absurd_values_end_in_a_sentence(family: str) -> None:
+    """Of every followed setting, rope's inner ones included: a layout that a reader takes, or a GGPYError."""
+    absurd: list[Any] = [
+        True, False, -1, 0, 3, 10**400, -(10**400), 1e300, 1e-300, math.inf, math.nan, "x", "", [], {}, [1], [[]],
+        {"a": {}}, {"rope_type": []}, ["sliding_attention"] * 2,
+    ]  # fmt: skip
+    inner = (
+        "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+        "low_freq_factor", "high_freq_factor", "mscale", "truncate", "partial_rotary_factor", "rope_type",
+    )  # fmt: skip
+    settings = [{key: value} for key in FAMILIES[family].followed for value in absurd]
+    for kind in ("yarn", "llama3", "linear", "proportional"):
+        rope = {"rope_type": kind, "factor": 2.0, "low_freq_factor": 1, "high_freq_factor": 4, "mscale_all_dim": 1}
+        settings += [{"rope_scaling": {**rope, key: value}} for key in inner for value in absurd]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for changes in settings:
+            with suppress(GGPYError):
+                model_class, config, _ = known_config(Config({**CONFIGS[family], **_WINDOW, **changes}))
+                layout = by_hf_name(model_class).hf_layout(config)
+                by_hf_name(model_class)(layout.metadata, layout.n_vocab).rope(layout.generated.get("rope_freqs.weight"))
+                encode_header(layout.metadata, [])
+
+
+# generation_config.json
+
+
+def generation(tmp_path: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    with Checkpoint(tmp_path) as checkpoint:
+        return sampling_metadata(checkpoint)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path, "smollm2")
+
+
+def test_the_table_holds_every_key_of_generation(folder: Path) -> None:
+    """Every field of transformers' GenerationConfig; at its default none changes the file or is noted."""
+    defaults = RECORDED["GenerationConfig"]
+    for key in defaults:
+        assert key in SAMPLED or key in FOLLOWED or key in IGNORED_GENERATION or key in NOTED, key
+    assert not (SAMPLED & NOTED.keys()) | (FOLLOWED & NOTED.keys()) | (IGNORED_GENERATION & NOTED.keys())
+    unsampled = {key: value for key, value in defaults.items() if key not in SAMPLED | {"do_sample"}}
+    assert generation(folder, unsampled) == ({}, [])
+    published = {"_from_model_config": True, "transformers_version": "4.38", "chat_format": "chatml"}
+    assert generation(folder, {**published, "max_window_size": 6144}) == ({}, [])
+
+
+@pytest.mark.parametrize("key", NOTED)
+def test_generation_that_gguf_cannot_say_is_noted(folder: Path, key: str) -> None:
+    for value in NOTED[key]:
+        assert generation(folder, {key: value}) == ({}, [])
+    result, (note,) = generation(folder, {key: 3})
+    assert result == {}
+    assert f"no keys for, so readers will not do it: {key} 3." in note
+
+
+def test_sampling_defaults(folder: Path) -> None:
+    prefix = "general.sampling."
+    settings = {"do_sample": True, "temperature": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.25}
+    expected = {"temp": 0.5, "top_k": 7, "top_p": 0.75, "min_p": 0.25}
+    assert generation(folder, settings) == ({prefix + key: value for key, value in expected.items()}, [])
+    # transformers penalizes the whole text, prompt included
+    result, _ = generation(folder, {"do_sample": True, "repetition_penalty": 1.5})
+    assert result == {prefix + "penalty_repeat": 1.5, prefix + "penalty_last_n": -1}
+    assert generation(folder, {"do_sample": True, "repetition_penalty": 1.0})[0] == {prefix + "penalty_repeat": 1.0}
+    # without sampling a temperature plays no part
+    assert generation(folder, {"do_sample": False, "temperature": 0.5})[0] == {prefix + "temp": 0.0}
+    result, (note,) = generation(folder, {"temperature": 0.5})
+    assert result == {prefix + "temp": 0.5}
+    assert "not 'do_sample'" in note
+    result, notes = generation(folder, {"do_sample": True, "top_p": 7, "spin": 1})
+    assert result == {}
+    assert "'top_p' as 7, which makes no sense" in notes[0]
+    assert "does not know; they play no part: 'spin'" in notes[1]

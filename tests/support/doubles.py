@@ -1,0 +1,189 @@
+"""Stand-ins for a model: a runtime whose logits follow from the tokens it was given, and a tokenizer of plain bytes.
+
+The runtime keeps its cache as the real one does, one cell per position, so that an engine that mixes up slots or
+positions, or that reuses a prefix wrongly, gets other logits.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy.errors import GGPYError
+from ggpy.sampling import sampler
+from ggpy.text.chat_messages import plain_messages
+
+EOS, BOS, N_VOCAB = 256, 257, 260
+
+
+def pick(logits: NDArray[np.float32], choice: Any) -> int:
+    """The token that a SAMPLE_SPEC asks for, by the sampler's own stages."""
+    logits = logits.copy()
+    logits[choice["banned"][: choice["n_banned"]]] -= np.inf
+    best = logits.max()
+    if not np.isfinite(best):
+        return -1 if np.isnan(best) else -2 if best > 0 else -3
+    c = sampler.top_k(sampler.Candidates(logits, None, False), int(choice["candidates"]))
+    c = sampler.top_p(c, float(choice["top_p"]))
+    c = sampler.min_p(c, float(np.exp(choice["least"])))
+    return sampler.draw(sampler.temperature(c, float(choice["temperature"])), float(choice["uniform"]))
+
+
+class FakeChosen:
+    def __init__(self, found: list[int]) -> None:
+        self.found, self.gone = found, False
+
+    def tokens(self) -> list[int]:
+        assert not self.gone, "its memory belongs to another step now"
+        return self.found
+
+
+class FakeRuntime:
+    """Logits are a function of the whole prefix: `script(prefix)` names the next token, else a hash of the prefix."""
+
+    def __init__(
+        self,
+        n_ctx: int = 256,
+        n_slots: int = 2,
+        n_batch: int = 16,
+        script: Any = None,
+        max_sampled: int = 0,
+        by_kind: bool = False,
+    ) -> None:
+        self.device = "cpu"
+        self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
+        self.cells = np.full((n_slots, n_ctx), -1, np.int32)
+        self.by_kind = by_kind
+        self.generated = np.zeros((n_slots, n_ctx), bool)  # whether a cell's token was evaluated as a generated one
+        self.script = script
+        self.batches: list[int] = []  # tokens in each step
+        self.max_sampled, self.max_top_k = max_sampled, 128
+        self.chosen: list[Any] = [None] * n_slots  # the last token chosen for each slot
+        self.under_way: list[FakeChosen] = []
+        self.closed = False
+        self.cache_type = "f16"
+        self.hparams = SimpleNamespace(arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx)
+
+    def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> NDArray[np.float32]:
+        assert 0 < len(tokens) <= self.n_batch
+        assert len(tokens) == len(slots) == len(positions)
+        self.batches.append(len(tokens))
+        cells = list(zip(slots, positions, strict=True))
+        assert len(set(cells)) == len(cells), "a cell is written twice"
+        self.cells[slots, positions] = tokens
+        assert len(set(list(slots)[:n_generated])) == n_generated
+        self.generated[slots, positions] = self.by_kind & (np.arange(len(tokens)) < n_generated)
+        rows = [self._logits(slots[i], positions[i] + 1) for i in outputs]
+        return np.array(rows, np.float32).reshape(len(outputs), N_VOCAB)
+
+    def sample(self, tokens: list[int], slots: list[int], positions: list[int], specs: NDArray[Any]) -> FakeChosen:
+        """As a GPU does, which goes on by itself, and remembers the tokens of its last two steps."""
+        assert 0 < len(tokens) <= self.max_sampled
+        assert len(tokens) == len(specs)
+        for step in self.under_way[:-1]:
+            step.gone = True
+        known = [self.chosen[-1 - token] if token < 0 else token for token in tokens]
+        assert None not in known
+        logits = self.step(known, slots, positions, list(range(len(tokens))), len(tokens))
+        found = [pick(row, choice) for row, choice in zip(logits, specs, strict=True)]
+        for slot, token in zip(slots, found, strict=True):
+            self.chosen[slot] = max(token, 0)
+        self.under_way.append(FakeChosen(found))
+        return self.under_way[-1]
+
+    def _logits(self, slot: int, n: int) -> NDArray[np.float32]:
+        prefix = self.cells[slot, :n]
+        assert (prefix >= 0).all(), "attends to a cell that was never written"
+        rng = np.random.default_rng(zlib.crc32((2 * prefix + self.generated[slot, :n]).tobytes()))
+        logits = rng.standard_normal(N_VOCAB).astype(np.float32)
+        if self.script is not None:
+            logits[self.script(prefix.tolist())] = 20.0
+        else:
+            logits[EOS] = -5.0
+        return logits
+
+    def close(self) -> None:
+        self.closed = True
+
+    def chain_for(self, params: Any) -> None:
+        return None
+
+
+class ByteTokenizer:
+    """Token ids 0 to 255 are bytes; 256 ends a text, 257 begins one."""
+
+    n_vocab, bos, eos, eog = N_VOCAB, BOS, EOS, frozenset({EOS})
+    add_bos, add_eos = True, False
+    _special: ClassVar = {"<|end|>": EOS, "<|begin|>": BOS}
+
+    def tokenize(
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, continues: bool = False
+    ) -> list[int]:
+        ids = [BOS] if add_special else []
+        while text:
+            name = next((name for name in self._special if parse_special and text.startswith(name)), None)
+            if name:
+                ids.append(self._special[name])
+                text = text[len(name) :]
+            else:
+                ids += text[0].encode("utf-8", "replace")
+                text = text[1:]
+        return ids
+
+    def tokenize_chat(self, rendered: str) -> list[int]:
+        ids = self.tokenize(rendered, add_special=False, parse_special=True)
+        return ids if ids[:1] == [BOS] else [BOS, *ids]
+
+    def token_bytes(self, id: int, special: bool = True) -> bytes:
+        if id < 256:
+            return bytes([id])
+        return next((n.encode() for n, i in self._special.items() if i == id), b"") if special else b""
+
+    def detokenize(self, ids: Any, skip_special: bool = False) -> str:
+        return b"".join(self.token_bytes(i, not skip_special) for i in ids).decode("utf-8", "replace")
+
+    def is_control(self, id: int) -> bool:
+        return id >= 256
+
+
+class FakeTemplate:
+    """`<|begin|>role:content<|end|>` for each message."""
+
+    def render(self, messages: Any, add_generation_prompt: bool = True, **extra: Any) -> str:
+        messages = plain_messages(messages)
+        if any(m["role"] == "tool" for m in messages):
+            raise GGPYError("The template knows no tools.")
+        text = "".join(f"<|begin|>{m['role']}:{m['content']}<|end|>" for m in messages)
+        return text + ("<|begin|>assistant:" if add_generation_prompt else "")
+
+
+class FakeFile:
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata or {}
+        self.size = 1000
+        self.path = Path("fake.gguf")
+
+    def close(self) -> None:
+        pass
+
+
+def saying(text: str) -> Any:
+    """A script that answers every prompt with the text, then ends; the answer starts after `assistant:` or byte 0."""
+    answer = [*text.encode(), EOS]
+
+    def script(prefix: list[int]) -> int:
+        for said in range(len(answer) - 1, -1, -1):
+            if prefix[len(prefix) - said :] == answer[:said] and _at_prompt_end(prefix[: len(prefix) - said]):
+                return answer[said]
+        return EOS
+
+    return script
+
+
+def _at_prompt_end(prefix: list[int]) -> bool:
+    return bytes(i for i in prefix if i < 256).endswith((b"assistant:", b"\x00"))

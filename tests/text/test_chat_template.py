@@ -1,0 +1,125 @@
+"""Chat templates: what they render, and what a template from a stranger cannot do."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggpy.errors import GGPYError
+from ggpy.gguf.file import GGUFFile
+from ggpy.text.chat_template import CHATML, ChatTemplate
+from ggpy.text.tokenizer import Tokenizer
+from tests.support.vocabularies import CONTROL, bpe_metadata, spm_metadata, write_gguf
+
+USER = {"role": "user", "content": 'Hello <b>"你好"</b>'}
+ASSISTANT = {"role": "assistant", "content": "Hi!"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def _render(source: str, messages: list[dict[str, Any]] | None = None, **extra: Any) -> str:
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    return ChatTemplate(source, special, where="some.gguf").render([USER] if messages is None else messages, **extra)
+
+
+def test_chatml() -> None:
+    assert _render(CHATML, [SYSTEM, USER]) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        '<|im_start|>user\nHello <b>"你好"</b><|im_end|>\n<|im_start|>assistant\n'
+    )
+    assert _render(CHATML, [ASSISTANT], add_generation_prompt=False) == "<|im_start|>assistant\nHi!<|im_end|>\n"
+
+
+def test_instructions_in_brackets() -> None:
+    template = """{{ bos_token }}
+    {%- for message in messages %}
+        {%- if message.role == 'user' %}
+            {{- '[INST] ' + message.content | trim + ' [/INST]' }}
+        {%- elif message['role'] == 'assistant' %}
+            {{- ' ' + message['content'] + eos_token }}
+        {%- else %}
+            {{- raise_exception('Only user and assistant roles are supported!') }}
+        {%- endif %}
+    {%- endfor %}"""
+    expected = '<s>[INST] Hello <b>"你好"</b> [/INST] Hi!</s>[INST] Hello <b>"你好"</b> [/INST]'
+    assert _render(template, [USER, ASSISTANT, USER]) == expected
+    with pytest.raises(GGPYError, match=r"some.gguf.*refuses these messages: Only user and assistant roles"):
+        _render(template, [SYSTEM])
+
+
+def test_blocks_take_their_line_with_them() -> None:
+    template = "{% for m in messages %}\n    {% if true %}\n{{ m.role }};\n    {% endif %}\n{% endfor %}\nend"
+    assert _render(template) == "user;\nend"
+
+
+def test_what_templates_expect() -> None:
+    assert _render("{{ tools is none }} {{ documents is none }} {{ nothing is defined }}") == "True True False"
+    assert _render("{{ thinking }}", thinking="yes") == "yes"
+    assert _render("{{ bos_token }}", bos_token="B") == "B"
+    assert _render("{{ messages | tojson }}") == '[{"role": "user", "content": "Hello <b>\\"你好\\"</b>"}]'
+    assert _render("{{ {'a': [1]} | tojson(indent=2) }}") == '{\n  "a": [\n    1\n  ]\n}'
+    assert _render("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}") == '{"a":2,"b":1}'
+    assert _render("{{ strftime_now('%Y') }}") == str(datetime.now().year)
+    assert _render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "01"
+    assert _render("{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}") == "user"
+    assert _render("{% set ns = namespace(a=1) %}{% set ns.a = ns.a + 1 %}{{ ns.a ~ '-' ~ ns['a'] }}") == "2-2"
+    assert _render("{{ dict(a=1)['a'] }}{{ 'x' * 3 }}{{ 2 ** 8 }}{{ '%s' % 'y' }}{{ '{}'.format(1) }}") == "1xxx256y1"
+    assert _render("{{ ['a', 'b'] | join(', ') }} {{ 'aXa' | replace('X', '-') }} {{ 'a\nb' | indent(2) }}") == (
+        "a, b a-a a\n  b"
+    )
+
+
+def test_a_template_for_tools() -> None:
+    template = ChatTemplate("plain", tool_source="{{ tools | length }} tools")
+    assert template.render([USER]) == "plain"
+    assert template.render([USER], tools=[{"name": "f"}]) == "1 tools"
+
+
+def test_messages_are_not_changed_and_come_as_plain_data() -> None:
+    class Loud(str):
+        def shout(self) -> str:
+            return self.upper()
+
+    messages = [{"role": "user", "content": Loud("x")}]
+    assert _render("{{ messages[0].content.shout is defined }}{{ messages[0].content }}", messages) == "Falsex"
+    assert _render("{{ messages[0].image }}", [{"image": object()}]) == "<object>"
+
+
+# From files
+
+
+def _from(tmp_path: Path, metadata: dict[str, Any]) -> ChatTemplate | None:
+    with GGUFFile(write_gguf(tmp_path / "m.gguf", metadata)) as file:
+        return ChatTemplate.from_gguf(file, Tokenizer.from_gguf(file))
+
+
+def test_from_gguf(tmp_path: Path) -> None:
+    metadata = spm_metadata()
+    assert _from(tmp_path, metadata) is None
+    assert _from(tmp_path, {**metadata, "tokenizer.chat_template": "\n"}) is None
+    template = _from(tmp_path, {**metadata, "tokenizer.chat_template": "{{ bos_token }}{{ eos_token }}{{ unk_token }}"})
+    assert template is not None
+    assert template.render([USER]) == "<s></s><unk>"
+    tools = {**metadata, "tokenizer.chat_template": "a", "tokenizer.chat_template.tool_use": "b"}
+    template = _from(tmp_path, tools)
+    assert template is not None
+    assert template.render([USER], tools=[{}]) == "b"
+    with pytest.raises(GGPYError, match="must be a text; found"):
+        _from(tmp_path, {**metadata, "tokenizer.chat_template": 5})
+
+
+def test_chatml_where_the_vocabulary_has_its_tokens(tmp_path: Path) -> None:
+    metadata = bpe_metadata("qwen2", {"<|im_start|>": CONTROL, "<|im_end|>": CONTROL})
+    template = _from(tmp_path, metadata)
+    assert template is not None
+    assert template.source == CHATML
+
+
+def test_a_default_bos_is_no_part_of_a_conversation(tmp_path: Path) -> None:
+    metadata = bpe_metadata("qwen2")
+    del metadata["tokenizer.ggml.bos_token_id"]  # token 11 is BOS then, and stands for an ordinary text
+    template = _from(tmp_path, {**metadata, "tokenizer.chat_template": "[{{ bos_token }}]"})
+    assert template is not None
+    assert template.render([USER]) == "[]"
