@@ -303,10 +303,10 @@ def as_alone(engine: Engine, n: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shape", specs=SHAPES)
+    parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("-c", "--ctx-size", type=int, default=4352)
-    parser.add_argument("--type", specs=TYPES, default="Q4_0", help="of the weights")
-    parser.add_argument("--cache-type", specs=("f16", "q8_0"), default="f16", help="of keys and values")
+    parser.add_argument("--type", choices=TYPES, default="Q4_0", help="of the weights")
+    parser.add_argument("--cache-type", choices=("f16", "q8_0"), default="f16", help="of keys and values")
     parser.add_argument("--parallel", default="1", help="sequences that generate together, as in 1,8,32")
     parser.add_argument("--batch-invariant", action="store_true", help="what it costs, instead of all else")
     options = parser.parse_args()

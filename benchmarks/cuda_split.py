@@ -71,7 +71,7 @@ def numbers(text: str) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shape", specs=SHAPES)
+    parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("ways", nargs="+", metavar="DEVICE[=LAYERS|=row]")
     parser.add_argument("-c", "--ctx-size", type=int, default=4352)
     parser.add_argument("-t", "--threads", type=int, help="of the CPU's layers")

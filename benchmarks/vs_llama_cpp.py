@@ -148,10 +148,10 @@ def decode(engine: Any, tokens: np.ndarray, depth: int) -> float:
 def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     n_ctx = args.depth + max(args.n_prompt, args.n_gen) + 16
     ggpy = Ggpy(path, n_ctx, args.threads)
-    n_threads = ggpy.runtime.runtime.n_threads
+    n_threads = ggpy.runtime.n_threads
     engines = [ggpy, PEERS[args.peer][0](path, n_ctx, n_threads, args.flash_attention)]
     rng = np.random.default_rng(0)
-    text = rng.integers(0, ggpy.runtime.runtime.n_vocab, n_ctx).astype(np.int32)
+    text = rng.integers(0, ggpy.runtime.n_vocab, n_ctx).astype(np.int32)
     tests: dict[str, tuple[Callable[[Any, np.ndarray, int], float], int]] = {}
     if args.n_prompt:
         tests[f"pp{args.n_prompt}"] = (prefill, args.n_prompt)

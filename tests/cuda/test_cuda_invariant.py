@@ -301,7 +301,7 @@ def texts(runtime: Runtime, prompts: list[list[int]], max_tokens: int, together:
     params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True).resolved()
     found = []
     for start in range(0, len(prompts), together):
-        sequences = [engine.sequence(prompt, params) for prompt in prompts[start : start + together]]
+        sequences = [engine.request(prompt, params) for prompt in prompts[start : start + together]]
         for sequence in sequences:
             engine.add(sequence)
         while engine.has_work:
@@ -371,7 +371,7 @@ def test_tiles_of_all_shapes_sum_in_one_order_on_gpu(gpu: None, name: str, monke
     found = []
     for tiling in tilings(packed, arrays.device.cc, True):
         for n in (n_tokens, 1):
-            monkeypatch.setattr(matmul_launch, "sample", lambda *_, tiling=tiling: tiling)
+            monkeypatch.setattr(matmul_launch, "choose_tiling", lambda *_, tiling=tiling: tiling)
             matmul_launch._plan.cache_clear()
             dst = arrays.put(out)
             matmul_launch.matmul(

@@ -214,7 +214,7 @@ def texts(runtime: Any, max_sampled: int, n: int, max_tokens: int) -> list[list[
     runtime.max_sampled = max_sampled
     engine = Engine(runtime, ByteTokenizer())  # type: ignore[arg-type]
     params = [SamplingParams(max_tokens=max_tokens, **ASKERS[i % 2]).resolved() for i in range(n)]  # type: ignore[arg-type]
-    sequences = [engine.sequence([17 + i], one) for i, one in enumerate(params)]
+    sequences = [engine.request([17 + i], one) for i, one in enumerate(params)]
     for sequence in sequences:
         engine.add(sequence)
     while engine.has_work:
