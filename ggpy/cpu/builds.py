@@ -26,6 +26,7 @@ from ggpy.cpu.ops import (
     plain,
     read,
     rope_store,
+    rows,
     sample,
 )
 from ggpy.cpu.weights import activations, packing
@@ -144,6 +145,14 @@ def _norm(tier: str, _: str) -> Build:
     return norm.norm, {"sum_squares": squares, "scale_by_row": scale}
 
 
+def _join_attention(tier: str, _: str) -> Build:
+    return rows.join_attention, {"join_parts": attention.join_parts}
+
+
+def _select_outputs(tier: str, _: str) -> Build:
+    return rows.select_outputs, {}
+
+
 def _embed(tier: str, format_name: str) -> Build:
     packed = PACKED[format_name]
     return embed.embed_floats if packed.is_float else embed.embed_blocks, embed.embed_names(packed)
@@ -185,6 +194,8 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "rope_store": _rope_store,
     "elementwise": _elementwise,
     "norm": _norm,
+    "join_attention": _join_attention,
+    "select_outputs": _select_outputs,
     "pack": _pack,
     "read": _read,
     "sample": _sample,

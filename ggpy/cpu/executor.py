@@ -36,11 +36,13 @@ from ggpy.graph.operations import (
     Attention,
     Elementwise,
     Embed,
+    JoinAttention,
     Linear,
     Norm,
     Operation,
     QuantizeActivations,
     RopeStore,
+    SelectOutputs,
 )
 from ggpy.graph.program import Buffer, Op, Program, Region
 from ggpy.host import forks
@@ -286,7 +288,7 @@ class CpuExecutor:
         norm = quantize.norm
         r["eps"] = norm.eps if norm else -1.0
         r["weight"] = self._vector(norm.weight if norm else None, self._ones)
-        r["outputs_only"] = quantize.select or op.outputs_only
+        r["outputs_only"], r["select"] = quantize.select or op.outputs_only, quantize.select
         if quantize.joins:
             self._record_heads(quantize.joins, r)
             r["combine"], r["src2"] = 1, self._parts.ctypes.data
@@ -328,6 +330,13 @@ class CpuExecutor:
         r["scale"] = attend.attention.scale
         r["src2"], r["next"] = self._parts.ctypes.data, self._counter()
 
+    def _record_join(self, op: Op, join: JoinAttention, r: np.ndarray) -> None:
+        self._record_heads(join.attention, r)
+        r["src2"] = self._parts.ctypes.data
+
+    def _record_select(self, op: Op, select: SelectOutputs, r: np.ndarray) -> None:
+        r["n_cols"] = op.srcs[0].n_cols
+
     def _record_norm(self, op: Op, norm: Norm, r: np.ndarray) -> None:
         r["n_cols"], r["eps"], r["weight"] = op.srcs[0].n_cols, norm.eps, self._vector(norm.weight, self._ones)
 
@@ -343,6 +352,8 @@ class CpuExecutor:
         Linear: _record_linear,
         RopeStore: _record_rope_store,
         Attend: _record_attend,
+        JoinAttention: _record_join,
+        SelectOutputs: _record_select,
         Norm: _record_norm,
         Elementwise: _record_elementwise,
     }
@@ -369,6 +380,10 @@ class CpuExecutor:
             assert op.dst is not None
             rows = f"stripes of {op.dst.buffer.n_cols}" if small else everyone
             return [("activations", False, own if small else everyone), *regions(dst, True, rows)]
+        if isinstance(operation, JoinAttention):
+            return [("parts", False, everyone), *regions(dst, True, everyone)]
+        if isinstance(operation, SelectOutputs):
+            return [*regions(op.srcs, False, everyone), *regions(dst, True, "outputs")]
         if isinstance(operation, Norm):
             rows = "outputs" if op.outputs_only else "tokens"
             return [*regions(op.srcs, False, rows), *regions(dst, True, rows)]

@@ -16,6 +16,8 @@ PROTOTYPES = {
     "rope_store": "v:uuii",
     "elementwise": "v:uuii",
     "norm": "v:uuii",
+    "join_attention": "v:uuii",
+    "select_outputs": "v:uuii",
     "pack": "v:uuiiiiiiu",  # raw, packed, n_rows, n_cols, row_bytes, stripe_bytes, first and last stripe, 64 bytes
     "sample": "i:uiuuui",  # logits, their number, parameters, values and ids to work in, top-k
     "read": "v:uiu",  # from, bytes, 64 bytes for what they sum to

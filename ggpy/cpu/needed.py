@@ -10,7 +10,18 @@ from ggpy.codegen.compile_workers import compile_all
 from ggpy.codegen.native import isa, kernel_cache
 from ggpy.cpu import kernels
 from ggpy.errors import GGPYError, quoted
-from ggpy.graph.operations import Attend, Elementwise, Embed, Linear, Norm, Operation, QuantizeActivations, RopeStore
+from ggpy.graph.operations import (
+    Attend,
+    Elementwise,
+    Embed,
+    JoinAttention,
+    Linear,
+    Norm,
+    Operation,
+    QuantizeActivations,
+    RopeStore,
+    SelectOutputs,
+)
 from ggpy.graph.program import Program
 from ggpy.host.cores import usable_cpus
 from ggpy.notes import Notify
@@ -51,8 +62,9 @@ def kernel_name(operation: Operation, cache_type: str) -> str:
         return f"rope_store.{cache_type}"
     if isinstance(operation, Attend):
         return f"attention.{cache_type}"
-    if isinstance(operation, Norm):
-        return "norm"
+    for kind, name in ((Norm, "norm"), (JoinAttention, "join_attention"), (SelectOutputs, "select_outputs")):
+        if isinstance(operation, kind):
+            return name
     assert isinstance(operation, Elementwise), f"{operation} has no kernel"
     return f"elementwise.{operation.function}"
 

@@ -93,7 +93,7 @@ def unsupported(program: Program) -> str | None:
     ropes = {attention.rope for attention in program.attentions}
     if len(ropes) > 1:
         return "rope that differs by layer"
-    kinds = (ops.Embed, ops.QuantizeActivations, ops.Linear, ops.RopeStore, ops.Attend)
+    kinds = (ops.Embed, ops.QuantizeActivations, ops.Linear, ops.RopeStore, ops.Attend, ops.JoinAttention)
     for op in program.ops:
         if not isinstance(op.operation, kinds) and op.operation != ops.GLU("silu"):
             return f"the operation {type(op.operation).__name__}"
@@ -121,6 +121,8 @@ def lower(program: Program) -> list[Step]:
             steps.append(Embed(operation.table, op.dst))
         elif isinstance(operation, ops.RopeStore):
             steps.append(RopeStore(op, operation.attention))
+        elif isinstance(operation, ops.JoinAttention):
+            continue  # the attention before it does so by itself where what follows does not
         elif isinstance(operation, ops.Attend):
             assert isinstance(last, RopeStore)
             steps.append(Attention(op, operation.attention, last.op))

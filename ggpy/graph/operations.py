@@ -211,6 +211,13 @@ class RopeStore(Operation):
 
 @dataclass(frozen=True)
 class Attend(Operation):
-    """The second part of an attention: what the queries find in the cache."""
+    """The second part of an attention: what the queries find in the cache, in parts where a step is small."""
+
+    attention: Attention
+
+
+@dataclass(frozen=True)
+class JoinAttention(Operation):
+    """The parts of an attention joined, for readers that are no products, which join them by themselves."""
 
     attention: Attention

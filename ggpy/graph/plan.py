@@ -17,6 +17,7 @@ from ggpy.graph.operations import (
     Add,
     Attend,
     Attention,
+    JoinAttention,
     Linear,
     Norm,
     Operation,
@@ -63,6 +64,7 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
     inside = _done_by_products(nodes, readers, logits)
     sums = _sums_into_products(nodes, readers, inside, logits)
     taken_in = {product: total for total, (product, _) in sums.items()}
+    joined = {node for node in nodes if isinstance(node.operation, Attention) and not _read_by_products(node, readers)}
     steps: list[Step] = []
     prepared: tuple[object, ...] | None = None  # what the buffer of activations holds
 
@@ -79,7 +81,7 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
         if value.node in inside and isinstance(value.node.operation, SelectOutputs):
             select, value = True, value.node.inputs[0]
         source = value.node.operation
-        joins = source if isinstance(source, Attention) else None
+        joins = source if isinstance(source, Attention) and value.node not in joined else None
         operation = QuantizeActivations(dtype, norm, select, joins)
         steps.append(Step(operation, (value,), None, node.outputs_only))
 
@@ -102,6 +104,9 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
         elif isinstance(operation, Attention):
             steps.append(Step(RopeStore(operation), node.inputs, None, node.outputs_only))
             steps.append(Step(Attend(operation), node.inputs[:1], node, node.outputs_only))
+            if node in joined:
+                whole = Value(node, 0, node.n_cols)
+                steps.append(Step(JoinAttention(operation), (whole,), node, node.outputs_only, whole))
         else:
             steps.append(Step(operation, node.inputs, node, node.outputs_only))
     return steps
@@ -113,6 +118,10 @@ def _readers(nodes: list[Node]) -> Mapping[Node, list[Node]]:
         for value in node.inputs:
             readers[value.node].append(node)
     return readers
+
+
+def _read_by_products(node: Node, readers: Mapping[Node, list[Node]]) -> bool:
+    return all(isinstance(reader.operation, Linear) for reader in readers[node])
 
 
 def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], logits: Value) -> set[Node]:
@@ -222,7 +231,7 @@ def verify(program: Program, steps: list[Step]) -> None:
             assert region.first + region.n_cols <= region.buffer.n_cols
         if step.into:
             assert op.dst is not None
-            assert op.accumulates
+            assert op.accumulates or isinstance(op.operation, JoinAttention)
             assert holds.get(op.dst.buffer) is step.into.node, f"{op} adds to a buffer that holds another value"
         if op.dst:
             assert step.node is not None

@@ -127,7 +127,8 @@ def test_any_graph_computes_what_it_says(path: Path, seed: int) -> None:
 
     def build(g: Graph) -> Value:
         x = g.embed(N_EMBD)
-        values = [x, g.linear(attention(g, g.norm(x, "blk.1.attn_norm", EPS), 1), "blk.1.attn_output", N_EMBD)]
+        attended = attention(g, g.norm(x, "blk.1.attn_norm", EPS), 1)
+        values = [x, g.linear(attended, "blk.1.attn_output", N_EMBD), *([attended] if seed % 2 else [])]
         for _ in range(14):
             a, b = (values[rng.integers(max(0, len(values) - 4), len(values))] for _ in range(2))
             activation = str(rng.choice(ops.ACTIVATIONS))
@@ -149,7 +150,10 @@ def test_any_graph_computes_what_it_says(path: Path, seed: int) -> None:
             values.append(makes[rng.integers(len(makes))]())
         for value in values[-6:-1]:
             values.append(g.add(values[-1], g.norm(value, "blk.1.ffn_norm", EPS)))
-        return output(g, values[-1])
+        if seed % 3:
+            return output(g, values[-1])
+        selected = g.select_outputs(values[-1])  # read by more than norms and products
+        return g.output(g.add(g.norm(selected, "output_norm", EPS), g.activation(selected, "relu")), N_VOCAB)
 
     compare(path, build, int(rng.integers(1, 20)))
 

@@ -46,6 +46,7 @@ OP = np.dtype(
         ("max_parts", np.int64),  # of a head's positions: n_ctx / PART, rounded up
         ("n_ctx", np.int64),  # cells of a slot, a multiple of 16
         ("outputs_only", np.int64),  # rows are the wanted outputs, not the batch
+        ("select", np.int64),  # src has the batch's rows still: row i of the outputs is row outputs[i] there
         ("accumulate", np.int64),  # add to dst instead of setting it
         ("combine", np.int64),  # in a small step src is attention's parts, still to be joined
         ("eps", np.float32),

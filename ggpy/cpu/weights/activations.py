@@ -154,7 +154,7 @@ def quantize_activations(op_at, step_at, tid, nth):  # type: ignore[no-untyped-d
         first, last = 0, n
     for i in range(first, last):
         token = i
-        if op.outputs_only:
+        if op.select:
             token = types.int64(load_i32(step.outputs + types.uint64(4 * i)))
         row = op.src + types.uint64(token * op.src_stride)
         if op.combine and step.small:
