@@ -1,6 +1,6 @@
 """From a kernel's Python function to machine code for one kind of GPU: numba-cuda to PTX, NVIDIA's linker to a cubin.
 
-Neither step needs a GPU. What comes out is kept on disk, so that later processes never import numba. Each name is
+Neither step needs a GPU. The result is kept on disk, so that later processes never import numba. Each name is
 "module.variant…": the module in this package whose `source(variant, …)` gives the function.
 """
 
@@ -90,7 +90,8 @@ def to_ptx(name: str, cc: tuple[int, int]) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _as_if_on(cc: tuple[int, int]) -> Iterator[None]:
-    """numba-cuda asks the GPU at hand what to compile helper functions for, even where it is told; this answers."""
+    """A context in which numba-cuda compiles helper functions for `cc`: it asks the current GPU, whatever target it was
+    given."""
     dispatcher: Any = import_module("numba.cuda.dispatcher")
     asked = dispatcher.get_current_device
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=cc)
@@ -153,7 +154,7 @@ def _numba_cuda() -> Any:
 
 
 def missing_packages() -> list[str]:
-    """What is not installed of the packages that compile kernels."""
+    """Missing packages, of those needed to compile kernels."""
     return [name for name in NEEDED if not _installed(name)]
 
 
@@ -172,7 +173,7 @@ def _installed(name: str) -> bool:
 
 
 def compiled_modules() -> list[str]:
-    """The modules of this package that have kernels, and this one."""
+    """Names of the modules of this package that define kernels, and of this one."""
     here = Path(__file__).resolve().parent
     found = [path for path in here.rglob("*.py") if b"\ndef source(" in path.read_bytes()]
     return [".".join(("ggpy.cuda", *path.relative_to(here).with_suffix("").parts)) for path in found]
@@ -204,7 +205,7 @@ def _file(name: str, cc: tuple[int, int]) -> Path:
 
 
 def read(name: str, cc: tuple[int, int]) -> Compiled | None:
-    """What is on disk of a kernel; None where that is nothing, or damaged."""
+    """A kernel from disk; None where there is none, or its file is damaged."""
     found = kernel_files.read(_file(name, cc))
     try:
         return found and Compiled(**found[0], cubin=found[1])
@@ -213,7 +214,7 @@ def read(name: str, cc: tuple[int, int]) -> Compiled | None:
 
 
 def obtain(name: str, cc: tuple[int, int]) -> Compiled:
-    """A kernel from disk, or compiled and kept there."""
+    """A kernel from disk, or else compiled and stored there."""
     made = read(name, cc)
     if made is None:
         made = compile_kernel(name, cc)
@@ -223,7 +224,7 @@ def obtain(name: str, cc: tuple[int, int]) -> Compiled:
 
 
 def discard(name: str, cc: tuple[int, int]) -> None:
-    """Have the next `obtain` compile, whatever is on disk."""
+    """Discard a kernel's file, so that the next `obtain` compiles it again."""
     kernel_files.discard(_file(name, cc))
 
 

@@ -57,7 +57,7 @@ _opened_by = 0  # the process that opened the driver
 
 
 def _is_forked() -> bool:
-    """Whether this process has the driver from its parent, where nothing of it works."""
+    """True where this process was forked from one that had opened the driver, so the driver fails here."""
     return _opened_by not in (0, os.getpid())
 
 
@@ -97,7 +97,7 @@ if hasattr(os, "register_at_fork"):  # from then on every failure says so
 
 
 class DriverError(GGPYError):
-    """What the driver reports. `status` is its number."""
+    """An error of the driver; `status` is its number."""
 
     def __init__(self, status: int, what: str, remedy: str) -> None:
         text = c_char_p()
@@ -108,7 +108,8 @@ class DriverError(GGPYError):
 
 
 def check(status: int, what: str, remedy: str = "the model must be loaded again") -> None:
-    """Raise what a call's status means; `what` is what it was made for. Nearly every call may find no memory left."""
+    """Raise the error that a call's status stands for; `what` says what the call was for. Nearly every call may run out
+    of memory."""
     if status == OUT_OF_MEMORY:
         raise OutOfMemory(shortage.ran_out(_library(), what))
     if status:
@@ -126,7 +127,7 @@ def device_count() -> int:
 
 
 def driver_version() -> str:
-    """The version of CUDA that the driver is of. Raises GGPYError without a driver or a GPU."""
+    """The CUDA version that the driver supports. Raises GGPYError without a driver or a GPU."""
     found = c_int()
     check(_library().cuDriverGetVersion(byref(found)), "asking for the driver's version")
     return f"{found.value // 1000}.{found.value % 1000 // 10}"
@@ -138,12 +139,12 @@ def device_index(device: str) -> int:
 
 
 def usable() -> bool:
-    """Whether there is a GPU that ggpy runs on, and what compiles kernels for it."""
+    """True where there is a GPU that ggpy runs on, and the packages that compile kernels for it."""
     return not unusable()
 
 
 def unusable() -> str:
-    """Why ggpy can run on no GPU here, in a sentence; nothing where it can."""
+    """Why ggpy can run on no GPU here, in a sentence; empty where it can."""
     try:
         _library()
     except GGPYError as error:
@@ -194,7 +195,7 @@ class Kernel:
         shared: int = 0,
         dependent: bool = False,
     ) -> None:
-        """Queue one run on the device's stream. grid: blocks; threads: of a block; shared: bytes of dynamic memory.
+        """Queue one run on the device's stream. grid: blocks; threads: per block; shared: bytes of dynamic memory.
 
         dependent: the kernel begins by `wait_for_previous`, and may start before those ahead of it have ended.
         """
@@ -284,7 +285,7 @@ class Device:
     # ---- memory
 
     def memory(self) -> tuple[int, int]:
-        """Bytes free and in all."""
+        """Bytes free and in total."""
         free, total = c_size_t(), c_size_t()
         check(self.lib.cuMemGetInfo_v2(byref(free), byref(total)), "asking for its memory")
         return free.value, total.value
@@ -320,7 +321,7 @@ class Device:
         return pointer.value, (ctypes.c_uint8 * n_bytes).from_address(pointer.value)
 
     def upload(self, to: int, of: int, n_bytes: int) -> None:
-        """Queue a copy from host address `of`; from memory that is not page-locked it has been read on return."""
+        """Queue a copy from host address `of`; memory that is not page-locked has been read when this returns."""
         check(
             self.lib.cuMemcpyHtoDAsync_v2(c_uint64(to), c_void_p(of), c_size_t(n_bytes), self.stream), "copying to it"
         )
@@ -333,7 +334,8 @@ class Device:
 
     def receive(self, to: int, source: Device, of: int, n_bytes: int) -> None:
         """Queue a copy from another GPU's memory. It waits for what is queued there, and what is queued there later
-        waits for it. Where the two reach each other, it goes directly, else the driver takes it through the host."""
+        waits for it. Where the two can access each other's memory it goes directly, else the driver takes it through
+        the host."""
         if source not in self._peers:
             self.reach(source)
             source.use()
@@ -357,7 +359,8 @@ class Device:
         self.use()
 
     def reach(self, other: Device) -> bool:
-        """Whether what runs here can read and write the other's memory; from now on it may."""
+        """Enable direct access to another GPU's memory; True where kernels of this one can read and write it from now
+        on."""
         if other.index == self.index:
             return True
         can = c_int()
@@ -375,8 +378,8 @@ class Device:
         check(self.lib.cuStreamSynchronize(self.stream), "running the model")
 
     def bandwidth(self, n_bytes: float) -> float:
-        """Bytes a second when it reads so many again and again, of which its second cache may hold some; the best of a
-        few times."""
+        """Bytes a second when it reads `n_bytes` again and again, some of which its L2 cache may hold; the best of a
+        few runs."""
         n = max(1, int(min(n_bytes, READ_BYTES, self.memory()[0] // 4)) // 16)
         passes, blocks = -(-READ_BYTES // (16 * n)), READ_BLOCKS * self.n_multiprocessors
         buffer, sums = self.allocate(16 * n, zero=True), self.allocate(4 * READ_THREADS * blocks)
@@ -392,7 +395,7 @@ class Device:
     # ---- graphs
 
     def capture(self, queue: Callable[[], None]) -> Graph:
-        """What `queue` launches, as one graph; none of it runs now."""
+        """A graph of the kernels that `queue` launches; none of them runs now."""
         check(self.lib.cuStreamBeginCapture_v2(self.stream, 1), "recording a graph")
         recorded, executable = c_void_p(), c_void_p()
         try:
@@ -406,13 +409,13 @@ class Device:
         return Graph(self, executable)
 
     def event(self) -> Event:
-        """A mark to be set in the stream."""
+        """A new event for this device's stream, not yet set."""
         return Event(self)
 
     # ---- time
 
     def timer(self) -> Callable[[], float]:
-        """Marks a moment in the stream; calling the result waits, and gives the seconds that the GPU took since."""
+        """Mark a moment in the stream; calling the result waits, and returns the seconds that the GPU took since."""
         first, second = c_void_p(), c_void_p()
         for event in (first, second):
             check(self.lib.cuEventCreate(byref(event), 0), "timing")
@@ -428,7 +431,7 @@ class Device:
         return elapsed
 
     def close(self) -> None:
-        """Give back all its memory; the device cannot be used afterwards."""
+        """Free all its memory; the device cannot be used afterwards."""
         if _is_forked():
             return
         self.use()

@@ -1,5 +1,5 @@
-"""What a rank keeps for sums over all ranks (`ggpy.cuda.ops.all_reduce`): memory that the others write and read, and
-where theirs lies."""
+"""A rank's memory for sums over all ranks (`ggpy.cuda.ops.all_reduce`), which the others write and read, and the
+addresses of theirs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETS = 2  # of places, which sums take in turn
 
 
 class Exchange:
-    """Sums of up to `rows` tokens of `n_cols` columns; those of up to `few` tokens are pushed."""
+    """Sums over all ranks, of up to `rows` tokens of `n_cols` columns; those of up to `few` tokens are pushed."""
 
     def __init__(self, device: Device, rank: Rank, n_cols: int, few: int, rows: int) -> None:
         self.rank, self.n_cols, self.few = rank, n_cols, few
@@ -41,11 +41,11 @@ class Exchange:
 
     @staticmethod
     def n_bytes(rank: Rank, n_cols: int, few: int, rows: int) -> int:
-        """Of GPU memory that it takes."""
+        """Bytes of GPU memory that it takes."""
         return SETS * (rank.count * few * 8 * n_cols + rows * 4 * round_up(n_cols, 32))
 
     def connect(self, all_ranks: Sequence[Exchange]) -> None:
-        """Tell this rank of all, itself included, in their order."""
+        """Give this rank the addresses of all ranks, itself included, in their order."""
         own = self.rank.index
         for other in all_ranks:
             self._device.reach(other._device)
@@ -66,11 +66,11 @@ class Exchange:
         return self._tables + 8 * self.rank.count * index
 
     def targets(self, number: int) -> int:
-        """Where a product of few tokens finds the places to send its numbers to."""
+        """Address of the table of places, one in each rank, to which a product of few tokens sends its numbers."""
         return self._table(number % SETS)
 
     def partial(self, number: int) -> tuple[int, int]:
-        """Where a product of many tokens leaves its rows: the address, and bytes from row to row."""
+        """The place where a product of many tokens leaves its rows: the address, and bytes from row to row."""
         return self._partials + number % SETS * self._set_bytes, self.row_stride
 
     # ---- launches

@@ -38,8 +38,8 @@ ANGLES_AT_ONCE = 1 << 14  # positions
 
 
 class Inputs:
-    """What describes a batch: a block of page-locked host memory and its copy on the GPU, which several may share: each
-    is uploaded when the steps before it have ended."""
+    """The description of a batch: a block of page-locked host memory and its copy on the GPU, which several may share:
+    each is uploaded when the steps before it have ended."""
 
     # words: the number of tokens, where tokens chosen go (`DeviceSampler.place`), the step's first epoch; the fifth and
     # sixth are a host's address where kernels tell of what they cut (`ggpy.cuda.ops.kv_cache`)
@@ -74,9 +74,9 @@ class Inputs:
 
 
 class CudaExecutor:
-    """Runs one program, or a part of one, or a rank's share of it (`ggpy.cuda.ranks`). `run` takes the batch's
-    description and returns logits; without any it may return before the GPU is done. `sample` has the tokens chosen
-    here, of a program that makes logits."""
+    """Executor of one program, or a part of one, or a rank's share of it (`ggpy.cuda.ranks`). `run` takes the batch's
+    description and returns logits; if none are asked for, it may return before the GPU is done. `sample` also chooses
+    the tokens on the GPU, for a program that computes logits."""
 
     max_top_k = DeviceSampler.max_top_k
     max_sampled = GRAPH_SIZES[-1]  # tokens of a step that `sample` takes
@@ -190,7 +190,7 @@ class CudaExecutor:
         return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), rows))
 
     def _angles(self, rope: Rope, n_ctx: int) -> int:
-        """The table of cosines and sines, float32 [position][n_rot / 2][2]."""
+        """Address of the table of cosines and sines, float32 [position][n_rot / 2][2]."""
         address = self.device.allocate(n_ctx * rope.n_rot * 4)
         for start in range(0, n_ctx, ANGLES_AT_ONCE):
             table = rope.table(start, min(n_ctx, start + ANGLES_AT_ONCE))
@@ -210,7 +210,8 @@ class CudaExecutor:
         return self.finish(m)
 
     def start(self, n: int, m: int, generated: bool = False) -> Iterator[None]:
-        """Queue such a step, piece by piece: where ranks share a model, none may be pieces ahead of the others."""
+        """Queue a step as `run` describes it, piece by piece: where ranks share a model, none may be pieces ahead of
+        the others."""
         self.device.use()
         slots = self.slots[:n]
         apart = n == 1 or (n <= GRAPH_SIZES[-1] and len(set(slots.tolist())) == n)
@@ -239,12 +240,12 @@ class CudaExecutor:
 
     @property
     def cut(self) -> tuple[bool, bool]:
-        """See `ggpy.runtime.pipeline.Executor.cut`."""
+        """Flags that a key, or a value, was cut: see `ggpy.runtime.pipeline.Executor.cut`."""
         keys, values = self._cut.tolist()
         return keys != 0, values != 0
 
     def _apart(self, n: int) -> str:
-        """How `StepQueue` queues a step of n tokens in slots of their own."""
+        """The way in which `StepQueue` queues a step of n tokens in slots of their own."""
         return "deep" if n == 1 and self.positions[0] >= DEEP and not self.batch_invariant else "apart"
 
     def _fill(self, inputs: Inputs, n: int, m: int) -> None:
@@ -274,7 +275,7 @@ class CudaExecutor:
         return self._few[self._turn]
 
     def _replay(self, inputs: Inputs, n: int, wanted: str, way: str) -> None:
-        """A step of few tokens: a graph for each number of them."""
+        """Run a step of few tokens by its graph, of which there is one for each number of tokens."""
         key = (next(size for size in GRAPH_SIZES if size >= n), wanted, way)
         if key not in self._graphs:
             self._graphs[key] = self.device.capture(lambda: self._record(*key))
@@ -283,7 +284,7 @@ class CudaExecutor:
         inputs.done.set()
 
     def _record(self, size: int, wanted: str, way: str) -> None:
-        """wanted: "logits", "tokens" chosen from them, or nothing."""
+        """Queue a step to be recorded. wanted: "logits", "tokens" chosen from them, or "" for neither."""
         self._queue.queue(size, way)
         if not wanted:
             return
@@ -299,7 +300,7 @@ class CudaExecutor:
         self.device.download(self._host_logits, address, n * stride)
 
     def _prompt(self, n: int, m: int) -> Iterator[None]:
-        """A step of many tokens."""
+        """Queue a step of many tokens, piece by piece."""
         inputs, memory = self._many, self._memory
         self._fill(inputs, n, m)
         segments = token_segments(self.slots[:n], self.positions[:n])
@@ -326,8 +327,8 @@ class CudaExecutor:
 
     @cached_property
     def _crossing(self) -> tuple[int, np.ndarray, Event]:
-        """Page-locked host memory for rows that come or go: its address, float32 [rows, columns], and the end of the
-        last copy to the GPU."""
+        """Page-locked host memory for hidden states received or sent: its address, float32 [rows, columns], and the end
+        of the last copy to the GPU."""
         region = self.program.hidden_in or self.program.hidden_out
         assert region is not None
         _, stride = self._memory.home(region.buffer)
@@ -336,7 +337,7 @@ class CudaExecutor:
         return address, values[:, : region.n_cols], self.device.event()
 
     def receive_hidden(self, before: StageExecutor, n: int) -> None:
-        """Have the next step, of n tokens, begin with the rows that the part before this one gives."""
+        """Have the next step, of n tokens, begin with the hidden states that the part before this one left."""
         assert self.program.hidden_in is not None
         address, stride = self._memory.home(self.program.hidden_in.buffer)
         self.device.use()
@@ -352,7 +353,7 @@ class CudaExecutor:
         uploaded.set()
 
     def send_hidden(self, n: int) -> np.ndarray:
-        """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols] on the host."""
+        """Hidden states of the last step, of n tokens, for the part after this one: float32 [n, n_cols] on the host."""
         assert self.program.hidden_out is not None
         address, stride = self._memory.home(self.program.hidden_out.buffer)
         self.device.use()

@@ -1,4 +1,4 @@
-"""Which weights a kernel of decoding brings to the GPU's second cache for the kernels after it.
+"""Prefetch into the GPU's L2 cache, by a kernel of decoding, of weights for the kernels after it.
 
 A product asks for its first weights when its blocks start, which is when the kernel ahead of it begins to work, and for
 some more when that one has ended (`ggpy.cuda.ops.matvec`). In between, from a kernel's last read to its end, the memory
@@ -26,15 +26,15 @@ NOTHING = (0, 0, 0)
 
 
 class L2Prefetch:
-    """For the steps of a program, of which the last is followed by the first, of the next token."""
+    """Prefetches for the steps of a program, the last of which is followed by the first, of the next token."""
 
     def __init__(self, device: Device, weights: Weights, steps: list[Step]) -> None:
         self._device, self._weights = device, weights
         self._steps = [step for step in steps if isinstance(step, Product | Attention)]
 
     def of_product(self, step: Product, n_warps: int) -> tuple[int, int, int]:
-        """Two addresses, of which the second may be 0, and how many bytes from either on are a warp's piece; the next
-        warp's is right behind it."""
+        """Prefetch by a product's kernel: two addresses, the second of which may be 0, and the size in bytes of a
+        warp's piece from either on; the next warp's piece follows it."""
         following = self._after(step)
         if isinstance(following, Product):  # of the next token's step nothing has started
             return self._pieces(following, n_warps, BY_PRODUCT, started=step is not self._steps[-1])
@@ -54,7 +54,8 @@ class L2Prefetch:
         return self._steps[(index + 1) % len(self._steps)]
 
     def _pieces(self, product: Product, n_warps: int, share: int, started: bool) -> tuple[int, int, int]:
-        """started: its blocks are there, and ask for their first weights."""
+        """The pieces of a product's weights to prefetch. started: its blocks are already running, and load their first
+        weights themselves."""
         layout, device = layout_of(product.infos), self._device
         if not device.can_overlap:
             return NOTHING

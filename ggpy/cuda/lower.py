@@ -1,5 +1,5 @@
-"""From a program's operations to the steps that the GPU runs: products of the same activations become one, and one
-takes in what stands before and after it. Knows nothing of addresses and devices."""
+"""From a program's operations to the steps that the GPU runs: products of the same activations become one, and a
+product absorbs the operations before and after it. Independent of addresses and devices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Embed:
 @dataclass
 class Product:
     """One or several products of the same activations with weights of one type. `prepare` says what the activations
-    are made of; with `swiglu` its two products are gate and up, and only silu(gate) * up is wanted, there."""
+    are made of; with `swiglu` its two products are gate and up, and only silu(gate) * up is written, there."""
 
     prepare: Op
     quantize: ops.QuantizeActivations  # the operation of `prepare`
@@ -45,7 +45,7 @@ class Product:
 
     @cached_property
     def layout(self) -> MatrixLayout:
-        """Of the one matrix that their weights are."""
+        """Layout of the one matrix that the weights of these products form."""
         return layout_of(self.infos)
 
     @property
@@ -54,12 +54,12 @@ class Product:
 
     @property
     def partial(self) -> bool:
-        """Whether the sum over all ranks is wanted (`ggpy.graph.tensor_parallel`)."""
+        """True where the product is to be summed over all ranks (`ggpy.graph.tensor_parallel`)."""
         return self.operations[0].partial
 
     @property
     def eps(self) -> float:
-        """Of the norm before it; -1 where there is none."""
+        """Epsilon of the norm before it; -1 where there is none."""
         return self.quantize.norm.eps if self.quantize.norm else -1.0
 
     @property
@@ -134,14 +134,14 @@ def lower(program: Program) -> list[Step]:
 
 
 def _alike(one: ops.Linear, other: ops.Linear) -> bool:
-    """Whether two products can be one."""
+    """True where two products can be one."""
     same_type = packed_format(one.weight) is packed_format(other.weight)
     return same_type and not one.accumulate and not other.accumulate
 
 
 def weight_groups(steps: list[Step]) -> list[list[TensorInfo]]:
-    """The tensors that become one matrix each. The embedding is one of its own, or that of the output where they are
-    tied."""
+    """Groups of tensors that become one matrix each. The embedding is a group of its own, or that of the output where
+    they are tied."""
     groups = [step.infos for step in steps if isinstance(step, Product)]
     alone = {group[0].name for group in groups if len(group) == 1}
     return [[step.weight] for step in steps if isinstance(step, Embed) and step.weight.name not in alone] + groups

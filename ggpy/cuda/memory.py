@@ -1,4 +1,4 @@
-"""What a model takes of a GPU's memory, and what is free there. Imports no numba."""
+"""GPU memory that a model takes, and how much is free. Imports no numba."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def weight_bytes(program: Program) -> int:
 
 
 def working_bytes(program: Program, n_batch: int) -> int:
-    """Bytes that steps of `n_batch` tokens work in; no part of the program needs more."""
+    """Bytes of working memory of steps of `n_batch` tokens; no part of the program needs more."""
     products = [step for step in lower(program) if isinstance(step, Product)]
     wide = {tuple(info.shape[0] for info in product.infos) for product in products if len(product.linears) > 1}
     widest = max(product.prepare.srcs[0].n_cols for product in products)
@@ -41,7 +41,7 @@ def working_bytes(program: Program, n_batch: int) -> int:
 
 
 def rank_bytes(program: Program, rank: Rank, n_batch: int) -> int:
-    """Bytes that a rank's share of a program takes but for the cache: weights, what steps work in, sums with others."""
+    """Bytes that a rank's share of a program takes without the cache: weights, working memory, sums over ranks."""
     from ggpy.cuda.exchange import Exchange
     from ggpy.cuda.queue import MATVEC_TOKENS
 

@@ -1,4 +1,4 @@
-"""Queues the launches of a step: which kernel, which grid, which addresses."""
+"""The queueing of a step's launches: which kernel, which grid, which addresses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROPE_WARPS = 4
 
 
 class Memory:
-    """Where working memory lies on the GPU."""
+    """Addresses of working memory on the GPU."""
 
     activations = parts = angles = 0
     chosen = 0  # the address of the last token chosen for each slot
@@ -60,7 +60,7 @@ class Memory:
         self._buffers[buffer.index] = self._allocate(rows, buffer.n_cols)
 
     def wide(self, product: Product) -> None:
-        """Room for the results of several products side by side."""
+        """Allocate room for the results of several products side by side."""
         key = _widths(product)
         if len(key) > 1 and key not in self._wide:
             self._wide[key] = self._allocate(self._rows, sum(key))
@@ -77,7 +77,8 @@ def _widths(product: Product) -> tuple[int, ...]:
 
 
 class StepQueue:
-    """`queue` queues a step. With `collect` nothing is launched: it receives the kernels' names."""
+    """A queue of steps for the GPU. `queue` queues a step; with `collect` nothing is launched, and `collect` receives
+    the kernels' names."""
 
     def __init__(
         self,
@@ -115,13 +116,13 @@ class StepQueue:
         return address + 4 * region.first, stride
 
     def _fresh(self, region: Region | None) -> Place:
-        """Where a value is written for the first time: its own buffer, whatever lay elsewhere before."""
+        """The place where a value is written for the first time: its own buffer, whatever place it had before."""
         assert region is not None
         self._forget(region)
         return self._place(region)
 
     def _forget(self, region: Region) -> None:
-        """The buffer of this region is about to hold something else."""
+        """Forget the place of this region's buffer, which is about to hold something else."""
         self._places.pop(region.buffer.index, None)
         if self._gated and self._gated[0].buffer == region.buffer:
             self._gated = None
@@ -139,7 +140,8 @@ class StepQueue:
             pass
 
     def pieces(self, n: int, way: str) -> Iterator[None]:
-        """The same, piece by piece: each ends in a sum over all ranks, which waits for every rank's piece."""
+        """Queue a step as `queue` does, piece by piece: each ends in a sum over all ranks, which waits for every rank's
+        piece."""
         self._places, self._first, self._gated, self._n_sums = {}, True, None, 0
         self._deep, self._as_vectors = way == "deep", self._are_vectors(n, way)
         for index, step in enumerate(self.steps):
@@ -164,12 +166,11 @@ class StepQueue:
                 self._swiglu(step, n)
 
     def _are_vectors(self, n: int, way: str) -> bool:
-        """Whether a matrix is multiplied with n tokens as vectors; else as tiles."""
+        """True where matrices are multiplied with n tokens as vectors; False as tiles."""
         return way != "prompt" if self._batch_invariant else n <= MATVEC_TOKENS
 
     def queue_logits(self, n: int, way: str, first: int = 0) -> Place:
-        """Queue the logits of outputs first .. first + n of a step that was queued in this way; returns where they will
-        be."""
+        """Queue the logits of outputs first .. first + n of a step that was queued in this way; returns their place."""
         step = self.steps[-1]
         assert isinstance(step, Product)
         self._as_vectors = self._are_vectors(n, way)
@@ -192,11 +193,11 @@ class StepQueue:
         self._launch(name, n, tokens, chosen, *planes, layout.n_blocks, layout.n_cols, *self._fresh(step.dst))
 
     def _takes_parts(self, product: Product, n: int) -> bool:
-        """Whether a product joins attention's parts by itself."""
+        """True where a product joins attention's parts by itself."""
         return n == 1 and product.quantize.joins is not None and self.cache.head_dim % 4 == 0
 
     def _product(self, step: Product, n: int, rows_offset: int = 0) -> None:
-        """rows_offset: bytes into the indices of outputs, where those are wanted."""
+        """Queue a product. rows_offset: bytes into the indices of outputs, where only outputs are wanted."""
         if not self._as_vectors:
             self._tiles(step, n, rows_offset)
             return
@@ -241,7 +242,7 @@ class StepQueue:
         return self.memory.header + 8 if self.memory else 0
 
     def _sum(self, step: Product, n: int, to: Place, was_pushed: bool) -> None:
-        """Add up what all ranks have of a product."""
+        """Queue the sum of a product over all ranks."""
         assert self._exchange is not None
         self._exchange.sum(self._launch, n, was_pushed, self._n_sums, self._epochs, to, step.accumulate)
         self._n_sums += 1
@@ -250,7 +251,7 @@ class StepQueue:
         return self.weights.vector(step.quantize.norm.weight if step.quantize.norm else None) if self.memory else 0
 
     def _tiles(self, step: Product, n: int, rows_offset: int) -> None:
-        """A product of many tokens."""
+        """Queue a product of many tokens."""
         prepare, layout = step.prepare, step.layout
         if self._collect:
             for name in matmul_launch.kernel_names(layout, self.device.cc, self._batch_invariant):
@@ -297,7 +298,7 @@ class StepQueue:
         return self.weights.vector(*biases, sizes=[info.shape[0] for info in step.infos])
 
     def load_vectors(self) -> None:
-        """Bring small tensors to the GPU: while a graph is recorded nothing can be allocated."""
+        """Bring small tensors to the GPU ahead: while a graph is recorded nothing can be allocated."""
         for step in self.steps:
             if isinstance(step, Product):
                 self.weights.vector(step.quantize.norm.weight if step.quantize.norm else None)
@@ -307,7 +308,7 @@ class StepQueue:
                     self.weights.vector(norm.weight if norm else None)
 
     def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
-        """Activations as products of n tokens read them: address, stride, address and stride of the levels."""
+        """Queue the activations that products of n tokens read: address, stride, address and stride of the levels."""
         prepare, memory = step.prepare, self.memory
         source = self._place(prepare.srcs[0])
         n_cols, form = prepare.srcs[0].n_cols, step.quantize.dtype
@@ -323,7 +324,7 @@ class StepQueue:
         return at, layout.code_stride, levels, layout.level_stride
 
     def _results(self, step: Product) -> Place:
-        """Where the products go; of several, each one's buffer is from now on its columns of a wide one."""
+        """The place for the products' results; of several, each one's buffer becomes its columns of a wide one."""
         memory = self.memory
         regions = [op.dst for op in step.linears]
         assert all(regions)
@@ -356,7 +357,8 @@ class StepQueue:
         )  # fmt: skip
 
     def _turning(self, attention: ops.Attention) -> tuple[float, ...]:
-        """Norms, their eps, the table of angles, its width, and which pairs turn."""
+        """Arguments for rope: weights of the norms, their eps, the table of angles, its width, and which pairs
+        rotate."""
         rope, memory, norms = attention.rope, self.memory, (attention.q_norm, attention.k_norm)
         weights = [self.weights.vector(norm.weight if norm else None) if memory else 0 for norm in norms]
         eps = next((norm.eps for norm in norms if norm), 0.0)
@@ -372,7 +374,7 @@ class StepQueue:
         return (self.memory.keys[layer], self.memory.values[layer]) if self.memory else (0, 0)
 
     def _attention(self, step: Attention, n: int, apart: bool, joined: bool) -> None:
-        """apart: every token has a slot to itself, and keys and values are not yet in the cache."""
+        """Queue attention. apart: every token has a slot to itself, and keys and values are not yet in the cache."""
         attention, op, cache, shape, memory = step.attention, step.stored, self.cache, self.shape, self.memory
         splits = self._splits(n)
         parts = memory.parts if memory else 0
@@ -395,7 +397,7 @@ class StepQueue:
         return self.shape.splits(n, self.device.n_multiprocessors, self._deep)
 
     def _flash(self, step: Attention, n: int) -> None:
-        """Attention of whole pieces of prompts."""
+        """Queue attention of many tokens."""
         cache, memory = self.cache, self.memory
         if self._collect:
             for name in flash_launch.kernel_names(cache, self.shape.n_head):

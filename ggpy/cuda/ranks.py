@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def require_peers(devices: Sequence[Device]) -> None:
-    """Raises GGPYError where GPUs cannot reach each other's memory, or are of different kinds."""
+    """Raise GGPYError where GPUs cannot access each other's memory, or are of different kinds."""
     if len({device.cc for device in devices}) > 1:
         raise GGPYError(
             "Rows can be split over GPUs of one kind only, since all must round alike; split the model by layers "
@@ -34,8 +34,9 @@ def require_peers(devices: Sequence[Device]) -> None:
 
 
 class TensorParallelExecutor:
-    """All ranks are given every step, evaluate it side by side, and hold the same residual stream, bit for bit; logits
-    come from the first one, and so do the tokens that are chosen, which each rank chooses for itself."""
+    """Executor of a model on several ranks. All of them get every step, evaluate it side by side, and hold the same
+    residual stream, bit for bit; logits come from the first one, and so do the tokens that are chosen, which each rank
+    chooses for itself."""
 
     max_top_k = CudaExecutor.max_top_k
 
@@ -67,7 +68,7 @@ class TensorParallelExecutor:
         return first.finish(m)
 
     def sample(self, n: int, specs: SampleSpecs) -> SampledTokens:
-        """See `CudaExecutor.sample`."""
+        """Queue a step and the choice of the token after each: see `CudaExecutor.sample`."""
         self._describe(n, 0)
         chosen = [rank.sample(n, specs) for rank in self.ranks]
         return chosen[0]

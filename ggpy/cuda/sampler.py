@@ -1,4 +1,4 @@
-"""Queues the choice of tokens after a step's logits, and holds what choosing needs between steps."""
+"""The choice of tokens after a step's logits: its launches, and the memory it needs between steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IN_FLIGHT = 2  # steps under way whose tokens nobody has looked at
 
 
 class TokensInFlight:
-    """Tokens of a step under way (`ggpy.sampling.sample_spec.SampledTokens`), to be asked for before the next but one
+    """Tokens of a step in flight (`ggpy.sampling.sample_spec.SampledTokens`), to be read before the step after the next
     is queued."""
 
     def __init__(self, device: Device, done: Event, answers: np.ndarray) -> None:
@@ -31,7 +31,7 @@ class TokensInFlight:
 
 
 class DeviceSampler:
-    """`most` rows at a time, tokens of up to `n_slots` slots."""
+    """Sampler on the GPU, of up to `most` rows at a time, with tokens of up to `n_slots` slots."""
 
     max_top_k = MAX_TOP_K
 
@@ -57,7 +57,7 @@ class DeviceSampler:
         )  # fmt: skip
 
     def place(self, turn: int) -> int:
-        """What tells the kernel where in `answers` to write: bytes from their start."""
+        """Offset in bytes at which the kernel writes in `answers`."""
         return turn * self._stride
 
     def answers(self, turn: int, n: int, done: Event) -> TokensInFlight:

@@ -1,5 +1,5 @@
-"""Sentences for a GPU whose memory is full: which one, how much is free, and what to do. Takes the driver's library as
-it is called through ctypes."""
+"""Messages for a GPU whose memory is full: which one, how much is free, and what to do. Functions take the driver's
+library as loaded by ctypes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OPENING = "about half a GiB"  # what a process's context takes on an H100, befor
 
 
 def cannot_open(library: Any, index: int, handle: c_int) -> str:
-    """No room for this process on GPU `index`. handle: the driver's, of a GPU without a context."""
+    """Message that GPU `index` has no room for this process. handle: the driver's, of a GPU without a context."""
     found, n_gpus = free_without_opening(library, handle), c_int()
     library.cuDeviceGetCount(byref(n_gpus))
     free = f"{_of(*found)} are free" if found else "nothing to speak of is free"
@@ -26,8 +26,8 @@ def cannot_open(library: Any, index: int, handle: c_int) -> str:
 
 
 def ran_out(library: Any, what: str, n_bytes: int = 0) -> str:
-    """The GPU that is open in this thread ran out of memory while `what`; n_bytes: what was asked for, where that is
-    known."""
+    """Message that the GPU open in this thread ran out of memory while `what`; n_bytes: how much was asked for, where
+    that is known."""
     handle, free, total = c_int(), c_size_t(), c_size_t()
     library.cuCtxGetDevice(byref(handle))
     library.cuMemGetInfo_v2(byref(free), byref(total))
@@ -40,7 +40,7 @@ def ran_out(library: Any, what: str, n_bytes: int = 0) -> str:
 
 
 def free_without_opening(library: Any, handle: c_int) -> tuple[int, int] | None:
-    """Bytes free and in all of a GPU, as its management library says, which needs no context; None without that."""
+    """Bytes free and in total of a GPU, as reported by NVML, which needs no context; None without that library."""
 
     class Memory(ctypes.Structure):  # nvmlMemory_t
         _fields_ = (("total", c_uint64), ("free", c_uint64), ("used", c_uint64))

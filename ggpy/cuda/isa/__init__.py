@@ -1,1 +1,1 @@
-"""The GPU's words, from Python: instructions, warps, device functions."""
+"""GPU code from Python: instructions, warps, device functions."""

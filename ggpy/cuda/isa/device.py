@@ -1,5 +1,5 @@
-"""What kernels share: sums over a warp and a block, and how one block of a packed row becomes the operands of dot
-products. Functions of numbers that are compiled into every kernel that calls them."""
+"""Device functions that kernels share: sums over a warp and a block, and the unpacking of one block of a packed row
+into the operands of dot products. They work on plain numbers and are compiled into every kernel that calls them."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def at(base, offset):  # type: ignore[no-untyped-def]
 
 @inline
 def shared_at(base, offset):  # type: ignore[no-untyped-def]
-    """The same for a shared address."""
+    """A shared address `offset` bytes (32 bits, not negative) after `base`."""
     return base + u32(offset)
 
 
 @inline
 def divided(a, b):  # type: ignore[no-untyped-def]
-    """a // b of numbers that are not negative, in 32 bits: between int32, Python's operator divides 64."""
+    """a // b of numbers that are not negative, in 32 bits; Python's operator would divide int32 in 64 bits."""
     return i32(u32(a) // u32(b))
 
 
 @inline
 def quotient(a, b):  # type: ignore[no-untyped-def]
     """a / b rounded as `divide` rounds it, where no step of it leaves the normal numbers: without the branch for the
-    others, after which the lanes of a warp must find together again."""
+    others, after which the lanes of a warp must converge again."""
     r = reciprocal(b)
     r = fma(r, fma(-r, b, f32(1.0)), r)
     q = a * r
@@ -70,7 +70,7 @@ def quotient(a, b):  # type: ignore[no-untyped-def]
 
 @inline
 def normalizing(x):  # type: ignore[no-untyped-def]
-    """1 / sqrt(x), each rounded, for normal numbers; without branches likewise."""
+    """1 / sqrt(x), both steps rounded, for normal numbers; without branches, as `quotient`."""
     r = inverse_root(x)
     s = x * r
     s = fma(fma(-s, s, x), f32(0.5) * r, s)
@@ -100,7 +100,7 @@ def block_sum(x, memory, n_warps):  # type: ignore[no-untyped-def]
 
 
 def unpacker(p: Packed) -> tuple[int, Any]:
-    """(n, `unpack(raw, words)`): what a lane reads of one block of 32 columns as the operands of dot products.
+    """(n, `unpack(raw, words)`): the n words that a lane reads of 32 columns, made operands of dot products.
 
     raw [n]: its words of codes, of high, its levels, and its super-scales. words [8] becomes four columns' codes each,
     or the `numbers` they stand for, columns 4w .. 4w + 3 in words[w]. Returns the scales of the first and the last 16
@@ -118,7 +118,7 @@ def unpacker(p: Packed) -> tuple[int, Any]:
 
 
 def _codes(p: Packed) -> Any:
-    """`codes_of(raw, words)`: codes as they are."""
+    """`codes_of(raw, words)`: unpack codes as they are, one a byte."""
     bits, high_bits, n_codes = p.bits, bits_above(p), low_bits(p)
 
     @inline
@@ -145,7 +145,8 @@ def _codes(p: Packed) -> Any:
 
 
 def _looked_up(p: Packed) -> Any:
-    """`codes_of(raw, words)`: the numbers that codes stand for, eight of which lie in the nibbles of a word."""
+    """`codes_of(raw, words)`: unpack codes, eight of which are the nibbles of a word, into the numbers that they stand
+    for."""
     bits, t = p.bits, table_words(numbers(p))
     t0, t1, t2, t3 = (*t, 0, 0, 0)[:4]
 
@@ -172,7 +173,7 @@ def _looked_up(p: Packed) -> Any:
 
 
 def _levels(p: Packed, level_at: int) -> Any:
-    """`levels_of(raw)`: scales and minima, of which `raw` has the levels at that place and the super-scales after."""
+    """`levels_of(raw)`: scales and minima, from the levels at raw[level_at] and the super-scales after them."""
     half, power, nibbles, alone = (p.scales == form for form in ("half", "power", "nibbles", "super"))
     minima, two, unit, sign = p.minima, p.n_scales == 2, f32(p.unit), f32(p.minimum_sign)
     scaled, signed = p.unit != 1.0, p.scales == "signed byte"
@@ -260,7 +261,7 @@ def signed_byte(x):  # type: ignore[no-untyped-def]
 
 @inline
 def two_floats(word, kind):  # type: ignore[no-untyped-def]
-    """Two half precision numbers, or two bfloat16 where `kind` is 1."""
+    """Two half-precision numbers, or two bfloat16 where `kind` is 1."""
     if kind == 1:
         return bits_to_f32(word << u32(16)), bits_to_f32(word & u32(0xFFFF0000))
     return halves_to_f32(word)

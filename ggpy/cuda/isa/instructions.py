@@ -59,7 +59,7 @@ def ptx(name: str, outs: str, ins: str, text: str, *, ordered: bool = False, mem
 
 
 def _intrinsic(name: str, n_args: int, signature: Any, codegen: Any) -> Any:
-    """numba reads an intrinsic's parameters off its Python signature, so one is written for it."""
+    """A numba intrinsic with a Python signature written for it, off which numba reads its parameters."""
     names = "".join(f", a{i}" for i in range(n_args))
     scope: dict[str, Any] = {"answer": (signature, codegen)}
     exec(f"def {name}(typingctx{names}):\n    return answer", scope)
@@ -112,7 +112,7 @@ shared_store_u32 = _store("shared_store_u32", _i32, "u32", 3)
 
 
 def constants(name: str, values: Sequence[int]) -> Any:
-    """An intrinsic that gives the i-th of some numbers of 16 bits, which the kernel carries along."""
+    """An intrinsic that returns the i-th of some 16-bit numbers, which are a constant array in the kernel."""
 
     def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         kind = ir.ArrayType(_i16, len(values))
@@ -251,7 +251,7 @@ copy_commit = ptx("copy_commit", "", "", "cp.async.commit_group;", ordered=True,
 
 
 def copy_wait(n: int) -> Any:
-    """An intrinsic that waits until at most `n` groups of copies are under way."""
+    """An intrinsic that waits until at most `n` groups of copies are pending."""
     return ptx(f"copy_wait_{n}", "", "", f"cp.async.wait_group {n};", ordered=True, memory=True)
 
 

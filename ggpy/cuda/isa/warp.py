@@ -86,23 +86,23 @@ class Value:
         return self._compare("==", other)
 
     def below(self, other: Value | int) -> Value:
-        """self < other as signed integers."""
+        """The comparison self < other as signed integers."""
         return self._compare("<", other, signed=True)
 
     def select(self, yes: Value, no: Value | float) -> Value:
-        """Of a condition: `yes` where it holds, else `no`."""
+        """`yes` where this condition holds, else `no`."""
         return Value(self.b, self.b.select(self.v, yes.v, yes._other(no)))
 
     def min(self, other: Value | float) -> Value:
         return (self < other).select(self, other)
 
     def wide(self) -> Value:
-        """As an unsigned 64-bit integer."""
+        """This value as an unsigned 64-bit integer."""
         return Value(self.b, self.b.zext(self.v, i64))
 
 
 class Warp:
-    """Emits the code of one thread at `builder`'s position."""
+    """Emitter of the code of one thread, at `builder`'s position."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.b = builder
@@ -123,7 +123,7 @@ class Warp:
         effect: bool = False,
     ) -> Any:
         """Inline PTX: operands `$0`… are `outs`, then `ins`; `tied` values enter in the registers of the first outputs.
-        What has an `effect` keeps its place among others that have one."""
+        Code with an `effect` keeps its place among other code that has one."""
         constraints = ["=" + LETTERS[t] for t in outs] + [LETTERS[v.v.type] for v in ins]
         constraints += [str(k) for k in range(len(tied))] + ["~{memory}"] * effect
         arguments = [v.v for v in [*ins, *tied]]
@@ -151,8 +151,8 @@ class Warp:
         body: Callable[..., Sequence[Value]],
         once: bool = False,
     ) -> Any:
-        """for i in first..last-1: state = body(i, state); returns the last state. `once`: the caller knows that the
-        loop runs at least once, and no test stands before it."""
+        """A loop, for i in first..last-1: state = body(i, state); returns the last state. `once`: the caller knows that
+        the loop runs at least once, and no test stands before it."""
         before, inside, after = self.b.block, self.b.append_basic_block("body"), self.b.append_basic_block("after")
         if once:
             self.b.branch(inside)
@@ -185,7 +185,7 @@ class Warp:
         return self.b.if_then(condition.v)
 
     def change(self, condition: Value, state: Sequence[Value], body: Callable[..., Sequence[Value]]) -> list[Value]:
-        """`body(state)` where `condition` holds, else `state`."""
+        """The state after a branch: `body(state)` where `condition` holds, else `state`."""
         before, inside = self.b.block, self.b.append_basic_block("change")
         after = self.b.append_basic_block("changed")
         self.b.cbranch(condition.v, inside, after)
@@ -200,11 +200,12 @@ class Warp:
         return [Value(self.b, phi) for phi in results]
 
     def either(self, condition: Value) -> Any:
-        """A context that gives two contexts: of the code where `condition` holds, and of that where it does not."""
+        """A context that gives two contexts: one for the code where `condition` holds, one for the code where it does
+        not."""
         return self.b.if_else(condition.v)
 
     def barrier(self, number: Value | None = None, threads: int = 0) -> None:
-        """All threads of the block meet; or so many of them, at a barrier with a number."""
+        """Wait for all threads of the block; or, at the barrier with a given number, for that many threads."""
         if number is None:
             self.asm("bar.sync 0;", [], [], effect=True)
         else:
@@ -222,7 +223,7 @@ class Warp:
         return Value(self.b, self.b.ptrtoint(memory, i32))
 
     def load(self, address: Value, kind: ir.Type = i32, count: int = 1) -> Any:
-        """One 32-bit value, or 2 or 4 side by side; from shared memory if the address has 32 bits."""
+        """Load one 32-bit value, or 2 or 4 side by side; from shared memory if the address has 32 bits."""
         where = "shared" if address.v.type == i32 else "global"
         letter = "f32" if kind == f32 else "b32"
         if count == 1:
@@ -232,20 +233,20 @@ class Warp:
         return self.asm(text, [kind] * count, [address], effect=True)
 
     def load4_where(self, condition: Value, address: Value, otherwise: float) -> list[Value]:
-        """Four floats side by side of global memory, on a multiple of 16, where a condition holds."""
+        """Load four floats side by side from global memory, on a multiple of 16, where a condition holds."""
         text = "{ .reg .pred p; setp.ne.b32 p, $4, 0; @p ld.global.v4.f32 {$0, $1, $2, $3}, [$5]; }"
         ins = [self.flag(condition), address]
         return self.asm(text, [f32] * 4, ins, tied=[self.real(otherwise)] * 4, effect=True)  # type: ignore[no-any-return]
 
     def load_where(self, condition: Value, address: Value, otherwise: Value) -> Value:
-        """A 32-bit value of global memory where a condition holds, else another."""
+        """Load a 32-bit value from global memory where a condition holds; else `otherwise`."""
         letter = "f32" if otherwise.v.type == f32 else "b32"
         text = f"{{ .reg .pred p; setp.ne.b32 p, $1, 0; @p ld.global.{letter} $0, [$2]; }}"
         kind = otherwise.v.type
         return self.asm(text, [kind], [self.flag(condition), address], tied=[otherwise], effect=True)  # type: ignore[no-any-return]
 
     def store(self, value: Value, address: Value, where: Value | None = None) -> None:
-        """A 32-bit value, only where a condition holds if there is one."""
+        """Store a 32-bit value; with `where`, only where that condition holds."""
         letter = "f32" if value.v.type == f32 else "b32"
         space = "shared" if address.v.type == i32 else "global"
         if where is None:
@@ -255,17 +256,17 @@ class Warp:
         self.asm(text, [], [address, value, self.flag(where)], effect=True)
 
     def store4(self, values: Sequence[Value], address: Value) -> None:
-        """Four 32-bit values side by side, on a multiple of 16."""
+        """Store four 32-bit values side by side, on a multiple of 16."""
         space = "shared" if address.v.type == i32 else "global"
         self.asm(f"st.{space}.v4.b32 [$0], {{$1, $2, $3, $4}};", [], [address, *values], effect=True)
 
     def store2(self, first: Value, second: Value, address: Value, where: Value) -> None:
-        """Two floats side by side to global memory, on a multiple of 8, where a condition holds."""
+        """Store two floats side by side to global memory, on a multiple of 8, where a condition holds."""
         text = "{ .reg .pred p; setp.ne.b32 p, $3, 0; @p st.global.v2.f32 [$0], {$1, $2}; }"
         self.asm(text, [], [address, first, second, self.flag(where)], effect=True)
 
     def add_to(self, address: Value, value: Value, where: Value | None = None) -> None:
-        """Adds a float to one in global memory, only where a condition holds if there is one."""
+        """Add a float to one in global memory; with `where`, only where that condition holds."""
         if where is None:
             self.asm("red.global.add.f32 [$0], $1;", [], [address, value], effect=True)
             return
@@ -276,7 +277,7 @@ class Warp:
         return Value(self.b, self.b.zext(condition.v, i32))
 
     def copy(self, shared: Value, source: Value, size: int, valid: Value) -> None:
-        """Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory; `valid` of them are read, the rest is 0."""
+        """Start an asynchronous copy of 4, 8 or 16 bytes to shared memory; `valid` of them are read, the rest is 0."""
         kind = "cg" if size == 16 else "ca"
         text = f"cp.async.{kind}.shared.global [$0], [$1], {size}, $2;"
         self.asm(text, [], [shared, source, valid], effect=True)
@@ -285,7 +286,7 @@ class Warp:
         self.asm("cp.async.commit_group;", [], [], effect=True)
 
     def wait_copies(self, pending: int) -> None:
-        """Until at most so many committed groups are under way."""
+        """Wait until at most `pending` committed groups of copies are in flight."""
         self.asm(f"cp.async.wait_group {pending};", [], [], effect=True)
 
     def matrices(self, shared: Value, transposed: bool = False) -> list[Value]:
@@ -303,15 +304,16 @@ class Warp:
         return self.asm(f"prmt.b32 $0, $1, $2, 0x{selector:04x};", [i32], [a, other])  # type: ignore[no-any-return]
 
     def bytes_at(self, a: Value, b: Value, places: Value) -> Value:
-        """The same for places known when it runs: the lowest four nibbles of a word."""
+        """Four of the eight bytes of b:a, as `permute`, but named at run time by the lowest four nibbles of
+        `places`."""
         return self.asm("prmt.b32 $0, $1, $2, $3;", [i32], [a, b, places])  # type: ignore[no-any-return]
 
     def mask_or(self, a: Value, mask: int, b: int) -> Value:
-        """a & mask | b in one instruction; LLVM would see a chance for two."""
+        """The value a & mask | b in one instruction; LLVM alone might make two."""
         return self.asm(f"lop3.b32 $0, $1, {mask:#x}, {b:#x}, 0xea;", [i32], [a])  # type: ignore[no-any-return]
 
     def twice(self, halves: Value, which: int) -> Value:
-        """One half of a pair in both places."""
+        """One half of a pair, repeated in both places."""
         return self.permute(halves, 0, 0x3232 if which else 0x1010)
 
     def half2_sub(self, a: Value, b: Value) -> Value:
@@ -334,7 +336,7 @@ class Warp:
         return Value(self.b, self.b.bitcast(value.v, i32))
 
     def float_of(self, value: Value) -> Value:
-        """Of an unsigned integer."""
+        """The float value of an unsigned integer."""
         return Value(self.b, self.b.uitofp(value.v, f32))
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
@@ -351,7 +353,7 @@ class Warp:
         return self.asm(f"{name}.f32 $0, $1;", [f32], [a])  # type: ignore[no-any-return]
 
     def from_lane(self, value: Value, distance: int) -> Value:
-        """The value of the lane whose number differs by these bits."""
+        """The value of the lane whose number differs from this one's in the bits of `distance`."""
         text = f"shfl.sync.bfly.b32 $0, $1, {distance}, 31, 0xffffffff;"
         return self.asm(text, [value.v.type], [value], effect=True)  # type: ignore[no-any-return]
 
@@ -365,7 +367,7 @@ class Warp:
         return self.asm(text, [f32] * 4, [*a, *b], tied=sums, effect=True)  # type: ignore[no-any-return]
 
     def group_mma(self, sums: Sequence[Value], a: Sequence[Value], b: Value) -> list[Value]:
-        """Starts sums + A B on a Hopper warp group: A [64, 16] of halves, each of the four warps holding 16 rows as in
+        """Start sums + A B on a Hopper warp group: A [64, 16] of halves, each of the four warps holding 16 rows as in
         `mma`; B [16, 2 * len(sums)] in shared memory, its descriptor `b` by `tile_descriptor`."""
         n = len(sums)
         text = (
@@ -375,23 +377,23 @@ class Warp:
         return self.asm(text, [f32] * n, [*a, b], tied=sums, effect=True)  # type: ignore[no-any-return]
 
     def tile_descriptor(self, shared: Value) -> Value:
-        """Of rows of 128 bytes at a multiple of 1024, their 16-byte pieces exchanged by `piece ^ row % 8`."""
+        """Descriptor of 128-byte rows at a multiple of 1024, 16-byte pieces exchanged by `piece ^ row % 8`."""
         return ((shared & 0x3FFFF) >> 4).wide() | (1 << 62 | 64 << 32 | 1 << 16)
 
     def group_fence(self) -> None:
-        """Between writing registers and giving them to `group_mma`."""
+        """Fence between writing registers and passing them to `group_mma`."""
         self.asm("wgmma.fence.sync.aligned;", [], [], effect=True)
 
     def group_commit(self) -> None:
         self.asm("wgmma.commit_group.sync.aligned;", [], [], effect=True)
 
     def group_wait(self, pending: int, sums: Sequence[Value]) -> list[Value]:
-        """Until at most so many committed groups are under way."""
+        """Wait until at most `pending` committed groups are in flight; returns the sums."""
         text = f"wgmma.wait_group.sync.aligned {pending};"
         return self.asm(text, [f32] * len(sums), [], tied=sums, effect=True)  # type: ignore[no-any-return]
 
     def shared_fence(self) -> None:
-        """Copies that have arrived become visible to `group_mma`."""
+        """Make copies that have arrived visible to `group_mma`."""
         self.asm("fence.proxy.async.shared::cta;", [], [], effect=True)
 
 

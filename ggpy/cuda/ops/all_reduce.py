@@ -45,7 +45,7 @@ from ggpy.cuda.weights.layout import ALL_REDUCE_THREADS as THREADS
 
 @inline
 def epoch(epochs, number):  # type: ignore[no-untyped-def]
-    """What marks the sum `number` of a step; epochs: where the step's first one stands."""
+    """The mark of the sum `number` of a step; epochs: address of the mark of the step's first sum."""
     return u32(fresh_i32(epochs)) + u32(number)
 
 
@@ -56,7 +56,8 @@ def address(table, index):  # type: ignore[no-untyped-def]
 
 
 def sender(ranks: int) -> Any:
-    """`send(table, offset, value, mark)`: a number with its mark to all ranks, at `offset` from each one's address."""
+    """`send(table, offset, value, mark)`: send a number with its mark to all ranks, at `offset` from the address of
+    each."""
 
     @inline
     def send(table, offset, value, mark):  # type: ignore[no-untyped-def]

@@ -11,7 +11,7 @@ tokens that see each other need the kernel `rope_store` before.
 
 Cells come through shared memory, by asynchronous copies some positions ahead of those being summed up: a lane reads
 just what it has copied, so none waits for another. The first are asked for before the kernel waits for the one before
-it. The token's own cell never makes that way: one warp rounds it as the cache does, and finds it in shared memory.
+it. The token's own cell never goes that way: one warp rounds it as the cache does, and finds it in shared memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Embedding rows: of each token of the batch, from the packed matrix."""
+"""Embedding rows of the batch's tokens, from the packed matrix."""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ def _scale_at(head, cells, head_pad, position, d):  # type: ignore[no-untyped-de
 
 @inline
 def cut_half(x):  # type: ignore[no-untyped-def]
-    """The half nearest to x, and whether x, a finite number, was beyond the largest of them, which it then becomes."""
+    """The half nearest to x, and a flag: True where x, a finite number, was beyond the largest half and is cut to
+    it."""
     half = f32_to_half(x)
     cut = (half & u32(0x7FFF)) == u32(0x7C00) and magnitude(x) < f32(math.inf)
     return half - u32(1) if cut else half, cut
@@ -68,22 +69,23 @@ def cut_half(x):  # type: ignore[no-untyped-def]
 
 @inline
 def tell_of_cut(header, which):  # type: ignore[no-untyped-def]
-    """Write where the host looks that a key (0) or a value (1) was cut; the address is words 4 and 5 of the header."""
+    """Report to the host that a key (0) or a value (1) was cut; words 4 and 5 of the header are the address to write
+    to."""
     low, high = load_64(at(header, 16))
     store_u32((u64(high) << u64(32) | u64(low)) + u64(4 * which), u32(1))
 
 
 @inline
 def size_of(x):  # type: ignore[no-untyped-def]
-    """The magnitude of x, infinite for NaN: an infinite scale makes NaN of the whole block, which then is not lost."""
+    """The magnitude of x, infinite for NaN: the infinite scale makes the whole block NaN, so that a NaN is not lost."""
     size = magnitude(x)
     return size if size == size else f32(math.inf)
 
 
 @inline
 def scale_of(largest):  # type: ignore[no-untyped-def]
-    """The scale, a half, of 32 numbers up to `largest` in magnitude, and what they are multiplied by to be codes; and
-    whether finite numbers must be cut for it: code times scale shall be a half too (`flash`)."""
+    """The scale, a half, of 32 numbers up to `largest` in magnitude; the factor that turns these into codes; and True
+    where finite numbers must be cut for it, since code times scale must be a half too (`flash`)."""
     half = f32_to_half(divide(largest, f32(127.0)))
     cut = half > u32(LARGEST_SCALE) and largest < f32(math.inf)
     if cut:

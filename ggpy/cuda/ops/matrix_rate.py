@@ -1,4 +1,4 @@
-"""How fast the GPU's matrix units work with operands at hand: what products of prompts are held against."""
+"""Rate of the GPU's tensor cores with operands at hand: the measure for products of prompts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def source(instruction: str) -> Source:
         thread = w.special("tid.x")
 
         def noise(seed: Value) -> Value:
-            """Two halves of less than 2 in magnitude: of zeros the units would work faster."""
+            """Two halves of less than 2 in magnitude; with zeros the tensor cores would run faster."""
             return (seed * 2654435761 ^ seed * 40503) & 0xBFFFBFFF
 
         a = [noise(thread * 4 + k) for k in range(4)]

@@ -4,7 +4,7 @@ A warp takes a row, a lane every 32nd block of it. Weights come through shared m
 multiplied (`ggpy.cuda.weights.layout.MatvecShape`). Half of the first ones are asked for before the kernel waits for
 the one before it, the others once that one has ended: memory stays busy while activations are made.
 
-A warp that has asked for its last weights brings a piece of those that follow in the next kernel to the second cache
+A warp that has asked for its last weights prefetches a piece of those that the next kernel reads into the L2 cache
 (`ggpy.cuda.l2_prefetch`).
 
 inputs   "ready": activations as the kernel `activations` made them; "norm": one row of float32, normalised here;
@@ -69,7 +69,7 @@ SIGNATURE = (
 
 
 def _where(shared: bool) -> tuple[Any, Any, Any]:
-    """(address and offset made one, 16 bytes, 8 bytes) of where activations lie."""
+    """Functions for the memory that holds activations: (address plus offset, load 16 bytes, load 8 bytes)."""
     return (shared_at, shared_load_128, shared_load_64) if shared else (at, load_128, load_64)
 
 
@@ -77,7 +77,7 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
     """(`copy(to, codes, high, levels, supers, unit, lane)`, `dot(of, chunk, item, lane, on, x, x_stride, xl, xl_stride,
     total)`).
 
-    copy: start to bring a unit of the row whose addresses in its planes are given to shared memory. dot: add the
+    copy: start to copy a unit of a row, given by its addresses in the planes, to shared memory. dot: add the
     products of one item with token t to total[t]; `of` is the unit's shared address.
     """
     p, tokens, n_blocks, chunks = shape.packed, shape.n_tokens, shape.layout.n_blocks, shape.chunks
@@ -100,7 +100,7 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
 
     @inline
     def pieces(to, of, lane, unit, block_bytes):  # type: ignore[no-untyped-def]
-        """A unit's 16-byte pieces of a plane that has so many bytes a block; zeros past the row's last."""
+        """Start to copy a unit's 16-byte pieces of a plane of `block_bytes` bytes a block; zeros past the row's end."""
         per = 16 // block_bytes  # blocks of a piece
         n_unit, n_row = 32 * chunks // per, -(-n_blocks // per)
         first = unit * i32(n_unit)
@@ -180,7 +180,7 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
 
 @inline
 def small_to_f32(x):  # type: ignore[no-untyped-def]
-    """A sum onto FLOAT_BASE_BITS of less than 2^22 in magnitude."""
+    """The float value of a sum that started at FLOAT_BASE_BITS, less than 2^22 in magnitude."""
     return bits_to_f32(u32(x)) - f32(FLOAT_BASE)
 
 
@@ -195,7 +195,7 @@ def high_i16(x):  # type: ignore[no-untyped-def]
 
 
 def _floats(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
-    """The same for a matrix of floats."""
+    """(`copy`, `dot`) as in `_quantized`, for a matrix of floats."""
     p, tokens, n_items, chunks = shape.packed, shape.n_tokens, shape.n_items, shape.chunks
     place, take_128, _ = _where(shared)
     kind = {"F32": 2, "BF16": 1, "F16": 0}[p.name]
@@ -261,7 +261,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
 
     @inline
     def after(row, second, unit, step):  # type: ignore[no-untyped-def]
-        """The unit that follows: of this row, of its other half, of the warp's next row."""
+        """The unit that follows: of this row, of its other half, or of the warp's next row."""
         unit = i32(unit + i32(1))
         if unit == i32(n_units):
             unit = i32(0)
@@ -273,7 +273,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
 
     @inline
     def ask(planes, strides, half_rows, n_rows, far, step, lane, to):  # type: ignore[no-untyped-def]
-        """Start to bring the unit `far`; with nothing left to bring, an empty group keeps the count. Returns the unit
+        """Start to copy the unit `far`; past the last one, commit an empty group to keep the count. Returns the unit
         that follows."""
         row, second, unit = far
         if row < n_rows:

@@ -1,4 +1,4 @@
-"""Reading memory as fast as the GPU can, and nothing else: what decoding is held against."""
+"""A kernel that only reads memory, as fast as the GPU can: the measure for decoding."""
 
 from __future__ import annotations
 

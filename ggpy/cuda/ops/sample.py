@@ -156,7 +156,7 @@ def word(memory, index):  # type: ignore[no-untyped-def]
 
 @inline
 def keep_best(memory, listed, k):  # type: ignore[no-untyped-def]
-    """Put the k best of the tokens listed in order, and leave the list with them; returns how many there are."""
+    """Put the k best of the listed tokens in order, and reduce the list to them; returns how many there are."""
     tid = i32(cuda.threadIdx.x)
     for i in range(tid, listed, i32(PICK_THREADS)):
         key, token = shared_load_u32(word(memory, i)), shared_load_u32(word(memory + u32(LIST_IDS_AT), i))
@@ -184,7 +184,7 @@ def _drawing() -> Any:
 
     @inline
     def running(x, lane):  # type: ignore[no-untyped-def]
-        """x becomes running sums over the warp's candidates."""
+        """Turn x into running sums over the warp's candidates."""
         for j in range(1, each):
             x[j] += x[j - 1]
         total = x[each - 1]
@@ -199,7 +199,7 @@ def _drawing() -> Any:
 
     @inline
     def drawn(memory, kept, lane, hot, top_p, least, uniform):  # type: ignore[no-untyped-def]
-        """Which of the best to take: top-p, min-p, temperature and the draw, by one warp."""
+        """Index of the chosen one of the best: top-p, min-p, temperature and the draw, by one warp."""
         peak = logit_of(shared_load_u32(memory + u32(BEST_AT)))
         x = cuda.local.array(each, types.float32)
         mass = cuda.local.array(each, types.float32)
@@ -243,7 +243,7 @@ def _drawing() -> Any:
 
 @inline
 def last_lane(x):  # type: ignore[no-untyped-def]
-    """The value of lane 31, where no lane's is smaller than those before."""
+    """The value of lane 31, where values never decrease from lane to lane."""
     for mask in (16, 8, 4, 2, 1):
         x = max(x, bits_to_f32(u32(swap_i32(i32(f32_to_bits(x)), u32(mask)))))
     return x

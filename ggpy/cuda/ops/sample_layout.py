@@ -1,4 +1,5 @@
-"""What host and kernels agree on in choosing tokens (`ggpy.cuda.ops.sample`). Free of numba and of any device."""
+"""Constants that host and kernels share for choosing tokens (`ggpy.cuda.ops.sample`). Free of numba and of any
+device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a file's bytes to what GPU kernels read."""
+"""Conversion of a file's bytes to the layout that GPU kernels read."""

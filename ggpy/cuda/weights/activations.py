@@ -38,7 +38,7 @@ from ggpy.cuda.weights.layout import ROW_THREADS as THREADS
 
 
 def storage(shared: bool) -> tuple[Any, Any, Any]:
-    """(an address and an offset made one, store a word, store four floats) for shared or for global memory."""
+    """Functions for shared or for global memory: (address plus offset, store a word, store four floats)."""
     if not shared:
         return at, store_u32, store_4f32
 
@@ -85,7 +85,7 @@ def row_reader(n_cols: int, threads: int, splits: int = 0, head_dim: int = 0) ->
 
     @inline
     def joined(parts, column):  # type: ignore[no-untyped-def]
-        """Four columns of attention's result, from the parts of their head (`ggpy.cuda.ops.attention`)."""
+        """Four columns of attention's result, joined from the parts of their head (`ggpy.cuda.ops.attention`)."""
         factor = cuda.local.array(n_splits, types.float32)
         total = cuda.local.array(n_splits, types.float32)
         value = cuda.local.array(n_values, types.float32)
@@ -159,9 +159,9 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
 
     @inline
     def write_codes(held, codes, levels):  # type: ignore[no-untyped-def]
-        """Eight lanes side by side share a block: its scale, and its halves' sums of codes as two int16. What lanes
-        tell each other is told for all blocks at a time, so that they wait once and not for each; a loop over the masks
-        around that would not be unrolled."""
+        """Write codes and levels. Eight lanes side by side share a block: its scale, and the sums of codes of its
+        halves as two int16. Shuffles between lanes are issued for all blocks together, so that the lanes wait once and
+        not for each block; a loop over the masks around that would not be unrolled."""
         scale = cuda.local.array(n_each, types.float32)
         word = cuda.local.array(n_each, types.uint32)
         sums = cuda.local.array(n_each, types.int32)
@@ -209,8 +209,8 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
 
 @inline
 def rounded(x, by):  # type: ignore[no-untyped-def]
-    """x * by, of less than 2^21 in magnitude, to the nearest whole number, plus FLOAT_BASE_BITS: its low bytes are
-    right. Of two as near, the even one."""
+    """x * by, of less than 2^21 in magnitude, rounded to the nearest integer (ties to even), plus FLOAT_BASE_BITS: its
+    low bytes are right."""
     return i32(f32_to_bits(fma(x, by, f32(FLOAT_BASE))))
 
 

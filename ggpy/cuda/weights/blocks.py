@@ -17,7 +17,7 @@ from ggpy.cuda.weights.block_words import NONE
 
 
 def readers(name: str) -> tuple[Any, Any]:
-    """(`code`, `levels`) of a type."""
+    """The readers (`code`, `levels`) of a type."""
     if name in CODES:
         return CODES[name], LEVELS[name]
     return codebooks.readers(name)
@@ -27,8 +27,8 @@ def readers(name: str) -> tuple[Any, Any]:
 
 
 def _nibbles(skip: int, fifth: int = 0, size: int = 0) -> Any:
-    """Nibbles after `skip` bytes, the first 16 columns in the low ones; the fifth bits in a word at `fifth`; `size`:
-    bytes from 32 columns to the next."""
+    """Reader of 4-bit codes after `skip` bytes, the first 16 columns in the low nibbles; the fifth bits in a word at
+    `fifth`; `size`: bytes from 32 columns to the next."""
 
     @inline
     def code(top, sub, column):  # type: ignore[no-untyped-def]
@@ -58,7 +58,7 @@ def _k_nibbles(skip: int, fifth: int = 0) -> Any:
 
 
 def _k_pairs(skip: int, third: bool = False) -> Any:
-    """Pairs of bits after `skip` bytes, and third bits before."""
+    """Reader of 2-bit codes after `skip` bytes, with third bits at the start of the block where `third`."""
 
     @inline
     def code(top, sub, column):  # type: ignore[no-untyped-def]
@@ -80,14 +80,15 @@ def _q6_k(top, sub, column):  # type: ignore[no-untyped-def]
 
 @inline
 def _nvfp4(top, sub, column):  # type: ignore[no-untyped-def]
-    """Runs of 16 columns, the first eight in the low nibbles."""
+    """Code of NVFP4: runs of 16 columns, the first eight in the low nibbles."""
     byte = load_u8(at(top, 4 + 16 * sub + column // 16 * 8 + column % 8))
     return byte >> u32(4) if column % 16 >= 8 else byte & u32(15)
 
 
 @inline
 def _tq1_0(top, sub, column):  # type: ignore[no-untyped-def]
-    """Five base-3 digits a byte: the byte is a fraction of 256, and each times 3 pushes the next digit out."""
+    """Code of TQ1_0: five base-3 digits a byte, which is a fraction of 256; each multiplication by 3 pushes the next
+    digit out."""
     column += 32 * sub
     place, digit = column % 32, column // 32
     if column >= 240:
@@ -141,7 +142,7 @@ def _power(top, sub):  # type: ignore[no-untyped-def]
 
 @inline
 def _ue4m3_half(byte):  # type: ignore[no-untyped-def]
-    """The bits, in half precision, of half an unsigned float of 4 exponent and 3 fraction bits. 127 is no number."""
+    """The bits, as a half, of half an unsigned float of 4 exponent and 3 fraction bits; 0 for 127, which is NaN."""
     exponent, fraction = (byte >> u32(3)) & u32(15), byte & u32(7)
     bits = ((exponent + u32(7)) << u32(10)) | (fraction << u32(7))
     if exponent == u32(0):
@@ -207,7 +208,7 @@ def _iq4_xs_levels(top, sub):  # type: ignore[no-untyped-def]
 
 
 def _one_at(offset: int) -> Any:
-    """The super-scale alone."""
+    """Reader of the super-scale alone, at `offset`."""
 
     @inline
     def levels(top, sub):  # type: ignore[no-untyped-def]

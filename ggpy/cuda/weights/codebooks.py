@@ -16,7 +16,7 @@ from ggpy.quant.codebooks import grid
 
 
 def _places(name: str) -> Any:
-    """`place(row, k)`: the place, among its magnitudes, of weight k of a row of a grid."""
+    """`place(row, k)`: index, among the magnitudes of its grid, of weight k of a row."""
     rows = grid(name)
     bits = 2 if rows.max() < 4 else 4
     words = [sum(int(place) << bits * k for k, place in enumerate(row)) for row in rows]
@@ -31,7 +31,8 @@ def _places(name: str) -> Any:
 
 @inline
 def _sign(seven, k):  # type: ignore[no-untyped-def]
-    """Of weight k of eight whose signs are seven bits: an even number is negative."""
+    """Sign of weight k of eight whose signs are given as seven bits: the eighth makes the number of minus signs
+    even."""
     folded = seven ^ (seven >> u32(4))
     folded ^= folded >> u32(2)
     folded ^= folded >> u32(1)
@@ -67,7 +68,7 @@ def _iq1_m() -> tuple[Any, Any]:
 
     @inline
     def levels(top, sub):  # type: ignore[no-untyped-def]
-        """Four words of four 3-bit scales, whose highest four bits together are the super-scale."""
+        """Levels of IQ1_M: four words of four 3-bit scales each, whose top four bits together are the super-scale."""
         d = u32(0)
         for word in range(4):
             d |= (load_u16(at(top, 48 + 2 * word)) >> u32(12)) << u32(4 * word)
@@ -79,7 +80,7 @@ def _iq1_m() -> tuple[Any, Any]:
 
 
 def _word_levels(skip: int, step: int) -> Any:
-    """IQ2_XXS and IQ3_XXS: the scale above the signs of 32 weights, in a word."""
+    """Levels of IQ2_XXS and IQ3_XXS: the scale is above the signs of 32 weights, in a word."""
 
     @inline
     def levels(top, sub):  # type: ignore[no-untyped-def]
@@ -90,7 +91,7 @@ def _word_levels(skip: int, step: int) -> Any:
 
 
 def _byte_levels(skip: int) -> Any:
-    """IQ2_XS and IQ2_S: two scales a byte."""
+    """Levels of IQ2_XS and IQ2_S: two scales a byte."""
 
     @inline
     def levels(top, sub):  # type: ignore[no-untyped-def]
@@ -170,7 +171,7 @@ def _iq3_s() -> tuple[Any, Any]:
 
 
 def readers(name: str) -> tuple[Any, Any]:
-    """(`code`, `levels`) of a type."""
+    """The readers (`code`, `levels`) of a type."""
     makers = {
         "IQ1_S": _iq1_s, "IQ1_M": _iq1_m, "IQ2_XXS": _iq2_xxs, "IQ2_XS": _iq2_xs, "IQ2_S": _iq2_s,
         "IQ3_XXS": _iq3_xxs, "IQ3_S": _iq3_s,

@@ -50,7 +50,7 @@ def low_bits(packed: Packed) -> int:
 
 
 def bits_above(packed: Packed) -> int:
-    """Bits of a code above those, kept in the plane `high`."""
+    """Bits of a code above those in `codes`, kept in the plane `high`."""
     return packed.bits - low_bits(packed)
 
 
@@ -62,13 +62,13 @@ def numbers(packed: Packed) -> tuple[int, ...]:
 
 
 def table_words(values: Sequence[int], bias: int = 0) -> list[int]:
-    """Numbers, four a word, as bytes; with a bias added where they shall not be negative."""
+    """Numbers as bytes, four a word, plus a bias where they must not be negative."""
     return [int(word) for word in np.array([v + bias for v in values], np.int16).astype(np.uint8).view("<u4")]
 
 
 def ring_kib(shared_bytes: int) -> int:
-    """KiB that a product with few tokens has for weights on their way, on a GPU whose blocks may have so much shared
-    memory: under a half of it, so that the next product's kernel finds room too."""
+    """KiB of shared memory that a product with few tokens has for weights in flight, on a GPU whose blocks may have
+    `shared_bytes`: less than half of it, so that the next product's kernel fits too."""
     return max(16, shared_bytes * 43 // 100 >> 14 << 4)
 
 
@@ -77,8 +77,8 @@ DEEP = 2048  # tokens before that of a step of one token, from which on attentio
 
 
 def attention_ring_kib(shared_bytes: int) -> int:
-    """KiB that a block of threads that attends for single tokens has for cells on their way: with them it fits beside a
-    product."""
+    """KiB of shared memory that a block of attention for single tokens has for cache cells in flight; with this much it
+    fits beside a product."""
     return ring_kib(shared_bytes) * 2 // 3
 
 
@@ -87,12 +87,12 @@ def round_up(n: int, to: int) -> int:
 
 
 def padded_head(head_dim: int) -> int:
-    """Dimensions of a head in the cache."""
+    """Dimensions of a head in the cache, padding included."""
     return round_up(head_dim, 16)
 
 
 def part_bytes(head_dim: int) -> int:
-    """One part of one head's attention: PART_HEAD, then its weighted values, float32 [padded head]."""
+    """Bytes of one part of one head's attention: PART_HEAD, then its weighted values, float32 [padded head]."""
     return PART_HEAD + 4 * padded_head(head_dim)
 
 
@@ -123,17 +123,17 @@ class MatrixLayout:
 
     @property
     def code_bytes(self) -> int:
-        """Of a block in the plane `codes`."""
+        """Bytes of a block in the plane `codes`."""
         return BLOCK * low_bits(self.packed) // 8
 
     @property
     def high_bytes(self) -> int:
-        """Of a block in the plane `high`."""
+        """Bytes of a block in the plane `high`."""
         return 4 * bits_above(self.packed)
 
     @property
     def level_bytes(self) -> int:
-        """Of a block in the plane `levels`."""
+        """Bytes of a block in the plane `levels`."""
         p = self.packed
         if p.is_float:
             return 0
@@ -141,7 +141,7 @@ class MatrixLayout:
 
     @property
     def super_bytes(self) -> int:
-        """Of 256 columns in the plane `supers`."""
+        """Bytes of 256 columns in the plane `supers`."""
         return (2 + 2 * self.packed.minima) if self.packed.header else 0
 
     def _planes(self) -> tuple[Plane, Plane, Plane, Plane]:
@@ -177,7 +177,7 @@ class MatrixLayout:
 
     @property
     def n_bytes(self) -> int:
-        """Of the matrix: a multiple of ALIGN."""
+        """Bytes of the matrix: a multiple of ALIGN."""
         last = self.supers
         return last.offset + round_up(last.stride * self.n_rows, ALIGN)
 
@@ -195,7 +195,7 @@ class CacheLayout:
 
     @property
     def cells(self) -> int:
-        """Positions of a slot as stored: whole tiles of attention may be read to their end."""
+        """Positions of a slot as stored, padded since attention may read whole tiles to their end."""
         return round_up(self.n_ctx, 64)
 
     @property
@@ -211,7 +211,7 @@ class CacheLayout:
 
     @property
     def key_bytes(self) -> int:
-        """Of one layer."""
+        """Bytes of the keys of one layer."""
         return self._bytes(cache_types(self.types)[0])
 
     @property
@@ -255,9 +255,9 @@ class ActivationLayout:
 
 @dataclass(frozen=True)
 class AttentionTile:
-    """What a block of threads that attends for single tokens keeps in shared memory (`ggpy.cuda.ops.attention`): sums
-    of norms, queries with the new key and value, the new cell as the cache rounds it, and cells on their way. At its
-    end, what each warp has summed, from the start."""
+    """Shared memory of a block of attention for single tokens (`ggpy.cuda.ops.attention`): sums of norms, queries with
+    the new key and value, the new cell as the cache rounds it, and cells in flight. At the block's end the same
+    memory holds, from its start, the sums of each warp."""
 
     lanes: int  # that hold a head, 8 dimensions each: a power of two
     group: int  # query heads
@@ -275,7 +275,7 @@ class AttentionTile:
 
     @property
     def threads(self) -> int:
-        """Of a block: more where each needs fewer registers."""
+        """Threads of a block: more where each needs fewer registers."""
         return 512 if self.group == 1 else 256
 
     @property
@@ -285,7 +285,7 @@ class AttentionTile:
 
     @property
     def key_piece(self) -> int:
-        """Bytes of what the lanes of a warp hold of `subs` keys."""
+        """Bytes that the lanes of a warp hold of `subs` keys."""
         return 32 * _lane_bytes(cache_types(self.types)[0])
 
     @property
@@ -294,12 +294,12 @@ class AttentionTile:
 
     @property
     def stage_bytes(self) -> int:
-        """Of what a warp takes at a time."""
+        """Bytes that a warp takes at a time."""
         return self.at_once * (self.key_piece + self.value_piece)
 
     @property
     def stages(self) -> int:
-        """Of a warp, that are on their way."""
+        """Stages of a warp in flight."""
         return max(2, min(8, (self.ring << 10) // (self.threads // 32) // self.stage_bytes))
 
     @property
@@ -322,13 +322,13 @@ class AttentionTile:
 
 
 def _lane_bytes(kind: str) -> int:
-    """Of eight dimensions in shared memory: halves, or codes and a word with their scale."""
+    """Bytes of eight dimensions in shared memory: halves, or codes and a word with their scale."""
     return 12 if kind == "q8_0" else 16
 
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """How attention of single tokens is shared out (`ggpy.cuda.ops.attention`)."""
+    """Division of attention of single tokens over blocks (`ggpy.cuda.ops.attention`)."""
 
     cache: CacheLayout
     n_head: int
@@ -349,7 +349,7 @@ class AttentionShape:
         return max(g for g in (1, 2, 3, 4) if shared % g == 0)
 
     def kernel(self, turn: bool) -> str:
-        """turn: it turns queries and keys itself, and stores keys and values."""
+        """Name of the kernel. turn: it applies rope to queries and keys itself, and stores keys and values."""
         tile = self.tile
         return f"attention.{tile.lanes}.{tile.group}.{'turn' if turn else 'turned'}.{tile.types}.{tile.ring}"
 
@@ -358,8 +358,8 @@ class AttentionShape:
         return self.tile.shared_bytes
 
     def splits(self, n_tokens: int, n_multiprocessors: int, deep: bool) -> int:
-        """Shares of the positions: as many as keep every multiprocessor at work, for a cost to whoever joins them.
-        deep: after so many tokens that reading them takes longer than that."""
+        """Shares of the positions: enough to keep every multiprocessor at work, but no more, since they must be joined.
+        deep: after so many tokens that reading them takes longer than the joining."""
         if self.batch_invariant:
             n_tokens, deep = 1, False
         blocks = n_tokens * self.n_head // self.group
@@ -372,7 +372,7 @@ class AttentionShape:
 
 @dataclass(frozen=True)
 class MatvecShape:
-    """How a product of a matrix with few tokens is cut (`ggpy.cuda.ops.matvec`).
+    """The division of a product of a matrix with few tokens (`ggpy.cuda.ops.matvec`).
 
     A lane reads *items*, 16 bytes of codes each: a block of 32 columns, or as many floats. 32 lanes' are a *chunk*;
     a warp has some chunks of a row, a *unit*, copied to shared memory at a time, several units ahead.
@@ -385,12 +385,12 @@ class MatvecShape:
 
     @property
     def threads(self) -> int:
-        """Of a block: more where each needs fewer registers."""
+        """Threads of a block: more where each needs fewer registers."""
         return ROW_THREADS if self.n_tokens == 1 else 256
 
     @property
     def blocks(self) -> int:
-        """Of threads on a multiprocessor. For a single token one, so that the next kernel's finds room beside it."""
+        """Blocks on a multiprocessor; one for a single token, so that a block of the next kernel fits beside it."""
         return 1 if self.n_tokens == 1 else 2
 
     def grid(self, n_rows: int, n_multiprocessors: int) -> int:
@@ -402,35 +402,35 @@ class MatvecShape:
 
     @property
     def n_items(self) -> int:
-        """Of a row."""
+        """Items of a row."""
         layout = self.layout
         return layout.padded_cols * self.packed.bits // 128 if self.packed.is_float else layout.n_blocks
 
     @property
     def chunks(self) -> int:
-        """Of a unit: a few, two units of which must fit, that leave little of a row's last one empty."""
+        """Chunks of a unit: a few, so that two units fit and little of a row's last unit is empty."""
         n = -(-self.n_items // 32)
         fitting = [c for c in range(MOST_CHUNKS, 1, -1) if 2 * sum(self._parts(c)) <= self.warp_bytes]
         return min([*fitting, 1], key=lambda c: -(-n // c) * (c + 0.5))
 
     @property
     def n_units(self) -> int:
-        """Of a row."""
+        """Units of a row."""
         return -(-self.n_items // (32 * self.chunks))
 
     @property
     def padded_blocks(self) -> int:
-        """Of a single token's activations in shared memory: as far as the row's last unit reaches."""
+        """Blocks of a single token's activations in shared memory: up to the end of the row's last unit."""
         blocks = self.layout.n_blocks
         return blocks if self.packed.is_float else 32 * self.chunks * self.n_units
 
     @property
     def warp_bytes(self) -> int:
-        """Of shared memory that a warp has for units."""
+        """Bytes of shared memory that a warp has for units."""
         return (self.ring << 10) // self.blocks // (self.threads // 32)
 
     def _parts(self, chunks: int = 0) -> tuple[int, int, int, int]:
-        """Bytes of a unit, of so many chunks, in the planes codes, high, levels and supers."""
+        """Bytes of a unit of that many chunks, in the planes codes, high, levels and supers."""
         layout, chunks = self.layout, chunks or self.chunks
         if self.packed.is_float:
             return 512 * chunks, 0, 0, 0
@@ -440,7 +440,7 @@ class MatvecShape:
 
     @property
     def high_at(self) -> int:
-        """Offset in a unit."""
+        """Offset of the plane `high` in a unit."""
         return self._parts()[0]
 
     @property

@@ -49,7 +49,8 @@ def source(name: str) -> Source:
 
 
 def _codes(p: Packed, code: Any) -> Any:
-    """`store(top, sub, codes, last, high)`: the codes of one block; `last`: of the second run of 8-bit ones."""
+    """`store(top, sub, codes, last, high)`: store the codes of one block; `last`: the address of the second run of
+    8-bit ones."""
     field, bits = bits_above(p), p.bits
     per_word = 8 // field if field else 1
 
@@ -80,7 +81,7 @@ def _codes(p: Packed, code: Any) -> Any:
 
 
 def _looked_up(p: Packed, code: Any) -> Any:
-    """The same for codes that are looked up."""
+    """`store` as in `_codes`, for codes that are looked up."""
     bits = p.bits
 
     @inline
@@ -107,7 +108,7 @@ def _looked_up(p: Packed, code: Any) -> Any:
 
 
 def _levels(p: Packed) -> Any:
-    """`store(found, levels, supers, block)`: what a reader found, in the row's planes."""
+    """`store(found, levels, supers, block)`: store the levels that a reader found in the row's planes."""
     layout = MatrixLayout(p, 1, BLOCK)
     each, super_bytes, size = layout.level_bytes, layout.super_bytes, p.scale_bytes
     header, minima, two, nibbles = p.header, p.minima, p.n_scales == 2, p.scales == "nibbles"

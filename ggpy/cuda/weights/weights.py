@@ -32,7 +32,7 @@ class Matrix:
 
     @property
     def planes(self) -> tuple[int, int, int, int, int, int, int, int]:
-        """Addresses of codes, high, levels and supers, and their strides: what kernels begin with."""
+        """Addresses of codes, high, levels and supers, and their strides: the first arguments of kernels."""
         planes = self.layout.codes, self.layout.high, self.layout.levels, self.layout.supers
         codes, high, levels, supers = (self.address + plane.offset for plane in planes)
         return codes, high, levels, supers, *(plane.stride for plane in planes)  # type: ignore[return-value]
@@ -43,7 +43,7 @@ def layout_of(infos: Sequence[TensorInfo]) -> MatrixLayout:
 
 
 class Weights:
-    """Everything of a model that stays as it is."""
+    """All tensors of a model, which stay constant, in GPU memory."""
 
     def __init__(self, device: Device, file: GGUFFile) -> None:
         self.device, self.file = device, file
@@ -55,7 +55,7 @@ class Weights:
         return list(dict.fromkeys(_pack_kernel(packed_format(group[0])) for group in groups))
 
     def load(self, groups: Sequence[Sequence[TensorInfo]], notify: Callable[[str], None]) -> None:
-        """Bring these groups of tensors, each of which becomes one matrix, into memory."""
+        """Load these groups of tensors, each of which becomes one matrix, into GPU memory."""
         foreign = sorted({info.type_name for group in groups for info in group if info.type_name not in PACKED})
         if foreign:
             notify(
@@ -83,8 +83,8 @@ class Weights:
         return self._matrices[tuple(info.name for info in infos)]
 
     def vector(self, *infos: TensorInfo | None, sizes: Sequence[int] = ()) -> int:
-        """The address of small tensors as float32, one after the other; those that are None as zeros of that size, and
-        0 where all are."""
+        """The address of small tensors as float32, one after the other; None stands for zeros of that size, and the
+        address is 0 where all are None."""
         if all(info is None for info in infos):
             return 0
         key = tuple("" if info is None else info.name for info in infos)
@@ -103,7 +103,7 @@ class Weights:
         return self._vectors[key]
 
     def _pack(self, info: TensorInfo, matrix: Matrix, first: int, staging: int) -> None:
-        """Rows of one tensor into rows first .. of a matrix."""
+        """Pack the rows of one tensor into rows first .. of a matrix."""
         layout, (n_rows, n_cols), row_bytes = matrix.layout, info.shape, _row_bytes(info)
         kernel = self.device.kernel(_pack_kernel(layout.packed))
         step = max(1, PIECE // row_bytes)

@@ -1,1 +1,1 @@
-"""Attention of many tokens on the GPU's matrix units."""
+"""Attention of many tokens on tensor cores."""

@@ -2,7 +2,7 @@
 2307.08691).
 
 The query heads that share a key/value head are rows of one product: row r of a segment is token r / group and query
-head r % group of the group. A block of four warps owns 64 or 128 rows and meets the cache 64 or 32 positions at a time,
+head r % group of the group. A block of four warps owns 64 or 128 rows and reads the cache 64 or 32 positions at a time,
 copied to shared memory one tile ahead. A warp's scores stay in its registers, where they are already what the product
 with the values takes as its first operand.
 """
@@ -29,7 +29,7 @@ def source(head_dim: str, group: str, fragments: str, cache: str) -> Source:
 
 
 class _Flash:
-    """Emits the kernel of one shape."""
+    """Emitter of the kernel of one shape."""
 
     def __init__(self, shape: FlashShape) -> None:
         self.shape = shape
@@ -51,7 +51,7 @@ class _Flash:
         window: Value,  # positions that a token sees; 0: all
         scale: Value,
     ) -> None:
-        """Grid: key/value heads, segments, tiles of the longest segment's rows."""
+        """Emit the kernel. Grid: key/value heads, segments, tiles of the longest segment's rows."""
         shape, self.w = self.shape, w
         self.thread = w.special("tid.x")
         self.lane = self.thread & 31
@@ -76,14 +76,14 @@ class _Flash:
             self._store(sums, dst + head_bytes, dst_stride, first_token, first_row, n_rows)
 
     def _place(self, row: Value, first_token: Value, stride: Value) -> Value:
-        """Bytes from the first token's first query head of this group to a row's."""
+        """Offset in bytes of a row from the first query head of this group in the first token."""
         token, head = first_token + row // self.shape.group, row % self.shape.group
         return token.wide() * stride.wide() + (head * (4 * self.shape.head_dim)).wide()
 
     def _load_queries(
         self, q: Value, q_stride: Value, scale: Value, first_token: Value, first_row: Value, n_rows: Value
     ) -> None:
-        """Scaled queries to shared memory, as halves; rows beyond the last repeat it."""
+        """Store scaled queries in shared memory, as halves; rows beyond the last repeat it."""
         w, shape = self.w, self.shape
         pairs = shape.head_pad // 2
         scale = scale * LOG2_E
@@ -109,7 +109,7 @@ class _Flash:
     def _attend(
         self, keys: Value, values: Value, first_row: Value, n_rows: Value, first_position: Value, window: Value
     ) -> list[Value]:
-        """Returns of each fragment the weighted values, then of each of its two rows the sum of weights."""
+        """The weighted values of each fragment, then the sum of weights of each of its two rows."""
         w, shape = self.w, self.shape
         last_row = (first_row + shape.rows).min(n_rows) - w.word(1)
         low, high = first_position + first_row // shape.group, first_position + last_row // shape.group
@@ -161,7 +161,7 @@ class _Flash:
         return [*mixed, *totals]
 
     def _over_quad(self, value: Value, join) -> Value:  # type: ignore[no-untyped-def]
-        """Of the four lanes that share a row."""
+        """Values of the four lanes that share a row, joined in each of them."""
         for distance in (1, 2):
             value = join(value, self.w.from_lane(value, distance))
         return value
@@ -184,7 +184,7 @@ class _Flash:
             w.copy(at, source + (position * (2 * shape.head_pad) + piece * 16).wide(), 16, valid)
 
     def _fetch_codes(self, tile: Value, high: Value, source: Value, to: Value) -> None:
-        """Codes as they lie, then their scales; zeros of positions that nobody has written."""
+        """Copy codes as they are, then their scales; zeros for positions that are not yet written."""
         w = self.w
         written = high + 1 - tile * self.positions
         for each in (self.shape.head_pad, self.shape.head_pad // 16):  # bytes of a position
@@ -195,7 +195,7 @@ class _Flash:
             source, to = source + self.codes_bytes, to + self.positions * each
 
     def _halves(self, stage: Value) -> tuple[Value, Value]:
-        """Where a tile's keys and its values are halves, made of codes where they are not."""
+        """Addresses of a tile's keys and of its values as halves, converted from codes where they are quantized."""
         w, shape = self.w, self.shape
         to, found = self.shared + shape.rows * shape.pitch + STAGES * shape.stage_bytes, []
         for at, q in zip((stage, stage + shape.copied_bytes[0]), shape.quantized, strict=True):
@@ -224,7 +224,7 @@ class _Flash:
     # ---- one tile
 
     def _scores(self, keys: Value, kept: list[list[list[Value]]] | None) -> list[Value]:
-        """[fragment][8 positions][4]."""
+        """Scores of a tile: [fragment][8 positions][4]."""
         w, shape = self.w, self.shape
         scores = [w.real(0.0)] * (shape.fragments * self.columns * 4)
         cell = (self.lane >> 4) * 8 + (self.lane & 7)
@@ -240,7 +240,7 @@ class _Flash:
         return scores
 
     def _hide(self, scores: Sequence[Value], first: Value, positions: list[Value], window: Value) -> list[Value]:
-        """Scores of positions that a row does not see become NOTHING."""
+        """Scores with NOTHING at positions that a row does not see."""
         w, found = self.w, []
         # both tests in one: how far back a position lies; one ahead is, as an unsigned number, very far
         reach = window.equals(0).select(w.word(0x7FFFFFFF), window)
@@ -254,7 +254,7 @@ class _Flash:
     def _soften(
         self, scores: list[Value], largest: list[Value], totals: list[Value], mixed: list[Value]
     ) -> tuple[list[Value], list[Value], list[Value], list[Value]]:
-        """Scores become weights; what is there already shrinks to the new largest score."""
+        """Turn scores into weights, and rescale earlier sums to the new largest score."""
         w, shape = self.w, self.shape
         largest, totals, mixed = list(largest), list(totals), list(mixed)
         weights = list(scores)
@@ -279,7 +279,7 @@ class _Flash:
         return largest, totals, mixed, weights
 
     def _mix(self, values: Value, weights: list[Value], mixed: list[Value]) -> list[Value]:
-        """mixed[fragment][8 dims][4] + weights x values."""
+        """The sums mixed[fragment][8 dims][4] + weights x values."""
         w, shape, mixed = self.w, self.shape, list(mixed)
         at = values + (self.lane & 15) * shape.pitch + (self.lane >> 4) * 16
         for step in range(self.positions // 16):

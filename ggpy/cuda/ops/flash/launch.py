@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 
 def _shapes(cache: CacheLayout, n_head: int) -> list[FlashShape]:
-    """Of 16 rows a warp and, where a warp's registers hold them, of 32: twice the work for what is read."""
+    """Kernel shapes of 16 rows a warp and, where a warp's registers hold them, of 32: twice the work for the same
+    reads."""
     group = n_head // cache.n_head_kv
     return [FlashShape(cache.head_dim, group, n, cache.types) for n in ((1, 2) if cache.head_pad <= 96 else (1,))]
 
 
 def kernel_names(cache: CacheLayout, n_head: int) -> list[str]:
-    """What `attention` may launch, to be compiled ahead."""
+    """Names of the kernels that `attention` may launch, to be compiled ahead."""
     return [shape.name for shape in _shapes(cache, n_head)]
 
 

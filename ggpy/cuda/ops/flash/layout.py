@@ -26,7 +26,7 @@ class FlashShape:
 
     @property
     def quantized(self) -> tuple[bool, bool]:
-        """Whether keys and values are q8_0: copied as they are, and made halves before a tile is met."""
+        """Flags of keys and of values: True where they are q8_0, copied as codes and converted to halves before use."""
         key, value = (kind == "q8_0" for kind in cache_types(self.cache))
         return key, value
 
@@ -36,12 +36,12 @@ class FlashShape:
 
     @property
     def rows(self) -> int:
-        """Of a block: pairs of a token and a query head."""
+        """Rows of a block: pairs of a token and a query head."""
         return 16 * self.fragments * WARPS
 
     @property
     def positions(self) -> int:
-        """Of the cache in shared memory at once; fewer for large heads, so that 99 KiB are enough for all."""
+        """Positions of the cache in shared memory at once; fewer for large heads, so that 99 KiB are enough for all."""
         if self.head_pad > 128:
             return 16 if any(self.quantized) and self.head_pad > 224 else 32
         return 64
@@ -52,17 +52,18 @@ class FlashShape:
 
     @property
     def pitch(self) -> int:
-        """Bytes from row to row in shared memory: an odd number of 16-byte pieces, so eight rows meet all banks."""
+        """Bytes from row to row in shared memory: an odd number of 16-byte pieces, so that eight rows cover all
+        banks."""
         return 2 * self.head_pad + 16
 
     @property
     def tile_bytes(self) -> int:
-        """Of keys, or values, as halves."""
+        """Bytes of a tile of keys, or of values, as halves."""
         return self.positions * self.pitch
 
     @property
     def copied_bytes(self) -> tuple[int, int]:
-        """Of keys and of values as they are copied: halves, or codes and then their scales."""
+        """Bytes of a tile of keys and of one of values as copied: halves, or codes and then their scales."""
         key, value = (
             self.positions * (self.head_pad + self.head_pad // 16) if q else self.tile_bytes for q in self.quantized
         )
@@ -70,20 +71,20 @@ class FlashShape:
 
     @property
     def stage_bytes(self) -> int:
-        """Keys, then values."""
+        """Bytes of a stage: keys, then values."""
         return sum(self.copied_bytes)
 
     @property
     def shared_bytes(self) -> int:
-        """Queries, stages, and where what is quantized becomes halves."""
+        """Bytes of shared memory: queries, stages, and room for quantized tiles as halves."""
         return self.rows * self.pitch + STAGES * self.stage_bytes + sum(self.quantized) * self.tile_bytes
 
     @property
     def keeps_queries(self) -> bool:
-        """In registers; else they are read from shared memory for every tile."""
+        """True where queries stay in registers; else they are read from shared memory for every tile."""
         return self.fragments * self.head_pad <= 128
 
     @property
     def blocks(self) -> int:
-        """That a multiprocessor can hold at once."""
+        """Blocks that a multiprocessor can hold at once."""
         return 2 if self.head_pad <= 128 else 1

@@ -1,1 +1,1 @@
-"""Products of many tokens on the GPU's matrix units."""
+"""Products of many tokens on tensor cores."""

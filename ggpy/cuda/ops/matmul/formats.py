@@ -1,4 +1,4 @@
-"""Packed weights on their way to the tensor cores: a warp makes halves of them, from a tile in shared memory."""
+"""Conversion of packed weights for the tensor cores: a warp turns a tile in shared memory into halves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ggpy.quant.packed import BLOCK, Packed
 
 
 def half2(value: float) -> int:
-    """The bits of a half, twice."""
+    """The bits of a half, repeated in both halves of a word."""
     return int(np.float16(value).view(np.uint16)) * 0x10001
 
 
@@ -24,7 +24,7 @@ class RowReader:
         self.sources = [self._scales(block, tile) for block in range(BLOCKS)] if not packed.is_float else []
 
     def block(self, block: int) -> list[Value]:
-        """Four registers, in the order that `matmul_layout` describes."""
+        """The halves of one block: four registers, in the order that `matmul_layout` describes."""
         if self.packed.is_float:
             return self._floats(block)
         if numbers(self.packed):
@@ -42,8 +42,8 @@ class RowReader:
     # ---- scales
 
     def _scales(self, block: int, tile: Value) -> tuple[Value, ...]:
-        """The scales of the first and the last 16 columns, then of formats that have them the minima to add, each twice
-        in a register."""
+        """The scales of the first and the last 16 columns, then the minima to add, in formats that have them; each
+        twice in a register."""
         w, p = self.w, self.packed
         level_bytes = MatrixLayout(p, 1, BLOCK).level_bytes
         if level_bytes == 4:
@@ -83,7 +83,7 @@ class RowReader:
         return (first, first, second, second) if p.minima else (first, second)
 
     def _supers(self, tile: Value) -> None:
-        """What bytes of the levels are multiplied by: of a pair of scale and minimum, or of two scales."""
+        """Load the factors of the bytes of the levels: one for scales and one for minima, or one for both scales."""
         w, p = self.w, self.packed
         supers = w.load(self.rows["supers"])
         if p.minima:
@@ -94,7 +94,7 @@ class RowReader:
             self.supers = w.twice(supers >> ((tile // 4 & 1) << 4), 0)
 
     def _two_bytes(self, word: Value, which: int) -> Value:
-        """The first or the last two bytes of a word as a pair of halves: first as 1024 + byte, then as they are."""
+        """The first or the last two bytes of a word as a pair of halves, by way of 1024 + byte."""
         w, signed = self.w, self.packed.scales == "signed byte"
         if signed:
             word = word ^ 0x80808080
@@ -104,7 +104,7 @@ class RowReader:
     # ---- codes
 
     def _nibbles(self, block: int) -> list[Value]:
-        """Codes of 4 to 6 bits as halves, less their offset."""
+        """Codes of 4 to 6 bits as halves, minus their offset."""
         w, p = self.w, self.packed
         word = w.load(self.rows["codes"] + 16 * block + self.t * 4)
         next_word = word >> 8
@@ -121,7 +121,7 @@ class RowReader:
         ]
 
     def _high(self, block: int) -> list[Value]:
-        """The bits above the fourth where `_nibbles` wants them: from bit 4 on, and from bit 8 on."""
+        """The bits above the fourth, shifted to where `_nibbles` needs them: from bit 4 on, and from bit 8 on."""
         w, at = self.w, self.rows["high"] + block * 4 * bits_above(self.packed)
         if bits_above(self.packed) == 1:  # bit k of byte c: column 4k + c
             word = w.load(at) >> self.t
@@ -162,7 +162,7 @@ class RowReader:
         return found
 
     def _bytes(self, block: int) -> list[Value]:
-        """8-bit codes as halves; signed ones become unsigned with an offset first."""
+        """8-bit codes as halves; signed ones are first made unsigned by an offset."""
         w, found = self.w, []
         less = w.word(half2(1024 + 128))
         for plane in ("codes", "last"):

@@ -53,8 +53,8 @@ COSTS_UNSPLIT = {(64, 64, True): (9.0, 5.0, 9.0, 5.0)}
 
 @lru_cache(maxsize=64)
 def tilings(packed: Packed, cc: tuple[int, int], batch_invariant: bool = False) -> tuple[Tiling, ...]:
-    """One kernel of each size for a format, as many teams as shared memory has room for. batch_invariant: those of one
-    team, all of which sum up the columns in one order."""
+    """Tilings for a format, one of each size, with as many teams as shared memory has room for. batch_invariant: those
+    of one team, all of which sum up the columns in one order."""
     hopper = cc == (9, 0)
     large = cc in ((8, 0), (8, 7)) or (10, 0) <= cc < (12, 0)
     room = (227 if hopper else 163 if large else 99) << 10
@@ -67,7 +67,7 @@ def tilings(packed: Packed, cc: tuple[int, int], batch_invariant: bool = False) 
 
 
 def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiprocessors: int) -> float:
-    """Estimated microseconds."""
+    """Estimated time of a product with a tiling, in microseconds."""
     kind = tiling.rows, tiling.tokens, tiling.hopper
     unsplit = COSTS_UNSPLIT.get(kind) if tiling.splits == 1 else None
     start, column, full_start, full_column = unsplit or COSTS[kind]
@@ -86,7 +86,7 @@ def choose_tiling(
     n_multiprocessors: int,
     batch_invariant: bool = False,
 ) -> Tiling:
-    """The tiling that should take the least time."""
+    """The tiling estimated to take the least time."""
     return min(
         tilings(packed, cc, batch_invariant),
         key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors),
@@ -94,7 +94,8 @@ def choose_tiling(
 
 
 def kernel_names(layout: MatrixLayout, cc: tuple[int, int], batch_invariant: bool = False) -> list[str]:
-    """What `prepare`, `swiglu_prepare` and `matmul` may launch for a matrix, to be compiled ahead."""
+    """Names of the kernels that `prepare`, `swiglu_prepare` and `matmul` may launch for a matrix, to be compiled
+    ahead."""
     width = _width(layout.n_cols)
     prepares = [f"matmul_prepare.{kind}.{width}" for kind in ("norm", "swiglu")]
     return prepares + [
@@ -103,12 +104,12 @@ def kernel_names(layout: MatrixLayout, cc: tuple[int, int], batch_invariant: boo
 
 
 def activation_bytes(layout: MatrixLayout, n_tokens: int) -> int:
-    """Of one prepared input."""
+    """Bytes of one prepared input."""
     return HalfActivations(n_tokens, layout.n_cols).n_bytes
 
 
 def _width(n_cols: int, *places: int) -> int:
-    """Columns that the preparation loads at once: four where rows, addresses and strides are multiples of 16."""
+    """Columns that `_prepare` loads at once: four where rows, addresses and strides are multiples of 16, else one."""
     return 1 if any(value % 16 for value in (n_cols, *places)) else 4
 
 
@@ -210,7 +211,8 @@ def _plan(
     n_multiprocessors: int,
     batch_invariant: bool,
 ) -> tuple[str, tuple[int, int], int, int]:
-    """Of a product: kernel, grid, bytes of shared memory, and where the activations' scales are."""
+    """Launch parameters of a product: kernel, grid, bytes of shared memory, and the offset of the activations'
+    scales."""
     packed = PACKED[name]
     tiling = choose_tiling(packed, n_rows, n_cols, n_tokens, cc, n_multiprocessors, batch_invariant)
     return (

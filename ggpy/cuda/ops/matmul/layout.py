@@ -38,7 +38,7 @@ class TilePlane:
 
     @property
     def pieces(self) -> int:
-        """Of a row."""
+        """Pieces of a row."""
         return max(1, self.row_bytes // self.piece)
 
 
@@ -61,7 +61,7 @@ def tile_planes(packed: Packed) -> list[TilePlane]:
 
 
 def plane_offsets(packed: Packed, n_rows: int) -> dict[str, int]:
-    """Where each plane of a tile of so many rows starts in shared memory; "end" is their size."""
+    """Offset in shared memory of each plane of a tile of `n_rows` rows; "end" is their total size."""
     offsets, at = {}, 0
     for plane in tile_planes(packed):
         offsets[plane.name] = at
@@ -108,22 +108,23 @@ class Tiling:
         return self.tokens // self.token_warps // 8
 
     def stage_bytes(self, packed: Packed) -> int:
-        """One tile of activations, then one of weights; activations start on a multiple of 1024."""
+        """Bytes of a stage: one tile of activations, then one of weights; activations start on a multiple of 1024."""
         return round_up(2 * COLUMNS * self.tokens + plane_offsets(packed, self.rows)["end"], 1024)
 
     def stages_of(self, packed: Packed) -> int:
-        """As many as wanted and as there is room for: a block of a Hopper GPU has 227 KiB, of others at least 99."""
+        """Stages of a team: as many as wanted and as fit; a block of a Hopper GPU has 227 KiB, of others at least
+        99."""
         room = ((227 << 10) // self.blocks - 1024 if self.hopper else 99 << 10) - self.vector_bytes
         fitting = min(self.stages, room // self.splits // self.stage_bytes(packed))
         return max(6, fitting // 2 * 2) if self.paired else max(3 if self.hopper else 2, fitting)
 
     @property
     def vector_bytes(self) -> int:
-        """The tokens' scales and the rows' bias, behind the stages."""
+        """Bytes of the tokens' scales and the rows' bias, which follow the stages."""
         return 4 * (self.tokens + self.rows)
 
     def stages_bytes(self, packed: Packed) -> int:
-        """Of all teams."""
+        """Bytes of the stages of all teams."""
         return self.splits * self.stages_of(packed) * self.stage_bytes(packed)
 
     def shared_bytes(self, packed: Packed) -> int:

@@ -35,7 +35,7 @@ def source(name: str, tiling: str) -> Source:
 
 
 class _Product:
-    """Emits the kernel of one format and tiling."""
+    """Emitter of the kernel of one format and tiling."""
 
     def __init__(self, packed: Packed, tiling: Tiling) -> None:
         self.packed, self.tiling = packed, tiling
@@ -57,7 +57,7 @@ class _Product:
         n_cols: Value,
         accumulate: Value,  # add to dst instead of setting it
     ) -> None:
-        """Grid: tiles of tokens, tiles of rows."""
+        """Emit the kernel. Grid: tiles of tokens, tiles of rows."""
         shape, self.w = self.tiling, w
         thread = w.special("tid.x")
         split, self.thread = thread // shape.team, thread % shape.team
@@ -141,7 +141,7 @@ class _Product:
             self._store(sums, *results)
 
     def _over_teams(self, sums: Sums, split: Value, shared: Value) -> Sums:
-        """The sums of all teams, in the first one."""
+        """The sums over all teams, in the registers of the first one."""
         w, team, size = self.w, self.tiling.team, 4 * self.tiling.team * len(sums)
         assert (self.tiling.splits - 1) * size <= self.tiling.stages_bytes(self.packed)
         w.wait_copies(0)
@@ -196,7 +196,8 @@ class _Product:
         return copies
 
     def _vector_copies(self, source: Value, first: Value, end: Value, count: int, shared: Value) -> None:
-        """`count` floats from number `first` on, zeros from number `end` on. They arrive with the first tile."""
+        """Start to copy `count` floats from index `first` on, zeros from index `end` on. They arrive with the first
+        tile."""
         w, team = self.w, self.tiling.team
         for start in range(0, count, team):
             place = (self.thread + start) % count
@@ -294,7 +295,7 @@ class _Product:
         n_rows: Value,
         accumulate: Value,
     ) -> None:
-        """sums * scale[token] + bias[row], to dst or added to it."""
+        """Store sums * scale[token] + bias[row] to dst, or add it to dst."""
         w, shape = self.w, self.tiling
         places = [self.row_warp + self.group + (16 * m + 8 * h) for m in range(shape.row_fragments) for h in range(2)]
         biases = [w.load(vectors + 4 * shape.tokens + place * 4, f32) for place in places]

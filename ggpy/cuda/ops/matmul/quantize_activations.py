@@ -1,4 +1,4 @@
-"""Activations of a large step made ready for the tensor cores: norm or gated unit, then halves (HalfActivations)."""
+"""Preparation of a large step's activations for the tensor cores: norm or SwiGLU, then halves (HalfActivations)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def _prepare(
     weight: Value,  # float32 [n_cols] of the norm, or 0
     halves: Value,  # to; the scales follow the last token
 ) -> None:
-    """Grid: tokens. A thread takes 16 columns at a time, twice: for the largest and the sum of squares; to store."""
+    """Emit the kernel. Grid: tokens. A thread takes 16 columns at a time, in two passes: one for the largest and the
+    sum of squares, one to store."""
     token = w.special("ctaid.x")
     thread, threads = w.special("tid.x"), w.special("ntid.x")
     row = w.load_where(rows > 0, rows + token.wide() * 4, token)
