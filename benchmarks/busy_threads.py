@@ -4,8 +4,9 @@ others gives its CPU away.
 python benchmarks/busy_threads.py model-q4_0.gguf -t 1 2 4 8 --busy 0 1 -r 7
 
 Every number of threads has a process of its own, and they take turns: a round decodes with each once. Busy processes
-count, which takes all the time they get. Printed are medians of tokens a second, and what these are of the median with
-as many threads as there are CPUs. `Runtime` runs as many threads as it is told; `ggpy run` no more than there are CPUs.
+count, which takes all the time they get. Printed are medians of tokens a second, and their share of the median with as
+many threads as there are CPUs. `Runtime` runs as many threads as it is asked for; `ggpy run` no more than there are
+CPUs.
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@
 
 Writes a GGUF file of random blocks in the shape of Qwen-1.8B or Qwen-7B (no weights need be fetched), and runs it.
 Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
-defaults), text. Kernels are timed in graphs of their own, over every layer's weights: of a step of one token with 1024
-in the cache, the share being of how fast the card reads as many bytes as those weights, again and again; and of a
-prompt's step of 2048, the share being of what its matrix units do with operands at hand (`ggpy.cuda.ops.matrix_rate`).
-With `--batch-invariant` a usual model and a batch-invariant one take turns instead, and each one's texts are compared
-with those it gives alone.
+defaults), text. Kernels are timed in graphs of their own, over every layer's weights: for a step of one token with 1024
+in the cache, as a share of how fast the card reads as many bytes as those weights, again and again; and for a prompt's
+step of 2048, as a share of what its matrix units do with operands at hand (`ggpy.cuda.ops.matrix_rate`). With
+`--batch-invariant` a usual model and a batch-invariant one take turns instead, and each one's texts are compared with
+those it gives alone.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PROMPT = 2048  # tokens of the step whose kernels are timed
 
 
 def random_blocks(form: BlockFormat) -> np.ndarray:
-    """uint8 [n, type_size]: any codes, scales that make weights of a model's size of them."""
+    """uint8 [n, type_size]: any codes, with scales that give weights as large as a model's."""
     rng = np.random.default_rng(0)
     if form.name not in HALVES:
         weights = (SPREAD * rng.standard_normal((1, N_BLOCKS))).astype(np.float32)
@@ -146,7 +146,7 @@ Launches = dict[tuple[Kernel, Any], list[Launch]]  # by kernel and grid
 
 
 def launches(queue: Callable[[], object]) -> Launches:
-    """What `queue` would launch."""
+    """The kernel launches that `queue` would make."""
     found: Launches = defaultdict(list)
     launch = Kernel.launch
 
@@ -162,7 +162,7 @@ def launches(queue: Callable[[], object]) -> Launches:
 
 
 def seconds_each(device: Device, kernel: Kernel, grid: Any, made: list[Launch]) -> float:
-    """Of some launches of a kernel, by themselves."""
+    """Mean seconds of some launches of a kernel, run by themselves."""
     rounds = -(-48 // len(made))
 
     def again() -> None:
@@ -178,7 +178,7 @@ def seconds_each(device: Device, kernel: Kernel, grid: Any, made: list[Launch]) 
 
 
 def decoding_kernels(engine: Engine, runtime: Runtime) -> None:
-    """Each kernel of a step of one token, greedily chosen."""
+    """Print the speed of each kernel of a step of one token, greedily chosen."""
     executor: Any = runtime.executor
     device, queue = executor.device, executor._queue
     decode(engine, 1, min(1024, runtime.n_ctx - 1), 1, temperature=0.0)  # its inputs stay where they are
@@ -217,7 +217,7 @@ def matrix_rate(device: Device) -> float:
 
 
 def prompt_kernels(runtime: Runtime) -> None:
-    """Each kernel of a step of many tokens, but those of its logits."""
+    """Print the speed of each kernel of a step of many tokens, but those of its logits."""
     executor: Any = runtime.executor
     device, shape = executor.device, executor.shape
     n, best = min(PROMPT, runtime.n_batch), matrix_rate(device)
@@ -260,7 +260,7 @@ def in_turns(of: list[Callable[[], float]]) -> list[float]:
 
 
 def invariance(path: Path, sizes: list[int], **caches: str) -> None:
-    """Decoding, the steps alone, and prompts, logits of the last token; then texts."""
+    """Print the speeds of decoding (the steps alone) and of prompts (logits of the last token), then compare texts."""
     few, many = 32, 160  # tokens
     with usual_and_invariant(path, 1280, max(sizes), **caches) as pair:
         engines = [Engine(runtime, Letters()) for runtime in pair]  # type: ignore[arg-type]
@@ -284,7 +284,7 @@ def invariance(path: Path, sizes: list[int], **caches: str) -> None:
 
 
 def as_alone(engine: Engine, n: int) -> int:
-    """Of n greedy texts of 100 tokens after prompts of 1 to n, made together, how many are what each is alone."""
+    """The number of n greedy texts of 100 tokens, after prompts of 1 to n, that are the same made together as alone."""
     params = SamplingParams(max_tokens=100, temperature=0.0).resolved()
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, engine.runtime.n_vocab, 1 + i).tolist() for i in range(n)]

@@ -1,4 +1,4 @@
-"""What speed costs: how far ggpy's and llama.cpp's probabilities stray, type by type, on the same files and text.
+"""The cost of speed: how far ggpy's and llama.cpp's probabilities stray, type by type, on the same files and text.
 
 Each type's file is made from one F16, BF16 or F32 file by llama.cpp's own quantizer, and kept for the next time. Both
 engines read the same English, Chinese and code, and English about Python out of Python itself, and their logits are
@@ -90,7 +90,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def compared(
     reference: np.ndarray, found: list[np.ndarray], tokens: list[int], rows: int = 16
 ) -> dict[str, np.ndarray]:
-    """What a text says of logits [n, n_vocab] against a reference, so many rows at a time as stay in the CPU's cache:
+    """Compare a text's logits [n, n_vocab] with a reference, as many rows at a time as stay in the CPU's cache:
 
     kl        [found, n]          Kullback-Leibler divergence of each from the reference, nats
     same      [found, n]          whether both find the same token likeliest
@@ -119,9 +119,9 @@ def mean(samples: np.ndarray) -> tuple[float, float]:
 
 
 def summary(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Of what `compared` found in every text, means over all tokens with their standard errors: of each engine the
+    """Means over all tokens of what `compared` found in every text, with their standard errors: for each engine the
     divergence and how much likelier the text is to it than to the reference (`gain`, nats a token: negative is a higher
-    perplexity); and the ratio of the first one's divergence to the second's."""
+    perplexity); and the ratio of the first engine's divergence to the second's."""
     whole = {key: np.concatenate([part[key] for part in parts.values()], axis=1) for key in ("kl", "same", "text")}
     result: dict[str, Any] = {"perplexity": math.exp(-whole["text"][0].mean())}
     for i, engine in enumerate(ENGINES):
@@ -145,7 +145,7 @@ def summary(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
 
 
 class Exact(ReferenceModel):
-    """Weights as float32: what that rounds is a thousandth of what any of the types does, in half the time."""
+    """The reference with float32 weights: this rounding is a thousandth of any type's, and halves the time."""
 
     def _dequantize(self, name: str) -> np.ndarray:
         return super()._dequantize(name).astype(np.float32)
@@ -158,7 +158,7 @@ def exact(path: Path) -> Logits:
 
 @contextmanager
 def ggpy(path: Path, n_ctx: int, n_threads: int | None, k: str | None = None, v: str | None = None) -> Iterator[Logits]:
-    """Logits are valid until the next text's."""
+    """ggpy's logits of a text, valid until the next text's."""
     with GGUFFile(path) as file:
         runtime = Runtime(file, n_ctx, n_threads=n_threads, n_batch=n_ctx, notify=note, cache_type_k=k, cache_type_v=v)
 
@@ -252,7 +252,7 @@ def tokenized(source: Path, n_long: int, more: list[Path]) -> dict[str, list[int
 
 
 def print_caches(source: Path, named: dict[str, list[int]], n_threads: int | None) -> None:
-    """What a q8_0 cache costs beside one of half precision, on the original model."""
+    """Print the cost of a q8_0 cache compared with one of half precision, on the original model."""
     n_ctx = max(map(len, named.values()))
     with ggpy(source, n_ctx, n_threads, "f16", "f16") as logits:
         half = {name: logits(tokens).copy() for name, tokens in named.items()}

@@ -43,7 +43,7 @@ class Ggpy:
         self.runtime = Runtime(self.file, n_ctx, n_threads=n_threads, n_batch=N_BATCH, notify=notify)
 
     def evaluate(self, tokens: np.ndarray, n_past: int) -> None:
-        """tokens [n] as one text at positions n_past …, in batches; logits of the last one alone."""
+        """Evaluate tokens [n] as one text at positions n_past …, in batches; logits of the last one alone."""
         for start in range(0, len(tokens), N_BATCH):
             piece = tokens[start : start + N_BATCH]
             n = len(piece)
@@ -75,7 +75,8 @@ class LlamaCpp:
         )
 
     def evaluate(self, tokens: np.ndarray, n_past: int) -> None:
-        """As above. `eval` first drops the cells from `n_tokens` on, so that a position can be taken again."""
+        """Evaluate as `Ggpy.evaluate` does. `eval` first drops the cells from `n_tokens` on, so that a position can be
+        taken again."""
         self.model.n_tokens = n_past
         self.model.eval(tokens.tolist())
 
@@ -109,7 +110,8 @@ class IkLlamaCpp:
         self.remove.restype = ctypes.c_bool
 
     def evaluate(self, tokens: np.ndarray, n_past: int) -> None:
-        """As above; first drops the cells from n_past on, so that a position can be taken again."""
+        """Evaluate as `Ggpy.evaluate` does; first drops the cells from n_past on, so that a position can be taken
+        again."""
         self.remove(self.context, 0, n_past, -1)
         for start in range(0, len(tokens), N_BATCH):
             piece = tokens[start : start + N_BATCH].tolist()
@@ -189,7 +191,7 @@ def measure(path: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def machine(peer: str) -> dict[str, Any]:
-    """What ran, on what."""
+    """The CPU, and the versions of the software that ran on it."""
     from ggpy.codegen.native import isa
 
     cpu = platform.processor()

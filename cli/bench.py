@@ -182,7 +182,7 @@ def _table(llm: LLM, cases: list[Case], results: Iterable[Measurement]) -> Itera
 
 
 def _about_memory(read: list[float], n_threads: int, on_cpu: bool) -> str:
-    """What the shares in the table are of."""
+    """The note on the table's memory column: the rate that its shares are relative to."""
     from ggpy.eval.bench import last_level_cache
 
     sizes = [f"{n / 1e9:.2f}" if n < 1e10 else f"{n / 1e9:.1f}" for n in (min(read), max(read))]
@@ -197,7 +197,7 @@ def _about_memory(read: list[float], n_threads: int, on_cpu: bool) -> str:
 
 
 def _check_plot(path: Path, cases: list[Case]) -> None:
-    """Before minutes of measuring: that there will be something to draw, and somewhere to put it."""
+    """Check, before minutes of measuring, that there will be something to draw and somewhere to put it."""
     if path.suffix.lower() != ".svg":
         raise GGPYError(f"--plot writes SVG alone, but {shown(path)} does not end in .svg.")
     check_target(path)

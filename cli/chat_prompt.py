@@ -36,7 +36,7 @@ class ChatPrompt:
 
 
 def is_open(text: str) -> bool:
-    """Whether a message begins with a fence that is not closed yet."""
+    """True where a message begins with a fence that is not closed yet."""
     stripped = text.strip()
     return stripped.startswith(FENCE) and not (len(stripped) >= 2 * len(FENCE) and stripped.endswith(FENCE))
 

@@ -1,4 +1,4 @@
-"""What a line typed into a chat does: a message to the model, or a command. Knows no keys and no screens."""
+"""The effect of a line typed into a chat: a message to the model, or a command. Knows no keys and no screens."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from ggpy.cli.interrupts import quit_on_interrupt
 
 
 def speak_utf8() -> None:
-    """Begin again with Python's UTF-8 mode where the locale knows ASCII alone and an argument is more: it comes as
-    bytes, which are UTF-8 nearly everywhere, but neither a text nor the name of a file could be made of it."""
+    """Restart in Python's UTF-8 mode where the locale is ASCII only and an argument is not: its bytes are UTF-8 nearly
+    everywhere, but could be used neither as text nor as a file name."""
     if sys.flags.utf8_mode or os.name != "posix" or not sys.executable:
         return
     if any("\udc80" <= c <= "\udcff" for argument in sys.argv for c in argument):

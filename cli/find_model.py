@@ -1,4 +1,4 @@
-"""From what `-m` names to a file, fetched where that is wanted and said."""
+"""Find the model file that `-m` names; fetch it, with a note to the user, where it is missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def named_model(name: str) -> KnownModel:
 
 
 def fetch_known(model: KnownModel, quiet: bool = False) -> Path:
-    """quiet: say nothing where it is there already."""
+    """The file of a known model, fetched where it is missing. quiet: no note where it is there already."""
     from ggpy.cli.interrupts import raise_interrupts
     from ggpy.cli.terminal import note
 

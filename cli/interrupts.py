@@ -1,4 +1,4 @@
-"""What Ctrl-C does, and the exit status that says so.
+"""The effect of Ctrl-C, and the exit status that reports it.
 
 An interrupt in the middle of an import is a page of traceback, or is lost where Python cannot raise it. Nothing is at
 stake yet, so the process just ends; a command that has something to finish or to clean up calls `raise_interrupts`.

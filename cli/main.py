@@ -68,8 +68,8 @@ class LazyGroup(click.Group):
 
 
 def open_streams() -> None:
-    """A stream that was closed before we began reads nothing, or goes nowhere; Python would have it be None. What was
-    to go to stdout is missed, so that writing there fails, as it does in other programs."""
+    """Replace standard streams that were closed before the start, which Python sets to None: stdin reads nothing,
+    stderr goes nowhere, and writing to stdout fails, as it does in other programs."""
     for name, mode, access in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
             stream = open(os.open(os.devnull, access), mode, encoding="utf-8")  # noqa: SIM115 - for the whole run
@@ -77,8 +77,8 @@ def open_streams() -> None:
 
 
 def flushed(stream: TextIO) -> None:
-    """Write what a stream still holds. Where that fails it goes nowhere from then on: Python would complain once more
-    when it ends."""
+    """Flush a stream. Where that fails, its output goes nowhere from then on, or Python would report the error once
+    more at exit."""
     try:
         stream.flush()
     except OSError:
@@ -91,7 +91,7 @@ _UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG)
 
 
 def speak_utf8() -> None:
-    """Write UTF-8 whatever the locale says: model text has every script, and a lone surrogate must not end it."""
+    """Write UTF-8 whatever the locale: model text has every script, and a lone surrogate must not cut it off."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -99,7 +99,7 @@ def speak_utf8() -> None:
 
 
 def _report(error: BaseException) -> int:
-    """Say what went wrong on stderr; the exit status."""
+    """Report an error on stderr; returns the exit status."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     flushed(sys.stdout)

@@ -41,8 +41,8 @@ def together(argument: str, *options: Decorator) -> Decorator:
 
 
 class FileName(click.ParamType):
-    """The name of something to read or write. An empty one, as a shell makes of a variable that is not set, would be
-    taken for this folder."""
+    """The name of something to read or write. An empty one, as from an unset shell variable, is refused: it would be
+    taken for the current folder."""
 
     name = "file"
 
@@ -139,7 +139,7 @@ sampling_options = together(
 
 
 def sampling_params(options: dict[str, Any]) -> SamplingParams:
-    """SamplingParams of what `sampling_options` collected. Raises GGPYError on a value out of range."""
+    """SamplingParams from the options that `sampling_options` collected. Raises GGPYError on a value out of range."""
     from ggpy.sampling.sampling_params import SamplingParams
 
     if options.get("max_tokens") == -1:  # "no limit", as hands know it
@@ -148,7 +148,7 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
 
 
 def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
-    """What `sampling_options` collected, with the default model's own values where the user gave none."""
+    """The options that `sampling_options` collected, with the default model's own values where the user gave none."""
     from ggpy.hub.default_model import DEFAULT
 
     own = {"temperature": DEFAULT.temperature, "top_p": DEFAULT.top_p}

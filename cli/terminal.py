@@ -1,4 +1,4 @@
-"""What every command says and how: notes on stderr, model text on stdout, text files and stdin as UTF-8."""
+"""Text output and input of every command: notes on stderr, model text on stdout, text files and stdin as UTF-8."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOT_IN_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def one_line(text: str) -> str:
-    """Text on one line: what a path or a model's file brought of line ends and escapes is spelt out."""
+    """Text on one line: line ends and escapes, as from a path or a model's file, are spelt out."""
     return _NOT_IN_A_LINE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
@@ -33,7 +33,7 @@ _passing = False  # whether the last line on stderr is one to be written over
 
 
 def note(text: str) -> None:
-    """One line on stderr, dimmed on a terminal. A `Passing` note is shown on a terminal alone, until the next one."""
+    """Print one line on stderr, dimmed on a terminal. A `Passing` note is shown only there, until the next one."""
     global _passing
     is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     passing = isinstance(text, Passing)
@@ -52,7 +52,7 @@ def note(text: str) -> None:
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """A piece of a model's text on stdout, at once."""
+    """Print a piece of a model's text on stdout at once."""
     stream = stream or sys.stdout
     stream.write(_CONTROLS.sub("", text) if stream.isatty() else text)
     stream.flush()

@@ -43,7 +43,7 @@ def warmup(model: str | None, types: str | None) -> None:
 
 
 def _wanted(model: str | None, types: str | None) -> tuple[str, list[str]]:
-    """What to compile for, and the names of its kernels."""
+    """A label for what to compile for, and the names of its kernels."""
     from ggpy.cpu.needed import type_kernels
     from ggpy.hub.default_model import DEFAULT
 

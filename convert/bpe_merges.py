@@ -24,7 +24,8 @@ def rebuild_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     find = place.get
 
     def stays_whole(a: int, b: int) -> bool:
-        """Whether encoding the bytes of a and b together gives (a, b): undo both, latest merge first, look across."""
+        """True where encoding the bytes of a and b together gives (a, b): undo their merges, the latest first, and look
+        for one across the cut."""
         before = n  # merges at or after this place have been undone, or come too late to matter
         while True:
             across = made.get(a * n + b)

@@ -74,8 +74,8 @@ class Checkpoint:
             raise GGPYError(f"Cannot read {path}: {error.strerror or error}.") from error
 
     def files(self) -> list[Path]:
-        """What belongs to the checkpoint: all that is in the folder and one folder further down, whether ggpy reads it
-        or not."""
+        """Every file of the checkpoint: all that is in the folder and one folder further down, whether ggpy reads it or
+        not."""
         return [path for pattern in ("*", "*/*") for path in self.folder.glob(pattern)]
 
     def _open(self) -> dict[str, SourceTensor]:
@@ -186,7 +186,7 @@ class Checkpoint:
 
 
 def _is_plain_name(name: Any) -> bool:
-    """Whether a name in an index is a file's own name, on every system: no folders, no drive, no way out."""
+    """True where a name in an index is a file's own name, on every system: no folders, no drive, no way out."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")

@@ -39,7 +39,7 @@ _NO_WEIGHTS = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|a
 
 
 class Progress(Protocol):
-    """Who watches a conversion."""
+    """An observer of a conversion."""
 
     def begin(self, path: Path, n_bytes: int, n_weights: int) -> None: ...
     def tensor(self, tensor: OutputTensor) -> None: ...
@@ -104,7 +104,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a conversion made: `n_bytes` of file for `n_weights`, in `seconds`."""
+    """The result of a conversion: `n_bytes` of file for `n_weights`, in `seconds`."""
 
     path: Path
     n_bytes: int
@@ -272,7 +272,7 @@ def _full_names(checkpoint: Checkpoint, layout: Layout) -> dict[str, SourceTenso
 
 
 def _equal(a: SourceTensor, b: SourceTensor) -> bool:
-    """Whether two matrices hold the same weights, a chunk of rows at a time."""
+    """True where two matrices hold the same weights, compared a chunk of rows at a time."""
     if a.shape != b.shape:
         return False
     step = max(1, _CHUNK_WEIGHTS // max(1, a.shape[-1] if a.shape else 1))

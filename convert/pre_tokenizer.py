@@ -124,7 +124,7 @@ def flat(node: Any, inner: str) -> list[Mapping[str, Any]]:
 
 
 def adds_prefix_space(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether a byte-level tokenizer.json puts a space before a text that begins without one."""
+    """True where a byte-level tokenizer.json puts a space before a text that begins without one."""
     steps = flat(tokenizer.get("pre_tokenizer"), "pretokenizers")
     return any(step.get("type") == "ByteLevel" and step.get("add_prefix_space") is True for step in steps)
 

@@ -1,6 +1,6 @@
 """The vocabulary in a tokenizer.model: SentencePiece's protobuf, of which a few fields are read.
 
-The `sentencepiece` package tells neither user-defined pieces nor the kind of model and its space prefix, so the wire
+The `sentencepiece` package exposes neither user-defined pieces nor the kind of model and its space prefix, so the wire
 format is walked here: https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto.
 """
 

@@ -43,7 +43,7 @@ EXTRA_ENDS = "tokenizer.ggml.eog_token_ids"
 def special_token_metadata(
     checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Ids of the special tokens, what a text gets around it, every end of generation, and the chat template."""
+    """Ids of the special tokens, the tokens added around a text, every end of generation, and the chat template."""
     ids_by_text = {text: id for id, text in vocabulary.texts.items()}
     generation = checkpoint.json("generation_config.json")
     named = named_tokens(checkpoint, vocabulary, tokenizer_config)
@@ -109,8 +109,8 @@ def named_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_confi
 
 
 def special_sources(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What names special tokens, the later ones over the earlier. A tokenizer_config.json that lists its added tokens
-    knows all by itself, and transformers reads no special_tokens_map.json then."""
+    """The files that name special tokens, later ones overriding earlier ones. A tokenizer_config.json that lists its
+    added tokens names them all, and transformers then reads no special_tokens_map.json."""
     if "added_tokens_decoder" in tokenizer_config:
         return [tokenizer_config]
     return [tokenizer_config, checkpoint.json("special_tokens_map.json")]
@@ -133,7 +133,8 @@ def tokenizer_class(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any])
 
 
 def _around(keys: Mapping[str, Any], vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether BOS and EOS are added, and what else. Flags in tokenizer_config.json rule over the tokenizer's file."""
+    """The keys for adding BOS, EOS and other tokens around a text. Flags in tokenizer_config.json override the
+    tokenizer's file."""
     result: dict[str, Any] = {}
     if any(id not in vocabulary.texts for id in (*vocabulary.before, *vocabulary.after)):
         raise GGPYError("The tokenizer puts tokens around a text that are beyond the model's vocab_size.")
@@ -170,7 +171,7 @@ def _no_eos(vocabulary: Vocabulary) -> dict[str, Any]:
 def _template_tokens(
     keys: Mapping[str, Any], named: Mapping[str, str], vocabulary: Vocabulary, templates: str
 ) -> dict[str, Any]:
-    """What templates see as `bos_token` and so on, where the ids alone do not say it."""
+    """The texts that templates see as `bos_token` and so on, where the ids alone do not give them."""
     told = {f"{name}_token": vocabulary.texts[keys[key]] for name, key in _KEYS.items() if key in keys}
     unlike = [name for name in {**named, **told} if named.get(name) != told.get(name) and name in templates]
     for name in ("bos_token", "eos_token"):

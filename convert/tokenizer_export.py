@@ -92,7 +92,7 @@ def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str
 
 
 def _check_config(vocabulary: Vocabulary, config: dict[str, Any], where: str) -> None:
-    """Refuse and tell what of tokenizer_config.json is not followed."""
+    """Refuse or report the settings of tokenizer_config.json that are not followed."""
     if config.get("split_special_tokens") is True:
         raise GGPYError(
             f"{where} wants special tokens cut like other text ('split_special_tokens'); ggpy finds them whole."

@@ -29,7 +29,7 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether the vocabulary is written in the byte-level alphabet: a ByteLevel step cuts or decodes."""
+    """True where the vocabulary is written in the byte-level alphabet: a ByteLevel step pre-tokenizes or decodes."""
     steps = [*flat(tokenizer.get("pre_tokenizer"), "pretokenizers"), *flat(tokenizer.get("decoder"), "decoders")]
     return any(step.get("type") == "ByteLevel" for step in steps)
 
@@ -75,7 +75,7 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
 
 
 def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
-    """Say how the original normalizes text, in a key of our own where neither GGUF nor a name of its does."""
+    """Record how the original normalizes text, in a key of our own where GGUF's keys and names do not say it."""
     steps: list[Mapping[str, Any]] = []
     for step in flat(node, "normalizers"):
         kind = step.get("type")
@@ -184,8 +184,8 @@ def _pieces(model: Mapping[str, Any], where: str) -> Vocabulary:
 
 
 def _scores_suffice(pairs: list[tuple[str, str]], vocab: Mapping[str, int]) -> bool:
-    """Whether joining any two pieces that spell a piece, best score first, is what the merges do: every way to cut a
-    piece in two is a merge, and no other piece's merges are ranked between a piece's own."""
+    """True where joining any two pieces that spell a piece, best score first, gives what the merges give: every way to
+    cut a piece in two is a merge, and no other piece's merges are ranked between a piece's own."""
     made: set[str] = set()
     last = ""
     for a, b in pairs:
@@ -230,7 +230,7 @@ def _piece_type(text: str, model: Mapping[str, Any]) -> int:
 
 
 def _read_spaces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], where: str) -> None:
-    """Whether and where the tokenizer puts a space that the text has not, as SentencePiece's dummy prefix."""
+    """Read where, if anywhere, the tokenizer adds a space that the text lacks, like SentencePiece's dummy prefix."""
     steps = flat(tokenizer.get("normalizer"), "normalizers")
     vocabulary.add_space_prefix = any(
         step.get("type") == "Prepend" and step.get("prepend") == "\u2581" for step in steps
@@ -261,7 +261,7 @@ def space_prefix_scheme(tokenizer: Mapping[str, Any]) -> str | None:
 
 
 def _read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
-    """The tokens that a text gets around it."""
+    """Read the tokens that are added before and after a text."""
     for processor in flat(node, "processors"):
         kind = processor.get("type")
         if kind == "ByteLevel":
@@ -292,7 +292,7 @@ def _token_id(entry: Any, vocabulary: Vocabulary, where: str) -> int:
 
 
 def _check_decoder(vocabulary: Vocabulary, node: Any, where: str) -> None:
-    """Refuse a decoder that would make other text of tokens than readers of GGUF do."""
+    """Refuse a decoder that would turn tokens into other text than readers of GGUF do."""
     plain: tuple[dict[str, Any], ...] = ({"type": "ByteLevel"},)
     if vocabulary.model == "llama":
         plain = (

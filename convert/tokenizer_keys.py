@@ -1,4 +1,5 @@
-"""Every key of a tokenizer.json and a tokenizer_config.json, and what becomes of it. One that is not listed is told.
+"""Every key of a tokenizer.json and a tokenizer_config.json, and what becomes of it. A key that is not listed is
+reported.
 
 tokenizer.json: https://huggingface.co/docs/tokenizers; tokenizer_config.json: what transformers' classes for Llama,
 Mistral and Qwen take. The options of a step stand under its part and kind.

@@ -177,7 +177,7 @@ def set_charsmap(vocabulary: Vocabulary, charsmap: bytes) -> None:
 
 
 def looks_special(text: str) -> bool:
-    """Whether an added token is written like a control token, where its file does not say what it is."""
+    """True where an added token is written like a control token, for files that do not say what it is."""
     if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
         return True
     return any(

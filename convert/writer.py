@@ -104,7 +104,7 @@ def encode_header(metadata: Mapping[str, Any], tensors: Iterable[OutputTensor]) 
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file is there that begins as GGUF files do."""
+    """True where the file exists and begins as GGUF files do."""
     try:
         with path.open("rb") as file:
             return path.is_file() and file.read(4) == b"GGUF"

@@ -1,5 +1,5 @@
-"""What every architecture file builds on: hyper-parameters read from GGUF
-metadata, rotary frequencies, and the `Architecture` contract.
+"""The base of every architecture file: hyper-parameters read from GGUF metadata, rotary frequencies, and the
+`Architecture` contract.
 
 Knows nothing of kernels and devices: an architecture describes its graph in the words of `ggpy.graph.language`.
 """
@@ -172,5 +172,5 @@ class Architecture:
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
-        """What a Hugging Face checkpoint with this config.json becomes: metadata, tensors and where each comes from."""
+        """The GGUF layout of a Hugging Face checkpoint with this config.json: metadata, tensors and their sources."""
         raise NotImplementedError

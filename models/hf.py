@@ -1,4 +1,4 @@
-"""What the architectures share when they read a Hugging Face checkpoint: the layout that its config.json means.
+"""The reading of Hugging Face checkpoints that architectures share: the layout that a config.json describes.
 
 A layout lists every tensor the GGUF file holds, where each comes from and the shape it must have, so a checkpoint is
 checked whole before a byte is written. Knows nothing of files: a config is a mapping here, a tensor a name and shape.
@@ -41,7 +41,7 @@ class TensorRule:
 
 @dataclass
 class Layout:
-    """What a config stands for: metadata, tensors taken from the checkpoint, tensors made from the config."""
+    """The GGUF file of a config: metadata, tensors taken from the checkpoint, tensors made from the config."""
 
     arch: str
     metadata: dict[str, MetadataValue]

@@ -136,7 +136,7 @@ def _add_yarn(layout: Layout, config: Config, rope: Config, base: float, head_di
         magnitude = magnitude_of(rope.number("mscale")) / magnitude_of(rope.number("mscale_all_dim"))
 
     def dimension(turns: float) -> float:
-        """Where a pair turns so many times in the original context."""
+        """The (fractional) index of the pair that turns so many times in the original context."""
         return head_dim * math.log(n_ctx / (turns * 2 * math.pi)) / (2 * math.log(base))
 
     low, high = dimension(fast), dimension(slow)

@@ -41,7 +41,7 @@ class BlockFormat:
 
     @property
     def can_quantize(self) -> bool:
-        """Whether `quantize` writes this format."""
+        """True where `quantize` writes this format."""
         return self.name in _WRITABLE
 
     @property

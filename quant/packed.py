@@ -80,12 +80,12 @@ class Packed:
 
     @property
     def activation_dtype(self) -> str:
-        """ "q8" or "f32": as what products with such weights read activations."""
+        """The form in which products with such weights read activations: "q8" or "f32"."""
         return "f32" if self.is_float else "q8"
 
     @property
     def header(self) -> bool:
-        """Whether super-scales stand before every 256 columns."""
+        """True where super-scales stand before every 256 columns."""
         return SCALES[self.scales][1]
 
     @property
@@ -187,5 +187,6 @@ def packed_format(info: TensorInfo) -> Packed:
 
 
 def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:
-    """ "q8" or "f32": as what a product with this weight reads activations, be it the one that gives logits or not."""
+    """The form in which a product with this weight reads activations, be it the one that gives logits or not: "q8" or
+    "f32"."""
     return packed_format(info).activation_dtype

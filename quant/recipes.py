@@ -54,7 +54,7 @@ def tensor_type(
 
 
 def _is_matrix(name: str, shape: Sequence[int]) -> bool:
-    """Whether the tensor takes the file's type rather than F32."""
+    """True where the tensor takes the file's type rather than F32."""
     if len(shape) < 2 or not name.endswith("weight") or name in _KEPT_NAMES:
         return False
     return not any(part in name for part in _KEPT)

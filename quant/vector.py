@@ -1,4 +1,4 @@
-"""What the quantizers need said in vector instructions: one block of 32 weights at a time, as LLVM IR.
+"""The quantizers' vector instructions: one block of 32 weights at a time, as LLVM IR.
 
 numba's loops over so few elements are unrolled into scalars or guarded by alias checks, which costs a factor of five.
 The vectors here are 32 wide on every machine; LLVM cuts them to the width that the CPU has. Addresses travel as
@@ -60,7 +60,7 @@ def _sign_of_first(builder: ir.IRBuilder, lanes: Any, bits: Any) -> Any:
 
 @intrinsic
 def largest(typing_context: Any, x: Any) -> Any:
-    """Of 32 float32 at `x` the one of largest magnitude, the first of equals; not finite if one of them is not."""
+    """The one of largest magnitude among 32 float32 at `x`, the first of equals; not finite if one of them is not."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bits = load(builder, args[0], _V32)

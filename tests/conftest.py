@@ -1,4 +1,4 @@
-"""What every test may count on."""
+"""The environment and fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rounding_of_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have there be GPUs of so much free memory, in bytes."""
+    """Pretend that there are GPUs with this much free memory, in bytes."""
 
     def there(*free: int) -> None:
         monkeypatch.setattr("ggpy.cuda.driver.device_count", lambda: len(free))
@@ -33,7 +33,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch, gpus: Any) -> list[Any]:
-    """Have two emulated GPUs; those that were opened."""
+    """Provide two emulated GPUs; returns those that were opened."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     from tests.support.emulated_device import EmulatedDevice
 

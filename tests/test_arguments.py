@@ -44,7 +44,8 @@ ODD: list[Any] = [
 
 
 def unbroken(call: Callable[[Any], Any], good: Callable[[], Any] = lambda: None, odd: list[Any] = ODD) -> int:
-    """Call with every odd value: it works or is one sentence, and the good call works. How many were refused."""
+    """Call with every odd value: it works or raises one sentence, and the good call works after it. Returns how many
+    were refused."""
     refused = 0
     for value in odd:
         try:

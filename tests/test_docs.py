@@ -1,4 +1,4 @@
-"""What the README and docs/ name exists: commands, options, files, variables."""
+"""Everything that the README and docs/ name exists: commands, options, files, variables."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_options_in_tables_exist() -> None:
 def test_the_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As they stand, with a tiny model of random weights."""
+    """The examples as they stand, with a tiny model of random weights."""
     convert(tiny_checkpoint(tmp_path, "qwen2"), "q8_0", tmp_path / "model.gguf")
     monkeypatch.chdir(tmp_path)
     (example,) = blocks(README, "python")

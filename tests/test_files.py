@@ -320,7 +320,7 @@ def test_a_history_that_cannot_be_kept_is_done_without(tmp_path: Path, monkeypat
 
 
 def test_nothing_writes_past_the_one_writer() -> None:
-    """Whoever opens a file for writing stands here, with the reason; a new one goes through `whole_file`."""
+    """A list of all code that opens a file for writing, with the reason; new code goes through `whole_file`."""
     import re
 
     writes = re.compile(r"""open\([^)]*["'][rwax]?b?[wax+][b+]*["']|\.write_(text|bytes)\(|os\.(replace|rename)\(""")

@@ -168,7 +168,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def test_the_weights_that_transformers_would_load(tmp_path: Path) -> None:
-    """As `from_pretrained` chooses in a folder: the file that config.json names, the whole file, the index."""
+    """The choice of `from_pretrained` in a folder: the file that config.json names, the whole file, the index."""
     folder = tiny_checkpoint(tmp_path, "qwen2", shards=2)
     shards = {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
     tiny_checkpoint(tmp_path, "qwen2")

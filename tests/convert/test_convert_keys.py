@@ -205,7 +205,7 @@ def test_what_may_be_another_model_is_noted() -> None:
 
 
 def test_the_model_type_goes_before_the_class() -> None:
-    """As in transformers' AutoModel: a Mistral in a Llama's clothes has Mistral's window."""
+    """The order of transformers' AutoModel: a Mistral whose config names Llama's class has Mistral's window."""
     config = {**CONFIGS["llama"], "model_type": "mistral"}
     layout, notes = outcome("mistral", config)
     assert "'llama.attention.sliding_window': 4096" in layout
@@ -214,7 +214,8 @@ def test_the_model_type_goes_before_the_class() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_absurd_values_end_in_a_sentence(family: str) -> None:
-    """Of every followed setting, rope's inner ones included: a layout that a reader takes, or a GGPYError."""
+    """Absurd values of every followed setting, rope's inner ones included: a layout that a reader takes, or a
+    GGPYError."""
     absurd: list[Any] = [
         True, False, -1, 0, 3, 10**400, -(10**400), 1e300, 1e-300, math.inf, math.nan, "x", "", [], {}, [1], [[]],
         {"a": {}}, {"rope_type": []}, ["sliding_attention"] * 2,

@@ -344,7 +344,8 @@ def test_whether_merges_count(tmp_path: Path, kind: str) -> None:
 
 
 def test_added_tokens_that_are_not_special_are_shown(tmp_path: Path) -> None:
-    """However they are written: Qwen's <|repo_name|>, a <|tool_call|>. Transformers hides special ones alone."""
+    """Added tokens of any spelling, like Qwen's <|repo_name|> or a <|tool_call|>: transformers hides special ones
+    alone."""
     folder = tiny_checkpoint(tmp_path, "qwen2")
     whole = json.loads((folder / "tokenizer.json").read_text())
     for i, text in enumerate(("<|tool_call|>", "<think>", "<|reserved|>")):

@@ -334,7 +334,8 @@ def test_pre_tokenizers_cut_as_the_originals(name: str, steps: list[dict[str, An
 
 
 def test_every_pre_tokenizer_that_the_reader_knows_is_reached() -> None:
-    """By its own name or by one that cuts alike; but the default, which no model's tokenizer.json is."""
+    """Every pre-tokenizer, reached by its own name or by one that cuts alike, but the default, which no model's
+    tokenizer.json is."""
     reached = {PRE_TOKENIZERS[name].steps for name in NAMES}
     assert {name for name, kind in PRE_TOKENIZERS.items() if kind.steps not in reached} == {
         "default", "bailingmoe", "bailingmoe2", "llada-moe",  # these spell Qwen's expression otherwise

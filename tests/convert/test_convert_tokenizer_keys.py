@@ -1,7 +1,8 @@
 """The list of what becomes of each key of tokenizer.json and tokenizer_config.json, shown key by key.
 
 A key that is followed, refused or noted changes what comes out of the folder: the tokens of some texts, what ends an
-answer, what a template writes, the notes or an error. One that does not matter changes nothing. Another is told.
+answer, what a template writes, the notes or an error. One that does not matter changes nothing. A key that is not
+listed is reported.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(folders: Path, kind: str, *changes: Change) -> Any:
-    """What comes of a folder whose tokenizer.json and tokenizer_config.json were changed so."""
+    """The result of converting a folder with these changes to its tokenizer.json and tokenizer_config.json."""
     folder = folders / f"tiny-{'mistral' if kind == 'spm' else kind}"
     if not folder.exists():
         tiny_checkpoint(folders, folder.name.removeprefix("tiny-"))

@@ -20,7 +20,7 @@ TRIPLE = "aarch64-unknown-linux-gnu"
 
 
 def loops(emit: Callable[[Vec, list[ir.Value]], None], lanes: int, n_args: int = 8) -> list[list[str]]:
-    """The instructions of each innermost loop of a function, compiled for a CPU that no more is known of than that it
+    """The instructions of each innermost loop of a function, compiled for a CPU of which nothing is known but that it
     has the dot product."""
     module = ir.Module("kernel")
     module.triple = TRIPLE

@@ -38,7 +38,7 @@ N_COLS = 512
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_side_by_side(request: pytest.FixtureRequest) -> None:
-    """What the tests of this module need takes minutes to compile: processors that would be idle take their part."""
+    """Compile the kernels that this module's tests need on several processors, as one alone takes minutes."""
     wanted = {}
     for item in request.session.items:
         here = getattr(item, "module", None) is request.module
@@ -158,7 +158,7 @@ def test_the_plain_tier_errs_only_by_rounded_activations(name):
 @pytest.mark.parametrize("name", ["Q6_K", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_logits_are_products_of_16_bits(tier, name):
-    """The bound for 8 bits is 200 times this (above); what they leave is rounded to a 254th."""
+    """A bound that is 200 times tighter than for 8 bits (above), as what these leave is rounded to a 254th."""
     for n_tokens, accumulate in ((1, False), (2, False), (13, False), (13, True)):
         ours, exact = product(name, tier, 40, n_tokens, accumulate, form="q16")
         plain, _ = product(name, "plain", 40, n_tokens, accumulate, form="q16")

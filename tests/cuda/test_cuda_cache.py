@@ -277,7 +277,7 @@ def tokens_of(path: Path, n: int) -> np.ndarray:
 
 
 def test_odd_sizes_and_large_keys_on_the_emulator(tmp_path: Path) -> None:
-    """Of steps of one token, whose attention stores keys by itself."""
+    """Steps of one token, whose attention stores keys by itself."""
     m = odd.Sizes("qwen2", 44, 2, 1, 22, 22, 44, 97)
     weights = odd.tensors(m)
     for layer in range(2):

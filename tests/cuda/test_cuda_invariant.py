@@ -1,5 +1,5 @@
-"""What a GPU gives a token with `batch_invariant`: the same bits whatever is evaluated beside it, and however a prompt
-is cut. The kernels that may do the same work are compared bit by bit, then whole models."""
+"""The guarantee of `batch_invariant` on a GPU: a token gets the same bits whatever is evaluated beside it, and however
+a prompt is cut. The kernels that may do the same work are compared bit by bit, then whole models."""
 
 from __future__ import annotations
 

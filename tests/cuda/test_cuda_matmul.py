@@ -141,7 +141,7 @@ def random_levels(
 
 
 def half_activations(x: np.ndarray) -> np.ndarray:
-    """What the prepare kernels leave of float32 [n_tokens, n_cols]."""
+    """The bytes that the prepare kernels make from float32 [n_tokens, n_cols]."""
     layout = HalfActivations(*x.shape)
     padded = np.zeros((x.shape[0], layout.stride // 2), np.float32)
     padded[:, : x.shape[1]] = x

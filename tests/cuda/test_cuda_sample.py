@@ -67,7 +67,7 @@ KINDS = ("random", "ties", "flat", "peaked", "falling", "few", "negative")
 
 
 def chosen(device: Any, logits: np.ndarray, samplers: list[Sampler]) -> list[int]:
-    """What the kernels choose of logits [rows, n_vocab], as samplers ask."""
+    """The tokens that the kernels choose from logits [rows, n_vocab], as samplers ask."""
     n, n_vocab = logits.shape
     stride = -(-n_vocab // 32) * 32
     wide = np.full((n, stride), np.nan, np.float32)
@@ -105,7 +105,7 @@ def chosen(device: Any, logits: np.ndarray, samplers: list[Sampler]) -> list[int
 
 
 def compare(device: Any, n_vocab: int, rounds: int, part: slice = slice(None)) -> None:
-    """Every kind of logits with every set of parameters, or a part of these pairs, in one batch a round."""
+    """Compare every kind of logits with every set of parameters, or a part of these pairs, in one batch a round."""
     rng = np.random.default_rng(n_vocab)
     for _ in range(rounds):
         cases = [(kind, name) for kind in KINDS for name in ASKED][part]
@@ -146,7 +146,7 @@ def test_what_a_choice_says() -> None:
 
 
 def test_random_numbers_wait_for_their_token() -> None:
-    """What is asked for ahead, thrown away and asked for again is the same number."""
+    """A random number that is requested ahead, discarded and requested again is the same."""
     params = SamplingParams(seed=5, top_k=20).resolved()
     logits = np.random.default_rng(0).standard_normal((6, 300)).astype(np.float32)
     plain, ours = Sampler(params), Sampler(params)
@@ -210,7 +210,7 @@ ASKERS = ({"temperature": 0}, {"seed": 3, "temperature": 2.0, "top_k": 100, "ign
 
 
 def texts(runtime: Any, max_sampled: int, n: int, max_tokens: int) -> list[list[int]]:
-    """What these parameters make of short prompts, generating together."""
+    """The tokens generated together from short prompts with these parameters."""
     runtime.max_sampled = max_sampled
     engine = Engine(runtime, ByteTokenizer())  # type: ignore[arg-type]
     params = [SamplingParams(max_tokens=max_tokens, **ASKERS[i % 2]).resolved() for i in range(n)]  # type: ignore[arg-type]

@@ -39,8 +39,8 @@ RUNTIME: dict[str, object] = {}
     ids=["logits", "tokens", "logits by kind", "tokens by kind"],
 )
 def what_the_runtime_gives(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test is one of runtimes that give logits, and of those that choose tokens by themselves; and of those for
-    which it matters to a token whether it was generated."""
+    """Run every test with runtimes that give logits and with those that choose tokens by themselves, each also in the
+    variant where a token's result depends on whether it was generated."""
     monkeypatch.setattr("test_engine.RUNTIME", dict(zip(("max_sampled", "by_kind"), request.param, strict=True)))
 
 

@@ -101,7 +101,7 @@ def test_table_and_plot(bench: Any, tmp_path: Path) -> None:
 
 
 def test_memory_is_named_by_where_the_model_ran(bench: Any) -> None:
-    """Not by where it was asked to: the GPU may have held no layer of it."""
+    """The device that ran the model, not the one asked for: the GPU may have held no layer of it."""
     result = bench("-p", "0", "-n", "4", "-r", "1", "--device", "cuda")
     assert "one thread's with a buffer" in result.stdout.splitlines()[-1]
 
@@ -191,7 +191,8 @@ def test_which_memory_it_was_is_said(monkeypatch: pytest.MonkeyPatch, read: list
 
 
 def test_the_limit_is_of_what_a_step_reads() -> None:
-    """Of a buffer of that many bytes, before and after: a share above 1 would say that the limit is another's."""
+    """The bandwidth of a buffer of as many bytes, measured before and after: a share above 1 would mean that the limit
+    is that of something else."""
     asked: list[float] = []
 
     def bandwidth(n_bytes: float) -> float:

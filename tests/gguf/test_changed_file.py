@@ -120,7 +120,7 @@ def test_a_header_larger_than_what_is_read_first(whole: Path, monkeypatch: pytes
 
 
 def test_where_files_are_read_by_turns(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows, which reads at no place but the file's own."""
+    """Reading as on Windows, which has no `preadv`: only from the file's own position."""
     with GGUFFile(whole) as file:
         expected = {name: file.data(name) for name in file.tensors}
         monkeypatch.delattr(os, "preadv", raising=False)

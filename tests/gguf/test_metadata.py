@@ -195,7 +195,7 @@ def test_sentences(files: dict[str, Path], tmp_path: Path, key: str, value: Any,
 
 
 def test_inspect_shows_any_value(files: dict[str, Path], tmp_path: Path) -> None:
-    """And what it shows obeys nothing in it."""
+    """Any value shown without the control characters in it."""
     for name, value in VALUES.items():
         path = with_value(files["mistral"], "general.name", value, tmp_path / "m.gguf")
         for options in ((), ("--json",)):
@@ -205,7 +205,7 @@ def test_inspect_shows_any_value(files: dict[str, Path], tmp_path: Path) -> None
 
 
 def long_name(kind: str) -> bytes:
-    """A file with a name of 60 kB, where an error will tell it."""
+    """A file with a name of 60 kB in a place where an error quotes it."""
     name = _string("\x1b[2J" + "x" * 60_000)
     entry, info = name + encoded(1), name + struct.pack("<IQIQ", 1, 32, 0, 0)
     entries = {

@@ -78,7 +78,7 @@ def kinds(program: Any) -> list[str]:
 
 
 def test_a_decoder_layer_is_fused(path: Path) -> None:
-    """Norms with activations, sums with products: what is left of a layer, and nothing beside it."""
+    """Norms fused into activations and sums into products: the operations left of a layer, and no others."""
     with GGUFFile(path) as file:
         graph = Graph(file)
         program = plan(graph, architecture_of(file).build(graph), activation_dtype)

@@ -243,7 +243,7 @@ with GGUFFile(sys.argv[1]) as file:
 
 @pytest.mark.cuda
 def test_a_gpu_left_alone_is_told(two_gpus: None, model: Any) -> None:
-    """In a process of its own: what a fault leaves of a GPU's context cannot be used again."""
+    """A test in a process of its own, as a GPU's context cannot be used again after a fault."""
     path = str(model("llama", "q4_0"))
     result = subprocess.run([sys.executable, "-c", ALONE, path], capture_output=True, text=True, timeout=240)
     print(result.stdout, result.stderr[-2000:])

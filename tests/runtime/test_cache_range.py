@@ -1,4 +1,4 @@
-"""Keys and values beyond what a type of cache holds: kept finite, and told of, or cached in a type that holds them."""
+"""Keys and values beyond the range of a cache type: kept finite and reported, or cached in a type that holds them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MODEL = odd.Sizes("qwen2", 66, 2, 1, 32, 32, 33, 131)
 
 
 def stored(tier: str, cache: str, x: np.ndarray) -> tuple[np.ndarray, list[bool]]:
-    """What a cache holds, bytes, of one head [dims] as key and as value of the first position of a slot, and what the
-    step says of cuts."""
+    """The bytes that a cache holds of one head [dims], as key and as value at the first position of a slot, and the
+    cuts that the step reports."""
     dims = len(x)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
     zero, other = np.zeros(1, np.int32), np.ones(dims, np.float32)
@@ -106,8 +106,8 @@ def test_a_scale_is_cut_to_the_largest(tier: str) -> None:
 
 @pytest.fixture(scope="module")
 def beyond(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with keys up to a million in one pair of dimensions, of which queries want to know nothing: the right
-    logits do not depend on them."""
+    """A model with keys up to a million in one pair of dimensions, where queries are zero: the right logits do not
+    depend on them."""
     weights = odd.tensors(MODEL)
     for layer in range(2):
         at = f"blk.{layer}.attn_"
@@ -119,7 +119,8 @@ def beyond(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(path: Path, **types: str) -> tuple[np.ndarray, list[str]]:
-    """The logits of some tokens and what the user was told, by every way to cut them into steps."""
+    """The logits of some tokens, the same however they are cut into steps, and the notes to the user on cut keys or
+    values."""
     notes: list[str] = []
     ids = np.random.default_rng(0).integers(0, MODEL.n_vocab, 23).astype(np.int32)
     with GGUFFile(path) as file:

@@ -71,7 +71,7 @@ def error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def errors(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """The same for each token."""
+    """The relative error of each token's logits."""
     return np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
 
 

@@ -276,7 +276,8 @@ def running(path: Path, **options: Any) -> Iterator[Runtime]:
 
 
 def logits(runtime: Runtime, steps: list[int]) -> np.ndarray:
-    """Of some tokens in each slot, cut into steps of these sizes; of a second of three nothing is asked."""
+    """The logits of some tokens in each slot, cut into steps of these sizes; steps between the first and the last are
+    asked for none."""
     rows = []
     for slot in range(runtime.n_slots):
         ids = np.random.default_rng(slot + 1).integers(0, 456, sum(steps)).astype(np.int32)
@@ -318,8 +319,8 @@ STEPS = {"tokens": [1] * 12, "few": [2, 3, 5, 8, 3], "prompt": [16, 16, 9, 1]}
 
 
 def compare(path: Path, steps: str, file_type: str, **options: Any) -> None:
-    """As close to the CPU as a whole model on a GPU is: the bounds are those of `test_cuda`. An activation on the edge
-    between two codes makes all that follows it in its slot another text, so there are several."""
+    """Check that a split model is as close to the CPU as a whole model on a GPU is, by the bounds of `test_cuda`. An
+    activation on the edge between two codes changes all that follows it in its slot, so there are several slots."""
     with running(path, n_slots=6) as cpu, running(path, n_slots=6, **options) as split:
         ours, theirs = logits(split, STEPS[steps]), logits(cpu, STEPS[steps])
     assert ours.shape == theirs.shape
@@ -388,7 +389,7 @@ def test_greedy_text_of_a_split_model(gpu: None, model: Any, n_gpu_layers: int |
 
 @pytest.mark.cuda
 def test_memory_that_runs_out_is_told(gpu: None, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """The driver has none where there should be enough: what it says is passed on."""
+    """A driver without memory where there should be enough: its error is passed on."""
     from ggpy.cuda.driver import Device
 
     path, allocate = model("llama", "q4_0"), Device.allocate

@@ -74,8 +74,8 @@ def packed_bits(name: str) -> float:
 
 
 def test_packed_types_stay_small() -> None:
-    """As in the file but for a few bytes, or two to four bits where the file keeps fewer: numbers of base-3 digits, of
-    vectors in a codebook."""
+    """Sizes as in the file but for a few bytes, or two to four bits a weight where the file keeps fewer: in types made
+    of base-3 digits or of vectors in a codebook."""
     unfolded = {"TQ1": 2.1, "IQ1": 3.6, "IQ2": 3.6, "IQ3": 4.4}
     for name in PACKED:
         assert packed_bits(name) <= unfolded.get(name[:3], FORMATS[name].bits_per_weight + 0.6), name

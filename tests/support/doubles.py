@@ -82,7 +82,7 @@ class FakeRuntime:
         return np.array(rows, np.float32).reshape(len(outputs), N_VOCAB)
 
     def sample(self, tokens: list[int], slots: list[int], positions: list[int], specs: NDArray[Any]) -> FakeChosen:
-        """As a GPU does, which goes on by itself, and remembers the tokens of its last two steps."""
+        """Sample as a GPU does, which goes on by itself and remembers the tokens of its last two steps."""
         assert 0 < len(tokens) <= self.max_sampled
         assert len(tokens) == len(specs)
         for step in self.under_way[:-1]:

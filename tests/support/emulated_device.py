@@ -69,7 +69,7 @@ class EmulatedDevice:
             self._recording.append(what)
 
     def go_on(self) -> bool:
-        """Do what can be done; whether anything was."""
+        """Do what can be done; returns True where anything was."""
         before = len(self._waiting)
         try:
             while self._waiting:

@@ -13,7 +13,7 @@ from ggpy.quant import FORMATS
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one model of two layers."""
+    """The sizes of one model of two layers."""
 
     arch: str
     n_embd: int

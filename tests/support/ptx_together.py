@@ -1,4 +1,4 @@
-"""What the lanes of a warp, or the warps of a block, do together: shuffles, matrix units, copies, barriers, atomics.
+"""Joint operations of the lanes of a warp or the warps of a block: shuffles, matrix units, copies, barriers, atomics.
 
 A part of `ptx_emulator.Block`, whose operands and memory it uses.
 """

@@ -44,7 +44,7 @@ def tokenizer_of(folder: Path, n_vocab: int = 512) -> Tokenizer:
 
 
 def spm_like_json() -> dict[str, Any]:
-    """What the fast version of a SentencePiece tokenizer looks like: merges in place of scores."""
+    """A tokenizer.json like the fast version of a SentencePiece tokenizer: merges in place of scores."""
     pieces = sentencepiece_pieces()
     vocab = {text: id for id, (text, _, _) in enumerate(pieces)}
     merges = [

@@ -1,4 +1,4 @@
-"""What becomes of messages before a template sees them: as transformers 5.24 does it.
+"""The processing of messages before a template sees them, as transformers 5.24 does it.
 
 The expected texts are what its `apply_chat_template(…, tokenize=False)` gave for the same template, messages and values
 (with add_generation_prompt=True where nothing is continued).

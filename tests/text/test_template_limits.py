@@ -1,5 +1,5 @@
-"""What a template from a stranger cannot do: leave its sandbox, run on, fill the memory, or end in anything but a
-sentence."""
+"""The limits of an untrusted template: it cannot leave its sandbox, run forever, fill the memory, or end in any error
+but one sentence."""
 
 from __future__ import annotations
 
@@ -366,7 +366,7 @@ def test_what_it_can_do(template: str, expected: str) -> None:
 
 
 def test_a_text_that_grows_by_every_message() -> None:
-    """What is left behind is not counted: 300 messages of 5 kB, put together one by one, make 225 MB and keep 1.5."""
+    """Discarded text that does not count: 300 messages of 5 kB, joined one by one, allocate 225 MB, keep 1.5 MB."""
     template = (
         "{% set n = namespace(text='') %}"
         "{% for m in messages %}{% set n.text = n.text + m.role + m.content %}{% endfor %}{{ n.text }}"
