@@ -191,6 +191,20 @@ def llama_cpp(path: Path, n_ctx: int, n_threads: int | None) -> Iterator[Logits]
         model.close()
 
 
+def without_extra_buffers() -> None:
+    """Have llama.cpp repack no weights; it rounds activations alike either way."""
+    from llama_cpp import llama_cpp as api
+
+    defaults = api.llama_model_default_params
+
+    def changed() -> Any:
+        params = defaults()
+        params.use_extra_bufts = False
+        return params
+
+    api.llama_model_default_params = changed
+
+
 ENGINES = {"ggpy": ggpy, "llama.cpp": llama_cpp}
 
 
@@ -318,9 +332,16 @@ def main() -> None:
         help=f"read this too, {PIECE} tokens at a time",
     )
     parser.add_argument("--caches", action="store_true", help="measure q8_0 caches beside f16, and no types")
+    parser.add_argument(
+        "--no-extra-buffers",
+        action="store_true",
+        help="keep llama.cpp's weights as they are in the file: its native build crashes where AMX cannot be used",
+    )
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: as each engine chooses")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, text by text too")
     args = parser.parse_args()
+    if args.no_extra_buffers:
+        without_extra_buffers()
     try:
         import llama_cpp
     except ImportError:
