@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -115,3 +116,15 @@ def test_python_started_in_the_checkout_finds_the_rooms() -> None:
     code = "import ggpy.quant.formats as f, ggpy.cli; print(f.__file__)"
     result = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert Path(result.stdout.strip()) == ROOT / "quant" / "formats.py"
+
+
+def test_docstrings_stand_alone() -> None:
+    """Noun phrases or imperatives: a reader who sees nothing else knows what is meant."""
+    for folder in ("ggpy", "cli", "convert", "quant", "models", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                    first = (ast.get_docstring(node) or "").split(" ")[0]
+                    assert first not in ("Of", "What", "Whether"), (
+                        f"{path.relative_to(ROOT)}: {ast.get_docstring(node)}"
+                    )
