@@ -1,7 +1,7 @@
-"""What callers of the Python API pass: each kind of value is checked here, in one way, with one sentence.
+"""Checks of what callers of the Python API pass: one function, and one error sentence, for each kind of value.
 
 Every function takes the parameter's name and its value, returns the value as the program wants it, and raises GGPYError
-for any other. True and False are no numbers here, though Python takes them for 1 and 0.
+for any other. True and False are not numbers here, though Python takes them for 1 and 0.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _SHOWN = 80  # characters of a value in a sentence
 
 
 def _kind(value: Any) -> str:
-    """numpy's letter for the kind of a scalar, empty for what is none. (numpy itself need not have been imported.)"""
+    """numpy's letter for the kind of a scalar, empty for any other value. (numpy itself need not be imported.)"""
     if getattr(value, "ndim", -1) != 0:
         return ""
     return str(getattr(getattr(value, "dtype", None), "kind", ""))
 
 
 def wrong(name: str, value: object, words: str) -> GGPYError:
-    """What to say of a value that is not what it must be."""
+    """The error for a value that is not what it must be."""
     return GGPYError(f"{name} is {quoted(value, _SHOWN)}, but it must be {words}.")
 
 
@@ -67,7 +67,7 @@ def text(name: str, value: Any) -> str:
 
 
 def several(name: str, value: Any, words: str) -> list[Any]:
-    """The values of a list, a tuple, an array or anything else that has an order."""
+    """The values of a list, a tuple, an array or any other ordered collection."""
     if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(value, Iterable):
         raise wrong(name, value, words)
     try:
@@ -77,7 +77,7 @@ def several(name: str, value: Any, words: str) -> list[Any]:
 
 
 def texts(name: str, value: Any) -> tuple[str, ...]:
-    """A text, or a list of them; None is none. None of them may be empty."""
+    """A non-empty text, or a list of them, as a tuple; None gives an empty one."""
     words = "a text or a list of texts, each of a character at least"
     found = [value] if isinstance(value, str) else [] if value is None else several(name, value, words)
     if not all(isinstance(one, str) and one for one in found):
@@ -86,7 +86,7 @@ def texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def token_id(name: str, value: Any) -> int:
-    """A token's id; whether the vocabulary has it is not asked here."""
+    """A token id, not checked against the vocabulary."""
     return whole(name, value, -(1 << 63), (1 << 63) - 1, "a token id, which is a whole number")
 
 
@@ -103,7 +103,7 @@ def token_ids(name: str, value: Any) -> list[int]:
 
 
 def biases(name: str, value: Any) -> dict[int, float]:
-    """A mapping of token ids to what their logits get: a number, or -inf."""
+    """A mapping of token ids to what is added to their logits: a number, or -inf."""
     words = "a dict of token ids to numbers from -1e30 to 1e30, or -inf"
     if not isinstance(value, Mapping):
         raise wrong(name, value, words)
@@ -117,14 +117,14 @@ def biases(name: str, value: Any) -> dict[int, float]:
 
 
 def function(name: str, value: Any) -> Callable[..., Any]:
-    """Something to call."""
+    """A callable."""
     if not callable(value):
         raise wrong(name, value, "a function")
     return value  # type: ignore[no-any-return]
 
 
 def path(name: str, value: Any) -> Path:
-    """The path of a file, which is not empty: that would be this folder."""
+    """The path of a file; never empty, which would mean the current folder."""
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str) or not os.fspath(value):
         raise wrong(name, value, "the path of a file")
     return Path(value)

@@ -1,7 +1,7 @@
-"""A conversation with a model: its messages, the tokens they became, and what of it fits the context.
+"""A conversation with a model: its messages, the tokens they became, and the part that fits the context.
 
 Every turn renders the whole conversation, but what was rendered and generated before keeps the very tokens it had: an
-answer cut up anew might come out as other tokens, and the cache would be of no use from there on.
+answer tokenized again might become other tokens, and the cache would be of no use from there on.
 Knows nothing of terminals.
 """
 
@@ -27,7 +27,7 @@ ROLES = ("user", "assistant", "system", "tool")
 
 @dataclass
 class _Transcript:
-    """Text, and the tokens that stood for it."""
+    """Text, and the tokens that it came from or became."""
 
     text: str
     token_ids: list[int]
@@ -38,7 +38,7 @@ class Conversation:
     """Messages and a model to continue them.
 
     system: the system message, never dropped. messages: all turns since the beginning, [{"role", "content"}, …].
-    notify: told in one line when old turns no longer fit.
+    notify: called with one line when old turns no longer fit.
     """
 
     llm: LLM
@@ -71,7 +71,7 @@ class Conversation:
         self.system = None if text is None else arguments.text("The system message", text) or None
 
     def reply(self, text: str, params: SamplingParams) -> Iterator[str]:
-        """Add a user's message and yield the answer as it comes; closing the iterator keeps what came so far.
+        """Add a user's message and yield the answer as it comes; closing the iterator keeps the part so far.
 
         Where no answer came at all, through an error or an interruption, the message is taken back. Raises GGPYError.
         """
@@ -138,7 +138,7 @@ class Conversation:
         return rendered, token_ids
 
     def _next_turn(self) -> int | None:
-        """Where the turn after the oldest one begins: at the next user's message."""
+        """The index at which the turn after the oldest begins: that of the next user message."""
         later = range(self._first + 1, len(self.messages))
         return next((i for i in later if self.messages[i]["role"] == "user"), None)
 
@@ -154,7 +154,7 @@ class Conversation:
         return text, self.llm.tokenize_chat(text)
 
     def _remember(self, rendered: str, request: Request) -> None:
-        """Keep prompt and answer with their tokens, as far as tokens and text say the same."""
+        """Keep prompt and answer with their tokens, as far as tokens and text agree."""
         tokenizer = self.llm.tokenizer
         answer = request.token_ids
         if answer and (answer[-1] in tokenizer.eog or not tokenizer.token_bytes(answer[-1], special=False)):
@@ -172,7 +172,7 @@ class Conversation:
             file.write((text + "\n").encode("utf-8", "backslashreplace"))  # half a surrogate pair, as JSON spells it
 
     def load(self, path: Path) -> None:
-        """Take over what `save` wrote. Raises GGPYError, and then the conversation is as it was."""
+        """Load a conversation that `save` wrote. Raises GGPYError, and then the conversation is unchanged."""
         path = arguments.path("path", path)
         try:
             value = json.loads(read_file(path, MOST_SAVED).decode("utf-8"))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: the one way in which ggpy leaves something on a user's disk.
+"""Files that are written whole or not at all: the one way in which ggpy writes to a user's disk.
 
 The new content lies beside its target under a name of its own and takes the target's place when it is complete and on
 the disk. Until then, and whatever goes wrong, the target is as it was.
@@ -30,9 +30,9 @@ _RANDOM = "[a-z0-9_]{8}"  # what tempfile puts into a name
 def whole_file(path: str | os.PathLike[str], *, size: int = 0, inputs: Iterable[Path] = ()) -> Iterator[BinaryIO]:
     """A new file for `path`, to be filled by the block; a link's target is replaced, not the link.
 
-    size: the bytes it will take, where that is known; too little room is then said at once. inputs: files that are read
-    and must not be replaced. Whatever ends the block early leaves `path` as it was and nothing beside it; what a killed
-    process left of an earlier attempt goes at the next one. Raises GGPYError where `path` is no place for a file.
+    size: the bytes it will take, where that is known; too little room is then reported at once. inputs: files that are
+    read and must not be replaced. Whatever ends the block early leaves `path` as it was and nothing beside it; what a
+    killed process left behind is removed at the next attempt. Raises GGPYError where `path` cannot be a file.
     """
     target = check_target(path, inputs)
     folder, stem = target.parent, _stem(target.name)
@@ -69,8 +69,8 @@ def whole_file(path: str | os.PathLike[str], *, size: int = 0, inputs: Iterable[
 
 
 def check_target(path: str | os.PathLike[str], inputs: Iterable[Path] = ()) -> Path:
-    """Where a file for `path` goes, links followed. Raises GGPYError where that is no ordinary file or not in a folder,
-    or where it is one of `inputs`, or what a standard stream of this process goes to, under whatever name."""
+    """The target of a file for `path`, links followed. Raises GGPYError where that is no ordinary file, is not in a
+    folder, is one of `inputs`, or is the file of a standard stream of this process, under whatever name."""
     if not os.fspath(path):
         raise GGPYError("The name of the file to write is empty; give one.")
     try:
@@ -112,7 +112,7 @@ def _cannot(path: str | os.PathLike[str], why: str) -> GGPYError:
 
 
 def read_file(path: str | os.PathLike[str], most: int, *, ordinary: bool = True) -> bytes:
-    """The content of a file of up to `most` bytes. ordinary: what is a pipe or a device is refused, not waited for.
+    """The content of a file of up to `most` bytes. ordinary: refuse a pipe or a device instead of waiting for it.
 
     Raises GGPYError where it cannot be read or is larger.
     """
@@ -147,7 +147,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process still uses a folder, or nothing can be known of it."""
+    """True where a process still uses a folder, or where that cannot be known."""
     if os.name != "posix":
         return True
     descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
@@ -161,7 +161,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _stem(name: str) -> str:
-    """How the partial files of a target of this name begin, short enough for every file system."""
+    """The beginning of the names of a target's partial files, short enough for every file system."""
     return "." + name.encode("utf-8", "surrogateescape")[:_STEM].decode("utf-8", "ignore") + "."
 
 
@@ -183,8 +183,8 @@ def _create(folder: Path, stem: str) -> tuple[int, str]:
 
 
 def _sweep(folder: Path, stem: str) -> None:
-    """Remove the partial files of this target that no process writes any more: those are not locked. (Elsewhere than on
-    POSIX an open file cannot be removed.)"""
+    """Remove the partial files of this target that no process writes any more: they are not locked. (Outside POSIX an
+    open file cannot be removed.)"""
     mine = re.compile(re.escape(stem) + _RANDOM + r"\.partial")
     with os.scandir(folder) as entries:
         left = [entry.path for entry in entries if mine.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
@@ -202,7 +202,7 @@ def _sweep(folder: Path, stem: str) -> None:
 
 
 def _take_permissions(path: Path, name: str) -> None:
-    """mkstemp makes private files: give the new one the old file's mode, or what the umask allows."""
+    """Give the new file the old one's mode, or what the umask allows: mkstemp makes private files."""
     if os.name != "posix":
         return
     try:

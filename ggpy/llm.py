@@ -89,13 +89,13 @@ class LLM:
     context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
     the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
     cache_type_k, cache_type_v: how keys and values are cached, "f16", "bf16", "f32" (these two on the CPU alone) or
-    "q8_0", which takes half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. What a type
-    cannot hold is cut to its largest number, and told of once. device: "cpu", "cuda" for NVIDIA GPUs (the first one, or
-    all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these numbers; "auto" for a GPU
-    where one can be used. n_gpu_layers: how many of the last layers run on the GPU, the CPU running the others; None or
-    "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several GPUs share, "layer" or "row":
-    see `ggpy.graph.tensor_parallel`. batch_invariant: on a GPU too, what a request gets does not depend on the
-    requests evaluated with it, at the price of speed with many; on the CPU it never does.
+    "q8_0", which takes half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. A number
+    beyond a type's range is clipped to its largest one, and that is reported once. device: "cpu", "cuda" for NVIDIA
+    GPUs (the first one, or all of them where the model needs more memory), "cuda:1" or "cuda:0,1" for those of these
+    numbers; "auto" for a GPU where one can be used. n_gpu_layers: how many of the last layers run on the GPU, the CPU
+    running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several
+    GPUs share, "layer" or "row": see `ggpy.graph.tensor_parallel`. batch_invariant: on a GPU too, what a request gets
+    does not depend on the requests evaluated with it, at the price of speed with many; on the CPU that always holds.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -265,7 +265,7 @@ class LLM:
         return self.tokenizer.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        """The text of token ids; what is no valid UTF-8 shows as U+FFFD."""
+        """The text of token ids; invalid UTF-8 shows as U+FFFD."""
         return self.tokenizer.detokenize(ids, skip_special=skip_special)
 
     def render_chat(self, messages: Sequence[Message], **template_values: Any) -> str:
@@ -282,13 +282,13 @@ class LLM:
         return self.tokenizer.tokenize_chat(rendered)
 
     def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> Request:
-        """One prompt as a request for `follow`, for those who watch a request rather than wait for its result."""
+        """One prompt as a request for `follow`, for callers who watch a request instead of waiting for its result."""
         self._check_open()
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
         return self.engine.request(ids, params_or_default("params", params).resolved(self.sampling_defaults))
 
     def follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
-        """Run these until all are finished: (index in `requests`, new text). Ends them when it is closed early."""
+        """Run requests until all are finished; yields (index in `requests`, new text). Closing it early ends them."""
         words = "a list of what `request` returned"
         for request in (found := arguments.several("requests", requests, words)):
             if not isinstance(request, Request):
@@ -388,7 +388,7 @@ class LLM:
 
 
 def _as_list(name: str, prompts: Any) -> list[Any]:
-    """A single prompt becomes a list of one; a list of numbers is a single prompt."""
+    """The prompts as a list: a single prompt becomes a list of one; a list of numbers is a single prompt."""
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
     prompts = arguments.several(name, prompts, "a text, a list of token ids, or a list of these")
@@ -396,7 +396,7 @@ def _as_list(name: str, prompts: Any) -> list[Any]:
 
 
 def _answers_of(params: SamplingParams) -> list[SamplingParams]:
-    """One set of parameters for each of the `n` answers, with seeds of their own."""
+    """Parameters for each of the `n` answers, with seeds of their own."""
     seed = params.seed
     return [replace(params, n=1, seed=None if seed is None else seed + i) for i in range(params.n)]
 

@@ -1,4 +1,4 @@
-"""What the library tells its user while it works: one-line notes, passed to a `notify` callable."""
+"""Notes to the user while the library works: one line each, passed to a `notify` callable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where files that outlive a run are kept: fetched models, compiled kernels, chat history."""
+"""Folders of files that outlive a run: fetched models, compiled kernels, chat history."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def expand(name: str) -> Path:
 
 def cache_dir() -> Path:
     """The user's cache directory for ggpy; `GGPY_CACHE` overrides the platform's own. Not created here. Raises
-    GGPYError where neither says where it is."""
+    GGPYError where neither gives one."""
     chosen = os.environ.get("GGPY_CACHE")
     if chosen:
         try:

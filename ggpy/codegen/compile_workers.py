@@ -30,8 +30,8 @@ def compile_all(
     cache: Path,
     notify: Notify,
 ) -> None:
-    """Compile kernels for `target`, and say so: by `workers` processes that run `serve` (`compiled_by_others`), or here
-    by `obtain` where one worker is enough or processes cannot be had. cache: the folder they go to
+    """Compile kernels for `target`, and say so: with `workers` processes that run `serve` (`compiled_by_others`), or
+    here by `obtain` where one worker is enough or processes cannot be had. cache: the folder they go to
     (`kernel_files.folder`), a temporary one if it must be."""
     start, n = time.perf_counter(), len(names)
     kept = is_kept(cache)

@@ -1,7 +1,7 @@
-"""Compiled kernels on disk, for whatever processor: their folder, and files that tell when they are damaged.
+"""Compiled kernels on disk, for any processor: their folder, and files in which damage is detected.
 
-What lies there is run. So nobody else may write the folder or the files, and a file is read only if it is one, of a
-bounded size, and says that it is this kernel: a hash covers its name, what is said about it, and the code.
+These files hold code that is run. So nobody else may write the folder or the files, and a file is read only if it is a
+regular one, of a bounded size, and names this kernel: a hash covers the name, the description and the code.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def folder(*names: str) -> Path:
-    """The folder of these names in the user's cache, made where it is missing; where the cache cannot be written, or
-    others may write there, in a temporary one. What the user's cache already holds is read either way."""
+    """The folder of these names in the user's cache, created where missing; in a temporary folder where the cache
+    cannot be written or others may write there. Files that the user's cache already holds are read either way."""
     if _unusable(names) is None:
         return cache_dir().joinpath(*names)
     path = temporary().joinpath(*names)
@@ -37,10 +37,10 @@ def folder(*names: str) -> Path:
 
 
 def _unusable(names: tuple[str, ...]) -> str | None:
-    """Why code cannot be kept in the folder of these names, with what to do about it; None where it can.
+    """The reason why code cannot be kept in the folder of these names, and the remedy; None where it can.
 
     Below the user's cache, which may be shared, folders are made readable by all (an image is built as root) and
-    writable by us alone. One of ours that others may write is closed to them: an umask of 002 makes such.
+    writable by us alone. If others may write a folder of ours (an umask of 002 makes such), that is taken from them.
     """
     place = cache_dir()
     try:
@@ -73,13 +73,13 @@ def _is_ours(uid: int) -> bool:
 
 
 def why_not_kept(path: Path) -> str:
-    """Why a `folder` is a temporary one, with what to do about it."""
+    """The reason why a `folder` is temporary, and the remedy."""
     return _unusable(path.relative_to(temporary()).parts) or f"{path} is temporary"
 
 
 @lru_cache(maxsize=1)
 def temporary() -> Path:
-    """What stands in for a cache that cannot be written: a folder that goes with this process."""
+    """A folder in place of a cache that cannot be written, removed when this process ends."""
     import shutil
 
     try:
@@ -99,22 +99,22 @@ def temporary() -> Path:
 
 
 def is_kept(path: Path) -> bool:
-    """Whether other processes find what lies in a `folder`."""
+    """True where other processes find the files in a `folder`."""
     return not temporary.cache_info().currsize or temporary() not in path.parents
 
 
 def _places(path: Path) -> list[Path]:
-    """Where a kernel's file may lie: where it is written, and in a cache that can only be read."""
+    """The places of a kernel's file: where it is written, and in a cache that can only be read."""
     return [path] if is_kept(path) else [path, cache_dir() / path.relative_to(temporary())]
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something to `read`."""
+    """True where there is a file to `read`."""
     return any(place.is_file() for place in _places(path))
 
 
 def read(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """What `write` wrote there; None where that is nothing, damaged, another kernel's, or another user's."""
+    """A kernel as `write` stored it; None where it is missing, damaged, another kernel's, or another user's."""
     return next(filter(None, map(_read, _places(path))), None)
 
 
@@ -140,12 +140,12 @@ def _content(path: Path) -> bytes:
 
 
 def _name(path: Path) -> str:
-    """What a file says it is: code of another version is told by the folder's name."""
+    """The name that a kernel's file states in its header; the folder in it tells versions of the code apart."""
     return f"{path.parent.name}/{path.name}"
 
 
 def write(path: Path, about: dict[str, Any], code: bytes) -> None:
-    """Machine code behind a line of JSON and a line with the hash of both, which appears whole or not at all."""
+    """Write machine code behind a line with a hash and a line of JSON; the file appears whole or not at all."""
     content = json.dumps({**about, "is": _name(path)}).encode() + b"\n" + code
     with contextlib.suppress(OSError):  # a full disk costs the next start a compilation, nothing else
         file, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -160,7 +160,7 @@ def write(path: Path, about: dict[str, Any], code: bytes) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove what `read` finds, as it cannot be loaded."""
+    """Remove a kernel's file that cannot be loaded."""
     for place in _places(path):
         with contextlib.suppress(OSError):
             place.unlink()

@@ -3,7 +3,7 @@
 numba compiles a kernel once per machine; what it made is a plain object file with a C entry. Later processes hand that
 file to LLVM's linker, a millisecond each, and never import numba, whose import and start-up cost most of a second. The
 cache directory is named by a hash of every source that kernels are made of (`ggpy.codegen.sources`), the versions of
-Python, numba and LLVM, and the CPU with its features, so it can neither be stale nor of another machine."""
+Python, numba and LLVM, and the CPU with its features, so it is never stale and never another machine's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ON_ARM = llvm.get_default_triple().startswith(("aarch64", "arm64"))
 
 
 def _arm_has_dotprod() -> bool:
-    """Whether this Arm CPU multiplies and adds bytes (FEAT_DotProd), as the system says: LLVM does not look for it."""
+    """True where the system reports byte dot products (FEAT_DotProd) on this Arm CPU: LLVM does not detect them."""
     try:
         if sys.platform == "linux":
             getauxval = ctypes.CDLL(None).getauxval
@@ -92,7 +92,7 @@ COMPILED = ("ggpy.cpu.builds", "ggpy.quant.quantize")
 
 
 def fingerprint() -> str:
-    """A hash of all that compiled code depends on."""
+    """A hash of everything that compiled code depends on."""
     machine = (llvmlite.__version__, llvm.get_host_cpu_name(), host_features(), os.environ.get("GGPY_ISA", ""))
     return sources.fingerprint(COMPILED, machine)
 
@@ -105,8 +105,7 @@ def kernel_cache() -> Path:
 
 @dataclass(frozen=True)
 class ObjectCode:
-    """What a compiler made: an ELF (or Mach-O, COFF) image, the name of its C entry, and the functions it expects to
-    find."""
+    """Compiled code: an ELF (or Mach-O, COFF) image, the name of its C entry, and the functions that it links to."""
 
     image: bytes
     entry: str
@@ -148,7 +147,7 @@ def load(name: str, prototype: str, compile: Callable[[], ObjectCode]) -> Native
 
 
 def is_cached(name: str) -> bool:
-    """Whether `load` would find the function on disk."""
+    """True where `load` would find the function on disk."""
     return kernel_files.exists(_file(name))
 
 

@@ -23,7 +23,7 @@ _NAME = re.compile(rb"\w+")
 
 
 def fingerprint(roots: Iterable[str], made_by: Iterable[object]) -> str:
-    """A hash of the `sources` of these modules, of Python and numba, and of what else compiles them."""
+    """A hash of the `sources` of these modules, the versions of Python and numba, and whatever else compiles them."""
     digest = hashlib.sha256()
     for name, text in sources(roots).items():
         digest.update(f"{name} {len(text)}\0".encode() + text)
@@ -57,7 +57,7 @@ def _imports(text: bytes) -> Iterator[str]:
 
 
 def _file(name: str) -> str | None:
-    """The file of a module or package of ours; None for any other name."""
+    """The file of a module or package of ggpy; None for any other name."""
     for root in ggpy.__path__:
         place = os.path.join(root, *name.split(".")[1:])
         for path in (f"{place}.py", os.path.join(place, "__init__.py")):
@@ -67,7 +67,7 @@ def _file(name: str) -> str | None:
 
 
 def _numba_version() -> bytes | str:
-    """What tells numba's releases apart, found without importing it."""
+    """Bytes or text that differ between numba's releases, found without importing it."""
     found = find_spec("numba")
     with contextlib.suppress(OSError, AttributeError, TypeError):
         return _read(os.path.join(os.path.dirname(found.origin), "_version.py"))  # type: ignore[union-attr, arg-type]

@@ -1,5 +1,4 @@
-"""How each kernel is made: one of the operation bodies in this folder with the tier's primitives put in, compiled by
-numba.
+"""Builds of kernels: an operation's body from `ggpy.cpu.ops`, with the tier's primitives put in, compiled by numba.
 
 Imported only when something has to be compiled.
 """
@@ -51,7 +50,7 @@ def _tiles(tier: str, form: str) -> dict[str, Any]:
 
 
 def _linear(tier: str, variant: str) -> Build:
-    """`variant`: a format, and behind a dot the form of activations where it is q16."""
+    """Build a matrix product. variant: a format, followed by a dot and the form of activations where that is q16."""
     format_name, _, form = variant.partition(".")
     packed = PACKED[format_name]
     form = "f32" if packed.is_float else form or "q8"
@@ -216,7 +215,7 @@ def build(name: str, tier: str, prototype: str) -> Any:
 
 
 def object_code(name: str, tier: str, prototype: str) -> ObjectCode:
-    """Compile a kernel to what `ggpy.codegen.native` keeps on disk."""
+    """Compile a kernel to the object code that `ggpy.codegen.native` keeps on disk."""
     function = build(name, tier, prototype)
     library = function._library
     needs = [f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")]

@@ -74,8 +74,8 @@ def round_up(n: int, to: int) -> int:
 
 @dataclass
 class Embedding:
-    """Where the rows of a step's tokens come from: the file, as they occur, which costs 2 us a token and no memory.
-    Those of a type without a packed form are made once, in half precision."""
+    """Embedding rows of a step's tokens, read from the file as they occur: 2 us a token, and no memory. A table of a
+    type without a packed form is converted once, to half precision."""
 
     file: GGUFFile
     info: TensorInfo
@@ -84,7 +84,7 @@ class Embedding:
     views: list[memoryview]  # of each row
 
     def read(self, tokens: np.ndarray, n: int) -> None:
-        """Have rows[:n] be those of the tokens."""
+        """Fill rows[:n] with the embedding rows of the tokens."""
         if self.halves is not None:
             self.rows[:n] = self.halves[tokens[:n]]
             return
@@ -94,7 +94,7 @@ class Embedding:
 
 
 class CpuExecutor:
-    """Runs one program, or a part of one. `run` evaluates the batch described in its arrays, and returns logits."""
+    """Executor of one program, or of a stage of one. `run` evaluates the batch in its arrays and returns logits."""
 
     def __init__(
         self,
@@ -153,8 +153,8 @@ class CpuExecutor:
         return {m.name: int(start) for m, start in zip(matrices, starts, strict=True)}
 
     def _start_packing(self) -> None:
-        """Have the weights packed in threads of their own, while others prepare what they need; `finish_packing`
-        waits. The file's pages are handed back as they are done."""
+        """Start packing the weights in threads of their own, while the caller goes on; `finish_packing` waits for them.
+        The file's pages are released as they are done."""
         self._packers = ThreadPoolExecutor(self.n_threads, "ggpy-pack")
         self._packing: list[Future[None]] = [
             self._packers.submit(self._pack_piece, info, self._weights[info.name], first, last)
@@ -163,7 +163,7 @@ class CpuExecutor:
         ]
 
     def before_fork(self) -> None:
-        """The threads that pack are not in a child, and what they have packed is shared with it."""
+        """Finish packing before a fork: a child has no packing threads, but shares the packed weights."""
         with contextlib.suppress(Exception):  # which the first step raises
             self.finish_packing()
 
@@ -173,8 +173,8 @@ class CpuExecutor:
             self._team.lose_threads()
 
     def finish_packing(self) -> None:
-        """Wait until the weights are packed; the first step does so. Raises what went wrong there, every time: a step
-        whose wait was interrupted, or failed, must not leave the next one with half the weights."""
+        """Wait until the weights are packed; the first step does so. Raises the error of a packing thread, every
+        time: a step whose wait was interrupted, or failed, must not leave the next one with half the weights."""
         for job in self._packing:
             job.result()
         self.file.check_unchanged()
@@ -305,7 +305,7 @@ class CpuExecutor:
         r["accumulate"], r["next"] = linear.accumulate, self._counter()
 
     def _counter(self) -> int:
-        """The address of a word of an operation's own, on a cache line of its own."""
+        """The address of a counter for one operation, on a cache line of its own."""
         self._n_counters += 1
         return int(self._counters.ctypes.data) + LINE * (self._n_counters - 1)
 
@@ -361,8 +361,8 @@ class CpuExecutor:
     # ---- barriers
 
     def _accesses(self, op: Op, small: bool) -> list[tuple[Any, bool, str]]:
-        """What an operation touches: (memory, whether it writes, how threads share
-        it out). Threads that share alike never meet."""
+        """Memory that an operation reads or writes: (memory, True for a write, the rule by which threads divide it).
+        Under the same rule, no thread touches another thread's part."""
         everyone, own = "everyone", "own"
 
         def regions(items: tuple[Region, ...], writes: bool, share: str) -> list[tuple[Any, bool, str]]:
@@ -403,8 +403,8 @@ class CpuExecutor:
         ]
 
     def _place_barriers(self) -> None:
-        """A barrier stands before an operation that meets memory which another
-        thread may have touched since the last one."""
+        """Place a barrier before each operation that accesses memory which another
+        thread may have touched since the last barrier."""
         for bit, small in ((1, True), (2, False)):
             since: list[tuple[Any, bool, str]] = []
             for record, op in zip(self._ops, self.program.ops, strict=True):
@@ -445,20 +445,20 @@ class CpuExecutor:
         return keys != 0, values != 0
 
     def receive_hidden(self, before: StageExecutor, n: int) -> None:
-        """Have the next step, of n tokens, begin with the rows that the part of the program before this one gives."""
+        """Set the hidden states, from the stage before this one, that the next step of n tokens begins with."""
         assert self._hidden_in is not None
         self._hidden_in[:n] = before.send_hidden(n)
 
     def send_hidden(self, n: int) -> np.ndarray:
-        """What the last step, of n tokens, has left for the part after this one: float32 [n, n_cols], a view."""
+        """Hidden states of the last step's n tokens, for the stage after this one: float32 [n, n_cols], a view."""
         return self._result[:n]
 
     def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
-        """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m]. What tokens are does
-        not matter here: none depends on what is beside it.
+        """Evaluate the batch described in `tokens`, `slots`, `positions` [:n] and `outputs` [:m]. `generated` makes
+        no difference here: no token's result depends on the rest of the batch.
 
-        Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step. A part that gives
-        rows to the next one has none.
+        Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step. A stage with
+        another one after it has none.
         """
         if self._packing:
             self.finish_packing()
@@ -482,7 +482,7 @@ class CpuExecutor:
         return self._result[: m if self.program.logits else 0]
 
     def _turn_to(self, position: int) -> None:
-        """Extend the tables of angles: made as far as positions get, memory that a long context may never touch."""
+        """Extend the rope tables up to a position: only as far as needed, as a long context may never be filled."""
         end = min(self.n_ctx, round_up(position + 1, ANGLES_AT_ONCE))
         for rope, table in self._angles.items():
             table[self._n_angles : end] = rope.table(self._n_angles, end)

@@ -1,7 +1,7 @@
 """The kernels by name: each is compiled when a program first names it, kept on disk, and called by address.
 
-A kernel of an operation takes (op, step, thread, threads): the addresses of two records (`ggpy.cpu.isa.layout`), and
-which share of the work is its own."""
+A kernel of an operation takes (op, step, thread, threads): the addresses of two records (`ggpy.cpu.isa.layout`), the
+thread's number, and the number of threads that share the work."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def kernel(name: str, tier: str | None = None) -> Native:
 
 
 def missing(names: list[str]) -> list[str]:
-    """Those of the kernels `names` that have yet to be compiled."""
+    """The kernels among `names` that are not compiled yet."""
     return [name for name in names if file_name(name) not in _loaded and not is_cached(file_name(name))]

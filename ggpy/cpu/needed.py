@@ -1,4 +1,4 @@
-"""Which kernels are needed, by a program or for weights of given types, and compiling those that are missing."""
+"""The kernels that a program, or weights of given types, need; and the compilation of those that are missing."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ TEAM = (
 # logits. With 16 bits its weights are still read once: so it costs a step of a few tokens nothing where memory sets the
 # pace, and a prompt, of which one row comes here, less than can be measured.
 def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:
-    """As what a product with this weight reads activations: one of `layout.ACTIVATION_DTYPES`."""
+    """The dtype in which a product with this weight reads activations: one of `layout.ACTIVATION_DTYPES`."""
     dtype = packed_format(info).activation_dtype
     return "q16" if gives_logits and dtype == "q8" else dtype
 
 
 def kernel_name(operation: Operation, cache_type: str) -> str:
-    """The kernel of an operation, as `ggpy.cpu.kernels` knows it."""
+    """The name of an operation's kernel, as in `ggpy.cpu.kernels`."""
     if isinstance(operation, Embed):
         return f"embed.{packed_format(operation.table).name}"
     if isinstance(operation, Linear):
@@ -106,8 +106,8 @@ COMPILE_WORKER = "from ggpy.cpu.needed import compile_worker; compile_worker()"
 
 
 def compile_worker() -> None:
-    """A compiling process: a kernel's name a line, and behind a space its tier where that is another than this CPU's
-    best. See `ggpy.codegen.compile_workers`."""
+    """The loop of a compiling process: a kernel's name a line, followed by its tier where that is not this CPU's best.
+    See `ggpy.codegen.compile_workers`."""
     for line in sys.stdin:
         name, _, tier = line.strip().partition(" ")
         kernels.kernel(name, tier or None)
@@ -115,7 +115,7 @@ def compile_worker() -> None:
 
 
 def compile_missing(names: list[str], notify: Notify) -> list[str]:
-    """Compile those of the kernels `names` that this machine has yet to compile, and say so; returns which."""
+    """Compile the kernels among `names` that this machine has not compiled yet, and say so; returns their names."""
     missing = kernels.missing(names)
     if missing:
         missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first

@@ -51,8 +51,8 @@ def call_kernel(typingctx: Any, address: Any, op: Any, step: Any, tid: Any, nth:
 
 @njit(nogil=True, error_model="numpy")
 def run_program(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped-def]
-    """Run all operations as thread `tid` of `nth`. A barrier is a counter and a generation: the last to arrive winds
-    back what the operations before it counted, which nobody is in any more, and opens the next one."""
+    """Run all operations as thread `tid` of `nth`. A barrier is a counter and a generation: the last thread to arrive
+    resets the counters of the operations before it, which all threads have left, and starts the next generation."""
     gate, gate_sleepers = team + types.uint64(GENERATION), team + types.uint64(BARRIER_SLEEPERS)
     own_patience = team + types.uint64(STATES + LINE * tid + PATIENCE)
     patience, most = load_atomic(own_patience), load_atomic(team + types.uint64(MOST_PATIENCE))
@@ -122,8 +122,8 @@ def worker_loop(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-un
 
 
 def submit_step(ops, n_ops, step_at, team, nth, sleepers):  # type: ignore[no-untyped-def]
-    """Thread 0's step: post the job, walk, return 0. If workers sleep it does not: their numbers are written to
-    `sleepers`, their count returned.
+    """Thread 0's step: post the job, walk, return 0. If workers sleep, it does not walk: their numbers are
+    written to `sleepers`, and their count is returned.
 
     Negative: nothing is posted yet; wake them and call again. Positive (a worker fell asleep just then): the job is
     posted; wake them and walk. One call for both, so that no interrupt of the Python side can come between posting and

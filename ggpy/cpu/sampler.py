@@ -17,7 +17,7 @@ MAX_TOP_K = 256  # top-k beyond it sorts faster in numpy
 
 
 class NativeSampler:
-    """Chooses a token from logits by top-k, top-p, min-p and temperature."""
+    """A sampler that chooses a token from logits by top-k, top-p, min-p and temperature."""
 
     def __init__(self, chain: TopKChain) -> None:
         self._k = chain.candidates
@@ -28,7 +28,7 @@ class NativeSampler:
 
     @staticmethod
     def of(params: SamplingParams) -> NativeSampler | None:
-        """What does as the parameters (resolved) ask; None where numpy does it, or does it sooner."""
+        """A native sampler for these parameters (resolved); None where only numpy can follow them, or is faster."""
         chain = TopKChain.of(params)
         if chain is None or not params.temperature or chain.candidates > MAX_TOP_K:
             return None
@@ -36,7 +36,7 @@ class NativeSampler:
 
     def __call__(self, logits: Floats, uniform: float) -> int:
         """The token at the point `uniform`, from 0 to below 1, of the distribution over logits, float32 [n]; -1 where
-        they are none, or top-k is off because there are so few."""
+        the logits define no distribution, or where top-k is not below n."""
         n = len(logits)
         if self._k >= n:
             return -1

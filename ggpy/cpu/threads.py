@@ -49,7 +49,7 @@ class Team:
             worker.start()
 
     def lose_threads(self) -> None:
-        """In a child made by `fork` there are no threads: the next step starts some."""
+        """Forget the threads in a child made by `fork`, which has none: the next step starts new ones."""
         self._workers = None
 
     def _work(self, tid: int) -> None:

@@ -2,7 +2,7 @@
 
 `Engine.step` shows the data's way: schedule a batch (the next token of every request that is generating, then chunks
 of prompts, up to `n_batch`), run it, choose tokens. A device that chooses tokens by itself is kept a step ahead: it
-needs no word from here to go on. Knows nothing of files, templates or terminals.
+goes on without waiting for the host. Knows nothing of files, templates or terminals.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RuntimeLike(Protocol):
-    """What the engine asks of a runtime."""
+    """The interface that the engine needs of a runtime."""
 
     n_ctx: int
     n_slots: int
@@ -60,9 +60,9 @@ class Batch:
 
 
 class Engine:
-    """Runs requests over a runtime's slots. Not for several threads at once.
+    """An engine that runs requests over a runtime's slots. Not thread-safe.
 
-    chain_for: what samples faster than numpy with given parameters (resolved), or None; see `Sampler`.
+    chain_for: a function that gives a faster sampler than numpy's for parameters (resolved), or None; see `Sampler`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Engine:
         return bool(self.waiting or self.running)
 
     def request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        """A request for `add`: token ids and resolved parameters. Raises GGPYError where it could not run."""
+        """A request for `add`, from token ids and resolved parameters. Raises GGPYError where it could not run."""
         self._check(prompt, "The prompt")
         wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
         if wrong is not None:
@@ -96,7 +96,7 @@ class Engine:
         self.waiting.append(request)
 
     def abort(self, request: Request) -> None:
-        """End a request early; what its slot holds stays of use."""
+        """End a request early; its slot's cells can still be reused."""
         if not request.finished:
             request.finish("abort")
         self._retire(request)
@@ -113,7 +113,7 @@ class Engine:
         return advanced
 
     def schedule(self) -> Batch:
-        """Who takes part in the next step: generating requests first, then prompts in order of arrival."""
+        """The batch of the next step: generating requests first, then prompts in order of arrival."""
         while self.waiting and (slot := self._slot_for(self.waiting[0])):
             request = self.waiting.popleft()
             request.begin(slot, self._n_reusable(slot, request))
@@ -133,8 +133,8 @@ class Engine:
         return batch
 
     def schedule_overlapped(self, batch: Batch) -> Batch | None:
-        """What follows a batch whose tokens the device chooses, if its requests simply go on. A request that turns
-        out to have ended has a token evaluated in vain, in a cell that its slot never claims."""
+        """The batch after one whose tokens the device chooses, if its requests simply go on; else None. If a request
+        turns out to have ended, its token is evaluated in vain, in a cell that its slot never claims."""
         if batch.specs is None or (self.waiting and any(slot.request is None for slot in self.slots)):
             return None
         going = [request for request in batch.requests if not request.finished]
@@ -146,7 +146,7 @@ class Engine:
         return following if following.specs is not None else None
 
     def _specs(self, batch: Batch) -> SampleSpecs | None:
-        """How the device is to choose the batch's tokens; None where it cannot, for one of them at least."""
+        """Sample specs of the batch's tokens for the device; None where it cannot choose one of them."""
         if not 0 < len(batch.requests) <= self.runtime.max_sampled:
             return None
         rows = []
@@ -160,7 +160,7 @@ class Engine:
         return np.array(rows, SAMPLE_SPEC)
 
     def run(self, batch: Batch) -> Batch:
-        """Have the batch evaluated: its `result` is there, or on its way."""
+        """Evaluate the batch: its `result` is set, and may still be in flight on the device."""
         if not batch.requests:
             return batch
         tokens: list[int] = []
@@ -186,8 +186,8 @@ class Engine:
         return batch
 
     def postprocess(self, batch: Batch) -> list[Request]:
-        """Note what the cache now holds, and give every request whose last token was evaluated its next one. Those
-        that ended while the batch was under way get nothing."""
+        """Record what the cache now holds, and give every request whose last token was evaluated its next one. Requests
+        that ended while the batch was in flight get nothing."""
         result = batch.result
         chosen = () if result is None else result if isinstance(result, np.ndarray) else result.tokens()
         complete = []
@@ -251,7 +251,7 @@ class Engine:
         return max(free, key=lambda s: (self._n_reusable(s, request), -s.last_used), default=None)
 
     def _n_reusable(self, slot: Slot, request: Request) -> int:
-        """How many of a slot's cells hold what the request begins with, as it would be evaluated."""
+        """The number of a slot's cells that hold the request's first tokens, evaluated as they would be now."""
         n = slot.common_prefix(request.tokens)
         return min(n, slot.n_prompt, len(request.prompt)) if self.runtime.by_kind else n
 

@@ -1,7 +1,7 @@
 """One request on its way through the engine, and the slot of the cache where it sits.
 
 Each slot remembers the tokens whose keys and values it holds, so a request that begins like an earlier one is
-evaluated only from where they part.
+evaluated only from where they differ.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Slot:
         return next(i for i in range(n) if self.tokens[i] != tokens[i])
 
     def extend(self, tokens: Sequence[int], of_prompt: bool) -> None:
-        """The cells that follow hold these."""
+        """Record that the next cells hold these tokens."""
         if of_prompt and self.n_prompt == len(self.tokens):
             self.n_prompt += len(tokens)
         self.tokens += tokens
 
     def truncate(self, n: int) -> None:
-        """The cells from n on hold nothing of use."""
+        """Forget the cells from n on."""
         del self.tokens[n:]
         self.n_prompt = min(self.n_prompt, n)
 
@@ -67,7 +67,7 @@ class Timings:
 
     @property
     def decode_rate(self) -> float:
-        """Of the tokens after the first, which belongs to the prompt's time."""
+        """Generated tokens per second, without the first, which belongs to the prompt's time."""
         return (self.n_decode - 1) / self.decode_s if self.decode_s and self.n_decode > 1 else 0.0
 
 
@@ -118,12 +118,12 @@ class Request:
 
     @property
     def generating(self) -> bool:
-        """Whether the next token to evaluate was generated; else it is the prompt's."""
+        """True where the next token to evaluate was generated; else it is the prompt's."""
         return self.n_computed >= len(self.prompt)
 
     @property
     def n_pending_of_kind(self) -> int:
-        """Tokens to evaluate next in one way: the prompt's together, one generated token at a time, as when it came."""
+        """Tokens of one kind to evaluate next: the rest of the prompt, or one generated token, as at first."""
         return min(self.n_pending, 1 if self.generating else len(self.prompt) - self.n_computed)
 
     @property
@@ -152,8 +152,7 @@ class Request:
         )
 
     def begin(self, slot: Slot, n_reused: int) -> None:
-        """Take a slot over, of whose cells the first `n_reused` hold this request's tokens; the last token is always
-        evaluated."""
+        """Take over a slot whose first `n_reused` cells hold this request's tokens; always evaluate the last token."""
         self.slot, slot.request = slot, self
         self.n_computed = min(n_reused, len(self.tokens) - 1)
         if not self._started:
@@ -162,7 +161,7 @@ class Request:
 
     @property
     def goes_on(self) -> bool:
-        """Whether another token will be chosen after the next one, unless that ends the text."""
+        """True where another token will be chosen after the next one, unless that ends the text."""
         return self.n_chosen + 1 != self.params.max_tokens and len(self.tokens) < self._n_ctx
 
     def advance(self, chosen: NDArray[np.float32] | int) -> None:

@@ -40,7 +40,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As llama-bench has it: pp512, tg64 @ d4096; and x8 for eight sequences."""
+        """The name as in llama-bench: pp512, tg64 @ d4096; with x8 for eight sequences."""
         name = f"pp{self.n_prompt}" if self.n_prompt else f"tg{self.n_gen}"
         name += f" x{self.n_parallel}" if self.n_parallel > 1 else ""
         return name + (f" @ d{self.n_depth}" if self.n_depth else "")
@@ -51,15 +51,15 @@ class Case:
 
     @property
     def n_cells(self) -> int:
-        """What the context must hold."""
+        """Tokens that the context of one sequence must hold."""
         return self.n_depth + max(self.n_prompt, self.n_gen)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """`samples`: tokens per second of all sequences together, one a repeat. `bytes_per_step`: what a decoding step
-    reads of weights and cache; `bandwidth`: what the machine reads in a second of as many bytes, again and again. None
-    where not known."""
+    """`samples`: tokens per second of all sequences together, one a repeat. `bytes_per_step`: bytes of weights and
+    cache that a decoding step reads; `bandwidth`: bytes per second at which the machine reads as many, again and again.
+    None where not known."""
 
     case: Case
     n_threads: int
@@ -78,8 +78,8 @@ class Measurement:
 
     @property
     def bandwidth_share(self) -> float | None:
-        """Of the bandwidth, the share that decoding uses: 1 is as fast as memory, or the cache that holds all that
-        decoding reads, allows."""
+        """The share of the bandwidth that decoding uses: 1 is as fast as memory allows, or the CPU cache where that
+        holds all that decoding reads."""
         if self.case.n_prompt or not self.bytes_per_step or not self.bandwidth:
             return None
         return self.bytes_per_step * self.tok_s / self.case.n_parallel / self.bandwidth
@@ -104,7 +104,7 @@ class Measurement:
 def plan_cases(
     n_prompt: Sequence[int], n_gen: Sequence[int], n_depth: Sequence[int], n_parallel: Sequence[int]
 ) -> list[Case]:
-    """Every combination, the shallow ones first; counts of 0 in n_prompt and n_gen mean none."""
+    """The cases of all combinations, shallow ones first; counts of 0 in n_prompt and n_gen are left out."""
     cases = []
     for depth in sorted(set(n_depth)):
         cases += [Case(n, 0, depth) for n in dict.fromkeys(n_prompt) if n]
@@ -122,7 +122,7 @@ def measure(
     bandwidth: Callable[[float], float] | None = None,
 ) -> Iterator[Measurement]:
     """Each case's measurement as it is made: `repeats` samples after a warm-up. `bandwidth(bytes_per_step(case))` is
-    asked before and after each generation, and the better counts: what a machine reads in a second drifts.
+    measured before and after each generation, and the higher one counts: a machine's bandwidth drifts.
 
     Raises GGPYError where a case does not fit the runtime.
     """
@@ -153,7 +153,7 @@ def measure(
 
 
 class _Bench:
-    """Arbitrary tokens through a runtime, timed."""
+    """A timer of arbitrary tokens through a runtime."""
 
     def __init__(self, runtime: RuntimeLike) -> None:
         self.runtime = runtime
@@ -161,7 +161,7 @@ class _Bench:
         self.filled = [0] * runtime.n_slots  # cells of each slot that hold something
 
     def fill(self, slot: int, n: int) -> None:
-        """Have the first n cells of a slot hold something. Deeper cases come later, so what is there can stay."""
+        """Fill the first n cells of a slot. Deeper cases come later, so cells that are filled already can stay."""
         if n > self.filled[slot]:
             self.prefill(slot, self.filled[slot], n - self.filled[slot])
 
@@ -196,7 +196,7 @@ class _Bench:
 
 
 def bytes_read(file: GGUFFile, cache: str) -> Callable[[Case], float]:
-    """How many bytes a decoding step of a case reads, on average: every matrix once, as packed, and each sequence's
+    """Bytes that a decoding step of a case reads, on average: every matrix once, as packed, and each sequence's
     keys and values up to its position, in a cache of that type (`Runtime.cache_type`)."""
     from ggpy.cpu.isa.layout import cache_types, cell_bytes
     from ggpy.quant.packed import packed_format
@@ -231,8 +231,8 @@ class Memory:
         self._pool = ThreadPoolExecutor(n_threads)
 
     def bandwidth(self, n_bytes: float, seconds: float = 0.3) -> float:
-        """Bytes per second of reading so many again and again (of more than any cache holds, fewer do): the best of
-        the passes made in about so many seconds."""
+        """Bytes per second of reading `n_bytes` again and again (fewer are enough beyond the size of any cache): the
+        best of the passes made in about `seconds`."""
         from ggpy.cpu.executor import allocate
 
         n_threads = len(self._sums)

@@ -191,7 +191,7 @@ class GGUFFile:
         return data
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` with what lies `offset` bytes from the start of the file. GGPYError where that is gone."""
+        """Fill `buffer` from byte `offset` of the file on. Raises GGPYError where those bytes are gone."""
         done = 0
         if self._stream.closed:
             raise GGPYError(f"{shown(self.path)} was closed; open it again with GGUFFile(path).")
@@ -214,7 +214,7 @@ class GGUFFile:
         return len(found)
 
     def check_unchanged(self) -> None:
-        """Raise GGPYError if the file was written since it was opened: what was read may be of two models."""
+        """Raise GGPYError if the file was written since it was opened: its bytes may come from two models."""
         found = os.fstat(self._file)
         if (found.st_size, found.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns):
             raise self._changed()
@@ -273,12 +273,12 @@ def _open(path: Path) -> FileIO:
 
 
 class _BeyondStart(Exception):
-    """The header goes on behind what was read of the file."""
+    """The header is longer than the part of the file that was read."""
 
 
 class _Header:
-    """One walk through everything before the tensor data. start: the first bytes of the file, which may be too few:
-    _BeyondStart. Nothing is believed that the whole file could not hold."""
+    """One walk through everything before the tensor data. start: the first bytes of the file; raises _BeyondStart
+    where they are too few. Nothing is believed that the whole file could not hold."""
 
     def __init__(self, path: Path, start: bytes, file_size: int) -> None:
         self.path, self.map, self.size, self.pos = path, start, len(start), 0
@@ -298,7 +298,7 @@ class _Header:
         self._place(infos)
 
     def _keep(self, header: bytes) -> None:
-        """Have arrays hold this much of the file only."""
+        """Let arrays keep only this much of the file."""
         for key, value in self.entries.items():
             if isinstance(value, ArrayView):
                 self.entries[key] = replace(value, _header=header)
@@ -347,7 +347,7 @@ class _Header:
             raise self._bad(f"{what} is not UTF-8") from error
 
     def _count(self, things: str, what: str, smallest: int) -> int:
-        """A number of entries, of which each takes at least `smallest` bytes."""
+        """A count of entries, each of at least `smallest` bytes."""
         count = self._take(_U64, f"the {what}")
         if count > (self.file_size - self.pos) // smallest:
             raise self._bad(f"it claims {count} {things}, more than its {self.file_size} bytes can hold")
@@ -484,7 +484,7 @@ class _Header:
 
 
 def _describe(start: bytes) -> str:
-    """What a file that begins like this most likely is instead."""
+    """A guess, from its first bytes, at what a file that is not GGUF is, and what to do."""
     if start[:4] in (b"lmgg", b"fmgg", b"tjgg", b"algg", b"FUGG"):
         return "it is in a format that came before GGUF or of the other byte order, so convert the model again"
     if start.startswith(b"version https://git-lfs"):

@@ -1,5 +1,5 @@
-"""Typed look-ups in the metadata of a GGUF file: whoever reads a key says of which kind its value has to be, and a file
-in which it is of another kind is one sentence that names the file and the key."""
+"""Typed look-ups in the metadata of a GGUF file: whoever reads a key says which kind its value has to be, and a value
+of another kind is an error of one sentence that names the file and the key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TypedMetadata:
         return self._key(key) in self.entries
 
     def find(self, key: str, kind: type[T]) -> T | None:
-        """The value under a key, or None where there is none. kind: str; int; float, which whole numbers are as well;
+        """The value under a key, or None where there is none. kind: str; int; float, which takes whole numbers too;
         bool; or list, for an array of any values."""
         key = self._key(key)
         if key not in self.entries:
@@ -94,7 +94,7 @@ class TypedMetadata:
         return tuple(bool(flag) for flag in value)
 
     def wrong(self, key: str, wanted: str) -> GGPYError:
-        """What to say of a value that is not what it has to be."""
+        """The error for a value that is not what it has to be."""
         array = self._array(key)
         found = quoted(self.entries[key], 60) if array is None else f"an array of {len(array)} {array.type_name} values"
         return GGPYError(f"{self.where}: the metadata key {quoted(key)} must be {wanted}; found {found}.")
@@ -113,6 +113,6 @@ class TypedMetadata:
         return key.replace("{arch}", self.arch)
 
     def _array(self, key: str) -> Any:
-        """The undecoded array under a key, None where there is none: a million strings are not read to be refused."""
+        """The undecoded array under a key, or None: a million strings are not decoded only to be refused."""
         undecoded = getattr(self.entries, "array", None)
         return undecoded(key) if undecoded is not None else None

@@ -1,1 +1,1 @@
-"""What a model computes, free of devices: the graph language, the program made of it, and its shares."""
+"""A model's computation, independent of devices: the graph language, the program made from it, and its shares."""

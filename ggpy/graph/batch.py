@@ -1,4 +1,4 @@
-"""What executors make of a batch's description, whatever they run on."""
+"""Preparation of a batch's description, shared by executors on all devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs a program: the interface that every device and combination of devices has."""
+"""Executors: the interface to run a program, the same for every device and combination of devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Executor(Protocol):
-    """Runs a program for a batch that is described in its arrays.
+    """An executor of a program, for a batch that is described in its arrays.
 
     tokens, slots, positions, outputs: int32 [n_batch].
     """
@@ -25,33 +25,33 @@ class Executor(Protocol):
 
     @property
     def cut(self) -> tuple[bool, bool]:
-        """Whether any key, and any value, of a step that is over was beyond what the cache holds, and was cut to
-        that."""
+        """True for keys, and for values, where a finished step had one beyond the cache type's range, which was clipped
+        to it."""
         ...
 
     def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
         """The logits of n tokens' m outputs, float32 [m, n_vocab], valid until the next step. With m = 0 it may return
-        before the step is over. generated: they were generated, each in a slot of its own, and are not a prompt's: for
-        an executor that evaluates both in ways of their own, so that neither depends on what is beside it."""
+        before the step is over. generated: the tokens were generated, each in a slot of its own, not part of a prompt:
+        for an executor that evaluates the two kinds separately, so that neither depends on the rest of the batch."""
         ...
 
     def close(self) -> None: ...
 
 
 class StageExecutor(Executor, Protocol):
-    """Runs a stage of a program. One that gives rows to another has no logits."""
+    """An executor of a stage of a program. One with another stage after it has no logits."""
 
     def receive_hidden(self, before: StageExecutor, n: int) -> None:
-        """Have the next step, of n tokens, begin with the rows that the stage before this one gives."""
+        """Set the hidden states, from the stage before this one, that the next step of n tokens begins with."""
         ...
 
     def send_hidden(self, n: int) -> np.ndarray:
-        """What the last step, of n tokens, has left for the stage after this one: float32 [n, n_cols] on the host,
+        """Hidden states of the last step's n tokens, for the stage after this one: float32 [n, n_cols] on the host,
         valid until the next step."""
         ...
 
 
 def either_cut(executors: Sequence[Executor]) -> tuple[bool, bool]:
-    """`Executor.cut` of several together."""
+    """`Executor.cut` of several executors together."""
     keys, values = zip(*(executor.cut for executor in executors), strict=True)
     return any(keys), any(values)

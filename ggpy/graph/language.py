@@ -1,4 +1,4 @@
-"""A model's forward pass as a graph of values: what an architecture file writes and `ggpy.graph.plan` turns into a
+"""A model's forward pass as a graph of values: an architecture file writes it, and `ggpy.graph.plan` turns it into a
 program.
 
 A value is a float32 matrix [n_rows, n_cols]; its rows are the tokens of a batch, or, after `select_outputs`, the tokens
@@ -57,14 +57,14 @@ class Value:
     n_cols: int
 
     def columns(self, first: int, n_cols: int) -> Value:
-        """A view of some of the columns."""
+        """A view of some columns."""
         assert first >= 0
         assert first + n_cols <= self.n_cols
         return Value(self.node, self.first + first, n_cols)
 
 
 class Graph:
-    """Builds the nodes of one model in order. Methods return values and check the weights they name in `file`."""
+    """Builder of one model's nodes, in order. Methods return values and check the weights they name in `file`."""
 
     def __init__(self, file: GGUFFile) -> None:
         self.file = file

@@ -1,7 +1,7 @@
 """The operations that graphs and programs are made of, each with its weights and numbers.
 
-What an architecture names is in the first part; passes put the second part's in their place where a device runs them
-together. Operands are not here: a graph has values (`ggpy.graph.language`), a program regions of buffers
+The first part holds the operations that architectures use; passes replace some by those of the second part, which a
+device runs as one. Operands are not here: a graph has values (`ggpy.graph.language`), a program regions of buffers
 (`ggpy.graph.program`).
 """
 
@@ -23,7 +23,7 @@ class Operation:
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """The weights it reads."""
+        """The weights that the operation reads."""
         return ()
 
 
@@ -52,9 +52,9 @@ class Norm(Operation):
 
 @dataclass(frozen=True)
 class Linear(Operation):
-    """x @ weight.T + bias. `partial`: what counts is the sum over all ranks that share a model
-    (`ggpy.graph.tensor_parallel`). Set by passes: `dtype`, as what it reads activations, and `accumulate`, where it is
-    added to what the destination holds."""
+    """x @ weight.T + bias. `partial`: a term of a sum over all ranks that share a model
+    (`ggpy.graph.tensor_parallel`). Set by passes: `dtype`, the form in which it reads activations, and `accumulate`,
+    where it is added to what the destination holds."""
 
     weight: TensorInfo
     bias: TensorInfo | None = None
@@ -69,7 +69,7 @@ class Linear(Operation):
 
 @dataclass(frozen=True)
 class Elementwise(Operation):
-    """Each number made from those in its place of one or two values of the same shape."""
+    """Each number computed from the numbers at its place in one or two values of the same shape."""
 
     @property
     def function(self) -> str:
@@ -175,7 +175,7 @@ class Attention(Operation):
 
     @property
     def scale(self) -> float:
-        """Scores are multiplied by it."""
+        """The factor of scores: 1 / sqrt(head_dim)."""
         return float(self.head_dim**-0.5)
 
 
@@ -184,7 +184,7 @@ class Attention(Operation):
 
 @dataclass(frozen=True)
 class QuantizeActivations(Operation):
-    """Rows as products read them, in `dtype`, after a norm where there is one. They go to the activations' own buffer.
+    """Rows as products read them, in `dtype`, after a norm where there is one. They go to the buffer of activations.
 
     `select`: only the rows whose logits are wanted. `joins`: the attention whose parts are still to be joined."""
 
@@ -200,7 +200,7 @@ class QuantizeActivations(Operation):
 
 @dataclass(frozen=True)
 class RopeStore(Operation):
-    """The first part of an attention: queries turned in place, keys turned and stored with the values."""
+    """The first part of an attention: queries rotated in place, keys rotated and stored with the values."""
 
     attention: Attention
 

@@ -36,8 +36,8 @@ ActivationDtype = Callable[["TensorInfo", bool], str]
 
 
 def plan(graph: Graph, logits: Value, activation_dtype: ActivationDtype) -> Program:
-    """The program that computes `logits`. `activation_dtype(weight, gives_logits)`: as what a device's product with a
-    weight reads activations."""
+    """The program that computes `logits`. `activation_dtype(weight, gives_logits)`: the dtype in which a device's
+    product with a weight reads activations."""
     steps = fuse(graph.nodes, logits, activation_dtype)
     program = place(steps, logits)
     verify(program, steps)
@@ -59,7 +59,7 @@ class Step:
 
 
 def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) -> list[Step]:
-    """The graph as steps in order, fused where that can be."""
+    """The graph as steps in order, fused where possible."""
     readers = _readers(nodes)
     inside = _done_by_products(nodes, readers, logits)
     sums = _sums_into_products(nodes, readers, inside, logits)
@@ -69,7 +69,7 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
     prepared: tuple[object, ...] | None = None  # what the buffer of activations holds
 
     def activations(value: Value, node: Node, dtype: str) -> None:
-        """Have the buffer of activations hold `value` in that form."""
+        """Fill the buffer of activations with `value` in that form."""
         nonlocal prepared
         wanted = (value.node, value.first, value.n_cols, dtype)
         if prepared == wanted:
@@ -125,8 +125,8 @@ def _read_by_products(node: Node, readers: Mapping[Node, list[Node]]) -> bool:
 
 
 def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], logits: Value) -> set[Node]:
-    """Norms that only products read, and selections of rows that only products or such norms do: they are done where
-    the products' activations are made."""
+    """Norms that only products read, and selections of rows that only products or such norms read: they are fused into
+    the step that makes the products' activations."""
     inside: set[Node] = set()
     for node in reversed(nodes):
         kinds: tuple[type[Operation], ...] = (Norm,) if isinstance(node.operation, SelectOutputs) else ()
@@ -142,12 +142,12 @@ def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], log
 def _sums_into_products(
     nodes: list[Node], readers: Mapping[Node, list[Node]], inside: set[Node], logits: Value
 ) -> dict[Node, tuple[Node, Value]]:
-    """Sums whose one term is a product that nothing else reads, and whose other term nothing reads later: the product,
-    and the term that it adds to."""
+    """Sums of a product that nothing else reads and a term that nothing reads later: for each, the product and the term
+    that it adds to."""
     place = {node: index for index, node in enumerate(nodes)}
 
     def runs_at(reader: Node) -> int:
-        """Where a reader may read at the latest: what products do is done with them, and they where their sum is."""
+        """The latest place where a reader may read: a norm fused into a product reads with it, that with its sum."""
         if reader in inside:
             return last_read(reader)
         if isinstance(reader.operation, Linear) and len(readers[reader]) == 1:

@@ -1,5 +1,5 @@
 """A program: the flat list of operations that an executor runs for every batch, and the buffers between them. Knows
-nothing of addresses, threads and devices; `ggpy.graph.plan` makes it of a graph."""
+nothing of addresses, threads and devices; `ggpy.graph.plan` makes it from a graph."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Region:
 class Op:
     """An operation on regions of buffers.
 
-    A `QuantizeActivations` has no destination: the buffer of activations is implicit, and so it is what a `Linear`
-    reads. A `RopeStore` turns its first source in place and stores the others.
+    A `QuantizeActivations` has no destination: the buffer of activations is implicit, also as the source
+    of a `Linear`. A `RopeStore` rotates its first source in place and stores the others.
     """
 
     operation: Operation
@@ -46,7 +46,7 @@ class Op:
 
     @property
     def accumulates(self) -> bool:
-        """Whether it adds to what its destination holds."""
+        """True where the operation adds to what its destination holds."""
         return isinstance(self.operation, Linear) and self.operation.accumulate
 
 
@@ -66,7 +66,7 @@ class Program:
 
     @property
     def result(self) -> Region:
-        """Where what is left at the end lies: logits, or what the next stage begins with."""
+        """The region of the result: logits, or the hidden states that the next stage begins with."""
         result = self.logits or self.hidden_out
         assert result is not None
         return result
@@ -78,7 +78,7 @@ class Program:
 
     @property
     def attention(self) -> Attention:
-        """One attention for what all layers must have in common so far: their heads."""
+        """Any one of the attentions, for the numbers that all layers must have in common so far: their heads."""
         first, *others = self.attentions
         for other in others:
             assert (other.n_head, other.n_head_kv, other.head_dim) == (first.n_head, first.n_head_kv, first.head_dim)
@@ -86,17 +86,17 @@ class Program:
 
     @property
     def layers(self) -> list[int]:
-        """The numbers of the layers whose attention is in it."""
+        """The numbers of the layers whose attention is in the program."""
         return [attention.layer for attention in self.attentions]
 
     @property
     def products(self) -> list[Linear]:
-        """Its matrix products."""
+        """The matrix products of the program."""
         return [op.operation for op in self.ops if isinstance(op.operation, Linear)]
 
     @cached_property
     def _cuts(self) -> dict[int, tuple[int, Region]]:
-        """By layer, where it begins in `ops`, and the one value that crosses there: the residual stream."""
+        """For each layer, its first index in `ops` and the one value that crosses there: the residual stream."""
         cuts: dict[int, tuple[int, Region]] = {}
         live: set[Buffer] = set()  # read from here on, before it is written again
         waiting: list[int] = []  # layers whose beginning is further up

@@ -1,4 +1,4 @@
-"""Rotary position embedding as numbers: which pairs of a head's dimensions turn, how fast, and by what they grow."""
+"""Rotary position embedding as numbers: which pairs of a head's dimensions rotate, how fast, and their scale."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864): which pairs turn, how fast, and how YaRN scales the
-    result.
+    """Rotary position embedding (RoFormer, arXiv 2104.09864): which pairs rotate, how fast, and how YaRN scales
+    the result.
 
     `style` is "interleaved" (pairs 2i, 2i+1) or "neox" (pairs i, i + n_rot/2). `inv_freq` has n_rot/2 entries in
     radians a position.

@@ -1,10 +1,10 @@
 """A model divided over devices that work side by side on every token: tensor parallelism (arXiv 1909.08053).
 
 Each *rank* has some of the heads and some of the columns of every feed-forward: rows of the matrices that make them,
-and the columns of those that read them. What the latter give is a *partial* product; the sum over the ranks is what the
-model asks for, and everything between two sums is every rank's own. Norms, embedding and logits are whole on each.
+and the columns of those that read them. The latter give *partial* products, whose sum over the ranks is the model's
+value; everything between two sums is local to a rank. Norms, embedding and logits are whole on each.
 
-Works on the graph, which tells by itself what belongs together, so architectures know nothing of it. Knows nothing of
+Works on the graph, which shows what belongs together, so architectures know nothing of it. Knows nothing of
 devices; `ggpy.cuda.ops.all_reduce` makes the sums.
 """
 
@@ -35,9 +35,9 @@ class Rank:
 
 
 def shard(graph: Graph, logits: Value, rank: Rank) -> tuple[Graph, Value]:
-    """A rank's part of a graph: products that give but a term of a sum over the ranks are `partial`.
+    """A rank's part of a graph: products that give only a term of a sum over the ranks are `partial`.
 
-    Raises GGPYError where the model cannot be divided so.
+    Raises GGPYError where the model cannot be divided like this.
     """
     return _Divider(graph, rank).run(logits)
 
@@ -84,8 +84,8 @@ class _Divider:
         self._read(node, own)
 
     def _own_range(self, node: Node, n: int, width: int, what: str) -> Range:
-        """This rank's of n units, `width` columns each, of what a node gives: about as many as every other's, cut where
-        blocks of the weights that read them begin."""
+        """This rank's of n units, `width` columns each, of a node's output: about as many as every other rank's, cut
+        where blocks of the weights that read them begin."""
         _, product = self._reader(node)
         weight = product.weight
         block = max(ALIGN, by_id(weight.type).block_size)
@@ -104,7 +104,7 @@ class _Divider:
         return lambda place: abs(place - ideal)
 
     def _reader(self, node: Node) -> tuple[Node, Linear]:
-        """The product that alone reads what a node gives."""
+        """The one product that reads a node's output."""
         readers = self.readers.get(node, [])
         operation = readers[0].operation if len(readers) == 1 else None
         if not isinstance(operation, Linear):

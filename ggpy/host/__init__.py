@@ -1,1 +1,1 @@
-"""What this machine lets the process have: cores and memory."""
+"""Resources of this machine that the process may use: cores and memory."""

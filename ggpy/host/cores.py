@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: its affinity, and what its control groups allow."""
+"""The number of CPUs that this process may use: by its affinity and its control groups."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def cpus() -> int:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may keep busy at a time, at least 1: what conversion and compiling spread over."""
+    """CPUs that this process may keep busy at a time, at least 1: conversion and compiling spread over them."""
     return _within_quota(cpus())
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may keep busy at a time, at least 1: what a model runs on by itself.
+    """Physical cores that this process may keep busy at a time, at least 1: the default for running a model.
 
-    Of cores of several kinds only those at least half as fast as the fastest: work is shared out evenly, and a slower
-    one would keep all others waiting.
+    Where there are several kinds of cores, only those at least half as fast as the fastest count: work is divided
+    evenly, and a slower core would keep all others waiting.
     """
     allowed = _affinity()
     if allowed is None:  # not Linux
@@ -54,7 +54,7 @@ def _affinity() -> set[int] | None:
 
 
 def _within_quota(n: int) -> int:
-    """So many CPUs, or as many whole ones as the tightest control group gives time for."""
+    """This number of CPUs, or as many whole ones as the tightest control group gives time for."""
     limits = (_quota(version, group) for version, group in cgroups.groups("cpu", cgroups.MEMBERSHIP, cgroups.MOUNT))
     return max(1, math.floor(min([n, *(limit for limit in limits if limit is not None)])))
 
@@ -72,7 +72,7 @@ def _quota(version: int, group: Path) -> float | None:
 
 
 def _macos_performance_cores() -> int:
-    """Of Apple's two kinds of cores the number of fast ones; 0 elsewhere."""
+    """The number of performance cores of an Apple CPU; 0 elsewhere."""
     if sys.platform != "darwin":
         return 0
     import ctypes

@@ -1,7 +1,7 @@
-"""Around `os.fork`: a child has its parent's memory, but none of its threads, and locks as they were just then.
+"""Hooks around `os.fork`: a child has its parent's memory, but none of its threads, and locks as they were just then.
 
-So things that have threads or locks are asked first, and afterwards in the child (`multiprocessing` that forks, servers
-that load a model before they fork workers).
+Objects that have threads or locks are called before a fork, and after it in both processes (`multiprocessing` that
+forks, servers that load a model before they fork workers).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _forking = threading.local()  # what was asked before the fork that this thread 
 
 
 def watch(thing: Any) -> None:
-    """Have `thing.before_fork()` called, and in parent and child `thing.after_fork(in_child)`, as long as it lives."""
+    """Call `thing.before_fork()`, and in parent and child `thing.after_fork(in_child)`, at forks while it lives."""
     _watched.add(thing)
 
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and how large a context that leaves room for."""
+"""The memory that this process may still take, and the largest context that fits it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def choose_context(
 ) -> int:
     """The context in tokens: what was asked for, else the training context as far as memory holds it.
 
-    weights, available: bytes; cache(n): bytes of the cache for n tokens. Raises GGPYError where it cannot be held.
+    weights, available: bytes; cache(n): bytes of the cache for n tokens. Raises GGPYError where it does not fit.
     """
     room = usable(available) - weights
 
@@ -65,7 +65,7 @@ def choose_context(
 
 
 def usable(available: int) -> int:
-    """Of so many free bytes, those to plan with: a twentieth is left for the program itself."""
+    """The part of the free bytes to plan with: a twentieth is left for the program itself."""
     return available - available // 20
 
 
@@ -98,7 +98,7 @@ def _windows() -> int:
 
 
 def _control_groups(membership: Path, mount: Path) -> list[int]:
-    """What each control group above this process still allows, for those that set a limit."""
+    """Bytes that each control group above this process still allows, for the groups that set a limit."""
     rooms = (_room(version, group) for version, group in cgroups.groups("memory", membership, mount))
     return [room for room in rooms if room is not None]
 

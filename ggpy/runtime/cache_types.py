@@ -1,4 +1,4 @@
-"""The types in which keys and values are cached, and what they take."""
+"""The types in which keys and values are cached, and their size in memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ GPU_HEAD_DIM = 256  # the widest heads: a warp holds 8 dimensions a lane
 def cache_type(
     file: GGUFFile, cache_type_k: str | None = None, cache_type_v: str | None = None, device: str = "cpu"
 ) -> str:
-    """The types of cached keys and values, as the kernels for them are called.
+    """The types of cached keys and values, as one name that their kernels carry.
 
-    Without a choice "f16", as everywhere in the field, but on the CPU "f32" for a model kept in float32: who keeps that
-    wants its precision. Raises GGPYError where a type is unknown, or model, type and device do not suit each other.
+    Without a choice "f16", as everywhere in the field, but on the CPU "f32" for a model kept in float32: whoever keeps
+    that wants its precision. Raises GGPYError where a type is unknown, or does not suit the model or the device.
     """
     matrices = (info.type_name for info in file.tensors.values() if len(info.shape) == 2)
     default = "f32" if device == "cpu" and all(name == "F32" for name in matrices) else "f16"
@@ -62,7 +62,7 @@ def kv_bytes(
     device: str = "cpu",
 ) -> int:
     """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes on the CPU when full. device:
-    another one has the last layers, and its types hold for all."""
+    where another one runs the last layers, its types hold for all."""
     hp = architecture_of(file).hparams
     cells = n_slots * (-(-n_ctx // SPAN) * SPAN)
     k, v = cache_types(cache_type(file, cache_type_k, cache_type_v, device))

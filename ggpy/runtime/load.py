@@ -1,4 +1,4 @@
-"""Opening a model: what the user's words for devices and layers mean, and a file's tokenizer, template and runtime."""
+"""Opening a model: the user's choice of devices and layers, and a file's tokenizer, template and runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Model:
-    """What an opened model file gives."""
+    """An opened model: its file, tokenizer, template and runtime."""
 
     file: GGUFFile
     tokenizer: Tokenizer
@@ -31,8 +31,8 @@ class Model:
 
 
 def find_device(asked: str, notify: Notify | None = None) -> str:
-    """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else. Why "auto" is
-    the CPU is a note."""
+    """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else. A note says
+    why "auto" is the CPU."""
     if arguments.text("device", asked) == "auto":
         from ggpy.cuda.driver import unusable
 
@@ -53,7 +53,7 @@ def find_device(asked: str, notify: Notify | None = None) -> str:
 
 
 def find_gpu_layers(asked: int | str | None) -> int | None:
-    """How many layers "auto" (None: as many as fit), "all" or a number of them stands for."""
+    """The number of layers that "auto" (None: as many as fit), "all" or a number stands for."""
     if asked is None:
         return None
     if isinstance(asked, str):
@@ -70,7 +70,7 @@ def find_gpu_layers(asked: int | str | None) -> int | None:
 
 def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Notify, **placing: Any) -> Model:
     """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. placing:
-    what `Placement` takes beside the file."""
+    the arguments of `Placement` beside the file."""
     from ggpy.gguf.file import GGUFFile
     from ggpy.text.chat_template import ChatTemplate
     from ggpy.text.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Not
 
 
 def check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:
-    """A model and a vocabulary that do not belong together would fail in the middle of an answer, or not at all."""
+    """Check that model and vocabulary belong together: else answers would fail midway, or be wrong silently."""
     n_rows = file.tensors["token_embd.weight"].shape[0]
     if n_rows != tokenizer.n_vocab:
         raise GGPYError(

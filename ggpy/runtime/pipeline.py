@@ -1,5 +1,5 @@
-"""A program split over devices: executors, each of a stage of it, run one after the other. What crosses is one float32
-row a token, the residual stream. Knows nothing of the devices themselves."""
+"""A program split over devices: executors, each of a stage of it, run one after the other. One float32 row a
+token, the residual stream, goes from each to the next. Knows nothing of the devices themselves."""
 
 from __future__ import annotations
 

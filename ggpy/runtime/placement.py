@@ -1,5 +1,5 @@
-"""Which layers of a model run where: on GPUs the last ones, as many as were asked for or as fit their free memory, and
-on the CPU those before. Decides only; `ggpy.runtime.runtime` makes the executors."""
+"""Placement of a model's layers: the last ones on GPUs, as many as were asked for or as fit their free memory, and
+those before on the CPU. Decides only; `ggpy.runtime.runtime` makes the executors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ CHUNK_BATCHES = (1024, 512)  # where GPUs share the layers: each is to have a pi
 
 
 def cpu_batch(file: GGUFFile, share: float = 1.0) -> int:
-    """Tokens of a step where the CPU runs that share of the layers: as many as pay on a small model, fewer on a large
-    one, so that Ctrl-C is heard soon."""
+    """Tokens of a step where the CPU runs that share of the layers: as many as pay off on a small model, fewer on a
+    large one, so that Ctrl-C takes effect soon."""
     weights = share * sum(info.nbytes for info in file.tensors.values())
     return 512 if weights < 1 << 30 else 256 if weights < 3 << 30 else 128 if weights < 8 << 30 else 64
 
@@ -56,19 +56,19 @@ class Stage:
 
     @property
     def gpus(self) -> list[int]:
-        """Their numbers."""
+        """The numbers of the GPUs."""
         return [int(number) for number in self.device.partition(":")[2].split(",") if number]
 
 
 class Placement:
-    """Divides the layers of one model.
+    """A division of one model's layers over devices.
 
     device: "cpu", "cuda" (the first GPU if that is enough, else every GPU), or "cuda:1", "cuda:0,1": those. The last
     `n_gpu_layers` layers, and the output with them, go to GPUs: None is as many as fit, and any number from the model's
-    layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs shall share not the
-    layers but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen here
-    where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_types`. batch_invariant: on a GPU too a
-    sequence's result shall not depend on what is evaluated with it.
+    layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs share not the layers
+    but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen here
+    where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_types`. batch_invariant: on a GPU too,
+    a sequence's result does not depend on the rest of the batch.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Placement:
     # ---- what is chosen
 
     def place(self, n_ctx: int) -> tuple[list[Stage], int]:
-        """Who runs which layers, in the layers' order, with a context of `n_ctx` tokens for each slot, and how many
-        tokens a step may take. Raises GGPYError where the layers asked for do not fit."""
+        """The stages of the model, in the layers' order, with a context of `n_ctx` tokens for each slot, and the most
+        tokens of a step. Raises GGPYError where the layers asked for do not fit."""
         n = self._n_gpu_layers(n_ctx)
         found = self._fitting(n, n_ctx)
         if found is None:
@@ -126,7 +126,7 @@ class Placement:
         on_cpu, batch = self.n_layer - n, found[1]
 
         def cache_bytes(n_ctx: int) -> int:
-            """Of the CPU's layers; endless where the GPUs' do not fit without smaller steps."""
+            """Bytes of the cache of the CPU's layers; sys.maxsize where the GPUs would need smaller steps."""
             found = self._fitting(n, n_ctx)
             return self._cpu_cache_bytes(on_cpu, n_ctx) if found and found[1] >= batch else sys.maxsize
 
@@ -134,7 +134,7 @@ class Placement:
         return choose_context(asked, self.hparams.n_ctx_train, weights, cache_bytes, available_memory(), notify)
 
     def describe(self, stages: Sequence[Stage]) -> str:
-        """One line for the user."""
+        """The placement in one line, for the user."""
         n = sum(stage.n_layers for stage in stages if stage.on_gpu)
         if len(stages[-1].gpus) > 1:
             return f"{n} of {self.n_layer} layers on {len(stages[-1].gpus)} GPUs, which share their matrices' rows"
@@ -142,7 +142,7 @@ class Placement:
         return f"{n} of {self.n_layer} layers on the GPU" + (f" ({', '.join(shares)})" if len(stages) > 1 else "")
 
     def shortage(self, n: int, n_ctx: int) -> str:
-        """That n layers do not fit the GPUs, with the figures; no sentence yet."""
+        """The figures by which n layers do not fit the GPUs, as the first part of an error's sentence."""
         *_, gpus = self._sets()
         *_, batch = self._batches(n, gpus)
         if self.by_rows and len(gpus) > 1:
@@ -156,7 +156,7 @@ class Placement:
         )
 
     def too_much(self, n: int, n_ctx: int) -> GGPYError:
-        """What to say where n layers on the GPUs do not fit."""
+        """The error where n layers do not fit the GPUs."""
         fits = self._most(n - 1, n_ctx)
         advice = f"{fits} layers would fit (-ngl {fits})" if fits else "not one layer fits: take the CPU (-ngl 0)"
         if n_ctx > LEAST_CONTEXT:
@@ -164,7 +164,7 @@ class Placement:
         return GGPYError(f"{self.shortage(n, n_ctx)}; {advice}.")
 
     def ran_out(self, stages: Sequence[Stage], n_ctx: int, error: OutOfMemory) -> GGPYError:
-        """What to say where there was less room than had been free a moment ago, and all has been given back."""
+        """The error after memory that had been free a moment before ran out; called once everything is freed."""
         self._room.cache_clear()
         n = sum(stage.n_layers for stage in stages if stage.on_gpu)
         return error if self._fitting(n, n_ctx) else self.too_much(n, n_ctx)
@@ -189,8 +189,8 @@ class Placement:
         return low
 
     def _fitting(self, n: int, n_ctx: int) -> tuple[list[Stage], int] | None:
-        """The last n layers on GPUs, and the tokens of a step for which they fit there: rather fewer of them than
-        another layer left to the CPU. None where they do not fit."""
+        """The stages of the last n layers on GPUs, and the tokens of a step for which they fit there: smaller steps are
+        preferred to leaving a layer to the CPU. None where they do not fit."""
         if not n:
             return [], self.n_batch or cpu_batch(self.file)
         for gpus in self._sets():
@@ -201,8 +201,8 @@ class Placement:
         return None
 
     def _sets(self) -> Iterator[list[str]]:
-        """GPUs to try: where none were named the first alone, without a look at others, and then all that ggpy runs
-        on."""
+        """Sets of GPUs to try: the named ones; where none are named, the first alone, without opening the others, and
+        then all that ggpy runs on."""
         if ":" in self.device:
             yield self._named
             return
@@ -212,7 +212,7 @@ class Placement:
             yield [gpu for gpu in self._named if self._room(gpu)] or self._named[:1]
 
     def _batches(self, n: int, gpus: Sequence[str]) -> Sequence[int]:
-        """Tokens of a step to try where n layers are on these GPUs."""
+        """Step sizes in tokens to try where n layers are on these GPUs."""
         if self.n_batch:
             return (self.n_batch,)
         if n < self.n_layer:
@@ -270,7 +270,7 @@ class Placement:
         return [Stage(f"cuda:{numbers}", self.n_layer - n, self.n_layer)]
 
     def _rank_bytes(self, n: int, count: int, n_ctx: int, batch: int) -> list[int]:
-        """What each rank takes of its GPU for its share of the last n layers."""
+        """GPU memory in bytes that each rank takes for its share of the last n layers."""
         from ggpy.cuda.memory import rank_bytes
         from ggpy.graph.tensor_parallel import Rank
 
@@ -294,21 +294,21 @@ class Placement:
             return 0  # nobody asked for this one
 
     def _gpu_bytes(self, first: int, last: int, n_ctx: int, batch: int) -> int:
-        """What layers first .. last - 1 take of a GPU: weights, what steps of `batch` tokens work in, and cache."""
+        """GPU memory in bytes of layers first .. last - 1: weights, working memory of `batch` tokens, and cache."""
         whole = (first, last) == (0, self.n_layer)
         weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
         return weights + self._working(batch) + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
 
     @cached_property
     def _whole_weights(self) -> int:
-        """Bytes of the weights, the embedding being once there where it is the output's too."""
+        """Bytes of all weights; an embedding that is also the output matrix counts once."""
         from ggpy.cuda import memory as gpu_memory
 
         return gpu_memory.weight_bytes(self.program(True))
 
     @cached_property
     def _layer_weights(self) -> list[int]:
-        """Bytes by layer, with the embedding at the first and the output at the last."""
+        """Bytes of the weights by layer; the first has the embedding, the last the output matrix."""
         from ggpy.cuda import memory as gpu_memory
 
         return [gpu_memory.weight_bytes(self.program(True).stage(layer, layer + 1)) for layer in range(self.n_layer)]
@@ -326,7 +326,7 @@ class Placement:
     # ---- the CPU
 
     def _cpu_weight_bytes(self, n: int) -> int:
-        """Of the first n layers, as the CPU keeps them."""
+        """Bytes of the weights of the first n layers, as the CPU keeps them."""
         if n == self.n_layer:
             return weight_bytes(self.file)
         stage = self.program(False).stage(0, n)
@@ -334,7 +334,7 @@ class Placement:
         return read + sum(packed_format(info).matrix_bytes(*info.shape) for info in stage.matrices())
 
     def _cpu_cache_bytes(self, n: int, n_ctx: int) -> int:
-        """Of the first n layers."""
+        """Bytes of the cache of the first n layers."""
         device = "cpu" if n == self.n_layer else self.device
         return kv_bytes(self.file, n_ctx, self.n_slots, *self.cache_types, device) * n // self.n_layer
 

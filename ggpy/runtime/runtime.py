@@ -44,7 +44,7 @@ def _quiet(note: str) -> None:
 
 
 def _within(values: Integers, least: int, limit: int) -> bool:
-    """Whether all values are from `least` to below `limit`."""
+    """True where least <= value < limit for all values."""
     if isinstance(values, np.ndarray):
         return not values.size or bool(values.min() >= least and values.max() < limit)
     return not values or (min(values) >= least and max(values) < limit)
@@ -53,8 +53,8 @@ def _within(values: Integers, least: int, limit: int) -> bool:
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens.
 
-    `placement`: where its layers are; without one it is made here, of `placing`, what `Placement` takes beside the
-    file. `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
+    `placement`: the devices of its layers; without one, it is made here from `placing`, the arguments of `Placement`
+    beside the file. `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
     """
 
     def __init__(
@@ -175,8 +175,9 @@ class Runtime:
         by this batch. `outputs` [m] are the batch indices whose logits are wanted. Returns float32 [m, n_vocab], a view
         valid until the next step; it may be written to.
 
-        n_generated: so many tokens, the first ones, were generated, each in a slot of its own; the others are of
-        prompts. It only matters where `by_kind`: a token must then always be called the same, as its cells are made.
+        n_generated: the number of tokens, at the front, that were generated, each in a slot of its own; the others are
+        of prompts. It only matters where `by_kind`: a token must then always be given as the same kind, which its cell
+        depends on.
         """
         evaluate = self._step_by_kind if self.by_kind else self._evaluate
         logits = evaluate(tokens, slots, positions, outputs, n_generated)
@@ -187,14 +188,14 @@ class Runtime:
     def _evaluate(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int
     ) -> np.ndarray:
-        """A batch whose tokens are all generated, or none."""
+        """Evaluate a batch of generated tokens only, or of prompts only."""
         self._describe(tokens, slots, positions, outputs, 0)
         return self._executor.run(len(tokens), len(outputs), n_generated > 0)
 
     def _step_by_kind(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int
     ) -> np.ndarray:
-        """The generated tokens first, as many at a time as a GPU decodes, then the prompts'."""
+        """Evaluate the generated tokens first, as many at a time as a GPU decodes, then those of prompts."""
         from ggpy.cuda.executor import GRAPH_SIZES
 
         n, most = len(tokens), GRAPH_SIZES[-1]
@@ -214,7 +215,7 @@ class Runtime:
         """Start a step of one token in each of some slots, and the choice of the token after it: [n] as for `step`,
         specs `ggpy.sampling.sample_spec.SAMPLE_SPEC` [n]. For up to `max_sampled` tokens.
 
-        A token may be `sampled_by_last_step(slot)`. It may be called once more before what it returned is asked.
+        A token may be `sampled_by_last_step(slot)`. One more step may be started before this one's tokens are read.
         """
         n = len(tokens)
         if n > self.max_sampled or len(specs) != n or len(set(slots)) != n:
@@ -227,7 +228,7 @@ class Runtime:
         return chosen
 
     def _tell_of_cuts(self) -> None:
-        """Once for keys and once for values: they were beyond what their cache holds."""
+        """Report, once for keys and once for values, that numbers were beyond the range of their cache's type."""
         told, self._cut = self._cut, self._executor.cut
         for cut, before, kind, which in zip(
             self._cut, told, cache_types(self.cache_type), ("keys", "values"), strict=True
@@ -243,7 +244,7 @@ class Runtime:
     def _describe(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_unknown: int
     ) -> None:
-        """Tell the executor of a batch. n_unknown: for how many slots a token may be the last one chosen."""
+        """Describe a batch to the executor. n_unknown: slots whose token may be `sampled_by_last_step`."""
         n, m = len(tokens), len(outputs)
         if not 1 <= n <= self.n_batch or len(slots) != n or len(positions) != n or m > self.n_batch:
             raise ValueError(
@@ -266,7 +267,7 @@ class Runtime:
                 raise ValueError(f"a {name} outside {least}..{limit - 1}")
 
     def chain_for(self, params: SamplingParams) -> Chain | None:
-        """What samples with these parameters (resolved) in machine code, where the CPU's kernels are at hand."""
+        """A native sampler for these parameters (resolved); None on a GPU, or where numpy is to sample."""
         if self.device != "cpu":
             return None
         from ggpy.cpu.sampler import NativeSampler
@@ -275,7 +276,7 @@ class Runtime:
 
     @property
     def executor(self) -> Executor:
-        """What runs the program: `CpuExecutor`, `CudaExecutor`, or `PipelineExecutor` where several devices do."""
+        """The executor of the program: `CpuExecutor`, `CudaExecutor`, or, for several devices, `PipelineExecutor`."""
         return self._executor
 
     def close(self) -> None:

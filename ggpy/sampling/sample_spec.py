@@ -1,6 +1,6 @@
-"""How a sequence's next token is to be chosen, as numbers for those who choose without numpy: kernels and devices.
+"""The choice of a sequence's next token, as numbers for samplers other than numpy's: kernels and devices.
 
-`TopKChain` says which parameters they can follow; whatever else is asked for, `ggpy.sampling.sampler` does with the
+`TopKChain` holds the parameters that they can follow; anything else is done by `ggpy.sampling.sampler`, with the
 logits. `SAMPLE_SPEC` is that chain for one token, as a device gets it with a batch;
 `ggpy.sampling.sampler.Sampler.spec` makes it."""
 
@@ -19,7 +19,7 @@ COLDEST = 1e-30  # a temperature that can be divided by
 
 
 class TopKChain(NamedTuple):
-    """The largest logits, of these what top-p and min-p leave, over the temperature: what to draw from."""
+    """A chain of top-k, top-p and min-p, then temperature: the candidates to draw from."""
 
     candidates: int  # top-k; 1 where the likeliest token is wanted
     temperature: float
@@ -28,7 +28,7 @@ class TopKChain(NamedTuple):
 
     @staticmethod
     def of(params: SamplingParams) -> TopKChain | None:
-        """What the parameters (resolved) ask for after penalties and biases; None where that is another chain."""
+        """The chain that parameters (resolved) ask for after penalties and biases; None where it is another kind."""
         if not params.temperature:
             return TopKChain(1, 1.0, 2.0, -math.inf)
         if not params.top_k or (params.typical_p is not None and params.typical_p < 1.0):
@@ -59,7 +59,7 @@ SampleSpecs = NDArray[Any]  # of SAMPLE_SPEC
 
 
 def sampled_by_last_step(slot: int) -> int:
-    """Stands in a batch for the token that the step before chose for this slot, which the host may not know yet."""
+    """A placeholder in a batch for the token that the last step chose for this slot; the host may not know it yet."""
     return -1 - slot
 
 
@@ -67,8 +67,8 @@ class SampledTokens(Protocol):
     """Tokens that a device chooses, or has chosen."""
 
     def tokens(self) -> list[int]:
-        """One for each row, once they are there. Instead of a token -1, -2 or -3 where the largest logit is NaN,
-        infinite, or minus infinity."""
+        """Wait for the tokens and return one for each row; in place of a token, -1, -2 or -3 where the largest logit is
+        NaN, infinite, or minus infinity."""
         ...
 
 

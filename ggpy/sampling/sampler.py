@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
 
 
 def largest(values: NDArray[Any], k: int) -> Indices:
-    """Indices of the k largest values, falling; of equal values the lower index comes first.
+    """Indices of the k largest values, in descending order; of equal values the lower index comes first.
 
     Folds the vector into columns and takes their maxima: each of the k best columns holds a value at least as large as
     the k-th best maximum, so that maximum is a floor under the k-th largest value, and few values pass it.
@@ -69,8 +69,8 @@ def largest(values: NDArray[Any], k: int) -> Indices:
 def mass_prefix(keys: Floats, probs: Floats, p: float, over: bool) -> Indices:
     """Indices of the fewest smallest keys (from 0, in nats) whose mass reaches p (`over`: exceeds p), in index order.
 
-    A histogram finds the bin in which the mass gets there, and only that bin is sorted. 4096 bins over 32 nats: what
-    lies beyond has no mass to speak of and shares the last one.
+    A histogram finds the bin in which the mass gets there, and only that bin is sorted. 4096 bins over 32 nats: keys
+    beyond have almost no mass and share the last bin.
     """
     near = np.flatnonzero(keys < 10)
     if 4 * near.size < keys.size and probs[near].sum() > p:  # a peaked distribution: the far tokens play no part
@@ -90,9 +90,9 @@ def mass_prefix(keys: Floats, probs: Floats, p: float, over: bool) -> Indices:
 def penalize(
     logits: Floats, tokens: Indices, counts: Floats, repetition: float, frequency: float, presence: float
 ) -> None:
-    """In place: divide (multiply, below zero) the logits of seen tokens by `repetition`, subtract what counts cost.
+    """Penalize seen tokens in place: divide (multiply, below zero) by `repetition`, subtract the other penalties.
 
-    tokens, counts [m]: the distinct tokens of the window and how often each stands there.
+    tokens, counts [m]: the distinct tokens of the window and how often each occurs.
     """
     seen = logits[tokens]
     seen = np.where(seen <= 0, seen * repetition, seen / repetition)
@@ -100,7 +100,7 @@ def penalize(
 
 
 def top_k(c: Candidates, k: int) -> Candidates:
-    """The k likeliest, falling."""
+    """The k likeliest tokens, in descending order."""
     if k <= 0 or k >= c.logits.size:
         return c
     return c.take(largest(c.logits, k), descending=True)
@@ -136,7 +136,7 @@ def min_p(c: Candidates, p: float) -> Candidates:
 
 
 def temperature(c: Candidates, t: float) -> Candidates:
-    """Logits over t, measured from the likeliest so that a tiny t cannot overflow upwards."""
+    """Logits divided by t, relative to the largest so that a tiny t cannot overflow."""
     if t == 1.0:
         return c
     peak = c.logits[0] if c.descending else c.logits.max()
@@ -176,8 +176,8 @@ class Sampler:
     """The chain for one sequence: its random numbers and the window of tokens that penalties look at.
 
     params: resolved. banned: tokens never chosen. n_ctx: what `repeat_last_n` -1 stands for. chain: all stages from
-    top-k to draw at once, for these parameters: a function of logits and the point to draw at, which returns -1 where
-    it leaves them to the stages here.
+    top-k to draw in one function of logits and the point to draw at, for these parameters; it returns -1 where it
+    leaves the choice to the stages here.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Sampler:
         self._counts: dict[int, int] = {}
 
     def accept(self, tokens: Sequence[int]) -> None:
-        """Let penalties see these tokens: the prompt once, then every token chosen."""
+        """Add tokens to the window of the penalties: the prompt once, then every token chosen."""
         if not self._window_size:
             return
         for token in tokens[-self._window_size :]:
@@ -211,9 +211,9 @@ class Sampler:
             self._counts[token] = self._counts.get(token, 0) + 1
 
     def sample(self, logits: Floats) -> int:
-        """One token from logits [n_vocab], which are what they were once it returns (they must be writable).
+        """One token from logits [n_vocab], which are restored before it returns (they must be writable).
 
-        Raises GGPYError where they are no distribution.
+        Raises GGPYError where they define no distribution.
         """
         if not self._bias.size and not self._counts:
             return self._sample(logits)
@@ -240,8 +240,8 @@ class Sampler:
         return self._uniforms.popleft()
 
     def _upcoming(self, ahead: int) -> float:
-        """The random number of the token after `ahead` others. Many are made at a time: numpy takes long to start on
-        one."""
+        """The random number of the token after `ahead` others. Many are drawn at a time: a call of numpy for
+        each would be slow."""
         while len(self._uniforms) <= ahead:
             self._uniforms.extend(self.rng.random(64).tolist())
         return self._uniforms[ahead]
@@ -265,10 +265,10 @@ class Sampler:
         return draw(c, uniform)
 
     def spec(self, n_vocab: int, most: int, ahead: int = 0) -> NDArray[Any] | None:
-        """What `sample` would do as one SAMPLE_SPEC, for a device that keeps up to `most` candidates; None where that
-        does not say it. ahead: tokens that will be chosen before this one, and are not known here yet.
+        """The next choice as one SAMPLE_SPEC, for a device that keeps up to `most` candidates; None where a spec cannot
+        express it. ahead: the number of tokens that are chosen before this one, and not known here yet.
 
-        The random number stays this token's until `take` is told what came of it.
+        The random number remains reserved for this token until `take` gets the result.
         """
         chain, banned = self._usual, self._bias_tokens
         if chain is None or self._window_size or banned.size > BANNED or (self._bias > -math.inf).any():
@@ -284,8 +284,8 @@ class Sampler:
         return row
 
     def take(self, chosen: int) -> int:
-        """The token that a device chose (`ggpy.sampling.sample_spec.SampledTokens`). Raises GGPYError where its logits
-        were no distribution."""
+        """Accept the token that a device chose (`ggpy.sampling.sample_spec.SampledTokens`). Raises GGPYError where its
+        logits defined no distribution."""
         if chosen < 0:
             raise _unusable((math.nan, math.inf, -math.inf)[-1 - chosen])
         if self.params.temperature:

@@ -1,4 +1,4 @@
-"""How to choose tokens and when to stop: the parameters, what holds where they are not given, and their ranges."""
+"""Parameters for choosing tokens and stopping: their defaults and their ranges."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ _WHOLE = {"top_k", "repeat_last_n", "max_tokens", "n"}
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose tokens and when to stop. The names are vLLM's.
+    """Parameters for choosing tokens and stopping. The names are vLLM's.
 
-    `None` means "not said": `resolved` fills it from the model's file, then from `DEFAULTS`.
+    `None` means "not given": `resolved` fills it from the model's file, then from `DEFAULTS`.
 
     temperature: 0 is greedy. top_k: 0 or -1 is off. top_p, typical_p: 1 is off. min_p: 0 is off.
     repetition_penalty, presence_penalty, frequency_penalty: over the last `repeat_last_n` tokens, prompt included
@@ -67,7 +67,7 @@ class SamplingParams:
     ignore_eos: end-of-generation tokens are never chosen.
     logit_bias: token id to a number added to its logit. n: answers per prompt.
 
-    Raises GGPYError on a value out of its range or of another kind.
+    Raises GGPYError on a value out of its range or of the wrong kind.
     """
 
     temperature: float | None = None
@@ -119,8 +119,8 @@ class SamplingParams:
     def resolved(self, file_defaults: Mapping[str, Any] | None = None) -> SamplingParams:
         """The same parameters with every number set: the caller's, else the file's, else `DEFAULTS`.
 
-        file_defaults: what `file_sampling_defaults` returned. They say how to sample; a caller who sets the temperature
-        to 0 wants the likeliest token as it is, so the file's penalties then play no part.
+        file_defaults: what `file_sampling_defaults` returned. They are meant for sampling; a caller who sets the
+        temperature to 0 wants the likeliest token as it is, so the file's penalties are then ignored.
         """
         if file_defaults is not None and not isinstance(file_defaults, Mapping):
             raise arguments.wrong("file_defaults", file_defaults, "a dict of parameters and their values")
@@ -132,7 +132,7 @@ class SamplingParams:
 
 
 def params_or_default(name: str, value: Any) -> SamplingParams:
-    """The parameters that a caller gave under that name, or those of one who gave none. Raises GGPYError."""
+    """The parameters that a caller passed under that name, or the defaults for None. Raises GGPYError."""
     if value is None:
         return SamplingParams()
     if not isinstance(value, SamplingParams):

@@ -1,4 +1,4 @@
-"""Messages as templates expect them: what transformers does to a conversation before and after it renders one.
+"""Messages as templates expect them: the same changes that transformers makes before and after it renders one.
 
 Templates are written against `apply_chat_template` of transformers, which makes plain data of everything, leaves out
 keys without a value, and copies a message's reasoning between the names that different models read. The same is done
@@ -32,7 +32,8 @@ _NOT_FOLLOWED = (
 def plain(value: Any) -> Any:
     """`value` as fresh plain data, so that a template meets no object with methods of its own.
 
-    Dataclasses and pydantic models become dicts, numpy's scalars numbers; anything else is named: "<Image>".
+    Dataclasses and pydantic models become dicts, numpy's scalars numbers; anything else becomes its type's name:
+    "<Image>".
     """
     if value is None or isinstance(value, bool):
         return value
@@ -93,7 +94,7 @@ class Continuation:
     """The end of the last message, left open for the model to go on with."""
 
     def __init__(self, messages: list[dict[str, Any]], field: bool | str, source: str) -> None:
-        """Mark what is to be continued in `messages`. field: its key, True for "content". source: the template, which
+        """Mark the text to be continued in `messages`. field: its key, True for "content". source: the template, which
         has to name the key. Raises GGPYError."""
         field = field if isinstance(field, str) else "content"
         last = messages[-1]

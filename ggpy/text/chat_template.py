@@ -64,7 +64,7 @@ class ChatTemplate:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """The file's template; ChatML where it has none and ChatML's tokens; None where nothing says how to chat."""
+        """The file's template; ChatML where it has none but has ChatML's tokens; None where it has neither."""
         metadata = TypedMetadata(file.metadata, str(file.path))
         source = metadata.find(_KEY, str)
         if source is None and metadata.has("tokenizer.chat_templates"):
@@ -150,7 +150,7 @@ class ChatTemplate:
 
 
 def _token_texts(value: Any, where: str) -> dict[str, str]:
-    """The special tokens by name that `ggpy convert` writes as JSON."""
+    """The special tokens by name, from the JSON that `ggpy convert` writes."""
     try:
         texts = json.loads(value)
     except (TypeError, ValueError, RecursionError):

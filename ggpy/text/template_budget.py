@@ -1,9 +1,9 @@
-"""What a render may keep and how long it may take: an account of memory and a deadline.
+"""Limits of a template's render: an account of the memory it may keep, and a deadline.
 
 Python cannot interrupt a single call into its own C code, such as the comparison of two long lists, nor take back the
-memory that one asks for. So whatever reads or makes much says how much *before* it is done: no single operation is then
-long, and between operations the clock is looked at. All that is made stays on the account, as a template can keep it,
-but for large values that nothing refers to any more when the account runs out: templates that write their text as
+memory that one asks for. So an operation that reads or makes much is checked *before* it runs: no single operation then
+takes long, and the clock is checked between operations. All that is made stays on the account, as a template can keep
+it, except large values that nothing refers to any more when the account runs out: templates that write their text as
 `ns.text = ns.text + …` leave many behind.
 """
 
@@ -55,8 +55,8 @@ class _Account:
         self._look_at = time.monotonic() + MAX_SECONDS
 
     def check_time(self) -> None:
-        """Time counts that this thread had a processor, so that a busy machine refuses nothing; but asking for it takes
-        a system call, and is of no use before as much time has passed on the wall."""
+        """Check the deadline, in CPU time of this thread, so that a busy machine refuses nothing. Reading that takes a
+        system call, so it is skipped until as much wall time has passed."""
         if time.monotonic() > self._look_at:
             left = MAX_SECONDS - (time.thread_time() - self._started)
             if left <= 0:
@@ -64,7 +64,7 @@ class _Account:
             self._look_at = time.monotonic() + left
 
     def reclaim(self) -> None:
-        """Strike off large values that nothing else holds."""
+        """Take large values that nothing else holds off the account."""
         held = [count > _NO_OTHERS for count in _references(self.large)]
         self.left += sum(_size(value) for value, is_held in zip(self.large, held, strict=True) if not is_held)
         self.large = [value for value, is_held in zip(self.large, held, strict=True) if is_held]
@@ -75,7 +75,7 @@ _account: ContextVar[_Account] = ContextVar("account")
 
 @contextmanager
 def limits() -> Iterator[None]:
-    """Open an account for what is done within."""
+    """Open an account for the operations within the block."""
     token = _account.set(_Account())
     try:
         yield
@@ -84,14 +84,14 @@ def limits() -> Iterator[None]:
 
 
 def work(amount: int) -> None:
-    """Before so many bytes are read. Raises OverLimit, also where the time is over."""
+    """Check that `amount` bytes may be read. Raises OverLimit, also where the time is over."""
     if amount > MAX_BYTES:
         raise OverLimit(f"it works on more than {MAX_BYTES // 1_000_000} MB at once")
     _account.get().check_time()
 
 
 def take(amount: int) -> None:
-    """Account for so many bytes made. Raises OverLimit, also where the time is over."""
+    """Account for `amount` bytes made. Raises OverLimit, also where the time is over."""
     account = _account.get()
     account.left -= amount
     if account.left < 0:
@@ -100,7 +100,7 @@ def take(amount: int) -> None:
 
 
 def afford(amount: int) -> None:
-    """Before something is made that may have so many bytes; `made` accounts for those it has. Raises OverLimit."""
+    """Check that up to `amount` bytes may be made; `made` accounts for the actual ones. Raises OverLimit."""
     account = _account.get()
     if amount > account.left:
         account.reclaim()
@@ -124,8 +124,8 @@ def made(value: Any) -> Any:
 
 
 def weigh(value: Any) -> int:
-    """Bytes of all that a value holds, what it holds twice counted twice: as many as comparing, hashing, sorting and
-    writing it go through. Raises OverLimit where it is nested too deeply for these, or the time is over.
+    """Bytes of all that a value holds, repeated parts counted each time: as many as comparing, hashing, sorting and
+    writing it process. Raises OverLimit where it is nested too deeply for these, or the time is over.
     """
     return _measure(value, MAX_DEPTH, {})[0]
 
@@ -166,7 +166,7 @@ def _measure(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple
 
 
 def text_of(value: Any) -> str:
-    """str(value), after a look at how long it gets."""
+    """str(value), after a check of its length."""
     if isinstance(value, str):
         return value
     afford(WRITTEN * weigh(value))
@@ -187,7 +187,7 @@ def entries_of(value: Any) -> list[Any]:
 
 
 class Stream:
-    """What a lazy filter gives, an entry at a time, each accounted for. Streams of streams do not nest without end."""
+    """The output of a lazy filter, an entry at a time, each accounted for. Streams nest to a limited depth."""
 
     __slots__ = ("_entries", "_size", "depth")
 

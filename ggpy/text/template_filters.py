@@ -1,8 +1,8 @@
-"""Filters, tests and functions that templates may use, each with a look at what it costs.
+"""Filters, tests and functions that templates may use, each with a check of its cost.
 
 Of Jinja's filters those are left out that take more than a multiple of their input's length, which no chat needs
-(`wordwrap`, `urlize`, `striptags`, `pprint`, `xmlattr` …). A look (`template_operations`) at a filter also gives the
-value that the filter goes on with, such as a list where it was given something that can be gone through only once.
+(`wordwrap`, `urlize`, `striptags`, `pprint`, `xmlattr` …). The look (`template_operations`) of a filter also returns
+the value that the filter gets, such as a list in place of an iterator, which can be read only once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _KEYED = 400  # for each entry that a Python function finds the key of, as when 
 
 
 def _first_as_text(look: Callable[..., Any]) -> Callable[..., Any]:
-    """A look at a method, as a look at the filter of its name, which makes text of anything."""
+    """The look of a method, made into that of the filter of the same name, which turns any value into text."""
 
     def looked(value: Any, *args: Any, **kwargs: Any) -> str:
         text = text_of(value)
@@ -272,7 +272,7 @@ def _tojson(
 
 
 def _nesting(value: Any) -> int:
-    """How deep a value that was weighed is nested."""
+    """The nesting depth of a value that was weighed."""
     if isinstance(value, dict):
         return 1 + max(map(_nesting, value.values()), default=0)
     if isinstance(value, (list, tuple)):

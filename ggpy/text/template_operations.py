@@ -1,7 +1,7 @@
-"""Operators and methods that templates may use, each with a look at what it costs; nothing else is to be had.
+"""Operators and methods that templates may use, each with a check of its cost; there are no others.
 
-A *look* has the parameters of what it looks at. It says what the call reads and what it may make, and raises where that
-is too much. What the call then made is accounted for.
+Such a check, a *look*, has the parameters of the operation. It states what the call reads and what it may make, and
+raises where that is too much. The result of the call is then accounted for.
 """
 
 from __future__ import annotations
@@ -46,47 +46,47 @@ def size_of(text: str) -> int:
 
 
 def few(value: Any) -> int:
-    """A number that says how wide, how deep or how often."""
+    """A width, a depth or a count, checked: raises OverLimit where it is too large."""
     if isinstance(value, int) and abs(value) > _MAX_WIDTH:
         raise OverLimit(f"it asks for a width or a count of more than {_MAX_WIDTH}")
     return int(value) if isinstance(value, (int, float)) else 0
 
 
 def written_size(value: Any) -> int:
-    """Bytes of str(value), at most."""
+    """An upper limit of the bytes of str(value)."""
     return size_of(value) if isinstance(value, str) else WRITTEN * weigh(value)
 
 
 def escaping(*texts: Any) -> int:
-    """By how much text grows where one of these has the others escaped: '"' becomes "&#34;"."""
+    """The factor by which text can grow where one of these has the others escaped: '"' becomes "&#34;"."""
     return 5 if any(isinstance(text, Markup) for text in texts) else 1
 
 
 def character_size(*texts: str) -> int:
-    """Bytes a character in a text put together of these: the widest character decides."""
+    """Bytes per character of a text joined from these: the widest character decides."""
     return 1 if all(text.isascii() for text in texts) else 4
 
 
 def read_path(attribute: Any) -> None:
-    """An attribute's path, such as "function.name,type", is followed for every entry."""
+    """Check the length of an attribute's path, such as "function.name,type", which is followed for every entry."""
     if isinstance(attribute, str) and len(attribute) > MAX_NAME:
         raise OverLimit(f"it names an attribute by more than {MAX_NAME} characters")
 
 
 def check_names(values: Mapping[str, Any]) -> None:
-    """Names of arguments, which errors repeat."""
+    """Check the length of arguments' names, which errors repeat."""
     if any(len(name) > MAX_NAME for name in values):
         raise OverLimit(f"it names an argument by more than {MAX_NAME} characters")
 
 
 def check_key(key: Any) -> None:
-    """What is hashed."""
+    """Check that a key may be hashed."""
     if type(key) is not str and type(key) is not int:
         work(weigh(key))
 
 
 def check_distinct(keys: Iterable[Any]) -> None:
-    """Keys of one table. Hashes of texts cannot be chosen; those of numbers can be made all equal."""
+    """Check the keys of one table. Hashes of texts cannot be chosen; those of numbers can be made all equal."""
     chosen = sum(not isinstance(key, str) for key in keys)
     work(8 * chosen * chosen)
 
@@ -178,12 +178,12 @@ def _check_bits(bits: int) -> None:
 
 
 def concatenate(values: Iterable[Any]) -> str:
-    """What `~` does."""
+    """The operator `~`: the values as text, joined."""
     return join_texts([text_of(value) for value in values])
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    """Texts side by side."""
+    """The texts joined, and accounted for."""
     texts = list(texts)
     afford(4 * sum(map(len, texts)))
     text = "".join(texts)
@@ -195,7 +195,7 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def _check_widths(text: str) -> int:
-    """More than any number in a format, which may be a width."""
+    """An upper limit of the numbers in a format, each of which may be a width."""
     work(size_of(text))
     if re.search(r"\d{5}", text):
         raise OverLimit("it pads a text to a width of tens of thousands")
@@ -203,7 +203,7 @@ def _check_widths(text: str) -> int:
 
 
 def check_percent(text: str, values: Any) -> None:
-    """Before text % values."""
+    """Check the cost of text % values."""
     width = _check_widths(text)
     if "*" in text and re.search(r"%[^a-zA-Z%]*\*", text):
         raise OverLimit("it pads a text to a width that is a value")
@@ -214,7 +214,7 @@ def check_percent(text: str, values: Any) -> None:
 
 
 def check_braces(text: str, values: Iterable[Any]) -> None:
-    """Before text.format(*values)."""
+    """Check the cost of text.format(*values)."""
     width = _check_widths(text)
     if re.search(r"\{[^{}]*\{", text.replace("{{", "").replace("}}", "")):
         raise OverLimit("it pads a text to a width that is a value")
@@ -232,7 +232,7 @@ def _reads(text: str, *args: Any) -> None:
 
 
 def _changes_case(text: str) -> None:
-    """By Unicode's rules, where Python makes room for three wide characters for each."""
+    """Check a change of case by Unicode's rules: Python reserves three wide characters for each."""
     work(16 * len(text))
     afford(16 * len(text))
 
@@ -383,7 +383,7 @@ _SPLITTING = ("partition", "rpartition", "rsplit", "split", "splitlines")
 
 
 def attributes_of(value: Any) -> Mapping[str, Callable[..., Any]]:
-    """The attributes that a template may read of a value, by name."""
+    """The attributes of a value that a template may read, by name."""
     for kind, names in ATTRIBUTES:
         if isinstance(value, kind):
             return names
@@ -391,7 +391,7 @@ def attributes_of(value: Any) -> Mapping[str, Callable[..., Any]]:
 
 
 def call_method(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A method of a text, a list, a tuple, a dict or a number."""
+    """Call a method of a text, a list, a tuple, a dict or a number."""
     owner = method.__self__
     replaced = attributes_of(owner)[method.__name__](owner, *args, **kwargs)
     result = made(method(*(args if replaced is None else replaced), **kwargs))

@@ -1,7 +1,7 @@
 """Running a template from a stranger: Jinja's immutable sandbox, what chat templates expect in it, and limits.
 
 Jinja's sandbox keeps a template from Python's internals. It does not keep it from running for ever or from filling the
-memory; here every operation whose cost is not that of a constant goes through `template_operations` or
+memory; here every operation whose cost is not constant goes through `template_operations` or
 `template_filters`, where it is accounted for (`template_budget`), and the code that Jinja generates is made to do so.
 Its optimizer, which computes constants while compiling, is off.
 
@@ -42,7 +42,7 @@ _OBJECT = 512  # of a namespace, a macro, what a loop is known by
 
 
 def run(template: Template, values: Mapping[str, Any]) -> str:
-    """What the template writes. Raises OverLimit, and whatever the template raises."""
+    """The text that a template renders. Raises OverLimit, and whatever the template raises."""
     pieces = []
     for piece in template.root_render_func(template.new_context(dict(values))):
         take(_PIECE)
@@ -64,7 +64,7 @@ class _GenerationBlock(Extension):
         return caller()
 
     def filter_stream(self, stream: TokenStream) -> Iterator[Any]:
-        """The tokens of a source, counted: what is parsed and compiled grows with them."""
+        """The tokens of a source, counted: the cost of parsing and compiling grows with them."""
         for count, token in enumerate(stream):
             if count >= MAX_TOKENS:
                 raise OverLimit(f"it has more than {MAX_TOKENS:,} parts")
@@ -79,7 +79,7 @@ _MAKERS = (nodes.Output, nodes.List, nodes.Tuple, nodes.Dict, nodes.For, nodes.M
 
 
 class _AddTicks(NodeTransformer):
-    """An account at the head of every loop's turn and every macro, of what their bodies make by themselves."""
+    """A transformer that has every loop's turn and every macro begin by accounting for what its body makes."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -111,7 +111,7 @@ class _AddTicks(NodeTransformer):
 
 
 class _Generator(CodeGenerator):
-    """Generates code that calls the environment for what Jinja would do in place."""
+    """A generator of code that calls the environment for operations that Jinja would do inline."""
 
     def _write_call(self, name: str, parts: list[nodes.Expr | str], frame: Frame) -> None:
         self.write(f"environment.{name}(")
@@ -174,7 +174,7 @@ class _Generator(CodeGenerator):
 
 
 def _is_simple(node: nodes.Compare) -> bool:
-    """Whether a comparison takes no longer than a constant of the source is long."""
+    """True where a comparison takes no longer than the length of a constant in the source."""
     if len(node.ops) != 1:
         return False
     (operand,) = node.ops
@@ -186,7 +186,7 @@ def _is_simple(node: nodes.Compare) -> bool:
 
 
 def _check_depth(tree: nodes.Node) -> None:
-    """Before the tree is gone through by recursion: where that ends for want of stack, Python may print an error."""
+    """Check the depth of the tree before recursion over it: where the stack runs out, Python may print an error."""
     level: list[nodes.Node] = [tree]
     depth = 0
     while level:
@@ -198,7 +198,7 @@ def _check_depth(tree: nodes.Node) -> None:
 
 @pass_context
 def _written(context: Context, value: Any) -> Any:
-    """What `{{ value }}` writes."""
+    """The text that `{{ value }}` writes."""
     return value if type(value) is str else text_of(value)
 
 
@@ -242,7 +242,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def key(value: Any) -> Any:
-        """What becomes a key of a dict."""
+        """A key of a dict, checked."""
         operations.check_key(value)
         return value
 

@@ -1,4 +1,4 @@
-"""Tokens to text as they come: whole characters only, never the beginning of a stop string that may yet complete."""
+"""Tokens to text as they come: whole characters only, and no beginning of a stop string that may still complete."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ class TextStream:
         return self._release(self._hidden(token), text)
 
     def end(self, token: int) -> str:
-        """As `push`, for a token that ends the text: whatever its kind, it is not shown, but a stop string may end with
-        it."""
+        """The text that a last token makes certain: whatever its kind, the token is not shown, but a stop string may
+        end with it."""
         if not self._stop:
             return ""
         return self._release(self._tokenizer.token_bytes(token).decode("utf-8", "replace"), "")
 
     def finish(self) -> str:
-        """What was held back, now that nothing follows; of a character that was cut in the middle, nothing."""
+        """The text held back, now that nothing follows; a character that was cut in the middle is left out."""
         text = _shown(self._held, self._shows)
         self._held = ""
         self._shows.clear()
         return text
 
     def _hidden(self, token: int) -> str:
-        """What the vocabulary writes for a token that shows nothing."""
+        """The vocabulary's text of a token that shows nothing; else an empty text."""
         if self._tokenizer.token_bytes(token, special=False):
             return ""
         return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
@@ -83,7 +83,7 @@ def _shown(text: str, shows: bytearray) -> str:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that is a beginning of `stop`."""
+    """The length of the longest suffix of `text` that is a prefix of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-size:]):
             return size

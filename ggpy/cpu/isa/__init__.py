@@ -1,1 +1,1 @@
-"""The CPU's words, from Python: vector instructions, scalars, records."""
+"""The CPU's instructions, from Python: vector code, scalars, records."""

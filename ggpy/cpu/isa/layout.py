@@ -1,6 +1,7 @@
-"""What executor and kernels agree on: the records they exchange, and how working memory is laid out. Free of numba.
+"""The interface between executor and kernels: their records, and the layout of working memory. Imports no numba.
 
-One fixed-size record describes an operation, one a step. Addresses are plain integers, checked before they are written.
+One kind of fixed-size record describes an operation, another a step. Addresses are plain integers, checked before they
+are written.
 """
 
 from __future__ import annotations
@@ -136,35 +137,35 @@ IDLE, NAPS, NAP_NS = 20, 4, 2_000_000
 
 
 def cache_name(cache_k: str, cache_v: str) -> str:
-    """What the kernels of a cache with these types of keys and values are called."""
+    """The name of a cache with these types of keys and values, as its kernels carry it."""
     return cache_k if cache_k == cache_v else f"{cache_k}-{cache_v}"
 
 
 def cache_types(name: str) -> tuple[str, str]:
-    """`cache_name` backwards."""
+    """The types of keys and values in a name that `cache_name` made."""
     cache_k, _, cache_v = name.partition("-")
     return cache_k, cache_v or cache_k
 
 
 def planes(form: str) -> int:
-    """How many tokens of a tile hold one row of activations of that form: of q16 the codes, and beside them, as a token
-    of their own, those of what the first have left, with a scale of some 250th. Their products are added."""
+    """Tokens of a tile that hold one row of activations of that form. q16 takes two: the codes, and beside them, as a
+    token of their own, codes of the rounding error, with a scale of some 250th. Their products are added."""
     return 2 if form == "q16" else 1
 
 
 def cell_bytes(cache: str, n_dims: int) -> int:
-    """A position's keys, or values, of one head in a cache of that type; of q8_0, n_dims is a multiple of 32."""
+    """Bytes of a position's keys, or values, of one head in a cache of that type; for q8_0, n_dims % 32 == 0."""
     return {"f32": 4 * n_dims, "f16": 2 * n_dims, "bf16": 2 * n_dims, "q8_0": n_dims + n_dims // BLOCK * 2}[cache]
 
 
 def part_bytes(head_pad: int) -> int:
-    """One part of one head's attention: largest score, sum of exponentials, and from byte 64 on the weighted values."""
+    """Bytes of a part of a head's attention: largest score, sum of exponentials, from byte 64 on weighted values."""
     return 64 + 4 * head_pad
 
 
 def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
-    """A thread's working memory: one row tile's, the scales of a part's values, the queries and joined states of
-    ROW_TILES, and a part's keys and values."""
+    """Bytes of a thread's working memory: one row tile's, the scales of a part's values, the queries and joined states
+    of ROW_TILES, and a part's keys and values."""
     rows = max(WIDE_ROWS.values())
     one = ROW_STATE_BYTES + 4 * PART + 4 * head_pad
     part = PART * (2 * 4 * head_pad + head_pad // BLOCK * 4)

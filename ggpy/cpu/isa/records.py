@@ -32,7 +32,7 @@ as_step = _pointer_to(STEP)
 
 @njit(inline="always")
 def stripes_of(tid, nth, n_stripes):  # type: ignore[no-untyped-def]
-    """The stripes first..last of thread `tid`, an even number of them but for the end: what every operation over rows
-    shares out."""
+    """The stripes first..last of thread `tid`, an even number except at the end: how every operation over rows is
+    divided among threads."""
     pairs = (n_stripes + 1) // 2
     return 2 * (pairs * tid // nth), min(n_stripes, 2 * (pairs * (tid + 1) // nth))

@@ -89,7 +89,7 @@ class Vec:
         self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=1)
 
     def prefetch(self, address: ir.Value, level: int = 2) -> None:
-        """Ask for the cache line at `address`, which need not be readable, in the second-level cache or the first."""
+        """Prefetch the cache line at `address`, which need not be readable, into the L2 cache or L1."""
         pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
         function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
@@ -107,7 +107,7 @@ class Vec:
         return self.b.bitcast(self.b.shl(wide, self.int(16)), self.vf)
 
     def load_bytes(self, address: ir.Value) -> ir.Value:
-        """Bytes as 32-bit lanes of four."""
+        """Bytes as 32-bit lanes, four in each."""
         return self.load(address, self.vi)
 
     def load_u8_int(self, address: ir.Value) -> ir.Value:
@@ -132,7 +132,7 @@ class Vec:
     # ---- lanes
 
     def splat(self, scalar: ir.Value) -> ir.Value:
-        """A scalar in every lane; of a value just loaded it becomes the consumer's broadcast memory operand."""
+        """A scalar in every lane; a value just loaded becomes the consumer's broadcast memory operand."""
         kind = ir.VectorType(scalar.type, self.lanes)
         one = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(i32, 0))
         return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(self.vi, [0] * self.lanes))
@@ -144,7 +144,7 @@ class Vec:
         return self.splat(self.load(address, i32, 4))
 
     def scalars(self, address: ir.Value, count: int, element: ir.Type) -> Callable[[int], ir.Value]:
-        """`i` → the i-th of `count` neighbouring 32-bit scalars in every lane."""
+        """A function of `i`: the i-th of `count` neighbouring 32-bit scalars, in every lane."""
 
         def bcast(i: int) -> ir.Value:
             return self.splat(self.load(self.at(address, 4 * i), element, 4))
@@ -184,7 +184,7 @@ class Vec:
         return self._intrinsic(f"llvm.fabs.v{self.lanes}f32", self.vf, [a])
 
     def round(self, a: ir.Value) -> ir.Value:
-        """To the nearest integer, ties to even."""
+        """Round to the nearest integer, ties to even."""
         return self._intrinsic(f"llvm.rint.v{self.lanes}f32", self.vf, [a])
 
     def sum_lanes(self, a: ir.Value) -> ir.Value:
@@ -279,8 +279,8 @@ class Vec:
 
     @property
     def signed_weights(self) -> bool:
-        """Whether `dot_signed` takes signed weights as they are; otherwise they enter
-        as weight + 128 and 128 * sum(x) must be taken off."""
+        """True where `dot_signed` takes signed weights as they are; otherwise they enter
+        as weight + 128 and 128 * sum(x) must be subtracted."""
         return self.isa in ("avx2", "neon")
 
     def dot_signed(self, total: ir.Value, weight: ir.Value, x: ir.Value) -> ir.Value:
@@ -331,8 +331,8 @@ class Vec:
     # ---- control
 
     def function(self, name: str, n_args: int, body: Callable[[Vec, list[ir.Value]], None]) -> ir.Function:
-        """A separate function of `n_args` i64 arguments: its registers are allotted for
-        its own loop alone, which one large body would share."""
+        """A separate function of `n_args` i64 arguments, so that registers are allocated
+        for its own loop alone and not for one large body."""
         kind = ir.FunctionType(ir.VoidType(), [i64] * n_args)
         function = ir.Function(self.b.module, kind, self.b.module.get_unique_name(name))
         function.linkage = "internal"

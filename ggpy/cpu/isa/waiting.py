@@ -1,5 +1,5 @@
-"""How a thread waits for others in machine code: it spins while that may be over soon, and then sleeps until woken, so
-that who it waits for can have its CPU.
+"""Waiting for other threads, in machine code: a thread spins while the wait may be over soon, and then sleeps until
+woken, so that the thread it waits for can have its CPU.
 
 On Linux it sleeps in the kernel, by `futex`; on other systems it lets others run, again and again. On Linux that is
 worse than either: each `sched_yield` gives up a thread's turn, some milliseconds, so that beside other busy processes a
@@ -67,7 +67,7 @@ if FUTEX:
 
     @njit(error_model="numpy")
     def wake(word, sleepers):  # type: ignore[no-untyped-def]
-        """Wake all that sleep at `word`, which has just been changed."""
+        """Wake all threads that sleep at `word`, which has just been changed."""
         if load_atomic(sleepers) != 0:
             _syscall(FUTEX, word, WAKE, EVERYONE, 0)
 

@@ -8,7 +8,8 @@ A row is a pair of token and query head. `scratch` holds, for `rows` rows,
     scores                 [PART / 16][rows][16]  then their exponentials
     scales                 [PART / 16][head_pad / 32][16]  of a q8_0 cache's values
 
-Scores are logarithms to base two: the queries come multiplied by log2(e), which spares every exponential a product.
+Scores are logarithms to base two: the queries come multiplied by log2(e), which saves a multiplication in every
+exponential.
 
 What it costs with AVX-512 on two 512-bit ports, in cycles for 16 positions of 64 dimensions:
 
@@ -46,8 +47,8 @@ def attend_intrinsic(isa: str, cache_k: str, cache_v: str, widths: tuple[int, ..
     `widths` rows.
 
     Positions begin (a multiple of SPAN) up to end, both in one part; `q` is [head_dim][rows]; k and v are where
-    position 0 would be, as `ggpy.cpu.ops.attention` lays them out. `edges`: some of these positions some row may not
-    see, or end is no multiple of SPAN. Sets the largest score, sum and values in scratch."""
+    position 0 would be, as `ggpy.cpu.ops.attention` lays them out. `edges`: some row may not see some of these
+    positions, or end is no multiple of SPAN. Sets the largest score, sum and values in scratch."""
 
     def attend(
         typingctx: Any,
@@ -80,8 +81,8 @@ def _emit(cache_k: str, cache_v: str, rows: int, v: Vec, args: list[ir.Value]) -
 
 
 class Cells:
-    """How keys or values of a type are read: element by element, 16 at a time; a q8_0 code still wants its scale, and
-    then is exact in float32: all ways to read a cache give the same numbers."""
+    """Reader of keys or values of a type, 16 elements at a time. A q8_0 code must still be multiplied by its scale, and
+    is then exact in float32: all ways to read a cache give the same numbers."""
 
     def __init__(self, v: Vec, cache: str, n_dims: ir.Value) -> None:
         self.v, self.scaled = v, cache == "q8_0"
@@ -98,7 +99,7 @@ class Cells:
 
 
 class Attend:
-    """Emits the function for one number of rows."""
+    """Emitter of the function for one number of rows."""
 
     def __init__(self, v: Vec, cache_k: str, cache_v: str, rows: int, args: list[ir.Value]) -> None:
         self.v, self.b, self.rows = v, v.b, rows
@@ -129,9 +130,9 @@ class Attend:
         self.mix(self.v_cells.blocks_at(self.values, self.begin), n_cells)
 
     def score(self, keys: ir.Value, n_spans: ir.Value) -> None:
-        """q . k of `blocks` times 16 positions at a time.
+        """Scores q . k, of `blocks` times 16 positions at a time.
 
-        Blocks past the last position are read too: the cache has room for them, and they are hidden afterwards.
+        Blocks past the last position are read too: the cache has room for them, and they are masked afterwards.
         """
         v, b, k, rows, blocks = self.v, self.b, self.k, self.rows, self.blocks
         block_at = [v.mul(k.block_bytes, n) for n in range(blocks)]
@@ -171,8 +172,8 @@ class Attend:
         v.loop(n_spans, [keys, self.scores], span)
 
     def fetch_ahead(self, at: ir.Value, n_bytes: int) -> None:
-        """Few rows wait for memory, and what follows is not always seen by the CPU itself: across the end of a page or
-        of a part it is not. Many rows find in the second-level cache what the first ones fetched."""
+        """Prefetch what follows where few rows wait for memory: the CPU does not do so across the end of a page or of a
+        part. Many rows find in the second-level cache what the first ones fetched."""
         if self.rows <= FETCHING_ROWS:
             for line in range(0, n_bytes, 64):
                 self.v.prefetch(self.v.at(at, FETCH_AHEAD + line), level=1)
@@ -201,7 +202,7 @@ class Attend:
     def weigh(self, n_blocks: ir.Value) -> None:
         """Each row's largest score, and its scores as exponentials under it.
 
-        Rows side by side, so that no row's chain of maxima or sums is waited for.
+        Rows are processed side by side, so that nothing waits for one row's chain of maxima or sums.
         """
         v, b, rows = self.v, self.b, self.rows
 

@@ -44,7 +44,7 @@ DEQUANTIZED_TILES = 2  # wide tiles that pay for a part made float32
 
 @intrinsic
 def fill_zeros(typingctx: Any, dst: Any, n16: Any) -> tuple[Signature, Any]:
-    """Sets 16 * n16 floats."""
+    """Set 16 * n16 floats to zero."""
 
     def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         v = Vec(b, "plain")
@@ -106,7 +106,7 @@ def scale(typingctx: Any, dst: Any, src: Any, factor: Any, n16: Any) -> tuple[Si
 
 @njit
 def clear_state(state, head_pad):  # type: ignore[no-untyped-def]
-    """The attention over no position, for a head of so many dimensions."""
+    """Reset a head's state to that of attention over no position."""
     store_f32(state, types.float32(-1e30))
     store_f32(state + types.uint64(4), types.float32(0.0))
     fill_zeros(state + types.uint64(64), head_pad // 16)
@@ -114,7 +114,7 @@ def clear_state(state, head_pad):  # type: ignore[no-untyped-def]
 
 @njit
 def finish(state, out, head_dim):  # type: ignore[no-untyped-def]
-    """Weighted values over the sum of weights: the head's outputs."""
+    """Divide the weighted values by the sum of weights: the head's outputs."""
     factor = types.float32(1.0) / load_f32(state + types.uint64(4))
     whole = head_dim // 16
     if whole:
@@ -125,7 +125,7 @@ def finish(state, out, head_dim):  # type: ignore[no-untyped-def]
 
 @njit
 def join_parts(op, position, token, head, state, out):  # type: ignore[no-untyped-def]
-    """One head of one token from the parts that a small step's attention left."""
+    """Join the parts that a small step's attention left, for one head of one token."""
     size = 64 + 4 * op.head_pad
     base = op.src2 + types.uint64((token * op.n_head + head) * op.max_parts * size)
     first = max(0, position - op.window + 1) // PART if op.window else 0
@@ -138,7 +138,7 @@ def join_parts(op, position, token, head, state, out):  # type: ignore[no-untype
 
 @njit
 def load_queries(op, first_token, first_head, row, count, rows, q_at):  # type: ignore[no-untyped-def]
-    """The scaled queries of a row tile as [head_dim][rows]; a tile that is not full repeats its last row."""
+    """Load the scaled queries of a row tile as [head_dim][rows]; a tile that is not full repeats its last row."""
     group = op.n_head // op.n_head_kv
     factor = op.scale * types.float32(LOG2_E)
     for m in range(rows):
@@ -152,7 +152,7 @@ def load_queries(op, first_token, first_head, row, count, rows, q_at):  # type: 
 
 @njit
 def set_seen(op, first_position, row, count, rows, working):  # type: ignore[no-untyped-def]
-    """What each row of a tile may see."""
+    """Store the first and the last position that each row of a tile sees."""
     group = op.n_head // op.n_head_kv
     for m in range(rows):
         position = first_position + (row + min(m, count - 1)) // group
@@ -174,7 +174,7 @@ def rows_of_unit(op, n_rows, wide, nth):  # type: ignore[no-untyped-def]
 
 @njit
 def parts_of(op, first_position, row, last_row):  # type: ignore[no-untyped-def]
-    """The parts, first up to last, of which rows row up to last_row see anything."""
+    """The parts, first up to last, that the rows from row up to last_row see any position of."""
     group = op.n_head // op.n_head_kv
     end = first_position + (last_row - 1) // group + 1
     return first_seen(op, first_position + row // group) // PART, (end + PART - 1) // PART
@@ -199,8 +199,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """dst[token, head] = softmax(q . k / sqrt(head_dim)) v over the positions each token sees; in a small step, its
     parts.
 
-    A unit of work is up to ROW_TILES row tiles of one key/value head, which meet a part of the cache while it is in the
-    second-level cache, made float32 for all of them; a thread takes the next unit that nobody has, last rows first, as
+    A unit of work is up to ROW_TILES row tiles of one key/value head, which read a part of the cache while it is in the
+    second-level cache, converted to float32 for all of them; a thread takes the next free unit, last rows first, as
     they see most. In a small step a unit is one part alone, and a thread takes neighbours, which lie one behind the
     other in memory.
     Thread-private scratch: what `attend` works on; then each tile's queries [head_dim][rows]; then the joined state of

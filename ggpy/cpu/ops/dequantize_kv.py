@@ -1,4 +1,4 @@
-"""A piece of the cache as float32, for the row tiles that meet it together."""
+"""Conversion of a piece of the cache to float32, for the row tiles that read it together."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Operations that make each number of a row from one or two: sums, products, gates, activations.
 
-Each is one function of vectors in FUNCTIONS and the same of numbers in PLAIN, which is what the `plain` tier runs and
-the others are compared with. x is of the first operand, y of the second (where there is none, of the first again), c a
-constant of the operation.
+Each is one function of vectors in FUNCTIONS and the same of numbers in PLAIN, which the `plain` tier runs and
+the others are compared with. x is from the first operand, y from the second (the first again where there is only one),
+c a constant of the operation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Embedding rows: from the file's own bytes, of which only those of tokens that occur are ever read."""
+"""Embedding rows, from the file's own bytes: only the rows of tokens that occur are ever read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def embed_blocks(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
 
 
 def embed_floats(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """The same for a matrix of floats."""
+    """dst[i] = the row of token i in a matrix of floats: see `embed_blocks`."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     for i in range(step.n_tokens * tid // nth, step.n_tokens * (tid + 1) // nth):
@@ -64,7 +64,7 @@ def embed_floats(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
 
 
 def embed_names(p: Packed) -> dict[str, Any]:
-    """What `specialized` puts into the loop of a format."""
+    """Global names that `specialized` replaces in the loop of a format."""
     if p.is_float:
         return {"FORMAT": p.name}
     read_codes, skip, read_levels = readers(p.name)

@@ -49,8 +49,8 @@ Block = tuple[ir.Value, int]  # address of a block, and the row of its 16 from w
 
 
 class QuantizedTile:
-    """Emits a tile of `width` tokens, `tokens` at once, times neighbouring stripes of a quantized format, of each the
-    vectors that begin at `rows`."""
+    """Emitter of the product of a tile of `width` tokens, `tokens` at once, with neighbouring stripes of a quantized
+    format; of each stripe, the vectors that begin at `rows`."""
 
     # Cycles for 32 columns of 16 rows and a token, on a core that starts two 512-bit instructions a cycle, from the
     # assembly of the loop over blocks in tiles of 12 (loads, two a cycle, stay below: 125 of Q4_0's 12 tokens):
@@ -77,7 +77,7 @@ class QuantizedTile:
         self.tokens = width // 2 if in_pairs and width == 12 else width
 
     def starts(self, x: ir.Value, part: int, offset: int) -> list[ir.Value]:
-        """What the sum of each token starts from: minus `offset` times the sum of its codes."""
+        """The initial value of each token's sum: minus `offset` times the sum of its codes."""
         v, b, w, tokens = self.v, self.v.b, self.width, self.tokens
         if not offset:
             return [v.int(0)] * tokens
@@ -89,7 +89,7 @@ class QuantizedTile:
         return [b.shl(start, v.int(shift)) for start in found] if shift else found
 
     def prefetch(self, blocks: list[ir.Value]) -> None:
-        """The stripes after these, block by block, so that memory works while this tile computes."""
+        """Prefetch the stripes after these, block by block, so that memory is read while this tile computes."""
         v, b = self.v, self.v.b
         with b.if_then(b.icmp_signed("!=", self.ahead, v.const(0))):
             for block in blocks:
@@ -99,12 +99,12 @@ class QuantizedTile:
 
     @property
     def offset(self) -> int:
-        """What is added to every number for the dot product, whose weights are unsigned, to be taken off its sum."""
+        """The offset that makes weights unsigned for the dot product; `starts` subtracts it from the sum."""
         return 128 if self.p.signed and not self.v.signed_weights else self.p.offset << self.lift
 
     @property
     def lift(self) -> int:
-        """Bits that codes are moved up by, and super-scales down, for an offset that activations bring (`starts`)."""
+        """Bits by which codes are shifted up, and super-scales down, to reach an offset that `starts` has a sum for."""
         kept = SUM_STARTS[0][0] if self.p.n_scales == 1 else HALVES
         small = self.p.header and not self.p.table and 0 < self.p.offset < kept
         return kept.bit_length() - self.p.offset.bit_length() if small else 0
@@ -131,7 +131,7 @@ class QuantizedTile:
         return out
 
     def headers(self, block: Block) -> list[ir.Value]:
-        """Super-scales and super-minima. Minima of 16 columns meet -HALVES times the sum of the activations' codes."""
+        """Super-scales and super-minima; minima of 16 columns multiply -HALVES times the activations' sum of codes."""
         v, p, b = self.v, self.p, self.v.b
         of_minima = p.minimum_sign * (1.0 if p.n_scales == 1 else -1 / HALVES)
         factors = [p.unit / (1 << self.lift), of_minima][: 1 + p.minima]
@@ -240,7 +240,7 @@ class QuantizedTile:
 
 
 class FloatTile:
-    """Emits `width` tokens times neighbouring stripes of float weights, in float32; see QuantizedTile."""
+    """Emitter of `width` tokens times neighbouring stripes of float weights, in float32; see QuantizedTile."""
 
     # 16-bit weights are converted as they are loaded, and multiplied in float32: exact but for the sums' rounding.
     # `vdpbf16ps` takes two columns an instruction, but rounds activations to 8 bits: results are off by 1.7e-3 of
@@ -281,7 +281,7 @@ class FloatTile:
 
 
 def _emit_tile(packed: Packed, n_planes: int, width: int, v: Vec, args: list[ir.Value]) -> None:
-    """The tile as passes over its columns, in each as many vectors of rows as registers hold."""
+    """Emit the tile as passes over its columns, each with as many vectors of rows as registers hold."""
     rows = range(0, ROWS, v.lanes)
     # one token's weights come from memory, and are read as they lie there; several tokens find them in the cache
     together = len(rows) if width == 1 else min(2, len(rows))
@@ -290,8 +290,8 @@ def _emit_tile(packed: Packed, n_planes: int, width: int, v: Vec, args: list[ir.
 
 
 def _emit_pass(packed: Packed, n_planes: int, width: int, rows: Sequence[int], v: Vec, args: list[ir.Value]) -> None:
-    """The vectors that begin at `rows` of every stripe, as many stripes and tokens at once as registers hold; sums of
-    tokens that are planes of one row are stored as one."""
+    """Emit one pass: the vectors that begin at `rows` of every stripe, as many stripes and tokens at once as registers
+    hold. Sums of tokens that are planes of one row are stored as one."""
     weight, apart, ahead, x, n_cols, bias, dst, stride, start = args
     b = v.b
     ahead = ahead if rows[0] == 0 else v.const(0)
@@ -378,7 +378,7 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """dst[token, row] (+)= weight[row] . x[token] + bias[row].
 
     In a small step each thread takes a run of stripes, in a large one the next few that nobody has taken yet: threads
-    are not equally fast, be it for other programs or for cores of two kinds, and the slowest would keep all waiting.
+    are not equally fast, because of other programs or cores of two kinds, and the slowest would keep all waiting.
     """
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]

@@ -1,4 +1,4 @@
-"""Norms of whole rows that stand by themselves; those that only products read are done with the activations."""
+"""Norms of whole rows as operations of their own; norms that only products read are fused with quantization."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The plain tier: what every SIMD primitive computes, as loops over scalars. It
-runs on any CPU, and is the oracle of the other tiers."""
+"""The plain tier: every SIMD primitive as a loop over scalars. It runs on any CPU,
+and is the reference for the other tiers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ggpy.quant.packed import Packed, Plane
 
 
 def code_reader(p: Packed) -> Any:
-    """`code(block, row, column)`: a code put together from its planes."""
+    """`code(block, row, column)`: a code assembled from its planes."""
 
     def plane_reader(plane: Plane | None) -> Any:
         if plane is None:
@@ -149,7 +149,7 @@ def quantize_function(n_planes: int) -> Any:
 
     @njit
     def left(row, weight, factor, column, scale, inverse):  # type: ignore[no-untyped-def]
-        """A column, less what its code in the plane before stands for."""
+        """A column less the value of its code in the plane before."""
         at = types.uint64(4 * column)
         x = load_f32(row + at) * factor * load_f32(weight + at)
         return types.float32(types.float64(x) - types.float64(scale) * round(x * inverse))

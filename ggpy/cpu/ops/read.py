@@ -1,4 +1,4 @@
-"""Reading memory as fast as the CPU can, and nothing else: what a machine's bandwidth is measured with."""
+"""The measure of a machine's bandwidth: a kernel that reads memory as fast as the CPU can, and does nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ sum_range: Any = None  # set by `specialized`
 
 
 def read(at, n_bytes, out):  # type: ignore[no-untyped-def]
-    """Sum the bytes from `at` on as integers, and leave 64 bytes of sums at `out` so that no load can be left out."""
+    """Sum the bytes from `at` on as integers, and leave 64 bytes of sums at `out` so that no load is optimized away."""
     if n_bytes >= RUN:
         sum_range(at, n_bytes // RUN, out)
 

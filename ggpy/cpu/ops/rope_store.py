@@ -33,8 +33,8 @@ CUT_KEYS, CUT_VALUES = (STEP.fields[name][1] for name in ("cut_keys", "cut_value
 
 
 def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """Query heads (src) are normalised and turned in place; key heads (src2) too,
-    and go into the cache with the value heads (src3).
+    """Normalise and rotate query heads (src) in place, and key heads (src2), which go
+    into the cache with the value heads (src3).
 
     Work is one head of one token; query heads come first, then each key head with its value head.
     """

@@ -1,5 +1,5 @@
 """The sampler's usual chain on one row of logits: top-k, top-p, min-p, temperature, draw. `ggpy.sampling.sampler` has
-each stage in numpy, for every case, and is what this is compared with."""
+each stage in numpy, for every case, and is the reference for this kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ largest_of: Any = None
 
 @njit
 def insert(values, ids, found, k, x, i):  # type: ignore[no-untyped-def]
-    """Put x in its place among the `found` falling values, of which the last is dropped where k are there."""
+    """Insert x among the `found` descending values; the last of these is dropped where there are k."""
     at = min(found, k - 1)
     while at > 0 and load_f32(values + types.uint64(4 * (at - 1))) < x:
         store_f32(values + types.uint64(4 * at), load_f32(values + types.uint64(4 * (at - 1))))
@@ -39,8 +39,8 @@ def sample(logits, n, params, values, ids, k):  # type: ignore[no-untyped-def]
     and the point of the cumulative distribution to draw at, from 0 to below 1. values, ids: float32 and int32 [k] to
     work in.
 
-    The k largest are kept in falling order, of equal ones the lower index first. Each of the k runs with the largest
-    maxima holds a value that large, so the least of these maxima is a floor under the k-th largest value: one
+    The k largest are kept in descending order; of equal values the lower index comes first. Each of the k runs with the
+    largest maxima holds a value that large, so the least of these maxima is a floor under the k-th largest value: one
     comparison passes over most runs.
     """
     last = types.uint64(4 * (k - 1))
@@ -103,7 +103,7 @@ def sample(logits, n, params, values, ids, k):  # type: ignore[no-untyped-def]
 
 
 def any_from_intrinsic(isa: str) -> Any:
-    """`any_from(at, least)`: whether one of the RUN floats from `at` on is at least as large as `least`, or NaN."""
+    """`any_from(at, least)`: true where one of the RUN floats from `at` on is at least as large as `least`, or NaN."""
 
     def any_from(typingctx: Any, at: Any, least: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -121,7 +121,7 @@ def any_from_intrinsic(isa: str) -> Any:
 
 
 def largest_of_intrinsic(isa: str) -> Any:
-    """`largest_of(at)`: the largest of the RUN floats from `at` on; of NaN nothing is said."""
+    """`largest_of(at)`: the largest of the RUN floats from `at` on; undefined where one is NaN."""
 
     def largest_of(typingctx: Any, at: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:

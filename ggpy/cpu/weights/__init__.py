@@ -1,1 +1,1 @@
-"""From a file's bytes to what CPU kernels read."""
+"""From a file's bytes to the packed weights that CPU kernels read."""

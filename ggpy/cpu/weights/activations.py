@@ -1,5 +1,5 @@
-"""From float32 rows to what the matrix product reads: RMS norm, then int8 blocks or
-plain floats, laid out in tiles (see `ggpy.cpu.ops.linear`).
+"""Activations as the matrix product reads them: RMS norm of float32 rows, then int8 blocks
+or plain floats, laid out in tiles (see `ggpy.cpu.ops.linear`).
 
 In a small step every thread prepares all rows for itself: redundant work of a microsecond is cheaper than meeting at a
 barrier. In a large one the rows are shared out.
@@ -23,7 +23,7 @@ from ggpy.quant.packed import BLOCK
 
 
 def sum_squares_intrinsic(isa: str) -> Any:
-    """`sum_squares(row, n)`: the sum of squares of n floats; what pads them to 16 is read, but does not count."""
+    """`sum_squares(row, n)`: the sum of squares of n floats; the padding to 16 is read, but not counted."""
 
     def sum_squares(typingctx: Any, row: Any, n: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -44,7 +44,8 @@ def sum_squares_intrinsic(isa: str) -> Any:
 
 def quantize_row_intrinsic(isa: str, n_planes: int) -> Any:
     """`quantize_row(row, weight, factor, n_blocks, dst, width, lane)`: row * factor
-    * weight as int8 blocks, as token `lane` of a tile; of two planes (`layout.planes`) what that leaves as the next."""
+    * weight as int8 blocks, as token `lane` of a tile; with two planes (`layout.planes`), the rounding error as the
+    next token."""
 
     def quantize_row(
         typingctx: Any, row: Any, weight: Any, factor: Any, n: Any, dst: Any, width: Any, lane: Any
@@ -68,7 +69,7 @@ def quantize_row_intrinsic(isa: str, n_planes: int) -> Any:
                 return [v.at(row, 128), v.at(weight, 128), b.add(dst, block_step)]
 
             def block(halves: list[ir.Value], at: ir.Value) -> list[ir.Value]:
-                """Store 32 columns, and give what rounding leaves of them."""
+                """Store 32 columns, and return their rounding errors."""
                 largest = v.max_lanes(v.maximum(v.abs(halves[0]), v.abs(halves[1])))
                 scale = b.fdiv(largest, ir.Constant(f32, 127.0))
                 positive = b.fcmp_ordered(">", scale, ir.Constant(f32, 1e-38))
@@ -143,7 +144,7 @@ PLANES = 1
 
 
 def quantize_activations(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """Rows of src, RMS-normalised if `eps` is not negative and times `weight`, into the activation tiles at dst."""
+    """Write rows of src, RMS-normalised unless `eps` is negative, times `weight`, into the activation tiles at dst."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     n = step.n_outputs if op.outputs_only else step.n_tokens

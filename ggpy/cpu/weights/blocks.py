@@ -142,7 +142,7 @@ def codes_nvfp4(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
 
 @njit
 def codes_tq1_0(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    """Five base-3 digits a byte: the byte is a fraction of 256, and each times 3 pushes the next digit out."""
+    """Codes of TQ1_0, five base-3 digits a byte: it is a fraction of 256, each times 3 pushes out the next digit."""
     top = raw + types.uint64(i // 8 * size)
     for j in range(32):
         column = i % 8 * 32 + j
@@ -176,7 +176,7 @@ def levels_power(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
 
 @njit
 def _ue4m3_half(byte):  # type: ignore[no-untyped-def]
-    """The bits, in half precision, of half an unsigned float of 4 exponent and 3 fraction bits. 127 is no number."""
+    """Half-precision bits of half a UE4M3 number (unsigned, 4 exponent and 3 fraction bits); 127, NaN, gives 0."""
     if byte == 127:
         return 0
     exponent, fraction = (byte >> 3) & 15, byte & 7
@@ -252,7 +252,7 @@ def levels_iq4_xs(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
 
 @njit
 def levels_tq1_0(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    """The super-scale stands last."""
+    """Levels of TQ1_0, whose super-scale comes last in the block."""
     d = types.int64(load_u16(raw + types.uint64((i // 8 + 1) * size - 2)))
     return d, 0, 0, 0, 0, 0
 

@@ -112,7 +112,7 @@ def levels_iq1_s(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
 
 @njit
 def levels_iq1_m(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    """Four words of four 3-bit scales, whose highest four bits together are the super-scale."""
+    """Levels of IQ1_M: four words of four 3-bit scales, whose highest four bits together are the super-scale."""
     at = raw + types.uint64(i // 8 * size + 48)
     d = types.int64(0)
     for word in range(4):
@@ -123,7 +123,8 @@ def levels_iq1_m(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
 
 @njit
 def levels_word(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    """IQ2_XXS and IQ3_XXS: above the signs of 32 weights, in one word of eight that end the block or lie between."""
+    """Levels of IQ2_XXS and IQ3_XXS: bits above the signs of 32 weights, in one of eight words at the block's end or
+    between its codes."""
     top = raw + types.uint64(i // 8 * size)
     at = 6 + 8 * (i % 8) if size == 66 else 66 + 4 * (i % 8)
     s = types.int64(load_u32(top + types.uint64(at))) >> 28
@@ -132,7 +133,7 @@ def levels_word(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
 
 @njit
 def levels_iq2(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    """IQ2_XS and IQ2_S: two scales a byte, in the last eight bytes."""
+    """Levels of IQ2_XS and IQ2_S: two scales a byte, in the last eight bytes."""
     top = raw + types.uint64(i // 8 * size)
     byte = _byte(top, size - 8 + i % 8)
     return types.int64(load_u16(top)), 0, 2 * (byte & 15) + 1, 2 * (byte >> 4) + 1, 0, 0

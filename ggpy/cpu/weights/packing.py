@@ -20,7 +20,7 @@ _AS_THEY_ARE = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8, "IQ4_NL": 4, "MXFP4": 4}
 
 
 def _plane_writer(plane: Plane | None) -> Any:
-    """`write(codes, block, row)`: the bits that a plane keeps of a row's 32 codes, at the address `codes`."""
+    """`write(codes, block, row)`: store the bits that a plane keeps of a row's 32 codes, at address `codes`."""
     if plane is None:
         return njit(lambda codes, block, row: None)
     bits, shift, at = plane.bits, plane.shift, plane.at
@@ -48,7 +48,7 @@ SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = MINIMA = MINIMA_AT = N_SCA
 
 
 def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
-    """Stripes first..last of a quantized matrix: `raw` is its GGUF bytes, `out` the packed matrix; both addresses."""
+    """Pack stripes first..last of a quantized matrix, from its GGUF bytes at `raw` to the packed matrix at `out`."""
     for s in range(first, last):
         for row in range(min(16, n_rows - 16 * s)):
             source = raw + types.uint64((16 * s + row) * row_bytes)
@@ -89,7 +89,7 @@ def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, 
 
 
 def pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
-    """Stripes first..last of a matrix of 2- or 4-byte floats, transposed to
+    """Pack stripes first..last of a matrix of 2- or 4-byte floats, transposed to
     [n_cols][16]; eight columns at a time keep both sides in cache."""
     for s in range(first, last):
         rows = min(16, n_rows - 16 * s)
@@ -104,7 +104,7 @@ def pack_floats(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, 
 
 
 def pack_names(p: Packed) -> dict[str, Any]:
-    """What `specialized` puts into the pack loop of a format."""
+    """Global names that `specialized` replaces in the pack loop of a format."""
     if p.is_float:
         return {"ELEMENT": p.bits // 8}
     read_codes, skip, read_levels = readers(p.name)

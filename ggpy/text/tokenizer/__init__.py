@@ -27,7 +27,7 @@ class Tokenizer:
     """A vocabulary and the way its model cuts text. Raises GGPYError for a vocabulary that cannot be used."""
 
     def __init__(self, metadata: Mapping[str, Any], where: str = "the vocabulary") -> None:
-        """From GGUF metadata. `where` names the file in errors."""
+        """Read a tokenizer from GGUF metadata. `where` names the file in errors."""
         if not isinstance(metadata, Mapping):
             raise arguments.wrong("metadata", metadata, "the keys and values of a GGUF file")
         self._vocabulary = vocabulary = Vocabulary(metadata, where)
@@ -43,7 +43,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile) -> Tokenizer:
-        """From a GGUF file, by path or already open. The file need hold no tensors."""
+        """The tokenizer of a GGUF file, by path or already open. The file need hold no tensors."""
         from ggpy.gguf.file import GGUFFile
 
         if isinstance(source, GGUFFile):
@@ -98,16 +98,16 @@ class Tokenizer:
         return ids
 
     def detokenize(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """The text of a whole sequence of tokens: what was tokenized, given back.
+        """The text of a whole sequence of tokens: the inverse of `tokenize`.
 
-        Bytes that are no UTF-8 appear as U+FFFD. `skip_special` leaves out control and unknown tokens. Spaces before
+        Invalid UTF-8 appears as U+FFFD. `skip_special` leaves out control and unknown tokens. Spaces before
         punctuation stay as they are.
         """
         decoder = StreamDecoder(self, skip_special=arguments.flag("skip_special", skip_special), start=True)
         return "".join([decoder.push(token) for token in arguments.token_ids("ids", ids)]) + decoder.flush()
 
     def token_bytes(self, token: int, special: bool = True) -> bytes:
-        """The bytes that a token stands for; with `special` false none for control and unknown tokens."""
+        """The bytes that a token stands for; with `special` false, control and unknown tokens have none."""
         token, kind = self._known(token)
         if not special and kind & (CONTROL | UNKNOWN):
             return b""
@@ -125,7 +125,7 @@ class Tokenizer:
         return self._vocabulary.ids.get(arguments.text("text", text))
 
     def is_control(self, token: int) -> bool:
-        """Whether the token steers the model and is no part of any text."""
+        """True where the token steers the model and is not part of any text."""
         return bool(self._known(token)[1] & CONTROL)
 
     def _known(self, token: int) -> tuple[int, int]:

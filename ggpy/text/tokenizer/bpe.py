@@ -32,7 +32,7 @@ def byte_text(text: str) -> str:
 
 
 class BytePairEncoding:
-    """Text to token ids. Merging is done here until so much text has come that tiktoken's tables repay building."""
+    """Text to token ids. Merging is done here until enough text has come for tiktoken's tables to pay off."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         assert vocabulary.pre is not None
@@ -93,7 +93,7 @@ class BytePairEncoding:
         return self._vocabulary.metadata.strings("tokenizer.ggml.merges") or []
 
     def _symbol_ids(self, symbol: str) -> list[int]:
-        """The token of a merged symbol; for one that is no token what llama.cpp finds: its ASCII characters' tokens."""
+        """The token of a merged symbol; where there is none, its ASCII characters' tokens, as in llama.cpp."""
         token = self._ids.get(symbol)
         if token is not None:
             return [token]

@@ -1,4 +1,4 @@
-"""When tiktoken's merging gives exactly what a list of merges gives.
+"""The check that tiktoken's merging gives exactly the same as a list of merges.
 
 tiktoken joins any neighbours whose concatenation is a token, least rank first. A list of merges allows named pairs
 only. The two agree when every token is reached by one pair alone. That is decidable token by token, because merging is
@@ -7,9 +7,9 @@ merging t's bytes alone would have done so far. So if merging t's bytes alone en
 other pair of neighbours that spells t can ever stand side by side; and if it does not end in t, the merges never make
 t, and leaving t out of tiktoken's table keeps tiktoken from making it.
 
-Whether merging l's and r's bytes side by side leads to l and r, and not across the seam between them, is found by
-taking the two apart again, last merge first, and looking at each stage whether the symbols that meet at the seam would
-have merged. All pairs are taken apart together, in numpy, shorter tokens first.
+Merging l's and r's bytes side by side must lead to l and r, with no merge across the seam between them. That is checked
+by undoing the merges of both, last merge first, and testing at each stage whether the symbols that meet at the seam
+would have merged. All pairs are taken apart together, in numpy, shorter tokens first.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ranks_of_merges(merges: list[str], merge: Callable[[str], list[str]]) -> lis
 
 
 def _pairs(merges: list[str]) -> list[list[str]]:
-    """The merges as pairs, without those that match nothing: seen before, or of characters no text is made of."""
+    """The merges as pairs, without those that match nothing: repeated ones, or of characters that no text becomes."""
     alphabet = set(CHARACTER_OF_BYTE)
     pairs = [entry.split(" ") for entry in dict.fromkeys(merges)]
     if set(map(len, pairs)) == {2} and alphabet.issuperset("".join(chain.from_iterable(pairs))):
@@ -65,7 +65,7 @@ def _pairs(merges: list[str]) -> list[list[str]]:
 
 
 def _splits(rules: Ints, lengths: list[int]) -> Ints | None:
-    """[n_symbols, 2]: the pair that makes each symbol; a byte is its own pair, and what nothing makes has (-1, -1).
+    """[n_symbols, 2]: the pair that makes each symbol; a byte is its own pair, a symbol without one has (-1, -1).
 
     `rules` [n, 3] are left, right, made. None where two pairs make one symbol, which cannot be.
     """
@@ -93,7 +93,8 @@ def _splits(rules: Ints, lengths: list[int]) -> Ints | None:
 
 
 def _seam_holds(left: Ints, right: Ints, limit: Ints, split: Ints, keys: Ints, made: Ints) -> NDArray[np.bool_]:
-    """Whether merging the bytes of `left[i]` and `right[i]` together, ranks below `limit[i]` only, gives those two."""
+    """True for each i where merging the bytes of `left[i]` and `right[i]` together, by ranks below `limit[i]` only,
+    gives those two."""
     count = len(split)
     holds = np.ones(len(left), bool)
     index = np.arange(len(left))

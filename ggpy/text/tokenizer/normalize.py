@@ -1,4 +1,4 @@
-"""What a tokenizer does to a text before it looks for tokens in it: composing characters, folding case, replacing.
+"""Normalization of a text before tokens are looked for in it: composing characters, folding case, replacing.
 
 `ggpy.tokenizer.normalizer` holds the `normalizer` of the original's tokenizer.json as JSON, where no key of GGUF
 says it: https://huggingface.co/docs/tokenizers/api/normalizers. SentencePiece's rules stand in GGUF's
@@ -24,14 +24,14 @@ _DEEPEST = 8  # sequences of sequences that are followed
 
 
 def compose(form: Form, text: str) -> str:
-    """`text` in one of Unicode's normal forms; text that is in it already, as nearly all is, costs a glance."""
+    """`text` in one of Unicode's normal forms; text that is in it already, as nearly all is, takes a quick check."""
     return text if text.isascii() or unicodedata.is_normalized(form, text) else unicodedata.normalize(form, text)
 
 
 def normalizer(node: Any, depth: int = 0) -> Normalizer | None:
     """The function that a `normalizer` of a tokenizer.json describes, None for none.
 
-    GGPYError names a kind that is not followed; the sentence begins with the kind.
+    Raises GGPYError for an unsupported kind; its sentence begins with the kind.
     """
     if node is None:
         return None
@@ -62,7 +62,7 @@ def normalizer(node: Any, depth: int = 0) -> Normalizer | None:
 
 
 def in_turn(steps: list[Normalizer]) -> Normalizer | None:
-    """One step after the other."""
+    """The steps composed into one function; None where there are none."""
     if len(steps) < 2:
         return steps[0] if steps else None
     return lambda text: reduce(lambda so_far, step: step(so_far), steps, text)

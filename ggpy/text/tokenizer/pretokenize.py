@@ -70,7 +70,7 @@ class _Step:
 
 
 def _trailing_space(text: str, start: int, end: int) -> int:
-    r"""Where a match of `\s+$` in text[start:end] begins, or `end`: by hand, as a backtracking search is quadratic."""
+    r"""The start of a match of `\s+$` in text[start:end], or `end`: by hand, as a backtracking search is quadratic."""
     return start + len(text[start:end].rstrip(" \t\n\v\f\r"))
 
 
@@ -108,7 +108,7 @@ _DIGITS_APART = (_Step(f"[{_N}]"), _Step(_GPT2))
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """A named way to cut text, with what llama.cpp takes the name to say about the rest of the tokenizer."""
+    """A named way to cut text, with the settings that llama.cpp infers from the name for the rest of the tokenizer."""
 
     steps: tuple[_Step, ...]
     ignore_merges: bool = False  # a piece that is a token is that token, whatever the merges say
@@ -123,7 +123,7 @@ class PreTokenizer:
 
 
 def _one_pass(pattern: re.Pattern[str]) -> Callable[[str], list[str]]:
-    """For a pattern whose matches cover any text: its matches are the pieces."""
+    """The splitter of a pattern whose matches cover any text: its matches are the pieces."""
     matches = pattern.findall
 
     def split(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """SentencePiece vocabularies as Llama 1 and 2, Mistral and Gemma have them: merges by token score, byte fallback.
 
 The text, spaces written as ▁, is not cut into words: neighbours whose concatenation is a token are joined, best score
-first, over the whole stretch between special tokens. What ends up as no token is written byte by byte.
+first, over the whole stretch between special tokens. A symbol that is no token in the end is written byte by byte.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CHARACTERS_UNTIL_CORE = 1 << 15
 
 
 class ScoredPieces:
-    """Text to token ids. Merging is done here until so much text has come that sentencepiece repays building."""
+    """Text to token ids. Merging is done here until enough text has come for sentencepiece to pay off."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -98,9 +98,9 @@ class ScoredPieces:
         return token
 
     def _sentencepiece_is_exact(self) -> bool:
-        """Whether sentencepiece's own BPE gives the same tokens.
+        """True where sentencepiece's own BPE gives the same tokens.
 
-        It wants all 256 byte tokens, cannot make them from text (so no text may lead to one), and reads UTF-8 only.
+        It needs all 256 byte tokens, cannot make them from text (so no text may lead to one), and reads UTF-8 only.
         """
         ids = self._ids
         for byte in range(256):

@@ -1,7 +1,7 @@
 """Cutting a text at the special tokens written in it, before the tokenizer proper sees the rest.
 
-Which one is found where is the rule of the `tokenizers` package and of SentencePiece: the one that begins first, of
-these the longest. Tokens that are matched on the normalized text are looked for last, in what the others leave.
+The rule is that of the `tokenizers` package and of SentencePiece: the token that begins first is taken, of several the
+longest. Tokens that are matched on the normalized text are looked for last, in what the others leave.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _alternatives(texts: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _in_word(char: str) -> bool:
-    r"""Whether a character, or the nothing beyond an end, is one of Unicode's \w."""
+    r"""True where a character is one of Unicode's \w; False for the empty text beyond an end."""
     if not char:
         return False
     category = unicodedata.category(char)

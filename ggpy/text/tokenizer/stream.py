@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class StreamDecoder:
-    """Turns tokens into text as they come, whole characters only: a character split over tokens appears with its last.
+    """A decoder of tokens to text, whole characters only: a character split over tokens appears with the last of them.
 
     `start` says that the tokens begin a text, so that the space which SentencePiece puts before a text's first word is
-    left out; the answer to a prompt continues a text. Bytes that are no UTF-8 appear as U+FFFD.
+    left out; the answer to a prompt continues a text. Invalid UTF-8 appears as U+FFFD.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, start: bool = False) -> None:
@@ -32,5 +32,5 @@ class StreamDecoder:
         return self._decode(piece)
 
     def flush(self) -> str:
-        """What is left of an unfinished character, as U+FFFD. The decoder is then at the start of a character again."""
+        """The rest of an unfinished character, as U+FFFD. The decoder is then at the start of a character again."""
         return self._decode(b"", True)

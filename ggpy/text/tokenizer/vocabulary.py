@@ -4,7 +4,7 @@ The recognition of tokens by their text is llama.cpp's (src/llama-vocab.cpp), be
 fills in. Where it goes against what the file says, the file is right: a token that it calls normal is text, and a role
 whose token it does not name has none.
 
-Keys `ggpy.tokenizer.*` hold what GGUF has no keys for: `ggpy convert` writes them, other readers pass them over.
+Keys `ggpy.tokenizer.*` hold what GGUF has no keys for: `ggpy convert` writes them, other readers ignore them.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Vocabulary:
         return int(value) if value is not None and 0 <= value < len(self) else None
 
     def _ids(self, key: str) -> tuple[int, ...]:
-        """The token ids listed under a key, none where it is absent."""
+        """The token ids listed under a key; empty where it is absent."""
         listed = self.array(key)
         found = [] if listed is None else list(listed)
         if not all(isinstance(i, (int, np.integer)) and 0 <= i < len(self.tokens) for i in found):
@@ -178,7 +178,7 @@ class Vocabulary:
         self.before, self.after = self._ids(f"{OWN}before_token_ids"), self._ids(f"{OWN}after_token_ids")
 
     def normalizer(self) -> Normalizer | None:
-        """What is done to a text between special tokens before it is cut."""
+        """The normalizer of a text between special tokens, applied before it is cut."""
         text = self.metadata.find(f"{OWN}normalizer", str)
         charsmap = self.array("tokenizer.ggml.precompiled_charsmap")
         try:
@@ -194,7 +194,7 @@ class Vocabulary:
         return in_turn([step for step in (own, told) if step is not None])
 
     def _recognise(self) -> None:
-        """Find the tokens that end generation, and correct the kinds of tokens whose text says what they are."""
+        """Find the tokens that end generation, and correct the kinds of tokens that are recognised by their text."""
         kinds = self.kinds
         # Vocabularies hold </s> and the like as words of HTML, made by merges; a file that knows types calls them so.
         ids = {
@@ -234,7 +234,7 @@ class Vocabulary:
         self.eog = frozenset(ends)
 
     def _read_matching(self, pre: str) -> None:
-        """How special tokens are found: from keys of our own, or, for files without them, by the model's name."""
+        """Read how special tokens are matched: from ggpy's own keys or, in files without them, by the model's name."""
         self.flagged = {name: frozenset(self._ids(f"{OWN}{name}_token_ids")) for name in FLAGS}
         if any(self.flagged.values()):
             return
