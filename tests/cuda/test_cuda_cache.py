@@ -29,7 +29,8 @@ from tests.cuda.test_cuda import both, emulated_logits, errors
 from tests.cuda.test_cuda_flash import attention as obvious_attention
 from tests.support.blocks import slow_but
 from tests.support.emulated_device import EmulatedDevice
-from tests.support.ptx_emulator import Memory, launch
+from tests.support.ptx_emulator import launch
+from tests.support.ptx_memory import Memory
 from tests.support.ptx_text import parse
 from tests.support.reference import ReferenceModel, q8_0
 from tests.support.tiny import tiny_checkpoint

@@ -185,7 +185,8 @@ def test_tiles_of_all_shapes_sum_in_one_order(name: str, names: str) -> None:
     from ggpy.cuda.compile import to_ptx
     from ggpy.cuda.ops.matmul.layout import HalfActivations
     from tests.cuda.test_cuda_matmul import half_activations, random_matrix
-    from tests.support.ptx_emulator import Memory, launch
+    from tests.support.ptx_emulator import launch
+    from tests.support.ptx_memory import Memory
     from tests.support.ptx_text import parse
 
     n_rows, n_cols, packed = 40, 352, PACKED[name]
@@ -222,7 +223,8 @@ def test_attention_of_a_prompt_however_it_is_cut(window: int) -> None:
     need_compiler()
     from ggpy.cuda.compile import to_ptx
     from ggpy.cuda.ops.flash.layout import FlashShape
-    from tests.support.ptx_emulator import Memory, launch
+    from tests.support.ptx_emulator import launch
+    from tests.support.ptx_memory import Memory
     from tests.support.ptx_text import parse
 
     head_dim, group, n, before = 64, 2, 24, 100

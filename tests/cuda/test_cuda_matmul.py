@@ -26,7 +26,8 @@ from ggpy.cuda.ops.matmul.launch import (
 from ggpy.cuda.ops.matmul.layout import HalfActivations
 from ggpy.cuda.weights.layout import MatrixLayout, Plane, bits_above, numbers
 from ggpy.quant.packed import BLOCK, PACKED, Packed
-from tests.support.ptx_emulator import Memory, launch
+from tests.support.ptx_emulator import launch
+from tests.support.ptx_memory import Memory
 from tests.support.ptx_text import parse
 
 TYPES = list(PACKED)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ggpy.cuda.compile import source, to_ptx
-from tests.support.ptx_emulator import Memory, Trap, launch
+from tests.support.ptx_emulator import Trap, launch
+from tests.support.ptx_memory import Memory
 from tests.support.ptx_text import Entry, parse
 
 CC = (8, 0)  # the products of Hopper have instructions that are not emulated
