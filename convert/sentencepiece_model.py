@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from ggpy.convert.vocabulary import NORMAL, OWN, UNIGRAM, USER_DEFINED, Vocabulary, set_charsmap
+from ggpy.convert.vocabulary import NORMAL, UNIGRAM, USER_DEFINED, Vocabulary, set_charsmap
 from ggpy.errors import GGPYError
+from ggpy.text.tokenizer.vocabulary import OWN
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _MODEL_KINDS = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}

@@ -10,8 +10,9 @@ import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import chat_templates
-from ggpy.convert.vocabulary import CONTROL, OWN, UNUSED, USER_DEFINED, Vocabulary, byte_level_text
+from ggpy.convert.vocabulary import CONTROL, UNUSED, USER_DEFINED, Vocabulary, byte_level_text
 from ggpy.errors import GGPYError, quoted
+from ggpy.text.tokenizer.vocabulary import OWN
 
 _KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",

@@ -9,11 +9,19 @@ from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
 from ggpy.convert.special_tokens import named_tokens, special_sources, special_token_metadata, text_of, tokenizer_class
 from ggpy.convert.tiktoken_ranks import read_tiktoken
-from ggpy.convert.tokenizer_json import is_byte_level, read_tokenizer_json, set_normalizer, space_prefix_scheme
+from ggpy.convert.tokenizer_json import (
+    check_decoder,
+    is_byte_level,
+    read_post_processor,
+    read_tokenizer_json,
+    set_normalizer,
+    space_prefix_scheme,
+)
 from ggpy.convert.tokenizer_keys import unknown_keys
 from ggpy.convert.vocab_files import tokenizer_of_words
-from ggpy.convert.vocabulary import NORMAL, OWN, UNUSED, AddedToken, Vocabulary, added_tokens, looks_special
+from ggpy.convert.vocabulary import NORMAL, UNUSED, AddedToken, Vocabulary, added_tokens, looks_special
 from ggpy.errors import GGPYError
+from ggpy.text.tokenizer.vocabulary import OWN
 
 
 def export_tokenizer(checkpoint: Checkpoint, n_vocab: int) -> tuple[dict[str, Any], list[str]]:
@@ -46,7 +54,13 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
         for token in added_tokens(tokenizer.get("added_tokens") or [], str(folder / "tokenizer.json")):
             vocabulary.put_added(token)
         vocabulary.set_space_prefix(space_prefix_scheme(tokenizer))
-        set_normalizer(vocabulary, tokenizer.get("normalizer"), str(folder / "tokenizer.json"))
+        where = str(folder / "tokenizer.json")
+        set_normalizer(vocabulary, tokenizer.get("normalizer"), where)
+        if tokenizer.get("post_processor"):  # says what stands around a text, in place of SentencePiece's custom
+            vocabulary.add_bos = vocabulary.add_eos = None
+            read_post_processor(vocabulary, tokenizer["post_processor"], where)
+        if tokenizer.get("decoder"):
+            check_decoder(vocabulary, tokenizer["decoder"], where)
         vocabulary.notes += unknown_keys(tokenizer, {})
     elif (words := checkpoint.json("vocab.json")) and (merges := checkpoint.text("merges.txt")) is not None:
         built = tokenizer_of_words(words, merges, tokenizer_class(checkpoint, config), str(folder))

@@ -13,17 +13,17 @@ from ggpy.convert.pre_tokenizer import flat
 from ggpy.convert.vocabulary import (
     BYTE,
     NORMAL,
-    OWN,
     UNIGRAM,
     UNKNOWN,
     Vocabulary,
     added_tokens,
-    byte_alphabet,
     set_charsmap,
 )
 from ggpy.errors import GGPYError
+from ggpy.text.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from ggpy.text.tokenizer.normalize import normalizer
 from ggpy.text.tokenizer.pretokenize import PRE_TOKENIZERS
+from ggpy.text.tokenizer.vocabulary import OWN
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -69,14 +69,15 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
         vocabulary.extra[f"{OWN}ignore_merges"] = not implied
         takes = "takes a word that is a token whole" if not implied else "merges words even if they are tokens"
         vocabulary.note(f"the tokenizer {takes}", own=True)
-    _read_post_processor(vocabulary, tokenizer.get("post_processor"), where)
-    _check_decoder(vocabulary, tokenizer.get("decoder"), where)
+    read_post_processor(vocabulary, tokenizer.get("post_processor"), where)
+    check_decoder(vocabulary, tokenizer.get("decoder"), where)
     return vocabulary
 
 
 def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
     """Record how the original normalizes text, in a key of our own where GGUF's keys and names do not say it."""
     steps: list[Mapping[str, Any]] = []
+    pieces = vocabulary.model == "llama"
     for step in flat(node, "normalizers"):
         kind = step.get("type")
         if kind == "Precompiled":
@@ -86,9 +87,9 @@ def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
             except ValueError:
                 raise GGPYError(f"{where} has a 'precompiled_charsmap' that is no base64.") from None
             set_charsmap(vocabulary, charsmap)
-        elif kind == "Replace" and _is_a_space(step.get("pattern")) and step.get("content") == "\u2581":
+        elif kind == "Replace" and _is_a_space(step.get("pattern")) and step.get("content") == "\u2581" and pieces:
             continue  # spaces as SentencePiece writes them
-        elif kind == "Prepend" and step.get("prepend") == "\u2581" and vocabulary.model == "llama":
+        elif kind == "Prepend" and step.get("prepend") == "\u2581" and pieces:
             continue
         else:
             steps.append(step)
@@ -153,7 +154,7 @@ def _byte_level(
     vocabulary.add_space_prefix = prefix
     if prefix:
         vocabulary.note("the tokenizer puts a space before a text", own=True)
-    missing = sum(character not in vocab for character in byte_alphabet())
+    missing = sum(character not in vocab for character in CHARACTER_OF_BYTE)
     if missing and model.get("unk_token") is not None:
         raise GGPYError(
             f"{where} lacks {missing} of the 256 single bytes and writes 'unk_token' for them, as no reader of"
@@ -260,7 +261,7 @@ def space_prefix_scheme(tokenizer: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
+def read_post_processor(vocabulary: Vocabulary, node: Any, where: str) -> None:
     """Read the tokens that are added before and after a text."""
     for processor in flat(node, "processors"):
         kind = processor.get("type")
@@ -291,7 +292,7 @@ def _token_id(entry: Any, vocabulary: Vocabulary, where: str) -> int:
     return id
 
 
-def _check_decoder(vocabulary: Vocabulary, node: Any, where: str) -> None:
+def check_decoder(vocabulary: Vocabulary, node: Any, where: str) -> None:
     """Refuse a decoder that would turn tokens into other text than readers of GGUF do."""
     plain: tuple[dict[str, Any], ...] = ({"type": "ByteLevel"},)
     if vocabulary.model == "llama":

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ggpy.errors import GGPYError, quoted
+from ggpy.text.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from ggpy.text.tokenizer.normalize import sentencepiece_rules
+from ggpy.text.tokenizer.vocabulary import FLAGS, OWN
 
 # GGUF's token types, which are SentencePiece's own.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-
-#: Keys that GGUF has none for; our reader follows them, others pass them over.
-OWN = "ggpy.tokenizer."
 
 UNIGRAM = "the tokenizer is Unigram; GGUF readers merge its pieces greedily, so rare texts may be cut otherwise."
 
@@ -24,22 +22,9 @@ UNIGRAM = "the tokenizer is Unigram; GGUF readers merge its pieces greedily, so 
 ADDED_SCORE = -1000.0
 
 
-@cache
-def byte_alphabet() -> tuple[str, ...]:
-    """The printable character that byte-level vocabularies write for each of the 256 bytes (GPT-2's table)."""
-    shown = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    hidden = [b for b in range(256) if b not in shown]
-    return tuple(chr(b) if b in shown else chr(256 + hidden.index(b)) for b in range(256))
-
-
 def byte_level_text(token: bytes) -> str:
     """A token's bytes in the byte-level alphabet."""
-    alphabet = byte_alphabet()
-    return "".join([alphabet[b] for b in token])
-
-
-#: How an added token is found in a text; ggpy's own keys list the tokens, see `ggpy.text.tokenizer.vocabulary.FLAGS`.
-FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+    return "".join([CHARACTER_OF_BYTE[b] for b in token])
 
 
 @dataclass(frozen=True)
@@ -141,7 +126,7 @@ class Vocabulary:
         """How added tokens are matched, where that is not on the text as it is; a note says so."""
         flags = {id: flags for id, flags in self.flags.items() if self.types.get(id) in (CONTROL, USER_DEFINED)}
         unlike = {"normalized" in of for of in flags.values()} == {True, False}
-        if not unlike and "ggpy.tokenizer.normalizer" not in self.extra:
+        if not unlike and f"{OWN}normalizer" not in self.extra:
             flags = {id: of - {"normalized"} for id, of in flags.items()}
         lists = {flag: sorted(id for id, of in flags.items() if flag in of) for flag in FLAGS}
         for flag in ("lstrip", "rstrip", "single_word"):
@@ -195,7 +180,7 @@ def added_tokens(entries: Any, where: str) -> list[AddedToken]:
     result = []
     for entry in entries:
         id, content = (entry.get("id"), entry.get("content")) if isinstance(entry, Mapping) else (None, None)
-        if isinstance(id, str) and id.isdecimal():
+        if isinstance(id, str) and id.isdecimal() and len(id) < 10:  # longer ones are no ids
             id = int(id)
         if isinstance(id, bool) or not isinstance(id, int) or id < 0 or not isinstance(content, str):
             raise GGPYError(f"{where} holds {entry!r:.80}, which is not a token with an id and a content.")

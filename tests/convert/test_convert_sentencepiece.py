@@ -19,7 +19,7 @@ from ggpy.convert.pipeline import convert
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
 from ggpy.errors import GGPYError
 from tests.support.tiny import TEXT, sentencepiece_model, sentencepiece_pieces, tiny_checkpoint
-from tests.support.tokenizer_folders import export, exported, put, spm_like_json, tokenizer_of, update
+from tests.support.tokenizer_folders import export, exported, put, remove, spm_like_json, tokenizer_of, update
 from tests.support.vocabularies import random_texts
 from tests.support.vocabularies import sentencepiece_model as trained
 
@@ -45,6 +45,22 @@ def test_sentencepiece_model(tmp_path: Path, prefix: bool) -> None:
     tokenizer = Tokenizer.from_gguf(out)
     for text in SAMPLES:
         assert tokenizer.tokenize(text) == [1, *oracle.encode(text)]
+
+
+def test_a_tokenizer_json_beside_it_says_what_stands_around_a_text(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, "mistral")
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(sentencepiece_pieces()))
+    text, end = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    special = {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}
+    around = {"type": "TemplateProcessing", "single": [text, end], "pair": [], "special_tokens": special}
+    put(folder, "tokenizer.json", {"post_processor": around})
+    remove(folder, "tokenizer_config.json", "add_bos_token", "add_eos_token")  # they would decide
+    keys = export(folder)
+    assert keys["tokenizer.ggml.add_bos_token"] is False
+    assert keys["tokenizer.ggml.add_eos_token"] is True
+    put(folder, "tokenizer.json", {"decoder": {"type": "CTC"}})
+    with pytest.raises(GGPYError, match=r"the decoder .*CTC"):
+        export(folder)
 
 
 def test_sentencepieces_own_rules(tmp_path: Path) -> None:

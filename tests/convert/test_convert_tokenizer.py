@@ -17,10 +17,11 @@ from ggpy import Tokenizer
 from ggpy.convert.bpe_merges import rebuild_merges
 from ggpy.convert.pipeline import convert
 from ggpy.convert.pre_tokenizer import NAMES, recognise
-from ggpy.convert.vocabulary import byte_alphabet, byte_level_text
+from ggpy.convert.vocabulary import byte_level_text
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.models import ARCHITECTURES, by_gguf_name, by_hf_name
+from ggpy.text.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from ggpy.text.tokenizer.pretokenize import PRE_TOKENIZERS
 from tests.support.tiny import (
     CONFIGS,
@@ -400,7 +401,7 @@ def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
 
 
 def test_the_byte_alphabet_is_gpt2s() -> None:
-    alphabet = byte_alphabet()
+    alphabet = CHARACTER_OF_BYTE
     assert len(set(alphabet)) == 256
     assert (alphabet[0x20], alphabet[0x0A], alphabet[0x41], alphabet[0xAD]) == ("Ġ", "Ċ", "A", "Ń")
     assert set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) == set(alphabet)

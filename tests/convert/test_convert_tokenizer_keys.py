@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tokenizers
 
 from ggpy import Tokenizer
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
@@ -369,3 +370,12 @@ def test_many_unknown_keys_are_told_in_a_few_notes() -> None:
 def test_keys_of_the_tiny_folders_are_all_known() -> None:
     assert unknown_keys(byte_level_json(QWEN2_SPECIALS, DIGITS_STEP, START), {}) == []
     assert unknown_keys(spm_like_json(), {"bos_token": None, "use_fast": True}) == []
+
+
+def test_spaces_that_a_byte_level_tokenizer_replaces(folders: Path) -> None:
+    """Only readers of SentencePiece's vocabularies write spaces as \u2581 by themselves."""
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    ids = outcome(folders, "qwen2", at("normalizer", replace))[0]
+    theirs = tokenizers.Tokenizer.from_file(str(folders / "tiny-qwen2" / "tokenizer.json"))
+    assert ids == [theirs.encode(text).ids for text in TEXTS]
+    assert ids != outcome(folders, "qwen2", nothing)[0]

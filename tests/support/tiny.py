@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ggpy.convert.vocabulary import byte_alphabet, byte_level_text
+from ggpy.convert.vocabulary import byte_level_text
+from ggpy.text.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 
 TEXT = (
     "The capital of France is Paris, and the river that runs through the city is the Seine. "
@@ -48,7 +49,7 @@ QWEN2_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 @cache
 def tiny_ranks(n_merges: int = 200) -> dict[bytes, int]:
     """A byte-level vocabulary trained on TEXT: the 256 bytes in GPT-2's order, then `n_merges` tokens by rank."""
-    alphabet = byte_alphabet()
+    alphabet = CHARACTER_OF_BYTE
     ranks = {bytes([b]): i for i, b in enumerate(sorted(range(256), key=lambda b: (ord(alphabet[b]) > 255, b)))}
     words = Counter(tuple(bytes([b]) for b in word.encode()) for word in TEXT.replace(" ", "\0 ").split("\0"))
     while len(ranks) < 256 + n_merges:

@@ -51,6 +51,7 @@ _FILL_IN = {
 _OLD_FILL_IN_KEYS = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
 _RECOGNISED = (*_END_OF_GENERATION, *_ALWAYS_SHOWN, *(text for texts in _FILL_IN.values() for text in texts))
 
+#: Keys that GGUF has none for: our converter writes them and our reader follows them, others pass them over.
 OWN = "ggpy.tokenizer."
 
 #: How a special token is found in a text, as tokenizer.json names it: with the white space before or after it, only
