@@ -131,17 +131,19 @@ def _rope_store(tier: str, cache: str) -> Build:
     return rope_store.rope_store, names
 
 
-def _elementwise(tier: str, name: str) -> Build:
+def _elementwise_row(tier: str, name: str) -> Any:
     if tier == "plain":
-        return elementwise.elementwise, {"elementwise_row": elementwise.plain_row_function(name)}
-    return elementwise.elementwise, {"elementwise_row": elementwise.elementwise_row_intrinsic(name, tier)}
+        return elementwise.plain_row_function(name)
+    return elementwise.elementwise_row_intrinsic(name, tier)
+
+
+def _elementwise(tier: str, name: str) -> Build:
+    return elementwise.elementwise, {"elementwise_row": _elementwise_row(tier, name)}
 
 
 def _norm(tier: str, _: str) -> Build:
-    if tier == "plain":
-        return norm.norm, {"sum_squares": plain.sum_squares, "scale_by_row": norm.plain_scale_by_row}
-    squares, scale = activations.sum_squares_intrinsic(tier), norm.scale_by_row_intrinsic(tier)
-    return norm.norm, {"sum_squares": squares, "scale_by_row": scale}
+    squares = plain.sum_squares if tier == "plain" else activations.sum_squares_intrinsic(tier)
+    return norm.norm, {"sum_squares": squares, "elementwise_row": _elementwise_row(tier, "scaled_mul")}
 
 
 def _join_attention(tier: str, _: str) -> Build:

@@ -15,6 +15,7 @@ EXPECTED = {
     "add": lambda x, y: x + y,
     "mul": lambda x, y: x * y,
     "scale": lambda x, y: x * C,
+    "scaled_mul": lambda x, y: x * C * y,
     "softcap": lambda x, y: C * np.tanh(x / C),
     "sigmoid_gate": lambda x, y: x * sigmoid(y),
     **{name: lambda x, y, f=f: f(x) for name, f in ACTIVATIONS.items()},

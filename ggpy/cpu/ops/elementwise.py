@@ -117,6 +117,7 @@ FUNCTIONS: dict[str, Function] = {
     "add": lambda v, x, y, c: v.b.fadd(x, y),
     "mul": lambda v, x, y, c: v.b.fmul(x, y),
     "scale": lambda v, x, y, c: v.b.fmul(x, c),
+    "scaled_mul": lambda v, x, y, c: v.b.fmul(v.b.fmul(x, c), y),  # of `norm`: the row, its factor, the weight
     "softcap": lambda v, x, y, c: v.b.fmul(c, _tanh(v, v.b.fdiv(x, c))),
     "sigmoid_gate": lambda v, x, y, c: v.b.fmul(x, _sigmoid(v, y)),
     **{name: _of_one(f) for name, f in ACTIVATIONS.items()},
@@ -159,6 +160,7 @@ PLAIN: dict[str, Callable[[Any, Any, Any], Any]] = {
     "add": lambda x, y, c: x + y,
     "mul": lambda x, y, c: x * y,
     "scale": lambda x, y, c: x * c,
+    "scaled_mul": lambda x, y, c: x * c * y,
     "softcap": lambda x, y, c: c * math.tanh(x / c),
     "sigmoid_gate": lambda x, y, c: x / (1.0 + math.exp(-y)),
 }
