@@ -159,14 +159,19 @@ def missing_packages() -> list[str]:
 
 
 def _installed(name: str) -> bool:
+    # a CUDA toolkit on the machine brings its own NVVM
+    return bool(_version(name)) or (
+        name == "nvidia-nvvm"
+        and any(Path(root, "nvvm").is_dir() for root in (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda") if root)
+    )
+
+
+def _version(package: str) -> str:
+    """The installed version of a package; "" where there is none."""
     try:
-        version(name)
+        return version(package)
     except PackageNotFoundError:
-        # a CUDA toolkit on the machine brings its own NVVM
-        return name == "nvidia-nvvm" and any(
-            Path(root, "nvvm").is_dir() for root in (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda") if root
-        )
-    return True
+        return ""
 
 
 # ---- on disk
@@ -182,16 +187,7 @@ def compiled_modules() -> list[str]:
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
     """A hash of all that compiled kernels depend on."""
-    packages = [version(package) if _installed_here(package) else "" for package in NEEDED]
-    return sources.fingerprint(compiled_modules(), packages)
-
-
-def _installed_here(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
+    return sources.fingerprint(compiled_modules(), [_version(package) for package in NEEDED])
 
 
 @lru_cache(maxsize=4)

@@ -116,7 +116,7 @@ class CudaExecutor:
         self.shape = AttentionShape(
             self.cache, heads.n_head, attention_ring_kib(device.shared_limit), self.batch_invariant
         )
-        self.n_batch, rows = n_batch, max(n_batch, GRAPH_SIZES[-1])
+        self.n_batch, rows = n_batch, round_up(max(n_batch, GRAPH_SIZES[-1]), MATVEC_TOKENS)  # read so many at a time
         steps = lower(program)
         sums = [step.linears[0].dst for step in steps if isinstance(step, Product) and step.partial]
         self._n_sums = len(sums)

@@ -157,7 +157,7 @@ class StepQueue:
                     self._rope_store(step, n)
             elif isinstance(step, Attention):
                 if way == "prompt":
-                    self._flash(step, n)
+                    self._flash(step)
                     continue
                 following = self.steps[index + 1]
                 joined = not (isinstance(following, Product) and self._takes_parts(following, n))
@@ -396,7 +396,7 @@ class StepQueue:
     def _splits(self, n: int) -> int:
         return self.shape.splits(n, self.device.n_multiprocessors, self._deep)
 
-    def _flash(self, step: Attention, n: int) -> None:
+    def _flash(self, step: Attention) -> None:
         """Queue attention of many tokens."""
         cache, memory = self.cache, self.memory
         if self._collect:

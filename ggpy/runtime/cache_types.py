@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ggpy.cpu.isa.layout import CACHE_TYPES, SPAN, cache_name, cache_types, cell_bytes
 from ggpy.errors import GGPYError, quoted
 from ggpy.gguf.file import GGUFFile
 from ggpy.models import architecture_of
 from ggpy.quant.packed import BLOCK
-
-if TYPE_CHECKING:
-    pass
 
 GPU_CACHE_TYPES = ("f16", "q8_0")
 GPU_HEAD_DIM = 256  # the widest heads: a warp holds 8 dimensions a lane

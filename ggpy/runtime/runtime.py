@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ggpy.sampling.sampler import Chain
     from ggpy.sampling.sampling_params import SamplingParams
 
-GPU_CACHE_TYPES = ("f16", "q8_0")
-GPU_HEAD_DIM = 256  # the widest heads: a warp holds 8 dimensions a lane
 Integers = Sequence[int] | np.ndarray  # of any integer type
 
 
