@@ -92,12 +92,12 @@ class _Divider:
         places = [unit for unit in range(n + 1) if unit * width % block == 0]
         cuts = [min(places, key=self._distance_from(n * i / self.rank.count)) for i in range(self.rank.count)] + [n]
         if any(a >= b for a, b in pairwise(cuts)):
-            raise GGPYError(
-                f"{self.graph.file.path}: {what} do not divide into {self.rank.count} shares"
-                + (f" of whole blocks of {block} columns ({weight.type_name})" if width * n % block == 0 else "")
-                + "; split the model by layers (--split-mode layer)."
-            )
+            blocks = f" of whole blocks of {block} columns ({weight.type_name})" if width * n % block == 0 else ""
+            raise self._undivided(f"{what} do not divide into {self.rank.count} shares{blocks}")
         return cuts[self.rank.index], cuts[self.rank.index + 1]
+
+    def _undivided(self, why: str) -> GGPYError:
+        return GGPYError(f"{self.graph.file.path}: {why}; split the model by layers (--split-mode layer).")
 
     @staticmethod
     def _distance_from(ideal: float) -> Callable[[int], float]:
@@ -108,7 +108,7 @@ class _Divider:
         readers = self.readers.get(node, [])
         operation = readers[0].operation if len(readers) == 1 else None
         if not isinstance(operation, Linear):
-            raise NotImplementedError(f"what {node.operation} gives must be read by one matrix product")
+            raise self._undivided(f"more than one matrix product reads what {type(node.operation).__name__} gives")
         return readers[0], operation
 
     def _read(self, node: Node, columns: Range) -> None:
@@ -118,7 +118,7 @@ class _Divider:
     def _keep(self, value: Value, reader: Node, own: Range) -> None:
         node = value.node
         if not isinstance(node.operation, Linear) or any(other is not reader for other in self.readers[node]):
-            raise NotImplementedError(f"what {reader.operation} reads must come from matrix products of its own")
+            raise self._undivided(f"others read what {type(reader.operation).__name__} reads too")
         self.kept.setdefault(node, []).append((value.first + own[0], value.first + own[1]))
         self.kept[node].sort()
 
