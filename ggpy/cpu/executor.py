@@ -243,9 +243,10 @@ class CpuExecutor:
         rows = self._buffers[region.buffer].view(np.float32)[: self.n_batch * self._stride(region.buffer) // 4]
         return rows.reshape(self.n_batch, -1)[:, region.first : region.first + region.n_cols]
 
-    def _vector(self, info: TensorInfo | None, missing: np.ndarray) -> int:
-        """The address of a small tensor as float32, padded with zeros to what kernels may read."""
+    def _vector(self, info: TensorInfo | None, missing: np.ndarray | None = None) -> int:
+        """The address of a small tensor as float32, padded with zeros to what kernels may read, or `missing`'s."""
         if info is None:
+            assert missing is not None
             return missing.ctypes.data
         values = read_vector(self.file, info)
         padded = np.zeros(round_up(len(values), 32) + 32, np.float32)
@@ -288,7 +289,7 @@ class CpuExecutor:
         norm = quantize.norm
         r["eps"] = norm.eps if norm else -1.0
         r["weight"] = self._vector(norm.weight if norm else None, self._ones)
-        r["outputs_only"], r["select"] = quantize.select or op.outputs_only, quantize.select
+        r["select"] = quantize.select
         if quantize.joins:
             self._record_heads(quantize.joins, r)
             r["combine"], r["src2"] = 1, self._parts.ctypes.data
@@ -323,7 +324,7 @@ class CpuExecutor:
         r["n_rot"], r["neox"], r["angles"] = rope.n_rot, rope.style == "neox", self._angles[rope].ctypes.data
         for norm, at in ((attention.q_norm, "weight"), (attention.k_norm, "weight2")):
             if norm:
-                r[at], r["eps"] = self._vector(norm.weight, self._ones), norm.eps
+                r[at], r["eps"] = self._vector(norm.weight), norm.eps
 
     def _record_attend(self, op: Op, attend: Attend, r: np.ndarray) -> None:
         self._record_heads(attend.attention, r)
@@ -338,7 +339,7 @@ class CpuExecutor:
         r["n_cols"] = op.srcs[0].n_cols
 
     def _record_norm(self, op: Op, norm: Norm, r: np.ndarray) -> None:
-        r["n_cols"], r["eps"], r["weight"] = op.srcs[0].n_cols, norm.eps, self._vector(norm.weight, self._ones)
+        r["n_cols"], r["eps"], r["weight"] = op.srcs[0].n_cols, norm.eps, self._vector(norm.weight)
 
     def _record_elementwise(self, op: Op, elementwise: Elementwise, r: np.ndarray) -> None:
         assert op.dst is not None
@@ -373,8 +374,10 @@ class CpuExecutor:
         if isinstance(operation, Embed):
             return regions(dst, True, "tokens")
         if isinstance(operation, QuantizeActivations):
-            rows = "outputs" if operation.select else "tokens"
-            reads = [*regions(op.srcs, False, everyone if small else rows), ("parts", False, everyone)]
+            rows = "outputs" if op.outputs_only else "tokens"
+            reads = [*regions(op.srcs, False, everyone if small else rows)]
+            if operation.joins:
+                reads.append(("parts", False, everyone))
             return [*reads, ("activations", True, own if small else rows)]
         if isinstance(operation, Linear):
             assert op.dst is not None
@@ -427,8 +430,6 @@ class CpuExecutor:
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n, np.int32) for _ in range(4))
         self._segments = np.zeros((n, 4), np.int32)
         self._step = np.zeros(1, STEP)
-        self._places = np.arange(n, dtype=np.int32)  # of the batch's rows in those of the embedding that are read
-        self._step["tokens"] = self._places.ctypes.data
         for name in ("slots", "positions", "outputs"):
             self._step[name] = getattr(self, name).ctypes.data
         self._step["segments"] = self._segments.ctypes.data

@@ -172,8 +172,8 @@ def test_embedding_rows_are_the_files_own(name):
     ids = np.array([39, 0, 7, 7], np.int32)
     out, scratch = np.zeros((4, N_COLS), np.float32), aligned(64)
     op, step = np.zeros(1, OP), np.zeros(1, STEP)
-    step["n_tokens"], step["tokens"] = 4, ids.ctypes.data
-    op["weight"], op["weight_stride"], op["n_cols"] = raw.ctypes.data, raw.shape[1], N_COLS
+    step["n_tokens"], rows = 4, raw[ids]
+    op["weight"], op["weight_stride"], op["n_cols"] = rows.ctypes.data, rows.shape[1], N_COLS
     op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
     call(f"embed.{name}", "plain", op, step)
     assert np.array_equal(out, exact[ids].astype(np.float32))
@@ -187,9 +187,9 @@ def test_every_byte_that_is_a_scale(name):
     blocks[:, : form.type_size - form.block_size // 2] = np.arange(256)[:, None]
     with np.errstate(over="ignore"):
         exact = form.dequantize(blocks)
-    out, ids = np.zeros((1, exact.size), np.float32), np.zeros(1, np.int32)
+    out = np.zeros((1, exact.size), np.float32)
     scratch, op, step = aligned(64), np.zeros(1, OP), np.zeros(1, STEP)
-    step["n_tokens"], step["tokens"] = 1, ids.ctypes.data
+    step["n_tokens"] = 1
     op["weight"], op["weight_stride"], op["n_cols"] = blocks.ctypes.data, blocks.size, exact.size
     op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
     call(f"embed.{name}", "plain", op, step)

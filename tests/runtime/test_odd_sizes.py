@@ -68,8 +68,8 @@ def test_embedding_rows(name: str) -> None:
     raw = FORMATS[name].quantize(rng.standard_normal((97, n_cols)).astype(np.float32))
     ids, out = np.array([96, 0, 5], np.int32), np.full((3, 64), 7, np.float32)
     op, step, scratch = np.zeros(1, OP), np.zeros(1, STEP), aligned(64)
-    step["n_tokens"], step["tokens"] = 3, ids.ctypes.data
-    op["weight"], op["weight_stride"], op["n_cols"] = raw.ctypes.data, raw.shape[1], n_cols
+    step["n_tokens"], rows = 3, raw[ids]
+    op["weight"], op["weight_stride"], op["n_cols"] = rows.ctypes.data, rows.shape[1], n_cols
     op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
     call(f"embed.{name}", "plain", op, step)
     assert np.array_equal(out[:, :n_cols], FORMATS[name].dequantize(raw)[ids])

@@ -62,7 +62,6 @@ STEP = np.dtype(
         ("n_outputs", np.int64),
         ("small", np.int64),  # every thread prepares its own activations
         ("n_segments", np.int64),
-        ("tokens", np.uint64),  # int32 [n_tokens]
         ("positions", np.uint64),  # int32 [n_tokens]
         ("slots", np.uint64),  # int32 [n_tokens]
         ("outputs", np.uint64),  # int32 [n_outputs], indices into the batch

@@ -124,11 +124,17 @@ def finish(state, out, head_dim):  # type: ignore[no-untyped-def]
 
 
 @njit
+def first_seen(op, position):  # type: ignore[no-untyped-def]
+    """The first position that a token at `position` sees."""
+    return max(0, position - op.window + 1) if op.window else 0
+
+
+@njit
 def join_parts(op, position, token, head, state, out):  # type: ignore[no-untyped-def]
     """Join the parts that a small step's attention left, for one head of one token."""
     size = 64 + 4 * op.head_pad
     base = op.src2 + types.uint64((token * op.n_head + head) * op.max_parts * size)
-    first = max(0, position - op.window + 1) // PART if op.window else 0
+    first = first_seen(op, position) // PART
     clear_state(state, op.head_pad)
     for part in range(first, position // PART + 1):
         at = base + types.uint64(part * size)
@@ -158,12 +164,6 @@ def set_seen(op, first_position, row, count, rows, working):  # type: ignore[no-
         position = first_position + (row + min(m, count - 1)) // group
         store_i32(working + types.uint64(4 * m), types.int32(first_seen(op, position)))
         store_i32(working + types.uint64(4 * (rows + m)), types.int32(position))
-
-
-@njit
-def first_seen(op, position):  # type: ignore[no-untyped-def]
-    """The first position that a token at `position` sees."""
-    return max(0, position - op.window + 1) if op.window else 0
 
 
 @njit

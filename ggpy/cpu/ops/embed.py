@@ -7,7 +7,7 @@ from typing import Any
 from numba import carray, types
 
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import bf16_to_f32, f16_to_f32, load_f32, load_i32, load_u8, load_u16, store_f32
+from ggpy.cpu.isa.scalars import bf16_to_f32, f16_to_f32, load_f32, load_u8, load_u16, store_f32
 from ggpy.cpu.weights.blocks import number_of, readers, scale_of
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import Packed
@@ -22,13 +22,12 @@ FORMAT = ""
 
 
 def embed_blocks(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst[i] = the row of token i in the quantized matrix at `weight`, whose rows are `weight_stride` bytes apart."""
+    """dst[i] = row i of those at `weight`, quantized and `weight_stride` bytes apart: the batch's, already gathered."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     codes = op.scratch + types.uint64(tid * op.scratch_stride)
     for i in range(step.n_tokens * tid // nth, step.n_tokens * (tid + 1) // nth):
-        token = types.int64(load_i32(step.tokens + types.uint64(4 * i)))
-        row = op.weight + types.uint64(token * op.weight_stride)
+        row = op.weight + types.uint64(i * op.weight_stride)
         out = op.dst + types.uint64(i * op.dst_stride)
         for block in range(op.n_cols // 32):
             read_codes(row, block, SKIP, SIZE, codes)
@@ -46,12 +45,11 @@ def embed_blocks(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
 
 
 def embed_floats(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst[i] = the row of token i in a matrix of floats: see `embed_blocks`."""
+    """dst[i] = row i of those at `weight`, which are floats: see `embed_blocks`."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     for i in range(step.n_tokens * tid // nth, step.n_tokens * (tid + 1) // nth):
-        token = types.int64(load_i32(step.tokens + types.uint64(4 * i)))
-        row = op.weight + types.uint64(token * op.weight_stride)
+        row = op.weight + types.uint64(i * op.weight_stride)
         out = op.dst + types.uint64(i * op.dst_stride)
         for c in range(op.n_cols):
             if FORMAT == "F32":
