@@ -8,44 +8,49 @@ module imports neither numpy nor the gguf package.
 from __future__ import annotations
 
 import os
-import stat
-import threading
-from io import FileIO
-from pathlib import Path
+from bisect import bisect_right
+from contextlib import ExitStack, closing
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ggpy import arguments
-from ggpy.errors import GGPYError, quoted, shown
-from ggpy.gguf.header import ArrayView, BeyondStart, Header, Metadata, TensorInfo
+from ggpy.errors import GGPYError, quoted
+from ggpy.gguf.header import ArrayView, Metadata, TensorInfo
+from ggpy.gguf.shards import Shard, join, shard_paths
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["ArrayView", "GGUFFile", "Metadata", "TensorInfo"]
 
-# Bytes of the header read at once: most are smaller; a vocabulary of 262k tokens takes 20 MB; and the most.
-_FIRST_READ, _MOST_HEADER = 1 << 20, 1 << 28
-
 
 class GGUFFile:
-    """A GGUF file opened for reading. Raises GGPYError when it is missing, damaged, or not one that ggpy reads."""
+    """A GGUF file opened for reading. Of a model that is split into several files any is named, and all are opened.
+    Raises GGPYError when one is missing, damaged, of another model, or not one that ggpy reads.
+
+    path: the file, the first of several. paths: all of them. size: their bytes together.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = arguments.path("path", path)
-        self._stream = _open(self.path)
-        self._file = self._stream.fileno()
-        try:
-            self._opened = os.fstat(self._file)
-            self.size = self._opened.st_size
-            self._turns = threading.Lock()
-            header = self._read_header()
-            self.version = header.version
-            self.alignment = header.alignment
-            self.metadata: Metadata = Metadata(header.entries, header.type_names)
-            self.tensors: dict[str, TensorInfo] = header.tensors
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as undo:
+            named = undo.enter_context(closing(Shard(arguments.path("path", path))))
+            header = named.read_header()
+            self.shards: list[Shard] = []
+            headers = []
+            for place in shard_paths(header):
+                here = place == named.path
+                shard = named if here else undo.enter_context(closing(Shard(place)))
+                self.shards.append(shard)
+                headers.append(header if here else shard.read_header())
+            *self._starts, self.size = accumulate((shard.size for shard in self.shards), initial=0)
+            self.tensors: dict[str, TensorInfo] = join(headers, self._starts)
+            undo.pop_all()
+        first = headers[0]
+        self.path = first.path
+        self.paths = [header.path for header in headers]
+        self.version = first.version
+        self.alignment = first.alignment
+        self.metadata: Metadata = Metadata(first.entries, first.type_names)
 
     def __enter__(self) -> GGUFFile:
         return self
@@ -71,59 +76,25 @@ class GGUFFile:
         return data
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from byte `offset` of the file on. Raises GGPYError where those bytes are gone."""
-        done = 0
-        if self._stream.closed:
-            raise GGPYError(f"{shown(self.path)} was closed; open it again with GGUFFile(path).")
-        try:
-            while done < len(buffer):  # the system reads 2 GB at most at a time
-                n = self._read_some(buffer[done:] if done else buffer, offset + done)
-                if n == 0:
-                    raise self._changed()
-                done += n
-        except OSError as error:
-            raise GGPYError(f"{shown(self.path)} cannot be read: {error.strerror or error}.") from error
+        """Fill `buffer` from byte `offset` on, counted as `TensorInfo.offset` is. No tensor goes on in another shard,
+        and no read does. Raises GGPYError where those bytes are gone."""
+        index, offset = self.place(offset)
+        self.shards[index].read_into(buffer, offset)
 
-    def _read_some(self, buffer: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._file, [buffer], offset)
-        with self._turns:
-            os.lseek(self._file, offset, os.SEEK_SET)
-            found = os.read(self._file, len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
+    def place(self, offset: int) -> tuple[int, int]:
+        """The shard that byte `offset` lies in, counted from 0, and the same byte counted from that shard's start."""
+        index = bisect_right(self._starts, offset) - 1
+        return index, offset - self._starts[index]
 
     def check_unchanged(self) -> None:
         """Raise GGPYError if the file was written since it was opened: its bytes may come from two models."""
-        found = os.fstat(self._file)
-        if (found.st_size, found.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns):
-            raise self._changed()
-
-    def _changed(self) -> GGPYError:
-        return GGPYError(
-            f"{shown(self.path)} was cut or written to while it was in use; load the model again once it is whole. "
-            "(To replace the file of a model, move another one to its place.)"
-        )
-
-    def _read_header(self) -> Header:
-        length = _FIRST_READ
-        while True:
-            start = bytearray(min(length, self.size))
-            self.read_into(memoryview(start), 0)
-            try:
-                return Header(self.path, bytes(start), self.size)
-            except BeyondStart:
-                if length >= _MOST_HEADER:
-                    raise GGPYError(
-                        f"{self.path} is not a valid GGUF file: its metadata takes more than {_MOST_HEADER >> 20} MB; "
-                        "fetch or convert it again."
-                    ) from None
-                length = min(8 * length, _MOST_HEADER)
+        for shard in self.shards:
+            shard.check_unchanged()
 
     def close(self) -> None:
         """Close the file; nothing can be read from it afterwards."""
-        self._stream.close()
-        self._file = -1
+        for shard in self.shards:
+            shard.close()
 
     def _info(self, name: str) -> TensorInfo:
         info = self.tensors.get(arguments.text("name", name))
@@ -132,21 +103,3 @@ class GGUFFile:
                 f"{self.path} has no tensor named {quoted(name, 100)}; it is incomplete or of another architecture."
             )
         return info
-
-
-def _open(path: Path) -> FileIO:
-    name = shown(path)
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise GGPYError(f"{name} is a folder, not a GGUF file; name a .gguf file in it, or convert it first.")
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, and a device has no end
-            raise GGPYError(f"{name} is not a regular file; a GGUF file must be on disk to be read.")
-        if status.st_size == 0:
-            raise GGPYError(f"{name} is empty; fetch or convert the model again.")
-        return FileIO(path)
-    except FileNotFoundError as error:
-        raise GGPYError(f"{name} does not exist; check the path to the GGUF file.") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise GGPYError(f"{name} cannot be read: {reason}.") from error

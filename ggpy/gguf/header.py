@@ -44,7 +44,7 @@ class TensorInfo:
     type: int  # ggml type number
     type_name: str  # 'Q4_0'
     shape: tuple[int, ...]
-    offset: int  # bytes from the start of the file
+    offset: int  # bytes from the start of the file, or of the first of a model's files, as if they lay end to end
     nbytes: int
 
 
@@ -153,7 +153,6 @@ class Header:
         n_entries = self._count("metadata keys", "metadata key count", smallest=13)
         for index in range(n_entries):
             self._entry(index)
-        self._refuse_split()
         self.alignment = self._alignment()
         infos = [self._tensor(index) for index in range(n_tensors)]
         self._keep(start[: self.pos])
@@ -285,13 +284,6 @@ class Header:
         if pos > self.size:
             raise self._cut(what, pos - self.pos)
         self.pos = pos
-
-    def _refuse_split(self) -> None:
-        parts = self.entries.get("split.count", 1)
-        if isinstance(parts, int) and parts > 1:
-            raise GGPYError(
-                f"{self.path} is one of {parts} parts of a model; join them with `llama-gguf-split --merge` first."
-            )
 
     def _alignment(self) -> int:
         key = "general.alignment"

@@ -11,7 +11,7 @@ import pytest
 
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
-from ggpy.gguf import file as gguf_file
+from ggpy.gguf import shards
 from ggpy.gguf.file import GGUFFile
 from ggpy.runtime.runtime import Runtime
 from tests.support.tiny import tiny_checkpoint
@@ -110,11 +110,11 @@ def test_a_file_cut_while_it_is_packed(path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_header_larger_than_what_is_read_first(whole: Path, monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     with GGUFFile(whole) as file:
         expected = dict(file.metadata.items()), file.tensors
-    monkeypatch.setattr(gguf_file, "_FIRST_READ", first)
+    monkeypatch.setattr(shards, "_FIRST_READ", first)
     with GGUFFile(whole) as file:
         np.testing.assert_equal(dict(file.metadata.items()), expected[0])
         assert file.tensors == expected[1]
-    monkeypatch.setattr(gguf_file, "_MOST_HEADER", 1200)
+    monkeypatch.setattr(shards, "_MOST_HEADER", 1200)
     with pytest.raises(GGPYError, match="its metadata takes more than"):
         GGUFFile(whole)
 
