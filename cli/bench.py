@@ -96,7 +96,7 @@ def bench(
     results: list[Measurement] = []
     with _opened(model_options, cases) as llm:
         if plot is not None:
-            check_target(plot, [llm.path])
+            check_target(plot, [llm.path, *llm.file.paths])
         made = _measurements(llm, cases, repeats)
         try:
             if output == "md":
@@ -113,7 +113,7 @@ def bench(
     if plot is not None:
         from ggpy.cli.bench_plot import draw
 
-        with whole_file(plot, inputs=[llm.path]) as file:
+        with whole_file(plot, inputs=[llm.path, *llm.file.paths]) as file:
             file.write(draw(results, one_line(llm.path.name)).encode("utf-8", "replace"))
         note(f"drawn in {plot}")
 

@@ -168,7 +168,7 @@ class Conversation:
         """Write system message and turns as JSON, whole or not at all. Raises GGPYError."""
         value = {"format": "ggpy-conversation", "version": 1, "model": self.llm.path.name}
         text = json.dumps({**value, "system": self.system, "messages": self.messages}, ensure_ascii=False, indent=2)
-        with whole_file(arguments.path("path", path), inputs=[self.llm.path]) as file:
+        with whole_file(arguments.path("path", path), inputs=[self.llm.path, *self.llm.file.paths]) as file:
             file.write((text + "\n").encode("utf-8", "backslashreplace"))  # half a surrogate pair, as JSON spells it
 
     def load(self, path: Path) -> None:

@@ -273,6 +273,15 @@ def talk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Conversation:
     return Conversation(LLM(tmp_path / "m.gguf"), system="half a pair: \ud83d")
 
 
+def test_a_conversation_replaces_no_shard(talk: Conversation, tmp_path: Path) -> None:
+    shard = tmp_path / "m-00002-of-00002.gguf"
+    shard.write_bytes(b"GGUF")
+    talk.llm.file.paths.append(shard)
+    with pytest.raises(GGPYError, match="is the same file, and it is read"):
+        talk.save(shard)
+    assert shard.read_bytes() == b"GGUF"
+
+
 @posix
 def test_a_conversation_replaces_neither_the_model_nor_what_is_no_file(talk: Conversation, tmp_path: Path) -> None:
     os.link(tmp_path / "m.gguf", tmp_path / "other name.json")

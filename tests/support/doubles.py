@@ -167,6 +167,7 @@ class FakeFile:
         self.metadata = metadata or {}
         self.size = 1000
         self.path = Path("fake.gguf")
+        self.paths = [self.path]
 
     def close(self) -> None:
         pass
