@@ -46,7 +46,8 @@ def inspect(file: str, as_json: bool) -> None:
             click.echo(json.dumps(_as_json(model), indent=2))
             return
         on_terminal = sys.stdout.isatty()
-        summary = f"{_printable(str(model.path))}: GGUF version {model.version}, {size_text(model.size)}"
+        files = f"{len(model.shards)} shards, " if len(model.shards) > 1 else ""
+        summary = f"{_printable(str(model.path))}: GGUF version {model.version}, {files}{size_text(model.size)}"
         tables = [_metadata(model, _LONG if on_terminal else None), _tensors(model), _types(model)]
     if on_terminal:
         _print_rich(summary, tables)
@@ -81,12 +82,15 @@ def _scalar(value: Any, longest: int | None) -> str:
 
 
 def _tensors(model: GGUFFile) -> _Table:
-    rows = [
-        (_printable(info.name), info.type_name, str(list(info.shape)), str(info.nbytes), str(info.offset))
-        for info in model.tensors.values()
-    ]
-    columns = ("Name", "Type", "Shape (rows, columns)", "Bytes", "Offset")
-    return _Table(f"Tensors ({len(rows)})", columns, frozenset({"Bytes", "Offset"}), rows)
+    """Offsets are those in the tensor's own file; of which one, a column says where there are several."""
+    rows: list[tuple[str, ...]] = []
+    split = len(model.shards) > 1
+    for info in model.tensors.values():
+        shard, offset = model.place(info.offset)
+        where = (str(shard + 1), str(offset)) if split else (str(offset),)
+        rows.append((_printable(info.name), info.type_name, str(list(info.shape)), str(info.nbytes), *where))
+    columns = ("Name", "Type", "Shape (rows, columns)", "Bytes", *(("Shard",) if split else ()), "Offset")
+    return _Table(f"Tensors ({len(rows)})", columns, frozenset({"Bytes", "Shard", "Offset"}), rows)
 
 
 def _totals(model: GGUFFile) -> dict[str, tuple[int, int, int]]:
@@ -113,6 +117,7 @@ def _types(model: GGUFFile) -> _Table:
 def _as_json(model: GGUFFile) -> dict[str, Any]:
     return {
         "path": str(model.path),
+        "shards": [{"path": str(shard.path), "size": shard.size} for shard in model.shards],
         "version": model.version,
         "size": model.size,
         "alignment": model.alignment,
@@ -123,9 +128,11 @@ def _as_json(model: GGUFFile) -> dict[str, Any]:
                 "type": info.type_name,
                 "shape": list(info.shape),
                 "nbytes": info.nbytes,
-                "offset": info.offset,
+                "shard": shard,  # of "shards", from 0
+                "offset": offset,  # in it
             }
             for info in model.tensors.values()
+            for shard, offset in [model.place(info.offset)]
         ],
         "types": {
             name: {"tensors": tensors, "weights": weights, "nbytes": size}

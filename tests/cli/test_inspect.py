@@ -14,6 +14,8 @@ from click.testing import CliRunner
 
 from ggpy.cli.inspect import inspect
 from ggpy.gguf.file import GGUFFile
+from ggpy.units import size_text
+from tests.support.shards import split
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,22 @@ def test_json(model):
         "F32": {"tensors": 1, "weights": 192, "nbytes": 768},
         "Q4_0": {"tensors": 1, "weights": 128, "nbytes": 72},
     }
+
+
+def test_shards(model, tmp_path):
+    first, second = split(model, tmp_path, 1)
+    lines = output(str(second)).splitlines()
+    size = first.stat().st_size + second.stat().st_size
+    assert lines[0] == f"{first}: GGUF version 3, 2 shards, {size_text(size)}"
+    by_first = {line.split()[0]: line.split() for line in lines if line}
+    at = [path.stat().st_size - n for path, n in ((first, 768), (second, 96))]  # 72 bytes, padded
+    assert by_first["Name"][-3:] == ["Bytes", "Shard", "Offset"]
+    assert by_first["token_embd.weight"][-3:] == ["768", "1", str(at[0])]
+    assert by_first["blk.0.ffn_up.weight"][-3:] == ["72", "2", str(at[1])]
+    shown = json.loads(output(str(first), "--json"))
+    assert (shown["path"], shown["size"]) == (str(first), size)
+    assert shown["shards"] == [{"path": str(path), "size": path.stat().st_size} for path in (first, second)]
+    assert [(tensor["shard"], tensor["offset"]) for tensor in shown["tensors"]] == [(0, at[0]), (1, at[1])]
 
 
 def test_a_terminal_gets_short_values_and_no_control_characters(model, monkeypatch, capsys):
