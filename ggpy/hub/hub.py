@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ggpy.errors import GGPYError, shown
+from ggpy.gguf.shards import shard_names
 from ggpy.paths import cache_dir
 
 _SPEC = re.compile(r"(hf|modelscope):([^/\s]+)/([^/\s]+)(?:/(\S+))?")
@@ -48,9 +49,9 @@ def parse(text: str) -> HubSpec | None:
 
 def find(spec: HubSpec) -> Path:
     """The GGUF file that was pulled for a spec. Raises GGPYError where there is none, or several to choose from."""
-    if spec.file and (spec.folder / spec.file).is_file():
+    if spec.file and _is_whole(spec.folder / spec.file):
         return spec.folder / spec.file
-    here = [path.relative_to(spec.folder).as_posix() for path in sorted(spec.folder.rglob("*.gguf")) if path.is_file()]
+    here = [path.relative_to(spec.folder).as_posix() for path in sorted(spec.folder.rglob("*.gguf")) if _is_whole(path)]
     if not here or spec.file:
         raise GGPYError(f"{spec} is not in the cache; fetch it with `ggpy pull {spec}`.")
     return spec.folder / _the_one(spec, here)
@@ -65,9 +66,9 @@ def pull(spec: HubSpec) -> Path:
         if spec.file:
             if spec.file not in names:
                 raise GGPYError(f"{spec.repo} has no file {spec.file}; it has {_listed(ggufs) or 'no GGUF file'}.")
-            return hub.fetch_file(spec.file)
+            return _fetch_shards(spec, hub, spec.file, names)
         if ggufs:
-            return hub.fetch_file(_the_one(spec, ggufs))
+            return _fetch_shards(spec, hub, _the_one(spec, ggufs), names)
         if any(name.endswith(".safetensors") for name in names):
             return hub.fetch_folder()
     except GGPYError:
@@ -78,7 +79,24 @@ def pull(spec: HubSpec) -> Path:
     raise GGPYError(f"{spec.repo} has neither a GGUF file nor safetensors.")
 
 
+def _fetch_shards(spec: HubSpec, hub: _HuggingFace | _ModelScope, name: str, names: list[str]) -> Path:
+    """Fetch the file `name`, or all shards of the model that it is one of; its path, or the first one's."""
+    shards = shard_names(name)
+    for shard in shards:
+        if shard not in names:
+            raise GGPYError(f"{spec.repo} has no file {shard}, without which {name} is not whole; pull another file.")
+    paths = [hub.fetch_file(shard) for shard in shards]
+    return paths[0]
+
+
+def _is_whole(path: Path) -> bool:
+    """True where a file is there, with all other shards of its model: they come one by one."""
+    return all(Path(shard).is_file() for shard in shard_names(str(path)))
+
+
 def _the_one(spec: HubSpec, ggufs: list[str]) -> str:
+    """The only model among GGUF files: its file, or its first shard."""
+    ggufs = list(dict.fromkeys(shard_names(name)[0] for name in ggufs))
     if len(ggufs) > 1:
         raise GGPYError(f"{spec} has several GGUF files; name one, as in {spec}/{ggufs[0]}. It has {_listed(ggufs)}.")
     return ggufs[0]

@@ -208,6 +208,38 @@ def test_hub_pull_and_find(fake_hub: list[str], tmp_path: Path) -> None:
         hub.pull(replace(spec, file="c.gguf"))
 
 
+def test_all_shards_are_pulled(fake_hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = [f"q4/m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    fake_hub += reversed(shards)
+    spec = hub.HubSpec("hf", "user/repo", None)
+    client, download = sys.modules["huggingface_hub"], sys.modules["huggingface_hub"].hf_hub_download
+
+    def cut(repo: str, name: str, local_dir: Path) -> str:
+        if name == shards[2]:
+            raise ConnectionError("the line was cut")
+        return str(download(repo, name, local_dir))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "hf_hub_download", cut)
+        with pytest.raises(GGPYError, match="the line was cut"):
+            hub.pull(spec)
+    for asked in (spec, replace(spec, file=shards[1])):  # two of three are there
+        with pytest.raises(GGPYError, match="is not in the cache; fetch it"):
+            hub.find(asked)
+        assert hub.pull(asked) == spec.folder / shards[0]
+        assert hub.find(asked) == spec.folder / (asked.file or shards[0])
+        assert all((spec.folder / name).read_bytes() == CONTENT for name in shards)
+        (spec.folder / shards[0]).unlink()
+    fake_hub += ["m-q8_0.gguf"]
+    with pytest.raises(
+        GGPYError, match=r"name one, as in hf:\S+/m-q8_0.gguf. It has m-q8_0.gguf, q4/m-00001-of-00003.gguf\."
+    ):
+        hub.pull(spec)
+    fake_hub.remove(shards[1])
+    with pytest.raises(GGPYError, match=f"user/repo has no file {shards[1]}, without which {shards[2]} is not whole"):
+        hub.pull(replace(spec, file=shards[2]))
+
+
 def test_modelscope(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_hub: list[str]) -> None:
     class HubApi:
         def get_model_files(self, repo: str, recursive: bool) -> list[dict[str, str]]:
