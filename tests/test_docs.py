@@ -16,6 +16,7 @@ import pytest
 import ggpy.llm
 from ggpy.cli.main import COMMANDS, main
 from ggpy.convert.pipeline import convert
+from ggpy.gguf.shards import shard_names
 from tests.support.tiny import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +104,12 @@ def test_links_and_files_exist(page: str) -> None:
     files = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
     homes = [ROOT, ROOT / "ggpy", ROOT / "benchmarks"]
     assert not [file for file in files if not any((home / file).exists() for home in homes)]
+
+
+def test_names_of_shards_are_as_described() -> None:
+    named = re.findall(r"`(\S+-of-\S+)`", README)
+    assert len(named) == 2  # in English and in Chinese
+    assert all(shard_names(name)[0] == name and len(shard_names(name)) == 3 for name in named)
 
 
 def test_environment_variables_are_read_somewhere() -> None:
