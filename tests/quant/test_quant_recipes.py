@@ -11,8 +11,8 @@ QUANTIZED = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
 MATRICES = ("blk.0.attn_q.weight", "blk.0.attn_qkv.weight", "blk.29.attn_v.weight", "blk.3.ffn_down.weight")
 
 
-def named(file_type, name, shape, tied=False, pure=False):
-    return tensor_type(file_type, name, shape, tied=tied, n_layer=30, pure=pure).name
+def named(file_type, name, shape, tied=False, pure=False, n_expert=0):
+    return tensor_type(file_type, name, shape, tied=tied, n_layer=30, n_expert=n_expert, pure=pure).name
 
 
 def test_file_type_numbers_are_those_of_the_gguf_package():
@@ -37,6 +37,23 @@ def test_matrices_take_the_named_type(file_type):
     for name in MATRICES:
         assert named(file_type, name, (512, 512)) == file_type.upper()
     assert named(file_type, "token_embd.weight", (1000, 512)) == file_type.upper()
+
+
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_experts_take_the_named_type_and_their_router_stays_f32(file_type):
+    assert named(file_type, "blk.0.ffn_gate_exps.weight", (8, 512, 256), n_expert=8) == file_type.upper()
+    assert named(file_type, "blk.0.ffn_down_exps.bias", (8, 512), n_expert=8) == "F32"
+    assert named(file_type, "blk.0.ffn_gate_inp.weight", (8, 256), n_expert=8) == "F32"
+    assert named(file_type, "blk.0.shortconv.conv.weight", (256, 3)) == "F32"
+
+
+@pytest.mark.parametrize("file_type", QUANTIZED)
+def test_keys_and_values_beside_eight_experts_are_kept_finer(file_type):
+    for name in ("blk.0.attn_k.weight", "blk.0.attn_v.weight"):
+        assert named(file_type, name, (512, 256), n_expert=8) == "Q8_0"
+        assert named(file_type, name, (512, 256), n_expert=16) == file_type.upper()
+        assert named(file_type, name, (512, 256), n_expert=8, pure=True) == file_type.upper()
+    assert named(file_type, "blk.0.attn_q.weight", (512, 256), n_expert=8) == file_type.upper()
 
 
 @pytest.mark.parametrize("file_type", QUANTIZED)
