@@ -21,44 +21,91 @@ if TYPE_CHECKING:
     from ggpy.models.hf_config import Config
 
 
+#: Layers believed: each takes memory before a tensor of it is looked for.
+MAX_LAYERS = 4096
+
+
+@dataclass(frozen=True)
+class LayerParameters:
+    """The sizes of one layer. Heads are 0 where it has no attention, `n_ff` where it has no dense feed-forward."""
+
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_ff: int
+    window: int = 0  # positions a token sees, itself included; 0: all
+
+
 @dataclass(frozen=True)
 class HyperParameters:
-    """The sizes of one model, as its GGUF metadata states them."""
+    """The sizes of one model, as its GGUF metadata states them, and of each of its layers.
+
+    `n_head`, `n_head_kv`, `head_dim` and `n_ff` are those of all layers that have any, and a GGPYError where they
+    differ: who can run such models asks `layers`.
+    """
 
     arch: str
     n_vocab: int
     n_ctx_train: int
     n_layer: int
     n_embd: int
-    n_ff: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
     norm_eps: float
-    sliding_window: int  # positions a token sees, itself included; 0 where attention is full
-    sliding_layers: tuple[bool, ...] = ()  # which layers have the window; empty: all
+    layers: tuple[LayerParameters, ...]
+    n_expert: int = 0  # that a router chooses from
+    n_expert_used: int = 0  # by one token
 
     def __post_init__(self) -> None:
-        for key in ("n_vocab", "n_ctx_train", "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim"):
-            if not 0 < getattr(self, key) < 1 << 31:
+        for key in ("n_vocab", "n_ctx_train", "n_embd"):
+            self._check(key, getattr(self, key))
+        for layer in set(self.layers):
+            self._check("n_ff", layer.n_ff, least=0)
+            self._check("n_head", layer.n_head, least=0)
+            self._check("n_head_kv", layer.n_head_kv, least=0)
+            if layer.n_head and layer.n_head_kv:
+                self._check("head_dim", layer.head_dim)
+            if layer.n_head_kv and layer.n_head % layer.n_head_kv:
                 raise GGPYError(
-                    f"The metadata of this {self.arch} model gives {key} = {getattr(self, key)}, "
-                    "which no model can have."
+                    f"The metadata gives {layer.n_head} query heads for {layer.n_head_kv} key/value heads; "
+                    "one must divide the other."
                 )
-        if self.n_head % self.n_head_kv:
-            raise GGPYError(
-                f"The metadata gives {self.n_head} query heads for {self.n_head_kv} key/value heads; "
-                "one must divide the other."
-            )
-        if not 0 <= self.sliding_window < 1 << 32:
-            raise GGPYError(f"The metadata gives a sliding window of {self.sliding_window} tokens; that is impossible.")
-        if self.sliding_layers and len(self.sliding_layers) != self.n_layer:
-            raise GGPYError(
-                f"The metadata says of {len(self.sliding_layers)} layers whether they have a sliding window; the model"
-                f" has {self.n_layer}."
-            )
+            if not 0 <= layer.window < 1 << 32:
+                raise GGPYError(f"The metadata gives a sliding window of {layer.window} tokens; that is impossible.")
         if not 0 <= self.norm_eps < 1:
             raise GGPYError(f"The metadata gives a norm epsilon of {self.norm_eps}; it must lie between 0 and 1.")
+        if not 0 <= self.n_expert_used <= self.n_expert < 1 << 16 or (self.n_expert and not self.n_expert_used):
+            raise GGPYError(
+                f"The metadata gives {self.n_expert} experts of which a token uses {self.n_expert_used}; that is"
+                " impossible."
+            )
+
+    def _check(self, key: str, value: int, least: int = 1) -> None:
+        if not least <= value < 1 << 31:
+            raise GGPYError(f"The metadata of this {self.arch} model gives {key} = {value}, which no model can have.")
+
+    def _alike(self, key: str) -> int:
+        values = {getattr(layer, key) for layer in self.layers} - {0}
+        if len(values) > 1:
+            raise GGPYError(
+                f"The metadata of this {self.arch} model gives {key} by layer ({', '.join(map(str, sorted(values)))});"
+                " ggpy runs such models where all layers are alike."
+            )
+        return values.pop() if values else 0
+
+    @property
+    def n_head(self) -> int:
+        return self._alike("n_head")
+
+    @property
+    def n_head_kv(self) -> int:
+        return self._alike("n_head_kv")
+
+    @property
+    def head_dim(self) -> int:
+        return self._alike("head_dim")
+
+    @property
+    def n_ff(self) -> int:
+        return self._alike("n_ff")
 
     @property
     def n_group(self) -> int:
@@ -67,7 +114,7 @@ class HyperParameters:
 
     def window(self, layer: int) -> int:
         """Positions that a token sees in this layer, itself included; 0: all."""
-        return self.sliding_window if not self.sliding_layers or self.sliding_layers[layer] else 0
+        return self.layers[layer].window
 
 
 class Architecture:
@@ -77,6 +124,10 @@ class Architecture:
     name: ClassVar[str]  # the value of general.architecture
     hf_names: ClassVar[tuple[str, ...]] = ()  # config.json "architectures" that convert to it
     rope_style: ClassVar[str] = "neox"
+    norm_eps_key: ClassVar[str] = "layer_norm_rms_epsilon"
+    #: Every so many layers one without the window, the last of them; where the file does not say it by layer. 0: none.
+    window_period: ClassVar[int] = 0
+    default_window: ClassVar[int] = 0  # where the file gives none
 
     def __init__(self, metadata: Mapping[str, Any], n_vocab: int, where: str = "the model's file") -> None:
         """`where` names the file in errors."""
@@ -86,41 +137,90 @@ class Architecture:
     def read_hparams(self, n_vocab: int) -> HyperParameters:
         """`n_vocab` is the number of rows of the embedding: the metadata's own count is often absent."""
         m = self.metadata
-        n_head = m.integer("{arch}.attention.head_count")
-        n_embd = m.integer("{arch}.embedding_length")
-        if not n_head:
-            raise GGPYError(f"The metadata key '{self.name}.attention.head_count' is 0.")
-        head_dim = m.integer("{arch}.attention.key_length", n_embd // n_head)
-        value_dim = m.integer("{arch}.attention.value_length", head_dim)
-        if value_dim != head_dim:
+        n_layer = m.integer("{arch}.block_count")
+        if not 0 < n_layer <= MAX_LAYERS:
             raise GGPYError(
-                f"The metadata gives keys of {head_dim} and values of {value_dim} dimensions a head; "
-                "ggpy runs models where they are equal."
+                f"The metadata of this {self.name} model gives n_layer = {n_layer}, which no model can have."
             )
+        n_embd = m.integer("{arch}.embedding_length")
+        n_expert = m.integer("{arch}.expert_count", 0)
+        n_head = m.integers("{arch}.attention.head_count", n_layer)
+        if not any(n_head):
+            raise GGPYError(f"The metadata key '{self.name}.attention.head_count' is 0.")
+        window = m.integer("{arch}.attention.sliding_window", self.default_window)
+        sliding = self._sliding_layers(n_layer)
+        shared = m.integers("{arch}.feed_forward_length", n_layer, 0 if n_expert else None)
+        head_dim = self._head_dim("", n_embd // max(1, max(n_head)))
+        head_dim_swa = self._head_dim("_swa", head_dim) if window else head_dim
         return HyperParameters(
             arch=self.name,
             n_vocab=n_vocab,
             n_ctx_train=m.integer("{arch}.context_length"),
-            n_layer=m.integer("{arch}.block_count"),
+            n_layer=n_layer,
             n_embd=n_embd,
-            n_ff=m.integer("{arch}.feed_forward_length"),
-            n_head=n_head,
-            n_head_kv=m.integer("{arch}.attention.head_count_kv", n_head),
-            head_dim=head_dim,
-            norm_eps=m.number("{arch}.attention.layer_norm_rms_epsilon"),
-            sliding_window=m.integer("{arch}.attention.sliding_window", 0),
-            sliding_layers=m.flags("{arch}.attention.sliding_window_pattern"),
+            norm_eps=m.number("{arch}.attention." + self.norm_eps_key),
+            layers=tuple(
+                LayerParameters(heads, kv, head_dim_swa if slides else head_dim, n_ff, window if slides else 0)
+                for heads, kv, n_ff, slides in zip(
+                    n_head, m.integers("{arch}.attention.head_count_kv", n_layer, n_head), shared, sliding, strict=True
+                )
+            ),
+            n_expert=n_expert,
+            n_expert_used=m.integer("{arch}.expert_used_count", 0),
         )
 
-    def rope(self, freq_factors: Any = None) -> Rope:
-        """The rotary embedding the metadata asks for: plain, linear or YaRN (arXiv 2309.00071), with frequencies
-        divided by `freq_factors` [n_rot/2] where the file has them, as for Llama 3."""
-        m, hp = self.metadata, self.hparams
-        n_rot = m.integer("{arch}.rope.dimension_count", hp.head_dim)
-        base = m.number("{arch}.rope.freq_base", 10000.0)
-        if n_rot % 2 or not 0 < n_rot <= hp.head_dim or base <= 0:
+    def _head_dim(self, suffix: str, default: int) -> int:
+        key_dim = self.metadata.integer("{arch}.attention.key_length" + suffix, default)
+        value_dim = self.metadata.integer("{arch}.attention.value_length" + suffix, key_dim)
+        if value_dim != key_dim:
             raise GGPYError(
-                f"The metadata asks for rope over {n_rot} of {hp.head_dim} head dimensions with base {base}, "
+                f"The metadata gives keys of {key_dim} and values of {value_dim} dimensions a head; "
+                "ggpy runs models where they are equal."
+            )
+        return key_dim
+
+    def _sliding_layers(self, n_layer: int) -> tuple[bool, ...]:
+        """Which layers have the window: by a list, or by a period whose last layer has none."""
+        m, key = self.metadata, "{arch}.attention.sliding_window_pattern"
+        period = m.find(key, int) if m.is_integer(key) else None
+        if period is None:
+            flags = m.flags(key)
+            if flags and len(flags) != n_layer:
+                raise GGPYError(
+                    f"The metadata says of {len(flags)} layers whether they have a sliding window; the model has"
+                    f" {n_layer}."
+                )
+            if flags:
+                return flags
+            period = self.window_period
+        if not 0 <= period < 1 << 31:
+            raise GGPYError(
+                f"The metadata gives a sliding window in all but every {period}th layer; that is impossible."
+            )
+        return tuple(not period or layer % period < period - 1 for layer in range(n_layer))
+
+    def rope(
+        self,
+        freq_factors: Any = None,
+        *,
+        base: float | None = None,
+        n_rot: int | None = None,
+        head_dim: int | None = None,
+        scaled: bool = True,
+    ) -> Rope:
+        """The rotary embedding the metadata asks for: plain, linear or YaRN (arXiv 2309.00071), with frequencies
+        divided by `freq_factors` [n_rot/2] where the file has them, as for Llama 3.
+
+        Where layers differ, `base`, `n_rot` and `head_dim` (of these layers) go before what the metadata gives for the
+        model, and without `scaled` rope is plain.
+        """
+        m = self.metadata
+        head_dim = self.hparams.head_dim if head_dim is None else head_dim
+        n_rot = m.integer("{arch}.rope.dimension_count", head_dim) if n_rot is None else n_rot
+        base = m.number("{arch}.rope.freq_base", 10000.0) if base is None else base
+        if n_rot % 2 or not 0 < n_rot <= head_dim or base <= 0:
+            raise GGPYError(
+                f"The metadata asks for rope over {n_rot} of {head_dim} head dimensions with base {base}, "
                 "which is impossible."
             )
         half = n_rot // 2
@@ -134,6 +234,8 @@ class Architecture:
             if not all(0 < factor < math.inf for factor in freq_factors):
                 raise GGPYError("The tensor 'rope_freqs.weight' holds values that are no divisors above 0.")
             inv_freq = [f / float(factor) for f, factor in zip(inv_freq, freq_factors, strict=True)]
+        if not scaled:
+            return Rope(self.rope_style, n_rot, tuple(inv_freq))
         kind = m.string("{arch}.rope.scaling.type", "linear" if m.has("{arch}.rope.scale_linear") else "none")
         factor = m.number("{arch}.rope.scaling.factor", m.number("{arch}.rope.scale_linear", 1.0)) or 1.0
         if not 1e-6 < factor < 1e6:
@@ -148,7 +250,7 @@ class Architecture:
             raise GGPYError(
                 f"The model's rope scaling is {quoted(kind)}; none, linear, yarn and Llama 3's are supported."
             )
-        n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", hp.n_ctx_train)
+        n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", self.hparams.n_ctx_train)
         beta_fast = m.number("{arch}.rope.scaling.yarn_beta_fast", 32.0)
         beta_slow = m.number("{arch}.rope.scaling.yarn_beta_slow", 1.0)
         if n_ctx_orig < 1 or base <= 1 or beta_fast <= 0 or beta_slow <= 0:
@@ -163,8 +265,12 @@ class Architecture:
         low = max(0, math.floor(turns_to_dim(beta_fast)))
         high = min(n_rot - 1, math.ceil(turns_to_dim(beta_slow)))
         ramp = [1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(half)]
-        scaled = [f / factor * (1 - r) + f * r for f, r in zip(inv_freq, ramp, strict=True)]
-        return Rope(self.rope_style, n_rot, tuple(scaled), attn_factor * (1 + 0.1 * math.log(max(1.0, factor))))
+        stretched = [f / factor * (1 - r) + f * r for f, r in zip(inv_freq, ramp, strict=True)]
+        return Rope(self.rope_style, n_rot, tuple(stretched), attn_factor * (1 + 0.1 * math.log(max(1.0, factor))))
+
+    def check(self, freq_factors: Any = None) -> None:
+        """GGPYError for metadata beside the hyper-parameters that no model can have; `freq_factors` as in `rope`."""
+        self.rope(freq_factors)
 
     def build(self, g: Graph) -> Value:
         """Describe the forward pass from token embeddings to logits on `g`; returns the logits."""

@@ -17,8 +17,8 @@ def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Ro
     Query, key and value come from three matrices or, where the file has `attn_qkv`, from one whose rows stand in that
     order.
     """
-    at = f"blk.{layer}."
-    n_q, n_kv = hp.n_head * hp.head_dim, hp.n_head_kv * hp.head_dim
+    at, size = f"blk.{layer}.", hp.layers[layer]
+    n_q, n_kv = size.n_head * size.head_dim, size.n_head_kv * size.head_dim
     if g.has(at + "attn_qkv.weight"):
         qkv = g.linear(x, at + "attn_qkv", n_q + 2 * n_kv)
         q, k, v = qkv.columns(0, n_q), qkv.columns(n_q, n_kv), qkv.columns(n_q + n_kv, n_kv)
@@ -29,13 +29,13 @@ def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Ro
         k,
         v,
         layer=layer,
-        n_head=hp.n_head,
-        n_head_kv=hp.n_head_kv,
+        n_head=size.n_head,
+        n_head_kv=size.n_head_kv,
         rope=rope,
         q_norm=at + "attn_q_norm",
         k_norm=at + "attn_k_norm",
         eps=hp.norm_eps,
-        window=hp.window(layer),
+        window=size.window,
     )
     return g.linear(attended, at + "attn_output", hp.n_embd)
 
@@ -44,7 +44,8 @@ def swiglu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters) -> Value:
     """SwiGLU feed-forward (arXiv 2002.05202): down(silu(gate(x)) * up(x)), x
     [n_tokens, n_embd] to [n_tokens, n_embd]."""
     at = f"blk.{layer}."
-    gate, up = g.linear(x, at + "ffn_gate", hp.n_ff), g.linear(x, at + "ffn_up", hp.n_ff)
+    n_ff = hp.layers[layer].n_ff
+    gate, up = g.linear(x, at + "ffn_gate", n_ff), g.linear(x, at + "ffn_up", n_ff)
     return g.linear(g.glu(gate, up, "silu"), at + "ffn_down", hp.n_embd)
 
 

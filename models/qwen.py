@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
-from ggpy.models.base import Architecture, HyperParameters
+from ggpy.models.base import MAX_LAYERS, Architecture, HyperParameters
 from ggpy.models.layers import pre_norm_decoder
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ class Qwen(Architecture):
     def read_hparams(self, n_vocab: int) -> HyperParameters:
         # The checkpoint's intermediate_size counts gate and up together, and GGUF files carry that number on.
         hparams = super().read_hparams(n_vocab)
-        return replace(hparams, n_ff=hparams.n_ff // 2)
+        return replace(hparams, layers=tuple(replace(layer, n_ff=layer.n_ff // 2) for layer in hparams.layers))
 
     def build(self, g: Graph) -> Value:
         return pre_norm_decoder(g, self.hparams, self.rope(g.vector("rope_freqs.weight")))
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
-        from ggpy.models.hf import MAX_LAYERS, Layout, TensorRule
+        from ggpy.models.hf import Layout, TensorRule
 
         n_layer = config.integer("num_hidden_layers", most=MAX_LAYERS)
         n_embd = config.integer("hidden_size")

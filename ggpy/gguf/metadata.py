@@ -4,7 +4,7 @@ of another kind is an error of one sentence that names the file and the key."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ggpy.errors import GGPYError, quoted
@@ -75,6 +75,29 @@ class TypedMetadata:
             if len(per_layer) == 1:
                 return int(per_layer.pop())
         return self._needed(key, self.find(key, int), default)
+
+    def integers(self, key: str, n: int, default: int | Sequence[int] | None = None) -> tuple[int, ...]:
+        """`n` whole numbers, one a layer: those of a list, or one number for all; without a default they have to be
+        there."""
+        key = self._key(key)
+        array = self._array(key)
+        if array is not None and not array.type_name.startswith(("int", "uint")):
+            raise self.wrong(key, "one whole number or a list of them")
+        value: Any = self.entries.get(key)
+        if isinstance(default, Sequence):
+            if value is None:
+                return tuple(default)
+            default = None
+        if not getattr(value, "ndim", 0) or value.dtype.kind not in ("i", "u") or len(set(value.tolist())) == 1:
+            return (self.integer(key, default),) * n
+        if len(value) != n:
+            raise self.wrong(key, f"one whole number for each of {n} layers")
+        return tuple(int(entry) for entry in value.tolist())
+
+    def is_integer(self, key: str) -> bool:
+        """True where there is one whole number under the key."""
+        key = self._key(key)
+        return self._array(key) is None and type(self.entries.get(key)) is int
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number; without a default it has to be there."""

@@ -234,7 +234,9 @@ def test_absurd_values_end_in_a_sentence(family: str) -> None:
             with suppress(GGPYError):
                 model_class, config, _ = known_config(Config({**CONFIGS[family], **_WINDOW, **changes}))
                 layout = by_hf_name(model_class).hf_layout(config)
-                by_hf_name(model_class)(layout.metadata, layout.n_vocab).rope(layout.generated.get("rope_freqs.weight"))
+                by_hf_name(model_class)(layout.metadata, layout.n_vocab).check(
+                    layout.generated.get("rope_freqs.weight")
+                )
                 encode_header(layout.metadata, [])
 
 

@@ -35,17 +35,26 @@ ABSURD: list[tuple[dict[str, Any], str]] = [
     ({"attention.head_count": ["a", "b"]}, "whole number"),
     ({"attention.head_count": np.array([math.nan], np.float32)}, "whole number"),
     ({"attention.head_count_kv": 3}, "one must divide the other"),
-    ({"attention.head_count_kv": np.array([2, 1], np.uint32)}, "whole number"),
+    ({"attention.head_count_kv": np.array([2, 1, 1], np.uint32)}, "one whole number for each of 2 layers"),
+    ({"attention.head_count_kv": np.array([2, 3], np.uint32)}, "one must divide the other"),
+    ({"attention.head_count": np.array([0, 0], np.uint32)}, "head_count' is 0"),
+    ({"feed_forward_length": np.array([512, -1], np.int32)}, "n_ff = -1"),
+    ({"feed_forward_length": np.array([0.5, 1.0], np.float32)}, "whole number"),
     ({"attention.layer_norm_rms_epsilon": math.nan}, "finite number"),
     ({"attention.value_length": 32}, "values of 32"),
     ({"attention.sliding_window": -1}, "sliding window"),
     ({"attention.sliding_window": 1 << 63}, "sliding window"),
-    ({"attention.sliding_window_pattern": 6}, "list of booleans"),
+    ({"attention.sliding_window_pattern": -6}, "every -6th layer"),
+    ({"attention.sliding_window_pattern": 6.0}, "list of booleans"),
     ({"attention.sliding_window_pattern": np.array([1, 0], np.uint32)}, "list of booleans"),
     ({"attention.sliding_window_pattern": np.array([True])}, "says of 1 layers"),
     ({"rope.scaling.attn_factor": 0.0}, "attn_factor 0.0"),
     ({"rope.scaling.attn_factor": 1e38}, "attn_factor 1e\\+38"),
     ({"block_count": 1 << 60}, "n_layer"),
+    ({"block_count": 1 << 20}, "n_layer"),
+    ({"expert_count": 1 << 20}, "experts"),
+    ({"expert_count": 8, "expert_used_count": 9}, "8 experts of which a token uses 9"),
+    ({"expert_count": 8}, "8 experts of which a token uses 0"),
     ({"context_length": 0}, "n_ctx_train"),
     ({"rope.dimension_count": 63}, "63 of 64"),
     ({"rope.freq_base": 0.0}, "base 0.0"),
@@ -82,6 +91,51 @@ def test_some_layers_have_the_window() -> None:
     assert [by_gguf_name("llama")(PLAIN | window, n_vocab=100).hparams.window(i) for i in range(2)] == [16, 16]
     window["llama.attention.sliding_window_pattern"] = np.array([False, True])
     assert [by_gguf_name("llama")(PLAIN | window, n_vocab=100).hparams.window(i) for i in range(2)] == [0, 16]
+
+
+def test_a_period_of_windows_ends_with_a_layer_that_has_none() -> None:
+    def windows(period: int) -> list[int]:
+        changes = {"block_count": 5, "attention.sliding_window": 16, "attention.sliding_window_pattern": period}
+        values = PLAIN | {f"llama.{key}": value for key, value in changes.items()}
+        return [layer.window for layer in by_gguf_name("llama")(values, n_vocab=100).hparams.layers]
+
+    assert windows(2) == [16, 0, 16, 0, 16]
+    assert windows(3) == [16, 16, 0, 16, 16]
+    assert windows(1) == [0] * 5
+    assert windows(0) == [16] * 5
+
+
+def test_sizes_by_layer() -> None:
+    """A number is every layer's, a list has one for each; layers without attention have no heads."""
+    changes: dict[str, Any] = {
+        "block_count": 4, "attention.head_count_kv": np.array([2, 0, 1, 2], np.uint32),
+        "feed_forward_length": np.array([512, 256, 256, 0], np.uint32), "attention.sliding_window": 16,
+        "attention.sliding_window_pattern": np.array([True, False, True, False]), "attention.key_length": 128,
+        "attention.value_length": 128, "attention.key_length_swa": 32, "attention.value_length_swa": 32,
+    }  # fmt: skip
+    hp = by_gguf_name("llama")(PLAIN | {f"llama.{k}": v for k, v in changes.items()}, n_vocab=100).hparams
+    assert [(s.n_head, s.n_head_kv, s.head_dim, s.n_ff, s.window) for s in hp.layers] == [
+        (4, 2, 32, 512, 16), (4, 0, 128, 256, 0), (4, 1, 32, 256, 16), (4, 2, 128, 0, 0),
+    ]  # fmt: skip
+    assert hp.n_head == 4
+    with pytest.raises(GGPYError, match=r"n_head_kv by layer \(1, 2\)"):
+        _ = hp.n_head_kv
+    changes["attention.head_count_kv"] = np.array([2, 0, 0, 2], np.uint32)
+    hp = by_gguf_name("llama")(PLAIN | {f"llama.{k}": v for k, v in changes.items()}, n_vocab=100).hparams
+    assert hp.n_head_kv == 2
+
+
+def test_rope_of_layers_that_differ() -> None:
+    values = {
+        "llama." + key: value for key, value in {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}.items()
+    }
+    model = by_gguf_name("llama")(PLAIN | values, n_vocab=100)
+    plain = model.rope(base=500.0, scaled=False, n_rot=16)
+    assert plain.inv_freq == tuple(500.0 ** (-i / 8) for i in range(8))
+    assert model.rope().inv_freq == tuple(10000.0 ** (-i / 32) / 8 for i in range(32))
+    assert model.rope(head_dim=128).n_rot == 128
+    with pytest.raises(GGPYError, match="rope over 64 of 32"):
+        model.rope(n_rot=64, head_dim=32)
 
 
 def test_attn_factor_holds_without_yarn() -> None:
