@@ -28,6 +28,7 @@ from ggpy.host.cores import usable_cpus
 from ggpy.models import by_hf_name
 from ggpy.models.hf import Layout, TensorRule
 from ggpy.models.hf_keys import known_config
+from ggpy.models.hf_sources import Read, Source, float32
 from ggpy.quant import FORMATS
 from ggpy.quant.recipes import FILE_TYPES, QUANTIZATION_VERSION, tensor_type
 
@@ -48,11 +49,11 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the file and where its rows come from: the checkpoint, or an array made from the config."""
+    """One tensor of the file and its values: from the checkpoint, through `read`, or an array made from the config."""
 
     output: OutputTensor
-    source: SourceTensor | np.ndarray
-    rotary_heads: int = 0
+    source: Source | np.ndarray
+    read: Read | None = None
 
     @property
     def n_weights(self) -> int:
@@ -60,31 +61,19 @@ class PlannedTensor:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows a chunk; whole heads where heads are reordered."""
-        rows = max(1, _CHUNK_WEIGHTS // self.output.shape[-1])
-        if self.rotary_heads:
-            head_dim = self._rotary_rows // self.rotary_heads
-            rows = max(1, rows // head_dim) * head_dim
-        return rows
-
-    @property
-    def _rotary_rows(self) -> int:
-        """Rows to reorder: a bias is a row of its own, whose entries are the rows of its matrix."""
-        return self.output.shape[0]
+        return max(1, _CHUNK_WEIGHTS // self.output.shape[-1])
 
     def encode(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as the file holds them, uint8 [stop - start, row_bytes]."""
         if isinstance(self.source, np.ndarray):
             rows = self.source.reshape(-1, self.output.shape[-1])[start:stop]
         else:
-            rows = self.source.rows(start, stop)
-        if self.rotary_heads:
-            head_dim = self._rotary_rows // self.rotary_heads
-            n_cols = self.output.shape[-1] if len(self.output.shape) > 1 else 1
-            halves = rows.reshape(-1, 2, head_dim // 2, n_cols)  # [heads, half, pair, columns]
-            rows = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+            assert self.read is not None
+            rows = self.source.rows(self.read, start, stop)
+            if self.source.format:
+                return rows
         try:
-            return self.output.format.quantize(rows)
+            return self.output.format.quantize(np.ascontiguousarray(rows))
         except GGPYError as error:
             raise GGPYError(f"The tensor {self.output.name!r} cannot be converted: {error}") from error
 
@@ -183,16 +172,26 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     architecture = by_hf_name(model_class)
     layout = architecture.hf_layout(config)
     # What no reader could run is refused before a byte is written.
-    architecture(layout.metadata, layout.n_vocab).rope(layout.generated.get("rope_freqs.weight"))
-    found = _match(checkpoint, layout)
-    tied = not any(rule.target == "output.weight" for rule, _ in found)
+    architecture(layout.metadata, layout.n_vocab).check(layout.generated.get("rope_freqs.weight"))
+    found, stored = _match(checkpoint, layout)
+    tied = not any(rule.target == "output.weight" for rule in found)
     n_layer = layout.metadata[f"{layout.arch}.block_count"]
+    n_expert = layout.metadata.get(f"{layout.arch}.expert_count", 0)
+
+    def read(name: str, start: int, stop: int) -> np.ndarray:
+        return stored[name].rows(start, stop)
+
     tensors = []
     for name, values in layout.generated.items():
         tensors.append(PlannedTensor(OutputTensor(name, values.shape, FORMATS["F32"]), values))
-    for rule, source in found:
-        chosen = tensor_type(file_type, rule.target, rule.shape, tied=tied, n_layer=n_layer, pure=pure)
-        tensors.append(PlannedTensor(OutputTensor(rule.target, rule.shape, chosen), source, rule.rotary_heads))
+    for rule in found:
+        if rule.values.format:  # blocks that are quantized already stay what they are in files of any type
+            chosen = FORMATS[rule.values.format]
+        else:
+            chosen = tensor_type(
+                file_type, rule.target, rule.shape, tied=tied, n_layer=n_layer, n_expert=n_expert, pure=pure
+            )
+        tensors.append(PlannedTensor(OutputTensor(rule.target, rule.shape, chosen), rule.values, read))
     tokenizer, tokenizer_notes = export_tokenizer(checkpoint, layout.n_vocab)
     sampling, sampling_notes = sampling_metadata(checkpoint)
     metadata = {
@@ -200,7 +199,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         "general.type": "model",
         **sampling,
         "general.name": checkpoint.folder.resolve().name,
-        "general.size_label": size_label(sum(t.n_weights for t in tensors)),
+        "general.size_label": _size_label(tensors, n_expert),
         **layout.metadata,
         "general.file_type": FILE_TYPES[file_type],
         **tokenizer,
@@ -210,14 +209,13 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     return Plan(metadata, tensors, [*checkpoint.notes, *config_notes, *layout.notes, *tokenizer_notes, *sampling_notes])
 
 
-def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, SourceTensor]]:
-    """Every tensor of the layout with its source. GGPYError for one that is missing, misshapen, or left over."""
+def _match(checkpoint: Checkpoint, layout: Layout) -> tuple[list[TensorRule], dict[str, SourceTensor]]:
+    """The rules of the layout whose sources are there, and the sources by name. GGPYError for one that is missing,
+    misshapen, or left over."""
     tensors = _full_names(checkpoint, layout)
-    head, embeddings = (
-        next(rule.source for rule in layout.tensors if rule.target == target)
-        for target in ("output.weight", "token_embd.weight")
-    )
-    if layout.tied and head in tensors:
+    plain = {rule.target: rule.source for rule in layout.tensors if isinstance(rule.source, str)}
+    head, embeddings = plain.get("output.weight"), plain["token_embd.weight"]
+    if head is not None and layout.tied and head in tensors:
         if embeddings not in tensors:  # of two names for one tensor a checkpoint may have kept the other
             tensors[embeddings] = tensors.pop(head)
         elif _equal(tensors[head], tensors[embeddings]):
@@ -227,38 +225,40 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> list[tuple[TensorRule, Sou
                 f"config.json ties the output to the embeddings, but the checkpoint has a {head!r} that differs; it is"
                 " kept, as transformers does."
             )
-    found = []
+    found, used = [], {}
     for rule in layout.tensors:
-        source = tensors.pop(rule.source, None)
-        if source is None:
-            if rule.source == head and rule.required:
-                raise GGPYError(
-                    f"The checkpoint lacks {head!r}, and its config.json does not tie the output to the embeddings"
-                    " ('tie_word_embeddings'): a model without a head, as embedders are, writes no text."
-                )
-            if rule.required:
-                raise GGPYError(f"The checkpoint lacks the tensor {rule.source!r}, which its config.json calls for.")
+        if not rule.required and not any(name in tensors for name in rule.names):
             continue
-        if source.shape != rule.shape:
-            raise GGPYError(
-                f"The tensor {source.name!r} in {source.file.path.name} has the shape {list(source.shape)}"
-                f"; config.json calls for {list(rule.shape)}."
-            )
-        source.check_type()
-        found.append((rule, source))
-    unknown = [tensor.name for name, tensor in tensors.items() if not _NO_WEIGHTS.search(name)]
+        for part in rule.values.stored():
+            source = tensors.get(part.name)
+            if source is None:
+                if rule.target == "output.weight":
+                    raise GGPYError(
+                        f"The checkpoint lacks {head!r}, and its config.json does not tie the output to the embeddings"
+                        " ('tie_word_embeddings'): a model without a head, as embedders are, writes no text."
+                    )
+                raise GGPYError(f"The checkpoint lacks the tensor {part.name!r}, which its config.json calls for.")
+            if source.shape != part.shape:
+                raise GGPYError(
+                    f"The tensor {source.name!r} in {source.file.path.name} has the shape {list(source.shape)}"
+                    f"; config.json calls for {list(part.shape)}."
+                )
+            source.check_type(raw=part.raw)
+            used[part.name] = source
+        found.append(rule)
+    unknown = [tensor.name for name, tensor in tensors.items() if name not in used and not _NO_WEIGHTS.search(name)]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise GGPYError(
             f"The checkpoint holds the tensor {quoted(unknown[0])}{more}, which GGUF's {layout.arch} has no place for"
             "; the model is not the plain kind that its config.json names."
         )
-    return found
+    return found, used
 
 
 def _full_names(checkpoint: Checkpoint, layout: Layout) -> dict[str, SourceTensor]:
     """The tensors under the names that the layout knows them by: models saved without their head lack its prefix."""
-    known = {rule.source for rule in layout.tensors}
+    known = {name for rule in layout.tensors for name in rule.names}
     tensors: dict[str, SourceTensor] = {}
     for name, tensor in checkpoint.tensors.items():
         names = (name, layout.prefix + name, name.removeprefix(layout.prefix))
@@ -277,13 +277,16 @@ def _equal(a: SourceTensor, b: SourceTensor) -> bool:
         return False
     step = max(1, _CHUNK_WEIGHTS // max(1, a.shape[-1] if a.shape else 1))
     chunks = ((at, min(at + step, a.n_rows)) for at in range(0, a.n_rows, step))
-    return all(np.array_equal(_float32(a.rows(*chunk)), _float32(b.rows(*chunk))) for chunk in chunks)
+    return all(np.array_equal(float32(a.rows(*chunk)), float32(b.rows(*chunk))) for chunk in chunks)
 
 
-def _float32(rows: np.ndarray) -> np.ndarray:
-    if rows.dtype == np.uint16:  # bfloat16's bits
-        return (rows.astype(np.uint32) << 16).view(np.float32)
-    return rows.astype(np.float32)
+def _size_label(tensors: list[PlannedTensor], n_expert: int) -> str:
+    """The label of a model: with experts, their number and the size of one with all that is shared."""
+    experts = [t for t in tensors if t.output.name.endswith("_exps.weight")]
+    n_all, n_experts = (sum(t.n_weights for t in some) for some in (tensors, experts))
+    if not experts:
+        return size_label(n_all)
+    return f"{n_expert}x{size_label(n_all - n_experts + n_experts // max(1, n_expert))}"
 
 
 def size_label(n_weights: int) -> str:

@@ -29,6 +29,9 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
 }
 
+#: Bytes that stand for something else, such as blocks of quantized weights.
+_RAW = {"U8": np.dtype("u1")}
+
 
 @dataclass(frozen=True)
 class SourceTensor:
@@ -45,19 +48,24 @@ class SourceTensor:
     def n_rows(self) -> int:
         return math.prod(self.shape[:-1])
 
-    def check_type(self) -> None:
-        """GGPYError unless the tensor is of a type that weights are converted from."""
-        if self.dtype not in _NUMPY:
+    def check_type(self, raw: bool = False) -> None:
+        """GGPYError unless the tensor is of a type that weights are converted from; of bytes, where it is `raw`."""
+        if raw and self.dtype not in _RAW:
+            raise GGPYError(
+                f"The tensor {quoted(self.name)} in {self.file.path.name} has the type {self.dtype}; its config.json"
+                " calls for blocks of quantized weights, which are bytes."
+            )
+        if not raw and self.dtype not in _NUMPY:
             raise GGPYError(
                 f"The tensor {quoted(self.name)} in {self.file.path.name} has the type {self.dtype}; ggpy converts from"
                 " F32, F16, BF16 and F64, so take the checkpoint as it was before it was quantized."
             )
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) as [stop - start, columns]: float32, float16, or uint16 holding bfloat16 bits."""
-        self.check_type()
+        """Rows [start, stop) as [stop - start, columns]: float32, float16, uint16 holding bfloat16 bits, or bytes."""
+        self.check_type(raw=self.dtype in _RAW)
         n_cols = self.shape[-1] if self.shape else 1
-        dtype = _NUMPY[self.dtype]
+        dtype = _RAW.get(self.dtype) or _NUMPY[self.dtype]
         out = np.empty((stop - start, n_cols), dtype)
         self.file.read_into(self.start + start * n_cols * dtype.itemsize, out.data.cast("B"))
         return out.astype(np.float32) if self.dtype == "F64" else out

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ggpy.errors import GGPYError
+from ggpy.models.base import MAX_LAYERS
 from ggpy.models.hf_config import Config
 from ggpy.models.hf_rope import add_rope
+from ggpy.models.hf_sources import Source, Stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,23 +22,29 @@ if TYPE_CHECKING:
 MetadataValue = Any
 
 
-#: Layers believed; the layout lists every tensor of each.
-MAX_LAYERS = 4096
-
-
 @dataclass(frozen=True)
 class TensorRule:
-    """One tensor of the GGUF file: `target` there, `source` in the checkpoint, `shape` (rows, columns) in both.
-
-    `rotary_heads` > 0 says that the rows are that many heads whose two halves rope pairs up, and that the file wants
-    the pairs side by side: in each head of d rows, the file's row 2i is the checkpoint's row i, and 2i + 1 is i + d/2.
-    """
+    """One tensor of the GGUF file: `target` there, `shape` (rows before columns), and where its values come from: the
+    checkpoint's tensor of that name and shape, or several and transforms of them (`hf_sources`), whose shape need not
+    be said again. One that is not `required` may lack in the checkpoint, with all of its sources."""
 
     target: str
-    source: str
-    shape: tuple[int, ...]
-    rotary_heads: int = 0
+    source: str | Source
+    shape: tuple[int, ...] = ()
     required: bool = True
+    values: Source = field(init=False)
+
+    def __post_init__(self) -> None:
+        values = Stored(self.source, self.shape) if isinstance(self.source, str) else self.source
+        if self.shape and values.shape != self.shape:
+            raise ValueError(f"{self.target}: a source of {list(values.shape)} for {list(self.shape)}")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "shape", values.shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The checkpoint's tensors that the values come from."""
+        return tuple(stored.name for stored in self.values.stored())
 
 
 @dataclass
@@ -103,19 +111,23 @@ def decoder_layout(
 
     attention_bias, mlp_bias = config.flag("attention_bias", default=False), config.flag("mlp_bias", default=False)
     n_q, n_kv = n_head * head_dim, n_head_kv * head_dim
-    turn = (lambda heads: heads) if interleaved else (lambda heads: 0)
+
+    def turned(name: str, shape: tuple[int, ...], heads: int) -> Source:
+        values = Stored(name, shape)
+        return values.rope_pairs(heads) if interleaved and heads else values
+
     tensors = [TensorRule("token_embd.weight", "model.embed_tokens.weight", (n_vocab, n_embd))]
     for layer in range(n_layer):
         to, of = f"blk.{layer}.", f"model.layers.{layer}."
         tensors.append(TensorRule(to + "attn_norm.weight", of + "input_layernorm.weight", (n_embd,)))
         for name, source, rows, heads in (
-            ("attn_q", "self_attn.q_proj", n_q, turn(n_head)),
-            ("attn_k", "self_attn.k_proj", n_kv, turn(n_head_kv)),
+            ("attn_q", "self_attn.q_proj", n_q, n_head),
+            ("attn_k", "self_attn.k_proj", n_kv, n_head_kv),
             ("attn_v", "self_attn.v_proj", n_kv, 0),
         ):
-            tensors.append(TensorRule(f"{to}{name}.weight", f"{of}{source}.weight", (rows, n_embd), heads))
+            tensors.append(TensorRule(f"{to}{name}.weight", turned(f"{of}{source}.weight", (rows, n_embd), heads)))
             if qkv_bias or attention_bias:
-                tensors.append(TensorRule(f"{to}{name}.bias", f"{of}{source}.bias", (rows,), heads))
+                tensors.append(TensorRule(f"{to}{name}.bias", turned(f"{of}{source}.bias", (rows,), heads)))
         if head_norms:
             tensors.append(TensorRule(to + "attn_q_norm.weight", of + "self_attn.q_norm.weight", (head_dim,)))
             tensors.append(TensorRule(to + "attn_k_norm.weight", of + "self_attn.k_norm.weight", (head_dim,)))

@@ -195,7 +195,7 @@ def sentencepiece_model(pieces: list[tuple[str, float, int]], *, kind: int = 2, 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """A safetensors file; uint16 arrays are bfloat16 bits."""
-    names = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "int8": "I8"}
+    names = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "int8": "I8", "uint8": "U8"}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, values in tensors.items():
