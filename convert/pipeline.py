@@ -214,7 +214,7 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> tuple[list[TensorRule], di
     misshapen, or left over."""
     tensors = _full_names(checkpoint, layout)
     plain = {rule.target: rule.source for rule in layout.tensors if isinstance(rule.source, str)}
-    head, embeddings = plain.get("output.weight"), plain["token_embd.weight"]
+    head, embeddings = plain.get("output.weight"), plain.get("token_embd.weight", "")
     if head is not None and layout.tied and head in tensors:
         if embeddings not in tensors:  # of two names for one tensor a checkpoint may have kept the other
             tensors[embeddings] = tensors.pop(head)
@@ -257,15 +257,25 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> tuple[list[TensorRule], di
 
 
 def _full_names(checkpoint: Checkpoint, layout: Layout) -> dict[str, SourceTensor]:
-    """The tensors under the names that the layout knows them by: models saved without their head lack its prefix."""
+    """The tensors under the names that the layout knows them by, without those that are no part of the file: models
+    saved without their head lack its prefix."""
     known = {name for rule in layout.tensors for name in rule.names}
     tensors: dict[str, SourceTensor] = {}
-    for name, tensor in checkpoint.tensors.items():
+    for stored, tensor in checkpoint.tensors.items():
+        name = stored
+        for pattern, other in layout.renames:
+            name = re.sub(pattern, other, name)
         names = (name, layout.prefix + name, name.removeprefix(layout.prefix))
         full = next((candidate for candidate in names if candidate in known), name)
+        reason = next((reason for pattern, reason in layout.left_out if re.match(pattern, name)), None)
+        if full not in known and reason is not None:
+            if reason not in layout.notes:
+                layout.notes.append(reason)
+            continue
         if full in tensors:
             raise GGPYError(
-                f"The checkpoint holds both {quoted(tensors[full].name)} and {quoted(name)}, the same part of a model."
+                f"The checkpoint holds both {quoted(tensors[full].name)} and {quoted(stored)}, the same part of a"
+                " model."
             )
         tensors[full] = tensor
     return tensors

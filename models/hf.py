@@ -59,6 +59,10 @@ class Layout:
     tied: bool  # whether the output matrix is the embeddings', unless the checkpoint has another one
     generated: dict[str, np.ndarray] = field(default_factory=dict)  # float32
     notes: list[str] = field(default_factory=list)  # what the file cannot say, for the user to know
+    #: Regular expressions and what stands in their place, for names that other classes and versions gave to tensors.
+    renames: tuple[tuple[str, str], ...] = ()
+    #: Regular expressions of (renamed) tensors that are no part of the file, each with the reason, for the user.
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         targets = [rule.target for rule in self.tensors]
@@ -153,17 +157,22 @@ def decoder_layout(
     return layout
 
 
-def add_sliding_windows(layout: Layout, config: Config, n_layer: int) -> None:
-    """`sliding_window` and, where not every layer has it, which ones do, as transformers' classes decide it."""
+def add_sliding_windows(layout: Layout, config: Config, n_layer: int, *, period: int = 0, fixed: bool = False) -> None:
+    """`sliding_window` and, where not every layer has it, which ones do, as transformers' classes decide it.
+
+    Without 'layer_types', every `period`-th layer has none. `fixed`: GGUF's readers of this architecture know that
+    period, and the file says only what differs from it.
+    """
     import numpy as np
 
     window = config.get("sliding_window")
     if "use_sliding_window" in config.defaults and not config.flag("use_sliding_window", default=False):
         window = None
     kinds = config.get("layer_types")
+    usual = [bool(not period or (layer + 1) % period) for layer in range(n_layer)]
     if kinds is None:  # Qwen's configs count the full layers at the bottom, Mistral's have none
         n_full = config.integer("max_window_layers", default=0, least=0)
-        sliding = [window is not None and layer >= n_full for layer in range(n_layer)]
+        sliding = [window is not None and layer >= n_full and usual[layer] for layer in range(n_layer)]
     else:
         names = {"sliding_attention": True, "full_attention": False, "attention": False}
         if not isinstance(kinds, list) or len(kinds) != n_layer:
@@ -182,5 +191,5 @@ def add_sliding_windows(layout: Layout, config: Config, n_layer: int) -> None:
     key = f"{layout.arch}.attention.sliding_window"
     if any(sliding):
         layout.metadata[key] = config.integer("sliding_window")
-    if len(set(sliding)) == 2:
+    if sliding != usual if fixed else len(set(sliding)) == 2:
         layout.metadata[key + "_pattern"] = np.array(sliding)

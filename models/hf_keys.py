@@ -8,7 +8,7 @@ is named to the user, as it may be the setting that makes a model another one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ggpy.errors import GGPYError
@@ -19,10 +19,17 @@ from ggpy.models.hf_config import Config, listed
 class Family:
     """One configuration class: `classes` are the models that it configures, the one that writes text first, then the
     one without a head; `followed` are the keys its layout is made from, each with the value that an absent key means.
+
+    `permitted` are values of keys that it has in place of those in REFUSED and IGNORED, `ignored` are keys of its own
+    that change nothing, each with the reason. `text`: the family of the text model in "text_config", for a model of
+    more than text; what is followed beside it is not read inside.
     """
 
     classes: tuple[str, ...]
     followed: Mapping[str, Any]
+    permitted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
 
 
 # Sizes have defaults as well: transformers writes them out, but files that people edit leave some away.
@@ -171,16 +178,21 @@ def known_config(config: Config) -> tuple[str, Config, list[str]]:
     notes: list[str] = []
     name = _family_name(config, notes)
     family = FAMILIES[name]
-    unknown = []
-    for key, value in config.values.items():
-        if key in family.followed:
-            continue
-        if key in REFUSED:
-            if not any(_same(value, neutral) for neutral in REFUSED[key]):
-                advice = _ADVICE.get(key, "ggpy does not follow that, and the model would compute something else")
-                raise GGPYError(f"{config.where} gives {key!r} as {value!r:.60}: {advice}.")
-        elif key not in IGNORED and (name == "qwen" or key not in _DECODERS):
-            unknown.append(key)
+    unknown = _unknown_keys(config, name)
+    values = {key: value for key, value in config.values.items() if key in family.followed}
+    defaults, where = {**family.followed}, config.where
+    if family.text:
+        inner = config.section("text_config")
+        if inner.get("model_type") not in (family.text, None):
+            raise GGPYError(
+                f"{inner.where} gives 'model_type' as {inner.values['model_type']!r:.60}; ggpy converts a"
+                f" {family.classes[0]!r} whose text model is a {family.text!r}."
+            )
+        unknown += _unknown_keys(inner, family.text)
+        followed = FAMILIES[family.text].followed
+        of_text = {key: value for key, value in inner.values.items() if key in followed.keys() - family.followed.keys()}
+        values = {**of_text, **values}
+        defaults, where = {**followed, **defaults}, inner.where
     if name != "qwen" and "AutoModelForCausalLM" in config.section("auto_map").values:
         notes.append(
             f"{config.where} names code of the folder as the model ('auto_map'), which is not executed: the model is"
@@ -188,8 +200,23 @@ def known_config(config: Config) -> tuple[str, Config, list[str]]:
         )
     if unknown:
         notes.append(f"{config.where} has keys that ggpy does not know; they play no part: {listed(unknown)}.")
-    values = {key: value for key, value in config.values.items() if key in family.followed}
-    return family.classes[0], Config(values, config.where, {**family.followed, "model_type": name}), notes
+    return family.classes[0], Config(values, where, {**defaults, "model_type": name}), notes
+
+
+def _unknown_keys(config: Config, name: str) -> list[str]:
+    """The keys that nobody knows. GGPYError for a value that this family's models do not have."""
+    family, unknown = FAMILIES[name], []
+    for key, value in config.values.items():
+        if key in family.followed or key in family.ignored or (family.text and key == "text_config"):
+            continue
+        neutral = family.permitted.get(key, REFUSED.get(key))
+        if neutral is not None:
+            if not any(_same(value, one) for one in neutral):
+                advice = _ADVICE.get(key, "ggpy does not follow that, and the model would compute something else")
+                raise GGPYError(f"{config.where} gives {key!r} as {value!r:.60}: {advice}.")
+        elif key not in IGNORED and (name == "qwen" or key not in _DECODERS):
+            unknown.append(key)
+    return unknown
 
 
 def _same(value: Any, neutral: Any) -> bool:

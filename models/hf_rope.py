@@ -30,10 +30,13 @@ _KEYS = {
 _NEVER = 1e30
 
 
-def add_rope(layout: Layout, config: Config, head_dim: int) -> None:
+def add_rope(layout: Layout, config: Config, head_dim: int, rope: Config | None = None) -> None:
     """Rope's base and scaling, from every place that transformers reads them from: `rope_scaling` goes before
-    `rope_parameters`, what stands inside before what stands beside, except for the original context's length."""
-    rope = _section(layout, config)
+    `rope_parameters`, what stands inside before what stands beside, except for the original context's length.
+
+    `rope`: the settings themselves, where a family has them elsewhere.
+    """
+    rope = _section(layout, config) if rope is None else rope
     arch = layout.arch
     kind = rope.get("rope_type", "type") or "default"
     base = rope.number("rope_theta") if rope.get("rope_theta") is not None else config.number("rope_theta", default=1e4)

@@ -22,7 +22,7 @@ from ggpy.convert.writer import encode_header
 from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
-from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, known_config
+from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, Family, known_config
 from tests.support.tiny import CONFIGS, tiny_checkpoint
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(
@@ -193,6 +193,29 @@ def test_what_is_not_followed_is_noted() -> None:
     assert "they play no part: 'swing'" in notes("llama", rope_scaling={**_YARN, "swing": 1})
     assert "beyond 512 tokens" in notes("qwen")
     assert "beyond" not in notes("qwen", use_logn_attn=False, use_dynamic_ntk=False)
+
+
+def test_settings_of_a_model_of_more_than_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text model's settings stand inside; what is followed beside them is not read there."""
+    seeing = Family(
+        ("LlamaForConditionalGeneration",), {"tie_word_embeddings": True}, ignored={"vision_config": ""}, text="llama",
+        permitted={"hidden_act": ("gelu",)},
+    )  # fmt: skip
+    monkeypatch.setitem(FAMILIES, "seeing", seeing)
+    inside = {key: value for key, value in CONFIGS["llama"].items() if key not in ("architectures", "rope_theta")}
+    config = {"model_type": "seeing", "vision_config": {"x": 1}, "text_config": inside, "hidden_act": "gelu"}
+    name, settings, notes = known_config(Config(config))
+    assert (name, notes) == ("LlamaForConditionalGeneration", [])
+    assert settings.flag("tie_word_embeddings", default=False)  # beside the text model's own false
+    assert settings.integer("hidden_size") == 256
+    assert settings.number("rope_theta") == 10000.0
+    with pytest.raises(GGPYError, match="'text_config' gives 'hidden_act' as 'gelu'"):
+        known_config(Config({**config, "text_config": {**inside, "hidden_act": "gelu"}}))
+    with pytest.raises(GGPYError, match="gives 'hidden_act' as 'silu'"):
+        known_config(Config({**config, "hidden_act": "silu"}))
+    with pytest.raises(GGPYError, match=r"'model_type' as 'mistral'; ggpy converts a .* text model is a 'llama'"):
+        known_config(Config({**config, "text_config": {**inside, "model_type": "mistral"}}))
+    assert "'odd'" in known_config(Config({**config, "text_config": {**inside, "odd": 1}}))[2][0]
 
 
 def test_what_may_be_another_model_is_noted() -> None:

@@ -201,3 +201,29 @@ def test_a_part_that_lacks(tmp_path: Path, experts: dict[str, np.ndarray]) -> No
     write_safetensors(path, tensors | {"x_scales": np.zeros((3, 4, 2), np.float32)})
     with pytest.raises(GGPYError, match=r"'x_scales' .* has the type F32; .* blocks"):
         convert(tmp_path / "tiny-llama", "q8_0", tmp_path / "out.gguf")
+
+
+def test_names_of_other_versions_and_parts_that_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_checkpoint(tmp_path, "llama")
+    convert(folder, "f32", tmp_path / "plain.gguf")
+    plain = Llama.hf_layout.__func__  # type: ignore[attr-defined]
+
+    def layout(cls: type[Llama], config: object) -> Layout:
+        made: Layout = plain(cls, config)
+        made.renames = ((r"^text_model\.", "model."), (r"\.gamma$", ".weight"))
+        made.left_out = ((r"vision\.", "images are not read"),)
+        return made
+
+    monkeypatch.setattr(Llama, "hf_layout", classmethod(layout))
+    tensors = random_tensors(CONFIGS["llama"], dtype="bf16")
+    renamed = {
+        name.replace("model.", "text_model.", 1).replace("norm.weight", "norm.gamma"): tensors[name] for name in tensors
+    }
+    write_safetensors(folder / "model.safetensors", renamed | {"vision.a": values("a"), "vision.b": values("a")})
+    notes: list[str] = []
+    convert(folder, "f32", tmp_path / "renamed.gguf", note=notes.append)
+    assert (tmp_path / "plain.gguf").read_bytes() == (tmp_path / "renamed.gguf").read_bytes()
+    assert notes == ["images are not read"]
+    write_safetensors(folder / "model.safetensors", renamed | {"lm_head2": values("a")})
+    with pytest.raises(GGPYError, match="'lm_head2', which GGUF's llama has no place for"):
+        convert(folder, "f32", tmp_path / "renamed.gguf")
