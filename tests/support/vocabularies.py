@@ -14,10 +14,13 @@ import sentencepiece
 from tokenizers import Regex
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import BPE
-from tokenizers.normalizers import NFC
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
-from tokenizers.trainers import BpeTrainer
+from tokenizers.models import WordPiece as WordPieceModel
+from tokenizers.normalizers import NFC, BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Digits, Sequence, Split
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -124,6 +127,53 @@ def spm_metadata(specials: dict[str, int] | None = None, **extra: Any) -> dict[s
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
+        **{f"tokenizer.ggml.{key}": value for key, value in extra.items()},
+    }
+
+
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@cache
+def hf_wordpiece(size: int = 700, **normalizer: Any) -> HFTokenizer:
+    """A WordPiece tokenizer of the `tokenizers` package; `normalizer` are options of its BertNormalizer."""
+    tokenizer = HFTokenizer(WordPieceModel(unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(**normalizer)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    trainer = WordPieceTrainer(vocab_size=size, special_tokens=list(BERT_SPECIALS), show_progress=False)
+    # Other alphabets too, but not all of each, for words with unknown parts.
+    letters = " ".join("".join(alphabet[::3]) for alphabet in _ALPHABETS)
+    tokenizer.train_from_iterator([*CORPUS, letters], trainer)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.decoder = WordPieceDecoder(prefix="##")
+    return tokenizer
+
+
+def wordpiece_metadata(specials: dict[str, int] | None = None, **extra: Any) -> dict[str, Any]:
+    """GGUF metadata of `hf_wordpiece()` as llama.cpp's converter writes it, with special tokens (text → type) after it.
+    extra: keys of tokenizer.ggml."""
+    vocab = json.loads(hf_wordpiece().to_str())["model"]["vocab"]
+    tokens, types = [], []
+    for text in sorted(vocab, key=vocab.get):
+        special = text in BERT_SPECIALS
+        tokens.append(text if special else text[2:] if text.startswith("##") else f"\u2581{text}")
+        types.append(CONTROL if special else NORMAL)
+    for text, kind in (specials or {}).items():
+        tokens.append(text if kind == CONTROL else f"\u2581{text}")
+        types.append(kind)
+    return {
+        "general.architecture": "bert",
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.mask_token_id": 4,
         **{f"tokenizer.ggml.{key}": value for key, value in extra.items()},
     }
 

@@ -1,6 +1,7 @@
 """Tokenizers read from GGUF files: text to token ids and back, as the models' own tokenizers do it.
 
-`Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE or SentencePiece vocabulary, with tensors or without.
+`Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE, SentencePiece or WordPiece vocabulary, with tensors or
+without.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
 from ggpy.text.tokenizer.bpe import BytePairEncoding, token_text_to_bytes
-from ggpy.text.tokenizer.sentencepiece import SPACE, ScoredPieces
+from ggpy.text.tokenizer.sentencepiece import ScoredPieces
 from ggpy.text.tokenizer.special import SpecialTokens
 from ggpy.text.tokenizer.stream import StreamDecoder
-from ggpy.text.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
+from ggpy.text.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, Vocabulary
+from ggpy.text.tokenizer.wordpiece import WordPiece
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
 
 __all__ = ["StreamDecoder", "Tokenizer"]
+
+_Encoder = BytePairEncoding | ScoredPieces | WordPiece
+_ENCODERS: dict[str, type[_Encoder]] = {"gpt2": BytePairEncoding, "llama": ScoredPieces, "bert": WordPiece}
 
 
 class Tokenizer:
@@ -32,14 +37,14 @@ class Tokenizer:
             raise arguments.wrong("metadata", metadata, "the keys and values of a GGUF file")
         self._vocabulary = vocabulary = Vocabulary(metadata, where)
         self._special = SpecialTokens(vocabulary, vocabulary.normalizer())
-        self._bpe = BytePairEncoding(vocabulary) if vocabulary.is_bpe else None
-        self._spm = None if vocabulary.is_bpe else ScoredPieces(vocabulary)
+        self._encoder = _ENCODERS[vocabulary.model](vocabulary)
         self._pieces: dict[int, bytes] = {}
         self.n_vocab = len(vocabulary)
         self.bos, self.eos, self.unk = vocabulary.bos, vocabulary.eos, vocabulary.unk
         self.eog = vocabulary.eog  # every token that ends generation
         self.add_bos, self.add_eos = vocabulary.add_bos, vocabulary.add_eos
         self.add_space_prefix = vocabulary.add_space_prefix  # text begins with a space it was not given
+        self.spells_first_space = vocabulary.add_space_prefix or vocabulary.model == "bert"  # and so do its tokens
 
     @classmethod
     def from_gguf(cls, source: str | os.PathLike[str] | GGUFFile) -> Tokenizer:
@@ -75,12 +80,9 @@ class Tokenizer:
                 ids.append(piece)
                 begins = self.add_space_prefix and scheme != "first"
                 continue
-            if begins and not (piece.startswith((" ", SPACE)) and (scheme or self._bpe)):
+            if begins and not (piece.startswith((" ", SPACE)) and (scheme or self._vocabulary.model == "gpt2")):
                 piece = " " + piece
-            if self._spm is not None:
-                ids += self._spm.encode(piece.replace(" ", SPACE))
-            elif self._bpe is not None:
-                ids += self._bpe.encode(piece)
+            ids += self._encoder.encode(piece)
             begins = False
         if add_special:
             ids += [self.eos] if self.add_eos and self.eos is not None else []
@@ -141,10 +143,12 @@ class Tokenizer:
 
     def _piece(self, token: int, kind: int) -> bytes:
         text = self._vocabulary.tokens[token]
+        if self._vocabulary.model == "bert":
+            return (" " + text[1:] if text.startswith(SPACE) else text).encode("utf-8", "surrogateescape")
         if kind & (CONTROL | UNKNOWN | USER_DEFINED):
             return text.encode("utf-8", "surrogateescape")
         if kind & NORMAL:
-            if self._bpe is not None:
+            if self._vocabulary.model == "gpt2":
                 return token_text_to_bytes(text)
             return text.replace(SPACE, " ").encode("utf-8", "surrogateescape")
         if kind & BYTE:

@@ -13,6 +13,7 @@ from functools import partial, reduce
 from typing import Any, Literal
 
 from ggpy.errors import GGPYError
+from ggpy.text.tokenizer.bert_text import BERT_OPTIONS, bert_normalizer
 
 Normalizer = Callable[[str], str]
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
@@ -45,6 +46,11 @@ def normalizer(node: Any, depth: int = 0) -> Normalizer | None:
         return lambda text: "".join([c.lower() for c in text])  # each by itself: a final sigma is a sigma
     if kind == "StripAccents":
         return lambda text: "".join([c for c in text if not unicodedata.category(c).startswith("M")])
+    if kind == "BertNormalizer":
+        options = {name: node.get(name) for name in BERT_OPTIONS if node.get(name) is not None}
+        if not all(isinstance(value, bool) for value in options.values()):
+            raise GGPYError(f"'BertNormalizer' has options that are neither true nor false: {options!r:.120}.")
+        return bert_normalizer(**options)
     if kind == "Strip":
         return partial(_strip, node.get("strip_left") is not False, node.get("strip_right") is not False)
     if kind == "Prepend" and isinstance(node.get("prepend"), str):

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from ggpy.errors import GGPYError
 from ggpy.text.tokenizer.merge import merge_pairs
 from ggpy.text.tokenizer.sentencepiece_proto import model_proto
-from ggpy.text.tokenizer.vocabulary import BYTE, OWN, Vocabulary
+from ggpy.text.tokenizer.vocabulary import BYTE, OWN, SPACE, Vocabulary
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 Floats = NDArray[np.float32]
-
-SPACE = "▁"  # U+2581
 
 # Building a sentencepiece processor for a 32k vocabulary takes as long as merging this many characters here.
 _CHARACTERS_UNTIL_CORE = 1 << 15
@@ -42,7 +40,8 @@ class ScoredPieces:
         self._core: SentencePieceProcessor | None = None
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a stretch of text that holds no special tokens and whose spaces are written as ▁."""
+        """The ids of a stretch of text that holds no special tokens."""
+        text = text.replace(" ", SPACE)
         if self._vocabulary.ignore_merges and (whole := self._ids.get(text)) is not None:
             return [whole]
         if self._core is None:

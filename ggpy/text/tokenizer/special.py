@@ -36,12 +36,12 @@ class SpecialTokens:
         raw: list[_Special] = []
         normalized: list[_Special] = []
         for i in vocabulary.special_ids():
-            text = vocabulary.tokens[i]
+            text = vocabulary.special_text(i)
             flags = [i in vocabulary.flagged[name] for name in ("lstrip", "rstrip", "single_word")]
             hidden = bool(vocabulary.kinds[i] & (CONTROL | UNKNOWN))
-            if i not in vocabulary.flagged["normalized"]:
+            if i not in vocabulary.flagged["normalized"] and text:
                 raw.append(_Special(text, i, hidden, *flags))
-            elif shown := normalize(text) if normalize else text:
+            elif i in vocabulary.flagged["normalized"] and (shown := normalize(text) if normalize else text):
                 normalized.append(_Special(shown, i, hidden, *flags))
         self._raw, self._normalized = raw, normalized
 

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 class StreamDecoder:
     """A decoder of tokens to text, whole characters only: a character split over tokens appears with the last of them.
 
-    `start` says that the tokens begin a text, so that the space which SentencePiece puts before a text's first word is
-    left out; the answer to a prompt continues a text. Invalid UTF-8 appears as U+FFFD.
+    `start` says that the tokens begin a text, so that the space which SentencePiece and WordPiece put before a text's
+    first word is left out; the answer to a prompt continues a text. Invalid UTF-8 appears as U+FFFD.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True, start: bool = False) -> None:
         self._tokenizer = tokenizer
         self._special = not skip_special
-        self._drop_space = start and tokenizer.add_space_prefix
+        self._drop_space = start and tokenizer.spells_first_space
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def push(self, token: int) -> str:

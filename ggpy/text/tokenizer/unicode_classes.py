@@ -16,7 +16,7 @@ NUMBER, LETTER, PUNCTUATION, MARK, SYMBOL, OTHER, SPACE = "\xd1", "\xd2", "\xd3"
 
 _CLASSES = {"N": NUMBER, "L": LETTER, "P": PUNCTUATION, "M": MARK, "S": SYMBOL, "-": OTHER, "Z": SPACE}
 
-# Runs from U+0080 on, in order: the distance from the run before (base 36; none means 1) and the run's class.
+# Runs from U+0080 on, as `decode_runs` reads them.
 _RUNS = (
     "5Z-qZPS5PS2LPS-S4N2SLP2SNLPN3PLnSLvSLcqS4LcSeL5S7LSLShM34L5SL2-2L4PL-4S2LPL3-L-Lk-L2bSL3vSM7L4m-L12-2LP6L15P2-2S3-"
     "M19PMPM2PM2PM-8Lr-4L4P2-hS3P2SP2S2MbP-P3L17MlNaP4L2ML2rPLM7-SM6L2M2SM4L2NaL3S2LPe-2LMLuMr-2L2hMbL-"
@@ -64,15 +64,18 @@ _RUNS = (
 )
 
 
-def _decode_runs() -> tuple[list[int], list[str]]:
-    """The first code point and the class letter of every run."""
-    starts, classes = [128], [OTHER]
+def decode_runs(runs: str) -> tuple[list[int], list[str]]:
+    """The first code point and the class of every run, in order, from U+0080 on; the first is of class "-".
+
+    `runs` are distances from the run before (base 36; none means 1), each followed by a run's class: a capital or "-".
+    """
+    starts, classes = [128], ["-"]
     position, distance = 128, ""
-    for char in _RUNS:
-        if char in _CLASSES:
+    for char in runs:
+        if char.isupper() or char == "-":
             position += int(distance, 36) if distance else 1
             starts.append(position)
-            classes.append(_CLASSES[char])
+            classes.append(char)
             distance = ""
         else:
             distance += char
@@ -88,9 +91,9 @@ class _ClassOf(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         if self._runs is None:
-            self._runs = _decode_runs()
+            self._runs = decode_runs(_RUNS)
         starts, classes = self._runs
-        self[code] = letter = classes[bisect_right(starts, code) - 1]
+        self[code] = letter = _CLASSES[classes[bisect_right(starts, code) - 1]]
         return letter
 
 

@@ -26,7 +26,9 @@ UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 2, 4, 8, 16, 32
 # `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; others mean nothing.
 _KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], np.uint8)
 
-_MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece"}
+_MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece", "bert": "WordPiece"}
+
+SPACE = "▁"  # U+2581: a space in SentencePiece's tokens, the beginning of a word in WordPiece's
 
 _END_OF_GENERATION = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
@@ -35,6 +37,12 @@ _END_OF_GENERATION = (
 )  # fmt: skip
 
 _ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # gpt-oss: its channel markers
+
+# The tokens of each kind's usual roles, where they are of one of these kinds.
+_ROLES = {
+    "llama": (("bos", "<s>", CONTROL), ("eos", "</s>", CONTROL), ("unk", "<unk>", UNKNOWN)),
+    "bert": (("bos", "[CLS]", CONTROL), ("sep", "[SEP]", CONTROL), ("unk", "[UNK]", CONTROL | UNKNOWN)),
+}
 
 # Fill-in-the-middle tokens, by the key that may name one and the texts that give one away.
 _FILL_IN = {
@@ -62,15 +70,16 @@ FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 class Vocabulary:
     """Tokens and what is known of them. Raises GGPYError, naming `where`, for a vocabulary that cannot be used."""
 
-    tokens: list[str]  # as written in the file: byte-level text for BPE, with ▁ for spaces for SentencePiece
+    model: str  # a key of _MODELS
+    tokens: list[str]  # as written in the file: byte-level text for BPE, with ▁ as SPACE says for the others
     ids: dict[str, int]  # token → its id
     kinds: bytearray  # one set of bits a token
     typed: bool  # whether the file knows kinds of tokens
-    is_bpe: bool
-    pre: PreTokenizer | None  # BPE's
+    pre: PreTokenizer | None  # byte-level BPE's
     bos: int | None
     eos: int | None
     unk: int | None
+    sep: int | None
     eog: frozenset[int]
     add_bos: bool
     add_eos: bool
@@ -89,9 +98,9 @@ class Vocabulary:
             known = ", ".join(f"{name} ({what})" for name, what in _MODELS.items())
             model = quoted(model)
             raise GGPYError(f"{where}: the tokenizer model {model} is not one that ggpy knows; it knows {known}.")
-        self.is_bpe = model == "gpt2"
+        self.model = model
         name = self.metadata.find("tokenizer.ggml.pre", str) or ""
-        self.pre = pre_tokenizer(name, where) if self.is_bpe else None
+        self.pre = pre_tokenizer(name, where) if model == "gpt2" else None
         self._read_tokens()
         self._read_special_ids()
         self._read_flags()
@@ -153,13 +162,14 @@ class Vocabulary:
 
     def _read_special_ids(self) -> None:
         self.bos, self.eos, self.unk = self._id("bos"), self._id("eos"), self._id("unknown")
-        if self.pre is None:
-            # SentencePiece's own names: files of Llama's time leave out what they took for granted.
-            roles = (("bos", "<s>", CONTROL), ("eos", "</s>", CONTROL), ("unk", "<unk>", UNKNOWN))
-            for role, text, kind in roles:
-                token = self.ids.get(text)
-                if token is not None and getattr(self, role) is None and (self.kinds[token] & kind or not self.typed):
-                    setattr(self, role, token)
+        self.sep = self._id("seperator")  # spelt so in GGUF
+        if self.model == "bert" and self.bos is None:
+            self.bos = self._id("cls")  # older files name it so
+        # The kinds' own names: older files leave out what they took for granted.
+        for role, text, kinds in _ROLES.get(self.model, ()):
+            token = self.ids.get(text)
+            if token is not None and getattr(self, role) is None and (self.kinds[token] & kinds or not self.typed):
+                setattr(self, role, token)
         if self.metadata.find(f"{OWN}no_eos", bool):  # the id is for readers that take another one for the end
             self.eos = None
 
@@ -171,12 +181,15 @@ class Vocabulary:
         # What is not named is not added, as in transformers, whatever the flags say.
         self.add_bos = flag("add_bos_token", self.pre.add_bos if self.pre else True) and self.bos is not None
         self.add_eos = flag("add_eos_token", False) and self.eos is not None
-        self.add_space_prefix = flag("add_space_prefix", self.pre is None)
+        self.add_space_prefix = flag("add_space_prefix", self.model == "llama")
         self.space_prefix = self.metadata.find(f"{OWN}space_prefix", str)
         ignore = self.metadata.find(f"{OWN}ignore_merges", bool)
         self.ignore_merges: bool = ignore if ignore is not None else self.pre is not None and self.pre.ignore_merges
         self.fuse_unk: bool = self.metadata.find(f"{OWN}fuse_unk", bool) or False
         self.before, self.after = self._ids(f"{OWN}before_token_ids"), self._ids(f"{OWN}after_token_ids")
+        ended = self.add_eos and self.eos == self.sep  # one token in both roles is there once
+        if self.model == "bert" and not ended and flag("add_sep_token", True) and self.sep is not None:
+            self.after += (self.sep,)
 
     def normalizer(self) -> Normalizer | None:
         """The normalizer of a text between special tokens, applied before it is cut."""
@@ -187,7 +200,11 @@ class Vocabulary:
                 raise GGPYError("its characters map does not hold bytes.")
             data = b"" if charsmap is None else np.asarray(charsmap).astype(np.uint8).tobytes()
             own = sentencepiece_rules(data, bool(self.metadata.find("tokenizer.ggml.remove_extra_whitespaces", bool)))
-            named = {"type": "NFC"} if self.pre is not None and self.pre.composes else None
+            named: dict[str, Any] | None = {"type": "NFC"} if self.pre is not None and self.pre.composes else None
+            if self.model == "bert":
+                lowercase = self.metadata.find("tokenizer.ggml.normalizer.lowercase", bool)
+                strip = self.metadata.find("tokenizer.ggml.normalizer.strip_accents", bool)
+                named = {"type": "BertNormalizer", "lowercase": lowercase is not False, "strip_accents": strip}
             told = normalizer(named if text is None else json.loads(text))
         except (GGPYError, ValueError, TypeError, RecursionError) as error:
             why = shown(error).rstrip(".")
@@ -253,3 +270,8 @@ class Vocabulary:
         kinds = np.frombuffer(bytes(self.kinds), np.uint8)
         found: list[int] = np.flatnonzero(kinds & (CONTROL | USER_DEFINED | UNKNOWN)).tolist()
         return found
+
+    def special_text(self, token: int) -> str:
+        """The text of such a token. WordPiece's user-defined tokens are words, written as words are."""
+        text = self.tokens[token]
+        return text[1:] if self.model == "bert" and self.kinds[token] & USER_DEFINED and text[:1] == SPACE else text
