@@ -10,7 +10,8 @@ import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import chat_templates
-from ggpy.convert.vocabulary import CONTROL, UNUSED, USER_DEFINED, Vocabulary, byte_level_text
+from ggpy.convert.vocabulary import CONTROL, UNUSED, USER_DEFINED, Vocabulary, byte_level_text, text_of
+from ggpy.convert.wordpiece import CLASSES as WORDPIECE
 from ggpy.errors import GGPYError, quoted
 from ggpy.text.tokenizer.vocabulary import OWN
 
@@ -21,6 +22,7 @@ _KEYS = {
     "sep": "tokenizer.ggml.seperator_token_id",  # spelt so in GGUF
     "pad": "tokenizer.ggml.padding_token_id",
     "mask": "tokenizer.ggml.mask_token_id",
+    "cls": "tokenizer.ggml.cls_token_id",  # BERT's, for older readers; others take the one for BOS
 }
 
 #: Texts that end a turn, the likelier first. Readers of GGUF take a token of this text as an end whatever the keys say.
@@ -35,7 +37,14 @@ _KNOWN_ENDS = frozenset((*END_OF_TURN, END_OF_MESSAGE, "<|return|>", "<|call|>",
 CLASS_TOKENS: Mapping[str, dict[str, str]] = {
     "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
     "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
+    **{
+        name: {f"{text.lower()}_token": f"[{text}]" for text in ("UNK", "SEP", "PAD", "CLS", "MASK")}
+        for name in WORDPIECE
+    },
 }
+
+#: Kinds of models whose config.json, where it names no class of tokenizers, means BERT's.
+_BERTS = ("bert", "distilbert", "electra", "nomic_bert")
 
 #: Ends that neither a text nor a key of their own tells; ggpy's readers take them from here.
 EXTRA_ENDS = "tokenizer.ggml.eog_token_ids"
@@ -67,7 +76,7 @@ def special_token_metadata(
     result: dict[str, Any] = {}
     for name, key in _KEYS.items():
         id = role(name)
-        if id is not None:
+        if id is not None and (name != "cls" or vocabulary.model == "bert"):
             result[key] = id
     templates = chat_templates(checkpoint, tokenizer_config, vocabulary)
     eos = result.get(_KEYS["eos"])
@@ -81,7 +90,7 @@ def special_token_metadata(
                 vocabulary.note(f"'eos_token_id' names {text}, which is no special token; left out.")
     result.update(_ends(eos, ends, ids_by_text, vocabulary, templates.get("tokenizer.chat_template", "")))
     result.update(_around(result, vocabulary, tokenizer_config))
-    if eos is None:
+    if eos is None and vocabulary.model != "bert":
         result.update(_no_eos(vocabulary))
     result.update(_template_tokens(result, named, vocabulary, "".join(str(text) for text in templates.values())))
     return {**result, **templates}
@@ -117,12 +126,6 @@ def special_sources(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any])
     return [tokenizer_config, checkpoint.json("special_tokens_map.json")]
 
 
-def text_of(entry: Any) -> str | None:
-    """The text of a token that is given by its text, or as an object that holds it; None for anything else."""
-    text = entry.get("content") if isinstance(entry, Mapping) else entry
-    return text if isinstance(text, str) and text else None
-
-
 def tokenizer_class(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> str | None:
     """The class that transformers loads the tokenizer with, without the suffix for fast ones; None where it takes the
     file as it is. Qwen2's is fixed there, as many of its models name a wrong one."""
@@ -130,6 +133,8 @@ def tokenizer_class(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any])
     named = tokenizer_config.get("tokenizer_class") or checkpoint.config.values.get("tokenizer_class")
     if kind == "qwen2" or (kind == "qwen3" and named is None):
         return "Qwen2Tokenizer"
+    if kind in _BERTS and named is None:
+        return "BertTokenizer"
     return named.removesuffix("Fast") if isinstance(named, str) else None
 
 
@@ -151,6 +156,8 @@ def _around(keys: Mapping[str, Any], vocabulary: Vocabulary, tokenizer_config: M
             place = {"bos": "before", "eos": "after"}[name]
             result[f"{OWN}{place}_token_ids"] = np.array(added, np.int32)
             vocabulary.note(f"the tokenizer puts {vocabulary.some(added)} {place} a text", own=True)
+    if vocabulary.model == "bert":  # readers would add a separator that no key denies
+        result["tokenizer.ggml.add_sep_token"] = False
     return result
 
 

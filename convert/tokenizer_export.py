@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ggpy.convert import wordpiece
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
-from ggpy.convert.special_tokens import named_tokens, special_sources, special_token_metadata, text_of, tokenizer_class
+from ggpy.convert.special_tokens import named_tokens, special_sources, special_token_metadata, tokenizer_class
 from ggpy.convert.tiktoken_ranks import read_tiktoken
 from ggpy.convert.tokenizer_json import (
     check_decoder,
@@ -19,7 +20,16 @@ from ggpy.convert.tokenizer_json import (
 )
 from ggpy.convert.tokenizer_keys import unknown_keys
 from ggpy.convert.vocab_files import tokenizer_of_words
-from ggpy.convert.vocabulary import NORMAL, UNUSED, AddedToken, Vocabulary, added_tokens, looks_special
+from ggpy.convert.vocabulary import (
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    AddedToken,
+    Vocabulary,
+    added_tokens,
+    looks_special,
+    text_of,
+)
 from ggpy.errors import GGPYError
 from ggpy.text.tokenizer.vocabulary import OWN
 
@@ -34,11 +44,15 @@ def export_tokenizer(checkpoint: Checkpoint, n_vocab: int) -> tuple[dict[str, An
     _check_config(vocabulary, config, str(checkpoint.folder / "tokenizer_config.json"))
     vocabulary.fit(n_vocab)
     keys = {**vocabulary.metadata(), **special_token_metadata(checkpoint, vocabulary, config)}
+    types = checkpoint.config.values.get("type_vocab_size", 1 if vocabulary.model == "bert" else None)
+    if type(types) is int and types >= 0:
+        keys["tokenizer.ggml.token_type_count"] = types  # rows of the embedding of token types
     return keys, vocabulary.notes
 
 
 def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabulary:
     folder = checkpoint.folder
+    name = tokenizer_class(checkpoint, config)
     ranks = checkpoint.bytes("qwen.tiktoken")
     tokenizer = checkpoint.json("tokenizer.json")
     model = checkpoint.bytes("tokenizer.model")
@@ -46,8 +60,9 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
         vocabulary = read_tiktoken(ranks, str(folder / "qwen.tiktoken"))
         vocabulary.fallback_template = qwen_template(checkpoint)
     elif tokenizer and (model is None or is_byte_level(tokenizer)):
+        tokenizer, notes = wordpiece.as_its_class_has_it(tokenizer, config, name)
         vocabulary = read_tokenizer_json(tokenizer, config, str(folder / "tokenizer.json"))
-        vocabulary.notes += unknown_keys(tokenizer, {})
+        vocabulary.notes += [*notes, *unknown_keys(tokenizer, {})]
     elif model is not None:
         # The scores stand here alone; a tokenizer.json beside it repeats the pieces and adds tokens.
         vocabulary = read_sentencepiece_model(model, str(folder / "tokenizer.model"))
@@ -62,13 +77,17 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
         if tokenizer.get("decoder"):
             check_decoder(vocabulary, tokenizer["decoder"], where)
         vocabulary.notes += unknown_keys(tokenizer, {})
+    elif (lines := checkpoint.text("vocab.txt")) is not None and name in wordpiece.CLASSES:
+        where = str(folder / "vocab.txt")
+        vocabulary = read_tokenizer_json(wordpiece.tokenizer_of_lines(lines, config), config, where)
+        wordpiece.put_around(vocabulary, named_tokens(checkpoint, vocabulary, config), where)
     elif (words := checkpoint.json("vocab.json")) and (merges := checkpoint.text("merges.txt")) is not None:
-        built = tokenizer_of_words(words, merges, tokenizer_class(checkpoint, config), str(folder))
+        built = tokenizer_of_words(words, merges, name, str(folder))
         vocabulary = read_tokenizer_json(built, config, str(folder / "vocab.json"))
     else:
         raise GGPYError(
             f"{folder} has no tokenizer that ggpy reads: no tokenizer.json, tokenizer.model, vocab.json with"
-            " merges.txt, or qwen.tiktoken."
+            " merges.txt, BERT's vocab.txt, or qwen.tiktoken."
         )
     _add_tokens(checkpoint, vocabulary, config)
     if vocabulary.model == "llama":
@@ -100,7 +119,7 @@ def _add_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, config: dict[str
     ids = {text: id for id, text in vocabulary.texts.items()}
     for text in dict.fromkeys(specials):
         id = ids.setdefault(text, max(vocabulary.texts) + 1)  # transformers adds them after the last
-        if id not in vocabulary.flags and vocabulary.types.get(id, NORMAL) in (NORMAL, UNUSED):
+        if id not in vocabulary.flags and vocabulary.types.get(id, NORMAL) in (NORMAL, UNUSED, UNKNOWN):
             # A word that is named, such as a pad_token "!", is found whole, but stays a part of text.
             vocabulary.put_added(AddedToken(id, text, text[0] in "<[" and text[-1] in ">]", frozenset()))
 

@@ -1,4 +1,5 @@
-"""The vocabulary in a tokenizer.json: byte-level BPE as it stands, SentencePiece's BPE and Unigram as scored pieces."""
+"""The vocabulary in a tokenizer.json: byte-level BPE and WordPiece as they stand, SentencePiece's BPE and Unigram as
+scored pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ggpy.convert import pre_tokenizer
+from ggpy.convert import pre_tokenizer, wordpiece
 from ggpy.convert.pre_tokenizer import flat
 from ggpy.convert.vocabulary import (
     BYTE,
@@ -18,6 +19,7 @@ from ggpy.convert.vocabulary import (
     Vocabulary,
     added_tokens,
     set_charsmap,
+    token_ids,
 )
 from ggpy.errors import GGPYError
 from ggpy.text.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
@@ -40,9 +42,13 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
     kind = model.get("type") if isinstance(model, Mapping) else None
     if isinstance(model, Mapping) and kind is None and "merges" in model:
         kind = "BPE"  # files of the first versions leave it out
-    if kind not in ("BPE", "Unigram") or not isinstance(model, Mapping):
-        raise GGPYError(f"{where} holds a tokenizer of the kind {kind!r:.40}; ggpy converts BPE and Unigram.")
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+    if isinstance(model, Mapping) and kind is None and "max_input_chars_per_word" in model:
+        kind = "WordPiece"
+    if kind not in ("BPE", "Unigram", "WordPiece") or not isinstance(model, Mapping):
+        raise GGPYError(
+            f"{where} holds a tokenizer of the kind {kind!r:.40}; ggpy converts BPE, Unigram and WordPiece."
+        )
+    if kind != "WordPiece" and (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")):
         raise GGPYError(f"{where} marks parts of words with a prefix or suffix, which GGUF's tokenizers do not do.")
     if model.get("dropout"):
         raise GGPYError(
@@ -50,7 +56,10 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
             " training wants it; set it to null."
         )
     added = added_tokens(tokenizer.get("added_tokens") or [], f"{where}, 'added_tokens',")
-    if kind == "Unigram":
+    if kind == "WordPiece":
+        vocabulary = wordpiece.read_pieces(model, where)
+        wordpiece.check_cuts(tokenizer, where)
+    elif kind == "Unigram":
         vocabulary = _unigram(model, where)
     elif is_byte_level(tokenizer):
         vocabulary = _byte_level(tokenizer, model, config, where)
@@ -63,9 +72,12 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
         vocabulary.special_ids["unk"] = unknown
     if vocabulary.model == "llama":
         _read_spaces(vocabulary, tokenizer, where)
-    set_normalizer(vocabulary, tokenizer.get("normalizer"), where)
+    if vocabulary.model == "bert":
+        wordpiece.set_normalizer(vocabulary, tokenizer.get("normalizer"), where)
+    else:
+        set_normalizer(vocabulary, tokenizer.get("normalizer"), where)
     implied = vocabulary.model == "gpt2" and PRE_TOKENIZERS[vocabulary.pre].ignore_merges
-    if (model.get("ignore_merges") is True) != implied:
+    if vocabulary.model != "bert" and (model.get("ignore_merges") is True) != implied:
         vocabulary.extra[f"{OWN}ignore_merges"] = not implied
         takes = "takes a word that is a token whole" if not implied else "merges words even if they are tokens"
         vocabulary.note(f"the tokenizer {takes}", own=True)
@@ -110,16 +122,6 @@ def _is_a_space(pattern: Any) -> bool:
     return isinstance(pattern, Mapping) and pattern.get("String") == " "
 
 
-def _ids(vocab: Any, where: str) -> dict[str, int]:
-    if not isinstance(vocab, dict) or not vocab:
-        raise GGPYError(f"{where} has no vocabulary.")
-    if not all(type(id) is int and 0 <= id < 1 << 31 for id in vocab.values()):
-        raise GGPYError(f"{where} gives a token an id that is not a whole number.")
-    if len(set(vocab.values())) != len(vocab):
-        raise GGPYError(f"{where} gives two tokens the same id.")
-    return vocab
-
-
 def _pairs(model: Mapping[str, Any], vocab: Mapping[str, int], where: str) -> list[tuple[str, str]]:
     """The merges, from either spelling ("a b" or ["a", "b"]), each of whose tokens must exist."""
     merges = model.get("merges")
@@ -139,7 +141,7 @@ def _pairs(model: Mapping[str, Any], vocab: Mapping[str, int], where: str) -> li
 def _byte_level(
     tokenizer: Mapping[str, Any], model: Mapping[str, Any], config: Mapping[str, Any], where: str
 ) -> Vocabulary:
-    vocab = _ids(model.get("vocab"), where)
+    vocab = token_ids(model.get("vocab"), where)
     vocabulary = Vocabulary("gpt2", pre_tokenizer.recognise(tokenizer, config))
     for text, id in vocab.items():
         vocabulary.put(id, text, NORMAL)
@@ -165,7 +167,7 @@ def _byte_level(
 
 def _pieces(model: Mapping[str, Any], where: str) -> Vocabulary:
     """SentencePiece BPE as tokenizer.json keeps it: a merge's rank takes the place of its piece's score."""
-    vocab = _ids(model.get("vocab"), where)
+    vocab = token_ids(model.get("vocab"), where)
     vocabulary = Vocabulary("llama", "default", scores={})
     if model.get("fuse_unk") is True and model.get("byte_fallback") is not True:
         vocabulary.extra[f"{OWN}fuse_unk"] = True
@@ -303,6 +305,8 @@ def check_decoder(vocabulary: Vocabulary, node: Any, where: str) -> None:
             {"type": "ByteFallback"},
             {"type": "Fuse"},
         )
+    if vocabulary.model == "bert":
+        plain = ({"type": "WordPiece", "prefix": vocabulary.continuing_prefix},)
     if node is None:
         vocabulary.note("the tokenizer names no decoder; text is what its tokens spell.")
     for step in flat(node, "decoders"):

@@ -2,7 +2,7 @@
 reported.
 
 tokenizer.json: https://huggingface.co/docs/tokenizers; tokenizer_config.json: what transformers' classes for Llama,
-Mistral and Qwen take. The options of a step stand under its part and kind.
+Mistral, Qwen and BERT take. The options of a step stand under its part and kind.
 `tests/convert/test_convert_tokenizer_keys.py` goes through the list and shows that each does what is said here."""
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ TOKENIZER_JSON: Mapping[str, str] = {
     "normalizer.Replace.content": FOLLOWED,
     "normalizer.Prepend.prepend": FOLLOWED,
     "normalizer.Precompiled.precompiled_charsmap": FOLLOWED,
+    "normalizer.BertNormalizer.clean_text": FOLLOWED,
+    "normalizer.BertNormalizer.handle_chinese_chars": FOLLOWED,
+    "normalizer.BertNormalizer.strip_accents": FOLLOWED,
+    "normalizer.BertNormalizer.lowercase": FOLLOWED,
     "pre_tokenizer": FOLLOWED,
     "pre_tokenizer.ByteLevel.add_prefix_space": FOLLOWED,
     "pre_tokenizer.ByteLevel.use_regex": FOLLOWED,
@@ -83,6 +87,8 @@ TOKENIZER_JSON: Mapping[str, str] = {
     "decoder.Strip.content": REFUSED,
     "decoder.Strip.start": "an answer continues a text, so no space of its own is taken off",
     "decoder.Strip.stop": REFUSED,
+    "decoder.WordPiece.prefix": REFUSED,
+    "decoder.WordPiece.cleanup": "takes spaces before punctuation off decoded text; here text is what the tokens spell",
     "model": FOLLOWED,
     "model.BPE.vocab": FOLLOWED,
     "model.BPE.merges": FOLLOWED,
@@ -96,10 +102,16 @@ TOKENIZER_JSON: Mapping[str, str] = {
     "model.Unigram.vocab": FOLLOWED,
     "model.Unigram.unk_id": FOLLOWED,
     "model.Unigram.byte_fallback": FOLLOWED,
+    "model.WordPiece.vocab": FOLLOWED,
+    "model.WordPiece.unk_token": FOLLOWED,
+    "model.WordPiece.continuing_subword_prefix": FOLLOWED,
+    "model.WordPiece.max_input_chars_per_word": FOLLOWED,
 }
 
 _IDS = "tokens are found by their text"
 _SLOW = "how transformers' slow tokenizers join the tokens that they decode; here text is what the tokens spell"
+
+_SLOW_ALONE = "for transformers' slow tokenizers alone"
 
 #: The same for tokenizer_config.json. A key that ends in `_token` is a name that templates may write: followed.
 TOKENIZER_CONFIG: Mapping[str, str] = {
@@ -114,6 +126,8 @@ TOKENIZER_CONFIG: Mapping[str, str] = {
     "chat_template": FOLLOWED,
     "clean_up_tokenization_spaces": _SLOW,
     "device_map": _SAVED,
+    "do_basic_tokenize": _SLOW_ALONE,
+    "do_lower_case": FOLLOWED,
     "eos_token_id": _IDS,
     "errors": "bytes that are no text are shown as U+FFFD, as by default",
     "extra_special_tokens": FOLLOWED,
@@ -128,6 +142,7 @@ TOKENIZER_CONFIG: Mapping[str, str] = {
     "model_max_length": "the context is the model's",
     "model_specific_special_tokens": FOLLOWED,
     "name_or_path": _SAVED,
+    "never_split": _SLOW_ALONE,
     "pad_to_multiple_of": _CALL,
     "pad_token_id": _IDS,
     "pad_token_type_id": _CALL,
@@ -141,6 +156,8 @@ TOKENIZER_CONFIG: Mapping[str, str] = {
     "special_tokens_map_file": _SAVED,
     "split_special_tokens": REFUSED,
     "stride": _CALL,
+    "strip_accents": FOLLOWED,
+    "tokenize_chinese_chars": FOLLOWED,
     "tokenizer_class": FOLLOWED,
     "tokenizer_file": _SAVED,
     "transformers_version": _SAVED,

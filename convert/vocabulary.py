@@ -39,7 +39,8 @@ class AddedToken:
 
 @dataclass
 class Vocabulary:
-    """Tokens by id. `model` is GGUF's word for the kind: "gpt2" (byte-level BPE) or "llama" (SentencePiece)."""
+    """Tokens by id. `model` is GGUF's word for the kind: "gpt2" (byte-level BPE), "llama" (SentencePiece) or "bert"
+    (WordPiece)."""
 
     model: str
     pre: str
@@ -47,6 +48,7 @@ class Vocabulary:
     types: dict[int, int] = field(default_factory=dict)
     scores: dict[int, float] | None = None
     merges: list[str] | None = None
+    continuing_prefix: str | None = None  # of WordPiece's pieces that continue a word
     add_bos: bool | None = None  # what the tokenizer's own file says, where it does
     add_eos: bool | None = None
     add_space_prefix: bool | None = None
@@ -66,7 +68,7 @@ class Vocabulary:
 
     def put_added(self, token: AddedToken) -> None:
         """An added token: control if special, which hides it in text, else user-defined with its spaces as spaces."""
-        if self.types.get(token.id) == UNKNOWN:
+        if self.types.get(token.id) == UNKNOWN and self.model != "bert":  # there it is a control token to all
             return
         self.flags[token.id] = token.flags
         if token.special:
@@ -108,10 +110,11 @@ class Vocabulary:
     def metadata(self) -> dict[str, Any]:
         """The `tokenizer.ggml.*` keys of the vocabulary itself, in the order of ids. Call `fit` before."""
         ids = range(len(self.texts))
+        texts = self._word_starts() if self.continuing_prefix else self.texts
         result: dict[str, Any] = {
             "tokenizer.ggml.model": self.model,
             "tokenizer.ggml.pre": self.pre,
-            "tokenizer.ggml.tokens": [self.texts[id] for id in ids],
+            "tokenizer.ggml.tokens": [texts[id] for id in ids],
         }
         if self.scores is not None:
             result["tokenizer.ggml.scores"] = np.array([self.scores.get(id, 0.0) for id in ids], np.float32)
@@ -121,6 +124,25 @@ class Vocabulary:
         if self.add_space_prefix is not None:
             result["tokenizer.ggml.add_space_prefix"] = self.add_space_prefix
         return {**result, **self.extra, **self._matching()}
+
+    def _word_starts(self) -> dict[int, str]:
+        """WordPiece's texts as GGUF has them: ▁ before what begins a word, no prefix before what continues one."""
+        prefix = self.continuing_prefix or ""
+        plain = (CONTROL, UNKNOWN, UNUSED)
+        continuing = {id for id, text in self.texts.items() if text.startswith(prefix) and self.types[id] == NORMAL}
+        result = {
+            id: text if self.types[id] in plain else f"\u2581{text}"
+            for id, text in self.texts.items()
+            if id not in continuing
+        }
+        used = set(result.values())
+        for id in sorted(continuing):
+            text = self.texts[id][len(prefix) :]
+            if not text or text in used or text.startswith("\u2581"):
+                self.note(f"GGUF has no way to write the piece {quoted(self.texts[id])}; it is never used.")
+                text, self.types[id] = f"[PAD{id}]", UNUSED
+            result[id] = text
+        return result
 
     def _matching(self) -> dict[str, Any]:
         """How added tokens are matched, where that is not on the text as it is; a note says so."""
@@ -159,6 +181,23 @@ def set_charsmap(vocabulary: Vocabulary, charsmap: bytes) -> None:
         sentencepiece_rules(charsmap, False)
         vocabulary.extra["tokenizer.ggml.precompiled_charsmap"] = np.frombuffer(charsmap, np.uint8)
         vocabulary.note("the tokenizer normalizes text by SentencePiece's map of characters", own=True)
+
+
+def token_ids(vocab: Any, where: str) -> dict[str, int]:
+    """The `vocab` of a tokenizer.json, checked: tokens and their ids, each there once."""
+    if not isinstance(vocab, dict) or not vocab:
+        raise GGPYError(f"{where} has no vocabulary.")
+    if not all(type(id) is int and 0 <= id < 1 << 31 for id in vocab.values()):
+        raise GGPYError(f"{where} gives a token an id that is not a whole number.")
+    if len(set(vocab.values())) != len(vocab):
+        raise GGPYError(f"{where} gives two tokens the same id.")
+    return vocab
+
+
+def text_of(entry: Any) -> str | None:
+    """The text of a token that is given by its text, or as an object that holds it; None for anything else."""
+    text = entry.get("content") if isinstance(entry, Mapping) else entry
+    return text if isinstance(text, str) and text else None
 
 
 def looks_special(text: str) -> bool:

@@ -26,12 +26,12 @@ from ggpy.errors import GGPYError
 from ggpy.text.chat_template import ChatTemplate
 from tests.support.tiny import DIGITS_STEP, QWEN2_SPECIALS, byte_level_json, tiny_checkpoint, tiny_ranks
 from tests.support.tokenizer_folders import exported, put, spm_like_json
-from tests.support.vocabularies import sentencepiece_model
+from tests.support.vocabularies import hf_wordpiece, sentencepiece_model
 
 N = len(tiny_ranks())
 TEXTS = (
     "the  The <|im_start|>  the1 23 the<|im_end|>x!!<|endoftext|>", "cafe\u0301 \ufb01 <|im_start|>", " x ", "I'll. go",
-    "<s>the</s>the  river</s>", "龘龘 the 龘", "zqzq",
+    "<s>the</s>the  river</s>", "龘龘 the 龘", "zqzq", "Th\xe9 中文 q\ad[UNK]", "[MASK]the",
 )  # fmt: skip
 SEEN = "{{ bos_token }}|{{ image_token }}|{{ foo_token }}"
 
@@ -46,12 +46,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def outcome(folders: Path, kind: str, *changes: Change) -> Any:
     """The result of converting a folder with these changes to its tokenizer.json and tokenizer_config.json."""
-    folder = folders / f"tiny-{'mistral' if kind == 'spm' else kind}"
+    folder = folders / kind / f"tiny-{'mistral' if kind in ('spm', 'bert') else kind}"
     if not folder.exists():
-        tiny_checkpoint(folders, folder.name.removeprefix("tiny-"))
+        tiny_checkpoint(folder.parent, folder.name.removeprefix("tiny-"))
         (folder / "tokenizer.model").unlink(missing_ok=True)
         if kind == "spm":
             put(folder, "tokenizer.json", spm_like_json())
+        if kind == "bert":
+            put(folder, "tokenizer.json", json.loads(hf_wordpiece(size=400).to_str()))
         (folder / "tokenizer.json").rename(folder / "before.json")
     whole = json.loads((folder / "before.json").read_text(encoding="utf-8"))
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": SEEN}
@@ -173,6 +175,10 @@ CHANGES: dict[str, tuple[str, Change, Change]] = {
         "qwen2", at("normalizer", {"type": "Prepend", "prepend": "x"}), at("normalizer.prepend", "y")),
     "normalizer.Precompiled.precompiled_charsmap": (
         "spm", at("normalizer", charsmap("nmt_nfkc")), at("normalizer", charsmap("nmt_nfkc_cf"))),
+    "normalizer.BertNormalizer.clean_text": ("bert", nothing, at("normalizer.clean_text", False)),
+    "normalizer.BertNormalizer.handle_chinese_chars": ("bert", nothing, at("normalizer.handle_chinese_chars", False)),
+    "normalizer.BertNormalizer.strip_accents": ("bert", nothing, at("normalizer.strip_accents", False)),
+    "normalizer.BertNormalizer.lowercase": ("bert", nothing, at("normalizer.lowercase", False)),
     "pre_tokenizer": ("qwen2", nothing, at("pre_tokenizer", None)),
     "pre_tokenizer.ByteLevel.add_prefix_space": (
         "smollm2", at("pre_tokenizer", {**BYTES}), at("pre_tokenizer.add_prefix_space", True)),
@@ -238,6 +244,11 @@ CHANGES: dict[str, tuple[str, Change, Change]] = {
     "model.Unigram.vocab": ("spm", at("model", copy.deepcopy(UNIGRAM)), at("model.vocab.261", ["\u2581thy", -1.0])),
     "model.Unigram.unk_id": ("spm", at("model", {**UNIGRAM, "byte_fallback": False}), at("model.unk_id", 300)),
     "model.Unigram.byte_fallback": ("spm", at("model", {**UNIGRAM}), at("model.byte_fallback", False)),
+    "model.WordPiece.vocab": ("bert", nothing, at("model.vocab.##zqzq", 399)),
+    "model.WordPiece.unk_token": ("bert", nothing, at("model.unk_token", "[MASK]")),
+    "model.WordPiece.continuing_subword_prefix": ("bert", nothing, at("model.continuing_subword_prefix", "#")),
+    "model.WordPiece.max_input_chars_per_word": ("bert", nothing, at("model.max_input_chars_per_word", 2)),
+    "decoder.WordPiece.prefix": ("bert", nothing, at("decoder.prefix", "#")),
     "add_bos_token": ("smollm2", config(bos_token=START), config(add_bos_token=True)),
     "add_eos_token": ("smollm2", config(eos_token=END), config(add_eos_token=True)),
     "add_prefix_space": ("smollm2", at("pre_tokenizer", {**BYTES}), config(add_prefix_space=True)),
@@ -246,6 +257,10 @@ CHANGES: dict[str, tuple[str, Change, Change]] = {
     "additional_special_tokens": ("smollm2", nothing, config(additional_special_tokens=["x!"])),
     "auto_map": ("smollm2", nothing, config(auto_map={"AutoTokenizer": ["own.Tokenizer", None]})),
     "chat_template": ("smollm2", nothing, config(chat_template="x")),
+    "do_lower_case": ("bert", config(tokenizer_class="BertTokenizer"), config(do_lower_case=False)),
+    "strip_accents": ("bert", config(tokenizer_class="BertTokenizer"), config(strip_accents=False)),
+    "tokenize_chinese_chars": (
+        "bert", config(tokenizer_class="BertTokenizer"), config(tokenize_chinese_chars=False)),
     "extra_special_tokens": ("smollm2", nothing, config(extra_special_tokens={"foo_token": START})),
     "fix_mistral_regex": ("smollm2", nothing, config(fix_mistral_regex=True)),
     "legacy": ("spm", nothing, config(legacy=False)),
@@ -289,6 +304,7 @@ def test_a_key_that_does_not_matter_changes_nothing(folders: Path) -> None:
         "post_processor.TemplateProcessing": ("smollm2", at("post_processor", copy.deepcopy(TEMPLATE))),
         "post_processor.RobertaProcessing": ("smollm2", at("post_processor", {**ROBERTA})),
         "decoder.ByteLevel": ("smollm2", at("decoder", {**BYTES})),
+        "decoder.WordPiece": ("bert", nothing),
         "decoder.Metaspace": ("spm", at("decoder", {**METASPACE})),
         "pre_tokenizer.Metaspace": ("spm", at("pre_tokenizer", {**METASPACE})),
         "decoder.Strip": ("spm", at("decoder", {"type": "Strip", "content": " ", "stop": 0})),
@@ -340,7 +356,7 @@ def test_parts_that_are_none_are_refused(folders: Path, part: str, inner: str) -
 ODD = (None, -1, 0, 2**63, 1.5, "", "x", [], {}, True, [None], {"type": "Odd"}, ["a", "b"], [[1]], {"a": 1})
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "smollm2", "spm"])
+@pytest.mark.parametrize("kind", ["qwen2", "smollm2", "spm", "bert"])
 def test_mutated_tokenizers_end_in_a_sentence(folders: Path, kind: str) -> None:
     rng = random.Random(kind)
 
@@ -376,6 +392,6 @@ def test_spaces_that_a_byte_level_tokenizer_replaces(folders: Path) -> None:
     """Only readers of SentencePiece's vocabularies write spaces as \u2581 by themselves."""
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     ids = outcome(folders, "qwen2", at("normalizer", replace))[0]
-    theirs = tokenizers.Tokenizer.from_file(str(folders / "tiny-qwen2" / "tokenizer.json"))
+    theirs = tokenizers.Tokenizer.from_file(str(folders / "qwen2" / "tiny-qwen2" / "tokenizer.json"))
     assert ids == [theirs.encode(text).ids for text in TEXTS]
     assert ids != outcome(folders, "qwen2", nothing)[0]
