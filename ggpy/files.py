@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -160,6 +160,57 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file for the block, one process or thread at a time; it is gone afterwards.
+
+    waiting: called once where another one holds it, before that one's end is awaited. Where there are no locks (outside
+    POSIX, on some network file systems) nobody waits. Raises GGPYError where the file cannot be made.
+    """
+    if os.name != "posix":
+        yield
+        return
+    descriptor, locks = _lock(path, waiting)
+    try:
+        yield
+    finally:
+        if locks:
+            with suppress(OSError):  # still locked: whoever waits finds it gone and makes a new one
+                os.unlink(path)
+        os.close(descriptor)
+
+
+def _lock(path: Path, waiting: Callable[[], None]) -> tuple[int, bool]:
+    """The descriptor of a lock file, and whether it is locked."""
+    told = False
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise _cannot(path, str(error.strerror or error)) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    waiting()
+                told = True
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, True
+        except OSError:
+            return descriptor, False
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it meanwhile
+
+
+def sweep(folder: Path) -> None:
+    """Remove the partial files of all targets in a folder that no process writes any more. Raises OSError."""
+    _sweep(folder, "")
+
+
 def _stem(name: str) -> str:
     """The beginning of the names of a target's partial files, short enough for every file system."""
     return "." + name.encode("utf-8", "surrogateescape")[:_STEM].decode("utf-8", "ignore") + "."
@@ -183,9 +234,9 @@ def _create(folder: Path, stem: str) -> tuple[int, str]:
 
 
 def _sweep(folder: Path, stem: str) -> None:
-    """Remove the partial files of this target that no process writes any more: they are not locked. (Outside POSIX an
-    open file cannot be removed.)"""
-    mine = re.compile(re.escape(stem) + _RANDOM + r"\.partial")
+    """Remove the partial files of this target, or of all where `stem` is empty, that no process writes any more: they
+    are not locked. (Outside POSIX an open file cannot be removed.)"""
+    mine = re.compile((re.escape(stem) or r"\..+\.") + _RANDOM + r"\.partial", re.DOTALL)
     with os.scandir(folder) as entries:
         left = [entry.path for entry in entries if mine.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
     for path in left:

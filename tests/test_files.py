@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from ggpy import LLM
 from ggpy.conversation import Conversation
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
-from ggpy.files import check_target, read_file, whole_file
+from ggpy.files import check_target, locked, read_file, sweep, whole_file
 from ggpy.runtime.load import Model
 from ggpy.units import size_text
 from tests.support.doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate
@@ -199,6 +202,74 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path, wr
     assert alive.returncode == 0
     assert path.stat().st_size == 2 << 20
     assert not left & {entry.name for entry in tmp_path.iterdir()}
+
+
+@posix
+def test_a_folder_is_swept_of_all_that_killed_processes_left(tmp_path: Path, writing: Any) -> None:
+    killed, alive = writing(tmp_path / "a"), writing(tmp_path / "b")
+    killed.kill()
+    killed.wait()
+    (tmp_path / "c.partial").touch()
+    (tmp_path / ".d.partial").touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    sweep(tmp_path)
+    assert sorted(entry.name[:3] for entry in tmp_path.iterdir()) == [".b.", ".d.", "c.p"]
+    alive.communicate("")
+    assert (tmp_path / "b").stat().st_size == 2 << 20
+
+
+@posix
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    inside: list[int] = []
+    waited: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> None:
+        with locked(path, lambda: waited.append(number)):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+    assert len(waited) == len(set(waited)) > 0  # told once each
+    assert list(tmp_path.iterdir()) == []
+    path.touch()  # as a killed process leaves it
+    with locked(path, lambda: pytest.fail("nobody holds it")):
+        assert path.exists()
+    assert not path.exists()
+
+
+@posix
+def test_who_waits_for_a_lock_can_be_interrupted(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with locked(tmp_path / ".lock", pytest.fail):
+        with pytest.raises(KeyboardInterrupt), locked(tmp_path / ".lock", interrupt):
+            pytest.fail("held twice")
+        assert (tmp_path / ".lock").exists()
+    with (
+        pytest.raises(GGPYError, match=r"Cannot write .*none/\.lock: No such file"),
+        locked(tmp_path / "none/.lock", pytest.fail),
+    ):
+        pass
+
+
+@posix
+def test_without_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("ggpy.files.fcntl.flock", no_locks)
+    with locked(tmp_path / ".lock", pytest.fail), locked(tmp_path / ".lock", pytest.fail):
+        pass
 
 
 # What is read is not written over
