@@ -48,6 +48,7 @@ class Counts(click.ParamType):
       ggpy bench -m model.gguf -p 512 -n 64 -t 2 -r 5
       ggpy bench -m model.gguf -d 0,1024,4096 --plot depth.svg
       ggpy bench -m model.gguf -p 0 -n 32 --parallel 1,2,4,8 -o json
+      ggpy bench -m ./Qwen3-0.6B --type q4_0
     """
 )
 @model_options

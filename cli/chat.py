@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Examples:
       ggpy chat
       ggpy chat -m model.gguf -s "You are a patient teacher." --temp 0.3
+      ggpy chat -m ./Qwen3-0.6B
       echo 你好 | ggpy chat -m model.gguf
     """
 )

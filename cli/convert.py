@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
-from ggpy.cli.options import FILE_NAME
+from ggpy.cli.options import FILE_NAME, FILE_TYPES
 from ggpy.cli.terminal import note
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from ggpy.convert.writer import OutputTensor
-
-_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
 
 
 @click.command(
@@ -43,7 +39,7 @@ _TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
     "file_type",
     default="f16",
     show_default=True,
-    type=click.Choice(_TYPES, case_sensitive=False),
+    type=click.Choice(FILE_TYPES, case_sensitive=False),
     help="Type of the matrices; some stay higher, as llama-quantize keeps them.",
 )
 @click.option(
@@ -62,38 +58,32 @@ def convert(folder: str, file_type: str, output: str | None, pure: bool, threads
     tokenizer.json, tokenizer.model or qwen.tiktoken. Nothing in the folder is executed. The file appears whole or not
     at all: an existing one is replaced at the very end.
     """
-    from ggpy.cli.interrupts import raise_interrupts
+    from ggpy.cli.interrupts import interrupts_raised
     from ggpy.convert.pipeline import convert as run
 
-    raise_interrupts()
     path = Path(output) if output else Path(f"{Path(folder).resolve().name}-{file_type.upper()}.gguf")
     watcher = _Bar() if sys.stderr.isatty() else _Lines()
-    before = signal.signal(signal.SIGTERM, _interrupt)  # being told to stop cleans up as Ctrl-C does
     try:
-        summary = run(
-            Path(folder),
-            file_type,
-            path,
-            pure=pure,
-            n_threads=threads,
-            progress=watcher,
-            note=lambda text: note(f"note: {text}"),
-        )
+        with interrupts_raised():
+            summary = run(
+                Path(folder),
+                file_type,
+                path,
+                pure=pure,
+                n_threads=threads,
+                progress=watcher,
+                note=lambda text: note(f"note: {text}"),
+            )
     except KeyboardInterrupt:
         watcher.close()
         note(f"stopped; {path} is as it was.")
         raise
     finally:
         watcher.close()
-        signal.signal(signal.SIGTERM, before)
     note(
         f"{path}: {summary.n_bytes / 1e6:,.1f} MB, {summary.bits_per_weight:.2f} bits per weight,"
         f" {summary.seconds:.1f} s"
     )
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 class _Lines:

@@ -1,72 +1,37 @@
-"""Find the model file that `-m` names; fetch it, with a note to the user, where it is missing."""
+"""The model that a command runs on: found, fetched or converted, with notes and bars on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ggpy.errors import GGPYError, shown
-from ggpy.hub.default_model import DEFAULT, KNOWN, KnownModel, fetch, known_model
+from ggpy.cli.terminal import note
+from ggpy.notes import Progress
 
 
-def find_or_fetch(model: str | None) -> Path:
-    """The file that `-m` names: a path, a known model (fetched where it is missing) or a pulled hub model."""
-    from ggpy.hub import hub
+def find_model(name: str | None, file_type: str | None = None) -> Path:
+    """The file of the model that a command was given, see `ggpy.hub.find_model`. Ctrl-C leaves nothing half done."""
+    from ggpy.cli.interrupts import interrupts_raised
+    from ggpy.hub import find_model
 
-    if model is None:
-        return fetch_known(DEFAULT, quiet=True)
-    path = Path(model)
-    if path.exists():
-        return path
-    if spec := hub.parse(model):
-        return hub.find(spec)
-    known = known_model(model)
-    if known is None and "/" not in model and "\\" not in model and not path.suffix:
-        named_model(model)  # a bare word was meant as a name: say which there are
-    return fetch_known(known, quiet=True) if known else path  # that a path is missing, the reader of the file says
-
-
-def named_model(name: str) -> KnownModel:
-    model = known_model(name)
-    if model is None:
-        names = ", ".join(known.name for known in KNOWN.values())
-        raise GGPYError(
-            f"No file and no known model is called {shown(name)}; known are {names}, hf:user/repo and modelscope:…."
-        )
-    return model
-
-
-def fetch_known(model: KnownModel, quiet: bool = False) -> Path:
-    """The file of a known model, fetched where it is missing. quiet: no note where it is there already."""
-    from ggpy.cli.interrupts import raise_interrupts
-    from ggpy.cli.terminal import note
-
-    if model.here:
-        if not quiet:
-            note(f"{model.name} is in {model.path}")
-        return model.path
-    raise_interrupts()
-    with byte_progress(f"fetching {model.name}") as progress:
-        path = fetch(model, progress)
-    note(f"fetched {model.name} ({model.size / 1e6:.0f} MB, {model.licence}) to {path}")
-    return path
+    with interrupts_raised():
+        return find_model.find_model(name, file_type, note, progress_bar)
 
 
 @contextmanager
-def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(label: str) -> Iterator[Progress]:
     """A bar on a terminal, one line elsewhere; yields what to call with (bytes so far, bytes in all)."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    from ggpy.cli.terminal import note
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
     if not console.is_terminal:
         note(f"{label} …")
         yield lambda done, total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""`ggpy inspect FILE`: what a GGUF file holds. Reads the header alone, so it is quick on a file of any size."""
+"""`ggpy inspect MODEL`: what a GGUF file holds. Reads the header alone, so it is quick on a file of any size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from ggpy.cli.options import FILE_NAME
+from ggpy.cli.find_model import find_model
+from ggpy.cli.options import FILE_NAME, type_option
 from ggpy.gguf.file import ArrayView, GGUFFile
 from ggpy.quant.formats import FORMATS
 from ggpy.units import size_text
@@ -35,13 +36,18 @@ class _Table:
     Examples:
       ggpy inspect model.gguf
       ggpy inspect model.gguf --json
+      ggpy inspect ./Qwen3-0.6B --type q4_0
     """
 )
-@click.argument("file", type=FILE_NAME, metavar="FILE")
+@click.argument("name", type=FILE_NAME, metavar="MODEL")
+@type_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def inspect(file: str, as_json: bool) -> None:
-    """Show a GGUF file's metadata, tensors, and sizes per type."""
-    with GGUFFile(file) as model:
+def inspect(name: str, file_type: str | None, as_json: bool) -> None:
+    """Show a GGUF file's metadata, tensors, and sizes per type.
+
+    MODEL is what -m takes elsewhere: a file, a checkpoint folder (its converted file is shown), or a model's name.
+    """
+    with GGUFFile(find_model(name, file_type)) as model:
         if as_json:
             click.echo(json.dumps(_as_json(model), indent=2))
             return

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 MODEL_HELP = (
-    "GGUF file, a name that `ggpy pull` lists, or hf:… / modelscope:… once pulled. Default: a small chat model."
+    "GGUF file; checkpoint folder, which is converted once and kept; a name that `ggpy pull` lists; hf:user/repo or "
+    "modelscope:user/repo. Default: a small chat model."
 )
+
+#: The types of `quant.recipes.FILE_TYPES`, which imports more than a help text is worth.
+FILE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
 
 
 def together(argument: str, *options: Decorator) -> Decorator:
@@ -56,10 +60,19 @@ class FileName(click.ParamType):
 
 FILE_NAME = FileName()
 
+# Of the commands that take a model. It has no short form: -t is threads in `run`, `chat` and `bench`, as in llama.cpp.
+type_option = click.option(
+    "--type",
+    "file_type",
+    type=click.Choice(FILE_TYPES, case_sensitive=False),
+    help="Type that a checkpoint folder given as MODEL is converted to.  [default: q8_0]",
+)
+
 # What `open_model` takes: "model", and parameters of LLM by their names. Cache types are spelt as llama.cpp does.
 model_options = together(
     "model_options",
     click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP),
+    type_option,
     click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=1), metavar="N", help="Context in tokens."),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
     click.option(
@@ -156,9 +169,9 @@ def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
-    """The model that `model_options` collected, fetched first where it is a known name, for so many sequences at a
-    time."""
-    from ggpy.cli.find_model import find_or_fetch
+    """The model that `model_options` collected, fetched or converted first where it has to be, for so many sequences at
+    a time."""
+    from ggpy.cli.find_model import find_model
     from ggpy.cli.terminal import note
     from ggpy.llm import LLM
     from ggpy.runtime.load import find_device, find_gpu_layers
@@ -166,4 +179,5 @@ def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
     options = dict(model_options)
     find_device(options["device"])  # what the user may have got wrong comes before anything is fetched
     find_gpu_layers(options["n_gpu_layers"])
-    return LLM(find_or_fetch(options.pop("model")), n_parallel=n_parallel, notify=note, **options)
+    path = find_model(options.pop("model"), options.pop("file_type"))
+    return LLM(path, n_parallel=n_parallel, notify=note, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ggpy.cli.find_model import fetch_known, named_model
 from ggpy.cli.options import FILE_NAME
 from ggpy.hub.default_model import KNOWN
 
@@ -25,22 +24,27 @@ def pull(name: str | None) -> None:
 
     hf:user/repo[/file] and modelscope:user/repo[/file] fetch from the hubs, with the extra `hub` installed.
     """
-    from ggpy.cli.interrupts import raise_interrupts
+    from ggpy.cli.find_model import progress_bar
+    from ggpy.cli.interrupts import interrupts_raised
     from ggpy.cli.terminal import note
-    from ggpy.hub import hub
+    from ggpy.hub.default_model import named_model
+    from ggpy.hub.find_model import fetch_known
+    from ggpy.hub.find_model import pull as pull_from_hub
+    from ggpy.hub.hub import parse
 
-    raise_interrupts()
     if name is None:
         for model in KNOWN.values():
             where = f"in {model.path}" if model.here else "not fetched"
             click.echo(f"{model.name}  {model.size / 1e6:.0f} MB  {model.licence}  {where}")
         return
-    spec = hub.parse(name)
-    if spec is not None:
-        path = hub.pull(spec)
-        note(f"fetched {spec} to {path}")
-        if path.is_dir():
-            note(f"a checkpoint: convert it with ggpy convert -i {path} -t q4_0 -o {path.name}.gguf")
-    else:
-        path = fetch_known(named_model(name))
+    with interrupts_raised():
+        if spec := parse(name):
+            path = pull_from_hub(spec, note, quiet=False)
+            if path.is_dir():
+                note(f"a checkpoint folder: run it with ggpy run -m {spec}, which converts it once; or ggpy convert")
+        else:
+            known = named_model(name)
+            if known.here:
+                note(f"{known.name} is in {known.path}")
+            path = fetch_known(known, note, progress_bar)
     click.echo(path)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Examples:
       ggpy run -p "What is the capital of France?"
       ggpy run -m model.gguf -s "Answer in Chinese." -p 你好 --temp 0
+      ggpy run -m ./Qwen3-0.6B --type q4_0 -p "Why is the sky blue?"
       ggpy run -m model.gguf --raw -p "def fib(n):" -n 64
       git diff | ggpy run -m model.gguf -s "Describe this change." -f -
     """

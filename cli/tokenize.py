@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ggpy.cli.options import FILE_NAME, MODEL_HELP
+from ggpy.cli.options import FILE_NAME, MODEL_HELP, type_option
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     Examples:
       ggpy tokenize -m model.gguf -p "Hello, 世界"
       ggpy tokenize -m model.gguf -f notes.txt --ids
+      ggpy tokenize -m ./Qwen3-0.6B -p "Hello, 世界"
       echo "<|im_start|>" | ggpy tokenize -m model.gguf -f - --no-parse-special
     """
 )
 @click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP)
+@type_option
 @click.option("-p", "--prompt", metavar="TEXT", help="The text.")
 @click.option(
     "-f", "--file", "prompt_file", type=FILE_NAME, metavar="FILE", help="Read the text from a file; - is stdin."
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--no-parse-special", is_flag=True, help="Take special tokens in the text for ordinary text.")
 def tokenize(
     model: str | None,
+    file_type: str | None,
     prompt: str | None,
     prompt_file: str | None,
     ids: bool,
@@ -46,7 +49,7 @@ def tokenize(
 
     A token that ends inside a character is shown as bytes.
     """
-    from ggpy.cli.find_model import find_or_fetch
+    from ggpy.cli.find_model import find_model
     from ggpy.cli.terminal import read_text
     from ggpy.text.tokenizer import Tokenizer
 
@@ -58,7 +61,7 @@ def tokenize(
         prompt = read_text(prompt_file)
     if prompt is None:
         raise GGPYError("There is no text; give it with -p TEXT, or -f FILE (- for stdin).")
-    tokenizer = Tokenizer.from_gguf(find_or_fetch(model))
+    tokenizer = Tokenizer.from_gguf(find_model(model, file_type))
     tokens = tokenizer.tokenize(prompt, add_special=not no_special, parse_special=not no_parse_special)
     if ids:
         click.echo(tokens)

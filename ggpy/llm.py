@@ -1,4 +1,4 @@
-"""The Python API: `LLM` loads a GGUF file and completes, chats and scores. The names are vLLM's where it has them.
+"""The Python API: `LLM` loads a model and completes, chats and scores. The names are vLLM's where it has them.
 
 from ggpy import LLM, SamplingParams
 
@@ -26,6 +26,7 @@ from ggpy.engine.engine import Engine
 from ggpy.engine.request import Request, Timings
 from ggpy.errors import GGPYError
 from ggpy.host import forks
+from ggpy.hub.find_model import find_model
 from ggpy.runtime.load import find_device, find_gpu_layers, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
@@ -85,9 +86,12 @@ class _PromptGroup:
 class LLM:
     """A model, ready to answer.
 
-    path: a GGUF file. n_ctx: tokens of context for each of `n_parallel` requests evaluated together; None takes the
-    context that the model was trained with, as far as memory holds it. n_threads: None takes the physical cores that
-    the process may use. notify: called with one-line notes (the context chosen, a first compilation); None logs them.
+    path: a GGUF file, or whatever else `ggpy.hub.find_model` finds: a checkpoint folder, which is converted into the
+    cache on first use, a model known by name, hf:user/repo or modelscope:user/repo; the attribute `path` is then the
+    file. file_type: the type that a folder is converted to, such as "q4_0"; None takes q8_0.
+    n_ctx: tokens of context for each of `n_parallel` requests evaluated together; None takes the context that the model
+    was trained with, as far as memory holds it. n_threads: None takes the physical cores that the process may use.
+    notify: called with one-line notes (the context chosen, a first compilation); None logs them.
     cache_type_k, cache_type_v: how keys and values are cached, "f16", "bf16", "f32" (these two on the CPU alone) or
     "q8_0", which takes half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. A number
     beyond a type's range is clipped to its largest one, and that is reported once. device: "cpu", "cuda" for NVIDIA
@@ -113,8 +117,11 @@ class LLM:
         n_gpu_layers: int | str | None = None,
         split_mode: str = "layer",
         batch_invariant: bool = False,
+        file_type: str | None = None,
     ) -> None:
-        self.path = arguments.path("path", path)
+        arguments.path("path", path)
+        if file_type is not None:
+            arguments.text("file_type", file_type)
         n_parallel = arguments.whole(
             "n_parallel", n_parallel, 1, MAX_PARALLEL, f"a whole number from 1 to {MAX_PARALLEL}"
         )
@@ -133,6 +140,7 @@ class LLM:
             raise arguments.wrong("split_mode", split_mode, "'layer' or 'row', what several GPUs share of a model")
         if device == "cpu" and layers:
             notify("n_gpu_layers (-ngl) is of no effect without a GPU: ask for one with the device 'cuda'")
+        self.path = find_model(path, file_type, notify)
         model = load_model(
             self.path,
             n_ctx,

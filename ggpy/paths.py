@@ -33,3 +33,8 @@ def cache_dir() -> Path:
     if path.parts[0].startswith("~"):  # a user without a home directory
         raise GGPYError("Your home directory is not known, so there is no cache; set GGPY_CACHE to a folder for it.")
     return path
+
+
+def models_dir() -> Path:
+    """The folder of the cache where models are kept: fetched, pulled and converted ones. Not created here."""
+    return cache_dir() / "models"

@@ -29,11 +29,11 @@ ROOMS = (
     "ggpy.cuda",
     "ggpy.runtime",
     "ggpy.engine",
+    "ggpy.convert",
     "ggpy.hub",
     "ggpy.llm",
     "ggpy.conversation",
     "ggpy.eval",
-    "ggpy.convert",
     "ggpy.cli",
     "ggpy.__main__",
 )  # fmt: skip

@@ -13,18 +13,16 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, shown
 from ggpy.files import held, is_held, whole_file
-from ggpy.paths import cache_dir
-
-Progress = Callable[[int, int], None]  # bytes so far, bytes in all
+from ggpy.notes import Progress
+from ggpy.paths import models_dir
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class KnownModel:
 
     @property
     def path(self) -> Path:
-        return cache_dir() / "models" / Path(self.member).name
+        return models_dir() / Path(self.member).name
 
     @property
     def here(self) -> bool:
@@ -72,7 +70,23 @@ KNOWN: dict[str, KnownModel] = {model.name.lower(): model for model in (DEFAULT,
 
 
 def known_model(name: str) -> KnownModel | None:
-    return KNOWN.get(name.lower())
+    """The model of a name in any case, or of a name's beginning up to a hyphen where one model alone has it."""
+    name = name.lower()
+    if name in KNOWN:
+        return KNOWN[name]
+    begun = [model for known, model in KNOWN.items() if known.startswith(f"{name}-")]
+    return begun[0] if len(begun) == 1 else None
+
+
+def named_model(name: str) -> KnownModel:
+    """`known_model`, or a GGPYError that lists the names there are."""
+    model = known_model(name)
+    if model is None:
+        names = ", ".join(known.name for known in KNOWN.values())
+        raise GGPYError(
+            f"No file and no known model is called {shown(name)}; known are {names}, hf:user/repo and modelscope:…."
+        )
+    return model
 
 
 def fetch(model: KnownModel, progress: Progress | None = None) -> Path:

@@ -1,11 +1,13 @@
 """Models of the Hugging Face hub and of ModelScope: `hf:user/repo[/file]`, `modelscope:user/repo[/file]`.
 
-Needs the extra `hub`. Files live under the cache's `models/hf/user/repo`, where they are found without that extra.
+Fetching needs the extra `hub`. Files live under the cache's `models/hf/user/repo`, where they are found without it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -13,11 +15,13 @@ from typing import Any
 
 from ggpy.errors import GGPYError, shown
 from ggpy.gguf.shards import shard_names
-from ggpy.paths import cache_dir
+from ggpy.paths import models_dir
 
 _SPEC = re.compile(r"(hf|modelscope):([^/\s]+)/([^/\s]+)(?:/(\S+))?")
 # What a checkpoint folder needs to be converted: no pickled weights, no other framework's.
 CHECKPOINT_FILES = ["*.safetensors", "*.json", "*.tiktoken", "*.model", "*.jinja", "*.txt"]
+
+_UNFINISHED = ".unfinished"  # in a checkpoint folder that is being fetched
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class HubSpec:
 
     @property
     def folder(self) -> Path:
-        return cache_dir() / "models" / self.hub / self.repo
+        return models_dir() / self.hub / self.repo
 
 
 def parse(text: str) -> HubSpec | None:
@@ -47,36 +51,50 @@ def parse(text: str) -> HubSpec | None:
     return HubSpec(match[1], f"{match[2]}/{match[3]}", match[4])
 
 
-def find(spec: HubSpec) -> Path:
-    """The GGUF file that was pulled for a spec. Raises GGPYError where there is none, or several to choose from."""
-    if spec.file and _is_whole(spec.folder / spec.file):
-        return spec.folder / spec.file
+def find(spec: HubSpec) -> Path | None:
+    """The GGUF file that was pulled for a spec, else the checkpoint folder; None where there is neither. Raises
+    GGPYError where there are several files to choose from."""
+    if spec.file:
+        path = spec.folder / spec.file
+        return path if _is_whole(path) else None
     here = [path.relative_to(spec.folder).as_posix() for path in sorted(spec.folder.rglob("*.gguf")) if _is_whole(path)]
-    if not here or spec.file:
-        raise GGPYError(f"{spec} is not in the cache; fetch it with `ggpy pull {spec}`.")
-    return spec.folder / _the_one(spec, here)
+    if here:
+        return spec.folder / _the_one(spec, here)
+    whole = (spec.folder / "config.json").is_file() and not (spec.folder / _UNFINISHED).exists()
+    return spec.folder if whole else None
 
 
-def pull(spec: HubSpec) -> Path:
-    """Fetch a spec's GGUF file, or, where the repository has none, the checkpoint folder for `ggpy convert`."""
+def pull(spec: HubSpec, quiet: bool = False) -> Path:
+    """Fetch a spec's GGUF file, or, where the repository has none, the checkpoint folder. quiet: without the progress
+    bars that the hub's client draws, as far as it lets them be turned off. Raises GGPYError."""
     hub: _HuggingFace | _ModelScope = _HuggingFace(spec) if spec.hub == "hf" else _ModelScope(spec)
     try:
-        names = hub.files()
-        ggufs = sorted(name for name in names if name.endswith(".gguf"))
-        if spec.file:
-            if spec.file not in names:
-                raise GGPYError(f"{spec.repo} has no file {spec.file}; it has {_listed(ggufs) or 'no GGUF file'}.")
-            return _fetch_shards(spec, hub, spec.file, names)
-        if ggufs:
-            return _fetch_shards(spec, hub, _the_one(spec, ggufs), names)
-        if any(name.endswith(".safetensors") for name in names):
-            return hub.fetch_folder()
+        with hub.without_bars() if quiet else nullcontext():
+            return _pull(spec, hub)
     except GGPYError:
         raise
     except Exception as error:  # whatever the hub's client raises: no such repository, no network, no permission
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise GGPYError(f"{spec} could not be fetched: {reason}.") from error
-    raise GGPYError(f"{spec.repo} has neither a GGUF file nor safetensors.")
+
+
+def _pull(spec: HubSpec, hub: _HuggingFace | _ModelScope) -> Path:
+    names = hub.files()
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if spec.file:
+        if spec.file not in names:
+            raise GGPYError(f"{spec.repo} has no file {spec.file}; it has {_listed(ggufs) or 'no GGUF file'}.")
+        return _fetch_shards(spec, hub, spec.file, names)
+    if ggufs:
+        return _fetch_shards(spec, hub, _the_one(spec, ggufs), names)
+    if not any(name.endswith(".safetensors") for name in names):
+        raise GGPYError(f"{spec.repo} has neither a GGUF file nor safetensors.")
+    unfinished = spec.folder / _UNFINISHED  # files of a checkpoint come one by one
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
+    folder = hub.fetch_folder()
+    unfinished.unlink(missing_ok=True)
+    return folder
 
 
 def _fetch_shards(spec: HubSpec, hub: _HuggingFace | _ModelScope, name: str, names: list[str]) -> Path:
@@ -116,7 +134,21 @@ def _client(module: str, needed_by: str) -> Any:
 class _HuggingFace:
     def __init__(self, spec: HubSpec) -> None:
         self.spec = spec
-        self.client = _client("huggingface_hub", "hf:")
+        self.client = _client("huggingface_hub", f"Fetching {spec}")
+
+    @contextmanager
+    def without_bars(self) -> Iterator[None]:
+        utils: Any = None
+        with suppress(ImportError):
+            utils = import_module("huggingface_hub.utils")
+        if utils is None or utils.are_progress_bars_disabled():
+            yield
+            return
+        utils.disable_progress_bars()
+        try:
+            yield
+        finally:
+            utils.enable_progress_bars()
 
     def files(self) -> list[str]:
         return list(self.client.list_repo_files(self.spec.repo))
@@ -132,19 +164,23 @@ class _HuggingFace:
 class _ModelScope:
     def __init__(self, spec: HubSpec) -> None:
         self.spec = spec
-        _client("modelscope", "modelscope:")
+        _client("modelscope", f"Fetching {spec}")
+
+    @contextmanager
+    def without_bars(self) -> Iterator[None]:
+        yield  # its client has no way to turn them off
 
     def files(self) -> list[str]:
-        api = _client("modelscope.hub.api", "modelscope:").HubApi()
+        api = _client("modelscope.hub.api", f"Fetching {self.spec}").HubApi()
         files = api.get_model_files(self.spec.repo, recursive=True)
         return [
             file["Path"] for file in files if file.get("Type") != "tree"
         ]  # newer clients list no folders, and no types
 
     def fetch_file(self, name: str) -> Path:
-        download = _client("modelscope.hub.file_download", "modelscope:").model_file_download
+        download = _client("modelscope.hub.file_download", f"Fetching {self.spec}").model_file_download
         return Path(download(self.spec.repo, name, local_dir=str(self.spec.folder)))
 
     def fetch_folder(self) -> Path:
-        download = _client("modelscope.hub.snapshot_download", "modelscope:").snapshot_download
+        download = _client("modelscope.hub.snapshot_download", f"Fetching {self.spec}").snapshot_download
         return Path(download(self.spec.repo, allow_patterns=CHECKPOINT_FILES, local_dir=str(self.spec.folder)))

@@ -242,10 +242,12 @@ def test_stdin_that_is_no_utf8(call: Any, command: list[str]) -> None:
     fails(call(*command, "-m", MODEL, input=b"ab\xff\n"), "not valid UTF-8: byte 0xFF at offset 2")
 
 
-def test_a_model_that_is_not_there(call: Any) -> None:
+def test_a_model_that_is_not_there(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     fails(call("run", "-m", "nosuch", "-p", "x"), "known are SmolLM2-135M-Instruct")
-    fails(call("inspect", "a\nb\x1b[2J"), r"a\nb\x1b[2J does not exist")
-    fails(call("run", "-m", "hf:user/repo", "-p", "x"), "ggpy pull hf:user/repo")
+    fails(call("inspect", "a\nb\x1b[2J"), r"no known model is called a\nb\x1b[2J; known are")
+    fails(call("inspect", "./a\nb\x1b[2J"), r"a\nb\x1b[2J does not exist")
+    fails(call("run", "-m", "hf:user/repo", "-p", "x"), "pip install 'ggpy[hub]'")
 
 
 def test_unexpected_errors_are_one_sentence(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

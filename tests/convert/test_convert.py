@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ggpy.cli.convert import _TYPES
+from ggpy.cli import options
 from ggpy.cli.convert import convert as command
 from ggpy.convert import pipeline
 from ggpy.convert.pipeline import convert, size_label
@@ -409,7 +409,7 @@ def test_size_labels(n: int, label: str) -> None:
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(_TYPES) == set(FILE_TYPES)
+    assert set(options.FILE_TYPES) == set(FILE_TYPES)
     folder = tiny_checkpoint(tmp_path, "smollm2")
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(command, ["-i", str(folder), "-t", "q8_0", "--threads", "2"])

@@ -19,7 +19,7 @@ from ggpy.cli.main import main
 from ggpy.errors import GGPYError
 from ggpy.files import held
 from ggpy.hub import default_model, hub
-from ggpy.hub.default_model import DEFAULT, KnownModel, fetch
+from ggpy.hub.default_model import DEFAULT, KnownModel, fetch, known_model
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 
@@ -137,6 +137,15 @@ def test_the_installers_are_the_users_own() -> None:
         assert not [part for part in command if "://" in part or "index" in part]
 
 
+def test_names_and_their_beginnings(model: KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert known_model("smollm2-135m-INSTRUCT") is DEFAULT
+    assert known_model("SmolLM2-135M") is known_model("smollm2") is DEFAULT
+    assert known_model("smol") is known_model("") is None  # not up to a hyphen
+    monkeypatch.setitem(default_model.KNOWN, "smollm2-360m-instruct", model)
+    assert known_model("smollm2") is None
+    assert known_model("smollm2-360m") is model
+
+
 def test_pull(model: KnownModel) -> None:
     def pull(*args: str) -> Any:
         return CliRunner().invoke(main, ["pull", *args])
@@ -189,8 +198,7 @@ def test_hub_pull_and_find(fake_hub: list[str], tmp_path: Path) -> None:
         hub.pull(spec)
     fake_hub += ["README.md", "model.safetensors"]
     assert hub.pull(spec) == tmp_path / "models" / "hf" / "user" / "repo"
-    with pytest.raises(GGPYError, match="ggpy pull hf:user/repo"):
-        hub.find(spec)
+    assert hub.find(spec) is None
     fake_hub += ["a-q4_0.gguf"]
     assert hub.pull(spec).name == "a-q4_0.gguf"
     assert hub.find(spec).name == "a-q4_0.gguf"
@@ -204,6 +212,7 @@ def test_hub_pull_and_find(fake_hub: list[str], tmp_path: Path) -> None:
     assert hub.find(named).read_bytes() == CONTENT
     with pytest.raises(GGPYError, match="several GGUF files"):
         hub.find(spec)
+    assert hub.find(replace(spec, file="c.gguf")) is None
     with pytest.raises(GGPYError, match=r"no file c\.gguf; it has a-q4_0"):
         hub.pull(replace(spec, file="c.gguf"))
 
@@ -224,8 +233,7 @@ def test_all_shards_are_pulled(fake_hub: list[str], tmp_path: Path, monkeypatch:
         with pytest.raises(GGPYError, match="the line was cut"):
             hub.pull(spec)
     for asked in (spec, replace(spec, file=shards[1])):  # two of three are there
-        with pytest.raises(GGPYError, match="is not in the cache; fetch it"):
-            hub.find(asked)
+        assert hub.find(asked) is None
         assert hub.pull(asked) == spec.folder / shards[0]
         assert hub.find(asked) == spec.folder / (asked.file or shards[0])
         assert all((spec.folder / name).read_bytes() == CONTENT for name in shards)
@@ -238,6 +246,48 @@ def test_all_shards_are_pulled(fake_hub: list[str], tmp_path: Path, monkeypatch:
     fake_hub.remove(shards[1])
     with pytest.raises(GGPYError, match=f"user/repo has no file {shards[1]}, without which {shards[2]} is not whole"):
         hub.pull(replace(spec, file=shards[2]))
+
+
+def test_a_checkpoint_that_was_fetched_in_part_is_fetched_again(
+    fake_hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = hub.HubSpec("hf", "user/repo", None)
+    fake_hub += ["config.json", "model.safetensors"]
+
+    def download(repo: str, allow_patterns: list[str], local_dir: Path) -> str:
+        (local_dir / "config.json").write_text("{}")
+        if fake_hub[-1] != "model.safetensors":
+            raise ConnectionError("the line is dead")
+        (local_dir / "model.safetensors").write_bytes(b"")
+        return str(local_dir)
+
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "snapshot_download", download)
+    fake_hub += ["README.md"]
+    with pytest.raises(GGPYError, match="the line is dead"):
+        hub.pull(spec)
+    assert hub.find(spec) is None
+    fake_hub.pop()
+    assert hub.pull(spec) == hub.find(spec) == spec.folder
+    assert sorted(path.name for path in spec.folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_bars_of_the_hub_are_off_where_nobody_watches(fake_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [True]
+    utils = SimpleNamespace(
+        are_progress_bars_disabled=lambda: not shown[-1],
+        disable_progress_bars=lambda: shown.append(False),
+        enable_progress_bars=lambda: shown.append(True),
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "list_repo_files", lambda repo: pytest.fail(str(shown[-1])))
+    for quiet in (False, True):
+        with pytest.raises(pytest.fail.Exception, match=str(not quiet)):
+            hub.pull(hub.HubSpec("hf", "user/repo", None), quiet=quiet)
+        assert shown[-1]
+    shown.append(False)  # the user's own wish stays
+    with pytest.raises(pytest.fail.Exception):
+        hub.pull(hub.HubSpec("hf", "user/repo", None), quiet=True)
+    assert not shown[-1]
 
 
 def test_modelscope(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_hub: list[str]) -> None:
