@@ -300,14 +300,15 @@ def test_an_interruption_leaves_nothing(folder: Path) -> None:
     assert kept(folder) == []
 
 
-SLOWLY = """
-import sys, time
+HELD_UP = """
+import os, sys, time
 from ggpy.convert.pipeline import PlannedTensor
-encode = PlannedTensor.encode
-def slowly(*args):
-    time.sleep(0.1)
+encode, go = PlannedTensor.encode, sys.argv[2]
+def held_up(*args):
+    while not os.path.exists(go):
+        time.sleep(0.01)
     return encode(*args)
-PlannedTensor.encode = slowly
+PlannedTensor.encode = held_up
 """
 FIND = """
 from ggpy.hub.find_model import find_model
@@ -317,8 +318,8 @@ INSPECT = "sys.argv = ['ggpy', 'inspect', sys.argv[1]]; from ggpy.cli.entry impo
 
 
 def start(folder: Path, code: str) -> subprocess.Popen[str]:
-    """A process that converts the folder slowly."""
-    command = [sys.executable, "-c", SLOWLY + code, str(folder)]
+    """A process that converts the folder, and goes on when there is a file `go`."""
+    command = [sys.executable, "-c", HELD_UP + code, str(folder), str(folder.parent / "go")]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -338,6 +339,7 @@ def test_a_command_that_is_stopped_leaves_nothing(folder: Path, how: signal.Sign
     assert process.stderr.readline() == "converting tiny-qwen3 to q8_0 …\n"
     assert len(kept(folder)) == 2  # what is written, and the lock
     process.send_signal(how)
+    (folder.parent / "go").touch()
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "\n")
     assert kept(folder) == []
@@ -348,10 +350,13 @@ def test_two_processes_convert_once(folder: Path) -> None:
     first = start(folder, FIND)
     begun(folder)
     second = start(folder, FIND)
+    assert second.stderr is not None
+    assert second.stderr.readline() == "another process is converting tiny-qwen3; waiting for it\n"
+    (folder.parent / "go").touch()
     (path, said), (other, heard) = first.communicate(timeout=60), second.communicate(timeout=60)
     assert path == other
     assert "converted tiny-qwen3" in said
-    assert heard == "another process is converting tiny-qwen3; waiting for it\n"
+    assert heard == ""
     assert kept(folder) == [Path(path.strip()).name]
 
 
