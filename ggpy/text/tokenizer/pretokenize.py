@@ -1,9 +1,10 @@
 """Pre-tokenizers: how byte-level BPE vocabularies cut a text into the pieces that merges never cross.
 
 `tokenizer.ggml.pre` names one. Each is a list of patterns; every pattern in turn cuts the pieces so far into its
-matches and the stretches between them. The names, and the details in which the patterns differ from those in the
-models' own tokenizer.json, are llama.cpp's (src/llama-vocab.cpp, src/unicode.cpp): the same file must give the same
-tokens in both, but for what `composes` says.
+matches and the stretches between them. The names are llama.cpp's (src/llama-vocab.cpp), and so are the patterns, but
+where those of the models' own tokenizer.json cut otherwise: gpt-4o and tekken tell upper and lower case apart in all
+scripts and keep marks with their letters (llama.cpp has case in ASCII alone, and cuts Hindi at each vowel sign), and
+`composes`. The models were trained on the originals' tokens.
 """
 
 from __future__ import annotations
@@ -14,13 +15,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ggpy.errors import GGPYError, quoted
-from ggpy.text.tokenizer.unicode_classes import LETTER, MARK, NUMBER, PUNCTUATION, SYMBOL, collapse, with_ascii_spaces
+from ggpy.text.tokenizer.unicode_classes import (
+    LETTER,
+    LOWER,
+    MARK,
+    NUMBER,
+    PUNCTUATION,
+    SYMBOL,
+    UPPER,
+    collapse,
+    with_ascii_spaces,
+)
 
 # The insides of character sets over a collapsed text.
-_L, _N, _M = f"A-Za-z{LETTER}", f"0-9{NUMBER}", MARK
+_L, _N, _M = f"A-Za-z{UPPER}{LOWER}{LETTER}", f"0-9{NUMBER}", MARK
 _P = r"!-#%-*,-/:;?@\[-\]_{}" + PUNCTUATION
 _S = r"$+<->^`|~" + SYMBOL
-_UPPER, _LOWER = f"A-Z{LETTER}", f"a-z{LETTER}"  # beyond ASCII llama.cpp does not tell the cases apart
+_UPPER, _LOWER = f"A-Z{UPPER}{LETTER}{MARK}", f"a-z{LOWER}{LETTER}{MARK}"
 
 _CONTRACTION = "'(?:[sS]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
