@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ggpy.convert import pre_tokenizer, wordpiece
@@ -64,7 +64,7 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
     elif is_byte_level(tokenizer):
         vocabulary = _byte_level(tokenizer, model, config, where)
     else:
-        vocabulary = _pieces(model, where)
+        vocabulary = _pieces(model, {token.content for token in added}, where)
     for token in added:
         vocabulary.put_added(token)
     unknown = vocabulary.find(model["unk_token"]) if isinstance(model.get("unk_token"), str) else None
@@ -165,8 +165,9 @@ def _byte_level(
     return vocabulary
 
 
-def _pieces(model: Mapping[str, Any], where: str) -> Vocabulary:
-    """SentencePiece BPE as tokenizer.json keeps it: a merge's rank takes the place of its piece's score."""
+def _pieces(model: Mapping[str, Any], added: Collection[str], where: str) -> Vocabulary:
+    """SentencePiece BPE as tokenizer.json keeps it: a merge's rank takes the place of its piece's score. `added` are
+    the texts of added tokens."""
     vocab = token_ids(model.get("vocab"), where)
     vocabulary = Vocabulary("llama", "default", scores={})
     if model.get("fuse_unk") is True and model.get("byte_fallback") is not True:
@@ -178,7 +179,8 @@ def _pieces(model: Mapping[str, Any], where: str) -> Vocabulary:
     for text, id in vocab.items():
         # Pieces that no merge makes (single characters, bytes) come after all that are made.
         vocabulary.put(id, text, _piece_type(text, model), -float(rank.get(text, len(pairs))))
-    if not _scores_suffice(pairs, vocab):
+    # A text is cut at added tokens first: what is left has none of them for merges to make.
+    if not _scores_suffice([pair for pair in pairs if pair[0] + pair[1] not in added], vocab.keys() - added):
         if any(" " in part for pair in pairs for part in pair):
             raise GGPYError(f"{where} merges tokens with spaces in them, which ggpy has no way to write.")
         vocabulary.extra[f"{OWN}merges"] = [f"{a} {b}" for a, b in pairs]
@@ -186,7 +188,7 @@ def _pieces(model: Mapping[str, Any], where: str) -> Vocabulary:
     return vocabulary
 
 
-def _scores_suffice(pairs: list[tuple[str, str]], vocab: Mapping[str, int]) -> bool:
+def _scores_suffice(pairs: list[tuple[str, str]], vocab: Collection[str]) -> bool:
     """True where joining any two pieces that spell a piece, best score first, gives what the merges give: every way to
     cut a piece in two is a merge, and no other piece's merges are ranked between a piece's own."""
     made: set[str] = set()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ggpy.convert.sentencepiece_model import read_sentencepiece_model
 from ggpy.errors import GGPYError
 from tests.support.tiny import TEXT, sentencepiece_model, sentencepiece_pieces, tiny_checkpoint
 from tests.support.tokenizer_folders import export, exported, put, remove, spm_like_json, tokenizer_of, update
-from tests.support.vocabularies import random_texts
+from tests.support.vocabularies import BYTE, CORPUS, USER_DEFINED, random_texts
 from tests.support.vocabularies import sentencepiece_model as trained
 
 SAMPLES = (TEXT, "Hello, world! 12345 \n\n\tx  y", "写一首诗。🙂 naïve café", "I'll don't WE'RE")
@@ -86,6 +88,95 @@ def test_mutated_sentencepiece_models_end_in_a_sentence(data: st.DataObject) -> 
         model[data.draw(st.integers(0, len(model) - 1))] = data.draw(st.integers(0, 255))
     with suppress(GGPYError):
         read_sentencepiece_model(bytes(model[: data.draw(st.integers(0, len(model)))]), "tokenizer.model")
+
+
+# Gemma: no space before a text, runs of white space and tags as tokens, bytes for what is unknown
+
+RUNS = [char * i for char in ("\u2581", "\n", "\t") for i in range(2, 9)]
+TURNS = ["<start_of_turn>", "<end_of_turn>"]
+
+
+@cache
+def gemma_model() -> sentencepiece.SentencePieceProcessor:
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in CORPUS for line in text.splitlines()), model_writer=out,
+        model_type="bpe", vocab_size=800, byte_fallback=True, character_coverage=0.98, add_dummy_prefix=False,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>",
+        user_defined_symbols=["<mask>", "\n", "\t", *RUNS, *TURNS, "<s>", "</s>"],
+    )  # fmt: skip
+    return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+
+
+def gemma_json() -> dict[str, Any]:
+    """The tokenizer.json that is made of it: every way to cut a piece is a merge, by the piece's score. The runs have
+    one score, so their merges are mixed."""
+    model = gemma_model()
+    pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
+    vocab = {text: i for i, text in enumerate(pieces)}
+    merges = [
+        (model.get_score(vocab[text]), i, text[:i], text[i:])
+        for text in pieces
+        for i in range(1, len(text))
+        if text[:i] in vocab and text[i:] in vocab and not model.is_control(vocab[text])
+    ]
+    merges.sort(key=lambda merge: (-merge[0], -merge[1]))
+    added = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *RUNS, *TURNS, "<s>", "</s>"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    space = {"String": " "}
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [
+            {"id": vocab[text], "content": text, "special": i < 4 or text in TURNS, **flags}
+            for i, text in enumerate(added)
+        ],
+        "normalizer": {"type": "Replace", "pattern": space, "content": "\u2581"},
+        "pre_tokenizer": {"type": "Split", "pattern": space, "behavior": "MergedWithPrevious", "invert": False},
+        "post_processor": {
+            "type": "TemplateProcessing", "pair": [],
+            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ]},
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+            "vocab": vocab, "merges": [[left, right] for _, _, left, right in merges],
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("files", ["model", "json", "both"])
+def test_gemma(tmp_path: Path, files: str) -> None:
+    folder = tiny_checkpoint(tmp_path, "mistral")
+    put(
+        folder,
+        "tokenizer_config.json",
+        {"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>"},
+    )
+    (folder / "tokenizer.model").write_bytes(gemma_model().serialized_model_proto())
+    put(folder, "tokenizer.json", gemma_json())
+    if files != "both":
+        (folder / f"tokenizer.{'json' if files == 'model' else 'model'}").unlink()
+    keys, notes = exported(folder, gemma_model().vocab_size())
+    assert notes == []
+    assert keys["tokenizer.ggml.model"] == "llama"
+    assert keys["tokenizer.ggml.add_space_prefix"] is False
+    assert (keys["tokenizer.ggml.add_bos_token"], keys["tokenizer.ggml.bos_token_id"]) == (True, 2)
+    assert not [key for key in keys if key.startswith("ggpy.")]
+    kinds = dict(zip(keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"].tolist(), strict=True))
+    assert (kinds["  "], kinds["\n\n"], kinds["<mask>"], kinds["<0x0A>"]) == (USER_DEFINED,) * 3 + (BYTE,)
+    ours, theirs = Tokenizer(keys), gemma_model()
+    whole = tokenizers.Tokenizer.from_str(json.dumps(gemma_json()))
+    assert ours.eog == {1, theirs.piece_to_id("<end_of_turn>")}
+    for text in ("a     b\n\n\nc\t\t d<s>e</s>", "<start_of_turn>user\n  x", *random_texts(200, seed=8)):
+        ids = ours.tokenize(text, parse_special=True)
+        assert ids == [2, *theirs.encode(text)] == whole.encode(text).ids, repr(text)
+        assert ours.detokenize(ids[1:]) == text
 
 
 # The same in tokenizer.json

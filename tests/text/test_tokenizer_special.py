@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from typing import Any
 
 import pytest
@@ -87,6 +89,38 @@ def test_tokens_that_the_file_calls_normal_are_text() -> None:
         ends = {tokenizer.token_id("<|im_end|>"), tokenizer.token_id("</s>")}
         assert tokenizer.eog == ends
         assert all(tokenizer.is_control(i) for i in ends if i is not None)
+
+
+def test_gemmas_tag_is_no_end() -> None:
+    """</s> is a user-defined token beside <eos> there, for text that is struck through."""
+    tokenizer = Tokenizer(bpe_metadata("gpt-2", {"<eos>": CONTROL, "</s>": USER_DEFINED, "<end_of_turn>": CONTROL}))
+    tag = tokenizer.token_id("</s>")
+    assert tokenizer.eog == {tokenizer.token_id("<eos>"), tokenizer.token_id("<end_of_turn>")}
+    assert tokenizer.tokenize("</s>") == [tag]
+    assert tokenizer.detokenize([tag or 0], skip_special=True) == "</s>"
+
+
+def test_thousands_of_special_tokens_are_found_in_one_pass() -> None:
+    texts = ["<a>", "<unu", *(f"<unused{i}>" for i in range(6000)), *(" " * i for i in range(2, 32)), "<unused1>>"]
+    theirs = HFTokenizer.from_str(hf_bpe("gpt-2").to_str())
+    theirs.add_tokens([AddedToken(text, normalized=False) for text in texts])
+    tokenizer = Tokenizer(bpe_metadata("gpt-2", dict.fromkeys(texts, USER_DEFINED)))
+    rng = random.Random(7)
+    pieces = [*texts[:2], *texts[-40:], "<unused", "<unused12", "<<unused5>", "<unused77>", "x", "the", "5>"]
+    for _ in range(200):
+        text = "".join(rng.choices(pieces, k=8))
+        assert tokenizer.tokenize(text) == theirs.encode(text).ids, text
+    began = time.perf_counter()
+    tokenizer.tokenize("the <unused5> quick <unused brown fox\n" * 30_000)
+    assert time.perf_counter() - began < 5  # one by one each token would be looked for in the megabyte
+
+
+def test_a_run_of_spaces_may_be_written_either_way() -> None:
+    """SentencePiece writes a space as ▁, and takes one in the text for a space."""
+    tokenizer = Tokenizer(spm_metadata({"   ": USER_DEFINED}, add_space_prefix=False))
+    run = tokenizer.token_id("   ")
+    for text in ("x   y", "x ▁ y", "x▁▁▁y"):
+        assert run in tokenizer.tokenize(text)
 
 
 def test_roles_that_no_key_names_have_no_token() -> None:

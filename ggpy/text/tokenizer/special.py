@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ggpy.text.tokenizer.normalize import WHITE_SPACE, Normalizer
-from ggpy.text.tokenizer.vocabulary import CONTROL, UNKNOWN, Vocabulary
+from ggpy.text.tokenizer.vocabulary import CONTROL, SPACE, UNKNOWN, Vocabulary
 
-_SPACE = frozenset(WHITE_SPACE)
+_WHITE_SPACE = frozenset(WHITE_SPACE)
+_BEGINNING = 4  # characters
+_FEW = 64  # members of a group that are looked for one by one
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,15 @@ class SpecialTokens:
                 raw.append(_Special(text, i, hidden, *flags))
             elif i in vocabulary.flagged["normalized"] and (shown := normalize(text) if normalize else text):
                 normalized.append(_Special(shown, i, hidden, *flags))
-        self._raw, self._normalized = raw, normalized
+        self._raw, self._normalized = _grouped(raw), _grouped(normalized)
+        # Where runs of spaces are such tokens, as Gemma has them, a ▁ in the text is a space of the run.
+        self._spaces = vocabulary.model == "llama" and any(not s.text.strip(" ") for s in raw)
 
     def partition(self, text: str, parse_special: bool) -> list[str | int]:
         """Stretches of normalized text and ids of special tokens, in order. No stretch is empty."""
         normalize = self._normalize
+        if self._spaces:
+            text = text.replace(SPACE, " ")
         pieces: list[str | int] = []
         for piece in _cut(text, self._raw, parse_special):
             if isinstance(piece, int):
@@ -57,10 +62,52 @@ class SpecialTokens:
         return pieces
 
 
-def _cut(text: str, specials: Iterable[_Special], parse_special: bool) -> list[str | int]:
+class _Group:
+    """Tokens that begin alike: those of 6,242 `<unused…>` that stand in a text are found in one pass over it."""
+
+    def __init__(self, beginning: str) -> None:
+        self.beginning = beginning
+        self._members: dict[str, _Special] = {}
+
+    def add(self, special: _Special) -> None:
+        self._members.setdefault(special.text, special)
+
+    def within(self, text: str) -> list[_Special]:
+        """The members that stand somewhere in the text."""
+        at = text.find(self.beginning)
+        if at < 0:
+            return []
+        if len(self._members) <= _FEW:
+            return [special for special in self._members.values() if special.text in text]
+        found: dict[str, _Special] = {}
+        lengths = sorted({len(member) for member in self._members})
+        while at >= 0:
+            for length in lengths:
+                piece = text[at : at + length]
+                if piece in self._members:
+                    found[piece] = self._members[piece]
+            at = text.find(self.beginning, at + 1)
+        return list(found.values())
+
+
+def _grouped(specials: list[_Special]) -> list[_Group]:
+    groups: dict[str, _Group] = {}
+    for special in specials:
+        beginning = special.text[:_BEGINNING]
+        groups.setdefault(beginning, _Group(beginning)).add(special)
+    return list(groups.values())
+
+
+def _cut(text: str, groups: list[_Group], parse_special: bool) -> list[str | int]:
     """`text` with every one of the tokens in it replaced by its id."""
     chars = set(text)
-    present = {s.text: s for s in specials if s.text[0] in chars and (parse_special or not s.hidden) and s.text in text}
+    present = {
+        s.text: s
+        for group in groups
+        if group.beginning[0] in chars
+        for s in group.within(text)
+        if parse_special or not s.hidden
+    }
     if not present:
         return [text] if text else []
     pieces: list[str | int] = []
@@ -70,9 +117,9 @@ def _cut(text: str, specials: Iterable[_Special], parse_special: bool) -> list[s
         at, end = match.span()
         if special.single_word and (_in_word(text[at - 1 : at]) or _in_word(text[end : end + 1])):
             continue
-        while special.lstrip and at > start and text[at - 1] in _SPACE:
+        while special.lstrip and at > start and text[at - 1] in _WHITE_SPACE:
             at -= 1
-        while special.rstrip and text[end : end + 1] in _SPACE:
+        while special.rstrip and text[end : end + 1] in _WHITE_SPACE:
             end += 1
         if start < at:
             pieces.append(text[start:at])

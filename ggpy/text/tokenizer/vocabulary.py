@@ -215,8 +215,13 @@ class Vocabulary:
         """Find the tokens that end generation, and correct the kinds of tokens that are recognised by their text."""
         kinds = self.kinds
         # Vocabularies hold </s> and the like as words of HTML, made by merges; a file that knows types calls them so.
+        # In Gemma's, whose end is <eos>, it is a user-defined token.
         ids = {
-            t: i for t in _RECOGNISED if (i := self.ids.get(t)) is not None and not (self.typed and kinds[i] & NORMAL)
+            t: i
+            for t in _RECOGNISED
+            if (i := self.ids.get(t)) is not None
+            and not (self.typed and kinds[i] & NORMAL)
+            and not (t == "</s>" and kinds[i] & USER_DEFINED and "<eos>" in self.ids)
         }
         ends: set[int] = set()
         for name, texts in _FILL_IN.items():
