@@ -26,7 +26,7 @@ _CASED_PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 
 _LLAMA3 = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}{1,3}", _PUNCTUATION, _SPACES))
 QWEN2 = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}", _PUNCTUATION, _SPACES))
-_QWEN35 = "|".join(
+QWEN35 = "|".join(
     (_CONTRACTIONS, r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+", r"\p{N}", r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", _SPACES)
 )
 _SEED_CODER = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}", r" ?[^\s\p{L}\p{N}\r\n]+", _SPACES))
@@ -50,7 +50,7 @@ _NAMES: dict[tuple[Step, ...], str] = {
     (_DIGITS, ("bytes", True)): "smollm",
     (("split", _LLAMA3), _WHOLE_BYTES): "smaug-bpe",
     (("split", QWEN2), _WHOLE_BYTES): "qwen2",
-    (("split", _QWEN35), _WHOLE_BYTES): "qwen35",
+    (("split", QWEN35), _WHOLE_BYTES): "qwen35",
     (("split", _SEED_CODER), _WHOLE_BYTES): "seed-coder",
     (("split", _TEKKEN), _WHOLE_BYTES): "tekken",
     (("split", _GPT4O), _WHOLE_BYTES): "gpt-4o",

@@ -36,6 +36,7 @@ _KNOWN_ENDS = frozenset((*END_OF_TURN, END_OF_MESSAGE, "<|return|>", "<|call|>",
 #: The tokens that a class of tokenizer has where no file names others, as transformers has them.
 CLASS_TOKENS: Mapping[str, dict[str, str]] = {
     "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
+    "Qwen3_5Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
     "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
     **{
         name: {f"{text.lower()}_token": f"[{text}]" for text in ("UNK", "SEP", "PAD", "CLS", "MASK")}
@@ -128,10 +129,12 @@ def special_sources(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any])
 
 def tokenizer_class(checkpoint: Checkpoint, tokenizer_config: Mapping[str, Any]) -> str | None:
     """The class that transformers loads the tokenizer with, without the suffix for fast ones; None where it takes the
-    file as it is. Qwen2's is fixed there, as many of its models name a wrong one."""
+    file as it is. Qwen2's and Qwen3.5's are fixed there, as many of their models name a wrong one."""
     kind = checkpoint.config.values.get("model_type")
     named = tokenizer_config.get("tokenizer_class") or checkpoint.config.values.get("tokenizer_class")
-    if kind == "qwen2" or (kind == "qwen3" and named is None):
+    if isinstance(kind, str) and kind.startswith("qwen3_5"):
+        return "Qwen3_5Tokenizer"
+    if kind == "qwen2" or (kind in ("qwen3", "qwen3_moe") and named is None):
         return "Qwen2Tokenizer"
     if kind in _BERTS and named is None:
         return "BertTokenizer"

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ggpy.convert.pre_tokenizer import QWEN2
+from ggpy.convert.pre_tokenizer import QWEN2, QWEN35
 from ggpy.errors import GGPYError
 
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
+
+def _composed(regex: str) -> dict[str, Any]:
+    """A tokenizer that composes a text and cuts it by this expression."""
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    return {
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, {**_BYTES, "use_regex": False}]},
+    }
+
+
 #: The normalizer and the cutting of each class that loads these two files.
 CLASSES: Mapping[str, dict[str, Any]] = {
     "GPT2Tokenizer": {"normalizer": None, "pre_tokenizer": {**_BYTES, "use_regex": True}},
-    "Qwen2Tokenizer": {
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": False},
-                {**_BYTES, "use_regex": False},
-            ],
-        },
-    },
+    "Qwen2Tokenizer": _composed(QWEN2),
+    "Qwen3_5Tokenizer": _composed(QWEN35),
 }
 
 
@@ -31,7 +33,7 @@ def tokenizer_of_words(vocab: Mapping[str, Any], merges: str, name: str | None, 
     if name is None or name not in CLASSES:
         raise GGPYError(
             f"{where} has vocab.json and merges.txt, and its tokenizer_class is {name!r:.60}; ggpy knows how"
-            f" {' and '.join(CLASSES)} cut text. Save it again with transformers, which writes a tokenizer.json."
+            f" {', '.join(CLASSES)} cut text. Save it again with transformers, which writes a tokenizer.json."
         )
     lines = merges.splitlines()
     if lines and lines[0].startswith("#version"):

@@ -185,8 +185,17 @@ def test_vocab_and_merges_of_gpt2s_class(tmp_path: Path) -> None:
     for text, ids in WORDS["GPT2Tokenizer"]:
         assert tokenizer_of(folder).tokenize(text, parse_special=True) == ids
     update(folder, "tokenizer_config.json", tokenizer_class="CLIPTokenizer")
-    with pytest.raises(GGPYError, match="tokenizer_class is 'CLIPTokenizer'; ggpy knows how GPT2Tokenizer and Qwen2"):
+    with pytest.raises(GGPYError, match="tokenizer_class is 'CLIPTokenizer'; ggpy knows how GPT2Tokenizer, Qwen2"):
         export(folder)
+
+
+def test_vocab_and_merges_of_qwen35s_class(tmp_path: Path) -> None:
+    """Whatever the folder names: Qwen3.5's own files say Qwen2's class, which cuts marks from their letters."""
+    folder = words_folder(tmp_path, "Qwen2Tokenizer")
+    update(folder, "config.json", model_type="qwen3_5_text")
+    keys = export(folder)
+    assert keys["tokenizer.ggml.pre"] == "qwen35"
+    assert keys["tokenizer.ggml.unknown_token_id"] == N
 
 
 # Normalizers
@@ -320,7 +329,8 @@ def test_pre_tokenizers_are_recognised(name: str, steps: list[dict[str, Any]], e
     ("name", "steps"),
     [
         ("bloom", isolated(BLOOM)), ("viking", [*isolated(BLOOM), DIGITS_STEP[0]]), ("qwen35", isolated(QWEN35)),
-        ("seed-coder", isolated(SEED_CODER)),
+        ("seed-coder", isolated(SEED_CODER)), ("tekken", isolated(CASED % ("", "", ""))),
+        ("gpt-4o", isolated(CASED % (APOSTROPHES, APOSTROPHES, "{1,3}"))),
         ("deepseek-v3", isolated(*DEEPSEEK_V3)),
     ],
 )  # fmt: skip
