@@ -74,4 +74,5 @@ def model_kernels(path: Path) -> list[str]:
     from ggpy.runtime.planned import planned
 
     with GGUFFile(path) as file:
-        return program_kernels(planned(file), cache_type(file))
+        program = planned(file)
+        return program_kernels(program, cache_type(file, program.states))

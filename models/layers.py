@@ -53,7 +53,7 @@ def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
     """The decoder that Llama and Qwen share: RMS norm before attention and
     before the feed-forward, residual sums around both."""
     x = g.embed(hp.n_embd)
-    for layer in range(hp.n_layer):
+    for layer in g.layers(hp.n_layer):
         x = g.add(x, self_attention(g, g.norm(x, f"blk.{layer}.attn_norm", hp.norm_eps), layer, hp, rope))
         x = g.add(x, swiglu_ffn(g, g.norm(x, f"blk.{layer}.ffn_norm", hp.norm_eps), layer, hp))
     return g.output(g.norm(g.select_outputs(x), "output_norm", hp.norm_eps), hp.n_vocab)

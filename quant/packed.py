@@ -22,6 +22,7 @@ A stripe of plain floats is [n_cols][16], its columns padded with zeros to a mul
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -184,6 +185,12 @@ PACKED: dict[str, Packed] = {
 def packed_format(info: TensorInfo) -> Packed:
     """The format that a weight runs in: its own, or half precision for types that have no packed form."""
     return PACKED.get(info.type_name, PACKED["F16"])
+
+
+def packed_bytes(info: TensorInfo) -> int:
+    """Bytes that a matrix, or a stack of matrices of the same shape, takes when packed."""
+    *stack, n_rows, n_cols = info.shape
+    return prod(stack) * packed_format(info).matrix_bytes(n_rows, n_cols)
 
 
 def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:

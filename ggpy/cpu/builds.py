@@ -6,6 +6,7 @@ Imported only when something has to be compiled.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from numba import cfunc, njit, types
@@ -13,13 +14,16 @@ from numba import cfunc, njit, types
 from ggpy.codegen.jit import specialized
 from ggpy.codegen.native import ObjectCode
 from ggpy.cpu import run_program
-from ggpy.cpu.isa.layout import ROW_WIDTHS, TILE_STRIPES, WIDE_ROWS, cache_types, cell_bytes, planes, tile_widths
+from ggpy.cpu.isa.layout import ROW_WIDTHS, WIDE_ROWS, cache_types, cell_bytes, planes, tile_widths
 from ggpy.cpu.ops import (
     attend,
     attention,
+    conv_state,
+    delta_rule,
     dequantize_kv,
     elementwise,
     embed,
+    experts,
     linear,
     norm,
     plain,
@@ -32,32 +36,6 @@ from ggpy.cpu.weights import activations, packing
 from ggpy.quant.packed import BLOCK, PACKED
 
 Build = tuple[Callable[..., Any], dict[str, Any]]  # a body, and the names to put into it
-
-
-def _tiles(tier: str, form: str) -> dict[str, Any]:
-    widths = tile_widths(tier, form == "f32")
-
-    @njit(inline="always")
-    def widest_tile(n):  # type: ignore[no-untyped-def]
-        """The widest tile that n tokens fill."""
-        width = 1
-        for w in widths:
-            if w <= n:
-                width = max(width, w)
-        return width
-
-    return {"widest_tile": widest_tile, "WIDEST": widths[0], "STRIPES": TILE_STRIPES[tier], "PLANES": planes(form)}
-
-
-def _linear(tier: str, variant: str) -> Build:
-    """Build a matrix product. variant: a format, followed by a dot and the form of activations where that is q16."""
-    format_name, _, form = variant.partition(".")
-    packed = PACKED[format_name]
-    form = "f32" if packed.is_float else form or "q8"
-    tile = plain.tile_function(packed) if tier == "plain" else linear.tile_intrinsic(packed, tier, planes(form))
-    # planes are added when all columns are: in chunks they would be added in another order
-    chunk = packed.stripe_bytes(linear.CHUNK_COLS) if form == "q8" and tier != "plain" else 0
-    return linear.linear, {"tile": tile, "CHUNK_WEIGHT": chunk, **_tiles(tier, form)}
 
 
 def _quantize_activations(tier: str, form: str) -> Build:
@@ -74,7 +52,9 @@ def _quantize_activations(tier: str, form: str) -> Build:
         "sum_squares": squares,
         "join_parts": attention.join_parts,
         "PER_STEP": 1 if form == "f32" else BLOCK,
-        **_tiles(tier, form),
+        "widest_tile": linear.widest_tile_function(tier, form),
+        "WIDEST": tile_widths(tier, form == "f32")[0],
+        "PLANES": planes(form),
     }
     return activations.quantize_activations, names
 
@@ -141,19 +121,6 @@ def _elementwise(tier: str, name: str) -> Build:
     return elementwise.elementwise, {"elementwise_row": _elementwise_row(tier, name)}
 
 
-def _norm(tier: str, _: str) -> Build:
-    squares = plain.sum_squares if tier == "plain" else activations.sum_squares_intrinsic(tier)
-    return norm.norm, {"sum_squares": squares, "elementwise_row": _elementwise_row(tier, "scaled_mul")}
-
-
-def _join_attention(tier: str, _: str) -> Build:
-    return rows.join_attention, {"join_parts": attention.join_parts}
-
-
-def _select_outputs(tier: str, _: str) -> Build:
-    return rows.select_outputs, {}
-
-
 def _embed(tier: str, format_name: str) -> Build:
     packed = PACKED[format_name]
     return embed.embed_floats if packed.is_float else embed.embed_blocks, embed.embed_names(packed)
@@ -175,34 +142,30 @@ def _sample(tier: str, _: str) -> Build:
     return sample.sample, names
 
 
-def _run_program(tier: str, _: str) -> Build:
-    return run_program.run_program.py_func, {}
-
-
-def _worker_loop(tier: str, _: str) -> Build:
-    return run_program.worker_loop, {}
-
-
-def _submit_step(tier: str, _: str) -> Build:
-    return run_program.submit_step, {}
-
-
 _KINDS: dict[str, Callable[[str, str], Build]] = {
     "embed": _embed,
-    "linear": _linear,
+    "linear": partial(linear.build, linear.linear),
+    "expert_linear": partial(linear.build, linear.expert_linear),
     "quantize_activations": _quantize_activations,
     "attention": _attention,
     "rope_store": _rope_store,
     "elementwise": _elementwise,
-    "norm": _norm,
-    "join_attention": _join_attention,
-    "select_outputs": _select_outputs,
+    "norm": norm.build,
+    "join_attention": lambda *_: (rows.join_attention, {"join_parts": attention.join_parts}),
+    "select_outputs": lambda *_: (rows.select_outputs, {}),
+    "select_columns": lambda *_: (rows.select_columns, {}),
+    "pool": lambda *_: (rows.pool, {}),
+    "route": lambda *_: (experts.route, {}),
+    "group_experts": lambda *_: (experts.group_experts, {}),
+    "combine": lambda *_: (experts.combine, {}),
+    "conv_state": conv_state.build,
+    "delta_rule": delta_rule.build,
     "pack": _pack,
     "read": _read,
     "sample": _sample,
-    "run_program": _run_program,
-    "worker_loop": _worker_loop,
-    "submit_step": _submit_step,
+    "run_program": lambda *_: (run_program.run_program.py_func, {}),
+    "worker_loop": lambda *_: (run_program.worker_loop, {}),
+    "submit_step": lambda *_: (run_program.submit_step, {}),
 }
 _TYPES = {"u": types.uintp, "i": types.intp, "v": types.void}
 

@@ -9,15 +9,6 @@ from ggpy.codegen.native import Native, is_cached, isa, load
 
 # How each kind is called; see `ggpy.codegen.native.load`.
 PROTOTYPES = {
-    "embed": "v:uuii",
-    "linear": "v:uuii",
-    "quantize_activations": "v:uuii",
-    "attention": "v:uuii",
-    "rope_store": "v:uuii",
-    "elementwise": "v:uuii",
-    "norm": "v:uuii",
-    "join_attention": "v:uuii",
-    "select_outputs": "v:uuii",
     "pack": "v:uuiiiiiiu",  # raw, packed, n_rows, n_cols, row_bytes, stripe_bytes, first and last stripe, 64 bytes
     "sample": "i:uiuuui",  # logits, their number, parameters, values and ids to work in, top-k
     "read": "v:uiu",  # from, bytes, 64 bytes for what they sum to
@@ -25,6 +16,7 @@ PROTOTYPES = {
     "worker_loop": "i:uiuuiii",  # ... and the last job done
     "submit_step": "i:uiuuiu",  # ... without thread; where to write who sleeps
 }
+OF_OPERATIONS = "v:uuii"  # the prototype of all others: operation, step, thread, threads
 
 _loaded: dict[str, Native] = {}
 
@@ -39,7 +31,7 @@ def kernel(name: str, tier: str | None = None) -> Native:
     tier = tier or isa()
     key = file_name(name, tier)
     if key not in _loaded:
-        prototype = PROTOTYPES[name.partition(".")[0]]
+        prototype = PROTOTYPES.get(name.partition(".")[0], OF_OPERATIONS)
 
         def compile_it():  # type: ignore[no-untyped-def]
             from ggpy.cpu.builds import object_code

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING
 from ggpy.codegen.compile_workers import compile_all
 from ggpy.codegen.native import isa, kernel_cache
 from ggpy.cpu import kernels
+from ggpy.cpu.lowering import lowering_of
 from ggpy.errors import GGPYError, quoted
-from ggpy.graph.operations import (
-    Attend,
-    Elementwise,
-    Embed,
-    JoinAttention,
-    Linear,
-    Norm,
-    Operation,
-    QuantizeActivations,
-    RopeStore,
-    SelectOutputs,
-)
 from ggpy.graph.program import Program
 from ggpy.host.cores import usable_cpus
 from ggpy.notes import Notify
@@ -50,29 +39,10 @@ def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:
     return "q16" if gives_logits and dtype == "q8" else dtype
 
 
-def kernel_name(operation: Operation, cache_type: str) -> str:
-    """The name of an operation's kernel, as in `ggpy.cpu.kernels`."""
-    if isinstance(operation, Embed):
-        return f"embed.{packed_format(operation.table).name}"
-    if isinstance(operation, Linear):
-        return f"linear.{packed_format(operation.weight).name}" + (".q16" if operation.dtype == "q16" else "")
-    if isinstance(operation, QuantizeActivations):
-        return f"quantize_activations.{operation.dtype}"
-    if isinstance(operation, RopeStore):
-        return f"rope_store.{cache_type}"
-    if isinstance(operation, Attend):
-        return f"attention.{cache_type}"
-    for kind, name in ((Norm, "norm"), (JoinAttention, "join_attention"), (SelectOutputs, "select_outputs")):
-        if isinstance(operation, kind):
-            return name
-    assert isinstance(operation, Elementwise), f"{operation} has no kernel"
-    return f"elementwise.{operation.function}"
-
-
 def program_kernels(program: Program, cache_type: str) -> list[str]:
     """Every kernel that a program with a cache of `cache_type` needs, in the order of its first use."""
     names = [f"pack.{packed_format(m).name}" for m in program.matrices()]
-    names += [kernel_name(op.operation, cache_type) for op in program.ops]
+    names += [lowering_of(op.operation).kernel(op.operation, cache_type) for op in program.ops]
     return list(dict.fromkeys([*names, *TEAM]))
 
 
@@ -118,7 +88,9 @@ def compile_missing(names: list[str], notify: Notify) -> list[str]:
     """Compile the kernels among `names` that this machine has not compiled yet, and say so; returns their names."""
     missing = kernels.missing(names)
     if missing:
-        missing.sort(key=lambda name: not name.startswith(("attention", "linear")))  # what takes longest first
+        missing.sort(
+            key=lambda name: not name.startswith(("attention", "linear", "expert_linear"))
+        )  # what takes longest first
         workers = min(len(missing) // 2, usable_cpus(), MOST_WORKERS)
         compile_all(missing, f"this CPU ({isa()})", kernels.kernel, COMPILE_WORKER, workers, kernel_cache(), notify)
     return missing

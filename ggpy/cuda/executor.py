@@ -111,7 +111,7 @@ class CudaExecutor:
         self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, cache_type: str, notify: Callable[[str], None]
     ) -> None:
         device, program = self.device, self.program
-        heads = program.attention
+        heads, *_ = program.attentions
         self.cache = CacheLayout(n_slots, heads.n_head_kv, n_ctx, heads.head_dim, cache_type)
         self.shape = AttentionShape(
             self.cache, heads.n_head, attention_ring_kib(device.shared_limit), self.batch_invariant
@@ -139,6 +139,7 @@ class CudaExecutor:
         layers = sorted(program.layers)
         memory.keys = {i: device.allocate(self.cache.key_bytes, zero=True) for i in layers}
         memory.values = {i: device.allocate(self.cache.value_bytes, zero=True) for i in layers}
+        assert heads.rope
         memory.angles = self._angles(heads.rope, n_ctx)
         self._many = Inputs(device, rows, "segments")
         self._few = [Inputs(device, GRAPH_SIZES[-1], "specs")]

@@ -90,13 +90,24 @@ Step = Embed | Product | RopeStore | Attention | SwiGLU
 
 def unsupported(program: Program) -> str | None:
     """Why the GPU cannot run a program, in a few words; None where it can."""
-    ropes = {attention.rope for attention in program.attentions}
-    if len(ropes) > 1:
-        return "rope that differs by layer"
+    for attention in program.attentions:
+        plain = ops.Attention(
+            attention.layer, attention.n_head, attention.n_head_kv, attention.head_dim, attention.rope,
+            attention.q_norm, attention.k_norm, attention.window,
+        )  # fmt: skip
+        if not attention.rope or attention != plain:
+            return "this kind of attention"
+    shapes = {(a.rope, a.n_head, a.n_head_kv, a.head_dim) for a in program.attentions}
+    if len(shapes) != 1:
+        return "attention that differs by layer" if shapes else "a model without attention"
     kinds = (ops.Embed, ops.QuantizeActivations, ops.Linear, ops.RopeStore, ops.Attend, ops.JoinAttention)
     for op in program.ops:
-        if not isinstance(op.operation, kinds) and op.operation != ops.GLU("silu"):
-            return f"the operation {type(op.operation).__name__}"
+        operation = op.operation
+        known = isinstance(operation, kinds) or operation == ops.GLU("silu")
+        if isinstance(operation, ops.Embed) and operation.index != "token":
+            known = False
+        if not known or (isinstance(operation, ops.Linear) and operation.route):
+            return f"the operation {type(operation).__name__}"
     return None
 
 

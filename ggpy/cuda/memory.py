@@ -13,7 +13,6 @@ from ggpy.cuda.weights.weights import layout_of
 if TYPE_CHECKING:
     from ggpy.graph.program import Program
     from ggpy.graph.tensor_parallel import Rank
-    from ggpy.models.base import HyperParameters
 
 
 def available(device: str) -> int:
@@ -58,7 +57,8 @@ def _sum(widths: Iterable[int]) -> int:
     return sum(round_up(width, 32) for width in widths)
 
 
-def cache_bytes(hp: HyperParameters, n_ctx: int, n_slots: int, cache_type: str = "f16") -> int:
-    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`)."""
-    cache = CacheLayout(n_slots, hp.n_head_kv, n_ctx, hp.head_dim, cache_type)
-    return hp.n_layer * (cache.key_bytes + cache.value_bytes)
+def cache_bytes(program: Program, n_ctx: int, n_slots: int, cache_type: str = "f16") -> int:
+    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`), of all layers of a program."""
+    heads, *_ = program.attentions
+    cache = CacheLayout(n_slots, heads.n_head_kv, n_ctx, heads.head_dim, cache_type)
+    return len(program.attentions) * (cache.key_bytes + cache.value_bytes)

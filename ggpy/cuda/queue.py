@@ -360,6 +360,7 @@ class StepQueue:
         """Arguments for rope: weights of the norms, their eps, the table of angles, its width, and which pairs
         rotate."""
         rope, memory, norms = attention.rope, self.memory, (attention.q_norm, attention.k_norm)
+        assert rope
         weights = [self.weights.vector(norm.weight if norm else None) if memory else 0 for norm in norms]
         eps = next((norm.eps for norm in norms if norm), 0.0)
         angles = memory.angles if memory else 0

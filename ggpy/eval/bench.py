@@ -233,7 +233,7 @@ class Memory:
     def bandwidth(self, n_bytes: float, seconds: float = 0.3) -> float:
         """Bytes per second of reading `n_bytes` again and again (fewer are enough beyond the size of any cache): the
         best of the passes made in about `seconds`."""
-        from ggpy.cpu.executor import allocate
+        from ggpy.cpu.memory import allocate
 
         n_threads = len(self._sums)
         n_bytes = min(n_bytes, max(4 * last_level_cache(), 128 << 20))

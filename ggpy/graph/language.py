@@ -1,9 +1,9 @@
 """A model's forward pass as a graph of values: an architecture file writes it, and `ggpy.graph.plan` turns it into a
 program.
 
-A value is a float32 matrix [n_rows, n_cols]; its rows are the tokens of a batch, or, after `select_outputs`, the tokens
-whose logits are wanted. Every weight is looked up and its shape checked here, so that a program is only ever planned
-from tensors that exist and fit. Knows nothing of kernels, buffers and devices.
+A value is a float32 matrix [n_rows, n_cols]; its rows are the tokens of a batch, or, after `select_outputs` and `pool`,
+the tokens whose logits are wanted. Every weight is looked up and its shape checked here, so that a program is only ever
+planned from tensors that exist and fit. Knows nothing of kernels, buffers and devices.
 """
 
 from __future__ import annotations
@@ -15,23 +15,34 @@ from ggpy.errors import GGPYError
 from ggpy.gguf.slices import read_vector
 from ggpy.graph.operations import (
     ACTIVATIONS,
+    GATINGS,
     GLU,
+    POOLINGS,
     Activation,
     Add,
     Attention,
+    Combine,
+    ConvWithState,
+    DeltaRule,
     Elementwise,
     Embed,
     Linear,
     Mul,
     Norm,
     Operation,
+    Pool,
+    Route,
     Scale,
+    ScaleColumns,
+    SelectColumns,
     SelectOutputs,
     SigmoidGate,
     Softcap,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from ggpy.gguf.file import GGUFFile, TensorInfo
@@ -40,12 +51,20 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Node:
-    """An operation on values. `outputs_only`: its rows are the wanted outputs, not the batch."""
+    """An operation on values. Its rows are those of the batch, or of the wanted outputs (`outputs_only`): one each, or
+    one for each expert that `route` chose, in its order. `layer`: the layer it is part of, if any."""
 
     operation: Operation
     inputs: tuple[Value, ...]
     n_cols: int
     outputs_only: bool
+    route: Node | None = None
+    layer: int | None = None
+
+    @property
+    def n_used(self) -> int:
+        """Rows for each row of the batch or of the outputs."""
+        return self.route.operation.n_used if self.route and isinstance(self.route.operation, Route) else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +88,13 @@ class Graph:
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
         self.nodes: list[Node] = []
+        self._layer: int | None = None
+
+    def layers(self, n_layer: int) -> Iterator[int]:
+        """The numbers of the layers, one after the other; what is added meanwhile is part of that layer."""
+        for self._layer in range(n_layer):
+            yield self._layer
+        self._layer = None
 
     # ---- weights
 
@@ -102,22 +128,54 @@ class Graph:
     # ---- operations
 
     def _add(
-        self, operation: Operation, inputs: tuple[Value, ...], n_cols: int, outputs_only: bool | None = None
+        self,
+        operation: Operation,
+        inputs: tuple[Value, ...],
+        n_cols: int,
+        outputs_only: bool | None = None,
+        route: Node | None = None,
     ) -> Value:
+        """A node whose rows are those of its first input, or of the outputs, or in the order of `route`."""
+        first = inputs[0].node if inputs else None
         if outputs_only is None:
-            outputs_only = inputs[0].node.outputs_only
-        node = Node(operation, inputs, n_cols, outputs_only)
+            outputs_only = bool(first and first.outputs_only)
+        if isinstance(operation, (Elementwise, Norm, ScaleColumns, SelectColumns)):
+            route = first.route if first else None
+        else:
+            assert isinstance(operation, (Linear, Combine)) or first is None or first.route is None
+        node = Node(operation, inputs, n_cols, outputs_only, route, self._layer)
         self.nodes.append(node)
         return Value(node, 0, n_cols)
 
     def embed(self, n_embd: int) -> Value:
         """The embedding rows of the batch's tokens: [n_tokens, n_embd]."""
-        n_vocab = self.file.tensors["token_embd.weight"].shape[0] if self.has("token_embd.weight") else 0
-        return self._add(Embed(self.tensor("token_embd.weight", (n_vocab, n_embd))), (), n_embd, outputs_only=False)
+        return self._embed("token_embd", n_embd, "token")
 
-    def norm(self, x: Value, name: str, eps: float) -> Value:
-        """Root-mean-square norm over the columns, times the weight `name`."""
-        return self._add(Norm(self.tensor(name + ".weight", (x.n_cols,)), eps), (x,), x.n_cols)
+    def embed_positions(self, name: str, n_embd: int) -> Value:
+        """Rows of the table `name` by the tokens' positions: [n_tokens, n_embd]."""
+        return self._embed(name, n_embd, "position")
+
+    def embed_types(self, name: str, n_embd: int) -> Value:
+        """The first row of the table `name`, of token types, for every token: [n_tokens, n_embd]."""
+        return self._embed(name, n_embd, "type")
+
+    def _embed(self, name: str, n_embd: int, index: str) -> Value:
+        name += ".weight"
+        n_rows = self.file.tensors[name].shape[0] if self.has(name) else 0
+        return self._add(Embed(self.tensor(name, (n_rows, n_embd)), index), (), n_embd)
+
+    def norm(self, x: Value, name: str | None, eps: float, kind: str = "rms", width: int = 0) -> Value:
+        """A norm over the columns, or over each run of `width` columns, times the weight `name`, if any, which has as
+        many entries as the row or the run, plus its bias where the file has one. See `operations.Norm`."""
+        assert kind in ("rms", "layer", "l2")
+        assert not width or x.n_cols % width == 0
+        width = 0 if width == x.n_cols else width
+        weight = bias = None
+        if name is not None:
+            alike = width and self.has(name + ".weight") and self.file.tensors[name + ".weight"].shape == (width,)
+            shape = (width if alike else x.n_cols,)
+            weight, bias = self.tensor(name + ".weight", shape), self.optional(name + ".bias", shape)
+        return self._add(Norm(weight, eps, kind, bias, width), (x,), x.n_cols)
 
     def linear(self, x: Value, name: str, n_rows: int) -> Value:
         """x @ weight.T (+ bias where the file has one): [n, x.n_cols] to [n, n_rows]."""
@@ -126,7 +184,8 @@ class Graph:
 
     def _elementwise(self, operation: Elementwise, *values: Value) -> Value:
         assert all(value.n_cols == values[0].n_cols for value in values)
-        assert all(value.node.outputs_only == values[0].node.outputs_only for value in values)
+        rows = {(value.node.outputs_only, value.node.route) for value in values}
+        assert len(rows) == 1
         return self._add(operation, values, values[0].n_cols)
 
     def add(self, a: Value, b: Value) -> Value:
@@ -153,43 +212,158 @@ class Graph:
         return self._elementwise(Activation(name), x)
 
     def glu(self, gate: Value, up: Value, activation: str) -> Value:
-        """activation(gate) * up."""
-        assert activation in ACTIVATIONS
+        """activation(gate) * up; `activation` is one of `operations.ACTIVATIONS` or "swiglu_oai"."""
+        assert activation in (*ACTIVATIONS, "swiglu_oai")
         return self._elementwise(GLU(activation), gate, up)
+
+    def scale_columns(self, x: Value, name: str) -> Value:
+        """x * the vector `name`, which has a number for each column, or one for all."""
+        alike = self.has(name) and self.file.tensors[name].shape == (1,)
+        return self._add(ScaleColumns(self.tensor(name, (1 if alike else x.n_cols,))), (x,), x.n_cols)
+
+    def select_columns(self, x: Value, n_groups: int, first: int, n: int) -> Value:
+        """From each of `n_groups` equal runs of x's columns, n from `first` on: [rows, n_groups * n]."""
+        assert x.n_cols % n_groups == 0
+        assert 0 <= first < first + n <= x.n_cols // n_groups
+        return self._add(SelectColumns(n_groups, first), (x,), n_groups * n)
 
     def attention(
         self,
         q: Value,
-        k: Value,
-        v: Value,
+        k: Value | None,
+        v: Value | None,
         *,
         layer: int,
         n_head: int,
         n_head_kv: int,
-        rope: Rope,
-        q_norm: str,
-        k_norm: str,
-        eps: float,
-        window: int,
+        rope: Rope | None,
+        q_norm: str | None = None,
+        k_norm: str | None = None,
+        eps: float = 0.0,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        window: int = 0,
+        chunk: int = 0,
+        causal: bool = True,
+        sinks: str | None = None,
+        norm_after_rope: bool = False,
+        alibi: float = 0.0,
+        kv_layer: int | None = None,
     ) -> Value:
-        """Rope on q and k, k and v into the cache of `layer`, then causal softmax attention over each token's slot.
+        """Rope on q and k, k and v into the cache of `layer`, then softmax attention over each token's slot; see
+        `operations.Attention`.
 
-        q [n, n_head * head_dim]; k and v [n, n_head_kv * head_dim]. Heads are normalised first, with `eps`, where the
-        file has the `q_norm` and `k_norm` weights; of the positions up to its own a token sees the last `window`, or
-        all where that is 0.
+        q [n, n_head * head_dim]; k and v [n, n_head_kv * their head's dimensions], or None where those of `kv_layer`
+        are read. Heads are normalised, with `eps`, where the file has the `q_norm` and `k_norm` weights. scale: of
+        scores, 1 / sqrt(head_dim) where None. sinks: the name of a tensor [n_head].
         """
         head_dim = q.n_cols // n_head
-        assert k.n_cols == v.n_cols == n_head_kv * head_dim
+        stored = next((node.operation for node in self.nodes if self._stores(node, kv_layer)), None)
+        if kv_layer is None:
+            assert k is not None
+            assert v is not None
+            assert k.n_cols == n_head_kv * head_dim
+            v_head_dim = v.n_cols // n_head_kv
+        else:
+            assert isinstance(stored, Attention)
+            assert (stored.n_head_kv, stored.head_dim) == (n_head_kv, head_dim)
+            v_head_dim = stored.v_head_dim
         if head_dim % 2:
             raise GGPYError(f"{self.file.path}: its heads have {head_dim} dimensions; ggpy needs an even number.")
-        weights = (self.optional(name + ".weight", (head_dim,)) for name in (q_norm, k_norm))
-        q_normed, k_normed = (Norm(weight, eps) if weight else None for weight in weights)
-        attention = Attention(layer, n_head, n_head_kv, head_dim, rope, q_normed, k_normed, window)
-        return self._add(attention, (q, k, v), q.n_cols)
+        names = (name and self.optional(name + ".weight", (head_dim,)) for name in (q_norm, k_norm))
+        q_normed, k_normed = (Norm(weight, eps) if weight else None for weight in names)
+        attention = Attention(
+            layer, n_head, n_head_kv, head_dim, rope, q_normed, k_normed, window, scale or 0.0, v_head_dim, softcap,
+            chunk, causal, self.tensor(sinks, (n_head,)) if sinks else None, norm_after_rope, alibi, kv_layer,
+        )  # fmt: skip
+        inputs = (q, k, v) if k is not None and v is not None else (q,)
+        return self._add(attention, inputs, n_head * v_head_dim)
+
+    @staticmethod
+    def _stores(node: Node, layer: int | None) -> bool:
+        return isinstance(node.operation, Attention) and node.operation.layer == layer
+
+    def conv_state(self, x: Value, name: str, width: int, layer: int, activation: str | None = None) -> Value:
+        """A causal convolution of each column over `width` tokens of its sequence, with the weight `name`
+        [n_cols, width] and its bias where the file has one; then silu where `activation` says so."""
+        assert activation in (None, "silu")
+        weight = self.tensor(name + ".weight", (x.n_cols, width))
+        bias = self.optional(name + ".bias", (x.n_cols,))
+        return self._add(ConvWithState(weight, bias, layer, activation), (x,), x.n_cols)
+
+    def delta_rule(
+        self,
+        q: Value,
+        k: Value,
+        v: Value,
+        decay: Value,
+        beta: Value,
+        *,
+        layer: int,
+        n_k_head: int,
+        n_v_head: int,
+        tiled: bool = True,
+    ) -> Value:
+        """The gated delta rule over each token's slot: q and k [n, n_k_head * d_k], v [n, n_v_head * d_v], decay (a
+        logarithm) and beta [n, n_v_head] to [n, n_v_head * d_v]; see `operations.DeltaRule`."""
+        assert q.n_cols == k.n_cols
+        assert decay.n_cols == beta.n_cols == n_v_head
+        if n_v_head % n_k_head:
+            raise GGPYError(f"{self.file.path}: {n_v_head} value heads are no multiple of {n_k_head} key heads.")
+        operation = DeltaRule(layer, n_k_head, n_v_head, k.n_cols // n_k_head, v.n_cols // n_v_head, tiled)
+        return self._add(operation, (q, k, v, decay, beta), v.n_cols)
+
+    def route(
+        self,
+        logits: Value,
+        n_used: int,
+        *,
+        gating: str = "softmax",
+        bias: str | None = None,
+        normalize: bool = False,
+        scale: float = 1.0,
+        n_groups: int = 0,
+        n_groups_used: int = 0,
+    ) -> Value:
+        """The choice of `n_used` experts for each token, from logits [n, n_experts]: what `expert_linear` and `combine`
+        take. bias: the full name of a tensor; see `operations.Route`."""
+        n_experts = logits.n_cols
+        assert gating in GATINGS
+        groups_fit = not n_groups or (n_experts % n_groups == 0 and 0 < n_groups_used <= n_groups)
+        room = n_experts // n_groups * n_groups_used if n_groups and groups_fit else n_experts
+        if not groups_fit or not 0 < n_used <= room:
+            raise GGPYError(
+                f"{self.file.path}: {n_used} of {n_experts} experts in {n_groups_used} of {n_groups} groups cannot be"
+                " chosen; the file's metadata is wrong."
+            )
+        chosen_by = self.tensor(bias, (n_experts,)) if bias else None
+        operation = Route(n_experts, n_used, gating, chosen_by, normalize, scale, n_groups, n_groups_used)
+        return self._add(operation, (logits,), 2 * n_used)
+
+    def expert_linear(self, x: Value, name: str, n_rows: int, route: Value) -> Value:
+        """For each token and each of its experts, x @ that expert's weight.T (+ bias where the file has one). x has a
+        row for each token, or one for each of its experts, as this gives: [n * n_used, n_rows]."""
+        operation = route.node.operation
+        assert isinstance(operation, Route)
+        assert x.node.route in (None, route.node)
+        weight = self.tensor(name + ".weight", (operation.n_experts, n_rows, x.n_cols))
+        bias = self.optional(name + ".bias", (operation.n_experts, n_rows))
+        linear = Linear(weight, bias, route=operation)
+        return self._add(linear, (x, route), n_rows, route=route.node)
+
+    def combine(self, y: Value, route: Value) -> Value:
+        """The sum of what a token's experts gave, each times its weight: [n * n_used, n_cols] to [n, n_cols]."""
+        assert y.node.route is route.node
+        return self._add(Combine(), (y, route), y.n_cols)
 
     def select_outputs(self, x: Value) -> Value:
         """Only the rows whose logits are wanted."""
         return self._add(SelectOutputs(), (x,), x.n_cols, outputs_only=True)
+
+    def pool(self, x: Value, kind: str) -> Value:
+        """One row for each wanted output, of the sequence that it ends; `kind` is one of `operations.POOLINGS`."""
+        assert kind in POOLINGS
+        return self._add(Pool(kind), (x,), x.n_cols, outputs_only=True)
 
     def output(self, x: Value, n_vocab: int) -> Value:
         """The logits [n_outputs, n_vocab], through `output.weight` or, where embeddings are tied,

@@ -10,11 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ggpy.graph.state import ConvState, KVState, RecurrentState, State
+
 if TYPE_CHECKING:
     from ggpy.gguf.file import TensorInfo
     from ggpy.graph.rope import Rope
 
-ACTIVATIONS = ("silu", "gelu_tanh", "gelu_erf", "relu", "relu2")
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu_erf", "relu", "relu2", "sigmoid", "softplus", "tanh")
+GATINGS = ("softmax", "sigmoid", "softmax_topk")  # of experts: before the choice, or of the chosen logits alone
+POOLINGS = ("mean", "cls", "last")
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,18 @@ class Operation:
         """The weights that the operation reads."""
         return ()
 
+    @property
+    def state(self) -> State | None:
+        """The state that the operation keeps between steps."""
+        return None
+
 
 @dataclass(frozen=True)
 class Embed(Operation):
-    """Rows of a table, those of the batch's tokens."""
+    """Rows of a table: by "token", by "position", or the first one for every token ("type")."""
 
     table: TensorInfo
+    index: str = "token"
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
@@ -40,25 +50,39 @@ class Embed(Operation):
 
 @dataclass(frozen=True)
 class Norm(Operation):
-    """Root-mean-square norm (arXiv 1910.07467) over the columns of a row, times a weight."""
+    """A norm over the columns of a row, or, where `width` is not 0, over each run of `width` columns; times a weight of
+    as many entries as the row or the run has, plus a bias.
 
-    weight: TensorInfo
+    kind: "rms", by the root mean square (arXiv 1910.07467); "layer", by mean and variance (arXiv 1607.06450); "l2", by
+    the length of the vector, at least `eps`."""
+
+    weight: TensorInfo | None
     eps: float
+    kind: str = "rms"
+    bias: TensorInfo | None = None
+    width: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """True for the norm that products take in: by the root mean square of the whole row, without a bias."""
+        return self.kind == "rms" and not self.bias and not self.width
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        return (self.weight,)
+        return tuple(info for info in (self.weight, self.bias) if info)
 
 
 @dataclass(frozen=True)
 class Linear(Operation):
     """x @ weight.T + bias. `partial`: a term of a sum over all ranks that share a model
-    (`ggpy.graph.tensor_parallel`). Set by passes: `dtype`, the form in which it reads activations, and `accumulate`,
-    where it is added to what the destination holds."""
+    (`ggpy.graph.tensor_parallel`). With a `route` it is a product for each chosen expert, with that one's part of
+    weight [n_experts, n_rows, n_cols] and bias [n_experts, n_rows]. Set by passes: `dtype`, the form in which it reads
+    activations, and `accumulate`, where it is added to what the destination holds."""
 
     weight: TensorInfo
     bias: TensorInfo | None = None
     partial: bool = False
+    route: Route | None = None
     dtype: str = ""
     accumulate: bool = False
 
@@ -140,7 +164,9 @@ class Activation(Elementwise):
 
 @dataclass(frozen=True)
 class GLU(Elementwise):
-    """A gated linear unit: activation(gate) * up (arXiv 2002.05202), SwiGLU where the activation is "silu"."""
+    """A gated linear unit: activation(gate) * up (arXiv 2002.05202), SwiGLU where the activation is "silu". Besides
+    ACTIVATIONS there is "swiglu_oai", gpt-oss's: g * sigmoid(1.702 g) * (u + 1), where g = min(gate, 7) and u is up
+    within -7 .. 7."""
 
     activation: str
 
@@ -150,48 +176,185 @@ class GLU(Elementwise):
 
 
 @dataclass(frozen=True)
+class ScaleColumns(Operation):
+    """x * a weight: one number a column, or one for all."""
+
+    weight: TensorInfo
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        return (self.weight,)
+
+
+@dataclass(frozen=True)
+class SelectColumns(Operation):
+    """Some columns of each of `n_groups` equal runs: from `first` on, as many as the result has a run."""
+
+    n_groups: int
+    first: int
+
+
+@dataclass(frozen=True)
 class SelectOutputs(Operation):
     """Only the rows whose logits are wanted."""
 
 
 @dataclass(frozen=True)
+class Pool(Operation):
+    """One row for each wanted output, of the sequence from position 0 up to that token: the "mean" of its rows, the
+    first ("cls") or the "last"."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
 class Attention(Operation):
-    """Rope on queries and keys, keys and values into the cache of `layer`, then causal softmax attention over each
-    token's slot. Heads are normalised first where `q_norm` and `k_norm` are given. Of the positions up to its own a
-    token sees the last `window`, or all where that is 0."""
+    """Rope on queries and keys, keys and values into the cache of `layer`, then softmax attention over each token's
+    slot. Heads are normalised where `q_norm` and `k_norm` are given, before rope or after it.
+
+    A token sees the positions up to its own (`causal`) or the whole sequence, which then is in the batch: of these the
+    last `window` (without causality those no further than `window` away), or those of its own run of `chunk`
+    positions, or all where both are 0. Scores are scaled, capped (cap * tanh(score / cap), where `softcap` is not 0)
+    and, by ALiBi (arXiv 2108.12409), lowered with the distance, by slopes up to `alibi`. `sinks` are scores, one a
+    head, that take part in the softmax without a value. With `kv_layer`, keys and values are those that this earlier
+    layer has stored."""
 
     layer: int
     n_head: int
     n_head_kv: int
     head_dim: int
-    rope: Rope
+    rope: Rope | None
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     window: int = 0
+    scale: float = 0.0
+    v_head_dim: int = 0  # 0: as the keys'
+    softcap: float = 0.0
+    chunk: int = 0
+    causal: bool = True
+    sinks: TensorInfo | None = None
+    norm_after_rope: bool = False
+    alibi: float = 0.0
+    kv_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scale:
+            object.__setattr__(self, "scale", float(self.head_dim**-0.5))
+        if not self.v_head_dim:
+            object.__setattr__(self, "v_head_dim", self.head_dim)
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        return tuple(norm.weight for norm in (self.q_norm, self.k_norm) if norm)
+        norms = tuple(norm.weight for norm in (self.q_norm, self.k_norm) if norm and norm.weight)
+        return (*norms, self.sinks) if self.sinks else norms
 
     @property
-    def scale(self) -> float:
-        """The factor of scores: 1 / sqrt(head_dim)."""
-        return float(self.head_dim**-0.5)
+    def cache_layer(self) -> int:
+        """The layer whose keys and values it reads."""
+        return self.layer if self.kv_layer is None else self.kv_layer
+
+    @property
+    def state(self) -> KVState | None:
+        if self.kv_layer is not None:
+            return None
+        reach = self.window or self.chunk
+        return KVState(self.layer, self.n_head_kv, self.head_dim, self.v_head_dim, reach, self.causal)
+
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """ALiBi's slope of each head: a geometric series from 2 ** (-alibi / n) down, for n heads, a power of two;
+        further heads take every other term of the series for 2n."""
+        n = 1 << (self.n_head.bit_length() - 1)
+        series = [2.0 ** (-self.alibi * (i + 1) / n) for i in range(n)]
+        return tuple(series + [2.0 ** (-self.alibi * (2 * i + 1) / (2 * n)) for i in range(self.n_head - n)])
+
+
+@dataclass(frozen=True)
+class ConvWithState(Operation):
+    """A causal convolution of each column by itself, over the last `width` tokens of its sequence, plus a bias; then
+    silu where `activation` says so."""
+
+    weight: TensorInfo  # [n_cols, width], the last one the token's own
+    bias: TensorInfo | None
+    layer: int
+    activation: str | None = None
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        return (self.weight, self.bias) if self.bias else (self.weight,)
+
+    @property
+    def state(self) -> ConvState:
+        return ConvState(self.layer, self.weight.shape[1] - 1, self.weight.shape[0])
+
+
+@dataclass(frozen=True)
+class DeltaRule(Operation):
+    """The gated delta rule (arXiv 2412.06464): each value head has a matrix S [d_k, d_v], zero at first, and for each
+    token S *= exp(decay); S += k (beta (v - k S)); the result is q S. Key heads serve several value heads: head h takes
+    h % n_k_head where `tiled`, else h // (n_v_head / n_k_head)."""
+
+    layer: int
+    n_k_head: int
+    n_v_head: int
+    k_head_dim: int
+    v_head_dim: int
+    tiled: bool
+
+    @property
+    def state(self) -> RecurrentState:
+        return RecurrentState(self.layer, self.n_v_head, self.k_head_dim, self.v_head_dim)
+
+
+@dataclass(frozen=True)
+class Route(Operation):
+    """The choice of `n_used` of the experts for each token, from logits, one an expert: weights by softmax or sigmoid,
+    before the choice or ("softmax_topk") of the chosen logits alone. `bias` is added for the choice and leaves the
+    weights as they are. With `n_groups`, only experts of the `n_groups_used` groups are chosen whose two best sum up
+    to most. Weights are then divided by their sum where `normalize`, and multiplied by `scale`."""
+
+    n_experts: int
+    n_used: int
+    gating: str
+    bias: TensorInfo | None = None
+    normalize: bool = False
+    scale: float = 1.0
+    n_groups: int = 0
+    n_groups_used: int = 0
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        return (self.bias,) if self.bias else ()
+
+
+@dataclass(frozen=True)
+class Combine(Operation):
+    """The sum of what the chosen experts gave for a token, each times its weight."""
 
 
 # ---- what passes make
 
 
 @dataclass(frozen=True)
+class GroupExperts(Operation):
+    """Rows for chosen experts put in order, those of one expert side by side: the second part of a `Route`."""
+
+    route: Route
+
+
+@dataclass(frozen=True)
 class QuantizeActivations(Operation):
     """Rows as products read them, in `dtype`, after a norm where there is one. They go to the buffer of activations.
 
-    `select`: only the rows whose logits are wanted. `joins`: the attention whose parts are still to be joined."""
+    `select`: only the rows whose logits are wanted. `joins`: the attention whose parts are still to be joined.
+    `route`: a row for each chosen expert, in groups; it is the token's where `spread`, and one of such rows else."""
 
     dtype: str
     norm: Norm | None = None
     select: bool = False
     joins: Attention | None = None
+    route: Route | None = None
+    spread: bool = False
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:

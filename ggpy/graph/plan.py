@@ -17,12 +17,15 @@ from ggpy.graph.operations import (
     Add,
     Attend,
     Attention,
+    Combine,
+    GroupExperts,
     JoinAttention,
     Linear,
     Norm,
     Operation,
     QuantizeActivations,
     RopeStore,
+    Route,
     SelectOutputs,
 )
 from ggpy.graph.program import Buffer, Op, Program, Region
@@ -51,8 +54,12 @@ class Step:
     operation: Operation
     reads: tuple[Value, ...]
     node: Node | None
-    outputs_only: bool
+    reader: Node  # whose part it is
     into: Value | None = None  # the value that it adds to, whose place its own then is
+
+    @property
+    def outputs_only(self) -> bool:
+        return self.reader.outputs_only
 
 
 # ---- fuse
@@ -64,17 +71,25 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
     inside = _done_by_products(nodes, readers, logits)
     sums = _sums_into_products(nodes, readers, inside, logits)
     taken_in = {product: total for total, (product, _) in sums.items()}
-    joined = {node for node in nodes if isinstance(node.operation, Attention) and not _read_by_products(node, readers)}
+    joined = {
+        node
+        for node in nodes
+        if isinstance(node.operation, Attention)
+        and (node is logits.node or not all(_is_dense(reader) for reader in readers[node]))
+    }
     steps: list[Step] = []
     prepared: tuple[object, ...] | None = None  # what the buffer of activations holds
 
-    def activations(value: Value, node: Node, dtype: str) -> None:
+    def activations(value: Value, reader: Node, dtype: str) -> None:
         """Fill the buffer of activations with `value` in that form."""
         nonlocal prepared
-        wanted = (value.node, value.first, value.n_cols, dtype)
+        wanted = (value.node, value.first, value.n_cols, dtype, reader.route)
         if prepared == wanted:
             return
         prepared = wanted
+        route = reader.route.operation if reader.route else None
+        assert route is None or isinstance(route, Route)
+        spread = route is not None and value.node.route is None
         norm, select = None, False
         if value.node in inside and isinstance(value.node.operation, Norm):
             norm, value = value.node.operation, value.node.inputs[0]
@@ -82,15 +97,14 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
             select, value = True, value.node.inputs[0]
         source = value.node.operation
         joins = source if isinstance(source, Attention) and value.node not in joined else None
-        operation = QuantizeActivations(dtype, norm, select, joins)
-        steps.append(Step(operation, (value,), None, node.outputs_only))
+        steps.append(Step(QuantizeActivations(dtype, norm, select, joins, route, spread), (value,), None, reader))
 
     def product(node: Node, result: Node, into: Value | None) -> None:
         assert isinstance(node.operation, Linear)
         dtype = activation_dtype(node.operation.weight, node.outputs_only)
         activations(node.inputs[0], node, dtype)
         operation = replace(node.operation, dtype=dtype, accumulate=into is not None)
-        steps.append(Step(operation, (), result, node.outputs_only, into))
+        steps.append(Step(operation, (), result, node, into))
 
     for node in nodes:
         operation = node.operation
@@ -102,13 +116,15 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
         elif isinstance(operation, Linear):
             product(node, node, None)
         elif isinstance(operation, Attention):
-            steps.append(Step(RopeStore(operation), node.inputs, None, node.outputs_only))
-            steps.append(Step(Attend(operation), node.inputs[:1], node, node.outputs_only))
+            steps.append(Step(RopeStore(operation), node.inputs, None, node))
+            steps.append(Step(Attend(operation), node.inputs[:1], node, node))
             if node in joined:
                 whole = Value(node, 0, node.n_cols)
-                steps.append(Step(JoinAttention(operation), (whole,), node, node.outputs_only, whole))
+                steps.append(Step(JoinAttention(operation), (whole,), node, node, whole))
         else:
-            steps.append(Step(operation, node.inputs, node, node.outputs_only))
+            steps.append(Step(operation, node.inputs, node, node))
+            if isinstance(operation, Route):
+                steps.append(Step(GroupExperts(operation), (Value(node, 0, node.n_cols),), None, node))
     return steps
 
 
@@ -120,8 +136,9 @@ def _readers(nodes: list[Node]) -> Mapping[Node, list[Node]]:
     return readers
 
 
-def _read_by_products(node: Node, readers: Mapping[Node, list[Node]]) -> bool:
-    return all(isinstance(reader.operation, Linear) for reader in readers[node])
+def _is_dense(node: Node) -> bool:
+    """True for a product that is not of chosen experts."""
+    return isinstance(node.operation, Linear) and node.route is None
 
 
 def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], logits: Value) -> set[Node]:
@@ -129,13 +146,17 @@ def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], log
     the step that makes the products' activations."""
     inside: set[Node] = set()
     for node in reversed(nodes):
-        kinds: tuple[type[Operation], ...] = (Norm,) if isinstance(node.operation, SelectOutputs) else ()
-        if not isinstance(node.operation, (Norm, SelectOutputs)) or node is logits.node:
+        operation, reading = node.operation, readers[node]
+        if node is logits.node:
             continue
-        if all(
-            isinstance(r.operation, Linear) or (isinstance(r.operation, kinds) and r in inside) for r in readers[node]
-        ):
-            inside.add(node)
+        if isinstance(operation, Norm) and operation.plain:
+            if all(isinstance(reader.operation, Linear) for reader in reading):
+                inside.add(node)
+        elif isinstance(operation, SelectOutputs):
+            norms = [reader for reader in reading if reader in inside]
+            after = [reader for norm in norms for reader in readers[norm]]
+            if all(reader in inside or _is_dense(reader) for reader in (*reading, *after)):
+                inside.add(node)
     return inside
 
 
@@ -166,7 +187,7 @@ def _sums_into_products(
             whole = made.n_cols == made.node.n_cols and term.n_cols == term.node.n_cols
             product = isinstance(made.node.operation, Linear) and readers[made.node] == [node]
             free = last_read(term.node) <= place[node] and term.node is not logits.node and term.node not in inside
-            same_rows = term.node.outputs_only == made.node.outputs_only
+            same_rows = (term.node.outputs_only, term.node.route) == (made.node.outputs_only, made.node.route)
             if whole and product and free and same_rows:
                 found[node] = made.node, term
                 break
@@ -197,11 +218,11 @@ def place(steps: list[Step], logits: Value) -> Program:
 
     def new(node: Node) -> Region:
         for buffer in free:
-            if (buffer.n_cols, buffer.outputs_only) == (node.n_cols, node.outputs_only):
+            if (buffer.n_cols, buffer.outputs_only, buffer.n_used) == (node.n_cols, node.outputs_only, node.n_used):
                 free.remove(buffer)
                 break
         else:
-            buffer = Buffer(len(buffers), node.n_cols, node.outputs_only)
+            buffer = Buffer(len(buffers), node.n_cols, node.outputs_only, node.n_used)
             buffers.append(buffer)
         return Region(buffer, 0, node.n_cols)
 
@@ -210,7 +231,8 @@ def place(steps: list[Step], logits: Value) -> Program:
         dst = None
         if step.node:
             dst = home[step.node] = region(step.into) if step.into else new(step.node)
-        ops.append(Op(step.operation, dst, srcs, step.outputs_only))
+        reader = step.reader
+        ops.append(Op(step.operation, dst, srcs, step.outputs_only, reader.n_used, reader.layer))
         for node in [node for node in home if last_use[node] == index]:
             buffer = home.pop(node).buffer
             if all(other.buffer is not buffer for other in home.values()) and buffer not in free:
@@ -224,7 +246,13 @@ def place(steps: list[Step], logits: Value) -> Program:
 def verify(program: Program, steps: list[Step]) -> None:
     """Run the program on names: every operand must hold the value that its step reads. Raises AssertionError."""
     holds: dict[Buffer, Node] = {}
+    order: Node | None = None  # the route in whose order rows for chosen experts stand
     for op, step in zip(program.ops, steps, strict=True):
+        if isinstance(op.operation, GroupExperts):
+            order = step.reader
+        elif isinstance(op.operation, Combine):
+            assert step.reads[1].node is order, f"{op} sums rows that stand in another order"
+        assert step.reader.route in (None, order), f"{op} reads rows in another order"
         for region, value in zip(op.srcs, step.reads, strict=True):
             assert holds.get(region.buffer) is value.node, f"{op} reads a buffer that holds another value"
             assert (region.first, region.n_cols) == (value.first, value.n_cols)

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ggpy.graph.operations import Attend, Attention, Linear, Operation, QuantizeActivations, RopeStore
+from ggpy.graph.operations import Attend, Attention, Linear, Operation, QuantizeActivations
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import TensorInfo
+    from ggpy.graph.state import State
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """float32 [n_rows, n_cols] of working memory, n_rows being the batch or the outputs."""
+    """float32 [n_rows, n_cols] of working memory, n_rows being the batch or the outputs, `n_used` times."""
 
     index: int
     n_cols: int
     outputs_only: bool
+    n_used: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,16 @@ class Op:
     """An operation on regions of buffers.
 
     A `QuantizeActivations` has no destination: the buffer of activations is implicit, also as the source
-    of a `Linear`. A `RopeStore` rotates its first source in place and stores the others.
+    of a `Linear`. So is the order of rows for chosen experts, which a `GroupExperts` makes. A `RopeStore` rotates its
+    first source in place and stores the others. `layer`: the layer it is part of, if any.
     """
 
     operation: Operation
     dst: Region | None
     srcs: tuple[Region, ...]
     outputs_only: bool
+    n_used: int = 1
+    layer: int | None = None
 
     @property
     def accumulates(self) -> bool:
@@ -73,21 +78,19 @@ class Program:
 
     @property
     def attentions(self) -> list[Attention]:
-        """The attention of each layer, in the layers' order."""
+        """The attention of each layer that has one, in the layers' order."""
         return [op.operation.attention for op in self.ops if isinstance(op.operation, Attend)]
 
     @property
-    def attention(self) -> Attention:
-        """Any one of the attentions, for the numbers that all layers must have in common so far: their heads."""
-        first, *others = self.attentions
-        for other in others:
-            assert (other.n_head, other.n_head_kv, other.head_dim) == (first.n_head, first.n_head_kv, first.head_dim)
-        return first
+    def states(self) -> list[State]:
+        """The state of a slot between steps, in the order of the operations."""
+        operations = (op.operation.attention if isinstance(op.operation, Attend) else op.operation for op in self.ops)
+        return [operation.state for operation in operations if operation.state]
 
     @property
     def layers(self) -> list[int]:
-        """The numbers of the layers whose attention is in the program."""
-        return [attention.layer for attention in self.attentions]
+        """The numbers of the layers in the program."""
+        return sorted({op.layer for op in self.ops if op.layer is not None})
 
     @property
     def products(self) -> list[Linear]:
@@ -96,26 +99,37 @@ class Program:
 
     @cached_property
     def _cuts(self) -> dict[int, tuple[int, Region]]:
-        """For each layer, its first index in `ops` and the one value that crosses there: the residual stream."""
+        """For each layer that a stage can begin with, its first index in `ops` and the one value that crosses there:
+        the residual stream. Where more than one value crosses, or a layer reads another's cache, nothing is cut."""
         cuts: dict[int, tuple[int, Region]] = {}
         live: set[Buffer] = set()  # read from here on, before it is written again
-        waiting: list[int] = []  # layers whose beginning is further up
+        needed = len(self.ops)  # the lowest layer whose cache is read from here on
         for index in reversed(range(len(self.ops))):
             op = self.ops[index]
-            live |= {region.buffer for region in op.srcs}
             if op.dst and not op.accumulates:
                 live.discard(op.dst.buffer)
-            elif op.dst:
+            live |= {region.buffer for region in op.srcs}
+            if op.dst and op.accumulates:
                 live.add(op.dst.buffer)
-            if isinstance(op.operation, RopeStore):
-                waiting.append(op.operation.attention.layer)
-            if (
-                isinstance(op.operation, QuantizeActivations) and len(live) == 1
-            ):  # activations are made here: none cross
+            if isinstance(op.operation, Attend):
+                needed = min(needed, op.operation.attention.cache_layer)
+            first = op.layer is not None and (not index or self.ops[index - 1].layer != op.layer)
+            if first and op.layer is not None and len(live) == 1 and needed >= op.layer and not self._prepared(index):
                 (buffer,) = live
-                cuts |= {layer: (index, Region(buffer, 0, buffer.n_cols)) for layer in waiting}
-                waiting = []
+                cuts[op.layer] = (index, Region(buffer, 0, buffer.n_cols))
         return cuts
+
+    def _prepared(self, index: int) -> bool:
+        """True where the operation at `index`, or one soon after it, reads activations that were made before it."""
+        for op in self.ops[index:]:
+            if isinstance(op.operation, (QuantizeActivations, Linear)):
+                return isinstance(op.operation, Linear)
+        return False
+
+    @property
+    def cut_layers(self) -> list[int]:
+        """The layers that a stage can begin with, beside the first."""
+        return sorted(layer for layer in self._cuts if layer)
 
     def stage(self, first: int, last: int) -> Program:
         """Layers first .. last - 1, with the embedding if they are the first ones, with the logits if they are the

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from ggpy.cpu.isa.layout import CACHE_TYPES, SPAN, cache_name, cache_types, cell_bytes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ggpy.cpu.isa.layout import CACHE_TYPES, cache_name
+from ggpy.cpu.memory import state_bytes
 from ggpy.errors import GGPYError, quoted
-from ggpy.gguf.file import GGUFFile
-from ggpy.models import architecture_of
+from ggpy.graph.state import KVState, State
 from ggpy.quant.packed import BLOCK
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import GGUFFile
 
 GPU_CACHE_TYPES = ("f16", "q8_0")
 GPU_HEAD_DIM = 256  # the widest heads: a warp holds 8 dimensions a lane
 
 
 def cache_type(
-    file: GGUFFile, cache_type_k: str | None = None, cache_type_v: str | None = None, device: str = "cpu"
+    file: GGUFFile,
+    states: Sequence[State],
+    cache_type_k: str | None = None,
+    cache_type_v: str | None = None,
+    device: str = "cpu",
 ) -> str:
-    """The types of cached keys and values, as one name that their kernels carry.
+    """The types of cached keys and values, as one name that their kernels carry. states: those of the file's program.
 
     Without a choice "f16", as everywhere in the field, but on the CPU "f32" for a model kept in float32: whoever keeps
     that wants its precision. Raises GGPYError where a type is unknown, or does not suit the model or the device.
@@ -27,7 +37,7 @@ def cache_type(
         if name not in CACHE_TYPES:
             known = ", ".join(CACHE_TYPES)
             raise GGPYError(f"{option} is {quoted(name)}, but the cache holds only {known}; choose one.")
-    head_dim = architecture_of(file).hparams.head_dim
+    widths = {width for state in states if isinstance(state, KVState) for width in (state.head_dim, state.v_head_dim)}
     if device != "cpu":
         wide = next((name for name in chosen if name not in GPU_CACHE_TYPES), None)
         if wide:
@@ -35,31 +45,23 @@ def cache_type(
                 f"On a GPU the cache holds {' or '.join(GPU_CACHE_TYPES)}, not {wide}; choose one of them, leave its "
                 "type out, or run the model on the CPU (--device cpu)."
             )
-        if head_dim > GPU_HEAD_DIM:
+        if max(widths, default=0) > GPU_HEAD_DIM:
             raise GGPYError(
-                f"{file.path}: heads of {head_dim} dimensions are more than the {GPU_HEAD_DIM} that ggpy's kernels for "
-                "GPUs hold; run the model on the CPU (--device cpu)."
+                f"{file.path}: heads of {max(widths)} dimensions are more than the {GPU_HEAD_DIM} that ggpy's kernels"
+                " for GPUs hold; run the model on the CPU (--device cpu)."
             )
-    if "q8_0" in chosen and head_dim % BLOCK:
+    odd = [width for width in sorted(widths) if width % BLOCK]
+    if "q8_0" in chosen and odd:
         raise GGPYError(
-            f"{file.path}: heads of {head_dim} dimensions do not divide into the blocks of {BLOCK} that a q8_0 cache "
+            f"{file.path}: heads of {odd[0]} dimensions do not divide into the blocks of {BLOCK} that a q8_0 cache "
             "has; take f16 for this model's cache."
         )
     return cache_name(*chosen)
 
 
-def kv_bytes(
-    file: GGUFFile,
-    n_ctx: int,
-    n_slots: int = 1,
-    cache_type_k: str | None = None,
-    cache_type_v: str | None = None,
-    device: str = "cpu",
-) -> int:
-    """Bytes that the key/value cache of `n_slots` sequences of `n_ctx` tokens takes on the CPU when full. device:
-    where another one runs the last layers, its types hold for all."""
-    hp = architecture_of(file).hparams
-    cells = n_slots * (-(-n_ctx // SPAN) * SPAN)
-    k, v = cache_types(cache_type(file, cache_type_k, cache_type_v, device))
-    per_cell = cell_bytes(k, hp.head_dim) + cell_bytes(v, -(-hp.head_dim // 16) * 16)
-    return hp.n_layer * hp.n_head_kv * cells * per_cell
+def kv_bytes(states: Sequence[State], n_ctx: int, n_slots: int, n_batch: int, cache: str) -> int:
+    """Bytes that the state of `n_slots` sequences of `n_ctx` tokens takes on the CPU when full, evaluated in steps of
+    up to `n_batch` tokens. Layers whose attention is not causal share one memory."""
+    shared = {sum(state_bytes(s, n_ctx, n_batch, cache)) for s in states if isinstance(s, KVState) and not s.causal}
+    own = (sum(state_bytes(s, n_ctx, n_batch, cache)) for s in states if not isinstance(s, KVState) or s.causal)
+    return n_slots * (sum(own) + sum(shared))

@@ -13,7 +13,7 @@ from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.graph.operations import Embed
 from ggpy.host.memory import available_memory, choose_context, usable
 from ggpy.models import architecture_of
-from ggpy.quant.packed import packed_format
+from ggpy.quant.packed import packed_bytes
 from ggpy.runtime.cache_types import cache_type, kv_bytes
 from ggpy.runtime.planned import planned
 from ggpy.units import size_text
@@ -278,7 +278,8 @@ class Placement:
         for index in range(count):
             rank = Rank(index, count)
             program = self.program(True, rank).stage(self.n_layer - n, self.n_layer)
-            cache = self._gpu_cache(n_ctx) * n * program.attention.n_head_kv // (self.n_layer * self.hparams.n_head_kv)
+            own, whole = (p.attentions[0].n_head_kv for p in (program, self.program(True)))
+            cache = self._gpu_cache(n_ctx) * n * own // (self.n_layer * whole)
             needed.append(rank_bytes(program, rank, batch) + cache)
         return needed
 
@@ -321,7 +322,7 @@ class Placement:
     def _gpu_cache_bytes(self, n_ctx: int) -> int:
         from ggpy.cuda.memory import cache_bytes
 
-        return cache_bytes(self.hparams, n_ctx, self.n_slots, cache_type(self.file, *self.cache_types, "cuda"))
+        return cache_bytes(self.program(True), n_ctx, self.n_slots, self.cache_type("cuda"))
 
     # ---- the CPU
 
@@ -331,16 +332,22 @@ class Placement:
             return weight_bytes(self.file)
         stage = self.program(False).stage(0, n)
         read = sum(op.operation.table.nbytes for op in stage.ops if isinstance(op.operation, Embed))
-        return read + sum(packed_format(info).matrix_bytes(*info.shape) for info in stage.matrices())
+        return read + sum(map(packed_bytes, stage.matrices()))
 
     def _cpu_cache_bytes(self, n: int, n_ctx: int) -> int:
-        """Bytes of the cache of the first n layers."""
-        device = "cpu" if n == self.n_layer else self.device
-        return kv_bytes(self.file, n_ctx, self.n_slots, *self.cache_types, device) * n // self.n_layer
+        """Bytes of the state of the first n layers."""
+        whole = n == self.n_layer
+        program = self.program(False) if whole else self.program(False).stage(0, n)
+        batch = self.n_batch or cpu_batch(self.file)
+        return kv_bytes(program.states, n_ctx, self.n_slots, batch, self.cache_type("cpu" if whole else self.device))
+
+    def cache_type(self, device: str) -> str:
+        """The types of keys and values where a device runs the last layers; see `ggpy.runtime.cache_types`."""
+        return cache_type(self.file, self.program(False).states, *self.cache_types, device)
 
 
 def weight_bytes(file: GGUFFile) -> int:
     """Bytes that the weights take on the CPU: a packed matrix may be larger than the file's, most of all one of a
     type without a packed form, which is kept in half precision."""
-    matrices = [info for info in file.tensors.values() if len(info.shape) == 2]
-    return file.size + sum(max(0, packed_format(m).matrix_bytes(*m.shape) - m.nbytes) for m in matrices)
+    matrices = [info for info in file.tensors.values() if len(info.shape) in (2, 3)]
+    return file.size + sum(max(0, packed_bytes(m) - m.nbytes) for m in matrices)

@@ -19,7 +19,6 @@ from ggpy.errors import OutOfMemory
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.program import Program
 from ggpy.host.cores import usable_cores, usable_cpus
-from ggpy.runtime.cache_types import cache_type
 from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement
 
@@ -73,7 +72,7 @@ class Runtime:
         self.n_batch = min(most_tokens, n_ctx)
         self.n_vocab = self.hparams.n_vocab
         self.n_threads = n_threads or usable_cores()
-        self.cache_type = cache_type(file, *placement.cache_types, self.device)
+        self.cache_type = placement.cache_type(self.device)
         # Whether generated tokens and prompts' are evaluated in ways of their own, as GPUs do where results shall not
         # depend on the batch. The CPU's never do.
         self.by_kind = placement.batch_invariant and self.device != "cpu"

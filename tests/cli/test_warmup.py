@@ -40,7 +40,7 @@ def test_types_name_what_a_model_of_them_needs(tmp_path: Path, file_type: str) -
     path = tmp_path / "tiny.gguf"
     convert(tiny_checkpoint(tmp_path, "qwen3", dtype="f32"), file_type, path)
     with GGUFFile(path) as file:
-        wanted = program_kernels(planned(file), cache_type(file))
+        wanted = program_kernels(planned(file), cache_type(file, planned(file).states))
         types = {info.type_name for info in file.tensors.values() if len(info.shape) == 2}
     assert set(wanted) <= set(type_kernels(types))
     assert len(set(wanted)) == len(wanted)

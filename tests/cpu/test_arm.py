@@ -13,7 +13,7 @@ from llvmlite import ir
 from ggpy.codegen import native
 from ggpy.cpu.isa.layout import ROW_WIDTHS, TILE_LANES, tile_widths
 from ggpy.cpu.isa.vector import LANES, Vec, i64
-from ggpy.cpu.ops import attend, linear
+from ggpy.cpu.ops import attend, tiles
 from ggpy.quant.packed import PACKED
 
 TRIPLE = "aarch64-unknown-linux-gnu"
@@ -66,7 +66,7 @@ ON_STACK = r".*\[sp"
 )
 def test_products_are_dot_products_of_registers(name, width):
     packed = PACKED[name]
-    inner = loops(partial(linear._emit_tile, packed, 1, width), TILE_LANES["neon"], n_args=9)
+    inner = loops(partial(tiles._emit_tile, packed, 1, width), TILE_LANES["neon"], n_args=9)
     products, per_loop = ("fmla", 8 * 16 // 4) if packed.is_float else ("sdot", 32 * 16 // 16)
     assert sum(count(loop, products) for loop in inner) >= width * per_loop  # more where LLVM makes a loop twice
     for loop in inner:

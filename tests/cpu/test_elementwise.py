@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ggpy.cpu.isa.layout import OP, STEP
 from ggpy.cpu.ops.elementwise import FUNCTIONS
-from tests.cpu.test_kernels import TIERS, call
-from tests.support.evaluate import ACTIVATIONS, sigmoid
+from tests.cpu.test_kernels import TIERS, call, records
+from tests.support.evaluate import ACTIVATIONS, sigmoid, swiglu_oai
 
 C = 2.5
 EXPECTED = {
@@ -20,6 +19,7 @@ EXPECTED = {
     "sigmoid_gate": lambda x, y: x * sigmoid(y),
     **{name: lambda x, y, f=f: f(x) for name, f in ACTIVATIONS.items()},
     **{f"{name}_glu": lambda x, y, f=f: f(x) * y for name, f in ACTIVATIONS.items()},
+    "swiglu_oai_glu": swiglu_oai,
 }
 
 
@@ -31,7 +31,7 @@ def test_elementwise(name: str, tier: str) -> None:
     x = np.stack([np.linspace(-100, 100, 160), rng.standard_normal(160) * 3]).astype(np.float32)
     x[0, 144:] = [0, -0.0, 1e4, -1e4] * 4
     y, out = rng.standard_normal((2, 176)).astype(np.float32)[:, :160], np.full((2, 192), np.nan, np.float32)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     step["n_tokens"], step["n_outputs"] = 7, 2
     op["src"], op["src_stride"], op["src2"], op["src2_stride"] = (
         x.ctypes.data,
@@ -51,15 +51,19 @@ def test_elementwise(name: str, tier: str) -> None:
 
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 @pytest.mark.parametrize("n_cols", [12, 54, 96, 100])
-def test_norm(n_cols: int, tier: str) -> None:
-    """Rows of any width, whose padding holds anything."""
+@pytest.mark.parametrize(
+    ("kind", "n_groups", "alike"), [("rms", 1, False), ("rms", 3, True), ("layer", 1, False), ("l2", 3, False)]
+)
+def test_norm(kind: str, n_groups: int, alike: bool, n_cols: int, tier: str) -> None:  # fmt: skip
+    """Rows of any width, whose padding holds anything; runs of columns, with one weight for all or each its own."""
     rng = np.random.default_rng(0)
-    stride = -(-n_cols // 16) * 16
-    x = np.full((5, stride), np.nan, np.float32)
-    x[:, :n_cols] = rng.standard_normal((5, n_cols))
-    weight, out = np.zeros(stride + 32, np.float32), np.zeros_like(x)
-    weight[:n_cols] = rng.standard_normal(n_cols)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    whole = n_groups * n_cols
+    x = np.full((5, -(-whole // 16) * 16), np.nan, np.float32)
+    x[:, :whole] = rng.standard_normal((5, whole))
+    out = np.zeros_like(x)
+    weight, bias = rng.standard_normal((2, n_cols if alike else whole)).astype(np.float32)
+    bias = bias if kind == "layer" else np.zeros_like(bias)
+    op, step = records()
     step["n_tokens"] = 5
     op["src"], op["src_stride"], op["dst"], op["dst_stride"] = (
         x.ctypes.data,
@@ -67,9 +71,14 @@ def test_norm(n_cols: int, tier: str) -> None:
         out.ctypes.data,
         out.strides[0],
     )
-    op["weight"], op["eps"], op["n_cols"] = weight.ctypes.data, 1e-5, n_cols
+    op["weight"], op["bias"], op["eps"], op["n_cols"] = weight.ctypes.data, bias.ctypes.data, 1e-5, n_cols
+    op["n_groups"], op["weight_stride"] = n_groups, 0 if alike else 4 * n_cols
     for thread in range(2):
-        call("norm", tier, op, step, thread, 2)
-    exact = x[:, :n_cols].astype(np.float64)
-    expected = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-5) * weight[:n_cols]
-    assert np.allclose(out[:, :n_cols], expected, rtol=1e-5, atol=1e-6)
+        call(f"norm.{kind}", tier, op, step, thread, 2)
+    exact = x[:, :whole].astype(np.float64).reshape(5, n_groups, n_cols)
+    if kind == "layer":
+        exact -= exact.mean(-1, keepdims=True)
+    size = (exact**2).sum(-1, keepdims=True) if kind == "l2" else (exact**2).mean(-1, keepdims=True)
+    expected = exact / np.sqrt(size + 1e-5) * weight.reshape(-1, n_cols) + bias.reshape(-1, n_cols)
+    assert np.allclose(out[:, :whole], expected.reshape(5, -1), rtol=1e-5, atol=1e-6)
+    assert not out[:, whole:].any()

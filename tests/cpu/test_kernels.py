@@ -15,7 +15,6 @@ from ggpy.cpu import kernels
 from ggpy.cpu.builds import build
 from ggpy.cpu.isa.layout import (
     OP,
-    PART,
     STEP,
     TOKEN_BLOCK_BYTES,
     attention_scratch_bytes,
@@ -26,6 +25,7 @@ from ggpy.cpu.isa.layout import (
     tile_widths,
 )
 from ggpy.cpu.needed import COMPILE_WORKER
+from ggpy.graph.state import PART
 from ggpy.paths import cache_dir
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import PACKED
@@ -57,6 +57,13 @@ def compiled_side_by_side(request: pytest.FixtureRequest) -> None:
 
 def call(name: str, tier: str, op: np.ndarray, step: np.ndarray, thread: int = 0, threads: int = 1) -> None:
     kernels.kernel(name, tier).call(op.ctypes.data, step.ctypes.data, thread, threads)
+
+
+def records() -> tuple[np.ndarray, np.ndarray]:
+    """An operation and a step, with what is seldom another value."""
+    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op["n_used"] = op["causal"] = op["norm"] = 1
+    return op, step
 
 
 def aligned(n_bytes: int) -> np.ndarray:
@@ -122,7 +129,7 @@ def product(
     ones, columns = np.ones(x.shape[1], np.float32), p.padded(n_cols)
     form, token_bytes = ("f32", 4 * columns) if p.is_float else (form, n_cols // 32 * TOKEN_BLOCK_BYTES)
     tiles = aligned(n_tokens * planes(form) * token_bytes)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     step["n_tokens"] = n_tokens
     op["n_cols"], op["token_bytes"], op["eps"] = n_cols, token_bytes, -1.0
     op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], ones.ctypes.data
@@ -171,7 +178,7 @@ def test_embedding_rows_are_the_files_own(name):
     raw, exact = weights(name, 40)
     ids = np.array([39, 0, 7, 7], np.int32)
     out, scratch = np.zeros((4, N_COLS), np.float32), aligned(64)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     step["n_tokens"], rows = 4, raw[ids]
     op["weight"], op["weight_stride"], op["n_cols"] = rows.ctypes.data, rows.shape[1], N_COLS
     op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
@@ -188,7 +195,7 @@ def test_every_byte_that_is_a_scale(name):
     with np.errstate(over="ignore"):
         exact = form.dequantize(blocks)
     out = np.zeros((1, exact.size), np.float32)
-    scratch, op, step = aligned(64), np.zeros(1, OP), np.zeros(1, STEP)
+    (op, step), scratch = records(), aligned(64)
     step["n_tokens"] = 1
     op["weight"], op["weight_stride"], op["n_cols"] = blocks.ctypes.data, blocks.size, exact.size
     op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
@@ -210,7 +217,7 @@ def test_norm_is_in_the_preparation(tier, n_tokens):
     x = rng.standard_normal((n_tokens, n_cols)).astype(np.float32)
     weight = rng.standard_normal(n_cols).astype(np.float32)
     out = np.zeros(n_tokens * n_cols, np.float32)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     step["n_tokens"] = n_tokens
     op["n_cols"], op["token_bytes"], op["eps"] = n_cols, 4 * n_cols, 1e-5
     op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], weight.ctypes.data
@@ -277,14 +284,20 @@ def check_attention(
     parts = np.full((n_tokens, n_head, -(-n_ctx // PART), pad + 16), np.nan, np.float32)
     scratch = aligned(attention_scratch_bytes(head_dim, pad))
     segments = np.array([[slot, 0, n_tokens, n_past]], np.int32)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     step["n_tokens"], step["n_segments"], step["small"], step["segments"] = n_tokens, 1, small, segments.ctypes.data
     op["max_parts"] = parts.shape[2]
     op["src"], op["src_stride"] = q.ctypes.data, q[0].nbytes
     op["dst"], op["dst_stride"] = out.ctypes.data, out.strides[0]
     op["src2"], op["scratch"] = parts.ctypes.data, scratch.ctypes.data
     op["cache_k"], op["cache_v"], op["n_ctx"] = keys.ctypes.data, values.ctypes.data, n_ctx
-    op["n_head"], op["n_head_kv"], op["head_dim"], op["head_pad"] = n_head, n_head_kv, head_dim, pad
+    op["n_head"], op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = (
+        n_head,
+        n_head_kv,
+        head_dim,
+        head_dim,
+        pad,
+    )
     op["window"], op["scale"] = window, head_dim**-0.5
     call(f"attention.{cache_type}", tier, op, step)
     if small:  # the preparation that follows joins the parts: at a norm weight of 1 it gives them back
@@ -325,7 +338,7 @@ def test_the_cache_holds_what_is_stored(tier, cache_type):
     v[3] = 0
     caches = [np.zeros(2 * n_head_kv * n_ctx * cell_bytes(cache_type, head_dim), np.uint8) for _ in range(2)]
     positions, slots = np.arange(5, 5 + n_tokens, dtype=np.int32), np.ones(n_tokens, np.int32)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     step["n_tokens"], step["positions"], step["slots"] = n_tokens, positions.ctypes.data, slots.ctypes.data
     op["src2"], op["src2_stride"], op["src3"], op["src3_stride"] = (
         k.ctypes.data,
@@ -334,7 +347,7 @@ def test_the_cache_holds_what_is_stored(tier, cache_type):
         v[0].nbytes,
     )
     op["cache_k"], op["cache_v"], op["n_ctx"] = caches[0].ctypes.data, caches[1].ctypes.data, n_ctx
-    op["n_head_kv"], op["head_dim"], op["head_pad"] = n_head_kv, head_dim, head_dim
+    op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = n_head_kv, head_dim, head_dim, head_dim
     call(f"rope_store.{cache_type}", tier, op, step)  # n_rot is 0: keys are not turned
     for x, found, is_key in ((k, caches[0], True), (v, caches[1], False)):
         padded = np.zeros((n_head_kv, n_ctx, head_dim), np.float32)
@@ -344,7 +357,7 @@ def test_the_cache_holds_what_is_stored(tier, cache_type):
 
 
 def assembly(name: str, tier: str) -> str:
-    return str(build(name, tier, kernels.PROTOTYPES[name.partition(".")[0]])._library.get_asm_str())
+    return str(build(name, tier, kernels.OF_OPERATIONS)._library.get_asm_str())
 
 
 @pytest.mark.parametrize(

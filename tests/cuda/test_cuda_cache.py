@@ -311,16 +311,16 @@ def test_what_a_gpu_does_not_cache(tmp_path: Path) -> None:
     path = tmp_path / "llama.gguf"
     convert(tiny_checkpoint(tmp_path, "llama", dtype="f32"), "f32", path)
     with GGUFFile(path) as file:
-        assert cache_type(file, device="cuda") == "f16"
+        assert cache_type(file, planned(file).states, device="cuda") == "f16"
         with pytest.raises(GGPYError, match="On a GPU the cache holds f16 or q8_0, not f32"):
-            cache_type(file, "f32", device="cuda")
+            cache_type(file, planned(file).states, "f32", device="cuda")
         with pytest.raises(GGPYError, match=r"f16 or q8_0, not bf16.*on the CPU"):
-            cache_type(file, "f16", "bf16", device="cuda")
+            cache_type(file, planned(file).states, "f16", "bf16", device="cuda")
     path = odd.write(tmp_path / "wide.gguf", odd.Sizes("llama", 12, 1, 1, 258, 4, 14, 97))
     with GGUFFile(path) as file:
-        assert cache_type(file, device="cpu") == "f32"
+        assert cache_type(file, planned(file).states, device="cpu") == "f32"
         with pytest.raises(GGPYError, match="heads of 258 dimensions are more than the 256"):
-            cache_type(file, device="cuda")
+            cache_type(file, planned(file).states, device="cuda")
 
 
 @pytest.mark.cuda

@@ -113,8 +113,7 @@ def load(path: Path) -> None:
     with GGUFFile(path) as file:
         placement = Placement(file)
         placement.context(None, lambda note: None)
-        planned(file)
-        cache_type(file)
+        cache_type(file, planned(file).states)
         tokenizer = Tokenizer.from_gguf(file)
         check_rows(file, tokenizer)
         ids = tokenizer.tokenize("Hello,  wörld</s> 你好\n<|im_end|>", parse_special=True)

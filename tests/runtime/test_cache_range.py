@@ -9,13 +9,14 @@ import pytest
 
 from ggpy.convert.pipeline import convert
 from ggpy.convert.writer import OutputTensor, write_gguf
-from ggpy.cpu.isa.layout import CACHE_TYPES, OP, STEP, cell_bytes
+from ggpy.cpu.isa.layout import CACHE_TYPES, cell_bytes
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.quant import FORMATS
 from ggpy.runtime.cache_types import kv_bytes
+from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
-from tests.cpu.test_kernels import TIERS, call
+from tests.cpu.test_kernels import TIERS, call, records
 from tests.runtime.test_runtime import decode, error, prefill, running
 from tests.support import odd
 from tests.support.reference import ReferenceModel, bf16, f16
@@ -30,12 +31,12 @@ def stored(tier: str, cache: str, x: np.ndarray) -> tuple[np.ndarray, list[bool]
     """The bytes that a cache holds of one head [dims], as key and as value at the first position of a slot, and the
     cuts that the step reports."""
     dims = len(x)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     zero, other = np.zeros(1, np.int32), np.ones(dims, np.float32)
     caches = np.zeros((2, 16 * cell_bytes(cache, dims)), np.uint8)
     step["n_tokens"], step["positions"], step["slots"] = 1, zero.ctypes.data, zero.ctypes.data
     op["cache_k"], op["cache_v"], op["n_ctx"] = caches[0].ctypes.data, caches[1].ctypes.data, 16
-    op["n_head_kv"], op["head_dim"], op["head_pad"] = 1, dims, dims
+    op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = 1, dims, dims, dims
     said = []
     for k, v in ((x, other), (other, x), (other, other)):
         step["cut_keys"] = step["cut_values"] = 0
@@ -204,5 +205,5 @@ def test_bfloat16_weights_beyond_halves_are_no_half_precision_file(tmp_path: Pat
 
 def test_memory_is_counted(beyond: Path) -> None:
     with GGUFFile(beyond) as file:
-        f32, f16, bf16 = (kv_bytes(file, 64, 1, kind, kind) for kind in ("f32", "f16", "bf16"))
+        f32, f16, bf16 = (kv_bytes(planned(file).states, 64, 1, 64, kind) for kind in ("f32", "f16", "bf16"))
     assert f32 == 2 * f16 == 2 * bf16

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ggpy.cpu import executor, kernels
-from ggpy.cpu.isa.layout import OP, STEP, tile_widths
+from ggpy.cpu.isa.layout import tile_widths
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.quant import FORMATS
 from ggpy.runtime.runtime import Runtime
-from tests.cpu.test_kernels import TIERS, aligned, call, check_attention, product
+from tests.cpu.test_kernels import TIERS, aligned, call, check_attention, product, records
 from tests.runtime.test_runtime import decode, error, errors, prefill, running
 from tests.support import odd
 from tests.support.reference import ReferenceModel
@@ -39,7 +39,7 @@ def test_a_norm_divides_by_the_true_width(tier: str, n_cols: int) -> None:
     rng, n_tokens, padded, stride = np.random.default_rng(n_cols), 13, -(-n_cols // 8) * 8, -(-n_cols // 16) * 16
     x, weight = np.full((n_tokens, stride), np.nan, np.float32), np.full(stride, np.inf, np.float32)
     x[:, :n_cols], weight[:n_cols] = rng.standard_normal((n_tokens, n_cols)), rng.standard_normal(n_cols)
-    op, step, out = np.zeros(1, OP), np.zeros(1, STEP), np.full(n_tokens * padded, np.nan, np.float32)
+    (op, step), out = records(), np.full(n_tokens * padded, np.nan, np.float32)
     step["n_tokens"] = n_tokens
     op["n_cols"], op["token_bytes"], op["eps"] = n_cols, 4 * padded, 1e-5
     op["src"], op["src_stride"], op["weight"] = x.ctypes.data, x.strides[0], weight.ctypes.data
@@ -67,7 +67,7 @@ def test_embedding_rows(name: str) -> None:
     rng, n_cols = np.random.default_rng(0), 54
     raw = FORMATS[name].quantize(rng.standard_normal((97, n_cols)).astype(np.float32))
     ids, out = np.array([96, 0, 5], np.int32), np.full((3, 64), 7, np.float32)
-    op, step, scratch = np.zeros(1, OP), np.zeros(1, STEP), aligned(64)
+    (op, step), scratch = records(), aligned(64)
     step["n_tokens"], rows = 3, raw[ids]
     op["weight"], op["weight_stride"], op["n_cols"] = rows.ctypes.data, rows.shape[1], n_cols
     op["dst"], op["dst_stride"], op["scratch"] = out.ctypes.data, out.strides[0], scratch.ctypes.data
@@ -109,14 +109,14 @@ def test_heads_are_normalised_and_turned(tier: str, head_dim: int, n_rot: int, n
         a, b = x[..., one].copy(), x[..., two].copy()
         x[..., one], x[..., two] = a * c - b * s, a * s + b * c
         wanted.append(x)
-    op, step = np.zeros(1, OP), np.zeros(1, STEP)
+    op, step = records()
     step["n_tokens"], step["positions"], step["slots"] = n_tokens, positions.ctypes.data, slots.ctypes.data
     op["angles"] = angles.ctypes.data
     for at, stride, x in (("src", "src_stride", q), ("src2", "src2_stride", k), ("src3", "src3_stride", v)):
         op[at], op[stride] = x.ctypes.data, x[0].nbytes
     op["weight"], op["weight2"], op["eps"] = norms[0].ctypes.data, norms[1].ctypes.data, 1e-6
     op["cache_k"], op["cache_v"], op["n_ctx"] = keys.ctypes.data, values.ctypes.data, n_ctx
-    op["n_head"], op["n_head_kv"], op["head_dim"], op["head_pad"] = 3, 1, head_dim, pad
+    op["n_head"], op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = 3, 1, head_dim, head_dim, pad
     op["n_rot"], op["neox"] = n_rot, neox
     call("rope_store.f32", tier, op, step)
     assert np.allclose(q, wanted[0], rtol=1e-5, atol=1e-6)

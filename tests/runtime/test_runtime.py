@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +13,13 @@ import pytest
 import ggpy.runtime.cache_types
 import ggpy.runtime.load
 from ggpy.convert.pipeline import convert
-from ggpy.cpu.executor import CpuExecutor
+from ggpy.cpu.packed_weights import PackedWeights
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
+from ggpy.graph.state import KVState
 from ggpy.runtime.cache_types import cache_type, kv_bytes
 from ggpy.runtime.load import load_model
+from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
 from tests.support.reference import ReferenceModel
 from tests.support.tiny import CONFIGS, tiny_checkpoint
@@ -152,19 +153,16 @@ def test_a_q8_0_cache_errs_only_by_its_rounding(model):
 
 def test_a_cache_of_q8_0_takes_little_more_than_half(model):
     with GGUFFile(model("smollm2", "f16")) as file:
-        half = kv_bytes(file, 64)
-        assert kv_bytes(file, 64, 1, "q8_0", "q8_0") == half * 17 // 32
-        assert kv_bytes(file, 64, 1, "q8_0", "f16") == half * 49 // 64
+        half, q8, mixed = (kv_bytes(planned(file).states, 64, 1, 64, name) for name in ("f16", "q8_0", "q8_0-f16"))
+        assert (q8, mixed) == (half * 17 // 32, half * 49 // 64)
 
 
-def test_a_cache_type_that_does_not_suit_is_an_error(model, monkeypatch):
+def test_a_cache_type_that_does_not_suit_is_an_error(model):
     with GGUFFile(model("smollm2", "f16")) as file:
         with pytest.raises(GGPYError, match=r"cache_type_k is 'q3'.*f32, f16, bf16, q8_0"):
             Runtime(file, 64, cache_type_k="q3")
-        heads = SimpleNamespace(hparams=SimpleNamespace(head_dim=80))
-        monkeypatch.setattr(ggpy.runtime.cache_types, "architecture_of", lambda file: heads)
         with pytest.raises(GGPYError, match=r"heads of 80 dimensions.*take f16"):
-            cache_type(file, None, "q8_0")
+            cache_type(file, [KVState(0, 1, 64, 64), KVState(1, 1, 80, 80)], None, "q8_0")
 
 
 def test_slots_do_not_see_each_other(model):
@@ -258,7 +256,7 @@ def test_a_step_never_runs_on_half_the_weights(model, monkeypatch):
     def broken(self, *piece):
         raise OSError("no page")
 
-    monkeypatch.setattr(CpuExecutor, "_pack_piece", broken)
+    monkeypatch.setattr(PackedWeights, "_pack", broken)
     with running(model("llama", "q4_0")) as runtime:
         for _ in range(2):  # the first failure must not be taken for the end of packing
             with pytest.raises(OSError, match="no page"):

@@ -28,7 +28,15 @@ ACTIVATIONS = {
     "gelu_erf": lambda x: 0.5 * x * (1 + ERF(x * math.sqrt(0.5))),
     "relu": lambda x: np.maximum(x, 0),
     "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": sigmoid,
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "tanh": np.tanh,
 }
+
+
+def swiglu_oai(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+    return gate * sigmoid(1.702 * gate) * (up + 1)
 
 
 def evaluate(graph: Graph, logits: Value, tokens: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -36,11 +44,20 @@ def evaluate(graph: Graph, logits: Value, tokens: np.ndarray, outputs: np.ndarra
     made: dict[Node, np.ndarray] = {}
 
     def value(v: Value) -> np.ndarray:
-        return made[v.node][:, v.first : v.first + v.n_cols]
+        return made[v.node][..., v.first : v.first + v.n_cols]
 
     for node in graph.nodes:
-        made[node] = _node(graph.file, node.operation, [value(v) for v in node.inputs], tokens, outputs)
+        inputs = [value(v) for v in node.inputs]
+        if isinstance(node.operation, ops.Attention) and node.operation.kv_layer is not None:
+            stored = next(n for n in graph.nodes if _stores(n, node.operation.kv_layer))
+            assert isinstance(stored.operation, ops.Attention)
+            inputs += [_keys(graph.file, stored.operation, value(stored.inputs[1])), value(stored.inputs[2])]
+        made[node] = _node(graph.file, node, inputs, tokens, outputs)
     return value(logits)
+
+
+def _stores(node: Node, layer: int) -> bool:
+    return isinstance(node.operation, ops.Attention) and node.operation.layer == layer
 
 
 def _matrix(file: GGUFFile, info: TensorInfo) -> np.ndarray:
@@ -48,7 +65,16 @@ def _matrix(file: GGUFFile, info: TensorInfo) -> np.ndarray:
 
 
 def _norm(file: GGUFFile, norm: ops.Norm, x: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + norm.eps) * read_vector(file, norm.weight)
+    runs = x.reshape(len(x), -1, norm.width or x.shape[1])
+    if norm.kind == "layer":
+        runs = runs - runs.mean(-1, keepdims=True)
+    size = (runs * runs).sum(-1, keepdims=True) if norm.kind == "l2" else (runs * runs).mean(-1, keepdims=True)
+    runs = runs / np.sqrt(size + norm.eps)
+    for info, join in ((norm.weight, np.multiply), (norm.bias, np.add)):
+        if info:
+            values = read_vector(file, info)
+            runs = join(runs, values.reshape(-1, runs.shape[2]))
+    return runs.reshape(x.shape)
 
 
 def _turn(x: np.ndarray, rope: Rope) -> np.ndarray:
@@ -64,26 +90,117 @@ def _turn(x: np.ndarray, rope: Rope) -> np.ndarray:
     return out
 
 
+def _heads(file: GGUFFile, a: ops.Attention, norm: ops.Norm | None, x: np.ndarray) -> np.ndarray:
+    """Heads [n, heads, head_dim], normalised and turned."""
+    x = x.reshape(len(x), -1, a.head_dim)
+
+    def normed(x: np.ndarray) -> np.ndarray:
+        return np.stack([_norm(file, norm, row) for row in x]) if norm else x
+
+    if not a.norm_after_rope:
+        x = normed(x)
+    if a.rope:
+        x = _turn(x, a.rope)
+    return normed(x) if a.norm_after_rope else x
+
+
+def _keys(file: GGUFFile, a: ops.Attention, k: np.ndarray) -> np.ndarray:
+    """The keys that an attention stores, for one that reads them: turned already."""
+    return _heads(file, a, a.k_norm, k).reshape(len(k), -1)
+
+
 def _attention(file: GGUFFile, a: ops.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    n = len(q)
-    q, k, v = (x.reshape(n, -1, a.head_dim) for x in (q, k, v))
-    if a.q_norm:
-        q = _norm(file, a.q_norm, q)
-    if a.k_norm:
-        k = _norm(file, a.k_norm, k)
-    group = a.n_head // a.n_head_kv
-    q, k, v = _turn(q, a.rope), _turn(k, a.rope).repeat(group, 1), v.repeat(group, 1)
+    n, group = len(q), a.n_head // a.n_head_kv
+    q = _heads(file, a, a.q_norm, q)
+    k = k.reshape(n, -1, a.head_dim) if a.kv_layer is not None else _heads(file, a, a.k_norm, k)
+    k, v = k.repeat(group, 1), v.reshape(n, -1, a.v_head_dim).repeat(group, 1)
     scores = np.einsum("ihd,jhd->hij", q, k) * a.scale
+    if a.softcap:
+        scores = a.softcap * np.tanh(scores / a.softcap)
     back = np.arange(n)[:, None] - np.arange(n)
-    scores = np.where((back >= 0) & ((back < a.window) | (a.window == 0)), scores, -np.inf)
+    if a.alibi:
+        scores = scores - np.array(a.slopes)[:, None, None] * np.abs(back)
+    seen = back >= 0 if a.causal else np.ones((n, n), bool)
+    if a.window:
+        seen = seen & (back < a.window if a.causal else np.abs(back) <= a.window)
+    if a.chunk:
+        seen = seen & (np.arange(n)[:, None] // a.chunk == np.arange(n) // a.chunk)
+    scores = np.where(seen, scores, -np.inf)
+    if a.sinks:
+        sinks = np.broadcast_to(read_vector(file, a.sinks)[:, None, None], (a.n_head, n, 1))
+        scores = np.concatenate([scores, sinks], 2)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("hij,jhd->ihd", weights, v).reshape(n, -1)
+    return np.einsum("hij,jhd->ihd", weights[:, :, :n], v).reshape(n, -1)
+
+
+def _route(file: GGUFFile, r: ops.Route, logits: np.ndarray) -> np.ndarray:
+    """[n, 2 * n_used]: experts, then their weights."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    softmax = exponentials / exponentials.sum(-1, keepdims=True)
+    weights = {"softmax": softmax, "sigmoid": sigmoid(logits), "softmax_topk": logits}[r.gating]
+    scores = weights + (read_vector(file, r.bias) if r.bias else 0.0)
+    if r.n_groups:
+        groups = scores.reshape(len(scores), r.n_groups, -1)
+        best = np.sort(groups, -1)[..., -2:].sum(-1)
+        kept = np.argsort(-best, -1, kind="stable")[:, : r.n_groups_used]
+        mask = np.full(groups.shape, -np.inf)
+        np.put_along_axis(mask, kept[..., None], 0.0, 1)
+        scores = (groups + mask).reshape(scores.shape)
+    chosen = np.argsort(-scores, -1, kind="stable")[:, : r.n_used]
+    shares = np.take_along_axis(weights, chosen, -1)
+    if r.gating == "softmax_topk":
+        shares = np.exp(shares - shares.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+    elif r.normalize:
+        shares = shares / shares.sum(-1, keepdims=True)
+    return np.concatenate([chosen, shares * r.scale], 1)
+
+
+def _expert_linear(file: GGUFFile, linear: ops.Linear, x: np.ndarray, route: np.ndarray) -> np.ndarray:
+    """[n, n_used, rows] of x [n, columns] or [n, n_used, columns]."""
+    assert linear.route
+    stack = by_id(linear.weight.type).dequantize(
+        np.asarray(file.data(linear.weight.name)).reshape(int(np.prod(linear.weight.shape[:2])), -1)
+    )
+    weights = stack.reshape(linear.weight.shape).astype(np.float64)
+    chosen = route[:, : linear.route.n_used].astype(int)
+    if x.ndim == 2:
+        x = np.broadcast_to(x[:, None], (len(x), linear.route.n_used, x.shape[1]))
+    result = np.einsum("tkrc,tkc->tkr", weights[chosen], x)
+    return result + read_vector(file, linear.bias).reshape(len(weights), -1)[chosen] if linear.bias else result
+
+
+def _convolve(file: GGUFFile, conv: ops.ConvWithState, x: np.ndarray) -> np.ndarray:
+    n_cols, width = conv.weight.shape
+    weight = read_vector(file, conv.weight).reshape(n_cols, width)
+    padded = np.concatenate([np.zeros((width - 1, n_cols)), x])
+    y = sum(weight[:, j] * padded[j : j + len(x)] for j in range(width))
+    y = y + (read_vector(file, conv.bias) if conv.bias else 0.0)
+    return ACTIVATIONS[conv.activation](y) if conv.activation else y
+
+
+def _delta_rule(
+    d: ops.DeltaRule, q: np.ndarray, k: np.ndarray, v: np.ndarray, decay: np.ndarray, beta: np.ndarray
+) -> np.ndarray:
+    n = len(q)
+    q, k, v = q.reshape(n, d.n_k_head, -1), k.reshape(n, d.n_k_head, -1), v.reshape(n, d.n_v_head, -1)
+    heads = np.arange(d.n_v_head)
+    of = heads % d.n_k_head if d.tiled else heads // (d.n_v_head // d.n_k_head)
+    state, out = np.zeros((d.n_v_head, d.k_head_dim, d.v_head_dim)), []
+    for t in range(n):
+        state = state * np.exp(decay[t])[:, None, None]
+        change = (v[t] - np.einsum("hkv,hk->hv", state, k[t, of])) * beta[t][:, None]
+        state = state + k[t, of][:, :, None] * change[:, None]
+        out.append(np.einsum("hkv,hk->hv", state, q[t, of]).reshape(-1))
+    return np.stack(out)
 
 
 def _elementwise(operation: ops.Elementwise, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if isinstance(operation, ops.Activation):
         return ACTIVATIONS[operation.activation](x)
+    if operation == ops.GLU("swiglu_oai"):
+        return swiglu_oai(x, y)
     if isinstance(operation, ops.GLU):
         return ACTIVATIONS[operation.activation](x) * y
     known: Mapping[type, np.ndarray] = {
@@ -96,19 +213,40 @@ def _elementwise(operation: ops.Elementwise, x: np.ndarray, y: np.ndarray) -> np
     return known[type(operation)]
 
 
-def _node(
-    file: GGUFFile, operation: ops.Operation, x: list[np.ndarray], tokens: np.ndarray, outputs: np.ndarray
-) -> np.ndarray:
+def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    operation = node.operation
     if isinstance(operation, ops.Embed):
-        return _matrix(file, operation.table)[tokens]
+        indices = {"token": tokens, "position": np.arange(len(tokens)), "type": np.zeros(len(tokens), int)}
+        return _matrix(file, operation.table)[indices[operation.index]]
     if isinstance(operation, ops.Norm):
-        return _norm(file, operation, x[0])
+        rows = x[0].reshape(-1, x[0].shape[-1])
+        return _norm(file, operation, rows).reshape(x[0].shape)
     if isinstance(operation, ops.Linear):
+        if operation.route:
+            return _expert_linear(file, operation, *x)
         bias = read_vector(file, operation.bias) if operation.bias else 0.0
         return x[0] @ _matrix(file, operation.weight).T + bias
+    if isinstance(operation, ops.ScaleColumns):
+        return x[0] * read_vector(file, operation.weight)
+    if isinstance(operation, ops.SelectColumns):
+        runs = x[0].reshape(len(x[0]), operation.n_groups, -1)
+        n = node.n_cols // operation.n_groups
+        return runs[:, :, operation.first : operation.first + n].reshape(len(x[0]), -1)
     if isinstance(operation, ops.SelectOutputs):
         return x[0][outputs]
+    if isinstance(operation, ops.Pool):
+        pick = {"mean": lambda rows: rows.mean(0), "cls": lambda rows: rows[0], "last": lambda rows: rows[-1]}
+        return np.stack([pick[operation.kind](x[0][: last + 1]) for last in outputs])
     if isinstance(operation, ops.Attention):
         return _attention(file, operation, *x)
+    if isinstance(operation, ops.Route):
+        return _route(file, operation, *x)
+    if isinstance(operation, ops.Combine):
+        n_used = x[1].shape[1] // 2
+        return np.einsum("tkc,tk->tc", x[0], x[1][:, n_used:])
+    if isinstance(operation, ops.ConvWithState):
+        return _convolve(file, operation, *x)
+    if isinstance(operation, ops.DeltaRule):
+        return _delta_rule(operation, *x)
     assert isinstance(operation, ops.Elementwise)
     return _elementwise(operation, x[0], x[-1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ggpy.graph.state import PART
 from ggpy.quant.packed import BLOCK
 
 OP = np.dtype(
@@ -18,12 +19,16 @@ OP = np.dtype(
         ("src", np.uint64),
         ("src2", np.uint64),
         ("src3", np.uint64),
+        ("src4", np.uint64),
+        ("src5", np.uint64),
         ("weight", np.uint64),
         ("weight_stride", np.int64),  # bytes from row to row of a matrix in the file's own form
         ("weight2", np.uint64),
         ("bias", np.uint64),
         ("cache_k", np.uint64),  # of this layer
         ("cache_v", np.uint64),
+        ("state", np.uint64),  # of this layer, float32, `state_stride` bytes a slot
+        ("state_stride", np.int64),
         ("next", np.uint64),  # int64: the next unit of work that a large step's threads take; 0: they share alike
         ("scratch", np.uint64),
         ("scratch_stride", np.int64),  # bytes a thread
@@ -31,30 +36,57 @@ OP = np.dtype(
         ("src_stride", np.int64),
         ("src2_stride", np.int64),
         ("src3_stride", np.int64),
+        ("src4_stride", np.int64),
+        ("src5_stride", np.int64),
         ("token_bytes", np.int64),  # of one token's activations
         ("private_stride", np.int64),  # bytes from one thread's own activations to the next one's, in a small step
         ("stripe_bytes", np.int64),
         ("n_stripes", np.int64),
         ("n_cols", np.int64),
+        ("n_used", np.int64),  # rows for each token, or each output: of its experts
         ("n_head", np.int64),
         ("n_head_kv", np.int64),
         ("head_dim", np.int64),
-        ("head_pad", np.int64),  # head_dim rounded up to 16
+        ("v_dim", np.int64),  # of a head's values
+        ("head_pad", np.int64),  # v_dim rounded up to 16
         ("n_rot", np.int64),
         ("angles", np.uint64),  # float32 [position][n_rot / 2][2]: cosine and sine
         ("neox", np.int64),
-        ("window", np.int64),  # positions a token sees; 0: all
+        ("norm", np.int64),  # of heads: 0 none, 1 before rope, 2 after it
+        ("causal", np.int64),  # a token sees the positions up to its own, or the whole sequence
+        ("window", np.int64),  # positions a token sees, or sees to either side; 0: all
+        ("chunk", np.int64),  # positions that see each other; 0: all
+        ("sinks", np.uint64),  # float32 [n_head]: scores without a value; 0: none
+        ("slopes", np.uint64),  # float32 [n_head]: ALiBi's; 0: none
         ("max_parts", np.int64),  # of a head's positions: n_ctx / PART, rounded up
-        ("n_ctx", np.int64),  # cells of a slot, a multiple of 16
+        ("n_ctx", np.int64),  # cells of a slot in this layer, a multiple of 64; position p is in cell p % n_ctx
+        ("groups", np.uint64),  # int32 of chosen experts' rows, see `GROUP_WORDS`
+        ("pairs", np.uint64),
+        ("places", np.uint64),
+        ("n_experts", np.int64),
+        ("expert_bytes", np.int64),  # from one expert's stripes to the next one's
+        ("bias_stride", np.int64),  # bytes from one expert's bias to the next one's
+        ("n_groups", np.int64),  # runs of columns, or groups of experts
+        ("n_chosen_groups", np.int64),
+        ("gating", np.int64),  # of experts: its place in operations.GATINGS
+        ("spread", np.int64),  # rows for chosen experts are made of their token's row, else of their own
+        ("flag", np.int64),  # of the operation
         ("outputs_only", np.int64),  # rows are the wanted outputs, not the batch
         ("select", np.int64),  # src has the batch's rows still: row i of the outputs is row outputs[i] there
         ("accumulate", np.int64),  # add to dst instead of setting it
         ("combine", np.int64),  # in a small step src is attention's parts, still to be joined
         ("eps", np.float32),
         ("scale", np.float32),
+        ("softcap", np.float32),  # 0: none
     ],
     align=True,
 )
+
+# The rows for chosen experts, those of one expert side by side, as int32 behind three addresses:
+#   groups  n_groups, then from word GROUP_WORDS on [n_groups]: expert, its first row, its rows, unused
+#   pairs   [row]: token, the first row and the rows of its expert, unused
+#   places  [token][n_used]: the row
+GROUP_WORDS = 4
 
 STEP = np.dtype(
     [
@@ -113,10 +145,8 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0")  # of keys and of values
 # it on are cut to the largest. For q8_0 these are a block's scale.
 CACHE_LIMITS = {"f16": (65504.0, 65520.0), "bf16": (3.3895313892515355e38, 3.3961775292304601e38)}
 CACHE_LIMITS |= {"q8_0": CACHE_LIMITS["f16"]}
-SPAN = 64  # positions: attention begins at a multiple of them, and may read up to the next one past its end
 ROW_STATE_BYTES = 64  # of a row in attention's working memory, before its values and scores
 ROW_TILES = 16  # row tiles that meet a part of the cache together
-PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
 
 LINE = 128  # bytes of the longest cache line, Apple's: what threads write apart lies apart
 # The words that a team of threads shares, each group on a cache line of its own; then one line a thread.
@@ -167,5 +197,5 @@ def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
     of ROW_TILES, and a part's keys and values."""
     rows = max(WIDE_ROWS.values())
     one = ROW_STATE_BYTES + 4 * PART + 4 * head_pad
-    part = PART * (2 * 4 * head_pad + head_pad // BLOCK * 4)
+    part = PART * (4 * -(-head_dim // 16) * 16 + 4 * head_pad + head_pad // BLOCK * 4)
     return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + part + 256

@@ -88,6 +88,16 @@ class Vec:
     def store(self, value: ir.Value, address: ir.Value) -> None:
         self.b.store(value, self.b.inttoptr(address, value.type.as_pointer()), align=1)
 
+    def store_first(self, a: ir.Value, address: ir.Value, n: ir.Value) -> None:
+        """Store the first n lanes (i64), all where there are no more than n."""
+        b, mask = self.b, ir.VectorType(i1, self.lanes)
+        left = self.splat(b.trunc(n, i32))
+        first = b.icmp_signed("<", self.lane_index(), left)
+        pointer = self.vf.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [self.vf, pointer, i32, mask])
+        function = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.store.v{self.lanes}f32.p0")
+        b.call(function, [a, b.inttoptr(address, pointer), ir.Constant(i32, 1), first])
+
     def prefetch(self, address: ir.Value, level: int = 2) -> None:
         """Prefetch the cache line at `address`, which need not be readable, into the L2 cache or L1."""
         pointer = ir.IntType(8).as_pointer()
@@ -222,6 +232,15 @@ class Vec:
             poly = self.fma(poly, rest, self.float(c))
         exponent = self.b.shl(self.b.add(self.b.fptosi(whole, self.vi), self.int(127)), self.int(23))
         return self.b.fmul(poly, self.b.bitcast(exponent, self.vf))
+
+    def sigmoid(self, x: ir.Value) -> ir.Value:
+        """1 / (1 + e^-x)."""
+        return self.b.fdiv(self.float(1.0), self.b.fadd(self.float(1.0), self.exp(self.b.fneg(x))))
+
+    def tanh(self, x: ir.Value) -> ir.Value:
+        """The hyperbolic tangent, to 1e-7, absolute."""
+        twice = self.sigmoid(self.b.fmul(self.float(2.0), x))
+        return self.b.fsub(self.b.fmul(self.float(2.0), twice), self.float(1.0))
 
     def exp2_negative(self, x: ir.Value, fused: bool = True) -> ir.Value:
         """2^x for x <= 0, to 3 units in the last place; exactly 0 below -126. Without `fused` products and sums are
@@ -363,13 +382,17 @@ class Vec:
         count: ir.Value,
         carried: Sequence[ir.Value],
         body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
+        may_be_empty: bool = False,
     ) -> list[ir.Value]:
-        """`for i in range(count)` with `carried` values passed from round to round;
-        `count` is at least 1. Returns the last round's values."""
+        """`for i in range(count)` with `carried` values passed from round to round; `count` is at least 1, unless it
+        `may_be_empty`. Returns the last round's values."""
         b = self.b
         entry = b.block
         block, done = b.append_basic_block("loop"), b.append_basic_block("done")
-        b.branch(block)
+        if may_be_empty:
+            b.cbranch(b.icmp_signed(">", count, self.const(0)), block, done)
+        else:
+            b.branch(block)
         b.position_at_end(block)
         index = b.phi(i64)
         index.add_incoming(self.const(0), entry)
@@ -381,6 +404,13 @@ class Vec:
         index.add_incoming(following, b.block)
         for phi, v in zip(phis, results, strict=True):
             phi.add_incoming(v, b.block)
+        last = b.block
         b.cbranch(b.icmp_signed("<", following, count), block, done)
         b.position_at_end(done)
-        return results
+        if not may_be_empty:
+            return results
+        after = [b.phi(v.type) for v in carried]
+        for phi, before, result in zip(after, carried, results, strict=True):
+            phi.add_incoming(before, entry)
+            phi.add_incoming(result, last)
+        return after

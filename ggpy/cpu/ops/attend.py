@@ -4,6 +4,8 @@ A row is a pair of token and query head. `scratch` holds, for `rows` rows,
 
     first_seen, last_seen  [rows] int32  the positions each row may see
     largest, total         [rows]        of its scores, and the sum of their exponentials under it
+    cap, slope             [rows]        of scores (`special` says whether there are any), in logarithms to base two
+    position               [rows] int32  the row's own
     values                 [rows][head_pad]
     scores                 [PART / 16][rows][16]  then their exponentials
     scales                 [PART / 16][head_pad / 32][16]  of a q8_0 cache's values
@@ -24,6 +26,7 @@ What it costs with AVX-512 on two 512-bit ports, in cycles for 16 positions of 6
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,23 +35,28 @@ from numba import types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.isa.layout import PART, ROW_STATE_BYTES, cell_bytes
-from ggpy.cpu.isa.vector import LANES, Vec
+from ggpy.cpu.isa.layout import ROW_STATE_BYTES, cell_bytes
+from ggpy.cpu.isa.vector import LANES, Vec, i32
+from ggpy.graph.state import PART
 from ggpy.quant.packed import BLOCK
 
 HIDDEN = -1e30  # the score of a position that must not be seen
 VISIBLE = -5e29  # no score that counts is below
+EDGES, CAPPED, SLOPED = 1, 2, 4  # bits of `special`: positions to hide, a softcap, ALiBi
 FETCH_AHEAD = 8192  # bytes of keys or of values
 FETCHING_ROWS = 6
 
+Change = Callable[[ir.Value, ir.Value], ir.Value]  # of 16 scores, given the positions that they are of
+
 
 def attend_intrinsic(isa: str, cache_k: str, cache_v: str, widths: tuple[int, ...]) -> Any:
-    """`attend(rows, q, k, v, head_dim, head_pad, begin, end, edges, scratch)` for a cache of those types and tiles of
+    """`attend(rows, q, k, v, head_dim, head_pad, begin, end, special, scratch)` for a cache of those types and tiles of
     `widths` rows.
 
     Positions begin (a multiple of SPAN) up to end, both in one part; `q` is [head_dim][rows]; k and v are where
-    position 0 would be, as `ggpy.cpu.ops.attention` lays them out. `edges`: some row may not see some of these
-    positions, or end is no multiple of SPAN. Sets the largest score, sum and values in scratch."""
+    position 0 would be, as `ggpy.cpu.ops.attention` lays them out. `special`: EDGES where some row may not see some of
+    these positions, or end is no multiple of SPAN, and what else is to be done with scores. Sets the largest score, sum
+    and values in scratch."""
 
     def attend(
         typingctx: Any,
@@ -60,7 +68,7 @@ def attend_intrinsic(isa: str, cache_k: str, cache_v: str, widths: tuple[int, ..
         head_pad: Any,
         begin: Any,
         end: Any,
-        edges: Any,
+        special: Any,
         scratch: Any,
     ) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
@@ -103,10 +111,10 @@ class Attend:
 
     def __init__(self, v: Vec, cache_k: str, cache_v: str, rows: int, args: list[ir.Value]) -> None:
         self.v, self.b, self.rows = v, v.b, rows
-        self.q, self.keys, self.values, self.head_dim, self.head_pad, self.begin, self.end, self.edges, scratch = args
+        self.q, self.keys, self.values, self.head_dim, self.head_pad, self.begin, self.end, self.special, scratch = args
         self.k, self.v_cells = Cells(v, cache_k, self.head_dim), Cells(v, cache_v, self.head_pad)
-        words = [v.at(scratch, 4 * rows * i) for i in range(4)]
-        self.first_seen, self.last_seen, self.largest, self.total = words
+        words = [v.at(scratch, 4 * rows * i) for i in range(7)]
+        self.first_seen, self.last_seen, self.largest, self.total, self.cap, self.slope, self.position = words
         self.sums = v.at(scratch, ROW_STATE_BYTES * rows)
         self.scores = v.at(self.sums, v.mul(self.head_pad, 4 * rows))
         self.scales = v.at(self.scores, 4 * PART * rows)
@@ -124,8 +132,10 @@ class Attend:
         n_spans = b.sdiv(b.add(n_cells, v.const(span - 1)), v.const(span))
         n_blocks = b.mul(n_spans, v.const(self.blocks))
         self.score(self.k.blocks_at(self.keys, self.begin), n_spans)
-        with b.if_then(b.icmp_signed("!=", self.edges, v.const(0))):
-            self.hide(n_blocks)
+        with b.if_then(b.icmp_signed("!=", self.special, v.const(0))):
+            for bit, change in ((CAPPED, self.capped), (SLOPED, self.sloped), (EDGES, self.hidden)):
+                with b.if_then(b.icmp_signed("!=", b.and_(self.special, v.const(bit)), v.const(0))):
+                    self.change(n_blocks, change)
         self.weigh(n_blocks)
         self.mix(self.v_cells.blocks_at(self.values, self.begin), n_cells)
 
@@ -178,26 +188,53 @@ class Attend:
             for line in range(0, n_bytes, 64):
                 self.v.prefetch(self.v.at(at, FETCH_AHEAD + line), level=1)
 
-    def hide(self, n_blocks: ir.Value) -> None:
-        """Replace the scores of positions that a row may not see."""
+    def change(self, n_blocks: ir.Value, make: Callable[[ir.Value], Change]) -> None:
+        """Replace the scores of each row: `make` gives, for the place of a row's words, what becomes of 16 scores and
+        the positions that they are of."""
         v, b = self.v, self.b
 
         def row(m: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             word, scores = carried
-            first = v.bcast_i32(b.add(self.first_seen, word))
-            last = v.bcast_i32(b.add(self.last_seen, word))
-            here = b.add(v.splat(b.trunc(self.begin, first.type.element)), v.lane_index())
+            new = make(word)
+            here = b.add(v.splat(b.trunc(self.begin, i32)), v.lane_index())
 
             def block(j: ir.Value, inner: list[ir.Value]) -> list[ir.Value]:
                 at, where = inner
-                seen = b.and_(b.icmp_signed(">=", where, first), b.icmp_signed("<=", where, last))
-                v.store(b.select(seen, v.load_f32(at), v.float(HIDDEN)), at)
+                v.store(new(v.load_f32(at), where), at)
                 return [v.at(at, self.score_bytes), b.add(where, v.int(LANES))]
 
             v.loop(n_blocks, [scores, here], block)
             return [v.at(word, 4), v.at(scores, 4 * LANES)]
 
         v.loop(v.const(self.rows), [v.const(0), self.scores], row)
+
+    def hidden(self, word: ir.Value) -> Change:
+        """Scores without those of positions that the row may not see."""
+        v, b = self.v, self.b
+        first, last = (v.bcast_i32(b.add(at, word)) for at in (self.first_seen, self.last_seen))
+
+        def new(score: ir.Value, where: ir.Value) -> ir.Value:
+            seen = b.and_(b.icmp_signed(">=", where, first), b.icmp_signed("<=", where, last))
+            return b.select(seen, score, v.float(HIDDEN))
+
+        return new
+
+    def capped(self, word: ir.Value) -> Change:
+        """Scores as cap * tanh(score / cap)."""
+        v, b = self.v, self.b
+        cap = v.bcast_f32(b.add(self.cap, word))
+        return lambda score, where: b.fmul(cap, v.tanh(b.fdiv(score, cap)))
+
+    def sloped(self, word: ir.Value) -> Change:
+        """Scores less the slope times the distance."""
+        v, b = self.v, self.b
+        slope, own = v.bcast_f32(b.add(self.slope, word)), v.bcast_i32(b.add(self.position, word))
+
+        def new(score: ir.Value, where: ir.Value) -> ir.Value:
+            distance = v.abs(b.sitofp(b.sub(where, own), v.vf))
+            return b.fsub(score, b.fmul(slope, distance))
+
+        return new
 
     def weigh(self, n_blocks: ir.Value) -> None:
         """Each row's largest score, and its scores as exponentials under it.

@@ -11,6 +11,9 @@ or as q8_0, int8 codes with a half-precision scale for every 32 dimensions of a 
     keys    [slot][kv head][position / 16]([head_dim][16 positions] codes, [head_dim / 32][16 positions] scales)
     values  [slot][kv head][position / 16]([16 positions][head_dim] codes, [head_dim / 32][16 positions] scales)
 
+A layer whose tokens see a window has fewer cells than the context: position p is in cell p % n_ctx, and as n_ctx then
+is a multiple of PART, the positions of a part are neighbours there too.
+
 Every PART positions are summed apart and joined in order, by the same code whether one thread takes all parts of a row
 or, in a small step, each part is work of its own: a token's result depends neither on its batch nor on the number of
 threads.
@@ -25,10 +28,12 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.isa.layout import PART, ROW_STATE_BYTES, ROW_TILES, SPAN
+from ggpy.cpu.isa.layout import ROW_STATE_BYTES, ROW_TILES
 from ggpy.cpu.isa.records import as_op, as_step
 from ggpy.cpu.isa.scalars import fetch_add, load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.isa.vector import LOG2_E, Vec, f32, i32
+from ggpy.cpu.ops.attend import CAPPED, EDGES, SLOPED
+from ggpy.graph.state import PART, SPAN
 
 attend: Any = None  # these names are set by `specialized`
 attend_wide: Any = None
@@ -105,28 +110,48 @@ def scale(typingctx: Any, dst: Any, src: Any, factor: Any, n16: Any) -> tuple[Si
 
 
 @njit
-def clear_state(state, head_pad):  # type: ignore[no-untyped-def]
-    """Reset a head's state to that of attention over no position."""
-    store_f32(state, types.float32(-1e30))
-    store_f32(state + types.uint64(4), types.float32(0.0))
-    fill_zeros(state + types.uint64(64), head_pad // 16)
+def clear_state(op, head, state):  # type: ignore[no-untyped-def]
+    """Reset a head's state to that of attention over no position, but for the head's sink."""
+    largest, total = types.float32(-1e30), types.float32(0.0)
+    if op.sinks:
+        largest, total = load_f32(op.sinks + types.uint64(4 * head)) * types.float32(LOG2_E), types.float32(1.0)
+    store_f32(state, largest)
+    store_f32(state + types.uint64(4), total)
+    fill_zeros(state + types.uint64(64), op.head_pad // 16)
 
 
 @njit
-def finish(state, out, head_dim):  # type: ignore[no-untyped-def]
+def finish(state, out, n_dims):  # type: ignore[no-untyped-def]
     """Divide the weighted values by the sum of weights: the head's outputs."""
     factor = types.float32(1.0) / load_f32(state + types.uint64(4))
-    whole = head_dim // 16
+    whole = n_dims // 16
     if whole:
         scale(out, state + types.uint64(64), factor, whole)
-    for d in range(16 * whole, head_dim):
+    for d in range(16 * whole, n_dims):
         store_f32(out + types.uint64(4 * d), load_f32(state + types.uint64(64 + 4 * d)) * factor)
 
 
 @njit
 def first_seen(op, position):  # type: ignore[no-untyped-def]
     """The first position that a token at `position` sees."""
-    return max(0, position - op.window + 1) if op.window else 0
+    if op.chunk:
+        return position // op.chunk * op.chunk
+    return max(0, position - op.window + op.causal) if op.window else 0
+
+
+@njit
+def last_seen(op, position, end):  # type: ignore[no-untyped-def]
+    """The last position that a token at `position` sees, of a sequence of `end` positions."""
+    if op.causal:
+        return position
+    return min(end - 1, position + op.window) if op.window else end - 1
+
+
+@njit
+def part_cell(op, part):  # type: ignore[no-untyped-def]
+    """The cell where a part of the positions begins."""
+    parts = (op.n_ctx + PART - 1) // PART
+    return (part - part // parts * parts) * PART
 
 
 @njit
@@ -135,11 +160,11 @@ def join_parts(op, position, token, head, state, out):  # type: ignore[no-untype
     size = 64 + 4 * op.head_pad
     base = op.src2 + types.uint64((token * op.n_head + head) * op.max_parts * size)
     first = first_seen(op, position) // PART
-    clear_state(state, op.head_pad)
+    clear_state(op, head, state)
     for part in range(first, position // PART + 1):
         at = base + types.uint64(part * size)
         join(state, load_f32(at), load_f32(at + types.uint64(4)), at + types.uint64(64), op.head_pad // 16)
-    finish(state, out, op.head_dim)
+    finish(state, out, op.v_dim)
 
 
 @njit
@@ -157,13 +182,20 @@ def load_queries(op, first_token, first_head, row, count, rows, q_at):  # type: 
 
 
 @njit
-def set_seen(op, first_position, row, count, rows, working):  # type: ignore[no-untyped-def]
-    """Store the first and the last position that each row of a tile sees."""
+def describe_rows(op, first_position, end, first_head, row, count, rows, working):  # type: ignore[no-untyped-def]
+    """Store what each row of a tile sees, and what becomes of its scores."""
     group = op.n_head // op.n_head_kv
     for m in range(rows):
-        position = first_position + (row + min(m, count - 1)) // group
+        r = row + min(m, count - 1)
+        position = first_position + r // group
         store_i32(working + types.uint64(4 * m), types.int32(first_seen(op, position)))
-        store_i32(working + types.uint64(4 * (rows + m)), types.int32(position))
+        store_i32(working + types.uint64(4 * (rows + m)), types.int32(last_seen(op, position, end)))
+        if op.softcap:
+            store_f32(working + types.uint64(4 * (4 * rows + m)), op.softcap * types.float32(LOG2_E))
+        if op.slopes:
+            slope = load_f32(op.slopes + types.uint64(4 * (first_head + r % group)))
+            store_f32(working + types.uint64(4 * (5 * rows + m)), slope * types.float32(LOG2_E))
+            store_i32(working + types.uint64(4 * (6 * rows + m)), types.int32(position))
 
 
 @njit
@@ -173,11 +205,11 @@ def rows_of_unit(op, n_rows, wide, nth):  # type: ignore[no-untyped-def]
 
 
 @njit
-def parts_of(op, first_position, row, last_row):  # type: ignore[no-untyped-def]
+def parts_of(op, first_position, end, row, last_row):  # type: ignore[no-untyped-def]
     """The parts, first up to last, that the rows from row up to last_row see any position of."""
     group = op.n_head // op.n_head_kv
-    end = first_position + (last_row - 1) // group + 1
-    return first_seen(op, first_position + row // group) // PART, (end + PART - 1) // PART
+    last = last_seen(op, first_position + (last_row - 1) // group, end)
+    return first_seen(op, first_position + row // group) // PART, last // PART + 1
 
 
 @njit
@@ -190,14 +222,14 @@ def count_parts(op, step, wide, nth):  # type: ignore[no-untyped-def]
         first_position = types.int64(load_i32(seg + types.uint64(12)))
         unit_rows = rows_of_unit(op, n_rows, wide, nth)
         for row in range(0, n_rows, unit_rows):
-            first, last = parts_of(op, first_position, row, min(n_rows, row + unit_rows))
+            end = first_position + n_rows  # of no matter: only causal attention runs in small steps
+            first, last = parts_of(op, first_position, end, row, min(n_rows, row + unit_rows))
             n += (last - first) * op.n_head_kv
     return n
 
 
 def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """dst[token, head] = softmax(q . k / sqrt(head_dim)) v over the positions each token sees; in a small step, its
-    parts.
+    """dst[token, head] = softmax(scale * q . k) v over the positions each token sees; in a small step, its parts.
 
     A unit of work is up to ROW_TILES row tiles of one key/value head, which read a part of the cache while it is in the
     second-level cache, converted to float32 for all of them; a thread takes the next free unit, last rows first, as
@@ -210,6 +242,7 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     step = carray(as_step(step_at), 1)[0]
     group = op.n_head // op.n_head_kv
     state_bytes = 64 + 4 * op.head_pad
+    special = (CAPPED if op.softcap else 0) | (SLOPED if op.slopes else 0)
     working = op.scratch + types.uint64(tid * op.scratch_stride)
     tile_bytes = (ROW_STATE_BYTES + 4 * PART + 4 * op.head_pad) * WIDE + PART * (op.head_pad // 32) * 4
     queries = working + types.uint64(tile_bytes)
@@ -226,6 +259,7 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         slot, first_token = types.int64(load_i32(seg)), types.int64(load_i32(seg + types.uint64(4)))
         n_rows = types.int64(load_i32(seg + types.uint64(8))) * group
         first_position = types.int64(load_i32(seg + types.uint64(12)))
+        end = first_position + n_rows // group
         unit_rows = rows_of_unit(op, n_rows, WIDE, nth)
         for kv_head in range(op.n_head_kv):
             slot_head = slot * op.n_head_kv + kv_head
@@ -234,7 +268,7 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             for u in range((n_rows + unit_rows - 1) // unit_rows):
                 row = (u if step.small else (n_rows - 1) // unit_rows - u) * unit_rows
                 last_row = min(n_rows, row + unit_rows)
-                first_part, last_part = parts_of(op, first_position, row, last_row)
+                first_part, last_part = parts_of(op, first_position, end, row, last_row)
                 if step.small:
                     n_parts = last_part - first_part
                     last_part = first_part + min(my_last - unit, n_parts)
@@ -254,12 +288,13 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                     at = queries + types.uint64((t - row) * op.head_dim * 4)
                     load_queries(op, first_token, kv_head * group, t, count, rows_for(count), at)
                 for r in range(row, last_row):
-                    clear_state(states + types.uint64((r - row) * state_bytes), op.head_pad)
+                    clear_state(op, kv_head * group + r % group, states + types.uint64((r - row) * state_bytes))
                 for part in range(first_part, last_part):
+                    cell = part_cell(op, part)
                     if dequantized:
-                        n = min(PART, op.n_ctx - part * PART)
-                        k = keys + types.uint64(part * PART * key_bytes(op.head_dim))
-                        v = values + types.uint64(part * PART * value_bytes(op.head_pad))
+                        n = min(PART, op.n_ctx - cell)
+                        k = keys + types.uint64(cell * key_bytes(op.head_dim))
+                        v = values + types.uint64(cell * value_bytes(op.head_pad))
                         dequantize_keys(wide_keys, k, op.head_dim, n)
                         dequantize_values(wide_values, v, op.head_pad, n)
                     for t in range(row, last_row, tile):
@@ -267,18 +302,22 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                         rows = rows_for(count)
                         first, last = first_position + t // group, first_position + (t + count - 1) // group
                         start = max(part * PART, first_seen(op, first) // SPAN * SPAN)
-                        stop = min((part + 1) * PART, last + 1)
+                        stop = min((part + 1) * PART, last_seen(op, last, end) + 1)
                         if start >= stop:
                             continue
-                        edges = start < first_seen(op, last) or stop > first + 1 or (stop - start) % SPAN != 0
-                        set_seen(op, first_position, t, count, rows, working)
+                        edges = start < first_seen(op, last) or stop > last_seen(op, first, end) + 1
+                        what = special | (EDGES if edges or (stop - start) % SPAN != 0 else 0)
+                        describe_rows(op, first_position, end, kv_head * group, t, count, rows, working)
                         at = queries + types.uint64((t - row) * op.head_dim * 4)
+                        apart = cell - part * PART
                         if dequantized and rows == WIDE:
                             k = wide_keys - types.uint64(part * PART * op.head_dim * 4)
                             v = wide_values - types.uint64(part * PART * op.head_pad * 4)
-                            attend_wide(rows, at, k, v, op.head_dim, op.head_pad, start, stop, edges, working)
+                            attend_wide(rows, at, k, v, op.head_dim, op.head_pad, start, stop, what, working)
                         else:
-                            attend(rows, at, keys, values, op.head_dim, op.head_pad, start, stop, edges, working)
+                            k = keys + types.uint64(apart * key_bytes(op.head_dim))
+                            v = values + types.uint64(apart * value_bytes(op.head_pad))
+                            attend(rows, at, k, v, op.head_dim, op.head_pad, start, stop, what, working)
                         for m in range(count):
                             r = t + m
                             largest = load_f32(working + types.uint64(4 * (2 * rows + m)))
@@ -297,5 +336,5 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 if not step.small:
                     for r in range(row, last_row):
                         token, head = first_token + r // group, kv_head * group + r % group
-                        to = op.dst + types.uint64(token * op.dst_stride + head * op.head_dim * 4)
-                        finish(states + types.uint64((r - row) * state_bytes), to, op.head_dim)
+                        to = op.dst + types.uint64(token * op.dst_stride + head * op.v_dim * 4)
+                        finish(states + types.uint64((r - row) * state_bytes), to, op.v_dim)

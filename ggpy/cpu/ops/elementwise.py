@@ -37,7 +37,7 @@ def elementwise(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     if first >= last:
         return
     at = types.uint64(first * 64)
-    for row in range(step.n_outputs if op.outputs_only else step.n_tokens):
+    for row in range(op.n_used * (step.n_outputs if op.outputs_only else step.n_tokens)):
         elementwise_row(
             op.src + types.uint64(row * op.src_stride) + at,
             op.src2 + types.uint64(row * op.src2_stride) + at,
@@ -50,16 +50,31 @@ def elementwise(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
 # ---- vectors
 
 
-def _sigmoid(v: Vec, x: ir.Value) -> ir.Value:
-    return v.b.fdiv(v.float(1.0), v.b.fadd(v.float(1.0), v.exp(v.b.fneg(x))))
-
-
 def _silu(v: Vec, x: ir.Value) -> ir.Value:
-    return v.b.fmul(x, _sigmoid(v, x))
+    return v.b.fmul(x, v.sigmoid(x))
 
 
-def _tanh(v: Vec, x: ir.Value) -> ir.Value:
-    return v.b.fsub(v.b.fmul(v.float(2.0), _sigmoid(v, v.b.fmul(v.float(2.0), x))), v.float(1.0))
+def _softplus(v: Vec, x: ir.Value) -> ir.Value:
+    """log(1 + e^x), which is max(x, 0) + log(1 + t) with t = e^-|x|, by the series of 2 atanh(t / (2 + t))."""
+    b = v.b
+    t = v.exp(b.fneg(v.abs(x)))
+    z = b.fdiv(t, b.fadd(t, v.float(2.0)))
+    square, series = b.fmul(z, z), v.float(2 / 17)
+    for odd in range(15, 0, -2):
+        series = v.fma(series, square, v.float(2 / odd))
+    return v.fma(series, z, v.maximum(x, v.float(0.0)))
+
+
+def _swiglu_oai(v: Vec, gate: ir.Value, up: ir.Value) -> ir.Value:
+    b, limit = v.b, v.float(7.0)
+    gate = _minimum(v, gate, limit)
+    up = _minimum(v, v.maximum(up, v.float(-7.0)), limit)
+    sigmoid = v.sigmoid(b.fmul(v.float(1.702), gate))
+    return b.fmul(b.fmul(gate, sigmoid), b.fadd(up, v.float(1.0)))
+
+
+def _minimum(v: Vec, x: ir.Value, most: ir.Value) -> ir.Value:
+    return v.b.fneg(v.maximum(v.b.fneg(x), v.b.fneg(most)))
 
 
 def _erf(v: Vec, x: ir.Value) -> ir.Value:
@@ -79,7 +94,7 @@ def _gelu(v: Vec, x: ir.Value, normal: ir.Value) -> ir.Value:
 
 def _gelu_tanh(v: Vec, x: ir.Value) -> ir.Value:
     cubed = v.b.fmul(v.b.fmul(x, x), x)
-    return _gelu(v, x, _tanh(v, v.b.fmul(v.float(SQRT_2_OVER_PI), v.fma(v.float(0.044715), cubed, x))))
+    return _gelu(v, x, v.tanh(v.b.fmul(v.float(SQRT_2_OVER_PI), v.fma(v.float(0.044715), cubed, x))))
 
 
 def _gelu_erf(v: Vec, x: ir.Value) -> ir.Value:
@@ -100,6 +115,9 @@ ACTIVATIONS: dict[str, Callable[[Vec, ir.Value], ir.Value]] = {
     "gelu_erf": _gelu_erf,
     "relu": _relu,
     "relu2": _relu2,
+    "sigmoid": lambda v, x: v.sigmoid(x),
+    "softplus": _softplus,
+    "tanh": lambda v, x: v.tanh(x),
 }
 
 Function = Callable[[Vec, ir.Value, ir.Value, ir.Value], ir.Value]
@@ -118,10 +136,11 @@ FUNCTIONS: dict[str, Function] = {
     "mul": lambda v, x, y, c: v.b.fmul(x, y),
     "scale": lambda v, x, y, c: v.b.fmul(x, c),
     "scaled_mul": lambda v, x, y, c: v.b.fmul(v.b.fmul(x, c), y),  # of `norm`: the row, its factor, the weight
-    "softcap": lambda v, x, y, c: v.b.fmul(c, _tanh(v, v.b.fdiv(x, c))),
-    "sigmoid_gate": lambda v, x, y, c: v.b.fmul(x, _sigmoid(v, y)),
+    "softcap": lambda v, x, y, c: v.b.fmul(c, v.tanh(v.b.fdiv(x, c))),
+    "sigmoid_gate": lambda v, x, y, c: v.b.fmul(x, v.sigmoid(y)),
     **{name: _of_one(f) for name, f in ACTIVATIONS.items()},
     **{f"{name}_glu": _gating(f) for name, f in ACTIVATIONS.items()},
+    "swiglu_oai_glu": lambda v, x, y, c: _swiglu_oai(v, x, y),
 }
 
 
@@ -154,6 +173,9 @@ _PLAIN_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu_erf": lambda x: 0.5 * x * (1.0 + math.erf(x * math.sqrt(0.5))),
     "relu": lambda x: max(x, 0.0),
     "relu2": lambda x: max(x, 0.0) * x,
+    "sigmoid": lambda x: 1.0 / (1.0 + math.exp(-x)),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+    "tanh": lambda x: math.tanh(x),
 }
 
 PLAIN: dict[str, Callable[[Any, Any, Any], Any]] = {
@@ -163,6 +185,9 @@ PLAIN: dict[str, Callable[[Any, Any, Any], Any]] = {
     "scaled_mul": lambda x, y, c: x * c * y,
     "softcap": lambda x, y, c: c * math.tanh(x / c),
     "sigmoid_gate": lambda x, y, c: x / (1.0 + math.exp(-y)),
+    "swiglu_oai_glu": lambda x, y, c: (
+        min(x, 7.0) / (1.0 + math.exp(-1.702 * min(x, 7.0))) * (min(max(y, -7.0), 7.0) + 1.0)
+    ),
 }
 
 

@@ -3,6 +3,7 @@ and is the reference for the other tiers."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ggpy.cpu.isa.scalars import (
     store_i32,
     store_u16,
 )
+from ggpy.cpu.ops.attend import CAPPED, SLOPED
 from ggpy.cpu.ops.sample import RUN
 from ggpy.cpu.weights.blocks import number_of, scale_of
 from ggpy.quant.packed import Packed, Plane
@@ -254,11 +256,14 @@ def attend_function(cache_k: str, cache_v: str) -> Any:
     key, value = _cell_reader(cache_k, True), _cell_reader(cache_v, False)
 
     @njit
-    def attend(rows, q, k, v, head_dim, head_pad, begin, end, edges, scratch):  # type: ignore[no-untyped-def]
+    def attend(rows, q, k, v, head_dim, head_pad, begin, end, special, scratch):  # type: ignore[no-untyped-def]
         for m in range(rows):
             values = scratch + types.uint64(ROW_STATE_BYTES * rows + 4 * m * head_pad)
             first_seen = load_i32(scratch + types.uint64(4 * m))
             last_seen = load_i32(scratch + types.uint64(4 * (rows + m)))
+            cap = types.float64(load_f32(scratch + types.uint64(4 * (4 * rows + m))))
+            slope = types.float64(load_f32(scratch + types.uint64(4 * (5 * rows + m))))
+            own = load_i32(scratch + types.uint64(4 * (6 * rows + m)))
             largest = types.float64(-1e30)
             total = types.float64(0.0)
             for d in range(head_pad):
@@ -267,16 +272,20 @@ def attend_function(cache_k: str, cache_v: str) -> Any:
                 score = types.float64(0.0)
                 for d in range(head_dim):
                     score += key(k, p, d, head_dim) * load_f32(q + types.uint64(4 * (d * rows + m)))
+                if special & CAPPED:
+                    score = cap * math.tanh(score / cap)
+                if special & SLOPED:
+                    score -= slope * abs(p - own)
                 if score > largest:
                     shrink = 2.0 ** (largest - score)
                     largest = score
                     total *= shrink
-                    for d in range(head_dim):
+                    for d in range(head_pad):
                         at = values + types.uint64(4 * d)
                         store_f32(at, types.float32(load_f32(at) * shrink))
                 weight = 2.0 ** (score - largest)
                 total += weight
-                for d in range(head_dim):
+                for d in range(head_pad):
                     at = values + types.uint64(4 * d)
                     store_f32(at, types.float32(load_f32(at) + weight * value(v, p, d, head_pad)))
             store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))

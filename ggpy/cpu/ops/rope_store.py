@@ -40,7 +40,7 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
-    heads = op.n_head + op.n_head_kv
+    heads = op.n_head + (op.n_head_kv if op.src2 else 0)
     n = step.n_tokens * heads
     half = op.n_rot // 2
     for item in range(n * tid // nth, n * (tid + 1) // nth):
@@ -53,15 +53,8 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         else:
             at = op.src + types.uint64(token * op.src_stride + head * op.head_dim * 4)
             norm = op.weight
-        if norm:
-            total = types.float32(0.0)
-            for d in range(op.head_dim):
-                x = load_f32(at + types.uint64(4 * d))
-                total += x * x
-            factor = types.float32(1.0) / types.float32(math.sqrt(total / types.float32(op.head_dim) + op.eps))
-            for d in range(op.head_dim):
-                x = load_f32(at + types.uint64(4 * d))
-                store_f32(at + types.uint64(4 * d), x * factor * load_f32(norm + types.uint64(4 * d)))
+        if op.norm == 1:
+            normalize(at, norm, op.head_dim, op.eps)
         position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
         angle = op.angles + types.uint64(position * half * 8)
         apart = 4 * half if op.neox else 4
@@ -73,17 +66,35 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             x, y = load_f32(first), load_f32(second)
             store_f32(first, x * c - y * s)
             store_f32(second, x * s + y * c)
+        if op.norm == 2:
+            normalize(at, norm, op.head_dim, op.eps)
         if is_key:
             slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
             slot_head = slot * op.n_head_kv + head
-            cell, lane = slot_head * op.n_ctx + (position & ~15), position & 15
+            own = position - position // op.n_ctx * op.n_ctx
+            cell, lane = slot_head * op.n_ctx + (own & ~15), own & 15
             block = op.cache_k + types.uint64(cell * key_bytes(op.head_dim))
             if store_key(block, lane, at, op.head_dim, op.head_dim):
                 store_i64(step_at + types.uint64(CUT_KEYS), 1)
-            value = op.src3 + types.uint64(token * op.src3_stride + head * op.head_dim * 4)
+            value = op.src3 + types.uint64(token * op.src3_stride + head * op.v_dim * 4)
             block = op.cache_v + types.uint64(cell * value_bytes(op.head_pad))
-            if store_value(block, lane, value, op.head_dim, op.head_pad):
+            if store_value(block, lane, value, op.v_dim, op.head_pad):
                 store_i64(step_at + types.uint64(CUT_VALUES), 1)
+
+
+@njit
+def normalize(at, weight, n, eps):  # type: ignore[no-untyped-def]
+    """Divide n floats by their root mean square, times a weight; nothing where the weight's address is 0."""
+    if not weight:
+        return
+    total = types.float32(0.0)
+    for d in range(n):
+        x = load_f32(at + types.uint64(4 * d))
+        total += x * x
+    factor = types.float32(1.0) / types.float32(math.sqrt(total / types.float32(n) + eps))
+    for d in range(n):
+        x = load_f32(at + types.uint64(4 * d))
+        store_f32(at + types.uint64(4 * d), x * factor * load_f32(weight + types.uint64(4 * d)))
 
 
 def store_function(cache: str, store_half: Any, is_key: bool) -> Any:

@@ -1,4 +1,5 @@
-"""Operations that bring rows to where others read them: attention's parts joined, and the rows of wanted outputs."""
+"""Operations that bring rows to where others read them: attention's parts joined, some columns, the rows of wanted
+outputs, and one row for all of a sequence."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def join_attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     for item in range(n * tid // nth, n * (tid + 1) // nth):
         token, head = item // op.n_head, item % op.n_head
         position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
-        dst = op.dst + types.uint64(token * op.dst_stride + head * op.head_dim * 4)
+        dst = op.dst + types.uint64(token * op.dst_stride + head * op.v_dim * 4)
         join_parts(op, position, token, head, state, dst)
 
 
@@ -37,3 +38,36 @@ def select_outputs(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         src, dst = op.src + types.uint64(token * op.src_stride), op.dst + types.uint64(i * op.dst_stride)
         for column in range(op.n_cols):
             store_f32(dst + types.uint64(4 * column), load_f32(src + types.uint64(4 * column)))
+
+
+def select_columns(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst = of each of n_groups runs of src's columns (`flag` of them), the first n_cols."""
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    n = op.n_used * (step.n_outputs if op.outputs_only else step.n_tokens)
+    for row in range(n * tid // nth, n * (tid + 1) // nth):
+        src, dst = op.src + types.uint64(row * op.src_stride), op.dst + types.uint64(row * op.dst_stride)
+        for group in range(op.n_groups):
+            for column in range(op.n_cols):
+                x = load_f32(src + types.uint64(4 * (group * op.flag + column)))
+                store_f32(dst + types.uint64(4 * (group * op.n_cols + column)), x)
+
+
+def pool(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst = for each wanted output the sequence up to it as one row: the mean of its rows where `flag` is 0, the first
+    where it is 1, else the last. A sequence's rows lie side by side, the first at position 0."""
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    for i in range(step.n_outputs * tid // nth, step.n_outputs * (tid + 1) // nth):
+        last = types.int64(load_i32(step.outputs + types.uint64(4 * i)))
+        first = last - types.int64(load_i32(step.positions + types.uint64(4 * last)))
+        if op.flag == 1:
+            last = first
+        elif op.flag == 2:
+            first = last
+        dst = op.dst + types.uint64(i * op.dst_stride)
+        for column in range(op.n_cols):
+            total = types.float64(0.0)
+            for token in range(first, last + 1):
+                total += load_f32(op.src + types.uint64(token * op.src_stride + 4 * column))
+            store_f32(dst + types.uint64(4 * column), types.float32(total / (last - first + 1)))

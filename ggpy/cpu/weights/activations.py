@@ -1,5 +1,5 @@
 """Activations as the matrix product reads them: RMS norm of float32 rows, then int8 blocks
-or plain floats, laid out in tiles (see `ggpy.cpu.ops.linear`).
+or plain floats, laid out in tiles (see `ggpy.cpu.ops.tiles`).
 
 In a small step every thread prepares all rows for itself: redundant work of a microsecond is cheaper than meeting at a
 barrier. In a large one the rows are shared out.
@@ -15,7 +15,7 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.isa.layout import SUM_STARTS, TOKEN_BLOCK_BYTES
+from ggpy.cpu.isa.layout import GROUP_WORDS, SUM_STARTS, TOKEN_BLOCK_BYTES
 from ggpy.cpu.isa.records import as_op, as_step
 from ggpy.cpu.isa.scalars import load_i32
 from ggpy.cpu.isa.vector import LANES, VI, Vec, f32, i8, i32
@@ -144,35 +144,41 @@ PLANES = 1
 
 
 def quantize_activations(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
-    """Write rows of src, RMS-normalised unless `eps` is negative, times `weight`, into the activation tiles at dst."""
+    """Write rows of src, RMS-normalised unless `eps` is negative, times `weight`, into the activation tiles at dst.
+    Rows for chosen experts (`pairs`) form tiles expert by expert."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
-    n = step.n_outputs if op.outputs_only else step.n_tokens
+    n = op.n_used * (step.n_outputs if op.outputs_only else step.n_tokens)
     dst = op.dst
     first, last = n * tid // nth, n * (tid + 1) // nth
     if step.small:
         dst += types.uint64(tid * op.private_stride)
         first, last = 0, n
     for i in range(first, last):
-        token = i
+        token, group, count = i, 0, n  # the row of src, and the rows that stand together: first of them, their number
         if op.select:
             token = types.int64(load_i32(step.outputs + types.uint64(4 * i)))
+        if op.pairs:
+            pair = op.pairs + types.uint64(4 * GROUP_WORDS * i)
+            if op.spread:
+                token = types.int64(load_i32(pair))
+            group, count = types.int64(load_i32(pair + types.uint64(4))), types.int64(load_i32(pair + types.uint64(8)))
         row = op.src + types.uint64(token * op.src_stride)
         if op.combine and step.small:
             state = op.scratch + types.uint64(tid * op.scratch_stride)
             row = state + types.uint64(64 + 4 * op.head_pad)
             position = types.int64(load_i32(step.positions + types.uint64(4 * token)))
             for head in range(op.n_head):
-                join_parts(op, position, token, head, state, row + types.uint64(head * op.head_dim * 4))
+                join_parts(op, position, token, head, state, row + types.uint64(head * op.v_dim * 4))
         factor = types.float32(1.0)
         if op.eps >= types.float32(0.0):
             mean = sum_squares(row, op.n_cols) / types.float32(op.n_cols)
             factor = types.float32(1.0) / types.float32(math.sqrt(mean + op.eps))
-        place, places = i * PLANES, n * PLANES
+        place, places = (i - group) * PLANES, count * PLANES
         start = place // WIDEST * WIDEST
         width = widest_tile(places - start)
         while place >= start + width:
             start += width
             width = widest_tile(places - start)
-        tile = dst + types.uint64(start * op.token_bytes)
+        tile = dst + types.uint64((group * PLANES + start) * op.token_bytes)
         write_row(row, op.weight, factor, op.n_cols // PER_STEP, tile, width, place - start)

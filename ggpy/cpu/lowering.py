@@ -1,0 +1,393 @@
+"""The CPU's side of each operation: the kernel that runs it, its record, and the memory that it reads and writes.
+
+A new operation has a class here and its kernel's body in `ggpy.cpu.ops`; barriers follow from what it says it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from ggpy.cpu.memory import Memory, address, round_up
+from ggpy.gguf.slices import read_vector
+from ggpy.graph import operations as ops
+from ggpy.quant.packed import ROWS, packed_format
+
+if TYPE_CHECKING:
+    from ggpy.cpu.embedding import Embeddings
+    from ggpy.cpu.packed_weights import PackedWeights
+    from ggpy.graph.program import Op, Region
+
+EVERYONE = "everyone"  # any thread may touch any part
+OWN = "own"  # each thread has a copy of its own
+PARTS, ACTIVATIONS, ORDER = "parts", "activations", "order of experts' rows"
+SOURCES = (("src", "src_stride"), *((f"src{n}", f"src{n}_stride") for n in range(2, 6)))
+
+
+class Access(NamedTuple):
+    """Memory that an operation touches. Under the same `share`, the rule by which threads divide it, no thread touches
+    another one's part."""
+
+    memory: Any
+    writes: bool
+    share: str
+
+
+class Places(NamedTuple):
+    """Where a program's parts lie in memory."""
+
+    memory: Memory
+    weights: PackedWeights
+    embeddings: Embeddings
+
+
+Kind = TypeVar("Kind", bound=ops.Operation)
+
+
+class Lowering(Generic[Kind]):
+    """The CPU's way to run operations of one kind."""
+
+    def kernel(self, operation: Kind, cache_type: str) -> str:
+        """The name of its kernel, as in `ggpy.cpu.kernels`."""
+        raise NotImplementedError
+
+    def record(self, op: Op, operation: Kind, places: Places, r: np.ndarray) -> None:
+        """Fill the record r [1] with what is beside its operands and destination."""
+
+    def accesses(self, op: Op, operation: Kind, small: bool) -> list[Access]:
+        """The memory that it reads and writes in a step, small or large."""
+        rows = rows_of(op)
+        return [*_regions(op.srcs, False, rows), *_regions(_dst(op), True, rows)]
+
+
+def rows_of(op: Op) -> str:
+    """The rule by which threads divide rows: of the same kind, each has the same share."""
+    return f"{'outputs' if op.outputs_only else 'tokens'} times {op.n_used}"
+
+
+def stripes_of(n_cols: int) -> str:
+    """The rule by which threads divide columns."""
+    return f"stripes of {-(-n_cols // ROWS)}"
+
+
+def _regions(regions: Iterable[Region], writes: bool, share: str) -> list[Access]:
+    return [Access(region.buffer, writes, share) for region in regions]
+
+
+def _dst(op: Op) -> tuple[Region, ...]:
+    return (op.dst,) if op.dst else ()
+
+
+class LowerEmbed(Lowering[ops.Embed]):
+    def kernel(self, operation: ops.Embed, cache_type: str) -> str:
+        return f"embed.{packed_format(operation.table).name}"
+
+    def record(self, op: Op, operation: ops.Embed, places: Places, r: np.ndarray) -> None:
+        rows = places.embeddings.add(operation)
+        r["weight"], r["weight_stride"], r["n_cols"] = address(rows), rows.shape[1], operation.table.shape[1]
+
+
+class LowerQuantize(Lowering[ops.QuantizeActivations]):
+    def kernel(self, operation: ops.QuantizeActivations, cache_type: str) -> str:
+        return f"quantize_activations.{operation.dtype}"
+
+    def record(self, op: Op, operation: ops.QuantizeActivations, places: Places, r: np.ndarray) -> None:
+        memory, n_cols, norm = places.memory, op.srcs[0].n_cols, operation.norm
+        r["n_cols"], r["token_bytes"] = n_cols, memory.token_bytes[n_cols, operation.dtype]
+        r["dst"] = address(memory.activations)
+        r["eps"] = norm.eps if norm else -1.0
+        r["weight"] = memory.vector(norm.weight if norm else None, memory.ones)
+        r["select"], r["spread"] = operation.select, operation.spread
+        if operation.joins:
+            _record_heads(operation.joins, memory, r)
+            r["combine"], r["src2"] = 1, address(memory.parts)
+        if operation.route:
+            _record_order(operation.route, memory, r)
+
+    def accesses(self, op: Op, operation: ops.QuantizeActivations, small: bool) -> list[Access]:
+        rows = rows_of(op)
+        src = EVERYONE if small or operation.spread or operation.select else rows
+        found = [*_regions(op.srcs, False, src), Access(ACTIVATIONS, True, OWN if small else rows)]
+        found += [Access(PARTS, False, EVERYONE)] if operation.joins else []
+        return found + ([Access(ORDER, False, EVERYONE)] if operation.route else [])
+
+
+class LowerLinear(Lowering[ops.Linear]):
+    def kernel(self, operation: ops.Linear, cache_type: str) -> str:
+        kind = "expert_linear" if operation.route else "linear"
+        return f"{kind}.{packed_format(operation.weight).name}" + (".q16" if operation.dtype == "q16" else "")
+
+    def record(self, op: Op, operation: ops.Linear, places: Places, r: np.ndarray) -> None:
+        weight, memory = operation.weight, places.memory
+        packed = packed_format(weight)
+        n_rows, n_cols = weight.shape[-2:]
+        r["src"], r["weight"] = address(memory.activations), places.weights.address(weight)
+        r["bias"] = memory.vector(operation.bias, memory.zeros)
+        r["n_cols"], r["n_stripes"] = packed.padded(n_cols), -(-n_rows // ROWS)
+        r["stripe_bytes"] = packed.stripe_bytes(n_cols)
+        r["token_bytes"] = memory.token_bytes[n_cols, operation.dtype]
+        r["accumulate"], r["next"] = operation.accumulate, memory.counter()
+        if operation.route:
+            _record_order(operation.route, memory, r)
+            r["expert_bytes"] = packed.matrix_bytes(n_rows, n_cols)
+            if operation.bias:
+                bias = read_vector(memory.file, operation.bias).reshape(-1, n_rows)
+                padded = np.zeros((len(bias), round_up(n_rows, 32)), np.float32)
+                padded[:, :n_rows] = bias
+                r["bias"], r["bias_stride"] = memory.keep(padded), padded.strides[0]
+
+    def accesses(self, op: Op, operation: ops.Linear, small: bool) -> list[Access]:
+        assert op.dst is not None
+        rows = stripes_of(op.dst.buffer.n_cols) if small else EVERYONE
+        found = [Access(ACTIVATIONS, False, OWN if small else EVERYONE), *_regions(_dst(op), True, rows)]
+        return found + ([Access(ORDER, False, EVERYONE)] if operation.route else [])
+
+
+def _record_order(route: ops.Route, memory: Memory, r: np.ndarray) -> None:
+    r["groups"], r["pairs"], r["places"] = (address(part) for part in (memory.groups, memory.pairs, memory.places))
+    r["n_experts"], r["n_used"] = route.n_experts, route.n_used
+
+
+def _record_heads(a: ops.Attention, memory: Memory, r: np.ndarray) -> None:
+    r["n_head"], r["n_head_kv"], r["head_dim"], r["v_dim"] = a.n_head, a.n_head_kv, a.head_dim, a.v_head_dim
+    r["head_pad"], r["max_parts"] = round_up(a.v_head_dim, 16), memory.max_parts
+    r["causal"], r["window"], r["chunk"], r["softcap"] = a.causal, a.window, a.chunk, a.softcap
+    r["cache_k"], r["cache_v"], r["n_ctx"] = memory.states.cache(a.cache_layer)
+    if a.sinks:
+        r["sinks"] = memory.vector(a.sinks)
+
+
+class LowerRopeStore(Lowering[ops.RopeStore]):
+    def kernel(self, operation: ops.RopeStore, cache_type: str) -> str:
+        return f"rope_store.{cache_type}"
+
+    def record(self, op: Op, operation: ops.RopeStore, places: Places, r: np.ndarray) -> None:
+        attention, memory = operation.attention, places.memory
+        _record_heads(attention, memory, r)
+        if rope := attention.rope:
+            r["n_rot"], r["neox"], r["angles"] = rope.n_rot, rope.style == "neox", memory.angles(rope)
+        for norm, at in ((attention.q_norm, "weight"), (attention.k_norm, "weight2")):
+            if norm:
+                r[at], r["eps"] = memory.vector(norm.weight), norm.eps
+                r["norm"] = 2 if attention.norm_after_rope else 1
+
+    def accesses(self, op: Op, operation: ops.RopeStore, small: bool) -> list[Access]:
+        cache = ("cache", operation.attention.cache_layer if operation.attention.causal else "shared")
+        return [*_regions(op.srcs, True, EVERYONE), Access(cache, True, EVERYONE)]
+
+
+class LowerAttend(Lowering[ops.Attend]):
+    def kernel(self, operation: ops.Attend, cache_type: str) -> str:
+        return f"attention.{cache_type}"
+
+    def record(self, op: Op, operation: ops.Attend, places: Places, r: np.ndarray) -> None:
+        attention, memory = operation.attention, places.memory
+        _record_heads(attention, memory, r)
+        r["scale"] = attention.scale
+        r["src2"], r["next"] = address(memory.parts), memory.counter()
+        if attention.alibi:
+            r["slopes"] = memory.keep(np.array(attention.slopes, np.float32))
+
+    def accesses(self, op: Op, operation: ops.Attend, small: bool) -> list[Access]:
+        cache = ("cache", operation.attention.cache_layer if operation.attention.causal else "shared")
+        return [
+            *_regions(op.srcs, False, EVERYONE),
+            *_regions(_dst(op), True, EVERYONE),
+            Access(cache, False, EVERYONE),
+            Access(PARTS, True, EVERYONE),
+        ]
+
+
+class LowerJoin(Lowering[ops.JoinAttention]):
+    def kernel(self, operation: ops.JoinAttention, cache_type: str) -> str:
+        return "join_attention"
+
+    def record(self, op: Op, operation: ops.JoinAttention, places: Places, r: np.ndarray) -> None:
+        _record_heads(operation.attention, places.memory, r)
+        r["src2"] = address(places.memory.parts)
+
+    def accesses(self, op: Op, operation: ops.JoinAttention, small: bool) -> list[Access]:
+        return [Access(PARTS, False, EVERYONE), *_regions(_dst(op), True, EVERYONE)]
+
+
+class LowerNorm(Lowering[ops.Norm]):
+    def kernel(self, operation: ops.Norm, cache_type: str) -> str:
+        return f"norm.{operation.kind}"
+
+    def record(self, op: Op, operation: ops.Norm, places: Places, r: np.ndarray) -> None:
+        memory, n_cols = places.memory, op.srcs[0].n_cols
+        width = operation.width or n_cols
+        r["n_cols"], r["n_groups"], r["eps"] = width, n_cols // width, operation.eps
+        r["weight"], r["bias"] = (
+            memory.vector(operation.weight, memory.ones),
+            memory.vector(operation.bias, memory.zeros),
+        )
+        r["weight_stride"] = 4 * width if operation.weight and operation.weight.shape[0] == n_cols else 0
+
+    def accesses(self, op: Op, operation: ops.Norm, small: bool) -> list[Access]:
+        rows = EVERYONE if operation.width else rows_of(op)
+        return [*_regions(op.srcs, False, rows), *_regions(_dst(op), True, rows)]
+
+
+class LowerElementwise(Lowering[ops.Elementwise]):
+    def kernel(self, operation: ops.Elementwise, cache_type: str) -> str:
+        return f"elementwise.{operation.function}"
+
+    def record(self, op: Op, operation: ops.Elementwise, places: Places, r: np.ndarray) -> None:
+        r["n_stripes"], r["scale"] = -(-op.srcs[0].n_cols // ROWS), operation.constant
+        if len(op.srcs) == 1:
+            r["src2"], r["src2_stride"] = r["src"], r["src_stride"]
+
+    def accesses(self, op: Op, operation: ops.Elementwise, small: bool) -> list[Access]:
+        columns = stripes_of(op.srcs[0].n_cols)
+        # a region that begins within a buffer has its stripes elsewhere than the buffer's
+        whole = [columns if region.first == 0 else EVERYONE for region in op.srcs]
+        reads = [Access(region.buffer, False, share) for region, share in zip(op.srcs, whole, strict=True)]
+        return [*reads, *_regions(_dst(op), True, columns)]
+
+
+class LowerScaleColumns(Lowering[ops.ScaleColumns]):
+    def kernel(self, operation: ops.ScaleColumns, cache_type: str) -> str:
+        return "elementwise.mul"
+
+    def record(self, op: Op, operation: ops.ScaleColumns, places: Places, r: np.ndarray) -> None:
+        n_cols, values = op.srcs[0].n_cols, read_vector(places.memory.file, operation.weight)
+        r["n_stripes"] = -(-n_cols // ROWS)
+        r["src2"] = places.memory.keep(np.broadcast_to(values, n_cols))
+
+    def accesses(self, op: Op, operation: ops.ScaleColumns, small: bool) -> list[Access]:
+        return LowerElementwise().accesses(op, ops.Mul(), small)
+
+
+class LowerSelectColumns(Lowering[ops.SelectColumns]):
+    def kernel(self, operation: ops.SelectColumns, cache_type: str) -> str:
+        return "select_columns"
+
+    def record(self, op: Op, operation: ops.SelectColumns, places: Places, r: np.ndarray) -> None:
+        assert op.dst is not None
+        r["n_groups"], r["n_cols"] = operation.n_groups, op.dst.n_cols // operation.n_groups
+        r["flag"] = op.srcs[0].n_cols // operation.n_groups
+        r["src"] += 4 * operation.first
+
+
+class LowerSelectOutputs(Lowering[ops.SelectOutputs]):
+    def kernel(self, operation: ops.SelectOutputs, cache_type: str) -> str:
+        return "select_outputs"
+
+    def record(self, op: Op, operation: ops.SelectOutputs, places: Places, r: np.ndarray) -> None:
+        r["n_cols"] = op.srcs[0].n_cols
+
+    def accesses(self, op: Op, operation: ops.SelectOutputs, small: bool) -> list[Access]:
+        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, rows_of(op))]
+
+
+class LowerPool(Lowering[ops.Pool]):
+    def kernel(self, operation: ops.Pool, cache_type: str) -> str:
+        return "pool"
+
+    def record(self, op: Op, operation: ops.Pool, places: Places, r: np.ndarray) -> None:
+        r["n_cols"], r["flag"] = op.srcs[0].n_cols, ops.POOLINGS.index(operation.kind)
+
+    def accesses(self, op: Op, operation: ops.Pool, small: bool) -> list[Access]:
+        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, rows_of(op))]
+
+
+class LowerRoute(Lowering[ops.Route]):
+    def kernel(self, operation: ops.Route, cache_type: str) -> str:
+        return "route"
+
+    def record(self, op: Op, operation: ops.Route, places: Places, r: np.ndarray) -> None:
+        _record_order(operation, places.memory, r)
+        r["gating"], r["flag"] = ops.GATINGS.index(operation.gating), operation.normalize
+        r["scale"], r["n_groups"], r["n_chosen_groups"] = operation.scale, operation.n_groups, operation.n_groups_used
+        if operation.bias:
+            r["bias"] = places.memory.vector(operation.bias)
+
+
+class LowerGroupExperts(Lowering[ops.GroupExperts]):
+    def kernel(self, operation: ops.GroupExperts, cache_type: str) -> str:
+        return "group_experts"
+
+    def record(self, op: Op, operation: ops.GroupExperts, places: Places, r: np.ndarray) -> None:
+        _record_order(operation.route, places.memory, r)
+
+    def accesses(self, op: Op, operation: ops.GroupExperts, small: bool) -> list[Access]:
+        return [*_regions(op.srcs, False, EVERYONE), Access(ORDER, True, EVERYONE)]
+
+
+class LowerCombine(Lowering[ops.Combine]):
+    def kernel(self, operation: ops.Combine, cache_type: str) -> str:
+        return "combine"
+
+    def record(self, op: Op, operation: ops.Combine, places: Places, r: np.ndarray) -> None:
+        assert op.dst is not None
+        r["n_used"], r["n_stripes"] = op.srcs[1].n_cols // 2, -(-op.dst.n_cols // ROWS)
+        r["places"] = address(places.memory.places)
+
+    def accesses(self, op: Op, operation: ops.Combine, small: bool) -> list[Access]:
+        assert op.dst is not None
+        columns = stripes_of(op.dst.n_cols)
+        rows, weights = op.srcs
+        return [
+            Access(rows.buffer, False, columns),
+            Access(weights.buffer, False, EVERYONE),
+            Access(ORDER, False, EVERYONE),
+            *_regions(_dst(op), True, columns),
+        ]
+
+
+class LowerConvWithState(Lowering[ops.ConvWithState]):
+    def kernel(self, operation: ops.ConvWithState, cache_type: str) -> str:
+        return f"conv_state.{operation.weight.shape[1]}" + (f".{operation.activation}" if operation.activation else "")
+
+    def record(self, op: Op, operation: ops.ConvWithState, places: Places, r: np.ndarray) -> None:
+        memory, (n_cols, width) = places.memory, operation.weight.shape
+        weight = np.zeros((width, round_up(n_cols, 16)), np.float32)
+        weight[:, :n_cols] = read_vector(memory.file, operation.weight).reshape(n_cols, width).T
+        r["weight"], r["bias"] = memory.keep(weight), memory.vector(operation.bias, memory.zeros)
+        r["n_stripes"] = -(-n_cols // ROWS)
+        r["state"], r["state_stride"] = memory.states.floats(operation.state)
+
+    def accesses(self, op: Op, operation: ops.ConvWithState, small: bool) -> list[Access]:
+        return LowerElementwise().accesses(op, ops.Mul(), small)
+
+
+class LowerDeltaRule(Lowering[ops.DeltaRule]):
+    def kernel(self, operation: ops.DeltaRule, cache_type: str) -> str:
+        return "delta_rule"
+
+    def record(self, op: Op, operation: ops.DeltaRule, places: Places, r: np.ndarray) -> None:
+        r["n_head"], r["n_head_kv"], r["flag"] = operation.n_v_head, operation.n_k_head, operation.tiled
+        r["head_dim"], r["v_dim"] = operation.k_head_dim, operation.v_head_dim
+        r["state"], r["state_stride"] = places.memory.states.floats(operation.state)
+
+    def accesses(self, op: Op, operation: ops.DeltaRule, small: bool) -> list[Access]:
+        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, EVERYONE)]
+
+
+LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
+    ops.Embed: LowerEmbed(),
+    ops.QuantizeActivations: LowerQuantize(),
+    ops.Linear: LowerLinear(),
+    ops.RopeStore: LowerRopeStore(),
+    ops.Attend: LowerAttend(),
+    ops.JoinAttention: LowerJoin(),
+    ops.Norm: LowerNorm(),
+    ops.Elementwise: LowerElementwise(),
+    ops.ScaleColumns: LowerScaleColumns(),
+    ops.SelectColumns: LowerSelectColumns(),
+    ops.SelectOutputs: LowerSelectOutputs(),
+    ops.Pool: LowerPool(),
+    ops.Route: LowerRoute(),
+    ops.GroupExperts: LowerGroupExperts(),
+    ops.Combine: LowerCombine(),
+    ops.ConvWithState: LowerConvWithState(),
+    ops.DeltaRule: LowerDeltaRule(),
+}
+
+
+def lowering_of(operation: ops.Operation) -> Lowering[Any]:
+    """The lowering of an operation's class, or of the class that it is made from."""
+    return next(LOWERINGS[kind] for kind in type(operation).__mro__ if kind in LOWERINGS)

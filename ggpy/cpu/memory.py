@@ -1,0 +1,216 @@
+"""Memory of a program on the CPU: buffers between operations, activations, caches and other state of the slots, and
+what threads work in. Everything that a record points at is allocated here, and lives as long as this does."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggpy.cpu.isa.layout import (
+    GROUP_WORDS,
+    LINE,
+    TOKEN_BLOCK_BYTES,
+    attention_scratch_bytes,
+    cache_types,
+    cell_bytes,
+    part_bytes,
+    planes,
+)
+from ggpy.gguf.slices import read_vector
+from ggpy.graph.operations import QuantizeActivations, Route
+from ggpy.graph.state import PART, SPAN, ConvState, KVState, RecurrentState, State
+
+if TYPE_CHECKING:
+    from ggpy.gguf.file import GGUFFile, TensorInfo
+    from ggpy.graph.program import Buffer, Program, Region
+
+# Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
+SMALL_STEP = 4
+ANGLES_AT_ONCE = 512  # positions
+
+
+def allocate(n_bytes: int) -> np.ndarray:
+    """Zeroed bytes on their own pages, large pages where the system grants them; untouched pages cost no memory."""
+    # private: a child made by fork has a cache of its own, and goes on sharing the weights, which nobody writes
+    options = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+    memory = mmap.mmap(-1, max(n_bytes, mmap.PAGESIZE), **options)
+    if hasattr(mmap, "MADV_HUGEPAGE") and n_bytes >= 2 << 20:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def round_up(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+def address(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+def state_bytes(state: State, n_ctx: int, n_batch: int, cache_type: str) -> tuple[int, ...]:
+    """Bytes of one slot's state: of keys and of values, or of the floats that it is."""
+    if isinstance(state, ConvState):
+        return (4 * state.n_rows * round_up(state.n_cols, 16),)
+    if isinstance(state, RecurrentState):
+        return (4 * state.n_head * state.n_rows * round_up(state.n_cols, 16),)
+    cells = state.n_head_kv * state.n_cells(n_ctx, n_batch)
+    cache_k, cache_v = cache_types(cache_type)
+    return cells * cell_bytes(cache_k, state.head_dim), cells * cell_bytes(cache_v, round_up(state.v_head_dim, 16))
+
+
+class SlotStates:
+    """The state of every slot: keys and values, and what convolutions and recurrent layers carry on."""
+
+    def __init__(self, states: list[State], n_ctx: int, n_slots: int, n_batch: int, cache_type: str) -> None:
+        self._n_slots = n_slots
+        self._memory: dict[State, list[np.ndarray]] = {}  # uint8 [n_slots, bytes of a slot]
+        self._cells: dict[int, tuple[KVState, int]] = {}
+        shared: dict[tuple[int, ...], list[np.ndarray]] = {}
+        for state in states:
+            sizes = state_bytes(state, n_ctx, n_batch, cache_type)
+            made = shared.get(sizes) if isinstance(state, KVState) and not state.causal else None
+            if made is None:
+                made = [allocate(n_slots * size)[: n_slots * size].reshape(n_slots, size) for size in sizes]
+            if isinstance(state, KVState):
+                self._cells[state.layer] = state, state.n_cells(n_ctx, n_batch)
+                if not state.causal:
+                    shared[sizes] = made
+            self._memory[state] = made
+
+    def cache(self, layer: int) -> tuple[int, int, int]:
+        """Where the keys and the values of a layer lie, and how many cells a slot has there."""
+        state, n_cells = self._cells[layer]
+        keys, values = self._memory[state]
+        return address(keys), address(values), n_cells
+
+    def floats(self, state: State) -> tuple[int, int]:
+        """Where a convolution's or recurrent layer's state lies, and the bytes from slot to slot."""
+        (memory,) = self._memory[state]
+        return address(memory), memory.strides[0]
+
+    def copy(self, source: int, target: int) -> None:
+        """Make a slot's state that of another one."""
+        for memory in self._memory.values():
+            for part in memory:
+                part[target] = part[source]
+
+    def checkpoint(self, slot: int) -> list[np.ndarray]:
+        """A copy of what a slot cannot be cut back from: rings, convolutions, recurrent matrices."""
+        return [part[slot].copy() for state in self._passing for part in self._memory[state]]
+
+    def restore(self, slot: int, kept: list[np.ndarray]) -> None:
+        """Put back what `checkpoint` gave for a sequence that the slot still holds the beginning of."""
+        parts = [part for state in self._passing for part in self._memory[state]]
+        for part, before in zip(parts, kept, strict=True):
+            part[slot] = before
+
+    @property
+    def _passing(self) -> list[State]:
+        return [s for s in self._memory if not isinstance(s, KVState) or (s.window and s.causal)]
+
+
+class Memory:
+    """Buffers, states and working memory of a program, for steps of up to `n_batch` tokens."""
+
+    def __init__(
+        self, program: Program, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, n_threads: int, cache_type: str
+    ) -> None:
+        self.program, self.file, self.n_batch = program, file, n_batch
+        self.n_ctx = round_up(n_ctx, SPAN)
+        self._vectors: list[np.ndarray] = []  # keeps what records point at alive
+        # Rows are read and written in whole vectors, also those that begin within a buffer.
+        self._buffers = {b: allocate(n_batch * b.n_used * self.stride(b) + 64) for b in program.buffers}
+        ropes = dict.fromkeys(attention.rope for attention in program.attentions if attention.rope)
+        self._angles = {rope: np.zeros((self.n_ctx, rope.n_rot // 2, 2), np.float32) for rope in ropes}
+        self.n_angles = 0  # positions that the tables reach
+        self.states = SlotStates(program.states, self.n_ctx, n_slots, n_batch, cache_type)
+        self._allocate_activations(n_threads)
+        self._allocate_scratch(n_threads)
+        widest = max(max(m.shape[-2:]) for m in program.matrices())
+        widest = max(widest, *(buffer.n_cols for buffer in program.buffers)) + 64
+        self.zeros, self.ones = np.zeros(widest, np.float32), np.ones(widest, np.float32)
+        self._counters, self._n_counters = np.zeros(LINE * len(program.ops), np.uint8), 0
+
+    def _allocate_activations(self, n_threads: int) -> None:
+        self.token_bytes: dict[tuple[int, str], int] = {}  # of a row of so many columns, in that form
+        rows, widest = 1, 0
+        for op in self.program.ops:
+            if isinstance(op.operation, QuantizeActivations):
+                n_cols, dtype = op.srcs[0].n_cols, op.operation.dtype
+                size = round_up(n_cols, 8) * 4 if dtype == "f32" else n_cols // 32 * TOKEN_BLOCK_BYTES
+                self.token_bytes[n_cols, dtype] = size
+                rows, widest = max(rows, op.n_used), max(widest, planes(dtype) * size)
+        self.private_stride = round_up(SMALL_STEP * rows * widest, 4096)
+        self.activations = allocate(max(self.n_batch * rows * widest, n_threads * self.private_stride))
+
+    def _allocate_scratch(self, n_threads: int) -> None:
+        attentions = self.program.attentions
+        routes = [op.operation for op in self.program.ops if isinstance(op.operation, Route)]
+        self.max_parts = -(-self.n_ctx // PART)
+        parts, scratch = 0, 12 * max((route.n_experts for route in routes), default=64)
+        for a in attentions:
+            head_pad = round_up(a.v_head_dim, 16)
+            joined_row = part_bytes(head_pad) + round_up(a.n_head * a.v_head_dim, 32) * 4
+            scratch = max(scratch, attention_scratch_bytes(a.head_dim, head_pad), joined_row)
+            parts = max(parts, SMALL_STEP * a.n_head * self.max_parts * part_bytes(head_pad))
+        self.scratch_stride = round_up(scratch, 4096)
+        self.scratch, self.parts = allocate(n_threads * self.scratch_stride), allocate(parts)
+        rows = self.n_batch * max((route.n_used for route in routes), default=0)
+        n_groups = 1 + max((route.n_experts for route in routes), default=0)
+        self.groups, self.pairs, self.places = (
+            allocate(4 * n) for n in (GROUP_WORDS * n_groups, GROUP_WORDS * rows, rows)
+        )
+
+    @staticmethod
+    def stride(buffer: Buffer) -> int:
+        """Bytes from row to row."""
+        return round_up(buffer.n_cols, 16) * 4
+
+    def address(self, region: Region) -> int:
+        return address(self._buffers[region.buffer]) + 4 * region.first
+
+    def rows(self, region: Region) -> np.ndarray:
+        """The rows of a region, float32 [n_batch, n_cols]."""
+        rows = self._buffers[region.buffer].view(np.float32)[: self.n_batch * self.stride(region.buffer) // 4]
+        return rows.reshape(self.n_batch, -1)[:, region.first : region.first + region.n_cols]
+
+    def keep(self, values: np.ndarray) -> int:
+        """The address of a small array, padded with zeros to what kernels may read, whose rows stay where they are."""
+        padded = np.zeros(round_up(values.size, 32) + 32, np.float32)
+        padded[: values.size] = values.reshape(-1)
+        self._vectors.append(padded)
+        return address(padded)
+
+    def vector(self, info: TensorInfo | None, missing: np.ndarray | None = None) -> int:
+        """The address of a small tensor as float32, or `missing`'s."""
+        if info is None:
+            assert missing is not None
+            return address(missing)
+        return self.keep(read_vector(self.file, info))
+
+    def keep_array(self, array: np.ndarray) -> int:
+        """The address of an array that records point at."""
+        self._vectors.append(array)
+        return address(array)
+
+    def counter(self) -> int:
+        """The address of a counter for one operation, on a cache line of its own."""
+        self._n_counters += 1
+        return address(self._counters) + LINE * (self._n_counters - 1)
+
+    def reset_counters(self) -> None:
+        self._counters[:] = 0
+
+    def angles(self, op_rope: object) -> int:
+        """The address of a rope's table."""
+        return address(self._angles[op_rope])  # type: ignore[index]
+
+    def turn_to(self, position: int) -> None:
+        """Extend the rope tables up to a position: only as far as needed, as a long context may never be filled."""
+        end = min(self.n_ctx, round_up(position + 1, ANGLES_AT_ONCE))
+        for rope, table in self._angles.items():
+            table[self.n_angles : end] = rope.table(self.n_angles, end)
+        self.n_angles = end

@@ -1,0 +1,67 @@
+"""The state that a model keeps between steps, by layer: each kind with its size and what can be done with it.
+
+A slot holds one sequence's state of every kind. Kinds differ in whether a sequence can be cut back: keys and values of
+the whole context are overwritten, never erased, so any earlier length is still there; a ring has lost what lies further
+back than its slack; convolution and recurrent state hold the last length alone. What cannot be cut back is copied aside
+while it stands (a checkpoint) and put back later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SPAN = 64  # positions: attention begins at a multiple of them, and may read up to the next one past its end
+PART = 256  # positions that are always summed apart and then joined in order: what makes results independent of batches
+
+
+@dataclass(frozen=True)
+class KVState:
+    """Keys and values of a layer's attention. window: of how many positions at most a token sees any, 0 for all;
+    causal: whether only those up to its own. Attention that is not causal needs the sequence for one step only: its
+    layers share one memory."""
+
+    layer: int
+    n_head_kv: int
+    head_dim: int
+    v_head_dim: int
+    window: int = 0
+    causal: bool = True
+
+    def n_cells(self, n_ctx: int, n_batch: int) -> int:
+        """Positions that a slot has room for. Of a window: those that the first token of a step sees and the step's
+        own, each in a part of its own, unless the context has no more anyway."""
+        whole = -(-n_ctx // SPAN) * SPAN
+        if not self.window or not self.causal:
+            return whole
+        ring = (-(-(self.window + n_batch) // PART) + 1) * PART
+        return min(whole, ring)
+
+
+@dataclass(frozen=True)
+class ConvState:
+    """The last inputs of a causal convolution: float32 [n_rows, n_cols]."""
+
+    layer: int
+    n_rows: int
+    n_cols: int
+
+    @property
+    def n_floats(self) -> int:
+        return self.n_rows * self.n_cols
+
+
+@dataclass(frozen=True)
+class RecurrentState:
+    """The matrix that each head of a recurrent layer carries on: float32 [n_head, n_rows, n_cols]."""
+
+    layer: int
+    n_head: int
+    n_rows: int
+    n_cols: int
+
+    @property
+    def n_floats(self) -> int:
+        return self.n_head * self.n_rows * self.n_cols
+
+
+State = KVState | ConvState | RecurrentState

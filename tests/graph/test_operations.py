@@ -1,0 +1,233 @@
+"""Every operation of the graph language by itself and beside others, in every tier, against numpy: prompts of several
+lengths in one slot, then token by token, so that state is carried on, with another sequence in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ggpy.codegen.native import tiers
+from ggpy.cpu import kernels
+from ggpy.cpu.executor import CpuExecutor
+from ggpy.cpu.needed import activation_dtype
+from ggpy.gguf.file import GGUFFile
+from ggpy.graph.language import Graph, Value
+from ggpy.graph.plan import plan
+from ggpy.graph.rope import Rope
+from tests.support.evaluate import evaluate
+from tests.support.tensors import write_tensors
+
+N_VOCAB, N_EMBD, N_CTX = 61, 42, 1000
+EPS = 1e-5
+ROPE = Rope("neox", 8, (1.0, 0.3, 0.1, 0.03))
+SHAPES: dict[str, tuple[int, ...]] = {"token_embd.weight": (N_VOCAB, N_EMBD), "output.weight": (N_VOCAB, N_EMBD)}
+
+Build = Callable[[Graph, Value], Value]
+
+
+class Case:
+    """A graph between embedding and logits, with the tensors that it needs beside those."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], build: Build, types: dict[str, str] | None = None) -> None:
+        self.shapes, self.build, self.types = shapes, build, types
+
+
+def attention(q_heads: int, kv_heads: int, width: int, v_width: int = 0, n: int = 1, **options: object) -> Case:
+    """n layers of attention, each with products around it."""
+    v_width = v_width or width
+    shapes: dict[str, tuple[int, ...]] = {"sinks": (q_heads,)}
+    for layer in range(n):
+        shapes |= {
+            f"q{layer}.weight": (q_heads * width, N_EMBD), f"k{layer}.weight": (kv_heads * width, N_EMBD),
+            f"v{layer}.weight": (kv_heads * v_width, N_EMBD), f"o{layer}.weight": (N_EMBD, q_heads * v_width),
+            f"qn{layer}.weight": (width,), f"kn{layer}.weight": (width,),
+        }  # fmt: skip
+
+    def build(g: Graph, x: Value) -> Value:
+        for layer in g.layers(n):
+            given = {name: value[layer] if isinstance(value, list) else value for name, value in options.items()}
+            q, k, v = (
+                g.linear(x, f"{name}{layer}", heads * wide)
+                for name, heads, wide in (("q", q_heads, width), ("k", kv_heads, width), ("v", kv_heads, v_width))
+            )
+            shared = given.get("kv_layer") is not None
+            y = g.attention(
+                q, None if shared else k, None if shared else v, layer=layer, n_head=q_heads, n_head_kv=kv_heads,
+                q_norm=f"qn{layer}", k_norm=f"kn{layer}", eps=EPS, **{"rope": ROPE, **given},  # type: ignore[arg-type]
+            )  # fmt: skip
+            x = g.add(x, g.linear(y, f"o{layer}", N_EMBD))
+        return x
+
+    return Case(shapes, build)
+
+
+def experts(n_experts: int, n_used: int, n_ff: int, type_name: str = "F32", **options: object) -> Case:
+    shapes: dict[str, tuple[int, ...]] = {
+        "router.weight": (n_experts, N_EMBD), "bias": (n_experts,), "norm.weight": (N_EMBD,),
+        "gate.weight": (n_experts, n_ff, N_EMBD), "up.weight": (n_experts, n_ff, N_EMBD),
+        "gate.bias": (n_experts, n_ff), "down.weight": (n_experts, N_EMBD, n_ff),
+    }  # fmt: skip
+
+    def build(g: Graph, x: Value) -> Value:
+        x = g.norm(x, "norm", EPS)
+        route = g.route(g.linear(x, "router", n_experts), n_used, **options)  # type: ignore[arg-type]
+        gate, up = g.expert_linear(x, "gate", n_ff, route), g.expert_linear(x, "up", n_ff, route)
+        made = g.expert_linear(g.glu(gate, up, "silu"), "down", N_EMBD, route)
+        return g.add(x, g.combine(made, route))
+
+    return Case(shapes, build, dict.fromkeys(("gate.weight", "up.weight", "down.weight"), type_name))
+
+
+def convolution(width: int, activation: str | None) -> Case:
+    def build(g: Graph, x: Value) -> Value:
+        y = g.conv_state(g.linear(x, "in", 3 * N_EMBD).columns(N_EMBD, N_EMBD), "conv", width, 0, activation)
+        return g.add(x, g.conv_state(y, "other", width, 1))
+
+    shapes = {"in.weight": (3 * N_EMBD, N_EMBD), "conv.weight": (N_EMBD, width), "conv.bias": (N_EMBD,)}
+    return Case({**shapes, "other.weight": (N_EMBD, width)}, build)
+
+
+def delta(n_k: int, n_v: int, d_k: int, d_v: int, tiled: bool) -> Case:
+    shapes = {
+        "q.weight": (n_k * d_k, N_EMBD), "k.weight": (n_k * d_k, N_EMBD), "v.weight": (n_v * d_v, N_EMBD),
+        "a.weight": (n_v, N_EMBD), "b.weight": (n_v, N_EMBD), "o.weight": (N_EMBD, n_v * d_v), "scale": (n_v,),
+    }  # fmt: skip
+
+    def build(g: Graph, x: Value) -> Value:
+        q, k = (g.norm(g.linear(x, name, n_k * d_k), None, 1e-6, "l2", d_k) for name in "qk")
+        decay = g.scale(g.scale_columns(g.activation(g.linear(x, "a", n_v), "softplus"), "scale"), -0.1)
+        beta = g.activation(g.linear(x, "b", n_v), "sigmoid")
+        y = g.delta_rule(
+            q, k, g.linear(x, "v", n_v * d_v), decay, beta, layer=0, n_k_head=n_k, n_v_head=n_v, tiled=tiled
+        )
+        return g.add(x, g.linear(g.norm(y, None, EPS, width=d_v), "o", N_EMBD))
+
+    return Case(shapes, build)
+
+
+def columns(g: Graph, x: Value) -> Value:
+    wide = g.linear(x, "wide", 6 * 14)
+    picked = g.select_columns(wide, 6, 3, 7)
+    return g.add(x, g.mul(picked, g.select_columns(wide.columns(0, 42), 3, 0, 14)))
+
+
+def layer_norms(g: Graph, x: Value) -> Value:
+    x = g.add(g.add(x, g.embed_positions("positions", N_EMBD)), g.embed_types("types", N_EMBD))
+    return g.norm(g.linear(g.norm(x, "norm", EPS, "layer"), "square", N_EMBD), "group", EPS, width=14)
+
+
+CASES: dict[str, Case] = {
+    "heads of odd width": attention(3, 1, 10),
+    "no rope, scale, softcap": attention(4, 2, 12, rope=None, scale=0.9, softcap=1.5),
+    "values of another width": attention(4, 2, 24, 10),
+    "sinks": attention(4, 2, 16, sinks="sinks"),
+    "norm after rope": attention(2, 1, 16, norm_after_rope=True),
+    "alibi": attention(6, 3, 16, alibi=8.0, rope=None),
+    "window in a ring": attention(4, 2, 16, n=2, window=[20, 0]),
+    "chunks": attention(4, 2, 16, chunk=24),
+    "another layer's keys and values": attention(4, 2, 16, n=3, kv_layer=[None, None, 0], window=[9, 0, 9]),
+    "experts by softmax": experts(7, 3, 37, normalize=True),
+    "experts, chosen alone": experts(5, 5, 20, gating="softmax_topk"),
+    "experts by sigmoid, bias, groups": experts(
+        12, 3, 18, gating="sigmoid", bias="bias", n_groups=4, n_groups_used=2, normalize=True, scale=2.5
+    ),
+    "one expert": experts(6, 1, 16),
+    "convolution": convolution(3, None),
+    "convolution and silu": convolution(4, "silu"),
+    "delta rule": delta(2, 4, 16, 16, True),
+    "delta rule of odd sizes": delta(2, 6, 11, 21, False),
+    "columns": Case({"wide.weight": (84, N_EMBD)}, columns),
+    "layer norms, positions and types": Case(
+        {
+            "positions.weight": (N_CTX, N_EMBD),
+            "types.weight": (2, N_EMBD),
+            "square.weight": (N_EMBD, N_EMBD),
+            "norm.weight": (N_EMBD,),
+            "norm.bias": (N_EMBD,),
+            "group.weight": (14,),
+        },
+        layer_norms,
+    ),
+}
+
+
+def compare(case: Case, path: Path, steps: list[int], n_threads: int = 2) -> None:
+    """Run a case in steps of so many tokens, each followed by some of another sequence, against the whole at once."""
+    write_tensors(path, {**SHAPES, **case.shapes}, case.types)
+    tokens = np.random.default_rng(0).integers(0, N_VOCAB, sum(steps))
+    with GGUFFile(path) as file:
+        graph = Graph(file)
+        logits = graph.output(graph.select_outputs(case.build(graph, graph.embed(N_EMBD))), N_VOCAB)
+        expected = evaluate(graph, logits, tokens, np.arange(len(tokens)))
+        executor = CpuExecutor(
+            plan(graph, logits, activation_dtype), file, n_ctx=N_CTX, n_slots=2, n_batch=64, n_threads=n_threads,
+            cache_type="f32", notify=lambda note: None,
+        )  # fmt: skip
+        try:
+            done = other = 0
+            for n in steps:
+                extra = min(3, N_CTX - other)
+                both = n + extra
+                executor.tokens[:both] = np.concatenate([tokens[done : done + n], tokens[other : other + extra]])
+                executor.slots[:both] = [1] * n + [0] * extra
+                executor.positions[:both] = [*range(done, done + n), *range(other, other + extra)]
+                executor.outputs[:both] = np.arange(both)
+                found = executor.run(both, both)
+                for start, count, at in ((done, n, 0), (other, extra, n)):
+                    here = expected[start : start + count]
+                    error = np.abs(found[at : at + count] - here).max() / np.abs(expected).max()
+                    assert error < 3e-5, f"{n} tokens at {start}: {error}"
+                done, other = done + n, other + extra
+        finally:
+            executor.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operation(tmp_path: Path, name: str) -> None:
+    compare(CASES[name], tmp_path / "tensors.gguf", [7, 1, 1, 30, 2, 1])
+
+
+@pytest.mark.parametrize("tier", tiers()[1:])
+@pytest.mark.parametrize("name", CASES)
+def test_operation_in_every_tier(tmp_path: Path, name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "isa", lambda: tier)
+    compare(CASES[name], tmp_path / "tensors.gguf", [9, 1], n_threads=1)
+
+
+@pytest.mark.parametrize("name", ["window in a ring", "chunks", "another layer's keys and values"])
+def test_a_ring_goes_round(tmp_path: Path, name: str) -> None:
+    """Several times the cells of a ring, in large steps and small ones."""
+    compare(CASES[name], tmp_path / "tensors.gguf", [61, 1] * 14)
+
+
+def test_experts_in_quantized_weights(tmp_path: Path) -> None:
+    """Rows of an expert form tiles of their own: as many tokens at once give what each gives alone."""
+    matrices = ("gate.weight", "up.weight", "down.weight")
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (N_VOCAB, 64), "output.weight": (N_VOCAB, 64)}
+    shapes |= {"router.weight": (5, 64), "norm.weight": (64,)} | dict.fromkeys(matrices, (5, 64, 64))
+    path = write_tensors(tmp_path / "tensors.gguf", shapes, dict.fromkeys(matrices, "Q8_0"))
+    with GGUFFile(path) as file:
+        graph = Graph(file)
+        x = graph.norm(graph.embed(64), "norm", EPS)
+        route = graph.route(graph.linear(x, "router", 5), 2)
+        gate, up = (graph.expert_linear(x, name, 64, route) for name in ("gate", "up"))
+        y = graph.combine(graph.expert_linear(graph.glu(gate, up, "silu"), "down", 64, route), route)
+        logits = graph.output(graph.select_outputs(y), N_VOCAB)
+        executor = CpuExecutor(
+            plan(graph, logits, activation_dtype), file, n_ctx=64, n_slots=1, n_batch=48, n_threads=2,
+            cache_type="f32", notify=lambda note: None,
+        )  # fmt: skip
+        try:
+            tokens = np.random.default_rng(0).integers(0, N_VOCAB, 48)
+            executor.tokens[:], executor.positions[:], executor.outputs[:] = tokens, np.arange(48), np.arange(48)
+            together = executor.run(48, 48).copy()
+            expected = evaluate(graph, logits, tokens, np.arange(48))
+            assert np.abs(together - expected).max() < 0.02 * np.abs(expected).max()
+            for i in (0, 17, 47):
+                executor.tokens[0], executor.positions[0], executor.outputs[0] = tokens[i], 0, 0
+                assert np.array_equal(executor.run(1, 1)[0], together[i])
+        finally:
+            executor.close()
