@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 def convert(folder: str, file_type: str, output: str | None, pure: bool, threads: int | None) -> None:
     """Convert a Hugging Face checkpoint to a GGUF file.
 
-    Reads Llama (Mistral, SmolLM2, Yi …), Qwen, Qwen2 and Qwen3 folders: safetensors weights, and the tokenizer from
-    tokenizer.json, tokenizer.model or qwen.tiktoken. Nothing in the folder is executed. The file appears whole or not
-    at all: an existing one is replaced at the very end.
+    Reads folders of the architectures that the README lists (Llama, Qwen, Gemma, BERT …): safetensors weights, and the
+    tokenizer from tokenizer.json, tokenizer.model, vocab.txt or qwen.tiktoken. Nothing in the folder is executed. The
+    file appears whole or not at all: an existing one is replaced at the very end.
     """
     from ggpy.cli.interrupts import interrupts_raised
     from ggpy.convert.pipeline import convert as run

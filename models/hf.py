@@ -71,12 +71,24 @@ class Layout:
 
 
 def decoder_layout(
-    config: Config, arch: str, *, interleaved: bool = False, qkv_bias: bool = False, head_norms: bool = False
+    config: Config,
+    arch: str,
+    *,
+    interleaved: bool = False,
+    qkv_bias: bool = False,
+    head_norms: bool = False,
+    norms_less_one: bool = False,
+    post_norms: bool = False,
+    rope: Config | None = None,
+    window_period: int = 0,
+    fixed_period: int = 0,
 ) -> Layout:
-    """The layout that Llama, Mistral, Qwen2 and Qwen3 share.
+    """The layout that Llama, Mistral, Qwen2, Qwen3 and Gemma share.
 
     `interleaved`: the file's rope pairs neighbouring rows, so query and key rows are reordered. `qkv_bias`: query, key
-    and value have a bias whatever the config says. `head_norms`: query and key heads have a norm.
+    and value have a bias whatever the config says. `head_norms`: query and key heads have a norm. `norms_less_one`: the
+    checkpoint's norms are less 1. `post_norms`: each branch has a norm at its end as well. `rope` as in `add_rope`,
+    `window_period` and `fixed_period` as in `add_sliding_windows`.
     """
     n_layer = config.integer("num_hidden_layers", most=MAX_LAYERS)
     n_embd = config.integer("hidden_size")
@@ -120,10 +132,14 @@ def decoder_layout(
         values = Stored(name, shape)
         return values.rope_pairs(heads) if interleaved and heads else values
 
+    def norm(target: str, name: str, n: int = n_embd) -> TensorRule:
+        values = Stored(name + ".weight", (n,))
+        return TensorRule(target + ".weight", values.plus(1) if norms_less_one else values)
+
     tensors = [TensorRule("token_embd.weight", "model.embed_tokens.weight", (n_vocab, n_embd))]
     for layer in range(n_layer):
         to, of = f"blk.{layer}.", f"model.layers.{layer}."
-        tensors.append(TensorRule(to + "attn_norm.weight", of + "input_layernorm.weight", (n_embd,)))
+        tensors.append(norm(to + "attn_norm", of + "input_layernorm"))
         for name, source, rows, heads in (
             ("attn_q", "self_attn.q_proj", n_q, n_head),
             ("attn_k", "self_attn.k_proj", n_kv, n_head_kv),
@@ -133,12 +149,17 @@ def decoder_layout(
             if qkv_bias or attention_bias:
                 tensors.append(TensorRule(f"{to}{name}.bias", turned(f"{of}{source}.bias", (rows,), heads)))
         if head_norms:
-            tensors.append(TensorRule(to + "attn_q_norm.weight", of + "self_attn.q_norm.weight", (head_dim,)))
-            tensors.append(TensorRule(to + "attn_k_norm.weight", of + "self_attn.k_norm.weight", (head_dim,)))
+            tensors.append(norm(to + "attn_q_norm", of + "self_attn.q_norm", head_dim))
+            tensors.append(norm(to + "attn_k_norm", of + "self_attn.k_norm", head_dim))
         tensors.append(TensorRule(to + "attn_output.weight", of + "self_attn.o_proj.weight", (n_embd, n_q)))
         if attention_bias:
             tensors.append(TensorRule(to + "attn_output.bias", of + "self_attn.o_proj.bias", (n_embd,)))
-        tensors.append(TensorRule(to + "ffn_norm.weight", of + "post_attention_layernorm.weight", (n_embd,)))
+        if post_norms:
+            tensors.append(norm(to + "post_attention_norm", of + "post_attention_layernorm"))
+            tensors.append(norm(to + "ffn_norm", of + "pre_feedforward_layernorm"))
+            tensors.append(norm(to + "post_ffw_norm", of + "post_feedforward_layernorm"))
+        else:
+            tensors.append(norm(to + "ffn_norm", of + "post_attention_layernorm"))
         for name, source, rows, columns in (
             ("ffn_gate", "mlp.gate_proj", n_ff, n_embd),
             ("ffn_up", "mlp.up_proj", n_ff, n_embd),
@@ -147,21 +168,21 @@ def decoder_layout(
             tensors.append(TensorRule(f"{to}{name}.weight", f"{of}{source}.weight", (rows, columns)))
             if mlp_bias:
                 tensors.append(TensorRule(f"{to}{name}.bias", f"{of}{source}.bias", (rows,)))
-    tensors.append(TensorRule("output_norm.weight", "model.norm.weight", (n_embd,)))
+    tensors.append(norm("output_norm", "model.norm"))
     tied = config.flag("tie_word_embeddings", default=False)
     tensors.append(TensorRule("output.weight", "lm_head.weight", (n_vocab, n_embd), required=not tied))
 
     layout = Layout(arch, metadata, tensors, n_vocab, "model.", tied)
-    add_rope(layout, config, head_dim)
-    add_sliding_windows(layout, config, n_layer)
+    add_rope(layout, config, head_dim, rope)
+    add_sliding_windows(layout, config, n_layer, period=window_period, fixed=fixed_period)
     return layout
 
 
-def add_sliding_windows(layout: Layout, config: Config, n_layer: int, *, period: int = 0, fixed: bool = False) -> None:
+def add_sliding_windows(layout: Layout, config: Config, n_layer: int, *, period: int = 0, fixed: int = 0) -> None:
     """`sliding_window` and, where not every layer has it, which ones do, as transformers' classes decide it.
 
-    Without 'layer_types', every `period`-th layer has none. `fixed`: GGUF's readers of this architecture know that
-    period, and the file says only what differs from it.
+    Without 'layer_types', every `period`-th layer has none; 0: all have it. GGUF's readers of an architecture may know
+    a period, `fixed`; the file then gives another one, or a list, only where that is not it.
     """
     import numpy as np
 
@@ -169,10 +190,12 @@ def add_sliding_windows(layout: Layout, config: Config, n_layer: int, *, period:
     if "use_sliding_window" in config.defaults and not config.flag("use_sliding_window", default=False):
         window = None
     kinds = config.get("layer_types")
-    usual = [bool(not period or (layer + 1) % period) for layer in range(n_layer)]
-    if kinds is None:  # Qwen's configs count the full layers at the bottom, Mistral's have none
+    usual, known = ([bool(not every or (layer + 1) % every) for layer in range(n_layer)] for every in (period, fixed))
+    if kinds is None and period:
+        sliding = usual
+    elif kinds is None:  # Qwen's configs count the full layers at the bottom, Mistral's have none
         n_full = config.integer("max_window_layers", default=0, least=0)
-        sliding = [window is not None and layer >= n_full and usual[layer] for layer in range(n_layer)]
+        sliding = [window is not None and layer >= n_full for layer in range(n_layer)]
     else:
         names = {"sliding_attention": True, "full_attention": False, "attention": False}
         if not isinstance(kinds, list) or len(kinds) != n_layer:
@@ -183,13 +206,17 @@ def add_sliding_windows(layout: Layout, config: Config, n_layer: int, *, period:
                 f"{config.where} names {unknown[0]!r:.40} in 'layer_types'; ggpy knows {' and '.join(list(names)[:2])}."
             )
         sliding = [names[kind] for kind in kinds]
-        if any(sliding) and window is None:
-            raise GGPYError(
-                f"{config.where} names layers of 'sliding_attention' in 'layer_types', but no window for them: see"
-                " 'sliding_window' and 'use_sliding_window'."
-            )
+    if any(sliding) and window is None:
+        raise GGPYError(
+            f"{config.where} has layers of 'sliding_attention', but no window for them: see 'layer_types',"
+            " 'sliding_window' and 'use_sliding_window'."
+        )
     key = f"{layout.arch}.attention.sliding_window"
     if any(sliding):
         layout.metadata[key] = config.integer("sliding_window")
-    if sliding != usual if fixed else len(set(sliding)) == 2:
+    if fixed and sliding != known:
+        period = sliding.index(False) + 1 if False in sliding else 0
+        regular = sliding == [bool(not period or (layer + 1) % period) for layer in range(n_layer)]
+        layout.metadata[key + "_pattern"] = period if regular else np.array(sliding)
+    elif not fixed and len(set(sliding)) == 2:
         layout.metadata[key + "_pattern"] = np.array(sliding)

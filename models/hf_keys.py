@@ -57,6 +57,24 @@ _QWEN = {
     "tie_word_embeddings": False,
 }  # fmt: skip
 
+_GEMMA2 = {
+    **{key: value for key, value in _LLAMA.items() if key != "mlp_bias"},
+    "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
+    "tie_word_embeddings": True, "query_pre_attn_scalar": 256, "sliding_window": 4096, "layer_types": None,
+    "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0,
+}  # fmt: skip
+_GEMMA3 = {
+    **{key: value for key, value in _GEMMA2.items() if key not in ("attn_logit_softcapping", "rope_theta")},
+    "vocab_size": 262208, "max_position_embeddings": 131072, "final_logit_softcapping": None, "rope_theta": None,
+    "rope_local_base_freq": None, "sliding_window_pattern": 6,
+}  # fmt: skip
+_GELU_TANH = ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new")
+_NOT_READ = dict.fromkeys(
+    ("hidden_act", "sliding_window_size", "_sliding_window_pattern"),
+    "Gemma's code reads 'hidden_activation', 'sliding_window' and 'layer_types'",
+)
+
 #: By the config's "model_type".
 FAMILIES: dict[str, Family] = {
     "llama": Family(("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"), _LLAMA),
@@ -64,6 +82,22 @@ FAMILIES: dict[str, Family] = {
     "qwen": Family(("QWenLMHeadModel", "QWenModel"), _QWEN),
     "qwen2": Family(("Qwen2ForCausalLM", "Qwen2Model"), _QWEN2),
     "qwen3": Family(("Qwen3ForCausalLM", "Qwen3Model"), {**_QWEN2, "head_dim": 128, "attention_bias": False}),
+    "gemma2": Family(("Gemma2ForCausalLM", "Gemma2Model"), _GEMMA2, {"hidden_activation": _GELU_TANH}, _NOT_READ),
+    "gemma3_text": Family(
+        ("Gemma3ForCausalLM", "Gemma3TextModel"),
+        _GEMMA3,
+        {"hidden_activation": _GELU_TANH},
+        {**_NOT_READ, "attn_logit_softcapping": "Gemma 3's code does not read it"},
+    ),
+    "gemma3": Family(
+        ("Gemma3ForConditionalGeneration", "Gemma3Model"),
+        {"tie_word_embeddings": True},
+        ignored=dict.fromkeys(
+            ("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index"),
+            "images, which are not read",
+        ),
+        text="gemma3_text",
+    ),
 }
 
 #: Keys that change nothing in the file, by the reason.

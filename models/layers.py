@@ -11,11 +11,21 @@ if TYPE_CHECKING:
     from ggpy.models.base import HyperParameters
 
 
-def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Rope) -> Value:
+def self_attention(
+    g: Graph,
+    x: Value,
+    layer: int,
+    hp: HyperParameters,
+    rope: Rope | None,
+    *,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    causal: bool = True,
+) -> Value:
     """Grouped-query attention with rotary positions: x [n_tokens, n_embd] to [n_tokens, n_embd].
 
     Query, key and value come from three matrices or, where the file has `attn_qkv`, from one whose rows stand in that
-    order.
+    order. `rope`: None where positions stand elsewhere. `scale` of scores: None for 1 / sqrt(head_dim).
     """
     at, size = f"blk.{layer}.", hp.layers[layer]
     n_q, n_kv = size.n_head * size.head_dim, size.n_head_kv * size.head_dim
@@ -35,18 +45,21 @@ def self_attention(g: Graph, x: Value, layer: int, hp: HyperParameters, rope: Ro
         q_norm=at + "attn_q_norm",
         k_norm=at + "attn_k_norm",
         eps=hp.norm_eps,
+        scale=scale,
+        softcap=softcap,
         window=size.window,
+        causal=causal,
     )
     return g.linear(attended, at + "attn_output", hp.n_embd)
 
 
-def swiglu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters) -> Value:
-    """SwiGLU feed-forward (arXiv 2002.05202): down(silu(gate(x)) * up(x)), x
+def glu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters, activation: str = "silu") -> Value:
+    """Gated feed-forward (arXiv 2002.05202): down(activation(gate(x)) * up(x)), x
     [n_tokens, n_embd] to [n_tokens, n_embd]."""
     at = f"blk.{layer}."
     n_ff = hp.layers[layer].n_ff
     gate, up = g.linear(x, at + "ffn_gate", n_ff), g.linear(x, at + "ffn_up", n_ff)
-    return g.linear(g.glu(gate, up, "silu"), at + "ffn_down", hp.n_embd)
+    return g.linear(g.glu(gate, up, activation), at + "ffn_down", hp.n_embd)
 
 
 def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
@@ -55,5 +68,5 @@ def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
     x = g.embed(hp.n_embd)
     for layer in g.layers(hp.n_layer):
         x = g.add(x, self_attention(g, g.norm(x, f"blk.{layer}.attn_norm", hp.norm_eps), layer, hp, rope))
-        x = g.add(x, swiglu_ffn(g, g.norm(x, f"blk.{layer}.ffn_norm", hp.norm_eps), layer, hp))
+        x = g.add(x, glu_ffn(g, g.norm(x, f"blk.{layer}.ffn_norm", hp.norm_eps), layer, hp))
     return g.output(g.norm(g.select_outputs(x), "output_norm", hp.norm_eps), hp.n_vocab)

@@ -23,13 +23,18 @@ from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
 from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, Family, known_config
-from tests.support.tiny import CONFIGS, tiny_checkpoint
+from tests.support import hf_families_gemma, tiny
+from tests.support.tiny import tiny_checkpoint
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "data" / "hf_config_keys.json").read_text()
 )
 SAMPLED = {name for name, *_ in SAMPLING}
-CLASSES = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
+CLASSES = {
+    "llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config",
+    "gemma2": "Gemma2Config", "gemma3_text": "Gemma3TextConfig", "gemma3": "Gemma3Config",
+}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {**tiny.CONFIGS, **hf_families_gemma.CONFIGS}
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
 PUBLISHED = """_name_or_path architectures attention_bias auto_map attn_dropout_prob bf16 bos_token_id emb_dropout_prob
@@ -48,7 +53,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "vocab_size": ({}, 1000),
     "hidden_size": ({}, 512),
     "intermediate_size": ({}, 1024),
-    "num_hidden_layers": ({}, 3),
+    "num_hidden_layers": ({}, 5),
     "num_attention_heads": ({}, 8),
     "num_key_value_heads": ({}, 1),
     "head_dim": ({}, 16),
@@ -72,6 +77,24 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "rotary_emb_base": ({}, 77.0),
     "use_dynamic_ntk": ({}, False),
     "use_logn_attn": ({}, False),
+    "query_pre_attn_scalar": ({}, 15),
+    "final_logit_softcapping": ({}, 7.0),
+    "attn_logit_softcapping": ({}, 7.0),
+    "rope_local_base_freq": ({}, 77.0),
+    "sliding_window_pattern": ({}, 2),
+}
+
+#: Such settings where a family has others.
+OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
+    ("qwen", "max_position_embeddings"): ({"seq_length": None}, 64),
+    ("gemma2", "layer_types"): ({}, ["full_attention"] * 4),
+    ("gemma3_text", "layer_types"): ({}, ["full_attention"] * 12),
+    ("gemma3_text", "rope_parameters"): ({}, {"full_attention": {"rope_theta": 77.0}}),
+    **{
+        (family, key): ({}, value)
+        for family in ("gemma2", "gemma3_text", "gemma3")
+        for key, value in (("hidden_size", 66), ("num_attention_heads", 2), ("tie_word_embeddings", False))
+    },
 }
 
 
@@ -85,15 +108,17 @@ def outcome(kind: str, settings: dict[str, Any]) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("family", CLASSES)
 def test_the_table_holds_every_key_of_transformers(family: str) -> None:
-    followed = FAMILIES[family].followed
+    followed, own = FAMILIES[family].followed, FAMILIES[family].ignored.keys() | FAMILIES[family].permitted.keys()
     fields = RECORDED[CLASSES[family]]
     for key, default in fields.items():
-        assert key in followed or key in IGNORED or key in REFUSED, key
+        inside = FAMILIES[family].text and key == "text_config"
+        assert key in followed or key in own or key in IGNORED or key in REFUSED or inside, key
         if key in followed:
             assert followed[key] == default, key
     # What is followed and no field: read by the base class, or by the model's code where the config has it.
     assert set(followed) - set(fields) <= {
         "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings", "head_dim", "layer_types",
+        *(("rope_theta", "rope_local_base_freq", "sliding_window_pattern") if family == "gemma3_text" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 
@@ -105,18 +130,31 @@ def test_the_table_holds_what_published_files_carry() -> None:
         assert outcome(kind, config)[1] == [], kind
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("gemma2", {"sliding_window_size": 4096, "hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"}),
+        ("gemma3_text", {"_sliding_window_pattern": 6, "use_bidirectional_attention": False, "dtype": "bfloat16"}),
+        ("gemma3", {"transformers_version": "4.50.0.dev0", "initializer_range": 0.02}),
+    ],
+)  # fmt: skip
+def test_published_keys_of_a_family_change_nothing(family: str, settings: dict[str, Any]) -> None:
+    assert outcome(family, {**CONFIGS[family], **settings}) == outcome(family, CONFIGS[family])
+    assert outcome(family, {**CONFIGS[family], **settings})[1] == []
+
+
 def test_no_key_stands_twice() -> None:
+    """A family may follow what others refuse, and permit values of its own; what it follows is not ignored."""
     assert not IGNORED.keys() & REFUSED.keys()
     for family in FAMILIES.values():
-        assert not family.followed.keys() & (IGNORED.keys() | REFUSED.keys())
+        assert not family.followed.keys() & (IGNORED.keys() | family.permitted.keys() | family.ignored.keys())
+        assert not family.permitted.keys() & family.ignored.keys()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_followed_keys_change_the_file(family: str) -> None:
     for key in FAMILIES[family].followed:
-        beside, value = CHANGES[key]
-        if family == "qwen" and key == "max_position_embeddings":
-            beside = {"seq_length": None}
+        beside, value = OWN_CHANGES.get((family, key), CHANGES[key])
         base = {**CONFIGS[family], **{k: v for k, v in beside.items() if k in FAMILIES[family].followed}}
         before, _ = outcome(family, base)
         try:
@@ -129,9 +167,10 @@ def test_followed_keys_change_the_file(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ignored_keys_change_nothing(family: str) -> None:
     before = outcome(family, CONFIGS[family])
-    elsewhere = {"architectures", "model_type", "auto_map"}
-    assert outcome(family, {**CONFIGS[family], **{key: 7 for key in IGNORED if key not in elsewhere}}) == before
-    others = {key for other in FAMILIES if other != "qwen" for key in FAMILIES[other].followed}
+    elsewhere = {"architectures", "model_type", "auto_map", *FAMILIES[family].permitted}
+    ignored = (IGNORED.keys() | FAMILIES[family].ignored.keys()) - elsewhere
+    assert outcome(family, {**CONFIGS[family], **dict.fromkeys(ignored, 7)}) == before
+    others = {key for other in FAMILIES if other != "qwen" for key in FAMILIES[other].followed} - REFUSED.keys()
     for key in others - FAMILIES[family].followed.keys() if family != "qwen" else ():
         beside, value = CHANGES[key]
         assert outcome(family, {**CONFIGS[family], **beside, key: value}) == outcome(
