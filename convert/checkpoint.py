@@ -84,7 +84,7 @@ class Checkpoint:
         here = sorted(p.name for p in self.folder.glob("*.safetensors") if not p.name.startswith("."))
         adapters = [name for name in here if name.startswith("adapter")]
         named = self.config.get("transformers_weights")
-        if named is not None and not (_is_plain_name(named) and named.endswith((".safetensors", ".index.json"))):
+        if named is not None and not (is_plain_name(named) and named.endswith((".safetensors", ".index.json"))):
             raise GGPYError(
                 f"{self.config.where} names {named!r:.80} as 'transformers_weights', no file of the folder."
             )
@@ -140,7 +140,7 @@ class Checkpoint:
         files: dict[str, SafetensorsFile] = {}
         listed = {}
         for name, shard in weight_map.items():
-            if not _is_plain_name(shard):
+            if not is_plain_name(shard):
                 raise GGPYError(
                     f"{self.folder / index} puts the tensor {quoted(name)} in {shard!r:.80}, not a file of the folder."
                 )
@@ -185,7 +185,7 @@ class Checkpoint:
         self.close()
 
 
-def _is_plain_name(name: Any) -> bool:
+def is_plain_name(name: Any) -> bool:
     """True where a name in an index is a file's own name, on every system: no folders, no drive, no way out."""
     return (
         isinstance(name, str)

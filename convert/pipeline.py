@@ -19,6 +19,7 @@ import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import sampling_metadata
+from ggpy.convert.pooling import pooling_metadata
 from ggpy.convert.safetensors import SourceTensor
 from ggpy.convert.tokenizer_export import export_tokenizer
 from ggpy.convert.writer import ALIGNMENT, OutputTensor, is_gguf, write_gguf
@@ -36,7 +37,10 @@ from ggpy.quant.recipes import FILE_TYPES, QUANTIZATION_VERSION, tensor_type
 _CHUNK_WEIGHTS = 1 << 21
 
 # Buffers of the original implementations, computed there from the config and not weights.
-_NO_WEIGHTS = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|attn\.(masked_)?bias|logn_tensor)$")
+_NO_WEIGHTS = re.compile(
+    r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|attn\.(masked_)?bias|logn_tensor"
+    r"|embeddings\.(position|token_type)_ids)$"
+)
 
 
 class Progress(Protocol):
@@ -194,6 +198,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         tensors.append(PlannedTensor(OutputTensor(rule.target, rule.shape, chosen), rule.values, read))
     tokenizer, tokenizer_notes = export_tokenizer(checkpoint, layout.n_vocab)
     sampling, sampling_notes = sampling_metadata(checkpoint)
+    pooling, pooling_notes = pooling_metadata(checkpoint, layout.arch)
     metadata = {
         "general.architecture": layout.arch,
         "general.type": "model",
@@ -201,12 +206,17 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         "general.name": checkpoint.folder.resolve().name,
         "general.size_label": _size_label(tensors, n_expert),
         **layout.metadata,
+        **pooling,
         "general.file_type": FILE_TYPES[file_type],
         **tokenizer,
         "general.quantization_version": QUANTIZATION_VERSION,
         "general.alignment": ALIGNMENT,
     }
-    return Plan(metadata, tensors, [*checkpoint.notes, *config_notes, *layout.notes, *tokenizer_notes, *sampling_notes])
+    return Plan(
+        metadata,
+        tensors,
+        [*checkpoint.notes, *config_notes, *layout.notes, *tokenizer_notes, *sampling_notes, *pooling_notes],
+    )
 
 
 def _match(checkpoint: Checkpoint, layout: Layout) -> tuple[list[TensorRule], dict[str, SourceTensor]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ggpy.errors import GGPYError, quoted
 from ggpy.gguf.metadata import TypedMetadata
 from ggpy.models.base import Architecture
+from ggpy.models.bert import Bert
 from ggpy.models.gemma2 import Gemma2
 from ggpy.models.gemma3 import Gemma3
 from ggpy.models.llama import Llama
@@ -18,7 +19,7 @@ from ggpy.models.qwen3 import Qwen3
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
 
-ARCHITECTURES: tuple[type[Architecture], ...] = (Llama, Qwen, Qwen2, Qwen3, Gemma2, Gemma3)
+ARCHITECTURES: tuple[type[Architecture], ...] = (Llama, Qwen, Qwen2, Qwen3, Gemma2, Gemma3, Bert)
 
 
 def by_gguf_name(name: str) -> type[Architecture]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ggpy.models.hf_config import Config
 
 
+#: How rows become one vector, by the number under `pooling_type` (`llama_pooling_type` in llama.h).
+POOLINGS = ("none", "mean", "cls", "last")
+
 #: Layers believed: each takes memory before a tensor of it is looked for.
 MAX_LAYERS = 4096
 
@@ -267,6 +270,18 @@ class Architecture:
         ramp = [1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(half)]
         stretched = [f / factor * (1 - r) + f * r for f, r in zip(inv_freq, ramp, strict=True)]
         return Rope(self.rope_style, n_rot, tuple(stretched), attn_factor * (1 + 0.1 * math.log(max(1.0, factor))))
+
+    def pooling(self, default: str = "none") -> str:
+        """How the rows of a text become one vector: "mean", "cls" (the first), "last", or "none"; `default` where the
+        file does not say."""
+        number = self.metadata.integer("{arch}.pooling_type", POOLINGS.index(default))
+        if not 0 <= number < len(POOLINGS):
+            raise GGPYError(
+                f"{self.metadata.where} pools its rows by method {number} ('{self.name}.pooling_type'); ggpy knows "
+                + ", ".join(f"{i} ({name})" for i, name in enumerate(POOLINGS))
+                + "."
+            )
+        return POOLINGS[number]
 
     def check(self, freq_factors: Any = None) -> None:
         """GGPYError for metadata beside the hyper-parameters that no model can have; `freq_factors` as in `rope`."""

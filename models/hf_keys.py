@@ -74,6 +74,10 @@ _NOT_READ = dict.fromkeys(
     ("hidden_act", "sliding_window_size", "_sliding_window_pattern"),
     "Gemma's code reads 'hidden_activation', 'sliding_window' and 'layer_types'",
 )
+_BERT = {
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+}  # fmt: skip
 
 #: By the config's "model_type".
 FAMILIES: dict[str, Family] = {
@@ -98,6 +102,24 @@ FAMILIES: dict[str, Family] = {
         ),
         text="gemma3_text",
     ),
+    "bert": Family(
+        ("BertModel", "BertForMaskedLM", "BertForPreTraining"),
+        _BERT,
+        {"hidden_act": ("gelu", "gelu_python"), "position_embedding_type": ("absolute", None), "is_decoder": (False,)},
+        dict.fromkeys(
+            (
+                "directionality",
+                "pooler_fc_size",
+                "pooler_num_attention_heads",
+                "pooler_num_fc_layers",
+                "pooler_size_per_head",
+                "pooler_type",
+                "classifier_dropout",
+                "tie_word_embeddings",
+            ),
+            "a part that is left out: the pooler, classifiers, the head that predicts words",
+        ),
+    ),
 }
 
 #: Keys that change nothing in the file, by the reason.
@@ -107,7 +129,8 @@ IGNORED: dict[str, str] = {
         "which family and which files: read before the layout is made": "model_type architectures transformers_weights",
         "special tokens: read with the tokenizer": """bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id
             decoder_start_token_id tokenizer_class prefix""",
-        "training alone": """attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop attn_dropout_prob
+        "training alone": """attention_dropout hidden_dropout hidden_dropout_prob
+            attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop attn_dropout_prob
             emb_dropout_prob initializer_range gradient_checkpointing _gradient_checkpointing unsloth_fixed
             unsloth_version problem_type finetuning_task""",
         "how the original is run, not what it computes": """use_cache pretraining_tp chunk_size_feed_forward torchscript

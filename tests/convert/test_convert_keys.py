@@ -23,7 +23,7 @@ from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
 from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, Family, known_config
-from tests.support import hf_families_gemma, tiny
+from tests.support import hf_families_bert, hf_families_gemma, tiny
 from tests.support.tiny import tiny_checkpoint
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(
@@ -32,9 +32,9 @@ RECORDED: dict[str, dict[str, Any]] = json.loads(
 SAMPLED = {name for name, *_ in SAMPLING}
 CLASSES = {
     "llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config",
-    "gemma2": "Gemma2Config", "gemma3_text": "Gemma3TextConfig", "gemma3": "Gemma3Config",
+    "gemma2": "Gemma2Config", "gemma3_text": "Gemma3TextConfig", "gemma3": "Gemma3Config", "bert": "BertConfig",
 }  # fmt: skip
-CONFIGS: dict[str, dict[str, Any]] = {**tiny.CONFIGS, **hf_families_gemma.CONFIGS}
+CONFIGS: dict[str, dict[str, Any]] = {**tiny.CONFIGS, **hf_families_gemma.CONFIGS, **hf_families_bert.CONFIGS}
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
 PUBLISHED = """_name_or_path architectures attention_bias auto_map attn_dropout_prob bf16 bos_token_id emb_dropout_prob
@@ -82,6 +82,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "attn_logit_softcapping": ({}, 7.0),
     "rope_local_base_freq": ({}, 77.0),
     "sliding_window_pattern": ({}, 2),
+    "type_vocab_size": ({}, 3),
+    "layer_norm_eps": ({}, 0.5),
 }
 
 #: Such settings where a family has others.
@@ -92,7 +94,7 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("gemma3_text", "rope_parameters"): ({}, {"full_attention": {"rope_theta": 77.0}}),
     **{
         (family, key): ({}, value)
-        for family in ("gemma2", "gemma3_text", "gemma3")
+        for family in ("gemma2", "gemma3_text", "gemma3", "bert")
         for key, value in (("hidden_size", 66), ("num_attention_heads", 2), ("tie_word_embeddings", False))
     },
 }
@@ -136,6 +138,8 @@ def test_the_table_holds_what_published_files_carry() -> None:
         ("gemma2", {"sliding_window_size": 4096, "hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"}),
         ("gemma3_text", {"_sliding_window_pattern": 6, "use_bidirectional_attention": False, "dtype": "bfloat16"}),
         ("gemma3", {"transformers_version": "4.50.0.dev0", "initializer_range": 0.02}),
+        ("bert", {"id2label": {"0": "LABEL_0"}, "gradient_checkpointing": False, "classifier_dropout": None,
+                  "directionality": "bidi", "pooler_type": "first_token_transform", "_name_or_path": "x"}),
     ],
 )  # fmt: skip
 def test_published_keys_of_a_family_change_nothing(family: str, settings: dict[str, Any]) -> None:
