@@ -1,4 +1,4 @@
-"""What the templates of newer families are written with, rendered as transformers' own Jinja environment does.
+"""The means of newer families' templates, rendered as transformers' own Jinja environment does.
 
 Each template here is small and of our own, with the means of one family's published template: Gemma 3 and 4, gpt-oss
 (harmony), Qwen3.5, LFM2. The published ones were compared in the same way, with the same conversations.
