@@ -64,7 +64,7 @@ _COMPOSING = {"gpt-2": "mpt", "smollm": "command-r"}  # names that say that text
 #: Every name that `recognise` gives.
 NAMES = tuple(
     dict.fromkeys((
-        *_NAMES.values(), *_COMPOSING.values(), "llama-bpe", "chatglm-bpe", "starcoder", "deepseek-llm",
+        *_NAMES.values(), *_COMPOSING.values(), "llama-bpe", "lfm2", "chatglm-bpe", "starcoder", "deepseek-llm",
         "deepseek-coder",
     ))
 )  # fmt: skip
@@ -87,9 +87,9 @@ def recognise(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if name == "smollm" and config.get("clean_up_tokenization_spaces") is True:
         return "starcoder"  # the same cuts; readers may tidy the spaces of its text
     if name == "smaug-bpe":
-        if (tokenizer.get("model") or {}).get("ignore_merges") is True:
-            return "llama-bpe"
         added = {t.get("content") for t in tokenizer.get("added_tokens") or () if isinstance(t, Mapping)}
+        if (tokenizer.get("model") or {}).get("ignore_merges") is True:
+            return "lfm2" if {"<|startoftext|>", "<|im_start|>"} <= added else "llama-bpe"
         return "chatglm-bpe" if "[gMASK]" in added else name
     return name
 

@@ -294,6 +294,8 @@ def isolated(*regexes: str) -> list[dict[str, Any]]:
         ("gpt-2", [{**BYTES}], {}),
         ("mpt", [{**BYTES}], {"normalizer": NFC}),
         ("llama-bpe", split_step(LLAMA3_SPLIT), {"model": {"ignore_merges": True}}),
+        ("lfm2", split_step(LLAMA3_SPLIT), {"model": {"ignore_merges": True}, "added_tokens": [
+            {"id": 1, "content": "<|startoftext|>"}, {"id": 2, "content": "<|im_start|>"}]}),
         ("smaug-bpe", split_step(LLAMA3_SPLIT), {"post_processor": {"type": "TemplateProcessing"}}),
         ("chatglm-bpe", split_step(LLAMA3_SPLIT), {"added_tokens": [{"id": 1, "content": "[gMASK]"}]}),
         ("qwen2", split_step(QWEN2_SPLIT), {"normalizer": NFC}),
