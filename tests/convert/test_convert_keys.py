@@ -23,7 +23,7 @@ from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
 from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, Family, known_config
-from tests.support import hf_families_bert, hf_families_gemma, tiny
+from tests.support.families import CONFIGS
 from tests.support.tiny import tiny_checkpoint
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(
@@ -34,7 +34,6 @@ CLASSES = {
     "llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config",
     "gemma2": "Gemma2Config", "gemma3_text": "Gemma3TextConfig", "gemma3": "Gemma3Config", "bert": "BertConfig",
 }  # fmt: skip
-CONFIGS: dict[str, dict[str, Any]] = {**tiny.CONFIGS, **hf_families_gemma.CONFIGS, **hf_families_bert.CONFIGS}
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
 PUBLISHED = """_name_or_path architectures attention_bias auto_map attn_dropout_prob bf16 bos_token_id emb_dropout_prob

@@ -23,8 +23,8 @@ from ggpy.gguf.file import GGUFFile
 from ggpy.models import ARCHITECTURES, by_gguf_name, by_hf_name
 from ggpy.text.tokenizer.byte_alphabet import CHARACTER_OF_BYTE
 from ggpy.text.tokenizer.pretokenize import PRE_TOKENIZERS
+from tests.support import families
 from tests.support.tiny import (
-    CONFIGS,
     DIGITS_STEP,
     LLAMA3_SPLIT,
     QWEN2_SPLIT,
@@ -422,13 +422,14 @@ def test_the_byte_alphabet_is_gpt2s() -> None:
 
 
 def test_kinds_cover_every_architecture() -> None:
-    assert {by_hf_name(config["architectures"][0]) for config in CONFIGS.values()} == set(ARCHITECTURES)
+    assert {by_hf_name(config["architectures"][0]) for config in families.CONFIGS.values()} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", [name for architecture in ARCHITECTURES for name in architecture.hf_names])
 def test_every_model_class_is_converted(tmp_path: Path, name: str) -> None:
-    kinds = {config["architectures"][0]: kind for kind, config in CONFIGS.items()}
+    kinds = {config["architectures"][0]: kind for kind, config in families.CONFIGS.items()}
     kind = kinds.get(name) or next(kinds[other] for other in by_hf_name(name).hf_names if other in kinds)
-    convert(tiny_checkpoint(tmp_path, kind, architectures=[name], num_hidden_layers=1), "q8_0", tmp_path / "m.gguf")
+    folder = families.family_checkpoint(tmp_path, kind, architectures=[name])
+    convert(folder, "q8_0", tmp_path / "m.gguf")
     with GGUFFile(tmp_path / "m.gguf") as file:
         assert by_gguf_name(file.metadata["general.architecture"]) is by_hf_name(name)

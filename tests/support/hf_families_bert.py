@@ -84,32 +84,35 @@ def random_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, name: str) -> None:
-    """The checkpoint of a case: config.json, model.safetensors, a tokenizer, and what sentence-transformers adds."""
+    """The checkpoint of a case, with what sentence-transformers adds."""
     changes, pooling = CASES[name]
-    config = {**_BERT, **changes}
+    write_checkpoint(folder, {**_BERT, **changes}, old_names=name == "old names")
+    if pooling:
+        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+        _put(
+            folder / "modules.json",
+            [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+             for i, (path, kind) in enumerate(kinds)],
+        )  # fmt: skip
+        _put(folder / "1_Pooling" / "config.json", {flag: mode == pooling for mode, flag in _FLAGS.items()})
 
-    def put(path: str, value: Any) -> None:
-        (folder / path).parent.mkdir(exist_ok=True)
-        (folder / path).write_text(json.dumps(value), encoding="utf-8")
 
-    put("config.json", config)
-    put("tokenizer.json", json.loads(hf_wordpiece(size=400).to_str()))
+def write_checkpoint(folder: Path, config: dict[str, Any], *, old_names: bool = False) -> None:
+    """The checkpoint of a config.json: that, model.safetensors, and a tokenizer."""
+    _put(folder / "config.json", config)
+    _put(folder / "tokenizer.json", json.loads(hf_wordpiece(size=400).to_str()))
     roles = {f"{text[1:-1].lower()}_token": text for text in BERT_SPECIALS}
-    put("tokenizer_config.json", {**roles, "tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    _put(folder / "tokenizer_config.json", {**roles, "tokenizer_class": "BertTokenizer", "do_lower_case": True})
     tensors = random_tensors(config)
     if config["architectures"] != ["BertModel"]:
         tensors = {f"bert.{key}": values for key, values in tensors.items()}
         tensors["cls.predictions.bias"] = np.ones(N_VOCAB, np.float32)
-    if name == "old names":
-        old = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
-        for new, before in old:
+    if old_names:
+        for new, before in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
             tensors = {key.replace(new, before): values for key, values in tensors.items()}
     write_safetensors(folder / "model.safetensors", tensors)
-    if pooling:
-        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-        put(
-            "modules.json",
-            [{"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-             for i, (path, kind) in enumerate(kinds)],
-        )  # fmt: skip
-        put("1_Pooling/config.json", {flag: mode == pooling for mode, flag in _FLAGS.items()})
+
+
+def _put(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")

@@ -127,7 +127,11 @@ def random_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def write(folder: Path, name: str) -> None:
     """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
-    config = settings(name)
+    write_checkpoint(folder, settings(name))
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
+    """The checkpoint of a config.json."""
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     write_tokenizer(folder, "qwen2")
     tensors = random_tensors(config.get("text_config", config))

@@ -1,0 +1,27 @@
+"""Tiny checkpoints of every family that is converted, by the "model_type" of its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support import hf_families_bert, hf_families_gemma, tiny
+
+#: Each family's config.json, and those of other kinds of the same families in `tiny`.
+CONFIGS: dict[str, dict[str, Any]] = {**tiny.CONFIGS, **hf_families_gemma.CONFIGS, **hf_families_bert.CONFIGS}
+
+_WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
+    **dict.fromkeys(hf_families_gemma.CONFIGS, hf_families_gemma.write_checkpoint),
+    **dict.fromkeys(hf_families_bert.CONFIGS, hf_families_bert.write_checkpoint),
+}
+
+
+def family_checkpoint(tmp_path: Path, kind: str, **overrides: Any) -> Path:
+    """A tiny random checkpoint folder; `overrides` replace entries of its config.json."""
+    if kind in tiny.CONFIGS:
+        return tiny.tiny_checkpoint(tmp_path, kind, **overrides)
+    folder = tmp_path / f"tiny-{kind}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _WRITERS[kind](folder, {**CONFIGS[kind], **overrides})
+    return folder
