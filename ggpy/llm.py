@@ -264,7 +264,7 @@ class LLM:
         """The logits after each token, float32 [n_tokens, n_vocab]; answers being generated go on undisturbed."""
         ids = arguments.token_ids("token_ids", token_ids)
         with self._lock:
-            self._check_open()
+            self._check_writes()
             return self.engine.logits(ids)
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
@@ -291,7 +291,7 @@ class LLM:
 
     def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> Request:
         """One prompt as a request for `follow`, for callers who watch a request instead of waiting for its result."""
-        self._check_open()
+        self._check_writes()
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
         return self.engine.request(ids, params_or_default("params", params).resolved(self.sampling_defaults))
 
@@ -346,6 +346,13 @@ class LLM:
     def _check_open(self) -> None:
         if not self._release.alive:
             raise GGPYError(f"{self.path.name} was closed; open it again with LLM(path).")
+
+    def _check_writes(self) -> None:
+        self._check_open()
+        if not self.runtime.hparams.writes_text:
+            raise GGPYError(
+                f"{self.path.name} is a {self.runtime.hparams.arch} model: it embeds texts and writes none."
+            )
 
     def _encode(self, prompt: Any) -> tuple[str | None, list[int]]:
         if isinstance(prompt, Mapping):

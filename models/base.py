@@ -56,6 +56,7 @@ class HyperParameters:
     layers: tuple[LayerParameters, ...]
     n_expert: int = 0  # that a router chooses from
     n_expert_used: int = 0  # by one token
+    writes_text: bool = True  # whether what comes out are logits; else one vector a text
 
     def __post_init__(self) -> None:
         for key in ("n_vocab", "n_ctx_train", "n_embd"):
@@ -130,6 +131,7 @@ class Architecture:
     norm_eps_key: ClassVar[str] = "layer_norm_rms_epsilon"
     #: Every so many layers one without the window, the last of them; where the file does not say it by layer. 0: none.
     window_period: ClassVar[int] = 0
+    writes_text: ClassVar[bool] = True  # `HyperParameters.writes_text`
     default_window: ClassVar[int] = 0  # where the file gives none
 
     def __init__(self, metadata: Mapping[str, Any], n_vocab: int, where: str = "the model's file") -> None:
@@ -170,6 +172,7 @@ class Architecture:
             ),
             n_expert=n_expert,
             n_expert_used=m.integer("{arch}.expert_used_count", 0),
+            writes_text=self.writes_text,
         )
 
     def _head_dim(self, suffix: str, default: int) -> int:

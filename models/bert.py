@@ -19,6 +19,7 @@ class Bert(Architecture):
     name = "bert"
     hf_names = ("BertModel",)
     norm_eps_key = "layer_norm_epsilon"
+    writes_text = False
 
     def check(self, freq_factors: Any = None) -> None:
         self.pooling("mean")

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from ggpy import GGUFFile
+from ggpy import LLM, GGUFFile
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
 from ggpy.graph.language import Graph
@@ -53,6 +53,24 @@ def test_the_graphs_embeddings_are_those_of_transformers(tmp_path: Path, name: s
         texts = [np.array(text) for text in families.TEXTS]
         found = [evaluate(graph, pooled, text, np.array([len(text) - 1]))[0] for text in texts]
     assert np.abs(found - EMBEDDINGS[name]).max() <= 1e-5 * np.abs(EMBEDDINGS[name]).max()
+
+
+@pytest.mark.parametrize("name", ["mean", "cls", "last"])
+def test_the_runtimes_embeddings_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+    converted(tmp_path, name)
+    with LLM(tmp_path / "out.gguf", n_ctx=100, n_threads=2, n_parallel=2) as llm:
+        batch = [(text, slot) for text, slot in zip(families.TEXTS[1:3], (1, 0), strict=True)]
+        tokens = np.array([token for text, _ in batch for token in text])
+        slots = np.array([slot for text, slot in batch for _ in text])
+        positions = np.array([i for text, _ in batch for i in range(len(text))])
+        ends = np.cumsum([len(text) for text, _ in batch]) - 1
+        found = llm.runtime.step(tokens, slots, positions, ends).copy()
+        with pytest.raises(GGPYError, match=r"out\.gguf is a bert model: it embeds texts and writes none"):
+            llm.generate("hello")
+        with pytest.raises(GGPYError, match="embeds texts"):
+            llm.logits([1, 2])
+    expected = EMBEDDINGS[name][1:3]
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_names_are_those_of_the_gguf_package(tmp_path: Path) -> None:
