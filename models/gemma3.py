@@ -26,8 +26,12 @@ class Gemma3(Gemma2):
     default_softcaps = (0.0, 0.0)
 
     def ropes(self, freq_factors: Any = None) -> tuple[Rope, Rope]:
-        sliding = self.rope(base=self.metadata.number("{arch}.rope.freq_base_swa", 10000.0), scaled=False)
-        return self.rope(freq_factors), sliding
+        # A file has to say the first base: there is no default that all readers share. Ollama once had other keys.
+        bases = []
+        for key, once, default in (("freq_base", "global", None), ("freq_base_swa", "local", 10000.0)):
+            old = self.metadata.find(f"{{arch}}.rope.{once}.freq_base", float)
+            bases.append(self.metadata.number(f"{{arch}}.rope.{key}", default if old is None else old))
+        return self.rope(freq_factors, base=bases[0]), self.rope(base=bases[1], scaled=False)
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:

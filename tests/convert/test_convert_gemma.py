@@ -102,6 +102,7 @@ def test_softcaps_that_files_leave_out() -> None:
     sizes = {
         "block_count": 2, "context_length": 64, "embedding_length": 60, "feed_forward_length": 90,
         "attention.head_count": 6, "attention.key_length": 14, "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.freq_base": 1e6,
     }  # fmt: skip
     for arch, caps, windows in (("gemma2", (50.0, 30.0), [4096, 0]), ("gemma3", (0.0, 0.0), [0, 0])):
         model = by_gguf_name(arch)({f"{arch}.{key}": value for key, value in sizes.items()}, 461)
@@ -110,6 +111,26 @@ def test_softcaps_that_files_leave_out() -> None:
     for key, value in (("attn_logit_softcapping", -1.0), ("attention.scale", 0.0), ("rope.freq_base_swa", 0.0)):
         with pytest.raises(GGPYError, match="impossible"):
             by_gguf_name("gemma3")({f"gemma3.{k}": v for k, v in {**sizes, key: value}.items()}, 461).check()
+
+
+def test_ropes_of_files_with_other_keys() -> None:
+    """The first base has to be said: a file without it would be read with a wrong one. Ollama once named both anew."""
+    sizes: dict[str, Any] = {
+        "block_count": 2, "context_length": 64, "embedding_length": 60, "feed_forward_length": 90,
+        "attention.head_count": 6, "attention.key_length": 4, "attention.layer_norm_rms_epsilon": 1e-6,
+    }  # fmt: skip
+
+    def frequencies(**bases: float) -> list[float]:
+        entries = {f"gemma3.{key}": value for key, value in {**sizes, **bases}.items()}
+        return [rope.inv_freq[1] for rope in by_gguf_name("gemma3")(entries, 461).ropes()]  # type: ignore[attr-defined]
+
+    assert frequencies(**{"rope.freq_base": 1e6}) == pytest.approx([1e-3, 1e-2])
+    assert frequencies(**{"rope.freq_base": 1e6, "rope.freq_base_swa": 1e2}) == pytest.approx([1e-3, 1e-1])
+    old = {"rope.global.freq_base": 1e6, "rope.local.freq_base": 1e2}
+    assert frequencies(**old) == pytest.approx([1e-3, 1e-1])
+    assert frequencies(**old, **{"rope.freq_base": 1e2}) == pytest.approx([1e-1, 1e-1])
+    with pytest.raises(GGPYError, match=r"lacks the metadata key 'gemma3\.rope\.freq_base'"):
+        frequencies()
 
 
 def test_images_are_left_out_with_a_word(tmp_path: Path) -> None:
