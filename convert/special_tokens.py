@@ -57,6 +57,8 @@ def special_token_metadata(
     """Ids of the special tokens, the tokens added around a text, every end of generation, and the chat template."""
     ids_by_text = {text: id for id, text in vocabulary.texts.items()}
     generation = checkpoint.json("generation_config.json")
+    text_config = checkpoint.config.values.get("text_config")  # of a model of more than text
+    configs = [checkpoint.config.values, *([text_config] if isinstance(text_config, Mapping) else [])]
     named = named_tokens(checkpoint, vocabulary, tokenizer_config)
     first, last = vocabulary.before[-1:], vocabulary.after[:1]  # where the tokenizer's own file puts BOS and EOS
     around = {"bos": first[0] if first else None, "eos": last[0] if last else None}
@@ -68,7 +70,7 @@ def special_token_metadata(
             return vocabulary.special_ids[name]
         if around.get(name) is not None:
             return around[name]
-        for source in (checkpoint.config.values, generation):
+        for source in (*configs, generation):
             ids = _id_list(source.get(f"{name}_token_id"), len(ids_by_text))
             if ids:
                 return ids[0]
@@ -82,7 +84,7 @@ def special_token_metadata(
     templates = chat_templates(checkpoint, tokenizer_config, vocabulary)
     eos = result.get(_KEYS["eos"])
     ends = {eos} if eos is not None else set()
-    for source in (generation, checkpoint.config.values):
+    for source in (generation, *configs):
         for id in _id_list(source.get("eos_token_id"), len(ids_by_text)):
             if vocabulary.types[id] in (CONTROL, USER_DEFINED):
                 ends.add(id)

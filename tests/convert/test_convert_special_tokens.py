@@ -56,6 +56,17 @@ def test_ends_that_no_text_gives_away_get_keys(tmp_path: Path) -> None:
     assert keys["tokenizer.ggml.eog_token_ids"].tolist() == [N + 2, N + 3, N + 4]
 
 
+def test_ends_of_a_model_of_more_than_text(tmp_path: Path) -> None:
+    """Its config may name them inside, with the text model's settings."""
+    folder = tiny_checkpoint(tmp_path, "qwen2")
+    put(folder, "tokenizer.json", byte_level_json((*QWEN2_SPECIALS, "<bye>"), split_step(QWEN2_SPLIT)))
+    put(folder, "generation_config.json", {})
+    update(folder, "config.json", eos_token_id=None, text_config={"eos_token_id": [N + 2, N + 3]})
+    assert export(folder)["tokenizer.ggml.eom_token_id"] == N + 3
+    update(folder, "config.json", text_config=[1])
+    assert "tokenizer.ggml.eom_token_id" not in export(folder)
+
+
 def test_an_ordinary_token_is_no_end(tmp_path: Path) -> None:
     """Configs carry a default eos_token_id that nobody set; only where nothing else names an end does it count."""
     folder = tiny_checkpoint(tmp_path, "qwen2", eos_token_id=2)
