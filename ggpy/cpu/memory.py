@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,11 +102,11 @@ class SlotStates:
         """A copy of what a slot cannot be cut back from: rings, convolutions, recurrent matrices."""
         return [part[slot].copy() for state in self._passing for part in self._memory[state]]
 
-    def restore(self, slot: int, kept: list[np.ndarray]) -> None:
+    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
         """Put back what `checkpoint` gave for a sequence that the slot still holds the beginning of."""
-        parts = [part for state in self._passing for part in self._memory[state]]
-        for part, before in zip(parts, kept, strict=True):
-            part[slot] = before
+        for state in self._passing:
+            for part in self._memory[state]:
+                part[slot] = next(kept)
 
     @property
     def _passing(self) -> list[State]:

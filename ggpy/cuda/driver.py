@@ -326,6 +326,13 @@ class Device:
             self.lib.cuMemcpyHtoDAsync_v2(c_uint64(to), c_void_p(of), c_size_t(n_bytes), self.stream), "copying to it"
         )
 
+    def copy(self, to: int, of: int, n_bytes: int) -> None:
+        """Queue a copy within the GPU's memory."""
+        check(
+            self.lib.cuMemcpyDtoDAsync_v2(c_uint64(to), c_uint64(of), c_size_t(n_bytes), self.stream),
+            "copying within it",
+        )
+
     def download(self, to: int, of: int, n_bytes: int) -> None:
         """Queue a copy to host address `to`; complete after `synchronize`."""
         check(

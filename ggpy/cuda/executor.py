@@ -363,5 +363,22 @@ class CudaExecutor:
         self.device.synchronize()
         return values[:n]
 
+    def copy_state(self, source: int, target: int) -> None:
+        """Make a slot's keys and values those of another slot."""
+        self.device.use()
+        for caches, n_bytes in (
+            (self._memory.keys, self.cache.slot_key_bytes),
+            (self._memory.values, self.cache.slot_value_bytes),
+        ):
+            for address in caches.values():
+                self.device.copy(address + target * n_bytes, address + source * n_bytes, n_bytes)
+
+    def checkpoint(self, slot: int) -> list[np.ndarray]:
+        """Nothing: the whole context's keys and values are kept, which can be cut back anywhere."""
+        return []
+
+    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
+        """Nothing: see `checkpoint`."""
+
     def close(self) -> None:
         self.device.close()

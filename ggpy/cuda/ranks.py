@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import permutations, zip_longest
 from typing import TYPE_CHECKING
 
@@ -83,6 +83,16 @@ class TensorParallelExecutor:
     @property
     def cut(self) -> tuple[bool, bool]:
         return either_cut(self.ranks)
+
+    def copy_state(self, source: int, target: int) -> None:
+        for rank in self.ranks:
+            rank.copy_state(source, target)
+
+    def checkpoint(self, slot: int) -> list[np.ndarray]:
+        return []
+
+    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
+        pass
 
     def close(self) -> None:
         for rank in self.ranks:

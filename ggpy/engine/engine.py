@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.engine.request import Request, Slot
+from ggpy.engine.cache import Cache, Slot, SlotState
+from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampledTokens, SampleSpecs, sampled_by_last_step
 from ggpy.sampling.sampler import Chain
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
     from ggpy.text.tokenizer import Tokenizer
 
 
-class RuntimeLike(Protocol):
+class RuntimeLike(SlotState, Protocol):
     """The interface that the engine needs of a runtime."""
 
     n_ctx: int
-    n_slots: int
     n_batch: int
     n_vocab: int
     max_sampled: int  # tokens of a step that `sample` takes; 0 where there is no such way
@@ -73,11 +73,11 @@ class Engine:
     ) -> None:
         self.runtime, self._chain_for = runtime, chain_for
         self.tokenizer = tokenizer
-        self.slots = [Slot(i) for i in range(runtime.n_slots)]
+        self.cache = Cache(runtime)
+        self.slots = self.cache.slots
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.n_evaluated = 0  # tokens that went through the runtime so far
-        self._clock = 0
         self._in_flight: Batch | None = None  # under way already
 
     @property
@@ -90,7 +90,9 @@ class Engine:
         wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
         if wrong is not None:
             raise GGPYError(f"logit_bias names the token id {wrong}, but ids are 0 to {self.runtime.n_vocab - 1}.")
-        return Request(prompt, params, self.tokenizer, self.runtime.n_ctx, self._chain_for(params))
+        request = Request(prompt, params, self.tokenizer, self.runtime.n_ctx, self._chain_for(params))
+        request.stops = self.cache.stops(request.prompt, self.tokenizer)
+        return request
 
     def add(self, request: Request) -> None:
         self.waiting.append(request)
@@ -116,14 +118,18 @@ class Engine:
         """The batch of the next step: generating requests first, then prompts in order of arrival."""
         while self.waiting and (slot := self._slot_for(self.waiting[0])):
             request = self.waiting.popleft()
-            request.begin(slot, self._n_reusable(slot, request))
+            n = self._n_reusable(slot, request)
+            self.cache.rewind(slot, n)
+            request.begin(slot, n)
             self.running.append(request)
         batch, room, by_kind = Batch(), self.runtime.n_batch, self.runtime.by_kind
         for request in self.running:
             if not request.n_pending:  # interrupted between evaluation and choice: evaluate the last token once more
-                request.n_computed -= 1
+                assert request.slot is not None
+                request.n_computed = self.cache.reusable(request.slot, request.n_computed - 1)
+                self.cache.rewind(request.slot, request.n_computed)
         for request in sorted(self.running, key=lambda s: not s.generating if by_kind else s.n_pending > 1):
-            count = min(request.n_pending_of_kind if by_kind else request.n_pending, room)
+            count = min(request.n_pending_of_kind if by_kind else request.n_pending, request.n_to_stop, room)
             if count:
                 batch.requests.append(request)
                 batch.chunks.append(request.tokens[request.n_computed : request.n_computed + count])
@@ -170,8 +176,7 @@ class Engine:
         for request, chunk in batch:
             slot, start = request.slot, request.n_computed + batch.n_in_flight
             assert slot is not None, "a scheduled request has a slot"
-            # From here the cells are rewritten: should the step be interrupted, the slot must not claim them.
-            slot.truncate(start)
+            slot.begin(start, len(chunk))
             tokens += chunk
             slots += [slot.index] * len(chunk)
             positions += range(start, start + len(chunk))
@@ -199,6 +204,8 @@ class Engine:
                 assert request.slot is not None
                 request.slot.extend(request.tokens[start:end], of_prompt=not request.generating)
                 request.n_computed = end
+                if end in request.stops:
+                    self.cache.keep(request.slot)
         advanced = []
         for request, one in zip(complete, chosen, strict=True):
             if request.finished:
@@ -207,7 +214,7 @@ class Engine:
                 request.advance(one)
             except GGPYError:
                 assert request.slot is not None
-                request.slot.truncate(0)  # whatever gave such logits is not to be built upon
+                self.cache.rewind(request.slot, 0)  # whatever gave such logits is not to be built upon
                 request.finish("error")
                 self._retire(request)
                 raise
@@ -226,7 +233,7 @@ class Engine:
         free = [slot for slot in self.slots if slot.request is None]
         if free:
             slot = min(free, key=lambda s: s.last_used)
-            self._touch(slot)
+            self.cache.touch(slot)
         else:
             displaced = self.running.pop()
             assert displaced.slot is not None
@@ -236,10 +243,11 @@ class Engine:
         n, n_batch = len(tokens), self.runtime.n_batch
         ids = [int(token) for token in tokens]
         result = np.empty((n, self.runtime.n_vocab), np.float32)
-        slot.truncate(0)
+        self.cache.rewind(slot, 0)
         for start in range(0, n, n_batch):
             end = min(start + n_batch, n)
             chunk, count = ids[start:end], end - start
+            slot.begin(start, count)
             result[start:end] = self.runtime.step(chunk, [slot.index] * count, range(start, end), range(count))
             slot.extend(chunk, of_prompt=True)
             self.n_evaluated += count
@@ -251,23 +259,22 @@ class Engine:
         return max(free, key=lambda s: (self._n_reusable(s, request), -s.last_used), default=None)
 
     def _n_reusable(self, slot: Slot, request: Request) -> int:
-        """The number of a slot's cells that hold the request's first tokens, evaluated as they would be now."""
-        n = slot.common_prefix(request.tokens)
-        return min(n, slot.n_prompt, len(request.prompt)) if self.runtime.by_kind else n
+        """The number of a slot's cells that the request can go on from: they hold its first tokens, but not the last,
+        evaluated as they would be now."""
+        n = min(slot.common_prefix(request.tokens), len(request.tokens) - 1)
+        if self.runtime.by_kind:
+            n = min(n, slot.n_prompt, len(request.prompt))
+        return self.cache.reusable(slot, n)
 
     def _retire(self, request: Request) -> None:
         if request.slot is not None:
-            self._touch(request.slot)
+            self.cache.touch(request.slot)
             request.slot.request = None
             request.slot = None
         if request in self.running:
             self.running.remove(request)
         if request in self.waiting:
             self.waiting.remove(request)
-
-    def _touch(self, slot: Slot) -> None:
-        self._clock += 1
-        slot.last_used = self._clock
 
     def _check(self, tokens: Sequence[int], what: str) -> None:
         n_vocab, n_ctx = self.runtime.n_vocab, self.runtime.n_ctx

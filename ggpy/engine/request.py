@@ -1,14 +1,10 @@
-"""One request on its way through the engine, and the slot of the cache where it sits.
-
-Each slot remembers the tokens whose keys and values it holds, so a request that begins like an earlier one is
-evaluated only from where they differ.
-"""
+"""One request on its way through the engine: its tokens, its text so far, and how it ended."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,35 +15,8 @@ from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.text.text_stream import TextStream
 
 if TYPE_CHECKING:
+    from ggpy.engine.cache import Slot
     from ggpy.text.tokenizer import Tokenizer
-
-
-@dataclass
-class Slot:
-    """One request's place in the runtime's cache. `tokens[i]` is the token whose keys and values cell i holds."""
-
-    index: int
-    tokens: list[int] = field(default_factory=list)
-    n_prompt: int = 0  # of them, how many at the start were evaluated as a prompt's
-    request: Request | None = None
-    last_used: int = 0
-
-    def common_prefix(self, tokens: Sequence[int]) -> int:
-        n = min(len(self.tokens), len(tokens))
-        if self.tokens[:n] == tokens[:n]:
-            return n
-        return next(i for i in range(n) if self.tokens[i] != tokens[i])
-
-    def extend(self, tokens: Sequence[int], of_prompt: bool) -> None:
-        """Record that the next cells hold these tokens."""
-        if of_prompt and self.n_prompt == len(self.tokens):
-            self.n_prompt += len(tokens)
-        self.tokens += tokens
-
-    def truncate(self, n: int) -> None:
-        """Forget the cells from n on."""
-        del self.tokens[n:]
-        self.n_prompt = min(self.n_prompt, n)
 
 
 @dataclass(frozen=True)
@@ -86,6 +55,7 @@ class Request:
         self.params = params
         self.tokens = list(prompt)  # prompt and chosen tokens
         self.n_computed = 0  # of `tokens`, how many the slot's cache holds
+        self.stops: list[int] = []  # lengths of the prompt at which steps end, for checkpoints to be taken
         self.finish_reason: str | None = None  # "stop", "length", "abort" or "error"
         self.stop_reason: str | int | None = None  # the stop string or the token that ended it
         self.reached_context = False  # finished because the context was full
@@ -127,6 +97,11 @@ class Request:
         return min(self.n_pending, 1 if self.generating else len(self.prompt) - self.n_computed)
 
     @property
+    def n_to_stop(self) -> int:
+        """Tokens to evaluate before the next of `stops`, or all that are pending."""
+        return next((stop for stop in self.stops if stop > self.n_computed), len(self.tokens)) - self.n_computed
+
+    @property
     def finished(self) -> bool:
         return self.finish_reason is not None
 
@@ -152,9 +127,9 @@ class Request:
         )
 
     def begin(self, slot: Slot, n_reused: int) -> None:
-        """Take over a slot whose first `n_reused` cells hold this request's tokens; always evaluate the last token."""
+        """Take over a slot whose first `n_reused` cells hold this request's tokens, all but the last at most."""
         self.slot, slot.request = slot, self
-        self.n_computed = min(n_reused, len(self.tokens) - 1)
+        self.n_computed = n_reused
         if not self._started:
             self._started = time.perf_counter()
             self._n_reused = self.n_computed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +33,19 @@ class Executor(Protocol):
         """The logits of n tokens' m outputs, float32 [m, n_vocab], valid until the next step. With m = 0 it may return
         before the step is over. generated: the tokens were generated, each in a slot of its own, not part of a prompt:
         for an executor that evaluates the two kinds separately, so that neither depends on the rest of the batch."""
+        ...
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Make a slot's state that of another slot."""
+        ...
+
+    def checkpoint(self, slot: int) -> list[np.ndarray]:
+        """A copy of the part of a slot's state that cannot be cut back (`ggpy.graph.state.Reach`)."""
+        ...
+
+    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
+        """Put back what `checkpoint` gave, taken from `kept` in order; the slot still holds that sequence's
+        beginning."""
         ...
 
     def close(self) -> None: ...

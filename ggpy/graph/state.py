@@ -8,6 +8,7 @@ while it stands (a checkpoint) and put back later.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 SPAN = 64  # positions: attention begins at a multiple of them, and may read up to the next one past its end
@@ -65,3 +66,39 @@ class RecurrentState:
 
 
 State = KVState | ConvState | RecurrentState
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far back a slot can be cut, so that its sequence goes on from an earlier length.
+
+    carried: some of its state stands for one length alone. rings: the cells of each ring, and its window.
+    """
+
+    carried: bool = False
+    rings: frozenset[tuple[int, int]] = frozenset()
+
+    @staticmethod
+    def of(states: Iterable[State], n_ctx: int, n_batch: int) -> Reach:
+        """The reach of a model with these states."""
+        carried, rings = False, set()
+        for state in states:
+            if not isinstance(state, KVState):
+                carried = True
+            elif state.causal and state.n_cells(n_ctx, n_batch) < n_ctx:
+                rings.add((state.n_cells(n_ctx, n_batch), state.window))
+        return Reach(carried, frozenset(rings))
+
+    @property
+    def everywhere(self) -> bool:
+        """True where every earlier length is still there."""
+        return not self.carried and not self.rings
+
+    def cuts(self, stands: int, written: int, n: int) -> bool:
+        """True where a sequence can go on from length n. stands: the length that its carried state is of, -1 where
+        unknown; written: the greatest length that its cells were written for."""
+        if n == 0:
+            return True
+        if self.carried and stands != n:
+            return False
+        return all(max(0, n - window + 1) >= written - n_cells for n_cells, window in self.rings)

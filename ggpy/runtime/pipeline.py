@@ -3,7 +3,7 @@ token, the residual stream, goes from each to the next. Knows nothing of the dev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +35,17 @@ class PipelineExecutor:
     @property
     def cut(self) -> tuple[bool, bool]:
         return either_cut(self.stages)
+
+    def copy_state(self, source: int, target: int) -> None:
+        for stage in self.stages:
+            stage.copy_state(source, target)
+
+    def checkpoint(self, slot: int) -> list[np.ndarray]:
+        return [array for stage in self.stages for array in stage.checkpoint(slot)]
+
+    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
+        for stage in self.stages:
+            stage.restore(slot, kept)
 
     def close(self) -> None:
         for stage in self.stages:

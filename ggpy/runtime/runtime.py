@@ -7,7 +7,7 @@ cells up to its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +18,7 @@ from ggpy.cpu.isa.layout import cache_types
 from ggpy.errors import OutOfMemory
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.program import Program
+from ggpy.graph.state import Reach
 from ggpy.host.cores import usable_cores, usable_cpus
 from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement
@@ -100,6 +101,7 @@ class Runtime:
             undo.pop_all()
         file.check_unchanged()
         self._executor: Executor = executors[0] if len(executors) == 1 else PipelineExecutor(executors)
+        self.reach = Reach.of(placement.program(False).states, n_ctx, self.n_batch)
         whole_on_gpu = len(executors) == 1 and self.device != "cpu"
         self._sampling = cast("SamplingExecutor", self._executor) if whole_on_gpu else None
         # What `sample` can do: tokens of a step, and of candidates for each; 0 where it cannot.
@@ -262,6 +264,18 @@ class Runtime:
                 to[: len(values)] = values
             else:
                 raise ValueError(f"a {name} outside {least}..{limit - 1}")
+
+    def copy_state(self, source: int, target: int) -> None:
+        """Make a slot's state that of another slot."""
+        self._executor.copy_state(source, target)
+
+    def checkpoint(self, slot: int) -> list[np.ndarray]:
+        """A copy of what a slot cannot be cut back from; see `reach` and `ggpy.graph.state.Reach`."""
+        return self._executor.checkpoint(slot)
+
+    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
+        """Put back what `checkpoint` gave, for a slot that still holds the beginning of that sequence."""
+        self._executor.restore(slot, kept)
 
     def chain_for(self, params: SamplingParams) -> Chain | None:
         """A native sampler for these parameters (resolved); None on a GPU, or where numpy is to sample."""

@@ -7,6 +7,7 @@ positions, or that reuses a prefix wrongly, gets other logits.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
+from ggpy.graph.state import Reach
 from ggpy.sampling import sampler
 from ggpy.text.chat_messages import plain_messages
 
@@ -55,7 +57,7 @@ class FakeRuntime:
         max_sampled: int = 0,
         by_kind: bool = False,
     ) -> None:
-        self.device = "cpu"
+        self.device, self.reach = "cpu", Reach()
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
         self.cells = np.full((n_slots, n_ctx), -1, np.int32)
         self.by_kind = by_kind
@@ -107,11 +109,59 @@ class FakeRuntime:
             logits[EOS] = -5.0
         return logits
 
+    def checkpoint(self, slot: int) -> list[NDArray[Any]]:
+        return []
+
+    def restore(self, slot: int, kept: Iterator[NDArray[Any]]) -> None:
+        assert next(kept, None) is None
+
     def close(self) -> None:
         self.closed = True
 
     def chain_for(self, params: Any) -> None:
         return None
+
+
+class PassingRuntime(FakeRuntime):
+    """A runtime whose state passes: carried from token to token, or a ring of `n_cells` cells of which a token sees the
+    last `window`, or both. A sequence that goes on from where its state does not stand fails."""
+
+    def __init__(self, carried: bool, n_cells: int = 0, window: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.reach = Reach(carried, frozenset({(n_cells, window)} if n_cells else ()))
+        self.n_cells, self.window = n_cells, window
+        self.state = np.zeros((self.n_slots, 2), np.int64)  # a hash of the tokens, and their number
+        self.ring = np.full((self.n_slots, max(1, n_cells)), -1, np.int64)  # the position in each cell
+        self.checkpoints = self.restored = 0
+
+    def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> NDArray[np.float32]:
+        for token, slot, position in zip(tokens, slots, positions, strict=True):
+            if self.reach.carried:
+                state, n = (0, 0) if position == 0 else self.state[slot].tolist()
+                assert n == position, "carried state is of another length"
+                assert position == 0 or state == self._hash(self.cells[slot, :position]), "of other tokens"
+                self.state[slot] = zlib.crc32(np.int64([state, token]).tobytes()), position + 1
+            self.cells[slot, position] = token
+            if self.n_cells:
+                seen = np.arange(max(0, position - self.window + 1), position)
+                assert (self.ring[slot, seen % self.n_cells] == seen).all(), "sees a cell that was written over"
+                self.ring[slot, position % self.n_cells] = position
+        return super().step(tokens, slots, positions, outputs, n_generated)
+
+    @staticmethod
+    def _hash(tokens: Any) -> int:
+        state = 0
+        for token in tokens:
+            state = zlib.crc32(np.int64([state, token]).tobytes())
+        return state
+
+    def checkpoint(self, slot: int) -> list[NDArray[Any]]:
+        self.checkpoints += 1
+        return [self.state[slot].copy(), self.ring[slot].copy()]
+
+    def restore(self, slot: int, kept: Iterator[NDArray[Any]]) -> None:
+        self.restored += 1
+        self.state[slot], self.ring[slot] = next(kept), next(kept)
 
 
 class ByteTokenizer:

@@ -129,6 +129,9 @@ class EmulatedDevice:
     def download(self, to: int, of: int, n_bytes: int) -> None:
         self.queue(lambda: ctypes.memmove(to, of, n_bytes) and None)
 
+    def copy(self, to: int, of: int, n_bytes: int) -> None:
+        self.queue(lambda: ctypes.memmove(to, of, n_bytes))  # type: ignore[arg-type, return-value]
+
     def receive(self, to: int, source: EmulatedDevice, of: int, n_bytes: int) -> None:
         assert any(base <= of and of + n_bytes <= base + len(a) for base, a in source._arrays.items())
         ctypes.memmove(to, of, n_bytes)

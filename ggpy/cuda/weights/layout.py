@@ -206,8 +206,20 @@ class CacheLayout:
     def part_bytes(self) -> int:
         return part_bytes(self.head_dim)
 
+    def _slot_bytes(self, kind: str) -> int:
+        return self.n_head_kv * self.cells * cell_bytes(kind, self.head_pad)
+
     def _bytes(self, kind: str) -> int:
-        return round_up(self.n_slots * self.n_head_kv * self.cells * cell_bytes(kind, self.head_pad), ALIGN)
+        return round_up(self.n_slots * self._slot_bytes(kind), ALIGN)
+
+    @property
+    def slot_key_bytes(self) -> int:
+        """Bytes of one slot's keys of a layer."""
+        return self._slot_bytes(cache_types(self.types)[0])
+
+    @property
+    def slot_value_bytes(self) -> int:
+        return self._slot_bytes(cache_types(self.types)[1])
 
     @property
     def key_bytes(self) -> int:

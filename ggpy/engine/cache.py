@@ -1,0 +1,153 @@
+"""Slots of the runtime's cache: which tokens each holds, which of them a new request can go on from, and checkpoints of
+what cannot be cut back.
+
+A request that begins like an earlier one is evaluated only from where they differ. Keys and values of the whole context
+are simply cut there; a window's ring only reaches back so far, and convolutions and recurrent layers stand for one
+length alone (`ggpy.graph.state.Reach`). Of those a checkpoint is taken where the next turn of a conversation is likely
+to differ: before the last message of a prompt, which the model is to write, and, as it is cheap there, at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ggpy.graph.state import Reach
+
+if TYPE_CHECKING:
+    from ggpy.engine.request import Request
+    from ggpy.text.tokenizer import Tokenizer
+
+CHECKPOINT_EVERY = 4096  # tokens of a prompt
+CHECKPOINTS = 6  # of a slot
+CHECKPOINT_BYTES = 1 << 30  # of all slots; the longest unused slot's oldest go first
+
+
+class SlotState(Protocol):
+    """The interface that the cache needs of a runtime."""
+
+    n_slots: int
+    reach: Reach
+
+    def checkpoint(self, slot: int) -> list[np.ndarray]: ...
+    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None: ...
+
+
+@dataclass
+class Checkpoint:
+    """A slot's passing state when it held `length` tokens, and had been written as far as `written`."""
+
+    length: int
+    written: int
+    kept: list[np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.kept)
+
+
+@dataclass
+class Slot:
+    """One request's place in the runtime's cache. `tokens[i]` is the token that cell i holds."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    n_prompt: int = 0  # of them, how many at the start were evaluated as a prompt's
+    request: Request | None = None
+    last_used: int = 0
+    stands: int = 0  # the length that carried state is of; -1 after a step that was broken off
+    written: int = 0  # the greatest length that cells were written for
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+
+    def common_prefix(self, tokens: Sequence[int]) -> int:
+        n = min(len(self.tokens), len(tokens))
+        if self.tokens[:n] == tokens[:n]:
+            return n
+        return next(i for i in range(n) if self.tokens[i] != tokens[i])
+
+    def begin(self, n: int, n_new: int) -> None:
+        """Record that a step is about to write n_new cells after the first n: should it be interrupted, the slot must
+        not claim them."""
+        self.truncate(n)
+        self.written = max(self.written, n + n_new)
+        self.stands = -1
+
+    def extend(self, tokens: Sequence[int], of_prompt: bool) -> None:
+        """Record that the next cells hold these tokens."""
+        if of_prompt and self.n_prompt == len(self.tokens):
+            self.n_prompt += len(tokens)
+        self.tokens += tokens
+        self.written = max(self.written, len(self.tokens))
+        self.stands = len(self.tokens)
+
+    def truncate(self, n: int) -> None:
+        """Forget the cells from n on."""
+        del self.tokens[n:]
+        self.n_prompt = min(self.n_prompt, n)
+        self.checkpoints = [checkpoint for checkpoint in self.checkpoints if checkpoint.length <= n]
+
+
+class Cache:
+    """The slots of a runtime."""
+
+    def __init__(self, state: SlotState) -> None:
+        self._state = state
+        self.reach = state.reach
+        self.slots = [Slot(i) for i in range(state.n_slots)]
+        self._clock = 0
+
+    def touch(self, slot: Slot) -> None:
+        """Record that a slot was used just now."""
+        self._clock += 1
+        slot.last_used = self._clock
+
+    def reusable(self, slot: Slot, n: int) -> int:
+        """The greatest length up to n, of what the slot holds, that a sequence can go on from."""
+        if self.reach.cuts(slot.stands, slot.written, n):
+            return n
+        return max((length for _, length in self._ways(slot, n)), default=0)
+
+    def _ways(self, slot: Slot, n: int) -> Iterator[tuple[Checkpoint, int]]:
+        """Checkpoints from which the slot can go on, and from which length."""
+        for checkpoint in slot.checkpoints:
+            length = min(checkpoint.length, n)
+            if self.reach.cuts(checkpoint.length, checkpoint.written, length):
+                yield checkpoint, length
+
+    def rewind(self, slot: Slot, n: int) -> None:
+        """Make a slot stand at a length that `reusable` gave."""
+        if not self.reach.cuts(slot.stands, slot.written, n):
+            checkpoint = next(found for found, length in self._ways(slot, n) if length == n)
+            self._state.restore(slot.index, iter(checkpoint.kept))
+            slot.written = checkpoint.written
+        slot.truncate(n)
+        slot.stands = n
+        if n == 0:
+            slot.written = 0
+
+    def keep(self, slot: Slot) -> None:
+        """Take a checkpoint of a slot as it stands."""
+        self.touch(slot)
+        length = len(slot.tokens)
+        if any(checkpoint.length == length for checkpoint in slot.checkpoints):
+            return
+        slot.checkpoints.append(Checkpoint(length, slot.written, self._state.checkpoint(slot.index)))
+        del slot.checkpoints[:-CHECKPOINTS]
+        room = CHECKPOINT_BYTES - sum(c.nbytes for s in self.slots for c in s.checkpoints)
+        for other in sorted(self.slots, key=lambda s: s.last_used):
+            while room < 0 and other.checkpoints:
+                room += other.checkpoints.pop(0).nbytes
+
+    def stops(self, prompt: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+        """The lengths of a prompt at which to take checkpoints, ascending: every so many tokens, before its last
+        control token, where the message begins that the model is to write, and at its end."""
+        if self.reach.everywhere:
+            return []
+        found = {*range(CHECKPOINT_EVERY, len(prompt), CHECKPOINT_EVERY), len(prompt)}
+        if self.reach.carried:  # a ring's checkpoint at the end reaches back that far
+            last = next((i for i in range(len(prompt) - 1, 0, -1) if tokenizer.is_control(prompt[i])), 0)
+            found |= {last} - {0}
+        return sorted(found)
