@@ -65,6 +65,22 @@ class RequestOutput:
     finished: bool = True
 
 
+@dataclass(frozen=True)
+class EmbeddingOutput:
+    """One text as a vector: float32 [n_embd]."""
+
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbeddingRequestOutput:
+    """A text and its embedding. `prompt` is None where it came as token ids."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: EmbeddingOutput
+
+
 class TextDelta(str):
     """A piece of an answer's text as it comes: a plain `str` that also says which answer it belongs to."""
 
@@ -259,6 +275,28 @@ class LLM:
         conversations: list[Any] = [messages] if one else list(messages)
         rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
         return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream)
+
+    def embed(self, prompts: Prompt | Sequence[Prompt], *, normalize: bool = True) -> list[EmbeddingRequestOutput]:
+        """Texts as vectors, by a model made for that: one for each prompt, in their order; prompts as `generate` takes
+        them. normalize: scale each to length 1, so that a product of two is their cosine. As many texts are evaluated
+        together as `n_parallel` says and a step holds."""
+        arguments.flag("normalize", normalize)
+        self._check_open()
+        if self.runtime.hparams.writes_text:
+            raise GGPYError(
+                f"{self.path.name} is a {self.runtime.hparams.arch} model that writes text; embed takes a model made"
+                " for it, such as all-MiniLM-L6-v2."
+            )
+        given = [self._encode(prompt) for prompt in _as_list("prompts", prompts)]
+        with self._lock:
+            self._check_open()
+            rows = self.engine.embed([ids for _, ids in given])
+        if normalize:
+            rows = [row / max(float(np.linalg.norm(row)), 1e-12) for row in rows]
+        return [
+            EmbeddingRequestOutput(text, ids, EmbeddingOutput(row))
+            for (text, ids), row in zip(given, rows, strict=True)
+        ]
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits after each token, float32 [n_tokens, n_vocab]; answers being generated go on undisturbed."""

@@ -253,6 +253,38 @@ class Engine:
             self.n_evaluated += count
         return result
 
+    def embed(self, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """The vectors that a model which embeds gives for sequences of tokens: float32 [n_embd] each."""
+        for tokens in prompts:
+            self._check(tokens, "The sequence of tokens")
+        found: list[NDArray[np.float32]] = []
+        waiting = deque([int(token) for token in tokens] for tokens in prompts)
+        for slot in self.slots:
+            self.cache.rewind(slot, 0)
+        while waiting:
+            together = [waiting.popleft()]
+            while waiting and len(together) < len(self.slots):
+                if sum(map(len, together)) + len(waiting[0]) > self.runtime.n_batch:
+                    break
+                together.append(waiting.popleft())
+            found += self._embed(together)
+        return found
+
+    def _embed(self, together: list[list[int]]) -> list[NDArray[np.float32]]:
+        """The rows of some sequences, each in a slot of its own: in one step, or, of a single one that need not be
+        whole, in several."""
+        n_batch = self.runtime.n_batch
+        tokens = [token for sequence in together for token in sequence]
+        slots = [slot for slot, sequence in enumerate(together) for _ in sequence]
+        positions = [position for sequence in together for position in range(len(sequence))]
+        ends = np.cumsum([len(sequence) for sequence in together]) - 1
+        for start in range(0, len(tokens), n_batch):
+            end = min(start + n_batch, len(tokens))
+            here = [int(last) - start for last in ends if start <= last < end]
+            rows = self.runtime.step(tokens[start:end], slots[start:end], positions[start:end], here)
+            self.n_evaluated += end - start
+        return [row.copy() for row in rows]
+
     def _slot_for(self, request: Request) -> Slot | None:
         """The free slot that shares the longest prefix; of equal ones the longest unused."""
         free = [slot for slot in self.slots if slot.request is None]

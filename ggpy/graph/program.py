@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ggpy.graph.operations import Attend, Attention, Linear, Operation, QuantizeActivations
+from ggpy.graph.operations import Attend, Attention, Linear, Operation, Pool, QuantizeActivations
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import TensorInfo
@@ -86,6 +86,11 @@ class Program:
         """The state of a slot between steps, in the order of the operations."""
         operations = (op.operation.attention if isinstance(op.operation, Attend) else op.operation for op in self.ops)
         return [operation.state for operation in operations if operation.state]
+
+    @property
+    def whole_sequences(self) -> bool:
+        """True where a sequence has to be in one step: some token sees those after it, or all are pooled."""
+        return any(isinstance(op.operation, Pool) for op in self.ops) or not all(a.causal for a in self.attentions)
 
     @property
     def layers(self) -> list[int]:

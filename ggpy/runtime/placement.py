@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError, OutOfMemory
 from ggpy.graph.operations import Embed
+from ggpy.graph.state import Reach
 from ggpy.host.memory import available_memory, choose_context, usable
 from ggpy.models import architecture_of
 from ggpy.quant.packed import packed_bytes
@@ -114,7 +115,27 @@ class Placement:
         if found is None:
             raise self.too_much(n, n_ctx)
         on_gpus, batch = found
+        batch = self._whole_sequences(batch, n_ctx)
         return [Stage("cpu", 0, self.n_layer - n), *on_gpus] if n < self.n_layer else on_gpus, batch
+
+    @property
+    def _program(self) -> Program:
+        """The whole model's program, for what does not depend on the device."""
+        return self.program(self.device != "cpu")
+
+    @property
+    def whole_sequences(self) -> bool:
+        """See `Program.whole_sequences`."""
+        return self._program.whole_sequences
+
+    def reach(self, stages: Sequence[Stage], n_ctx: int, n_batch: int) -> Reach:
+        """How far slots can be cut back: GPUs keep the whole context's keys and values, the CPU a window's."""
+        on_cpu = [self.program(False).stage(s.first, s.last).states for s in stages if not s.on_gpu]
+        return Reach.of([state for states in on_cpu for state in states], n_ctx, n_batch)
+
+    def _whole_sequences(self, batch: int, n_ctx: int) -> int:
+        """Tokens of a step: as many as a slot holds where a sequence has to be in one."""
+        return max(batch, n_ctx) if self.whole_sequences else batch
 
     def context(self, asked: int | None, notify: Callable[[str], None]) -> int:
         """The context in tokens: what was asked for, else the training context as far as memory holds it."""
@@ -336,14 +357,16 @@ class Placement:
 
     def _cpu_cache_bytes(self, n: int, n_ctx: int) -> int:
         """Bytes of the state of the first n layers."""
+        if not n:
+            return 0
         whole = n == self.n_layer
         program = self.program(False) if whole else self.program(False).stage(0, n)
-        batch = self.n_batch or cpu_batch(self.file)
+        batch = self._whole_sequences(self.n_batch or cpu_batch(self.file), n_ctx)
         return kv_bytes(program.states, n_ctx, self.n_slots, batch, self.cache_type("cpu" if whole else self.device))
 
     def cache_type(self, device: str) -> str:
         """The types of keys and values where a device runs the last layers; see `ggpy.runtime.cache_types`."""
-        return cache_type(self.file, self.program(False).states, *self.cache_types, device)
+        return cache_type(self.file, self._program.states, *self.cache_types, device)
 
 
 def weight_bytes(file: GGUFFile) -> int:

@@ -18,7 +18,6 @@ from ggpy.cpu.isa.layout import cache_types
 from ggpy.errors import OutOfMemory
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.program import Program
-from ggpy.graph.state import Reach
 from ggpy.host.cores import usable_cores, usable_cpus
 from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from ggpy.cuda.executor import CudaExecutor
     from ggpy.cuda.ranks import TensorParallelExecutor
     from ggpy.graph.executor import Executor, StageExecutor
+    from ggpy.graph.state import Reach
     from ggpy.graph.tensor_parallel import Rank
     from ggpy.runtime.placement import Stage
     from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs, SamplingExecutor
@@ -101,7 +101,7 @@ class Runtime:
             undo.pop_all()
         file.check_unchanged()
         self._executor: Executor = executors[0] if len(executors) == 1 else PipelineExecutor(executors)
-        self.reach = Reach.of(placement.program(False).states, n_ctx, self.n_batch)
+        self.reach: Reach = placement.reach(self.stages, n_ctx, self.n_batch)
         whole_on_gpu = len(executors) == 1 and self.device != "cpu"
         self._sampling = cast("SamplingExecutor", self._executor) if whole_on_gpu else None
         # What `sample` can do: tokens of a step, and of candidates for each; 0 where it cannot.
