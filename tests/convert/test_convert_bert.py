@@ -1,4 +1,4 @@
-"""BERT from a checkpoint: converted, its graph gives the embeddings that transformers gives."""
+"""BERT from a checkpoint: converted, it gives the embeddings that transformers gives, as a graph and run."""
 
 from __future__ import annotations
 
@@ -55,22 +55,19 @@ def test_the_graphs_embeddings_are_those_of_transformers(tmp_path: Path, name: s
     assert np.abs(found - EMBEDDINGS[name]).max() <= 1e-5 * np.abs(EMBEDDINGS[name]).max()
 
 
-@pytest.mark.parametrize("name", ["mean", "cls", "last"])
-def test_the_runtimes_embeddings_are_those_of_transformers(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", families.CASES)
+def test_embeddings_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     converted(tmp_path, name)
     with LLM(tmp_path / "out.gguf", n_ctx=100, n_threads=2, n_parallel=2) as llm:
-        batch = [(text, slot) for text, slot in zip(families.TEXTS[1:3], (1, 0), strict=True)]
-        tokens = np.array([token for text, _ in batch for token in text])
-        slots = np.array([slot for text, slot in batch for _ in text])
-        positions = np.array([i for text, _ in batch for i in range(len(text))])
-        ends = np.cumsum([len(text) for text, _ in batch]) - 1
-        found = llm.runtime.step(tokens, slots, positions, ends).copy()
+        found = np.stack([o.outputs.embedding for o in llm.embed(families.TEXTS, normalize=False)])
+        ends = llm.embed(families.TEXTS[0])[0].outputs.embedding
         with pytest.raises(GGPYError, match=r"out\.gguf is a bert model: it embeds texts and writes none"):
             llm.generate("hello")
         with pytest.raises(GGPYError, match="embeds texts"):
             llm.logits([1, 2])
-    expected = EMBEDDINGS[name][1:3]
+    expected = EMBEDDINGS[name]
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(ends, expected[0] / np.linalg.norm(expected[0]), atol=1e-5)
 
 
 def test_names_are_those_of_the_gguf_package(tmp_path: Path) -> None:
