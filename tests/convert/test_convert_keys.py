@@ -22,7 +22,8 @@ from ggpy.convert.writer import encode_header
 from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
-from ggpy.models.hf_keys import FAMILIES, IGNORED, REFUSED, Family, known_config
+from ggpy.models.hf_families import FAMILIES, Family
+from ggpy.models.hf_keys import IGNORED, REFUSED, known_config
 from tests.support.families import CONFIGS
 from tests.support.tiny import tiny_checkpoint
 

@@ -1,0 +1,119 @@
+"""The families of checkpoints that are converted: their model classes in transformers, and the keys of config.json that
+their layouts are made from, each with what an absent key means.
+
+Sources: the configuration classes of transformers 5.24 and the code that reads them, its 4th version's where published
+files still carry the keys, and for the first Qwen the code that comes with the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """One configuration class: `classes` are the models that it configures, the one that writes text first, then the
+    one without a head; `followed` are the keys its layout is made from, each with the value that an absent key means.
+
+    `permitted` are values of keys that it has in place of those in REFUSED and IGNORED, `ignored` are keys of its own
+    that change nothing, each with the reason. `text`: the family of the text model in "text_config", for a model of
+    more than text; what is followed beside it is not read inside.
+    """
+
+    classes: tuple[str, ...]
+    followed: Mapping[str, Any]
+    permitted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+
+
+# Sizes have defaults as well: transformers writes them out, but files that people edit leave some away.
+_LLAMA: dict[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
+    "rope_parameters": None, "rope_scaling": None, "rope_theta": 10000.0, "partial_rotary_factor": None,
+    "original_max_position_embeddings": None,
+}  # fmt: skip
+_WITHOUT_BIAS = {key: value for key, value in _LLAMA.items() if not key.endswith("_bias")}
+_MISTRAL = {
+    **_WITHOUT_BIAS, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+    "sliding_window": 4096, "layer_types": None,
+}  # fmt: skip
+_QWEN2 = {
+    **_WITHOUT_BIAS, "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32,
+    "max_position_embeddings": 32768, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28,
+    "layer_types": None,
+}  # fmt: skip
+_QWEN = {
+    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "kv_channels": 128, "layer_norm_epsilon": 1e-6, "max_position_embeddings": 8192,
+    "seq_length": None, "rotary_emb_base": 10000.0, "use_dynamic_ntk": True, "use_logn_attn": True,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+_GEMMA2 = {
+    **{key: value for key, value in _LLAMA.items() if key != "mlp_bias"},
+    "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192,
+    "tie_word_embeddings": True, "query_pre_attn_scalar": 256, "sliding_window": 4096, "layer_types": None,
+    "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0,
+}  # fmt: skip
+_GEMMA3 = {
+    **{key: value for key, value in _GEMMA2.items() if key not in ("attn_logit_softcapping", "rope_theta")},
+    "vocab_size": 262208, "max_position_embeddings": 131072, "final_logit_softcapping": None, "rope_theta": None,
+    "rope_local_base_freq": None, "sliding_window_pattern": 6,
+}  # fmt: skip
+_GELU_TANH = ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new")
+_NOT_READ = dict.fromkeys(
+    ("hidden_act", "sliding_window_size", "_sliding_window_pattern"),
+    "Gemma's code reads 'hidden_activation', 'sliding_window' and 'layer_types'",
+)
+_BERT = {
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+}  # fmt: skip
+#: By the config's "model_type".
+FAMILIES: dict[str, Family] = {
+    "llama": Family(("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"), _LLAMA),
+    "mistral": Family(("MistralForCausalLM", "MistralModel"), _MISTRAL),
+    "qwen": Family(("QWenLMHeadModel", "QWenModel"), _QWEN),
+    "qwen2": Family(("Qwen2ForCausalLM", "Qwen2Model"), _QWEN2),
+    "qwen3": Family(("Qwen3ForCausalLM", "Qwen3Model"), {**_QWEN2, "head_dim": 128, "attention_bias": False}),
+    "gemma2": Family(("Gemma2ForCausalLM", "Gemma2Model"), _GEMMA2, {"hidden_activation": _GELU_TANH}, _NOT_READ),
+    "gemma3_text": Family(
+        ("Gemma3ForCausalLM", "Gemma3TextModel"),
+        _GEMMA3,
+        {"hidden_activation": _GELU_TANH},
+        {**_NOT_READ, "attn_logit_softcapping": "Gemma 3's code does not read it"},
+    ),
+    "gemma3": Family(
+        ("Gemma3ForConditionalGeneration", "Gemma3Model"),
+        {"tie_word_embeddings": True},
+        ignored=dict.fromkeys(
+            ("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index"),
+            "images, which are not read",
+        ),
+        text="gemma3_text",
+    ),
+    "bert": Family(
+        ("BertModel", "BertForMaskedLM", "BertForPreTraining"),
+        _BERT,
+        {"hidden_act": ("gelu", "gelu_python"), "position_embedding_type": ("absolute", None), "is_decoder": (False,)},
+        dict.fromkeys(
+            (
+                "directionality",
+                "pooler_fc_size",
+                "pooler_num_attention_heads",
+                "pooler_num_fc_layers",
+                "pooler_size_per_head",
+                "pooler_type",
+                "classifier_dropout",
+                "tie_word_embeddings",
+            ),
+            "a part that is left out: the pooler, classifiers, the head that predicts words",
+        ),
+    ),
+}
