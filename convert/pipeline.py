@@ -236,7 +236,7 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> tuple[list[TensorRule], di
                 " kept, as transformers does."
             )
     found, used = [], {}
-    for rule in layout.tensors:
+    for rule in (rule.chosen(tensors) for rule in layout.tensors):
         if not rule.required and not any(name in tensors for name in rule.names):
             continue
         for part in rule.values.stored():

@@ -6,7 +6,8 @@ checked whole before a byte is written. Knows nothing of files: a config is a ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ggpy.errors import GGPYError
@@ -26,25 +27,37 @@ MetadataValue = Any
 class TensorRule:
     """One tensor of the GGUF file: `target` there, `shape` (rows before columns), and where its values come from: the
     checkpoint's tensor of that name and shape, or several and transforms of them (`hf_sources`), whose shape need not
-    be said again. One that is not `required` may lack in the checkpoint, with all of its sources."""
+    be said again. One that is not `required` may lack in the checkpoint, with all of its sources. `alternative`: the
+    source where the checkpoint has that one's tensors."""
 
     target: str
     source: str | Source
     shape: tuple[int, ...] = ()
     required: bool = True
+    alternative: Source | None = None
     values: Source = field(init=False)
 
     def __post_init__(self) -> None:
         values = Stored(self.source, self.shape) if isinstance(self.source, str) else self.source
         if self.shape and values.shape != self.shape:
             raise ValueError(f"{self.target}: a source of {list(values.shape)} for {list(self.shape)}")
+        if self.alternative is not None and values.shape != self.alternative.shape:
+            raise ValueError(f"{self.target}: sources of {list(values.shape)} and {list(self.alternative.shape)}")
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "shape", values.shape)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The checkpoint's tensors that the values come from."""
-        return tuple(stored.name for stored in self.values.stored())
+        """The checkpoint's tensors that the values come from, here or there."""
+        sources = (self.values, self.alternative) if self.alternative is not None else (self.values,)
+        return tuple(stored.name for source in sources for stored in source.stored())
+
+    def chosen(self, names: Container[str]) -> TensorRule:
+        """The rule without an alternative, for a checkpoint that has tensors of these names."""
+        if self.alternative is None:
+            return self
+        there = all(stored.name in names for stored in self.alternative.stored())
+        return replace(self, source=self.alternative if there else self.source, alternative=None)
 
 
 @dataclass
