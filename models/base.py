@@ -133,6 +133,7 @@ class Architecture:
     window_period: ClassVar[int] = 0
     writes_text: ClassVar[bool] = True  # `HyperParameters.writes_text`
     default_window: ClassVar[int] = 0  # where the file gives none
+    yarn_truncates: ClassVar[bool] = True  # whether the ends of YaRN's ramp are rounded to whole dimensions
 
     def __init__(self, metadata: Mapping[str, Any], n_vocab: int, where: str = "the model's file") -> None:
         """`where` names the file in errors."""
@@ -268,8 +269,11 @@ class Architecture:
         def turns_to_dim(turns: float) -> float:
             return n_rot * math.log(n_ctx_orig / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-        low = max(0, math.floor(turns_to_dim(beta_fast)))
-        high = min(n_rot - 1, math.ceil(turns_to_dim(beta_slow)))
+        low, high = turns_to_dim(beta_fast), turns_to_dim(beta_slow)
+        truncates = m.find("{arch}.rope.scaling.yarn_truncate", bool)
+        if self.yarn_truncates if truncates is None else truncates:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(0, low), min(n_rot - 1, high)
         ramp = [1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(half)]
         stretched = [f / factor * (1 - r) + f * r for f, r in zip(inv_freq, ramp, strict=True)]
         return Rope(self.rope_style, n_rot, tuple(stretched), attn_factor * (1 + 0.1 * math.log(max(1.0, factor))))

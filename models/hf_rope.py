@@ -23,18 +23,28 @@ if TYPE_CHECKING:
 _KEYS = {
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings",
     "attention_factor", "beta_fast", "beta_slow", "short_factor", "long_factor", "low_freq_factor", "high_freq_factor",
-    "mscale", "mscale_all_dim", "truncate", "mrope_section", "finetuned",
+    "mscale", "mscale_all_dim", "truncate", "mrope_section", "mrope_interleaved", "finetuned",
 }  # fmt: skip
 
 #: The divisor of a frequency that is 0: no position that a text can have turns such a pair.
 _NEVER = 1e30
 
 
-def add_rope(layout: Layout, config: Config, head_dim: int, rope: Config | None = None) -> None:
+def add_rope(
+    layout: Layout,
+    config: Config,
+    head_dim: int,
+    rope: Config | None = None,
+    *,
+    partial: bool = False,
+    yarn_truncates: bool = True,
+) -> None:
     """Rope's base and scaling, from every place that transformers reads them from: `rope_scaling` goes before
     `rope_parameters`, what stands inside before what stands beside, except for the original context's length.
 
-    `rope`: the settings themselves, where a family has them elsewhere.
+    `rope`: the settings themselves, where a family has them elsewhere. `partial`: the family's code reads
+    'partial_rotary_factor', so that only the first part of each head turns. `yarn_truncates`: readers of this
+    architecture round the ends of YaRN's ramp.
     """
     rope = _section(layout, config) if rope is None else rope
     arch = layout.arch
@@ -45,7 +55,15 @@ def add_rope(layout: Layout, config: Config, head_dim: int, rope: Config | None 
     if unknown:
         layout.notes.append(f"{rope.where} has keys that ggpy does not know; they play no part: {listed(unknown)}.")
     share = _share(rope if rope.get("partial_rotary_factor") is not None else config)
-    if share != 1.0 and kind == "default":
+    if partial and kind != "proportional":
+        head_dim = int(head_dim * share)
+        if head_dim % 2 or not head_dim:
+            raise GGPYError(
+                f"{config.where} gives 'partial_rotary_factor' as {share}: rope would turn {head_dim} dimensions of"
+                " each head, and it needs an even number."
+            )
+        layout.metadata[f"{arch}.rope.dimension_count"] = head_dim
+    elif share != 1.0 and kind == "default":
         layout.notes.append(
             f"{config.where} gives 'partial_rotary_factor' as {share}, which these models' code does not read: rope"
             " turns whole heads."
@@ -67,7 +85,7 @@ def add_rope(layout: Layout, config: Config, head_dim: int, rope: Config | None 
         layout.metadata[key + "type"] = "linear"
         layout.metadata[key + "factor"] = rope.number("factor")
     elif kind == "yarn":
-        _add_yarn(layout, config, rope, base, head_dim)
+        _add_yarn(layout, config, rope, base, head_dim, yarn_truncates)
     elif kind == "llama3":
         _add_divisors(layout, llama3_divisors(rope, _original_context(config, rope), base, head_dim))
     elif kind == "proportional":
@@ -116,7 +134,7 @@ def _add_divisors(layout: Layout, divisors: np.ndarray) -> None:
         )
 
 
-def _add_yarn(layout: Layout, config: Config, rope: Config, base: float, head_dim: int) -> None:
+def _add_yarn(layout: Layout, config: Config, rope: Config, base: float, head_dim: int, truncates: bool) -> None:
     """YaRN (arXiv 2309.00071) by GGUF's keys, or by divisors where its readers' formula is not the one asked for."""
     import numpy as np
 
@@ -147,10 +165,12 @@ def _add_yarn(layout: Layout, config: Config, rope: Config, base: float, head_di
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     key = f"{layout.arch}.rope.scaling."
-    if truncate and low <= high:
+    if (truncate or not truncates) and low <= high:
         layout.metadata[key + "type"] = "yarn"
         layout.metadata[key + "factor"] = factor
         layout.metadata[key + "original_context_length"] = n_ctx
+        if truncate and not truncates:  # a key of ggpy's own; other readers round always
+            layout.metadata[key + "yarn_truncate"] = True
         if magnitude != magnitude_of(1):  # readers multiply this key with YaRN's own
             layout.metadata[key + "attn_factor"] = magnitude / magnitude_of(1)
         for name, value in (("beta_fast", fast), ("beta_slow", slow)):
