@@ -261,6 +261,18 @@ class LowerScaleColumns(Lowering[ops.ScaleColumns]):
         return LowerElementwise().accesses(op, ops.Mul(), small)
 
 
+class LowerShiftColumns(Lowering[ops.ShiftColumns]):
+    def kernel(self, operation: ops.ShiftColumns, cache_type: str) -> str:
+        return "elementwise.add"
+
+    def record(self, op: Op, operation: ops.ShiftColumns, places: Places, r: np.ndarray) -> None:
+        r["n_stripes"] = -(-op.srcs[0].n_cols // ROWS)
+        r["src2"] = places.memory.vector(operation.weight)
+
+    def accesses(self, op: Op, operation: ops.ShiftColumns, small: bool) -> list[Access]:
+        return LowerElementwise().accesses(op, ops.Add(), small)
+
+
 class LowerSelectColumns(Lowering[ops.SelectColumns]):
     def kernel(self, operation: ops.SelectColumns, cache_type: str) -> str:
         return "select_columns"
@@ -377,6 +389,7 @@ LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
     ops.Norm: LowerNorm(),
     ops.Elementwise: LowerElementwise(),
     ops.ScaleColumns: LowerScaleColumns(),
+    ops.ShiftColumns: LowerShiftColumns(),
     ops.SelectColumns: LowerSelectColumns(),
     ops.SelectOutputs: LowerSelectOutputs(),
     ops.Pool: LowerPool(),

@@ -43,7 +43,8 @@ class TensorSlice(TensorInfo):
 def raw_rows(file: GGUFFile, info: TensorInfo, first: int = 0, last: int | None = None) -> np.ndarray:
     """Rows first .. last of a matrix, or of a slice of one, as they are stored: uint8 [rows, bytes of a row]."""
     stored = file.tensors[info.name]
-    row_bytes = stored.nbytes // stored.shape[0]
+    as_stored = len(stored.shape) == len(info.shape)  # or a vector taken for a matrix of one row
+    row_bytes = stored.nbytes // (stored if as_stored else info).shape[0]
     last = info.shape[0] if last is None else last
 
     def read(first: int, last: int) -> np.ndarray:

@@ -8,7 +8,7 @@ planned from tensors that exist and fit. Knows nothing of kernels, buffers and d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
@@ -36,6 +36,7 @@ from ggpy.graph.operations import (
     ScaleColumns,
     SelectColumns,
     SelectOutputs,
+    ShiftColumns,
     SigmoidGate,
     Softcap,
 )
@@ -113,6 +114,13 @@ class Graph:
             raise GGPYError(f"{self.file.path}: the tensor {name!r} is {found}; this model needs {needed}.")
         return info
 
+    def _one_of_one(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
+        """The tensor `name` in this shape; where the first axis has one entry, the file may have it without."""
+        info = self.file.tensors.get(name)
+        if shape[0] == 1 and info is not None and tuple(info.shape) == shape[1:]:
+            return replace(info, shape=shape)
+        return self.tensor(name, shape)
+
     def optional(self, name: str, shape: tuple[int, ...]) -> TensorInfo | None:
         return self.tensor(name, shape) if self.has(name) else None
 
@@ -139,7 +147,7 @@ class Graph:
         first = inputs[0].node if inputs else None
         if outputs_only is None:
             outputs_only = bool(first and first.outputs_only)
-        if isinstance(operation, (Elementwise, Norm, ScaleColumns, SelectColumns)):
+        if isinstance(operation, (Elementwise, Norm, ScaleColumns, ShiftColumns, SelectColumns)):
             route = first.route if first else None
         else:
             assert isinstance(operation, (Linear, Combine)) or first is None or first.route is None
@@ -178,8 +186,9 @@ class Graph:
         return self._add(Norm(weight, eps, kind, bias, width), (x,), x.n_cols)
 
     def linear(self, x: Value, name: str, n_rows: int) -> Value:
-        """x @ weight.T (+ bias where the file has one): [n, x.n_cols] to [n, n_rows]."""
-        weight = self.tensor(name + ".weight", (n_rows, x.n_cols))
+        """x @ weight.T (+ bias where the file has one): [n, x.n_cols] to [n, n_rows]. A file may have a matrix of one
+        row as a vector."""
+        weight = self._one_of_one(name + ".weight", (n_rows, x.n_cols))
         return self._add(Linear(weight, self.optional(name + ".bias", (n_rows,))), (x,), n_rows)
 
     def _elementwise(self, operation: Elementwise, *values: Value) -> Value:
@@ -220,6 +229,10 @@ class Graph:
         """x * the vector `name`, which has a number for each column, or one for all."""
         alike = self.has(name) and self.file.tensors[name].shape == (1,)
         return self._add(ScaleColumns(self.tensor(name, (1 if alike else x.n_cols,))), (x,), x.n_cols)
+
+    def shift_columns(self, x: Value, name: str) -> Value:
+        """x + the vector `name`, which has a number for each column."""
+        return self._add(ShiftColumns(self.tensor(name, (x.n_cols,))), (x,), x.n_cols)
 
     def select_columns(self, x: Value, n_groups: int, first: int, n: int) -> Value:
         """From each of `n_groups` equal runs of x's columns, n from `first` on: [rows, n_groups * n]."""
@@ -342,12 +355,15 @@ class Graph:
 
     def expert_linear(self, x: Value, name: str, n_rows: int, route: Value) -> Value:
         """For each token and each of its experts, x @ that expert's weight.T (+ bias where the file has one). x has a
-        row for each token, or one for each of its experts, as this gives: [n * n_used, n_rows]."""
+        row for each token, or one for each of its experts, as this gives: [n * n_used, n_rows]. A file may have a
+        single expert as a plain matrix."""
         operation = route.node.operation
         assert isinstance(operation, Route)
         assert x.node.route in (None, route.node)
-        weight = self.tensor(name + ".weight", (operation.n_experts, n_rows, x.n_cols))
-        bias = self.optional(name + ".bias", (operation.n_experts, n_rows))
+        n_experts, bias = operation.n_experts, None
+        weight = self._one_of_one(name + ".weight", (n_experts, n_rows, x.n_cols))
+        if self.has(name + ".bias"):
+            bias = self._one_of_one(name + ".bias", (n_experts, n_rows))
         linear = Linear(weight, bias, route=operation)
         return self._add(linear, (x, route), n_rows, route=route.node)
 

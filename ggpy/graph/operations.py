@@ -187,6 +187,17 @@ class ScaleColumns(Operation):
 
 
 @dataclass(frozen=True)
+class ShiftColumns(Operation):
+    """x + a weight: one number a column."""
+
+    weight: TensorInfo
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        return (self.weight,)
+
+
+@dataclass(frozen=True)
 class SelectColumns(Operation):
     """Some columns of each of `n_groups` equal runs: from `first` on, as many as the result has a run."""
 

@@ -111,7 +111,14 @@ def delta(n_k: int, n_v: int, d_k: int, d_v: int, tiled: bool) -> Case:
 def columns(g: Graph, x: Value) -> Value:
     wide = g.linear(x, "wide", 6 * 14)
     picked = g.select_columns(wide, 6, 3, 7)
-    return g.add(x, g.mul(picked, g.select_columns(wide.columns(0, 42), 3, 0, 14)))
+    return g.add(x, g.mul(picked, g.shift_columns(g.select_columns(wide.columns(0, 42), 3, 0, 14), "shift")))
+
+
+def mixture_of_one(g: Graph, x: Value) -> Value:
+    """Its router is a vector, its experts are matrices."""
+    route = g.route(g.linear(x, "router", 1), 1, gating="sigmoid")
+    gate, up = (g.expert_linear(x, name, 20, route) for name in ("gate", "up"))
+    return g.add(x, g.combine(g.expert_linear(g.glu(gate, up, "silu"), "down", N_EMBD, route), route))
 
 
 def layer_norms(g: Graph, x: Value) -> Value:
@@ -139,7 +146,17 @@ CASES: dict[str, Case] = {
     "convolution and silu": convolution(4, "silu"),
     "delta rule": delta(2, 4, 16, 16, True),
     "delta rule of odd sizes": delta(2, 6, 11, 21, False),
-    "columns": Case({"wide.weight": (84, N_EMBD)}, columns),
+    "a mixture of one": Case(
+        {
+            "router.weight": (N_EMBD,),
+            "gate.weight": (20, N_EMBD),
+            "up.weight": (20, N_EMBD),
+            "down.weight": (N_EMBD, 20),
+            "down.bias": (N_EMBD,),
+        },
+        mixture_of_one,
+    ),
+    "columns": Case({"wide.weight": (84, N_EMBD), "shift": (42,)}, columns),
     "layer norms, positions and types": Case(
         {
             "positions.weight": (N_CTX, N_EMBD),

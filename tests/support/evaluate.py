@@ -228,6 +228,8 @@ def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, o
         return x[0] @ _matrix(file, operation.weight).T + bias
     if isinstance(operation, ops.ScaleColumns):
         return x[0] * read_vector(file, operation.weight)
+    if isinstance(operation, ops.ShiftColumns):
+        return x[0] + read_vector(file, operation.weight)
     if isinstance(operation, ops.SelectColumns):
         runs = x[0].reshape(len(x[0]), operation.n_groups, -1)
         n = node.n_cols // operation.n_groups
