@@ -1,0 +1,171 @@
+"""Mixtures of experts as architectures share them: their hyper-parameters, the feed-forward in the words of
+`ggpy.graph.language`, and their place in a checkpoint.
+
+A router's logits choose some of the experts for each token; each is a gated linear unit of its own, and the token's sum
+is weighted. GGUF keeps a layer's experts in one tensor [n_expert, rows, columns] for each of gate, up and down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ggpy.errors import GGPYError
+
+if TYPE_CHECKING:
+    from ggpy.gguf.metadata import TypedMetadata
+    from ggpy.graph.language import Graph, Value
+    from ggpy.models.hf import Layout, TensorRule
+    from ggpy.models.hf_config import Config
+
+#: The names of gate, up and down in most experts.
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+#: Experts believed in all layers of a checkpoint; the largest models have some 30,000.
+_MAX_EXPERTS = 1 << 18
+
+#: `expert_gating_func` by number, as GGUF has it (llama.cpp's `llama_expert_gating_func_type`).
+_GATINGS = {1: "softmax", 2: "sigmoid", 3: "softmax_topk"}
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The sizes of a mixture and the way its weights come about: see `operations.Route`."""
+
+    n_expert: int
+    n_used: int  # experts that a token takes
+    n_ff: int  # of one expert
+    gating: str
+    normalize: bool
+    scale: float
+    activation: str = "silu"
+
+    @classmethod
+    def read(
+        cls, m: TypedMetadata, *, gating: str = "softmax", normalize: bool = True, activation: str = "silu"
+    ) -> Experts:
+        """As the metadata says; `gating` and `normalize` are what absent keys mean in this architecture."""
+        n_expert = m.integer("{arch}.expert_count")
+        n_used = m.integer("{arch}.expert_used_count")
+        n_ff = m.integer("{arch}.expert_feed_forward_length", 0)
+        n_ff = n_ff or m.integer("{arch}.feed_forward_length") // max(1, n_used)
+        number = m.integer("{arch}.expert_gating_func", 0)
+        # llama.cpp takes a scale of 0 for none.
+        scale = m.number("{arch}.expert_weights_scale", 1.0) or 1.0
+        if not 0 < n_used <= n_expert < 1 << 16 or not 0 < n_ff < 1 << 31:
+            raise GGPYError(
+                f"The metadata gives {n_used} of {n_expert} experts with a width of {n_ff} to each token, which no"
+                " model can have."
+            )
+        if number and number not in _GATINGS:
+            raise GGPYError(
+                f"The metadata key '{m.arch}.expert_gating_func' is {number}; ggpy knows"
+                f" {', '.join(f'{key} ({name})' for key, name in _GATINGS.items())}."
+            )
+        summing = m.find("{arch}.expert_weights_norm", bool)
+        normalize = normalize if summing is None else summing
+        return cls(n_expert, n_used, n_ff, _GATINGS.get(number, gating), normalize, scale, activation)
+
+
+def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts) -> Value:
+    """The weighted sum of the chosen experts: x [n_tokens, n_embd] to [n_tokens, n_embd]. Gate and up come from two
+    tensors or, where the file has `ffn_gate_up_exps`, from one whose rows stand in that order."""
+    at = f"blk.{layer}."
+    bias = at + "exp_probs_b.bias"
+    route = g.route(
+        g.linear(x, at + "ffn_gate_inp", experts.n_expert),
+        experts.n_used,
+        gating=experts.gating,
+        bias=bias if g.has(bias) else None,
+        normalize=experts.normalize,
+        scale=experts.scale,
+    )
+    n_ff = experts.n_ff
+    if g.has(at + "ffn_gate_up_exps.weight"):
+        both = g.expert_linear(x, at + "ffn_gate_up_exps", 2 * n_ff, route)
+        gate, up = both.columns(0, n_ff), both.columns(n_ff, n_ff)
+    else:
+        gate = g.expert_linear(x, at + "ffn_gate_exps", n_ff, route)
+        up = g.expert_linear(x, at + "ffn_up_exps", n_ff, route)
+    return g.combine(g.expert_linear(g.glu(gate, up, experts.activation), at + "ffn_down_exps", n_embd, route), route)
+
+
+def shared_expert(g: Graph, x: Value, layer: int, n_embd: int, n_ff: int) -> Value:
+    """The expert that every token takes, weighted by a sigmoid of its own: a mixture of one.
+    x [n_tokens, n_embd] to [n_tokens, n_embd]."""
+    at = f"blk.{layer}."
+    route = g.route(g.linear(x, at + "ffn_gate_inp_shexp", 1), 1, gating="sigmoid")
+    gate, up = (g.expert_linear(x, f"{at}ffn_{part}_shexp", n_ff, route) for part in ("gate", "up"))
+    return g.combine(g.expert_linear(g.glu(gate, up, "silu"), at + "ffn_down_shexp", n_embd, route), route)
+
+
+# ---- checkpoints
+
+
+def expert_count(config: Config, n_layer: int) -> int:
+    """The number of experts of a layer. GGPYError for more in all layers than any model has: a layout lists each."""
+    n_expert = config.integer("num_local_experts", "num_experts", most=(1 << 16) - 1)
+    if n_layer * n_expert > _MAX_EXPERTS:
+        raise GGPYError(f"{config.where} gives {n_expert} experts in {n_layer} layers, which no model can have.")
+    return n_expert
+
+
+def sparse_layers(config: Config, n_layer: int) -> list[bool]:
+    """Which layers have experts, as Qwen's configs say it: every 'decoder_sparse_step'th, except those listed."""
+    step, dense = config.integer("decoder_sparse_step", default=1, least=0), config.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
+        raise GGPYError(f"{config.where} gives 'mlp_only_layers' as {dense!r:.60}; it must list layers.")
+    if not step:
+        raise GGPYError(f"{config.where} gives 'decoder_sparse_step' as 0; it must be 1 at least.")
+    return [(layer + 1) % step == 0 and layer not in dense for layer in range(n_layer)]
+
+
+def add_expert_keys(
+    layout: Layout,
+    config: Config,
+    n_ff: int,
+    *,
+    normalize: bool = True,
+    scale: float = 1.0,
+    sparse: Sequence[bool] = (),
+) -> None:
+    """The mixture's sizes as GGUF's keys. Where other engines take for granted that weights are normalised, not scaled,
+    or that every layer is `sparse`, the user is told."""
+    arch = layout.arch
+    n_expert = expert_count(config, layout.metadata[f"{arch}.block_count"])
+    layout.metadata[f"{arch}.expert_count"] = n_expert
+    layout.metadata[f"{arch}.expert_used_count"] = config.integer("num_experts_per_tok", most=n_expert)
+    layout.metadata[f"{arch}.expert_feed_forward_length"] = n_ff
+    beyond = []
+    if scale != 1.0:
+        layout.metadata[f"{arch}.expert_weights_scale"] = scale
+        beyond.append(f"that the weights of experts are multiplied by {scale}")
+    if not normalize:
+        layout.metadata[f"{arch}.expert_weights_norm"] = False
+        beyond.append("that the weights of a token's experts do not sum up to 1")
+    if not all(sparse):
+        beyond.append("that some layers have no experts")
+    if beyond:
+        layout.notes.append(f"the file says {', and '.join(beyond)}; other engines may pass over it in {arch}.")
+
+
+def expert_rules(
+    to: str, of: str, n_expert: int, n_ff: int, n_embd: int, names: tuple[str, str, str] = PROJECTIONS
+) -> list[TensorRule]:
+    """A layer's experts from a matrix for each or, as some checkpoints have them, from one tensor of gate and up and
+    one of down. `of`: the name up to the mixture; `names`: of gate, up and down in an expert."""
+    from ggpy.models.hf import TensorRule
+    from ggpy.models.hf_sources import Stored, stack
+
+    at = of + "experts."
+    gate, up, down = (
+        stack([Stored(f"{at}{i}.{name}.weight", shape) for i in range(n_expert)])
+        for name, shape in zip(names, ((n_ff, n_embd), (n_ff, n_embd), (n_embd, n_ff)), strict=True)
+    )
+    both = Stored(at + "gate_up_proj", (n_expert, 2 * n_ff, n_embd))
+    return [
+        TensorRule(to + "ffn_gate_exps.weight", gate, alternative=both.slice(0, n_ff, axis=1)),
+        TensorRule(to + "ffn_up_exps.weight", up, alternative=both.slice(n_ff, n_ff, axis=1)),
+        TensorRule(to + "ffn_down_exps.weight", down, alternative=Stored(at + "down_proj", (n_expert, n_embd, n_ff))),
+    ]
