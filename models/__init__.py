@@ -11,15 +11,21 @@ from ggpy.models.base import Architecture
 from ggpy.models.bert import Bert
 from ggpy.models.gemma2 import Gemma2
 from ggpy.models.gemma3 import Gemma3
+from ggpy.models.gptoss import GptOss
+from ggpy.models.lfm2 import Lfm2, Lfm2Moe
 from ggpy.models.llama import Llama
 from ggpy.models.qwen import Qwen
 from ggpy.models.qwen2 import Qwen2
 from ggpy.models.qwen3 import Qwen3
+from ggpy.models.qwen3moe import Qwen3Moe
+from ggpy.models.qwen35 import Qwen3Next, Qwen35, Qwen35Moe
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
 
-ARCHITECTURES: tuple[type[Architecture], ...] = (Llama, Qwen, Qwen2, Qwen3, Gemma2, Gemma3, Bert)
+ARCHITECTURES: tuple[type[Architecture], ...] = (
+    Llama, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35, Qwen35Moe, Qwen3Next, Gemma2, Gemma3, GptOss, Lfm2, Lfm2Moe, Bert,
+)  # fmt: skip
 
 
 def by_gguf_name(name: str) -> type[Architecture]:

@@ -75,6 +75,68 @@ _BERT = {
     "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
 }  # fmt: skip
+# What all with experts or hybrid layers define in their own way.
+_QWEN3_MOE = {
+    **{key: value for key, value in _QWEN2.items() if key not in ("max_window_layers", "layer_types")},
+    "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24, "num_key_value_heads": 4,
+    "attention_bias": False, "decoder_sparse_step": 1, "mlp_only_layers": None, "moe_intermediate_size": 768,
+    "num_experts_per_tok": 8, "num_experts": 128, "num_local_experts": None, "norm_topk_prob": False,
+}  # fmt: skip
+_GPT_OSS = {
+    **_WITHOUT_BIAS, "num_hidden_layers": 36, "num_local_experts": 128, "vocab_size": 201088, "hidden_size": 2880,
+    "intermediate_size": 2880, "head_dim": 64, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "sliding_window": 128, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_experts_per_tok": 4,
+    "layer_types": None, "attention_bias": True, "rope_theta": 150000.0, "quantization_config": None,
+}  # fmt: skip
+_DELTA_NET = {
+    **_WITHOUT_BIAS, "max_position_embeddings": 32768, "partial_rotary_factor": 0.25, "head_dim": 256,
+    "num_attention_heads": 16, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16, "linear_num_value_heads": 32, "layer_types": None, "full_attention_interval": 4,
+    "attention_bias": False,
+}  # fmt: skip
+_QWEN35 = {
+    **_DELTA_NET, "vocab_size": 248320, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 32,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+_QWEN35_MOE = {
+    **{key: value for key, value in _DELTA_NET.items() if key != "intermediate_size"}, "vocab_size": 248320,
+    "hidden_size": 2048, "num_hidden_layers": 40, "num_key_value_heads": 2, "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512, "num_experts_per_tok": 8, "num_experts": 256,
+}  # fmt: skip
+_QWEN3_NEXT = {
+    **_DELTA_NET, "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 48,
+    "num_key_value_heads": 2, "decoder_sparse_step": 1, "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512, "num_experts_per_tok": 10, "num_experts": 512, "norm_topk_prob": True,
+    "mlp_only_layers": None,
+}  # fmt: skip
+_LIQUID = {
+    **{key: value for key, value in _WITHOUT_BIAS.items() if key != "rms_norm_eps"}, "vocab_size": 65536,
+    "num_key_value_heads": 8, "max_position_embeddings": 128000, "norm_eps": 1e-5, "tie_word_embeddings": True,
+    "tie_embedding": None, "conv_L_cache": 3, "layer_types": None, "rope_theta": 1e6,
+}  # fmt: skip
+_LFM2 = {
+    **_LIQUID, "hidden_size": 2560, "intermediate_size": 12288, "block_ff_dim": None, "block_multiple_of": 256,
+    "block_ffn_dim_multiplier": 1.0, "block_auto_adjust_ff_dim": True, "full_attn_idxs": None,
+}  # fmt: skip
+_LFM2_MOE = {
+    **_LIQUID, "hidden_size": 2048, "intermediate_size": 7168, "moe_intermediate_size": 1792, "num_dense_layers": 2,
+    "num_experts_per_tok": 4, "num_experts": 32, "use_expert_bias": True, "routed_scaling_factor": 1.0,
+    "norm_topk_prob": True,
+}  # fmt: skip
+_LIQUID_BESIDE = (
+    "block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu",
+    "block_use_xavier_init", "conv_dim", "conv_dim_out", "conv_use_xavier_init", "num_heads", "use_pos_enc",
+)  # fmt: skip
+_GATED = {"attn_output_gate": (True, None)}
+_UNREAD = "transformers' class does not read it"
+_PICTURES = dict.fromkeys(
+    ("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+    "pictures, which are not read",
+)
+_FURTHER_TOKENS = dict.fromkeys(
+    ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"), "layers that predict further tokens: they are left out"
+) | {"mamba_ssm_dtype": "how the original is run"}
+
 #: By the config's "model_type".
 FAMILIES: dict[str, Family] = {
     "llama": Family(("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"), _LLAMA),
@@ -116,4 +178,38 @@ FAMILIES: dict[str, Family] = {
             "a part that is left out: the pooler, classifiers, the head that predicts words",
         ),
     ),
+    "qwen3_moe": Family(("Qwen3MoeForCausalLM", "Qwen3MoeModel"), _QWEN3_MOE),
+    "gpt_oss": Family(
+        ("GptOssForCausalLM", "GptOssModel"),
+        _GPT_OSS,
+        ignored={"experts_per_token": _UNREAD, "initial_context_length": _UNREAD},
+    ),
+    "qwen3_5_text": Family(
+        ("Qwen3_5ForCausalLM", "Qwen3_5TextModel"), _QWEN35, _GATED, {**_FURTHER_TOKENS, "mlp_only_layers": _UNREAD}
+    ),
+    "qwen3_5": Family(
+        ("Qwen3_5ForConditionalGeneration", "Qwen3_5Model"),
+        {"tie_word_embeddings": False},
+        ignored=_PICTURES,
+        text="qwen3_5_text",
+    ),
+    "qwen3_5_moe_text": Family(
+        ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeTextModel"),
+        _QWEN35_MOE,
+        _GATED,
+        {**_FURTHER_TOKENS, **dict.fromkeys(("mlp_only_layers", "decoder_sparse_step", "norm_topk_prob"), _UNREAD)},
+    ),
+    "qwen3_5_moe": Family(
+        ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeModel"),
+        {"tie_word_embeddings": False},
+        ignored=_PICTURES,
+        text="qwen3_5_moe_text",
+    ),
+    "qwen3_next": Family(("Qwen3NextForCausalLM", "Qwen3NextModel"), _QWEN3_NEXT),
+    "lfm2": Family(
+        ("Lfm2ForCausalLM", "Lfm2Model"),
+        _LFM2,
+        ignored=dict.fromkeys(_LIQUID_BESIDE, _UNREAD),
+    ),
+    "lfm2_moe": Family(("Lfm2MoeForCausalLM", "Lfm2MoeModel"), _LFM2_MOE),
 }

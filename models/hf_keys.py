@@ -23,7 +23,7 @@ IGNORED: dict[str, str] = {
         "training alone": """attention_dropout hidden_dropout hidden_dropout_prob
             attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop attn_dropout_prob
             emb_dropout_prob initializer_range gradient_checkpointing _gradient_checkpointing unsloth_fixed
-            unsloth_version problem_type finetuning_task""",
+            unsloth_version problem_type finetuning_task router_aux_loss_coef""",
         "how the original is run, not what it computes": """use_cache pretraining_tp chunk_size_feed_forward torchscript
             attn_implementation _attn_implementation _attn_implementation_autoset _attn_implementation_internal
             experts_implementation _experts_implementation _experts_implementation_internal _flash_attn_2_enabled
@@ -101,6 +101,11 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "quantization": (None, {}),  # MLX
     "quantization_config": (None, {}),
     "compression_config": (None, {}),
+    # gpt-oss's and LFM2's.
+    "swiglu_limit": (7.0,),
+    "swiglu_alpha": (1.702,),
+    "conv_bias": (False, None),
+    "attn_output_gate": (False, None),
 }
 
 _ADVICE = {

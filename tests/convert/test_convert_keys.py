@@ -34,6 +34,9 @@ SAMPLED = {name for name, *_ in SAMPLING}
 CLASSES = {
     "llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config",
     "gemma2": "Gemma2Config", "gemma3_text": "Gemma3TextConfig", "gemma3": "Gemma3Config", "bert": "BertConfig",
+    "qwen3_moe": "Qwen3MoeConfig", "gpt_oss": "GptOssConfig", "qwen3_5_text": "Qwen3_5TextConfig",
+    "qwen3_5": "Qwen3_5Config", "qwen3_5_moe_text": "Qwen3_5MoeTextConfig", "qwen3_5_moe": "Qwen3_5MoeConfig",
+    "qwen3_next": "Qwen3NextConfig", "lfm2": "Lfm2Config", "lfm2_moe": "Lfm2MoeConfig",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -84,11 +87,44 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "sliding_window_pattern": ({}, 2),
     "type_vocab_size": ({}, 3),
     "layer_norm_eps": ({}, 0.5),
+    "num_experts": ({}, 4),
+    "num_local_experts": ({}, 4),
+    "num_experts_per_tok": ({}, 3),
+    "moe_intermediate_size": ({}, 30),
+    "shared_expert_intermediate_size": ({}, 30),
+    "norm_topk_prob": ({"norm_topk_prob": True}, False),
+    "routed_scaling_factor": ({}, 2.5),
+    "use_expert_bias": ({}, False),
+    "num_dense_layers": ({}, 2),
+    "mlp_only_layers": ({}, [1]),
+    "decoder_sparse_step": ({}, 2),
+    "quantization_config": ({}, {"quant_method": "gptq"}),
+    "linear_conv_kernel_dim": ({}, 3),
+    "linear_key_head_dim": ({}, 12),
+    "linear_value_head_dim": ({}, 12),
+    "linear_num_key_heads": ({}, 3),
+    "linear_num_value_heads": ({}, 4),
+    "full_attention_interval": ({"layer_types": None}, 3),
+    "norm_eps": ({}, 0.5),
+    "tie_embedding": ({}, False),
+    "conv_L_cache": ({}, 5),
+    "block_ff_dim": ({}, 200),
+    "block_multiple_of": ({}, 64),
+    "block_ffn_dim_multiplier": ({}, 3.0),
+    "block_auto_adjust_ff_dim": ({}, False),
+    "full_attn_idxs": ({"layer_types": None}, [1]),
 }
 
 #: Such settings where a family has others.
 OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("qwen", "max_position_embeddings"): ({"seq_length": None}, 64),
+    ("gpt_oss", "attention_bias"): ({}, False),
+    ("lfm2", "num_hidden_layers"): ({}, 6),
+    **{
+        (family, key): ({"rope_parameters": {}}, value)
+        for family in ("qwen3_5_text", "qwen3_5_moe_text")
+        for key, value in (("rope_theta", 77.0), ("partial_rotary_factor", 0.5))
+    },
     ("gemma2", "layer_types"): ({}, ["full_attention"] * 4),
     ("gemma3_text", "layer_types"): ({}, ["full_attention"] * 12),
     ("gemma3_text", "rope_parameters"): ({}, {"full_attention": {"rope_theta": 77.0}}),
@@ -96,6 +132,10 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
         (family, key): ({}, value)
         for family in ("gemma2", "gemma3_text", "gemma3", "bert")
         for key, value in (("hidden_size", 66), ("num_attention_heads", 2), ("tie_word_embeddings", False))
+    },
+    **{
+        (family, "tie_word_embeddings"): ({}, value)
+        for family, value in (("qwen3_5", True), ("qwen3_5_moe", True), ("lfm2", False), ("lfm2_moe", False))
     },
 }
 
@@ -121,6 +161,10 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
     assert set(followed) - set(fields) <= {
         "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings", "head_dim", "layer_types",
         *(("rope_theta", "rope_local_base_freq", "sliding_window_pattern") if family == "gemma3_text" else ()),
+        *(("full_attention_interval",) if family.startswith(("qwen3_5", "qwen3_next")) else ()),
+        *(("tie_embedding", "block_ff_dim") if family.startswith("lfm2") else ()),
+        *(("num_local_experts",) if family == "qwen3_moe" else ()),
+        *(("quantization_config",) if family == "gpt_oss" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 
