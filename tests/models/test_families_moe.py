@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggpy import LLM
+from ggpy import LLM, SamplingParams
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
@@ -111,6 +111,23 @@ def test_a_text_may_be_cut_anywhere(make: Make, name: str, file_type: str) -> No
         for cuts in ([1] * n, [7, 64, 1, 40, n - 112]):
             assert np.array_equal(np.concatenate([*run(cuts)]), whole)
         runtime.close()
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "qwen35moe", "lfm2"])
+def test_a_text_is_the_same_after_and_beside_others(make: Make, name: str) -> None:
+    """Prompts that share beginnings, one after the other in a cache of one slot and all together, against each alone:
+    rings and recurrent states cannot be cut as keys and values are."""
+    path, greedy = make(CASES[name]), SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    start = "The capital of France is Paris, and the river that runs through the city is the Seine. "
+    prompts = [start + "Once", start, start[:40] + "def main", start + "Once upon a time", "The capital"]
+
+    def texts(groups: list[list[str]], n_parallel: int) -> list[list[int]]:
+        with LLM(path, n_ctx=192, n_threads=1, n_parallel=n_parallel) as llm:
+            return [output.outputs[0].token_ids for group in groups for output in llm.generate(group, greedy)]
+
+    alone = [texts([[prompt]], 1)[0] for prompt in prompts]
+    assert texts([[prompt] for prompt in prompts], 1) == alone
+    assert texts([prompts], 3) == alone
 
 
 @pytest.mark.parametrize("name", ["qwen35", "qwen35moe"])
