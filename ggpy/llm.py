@@ -45,7 +45,8 @@ MAX_THREADS = 1024  # more than any machine has cores; a slip such as -t 100000 
 
 @dataclass(frozen=True)
 class CompletionOutput:
-    """One answer. finish_reason: "stop" (an end token or a stop string) or "length" (max_tokens, or a full context)."""
+    """One answer. finish_reason: "stop" (an end token or a stop string), "length" (max_tokens, or a full context), or
+    "error": the sentence is in `error`, and the other answers are as if it had not been asked for."""
 
     index: int
     text: str
@@ -53,6 +54,7 @@ class CompletionOutput:
     finish_reason: str | None
     stop_reason: str | int | None
     timings: Timings
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -359,6 +361,9 @@ class LLM:
                         yield index, text
                     if finished:
                         del live[index]
+            errors = [request.error for request in requests if request.error is not None]
+            if errors and len(errors) == len(requests):  # else each is its own request's result
+                raise errors[0]
         finally:
             with self._lock:
                 for request in requests:
@@ -456,7 +461,9 @@ def _answers_of(params: SamplingParams) -> list[SamplingParams]:
 
 def _request_output(group: _PromptGroup) -> RequestOutput:
     outputs = [
-        CompletionOutput(i, s.text, s.token_ids, s.finish_reason, s.stop_reason, s.timings)
+        CompletionOutput(
+            i, s.text, s.token_ids, s.finish_reason, s.stop_reason, s.timings, str(s.error) if s.error else None
+        )
         for i, s in enumerate(group.requests)
     ]
     return RequestOutput(group.prompt, group.prompt_token_ids, outputs)

@@ -92,11 +92,19 @@ class SlotStates:
         (memory,) = self._memory[state]
         return address(memory), memory.strides[0]
 
-    def copy(self, source: int, target: int) -> None:
-        """Make a slot's state that of another one."""
-        for memory in self._memory.values():
+    def copy(self, source: int, target: int, n: int) -> None:
+        """Make a slot's state that of another one: keys and values of the first n tokens, and all of what passes."""
+        for state, memory in self._memory.items():
             for part in memory:
-                part[target] = part[source]
+                self._cells_of(state, part[target], n)[:] = self._cells_of(state, part[source], n)
+
+    def _cells_of(self, state: State, slot: np.ndarray, n: int) -> np.ndarray:
+        """The part of a slot's state that n tokens have filled, where that is known."""
+        if not isinstance(state, KVState) or state in self._passing:
+            return slot
+        _, n_cells = self._cells[state.layer]
+        heads = slot.reshape(state.n_head_kv, -1)  # each [position / 16]([16 positions])
+        return heads[:, : min(n_cells, round_up(n, 16)) * heads.shape[1] // n_cells]
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         """A copy of what a slot cannot be cut back from: rings, convolutions, recurrent matrices."""

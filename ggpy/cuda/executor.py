@@ -363,7 +363,7 @@ class CudaExecutor:
         self.device.synchronize()
         return values[:n]
 
-    def copy_state(self, source: int, target: int) -> None:
+    def copy_state(self, source: int, target: int, n: int) -> None:
         """Make a slot's keys and values those of another slot."""
         self.device.use()
         for caches, n_bytes in (

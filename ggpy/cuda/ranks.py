@@ -84,9 +84,9 @@ class TensorParallelExecutor:
     def cut(self) -> tuple[bool, bool]:
         return either_cut(self.ranks)
 
-    def copy_state(self, source: int, target: int) -> None:
+    def copy_state(self, source: int, target: int, n: int) -> None:
         for rank in self.ranks:
-            rank.copy_state(source, target)
+            rank.copy_state(source, target, n)
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         return []

@@ -26,12 +26,21 @@ CHECKPOINTS = 6  # of a slot
 CHECKPOINT_BYTES = 1 << 30  # of all slots; the longest unused slot's oldest go first
 
 
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """The number of tokens that both begin with."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    return next(i for i in range(n) if a[i] != b[i])
+
+
 class SlotState(Protocol):
     """The interface that the cache needs of a runtime."""
 
     n_slots: int
     reach: Reach
 
+    def copy_state(self, source: int, target: int, n: int) -> None: ...
     def checkpoint(self, slot: int) -> list[np.ndarray]: ...
     def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None: ...
 
@@ -63,10 +72,7 @@ class Slot:
     checkpoints: list[Checkpoint] = field(default_factory=list)
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
-        n = min(len(self.tokens), len(tokens))
-        if self.tokens[:n] == tokens[:n]:
-            return n
-        return next(i for i in range(n) if self.tokens[i] != tokens[i])
+        return common_prefix(self.tokens, tokens)
 
     def begin(self, n: int, n_new: int) -> None:
         """Record that a step is about to write n_new cells after the first n: should it be interrupted, the slot must
@@ -127,6 +133,13 @@ class Cache:
         slot.stands = n
         if n == 0:
             slot.written = 0
+
+    def copy(self, source: Slot, target: Slot, n: int) -> None:
+        """Make a free slot hold the first n tokens of another one, a length that `reusable` gave of it."""
+        self._state.copy_state(source.index, target.index, n)
+        target.tokens, target.n_prompt, target.checkpoints = [*source.tokens], source.n_prompt, [*source.checkpoints]
+        target.stands, target.written = source.stands, source.written
+        self.rewind(target, n)
 
     def keep(self, slot: Slot) -> None:
         """Take a checkpoint of a slot as it stands."""

@@ -1,24 +1,23 @@
-"""Batches: many requests over one runtime.
+"""The engine: many requests over one runtime.
 
-`Engine.step` shows the data's way: schedule a batch (the next token of every request that is generating, then chunks
-of prompts, up to `n_batch`), run it, choose tokens. A device that chooses tokens by itself is kept a step ahead: it
-goes on without waiting for the host. Knows nothing of files, templates or terminals.
+`Engine.step` shows the data's way: schedule a batch, run it, choose tokens. A device that chooses tokens by itself is
+kept a step ahead: it goes on without waiting for the host. Knows nothing of files, templates or terminals.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.engine.cache import Cache, Slot, SlotState
+from ggpy.engine.cache import Cache, Slot
 from ggpy.engine.request import Request
+from ggpy.engine.scheduler import Batch, Limits, Scheduler
 from ggpy.errors import GGPYError
-from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampledTokens, SampleSpecs, sampled_by_last_step
+from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs
 from ggpy.sampling.sampler import Chain
 from ggpy.sampling.sampling_params import SamplingParams
 
@@ -27,15 +26,10 @@ if TYPE_CHECKING:
     from ggpy.text.tokenizer import Tokenizer
 
 
-class RuntimeLike(SlotState, Protocol):
+class RuntimeLike(Limits, Protocol):
     """The interface that the engine needs of a runtime."""
 
     n_ctx: int
-    n_batch: int
-    n_vocab: int
-    max_sampled: int  # tokens of a step that `sample` takes; 0 where there is no such way
-    max_top_k: int  # that it can draw one token from
-    by_kind: bool  # whether it evaluates generated tokens and prompts' in ways of their own
 
     def step(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int = 0
@@ -44,25 +38,11 @@ class RuntimeLike(SlotState, Protocol):
     def sample(self, tokens: Integers, slots: Integers, positions: Integers, specs: SampleSpecs) -> SampledTokens: ...
 
 
-@dataclass
-class Batch:
-    """One step's tokens: those of `chunks[i]` are the next of `requests[i]`."""
-
-    requests: list[Request] = field(default_factory=list)
-    chunks: list[list[int]] = field(default_factory=list)
-    n_in_flight: int = 0  # tokens of each request that the batch before is yet to sample: its chunk, or none
-    specs: SampleSpecs | None = None  # how the device is to choose every request's next token; None: here, from logits
-    # logits [m, n_vocab], a row for each request that has no token pending any more; or every request's token
-    result: NDArray[np.float32] | SampledTokens | None = None
-
-    def __iter__(self) -> Iterator[tuple[Request, list[int]]]:
-        return zip(self.requests, self.chunks, strict=True)
-
-
 class Engine:
     """An engine that runs requests over a runtime's slots. Not thread-safe.
 
     chain_for: a function that gives a faster sampler than numpy's for parameters (resolved), or None; see `Sampler`.
+    max_waiting: how many requests may wait for a slot; None: any number.
     """
 
     def __init__(
@@ -70,100 +50,52 @@ class Engine:
         runtime: RuntimeLike,
         tokenizer: Tokenizer,
         chain_for: Callable[[SamplingParams], Chain | None] = lambda params: None,
+        max_waiting: int | None = None,
     ) -> None:
         self.runtime, self._chain_for = runtime, chain_for
         self.tokenizer = tokenizer
         self.cache = Cache(runtime)
         self.slots = self.cache.slots
-        self.waiting: deque[Request] = deque()
-        self.running: list[Request] = []
+        self.scheduler = Scheduler(runtime, self.cache, max_waiting)
         self.n_evaluated = 0  # tokens that went through the runtime so far
         self._in_flight: Batch | None = None  # under way already
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self.scheduler.waiting or self.scheduler.running)
 
-    def request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        """A request for `add`, from token ids and resolved parameters. Raises GGPYError where it could not run."""
+    def request(self, prompt: Sequence[int], params: SamplingParams, priority: int = 0) -> Request:
+        """A request for `add`, from token ids and resolved parameters; of those that wait, the one of the lowest number
+        of `priority` is first. Raises GGPYError where it could not run."""
         self._check(prompt, "The prompt")
         wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
         if wrong is not None:
             raise GGPYError(f"logit_bias names the token id {wrong}, but ids are 0 to {self.runtime.n_vocab - 1}.")
         request = Request(prompt, params, self.tokenizer, self.runtime.n_ctx, self._chain_for(params))
+        request.priority = priority
         request.stops = self.cache.stops(request.prompt, self.tokenizer)
         return request
 
     def add(self, request: Request) -> None:
-        self.waiting.append(request)
+        """Have a request wait for a slot. Raises `scheduler.QueueFull`."""
+        self.scheduler.add(request)
 
     def abort(self, request: Request) -> None:
         """End a request early; its slot's cells can still be reused."""
         if not request.finished:
             request.finish("abort")
-        self._retire(request)
+        self.scheduler.retire(request)
 
     def step(self) -> list[Request]:
         """Evaluate one batch. Returns the requests that gained a token."""
-        batch, self._in_flight = self._in_flight or self.run(self.schedule()), None
-        following = self.schedule_overlapped(batch)
+        batch, self._in_flight = self._in_flight or self.run(self.scheduler.schedule()), None
+        following = self.scheduler.schedule_overlapped(batch)
         if following is not None:
             self.run(following)
         advanced = self.postprocess(batch)
         if following is not None and not all(request.finished for request in following.requests):
             self._in_flight = following
         return advanced
-
-    def schedule(self) -> Batch:
-        """The batch of the next step: generating requests first, then prompts in order of arrival."""
-        while self.waiting and (slot := self._slot_for(self.waiting[0])):
-            request = self.waiting.popleft()
-            n = self._n_reusable(slot, request)
-            self.cache.rewind(slot, n)
-            request.begin(slot, n)
-            self.running.append(request)
-        batch, room, by_kind = Batch(), self.runtime.n_batch, self.runtime.by_kind
-        for request in self.running:
-            if not request.n_pending:  # interrupted between evaluation and choice: evaluate the last token once more
-                assert request.slot is not None
-                request.n_computed = self.cache.reusable(request.slot, request.n_computed - 1)
-                self.cache.rewind(request.slot, request.n_computed)
-        for request in sorted(self.running, key=lambda s: not s.generating if by_kind else s.n_pending > 1):
-            count = min(request.n_pending_of_kind if by_kind else request.n_pending, request.n_to_stop, room)
-            if count:
-                batch.requests.append(request)
-                batch.chunks.append(request.tokens[request.n_computed : request.n_computed + count])
-                room -= count
-        if self.runtime.max_sampled:
-            batch.specs = self._specs(batch)
-        return batch
-
-    def schedule_overlapped(self, batch: Batch) -> Batch | None:
-        """The batch after one whose tokens the device chooses, if its requests simply go on; else None. If a request
-        turns out to have ended, its token is evaluated in vain, in a cell that its slot never claims."""
-        if batch.specs is None or (self.waiting and any(slot.request is None for slot in self.slots)):
-            return None
-        going = [request for request in batch.requests if not request.finished]
-        if going != self.running or not all(request.goes_on for request in going):
-            return None
-        chunks = [[sampled_by_last_step(request.slot.index)] for request in going if request.slot is not None]
-        following = Batch(going, chunks, n_in_flight=1)
-        following.specs = self._specs(following)
-        return following if following.specs is not None else None
-
-    def _specs(self, batch: Batch) -> SampleSpecs | None:
-        """Sample specs of the batch's tokens for the device; None where it cannot choose one of them."""
-        if not 0 < len(batch.requests) <= self.runtime.max_sampled:
-            return None
-        rows = []
-        for request in batch.requests:
-            if not batch.n_in_flight and (request.n_pending > 1 or (self.runtime.by_kind and not request.generating)):
-                return None
-            row = request.sampler.spec(self.runtime.n_vocab, self.runtime.max_top_k, batch.n_in_flight)
-            if row is None:
-                return None
-            rows.append(row)
-        return np.array(rows, SAMPLE_SPEC)
 
     def run(self, batch: Batch) -> Batch:
         """Evaluate the batch: its `result` is set, and may still be in flight on the device."""
@@ -212,34 +144,24 @@ class Engine:
                 continue
             try:
                 request.advance(one)
-            except GGPYError:
+            except GGPYError as error:  # this request's alone
                 assert request.slot is not None
                 self.cache.rewind(request.slot, 0)  # whatever gave such logits is not to be built upon
+                request.error = error
                 request.finish("error")
-                self._retire(request)
-                raise
             advanced.append(request)
             if request.finished:
-                self._retire(request)
+                self.scheduler.retire(request)
         return advanced
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """The logits after every token, float32 [n_tokens, n_vocab].
 
-        Borrows a slot: a free one, else that of the newest running request, which then evaluates its tokens again.
+        Borrows a slot: a free one, else a running request's, which then waits, and evaluates its tokens again.
         """
         self._check(tokens, "The sequence of tokens")
         self._in_flight = None  # its requests may lose their slots; those tokens will be chosen again
-        free = [slot for slot in self.slots if slot.request is None]
-        if free:
-            slot = min(free, key=lambda s: s.last_used)
-            self.cache.touch(slot)
-        else:
-            displaced = self.running.pop()
-            assert displaced.slot is not None
-            slot, displaced.slot = displaced.slot, None
-            slot.request, displaced.n_computed = None, 0
-            self.waiting.appendleft(displaced)
+        slot = self._borrow()
         n, n_batch = len(tokens), self.runtime.n_batch
         ids = [int(token) for token in tokens]
         result = np.empty((n, self.runtime.n_vocab), np.float32)
@@ -252,6 +174,13 @@ class Engine:
             slot.extend(chunk, of_prompt=True)
             self.n_evaluated += count
         return result
+
+    def _borrow(self) -> Slot:
+        """A slot for what is no request."""
+        free = [slot for slot in self.slots if slot.request is None]
+        slot = min(free, key=lambda s: s.last_used) if free else self.scheduler.displace()
+        self.cache.touch(slot)
+        return slot
 
     def embed(self, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """The vectors that a model which embeds gives for sequences of tokens: float32 [n_embd] each."""
@@ -284,29 +213,6 @@ class Engine:
             rows = self.runtime.step(tokens[start:end], slots[start:end], positions[start:end], here)
             self.n_evaluated += end - start
         return [row.copy() for row in rows]
-
-    def _slot_for(self, request: Request) -> Slot | None:
-        """The free slot that shares the longest prefix; of equal ones the longest unused."""
-        free = [slot for slot in self.slots if slot.request is None]
-        return max(free, key=lambda s: (self._n_reusable(s, request), -s.last_used), default=None)
-
-    def _n_reusable(self, slot: Slot, request: Request) -> int:
-        """The number of a slot's cells that the request can go on from: they hold its first tokens, but not the last,
-        evaluated as they would be now."""
-        n = min(slot.common_prefix(request.tokens), len(request.tokens) - 1)
-        if self.runtime.by_kind:
-            n = min(n, slot.n_prompt, len(request.prompt))
-        return self.cache.reusable(slot, n)
-
-    def _retire(self, request: Request) -> None:
-        if request.slot is not None:
-            self.cache.touch(request.slot)
-            request.slot.request = None
-            request.slot = None
-        if request in self.running:
-            self.running.remove(request)
-        if request in self.waiting:
-            self.waiting.remove(request)
 
     def _check(self, tokens: Sequence[int], what: str) -> None:
         n_vocab, n_ctx = self.runtime.n_vocab, self.runtime.n_ctx

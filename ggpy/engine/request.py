@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ggpy.errors import GGPYError
 from ggpy.sampling.sampler import Chain, Sampler
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.text.text_stream import TextStream
@@ -54,6 +55,9 @@ class Request:
         self.prompt = list(prompt)
         self.params = params
         self.tokens = list(prompt)  # prompt and chosen tokens
+        self.priority = 0  # the lower number first
+        self.arrival: int | None = None  # the order in which requests came
+        self.error: GGPYError | None = None  # why it ended as "error"
         self.n_computed = 0  # of `tokens`, how many the slot's cache holds
         self.stops: list[int] = []  # lengths of the prompt at which steps end, for checkpoints to be taken
         self.finish_reason: str | None = None  # "stop", "length", "abort" or "error"

@@ -35,8 +35,8 @@ class Executor(Protocol):
         for an executor that evaluates the two kinds separately, so that neither depends on the rest of the batch."""
         ...
 
-    def copy_state(self, source: int, target: int) -> None:
-        """Make a slot's state that of another slot."""
+    def copy_state(self, source: int, target: int, n: int) -> None:
+        """Make a slot's state that of another slot, keys and values at least of the first n tokens."""
         ...
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:

@@ -36,9 +36,9 @@ class PipelineExecutor:
     def cut(self) -> tuple[bool, bool]:
         return either_cut(self.stages)
 
-    def copy_state(self, source: int, target: int) -> None:
+    def copy_state(self, source: int, target: int, n: int) -> None:
         for stage in self.stages:
-            stage.copy_state(source, target)
+            stage.copy_state(source, target, n)
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         return [array for stage in self.stages for array in stage.checkpoint(slot)]

@@ -265,9 +265,9 @@ class Runtime:
             else:
                 raise ValueError(f"a {name} outside {least}..{limit - 1}")
 
-    def copy_state(self, source: int, target: int) -> None:
-        """Make a slot's state that of another slot."""
-        self._executor.copy_state(source, target)
+    def copy_state(self, source: int, target: int, n: int) -> None:
+        """Make a slot's state that of another slot, keys and values at least of the first n tokens."""
+        self._executor.copy_state(source, target, n)
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         """A copy of what a slot cannot be cut back from; see `reach` and `ggpy.graph.state.Reach`."""

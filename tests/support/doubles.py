@@ -57,7 +57,7 @@ class FakeRuntime:
         max_sampled: int = 0,
         by_kind: bool = False,
     ) -> None:
-        self.device, self.reach = "cpu", Reach()
+        self.device, self.reach, self.copied = "cpu", Reach(), 0
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
         self.cells = np.full((n_slots, n_ctx), -1, np.int32)
         self.by_kind = by_kind
@@ -109,6 +109,11 @@ class FakeRuntime:
             logits[EOS] = -5.0
         return logits
 
+    def copy_state(self, source: int, target: int, n: int) -> None:
+        self.copied += n
+        self.cells[target, :n], self.generated[target, :n] = self.cells[source, :n], self.generated[source, :n]
+        self.cells[target, n:] = -1
+
     def checkpoint(self, slot: int) -> list[NDArray[Any]]:
         return []
 
@@ -133,6 +138,10 @@ class PassingRuntime(FakeRuntime):
         self.state = np.zeros((self.n_slots, 2), np.int64)  # a hash of the tokens, and their number
         self.ring = np.full((self.n_slots, max(1, n_cells)), -1, np.int64)  # the position in each cell
         self.checkpoints = self.restored = 0
+
+    def copy_state(self, source: int, target: int, n: int) -> None:
+        super().copy_state(source, target, n)
+        self.state[target], self.ring[target] = self.state[source], self.ring[source]
 
     def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> NDArray[np.float32]:
         for token, slot, position in zip(tokens, slots, positions, strict=True):
