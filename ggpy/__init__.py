@@ -9,11 +9,12 @@ import os
 
 TYPE_CHECKING = False  # as type checkers read it, without importing typing
 __version__ = "0.1.0"
-__all__ = ["LLM", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from ggpy.async_llm import AsyncLLM
     from ggpy.errors import GGPYError
     from ggpy.gguf.file import GGUFFile
     from ggpy.llm import LLM
@@ -29,6 +30,7 @@ if not os.path.isdir(os.path.join(_here, "quant")) and os.path.isfile(os.path.jo
 
 _HOMES = {
     "LLM": "ggpy.llm",
+    "AsyncLLM": "ggpy.async_llm",
     "GGPYError": "ggpy.errors",
     "GGUFFile": "ggpy.gguf.file",
     "SamplingParams": "ggpy.sampling.sampling_params",

@@ -179,7 +179,7 @@ class LLM:
             model.runtime,
         )
         self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for)
-        self._lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
+        self.lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
         self._release = weakref.finalize(self, _release, self.runtime, self.file)
         forks.watch(self)
@@ -231,7 +231,7 @@ class LLM:
             raise GGPYError("generate needs prompts or prompt_token_ids, and not both.")
         arguments.flag("stream", stream)
         if prompt_token_ids is None:
-            texts_and_ids = [self._encode(prompt) for prompt in _as_list("prompts", prompts)]
+            texts_and_ids = [self.encode(prompt) for prompt in _as_list("prompts", prompts)]
         else:
             several = _as_list("prompt_token_ids", prompt_token_ids)
             texts_and_ids = [(None, arguments.token_ids("prompt_token_ids", ids)) for ids in several]
@@ -289,8 +289,8 @@ class LLM:
                 f"{self.path.name} is a {self.runtime.hparams.arch} model that writes text; embed takes a model made"
                 " for it, such as all-MiniLM-L6-v2."
             )
-        given = [self._encode(prompt) for prompt in _as_list("prompts", prompts)]
-        with self._lock:
+        given = [self.encode(prompt) for prompt in _as_list("prompts", prompts)]
+        with self.lock:
             self._check_open()
             rows = self.engine.embed([ids for _, ids in given])
         if normalize:
@@ -303,7 +303,7 @@ class LLM:
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits after each token, float32 [n_tokens, n_vocab]; answers being generated go on undisturbed."""
         ids = arguments.token_ids("token_ids", token_ids)
-        with self._lock:
+        with self.lock:
             self._check_writes()
             return self.engine.logits(ids)
 
@@ -329,11 +329,14 @@ class LLM:
         """Token ids of a rendered conversation, special tokens parsed; BOS is first, once, where the model wants it."""
         return self.tokenizer.tokenize_chat(rendered)
 
-    def request(self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None) -> Request:
-        """One prompt as a request for `follow`, for callers who watch a request instead of waiting for its result."""
+    def request(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None, priority: int = 0
+    ) -> Request:
+        """One prompt as a request for `follow`, for callers who watch a request instead of waiting for its result. Of
+        requests that wait, the one of the lowest number of `priority` is first."""
         self._check_writes()
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
-        return self.engine.request(ids, params_or_default("params", params).resolved(self.sampling_defaults))
+        return self.engine.request(ids, params_or_default("params", params).resolved(self.sampling_defaults), priority)
 
     def follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
         """Run requests until all are finished; yields (index in `requests`, new text). Closing it early ends them."""
@@ -345,12 +348,12 @@ class LLM:
 
     def _follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
         try:
-            with self._lock:
+            with self.lock:
                 for request in requests:
                     self.engine.add(request)
             live = dict(enumerate(requests))
             while live:
-                with self._lock:
+                with self.lock:
                     self._check_open()
                     if not any(request.finished for request in live.values()):
                         self.engine.step()
@@ -365,13 +368,13 @@ class LLM:
             if errors and len(errors) == len(requests):  # else each is its own request's result
                 raise errors[0]
         finally:
-            with self._lock:
+            with self.lock:
                 for request in requests:
                     self.engine.abort(request)
 
     def close(self) -> None:
         """Free the memory and close the file. Harmless twice."""
-        with self._lock:
+        with self.lock:
             self._release()
 
     def __enter__(self) -> LLM:
@@ -381,10 +384,10 @@ class LLM:
         self.close()
 
     def before_fork(self) -> None:
-        self._lock.acquire()  # no other thread is within a step when memory is copied
+        self.lock.acquire()  # no other thread is within a step when memory is copied
 
     def after_fork(self, in_child: bool) -> None:
-        self._lock.release()
+        self.lock.release()
 
     def _check_open(self) -> None:
         if not self._release.alive:
@@ -397,7 +400,9 @@ class LLM:
                 f"{self.path.name} is a {self.runtime.hparams.arch} model: it embeds texts and writes none."
             )
 
-    def _encode(self, prompt: Any) -> tuple[str | None, list[int]]:
+    def encode(self, prompt: Any) -> tuple[str | None, list[int]]:
+        """The text of a prompt, None where it came as token ids, and its token ids; raises GGPYError for what is no
+        prompt."""
         if isinstance(prompt, Mapping):
             ids = prompt.get("prompt_token_ids")
             if ids is not None:

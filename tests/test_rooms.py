@@ -32,6 +32,7 @@ ROOMS = (
     "ggpy.convert",
     "ggpy.hub",
     "ggpy.llm",
+    "ggpy.async_llm",
     "ggpy.conversation",
     "ggpy.eval",
     "ggpy.cli",

@@ -1,0 +1,97 @@
+"""The Python API for event loops: `AsyncLLM` answers many callers at once, each with `async for`.
+
+from ggpy import AsyncLLM, SamplingParams
+
+llm = AsyncLLM("model.gguf")
+async for output in llm.generate("The capital of France is", SamplingParams(max_tokens=16)):
+    print(output.outputs[0].text)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from ggpy.engine.async_engine import AsyncEngine
+from ggpy.engine.request import Request
+from ggpy.llm import LLM, CompletionOutput, Message, Prompt, RequestOutput
+from ggpy.sampling.sampling_params import SamplingParams
+
+
+class AsyncLLM:
+    """A model that answers many requests together, for callers in an event loop. The arguments are `LLM`'s; `llm` gives
+    one that is open already, which stays its owner's to close."""
+
+    def __init__(self, path: Any = None, *, llm: LLM | None = None, **options: Any) -> None:
+        self.llm = LLM(path, **options) if llm is None else llm
+        self._owns = llm is None
+        self._engine = AsyncEngine(self.llm.engine, self.llm.lock)
+        self._requests: dict[str, Request] = {}
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        priority: int = 0,
+    ) -> AsyncIterator[RequestOutput]:
+        """Complete a prompt as `LLM.generate` does; yields the answer so far, again and again, until it is finished.
+        request_id: a name for `abort`. priority: of requests that wait, the lowest number is first."""
+        text, ids = self.llm.encode(prompt)
+        return self._answer(text, ids, sampling_params, request_id, priority)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        priority: int = 0,
+        **template_values: Any,
+    ) -> AsyncIterator[RequestOutput]:
+        """Answer a conversation as `LLM.chat` does; yields the answer so far, until it is finished."""
+        text = self.llm.render_chat(messages, **template_values)
+        return self._answer(text, self.llm.tokenize_chat(text), sampling_params, request_id, priority)
+
+    async def _answer(
+        self,
+        prompt: str | None,
+        ids: list[int],
+        params: SamplingParams | None,
+        request_id: str | None,
+        priority: int,
+    ) -> AsyncIterator[RequestOutput]:
+        request = self.llm.request(ids, params, priority)
+        if request_id is not None:
+            self._requests[request_id] = request
+        whole = ""
+        deltas = self._engine.follow(request)
+        try:
+            async for delta in deltas:
+                whole += delta
+                output = CompletionOutput(
+                    0, whole, request.token_ids, request.finish_reason, request.stop_reason, request.timings
+                )
+                yield RequestOutput(prompt, ids, [output], request.finished)
+        finally:
+            if request_id is not None:
+                self._requests.pop(request_id, None)
+            await deltas.aclose()
+
+    async def abort(self, request_id: str) -> None:
+        """End a request early; its `async for` ends with what there is. Harmless for one that is over."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._engine.abort(request)
+
+    def close(self) -> None:
+        """End the engine's thread, and close the model if this opened it."""
+        self._engine.close()
+        if self._owns:
+            self.llm.close()
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await asyncio.to_thread(self.close)

@@ -1,0 +1,133 @@
+"""The engine in a thread of its own, for callers in an event loop: requests are added and aborted at any time, and what
+they gain is awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+
+from ggpy.engine.engine import Engine
+from ggpy.engine.request import Request
+from ggpy.errors import GGPYError
+
+
+class AsyncEngine:
+    """A thread that steps an engine while there is work. lock: held during each step, and by whoever else uses the
+    engine. The thread starts with the first request and ends with `close`.
+
+    What callers want done is queued, and done by the thread before its next step: who waited for the lock would wait
+    for long, as the thread takes it again at once.
+    """
+
+    def __init__(self, engine: Engine, lock: threading.RLock | None = None) -> None:
+        self.engine = engine
+        self._lock = lock or threading.RLock()
+        self._work = threading.Condition(threading.Lock())
+        self._orders: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._news: dict[Request, Callable[[], None]] = {}  # how those who wait for a request are told
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    async def follow(self, request: Request) -> AsyncGenerator[str, None]:
+        """Run a request; yields its text as it comes, at least once, the last time when it is finished. Leaving early
+        aborts it. Raises the error of a request that fails, or that is not admitted."""
+        news, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # of a loop that was closed: nobody waits there any more
+                loop.call_soon_threadsafe(news.set)
+
+        def add() -> None:
+            self.engine.add(request)
+            self._news[request] = tell
+
+        try:
+            await asyncio.wrap_future(self._order(add))
+            while True:
+                await news.wait()
+                news.clear()
+                finished = request.finished  # asked first: it may finish once the text is taken
+                text = request.take_text()
+                if finished and request.error is not None:
+                    raise request.error
+                if text or finished:
+                    yield text
+                if finished:
+                    return
+        finally:
+            self._news.pop(request, None)
+            if not request.finished:
+                self.abort(request)
+
+    def abort(self, request: Request) -> None:
+        """End a request; its slot is free before the next step. From any thread."""
+
+        def abort() -> None:
+            self.engine.abort(request)
+            self._tell(request)
+
+        if not self._closed:
+            self._order(abort)
+
+    def close(self) -> None:
+        """End the thread; requests that still run are aborted."""
+        with self._work:
+            self._closed = True
+            self._work.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _order(self, what: Callable[[], None]) -> Future[None]:
+        """Have the thread do something before its next step."""
+        done: Future[None] = Future()
+        with self._work:
+            if self._closed:
+                raise GGPYError("The engine was closed; open the model again.")
+            self._orders.append((what, done))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ggpy-engine", daemon=True)
+                self._thread.start()
+            self._work.notify_all()
+        return done
+
+    def _tell(self, request: Request) -> None:
+        tell = self._news.get(request)
+        if tell is not None:
+            tell()
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._closed or self._orders or self.engine.has_work)
+            with self._lock:
+                while self._orders:
+                    what, done = self._orders.popleft()
+                    try:
+                        what()
+                    except Exception as error:
+                        done.set_exception(error)
+                    else:
+                        done.set_result(None)
+                if self._closed:
+                    self._end_all("abort", None)
+                    return
+                try:
+                    advanced = self.engine.step() if self.engine.has_work else []
+                except Exception as error:  # of the runtime: nobody's answer can go on
+                    known = error if isinstance(error, GGPYError) else GGPYError(f"The runtime failed: {error}")
+                    self._end_all("error", known)
+                    advanced = []
+            for request in advanced:
+                self._tell(request)
+
+    def _end_all(self, reason: str, error: GGPYError | None) -> None:
+        """End all requests, and tell those who wait for them."""
+        for request in [*self.engine.scheduler.running, *self.engine.scheduler.waiting]:
+            request.error = error
+            request.finish(reason)
+            self.engine.abort(request)
+            self._tell(request)

@@ -1,0 +1,173 @@
+"""The engine's own thread: callers of an event loop come, wait, leave and fail independently."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ggpy.engine.async_engine import AsyncEngine
+from ggpy.engine.engine import Engine
+from ggpy.engine.request import Request
+from ggpy.engine.scheduler import QueueFull
+from ggpy.errors import GGPYError
+from ggpy.sampling.sampling_params import SamplingParams
+from tests.support.doubles import ByteTokenizer, FakeRuntime
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12).resolved()
+
+
+def tokens(seed: int, n: int = 20) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 256, n).tolist()
+
+
+def engine_of(**given: Any) -> Engine:
+    max_waiting = given.pop("max_waiting", None)
+    return Engine(FakeRuntime(**given), ByteTokenizer(), max_waiting=max_waiting)  # type: ignore[arg-type]
+
+
+def run(engine: Engine, what: Callable[[AsyncEngine], Awaitable[None]]) -> None:
+    async def main() -> None:
+        made = AsyncEngine(engine)
+        try:
+            await asyncio.wait_for(what(made), 60)
+        finally:
+            made.close()
+
+    asyncio.run(main())
+    assert not [thread for thread in threading.enumerate() if thread.name == "ggpy-engine"]
+
+
+async def text_of(engine: AsyncEngine, request: Request) -> str:
+    return "".join([delta async for delta in engine.follow(request)])
+
+
+def alone(prompt: list[int]) -> str:
+    engine = engine_of()
+    request = engine.request(prompt, GREEDY)
+    engine.add(request)
+    while not request.finished:
+        engine.step()
+    return request.text
+
+
+@pytest.mark.parametrize("max_sampled", [0, 8])
+def test_many_callers_at_once(max_sampled: int) -> None:
+    engine = engine_of(n_slots=3, max_sampled=max_sampled)
+    prompts = [tokens(i) for i in range(20)]
+
+    async def many(made: AsyncEngine) -> None:
+        async def one(i: int) -> str:
+            await asyncio.sleep(0.001 * (i % 5))
+            return await text_of(made, engine.request(prompts[i], GREEDY))
+
+        assert await asyncio.gather(*map(one, range(20))) == [alone(prompt) for prompt in prompts]
+
+    run(engine, many)
+    assert not engine.has_work
+
+
+def test_who_leaves_frees_the_slot() -> None:
+    engine = engine_of(n_slots=1)
+    endless = SamplingParams(temperature=0, max_tokens=200).resolved()
+
+    async def leave(made: AsyncEngine) -> None:
+        left, cancelled = (engine.request(tokens(i), endless) for i in range(2))
+        deltas = made.follow(left)
+        async for _ in deltas:
+            break
+        await deltas.aclose()
+        task = asyncio.create_task(text_of(made, cancelled))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        assert await text_of(made, engine.request(tokens(2), GREEDY)) == alone(tokens(2))
+        assert [left.finish_reason, cancelled.finish_reason] == ["abort", "abort"]
+
+    run(engine, leave)
+
+
+def test_an_abort_ends_the_iteration() -> None:
+    engine = engine_of(n_slots=1)
+    request = engine.request(tokens(0), SamplingParams(temperature=0, max_tokens=200).resolved())
+
+    async def abort(made: AsyncEngine) -> None:
+        async for _ in made.follow(request):
+            made.abort(request)
+        assert request.finish_reason == "abort"
+
+    run(engine, abort)
+
+
+def test_errors_reach_their_caller_alone() -> None:
+    engine = engine_of(n_slots=2)
+    step = engine.runtime.step
+    bad, good = engine.request(tokens(0), GREEDY), engine.request(tokens(1), GREEDY)
+
+    def damaged(*given: Any) -> Any:
+        logits = step(*given)
+        slots = [given[1][i] for i in given[3]]
+        if bad.slot is not None and bad.slot.index in slots:
+            logits[slots.index(bad.slot.index)] = np.nan
+        return logits
+
+    engine.runtime.step = damaged  # type: ignore[method-assign, assignment]
+
+    async def both(made: AsyncEngine) -> None:
+        results = await asyncio.gather(text_of(made, bad), text_of(made, good), return_exceptions=True)
+        assert isinstance(results[0], GGPYError)
+        assert results[1] == alone(good.prompt)
+
+    run(engine, both)
+
+
+def test_a_runtime_that_fails_fails_all_but_not_the_thread() -> None:
+    engine = engine_of(n_slots=2)
+    step = engine.runtime.step
+
+    def broken(*given: Any) -> Any:
+        raise OSError("no page")
+
+    async def fail(made: AsyncEngine) -> None:
+        engine.runtime.step = broken  # type: ignore[method-assign, assignment]
+        asked = [text_of(made, engine.request(tokens(i), GREEDY)) for i in range(3)]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert [str(result) for result in results] == ["The runtime failed: no page"] * 3
+        engine.runtime.step = step  # type: ignore[method-assign]
+        assert await text_of(made, engine.request(tokens(4), GREEDY)) == alone(tokens(4))
+
+    run(engine, fail)
+
+
+def test_a_full_queue_is_the_callers_error() -> None:
+    engine = engine_of(n_slots=1, max_waiting=1)
+
+    async def full(made: AsyncEngine) -> None:
+        tasks = [asyncio.create_task(text_of(made, engine.request(tokens(i), GREEDY))) for i in range(6)]
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [result for result in results if isinstance(result, QueueFull)]
+        assert 0 < len(refused) < 6
+        assert all(isinstance(result, (str, QueueFull)) for result in results)
+
+    run(engine, full)
+
+
+def test_closing_ends_those_who_wait() -> None:
+    engine = engine_of(n_slots=1)
+
+    async def main() -> None:
+        made = AsyncEngine(engine)
+        endless = SamplingParams(temperature=0, max_tokens=230).resolved()
+        requests = [engine.request(tokens(i), endless) for i in range(3)]
+        tasks = [asyncio.create_task(text_of(made, request)) for request in requests]
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(made.close)
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert all(request.finished for request in requests)
+        with pytest.raises(GGPYError, match="closed"):
+            await text_of(made, engine.request(tokens(9), GREEDY))
+
+    asyncio.run(main())
