@@ -1,4 +1,4 @@
-"""What the next step evaluates: which requests get slots, in which order, and how much of each prompt.
+"""The choice of what the next step evaluates: which requests get slots, in which order, and how much of each prompt.
 
 Generating requests come first, one token each, then chunks of prompts fill the step up to `n_batch` tokens, so that no
 stream waits longer than one such chunk. Requests wait in the order of their priority, then of arrival.
@@ -25,7 +25,7 @@ WORTH_WAITING = 32
 
 
 class Limits(SlotState, Protocol):
-    """What the scheduler has to know of a runtime."""
+    """The interface that the scheduler needs of a runtime."""
 
     n_batch: int
     n_vocab: int
