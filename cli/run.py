@@ -30,6 +30,7 @@ if TYPE_CHECKING:
       ggpy run -m model.gguf -s "Answer in Chinese." -p 你好 --temp 0
       ggpy run -m ./Qwen3-0.6B --type q4_0 -p "Why is the sky blue?"
       ggpy run -m model.gguf --raw -p "def fib(n):" -n 64
+      ggpy run -m model.gguf --prompt-cache talk.state -f long.txt
       git diff | ggpy run -m model.gguf -s "Describe this change." -f -
     """
 )
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 )
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template.")
+@click.option(
+    "--prompt-cache", type=FILE_NAME, metavar="FILE",
+    help="Go on from the evaluated state in this file, if it is there, and save it afterwards: a prompt that begins"
+    " alike is not evaluated again.",
+)  # fmt: skip
 @sampling_options
 @click.option("-v", "--verbose", is_flag=True, help="Say more about the model and the run.")
 def run(
@@ -49,6 +55,7 @@ def run(
     prompt_file: str | None,
     system: str | None,
     raw: bool,
+    prompt_cache: str | None,
     verbose: bool,
 ) -> int:
     """Answer a prompt: the text goes to stdout, timing and notes to stderr.
@@ -67,7 +74,20 @@ def run(
         system = DEFAULT.system
     started = time.perf_counter()
     with open_model(model_options) as llm:
-        return _answer(llm, text, system, raw, params, verbose, started)
+        if prompt_cache is not None:
+            _load_state(llm, prompt_cache)
+        status = _answer(llm, text, system, raw, params, verbose, started)
+        if prompt_cache is not None and not status:
+            llm.save_state(prompt_cache)
+        return status
+
+
+def _load_state(llm: LLM, path: str) -> None:
+    """Go on from a saved state where there is one; that it is of no use must be known before an answer replaces it."""
+    from pathlib import Path
+
+    if Path(path).exists():
+        llm.load_state(path)
 
 
 def _prompt_text(prompt: str | None, prompt_file: str | None) -> str:

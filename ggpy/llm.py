@@ -26,6 +26,7 @@ from ggpy.engine.engine import Engine
 from ggpy.engine.request import Request, Timings
 from ggpy.errors import GGPYError
 from ggpy.host import forks
+from ggpy.host.memory import available_memory
 from ggpy.hub.find_model import find_model
 from ggpy.runtime.load import find_device, find_gpu_layers, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
@@ -118,6 +119,8 @@ class LLM:
     running the others; None or "auto" is as many as fit its free memory, "all" or -1 is all. split_mode: what several
     GPUs share, "layer" or "row": see `ggpy.graph.tensor_parallel`. batch_invariant: on a GPU too, what a request gets
     does not depend on the requests evaluated with it, at the price of speed with many; on the CPU that always holds.
+    cache_ram: bytes of host memory for conversations whose place another one takes, so that they go on without being
+    evaluated again; None: a tenth of the free memory, at most 2 GiB.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -136,6 +139,7 @@ class LLM:
         split_mode: str = "layer",
         batch_invariant: bool = False,
         file_type: str | None = None,
+        cache_ram: int | None = None,
     ) -> None:
         arguments.path("path", path)
         if file_type is not None:
@@ -143,6 +147,8 @@ class LLM:
         n_parallel = arguments.whole(
             "n_parallel", n_parallel, 1, MAX_PARALLEL, f"a whole number from 1 to {MAX_PARALLEL}"
         )
+        if cache_ram is not None:
+            cache_ram = arguments.whole("cache_ram", cache_ram, 0, 1 << 60, "a number of bytes from 0")
         if n_ctx is not None:
             n_ctx = arguments.whole("n_ctx", n_ctx, 1, MAX_CONTEXT, f"a whole number from 1 to {MAX_CONTEXT}")
         if n_threads is not None:
@@ -178,7 +184,8 @@ class LLM:
             model.template,
             model.runtime,
         )
-        self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for)
+        host_bytes = default_cache_ram() if cache_ram is None else cache_ram
+        self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for, host_bytes=host_bytes)
         self.lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
         self._release = weakref.finalize(self, _release, self.runtime, self.file)
@@ -372,6 +379,40 @@ class LLM:
                 for request in requests:
                     self.engine.abort(request)
 
+    def save_state(self, path: str | os.PathLike[str], token_ids: Sequence[int] | None = None) -> int:
+        """Save the evaluated state of the conversation that was last answered, or of the one that begins most like
+        `token_ids`, in a file; returns its number of tokens. `load_state` goes on from it, in another process too."""
+        from ggpy.engine import saved_state
+
+        arguments.path("path", path)
+        ids = None if token_ids is None else arguments.token_ids("token_ids", token_ids)
+        with self.lock:
+            self._check_open()
+            parked = self.engine.saved(ids)
+        key = saved_state.model_key(self.file)
+        saved_state.write(path, parked, key, self.runtime.cache_type, list(self.file.paths))
+        return len(parked.tokens)
+
+    def load_state(self, path: str | os.PathLike[str]) -> int:
+        """Put the state that `save_state` wrote into a slot; returns its number of tokens. A prompt that begins like it
+        is then evaluated from there. Raises GGPYError for another model's, or a damaged file."""
+        from ggpy.engine import saved_state
+
+        arguments.path("path", path)
+        self._check_open()
+        key = saved_state.model_key(self.file)
+        parked = saved_state.read(path, key, self.runtime.cache_type, self.n_ctx, self.n_vocab)
+        with self.lock:
+            self._check_open()
+            try:
+                self.engine.load(parked)
+            except ValueError:
+                raise GGPYError(
+                    f"{os.fspath(path)} was saved with another context or step size, which this model's windows depend"
+                    " on; open the model as then, or delete the file."
+                ) from None
+        return len(parked.tokens)
+
     def close(self) -> None:
         """Free the memory and close the file. Harmless twice."""
         with self.lock:
@@ -448,6 +489,11 @@ class LLM:
             delta = TextDelta(text)
             delta.prompt_index, delta.output_index = places[index]
             yield delta
+
+
+def default_cache_ram() -> int:
+    """Bytes of host memory for conversations that lost their slot, where nothing is said."""
+    return min(2 << 30, available_memory() // 10)
 
 
 def _as_list(name: str, prompts: Any) -> list[Any]:

@@ -51,7 +51,8 @@ class CpuExecutor:
         self._weights = PackedWeights(program.matrices(), file, n_threads, notify)
         self._memory = Memory(program, file, n_ctx, n_slots, n_batch, n_threads, cache_type)
         states = self._memory.states
-        self.copy_state, self.checkpoint, self.restore = states.copy, states.checkpoint, states.restore
+        self.copy_state, self.save, self.load = states.copy, states.save, states.load
+        self.checkpoint, self.restore = states.checkpoint, states.restore
         self._embeddings = Embeddings(file, n_ctx, n_batch)
         # Attention that sees a whole sequence is not summed in parts that depend on a token's position alone.
         self._small_step = SMALL_STEP if all(attention.causal for attention in program.attentions) else 0

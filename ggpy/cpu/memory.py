@@ -106,6 +106,21 @@ class SlotStates:
         heads = slot.reshape(state.n_head_kv, -1)  # each [position / 16]([16 positions])
         return heads[:, : min(n_cells, round_up(n, 16)) * heads.shape[1] // n_cells]
 
+    def save(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of a slot's state, keys and values of the first n tokens: uint8 arrays whose sizes follow from n."""
+        return [
+            self._cells_of(state, part[slot], n).copy().reshape(-1)
+            for state, memory in self._memory.items()
+            for part in memory
+        ]
+
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `save` gave, into any slot. Raises ValueError where an array is of another size."""
+        for state, memory in self._memory.items():
+            for part in memory:
+                cells = self._cells_of(state, part[slot], n)
+                cells[:] = next(kept).reshape(cells.shape)
+
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         """A copy of what a slot cannot be cut back from: rings, convolutions, recurrent matrices."""
         return [part[slot].copy() for state in self._passing for part in self._memory[state]]

@@ -366,12 +366,37 @@ class CudaExecutor:
     def copy_state(self, source: int, target: int, n: int) -> None:
         """Make a slot's keys and values those of another slot."""
         self.device.use()
+        for (to, n_bytes), (of, _) in zip(self._slot_caches(target), self._slot_caches(source), strict=True):
+            self.device.copy(to, of, n_bytes)
+
+    def _slot_caches(self, slot: int) -> Iterator[tuple[int, int]]:
+        """Address and bytes of each part of a slot's cache."""
         for caches, n_bytes in (
             (self._memory.keys, self.cache.slot_key_bytes),
             (self._memory.values, self.cache.slot_value_bytes),
         ):
             for address in caches.values():
-                self.device.copy(address + target * n_bytes, address + source * n_bytes, n_bytes)
+                yield address + slot * n_bytes, n_bytes
+
+    def save(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of a slot's keys and values, of its whole context whatever n."""
+        self.device.use()
+        kept = []
+        for address, n_bytes in self._slot_caches(slot):
+            kept.append(np.empty(n_bytes, np.uint8))
+            self.device.download(kept[-1].ctypes.data, address, n_bytes)
+        self.device.synchronize()
+        return kept
+
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `save` gave."""
+        self.device.use()
+        arrays = [(next(kept), *place) for place in self._slot_caches(slot)]
+        if any(array.nbytes != n_bytes for array, _, n_bytes in arrays):
+            raise ValueError("keys and values of another context")
+        for array, address, n_bytes in arrays:
+            self.device.upload(address, array.ctypes.data, n_bytes)
+        self.device.synchronize()
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         """Nothing: the whole context's keys and values are kept, which can be cut back anywhere."""

@@ -88,6 +88,13 @@ class TensorParallelExecutor:
         for rank in self.ranks:
             rank.copy_state(source, target, n)
 
+    def save(self, slot: int, n: int) -> list[np.ndarray]:
+        return [array for rank in self.ranks for array in rank.save(slot, n)]
+
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        for rank in self.ranks:
+            rank.load(slot, kept, n)
+
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         return []
 

@@ -5,6 +5,9 @@ A request that begins like an earlier one is evaluated only from where they diff
 are simply cut there; a window's ring only reaches back so far, and convolutions and recurrent layers stand for one
 length alone (`ggpy.graph.state.Reach`). Of those a checkpoint is taken where the next turn of a conversation is likely
 to differ: before the last message of a prompt, which the model is to write, and, as it is cheap there, at its end.
+
+What a slot holds when another conversation takes it is kept in host memory, as far as that is allowed, and put back
+when its conversation goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from ggpy.engine.request import Request
     from ggpy.text.tokenizer import Tokenizer
 
+WORTH_KEEPING = 64  # tokens of a slot that would be lost
 CHECKPOINT_EVERY = 4096  # tokens of a prompt
 CHECKPOINTS = 6  # of a slot
 CHECKPOINT_BYTES = 1 << 30  # of all slots; the longest unused slot's oldest go first
@@ -41,6 +45,8 @@ class SlotState(Protocol):
     reach: Reach
 
     def copy_state(self, source: int, target: int, n: int) -> None: ...
+    def save(self, slot: int, n: int) -> list[np.ndarray]: ...
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None: ...
     def checkpoint(self, slot: int) -> list[np.ndarray]: ...
     def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None: ...
 
@@ -96,11 +102,24 @@ class Slot:
         self.checkpoints = [checkpoint for checkpoint in self.checkpoints if checkpoint.length <= n]
 
 
-class Cache:
-    """The slots of a runtime."""
+@dataclass
+class Parked(Slot):
+    """A slot's state in host memory, as `save` gave it."""
 
-    def __init__(self, state: SlotState) -> None:
-        self._state = state
+    kept: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.kept) + sum(c.nbytes for c in self.checkpoints)
+
+
+class Cache:
+    """The slots of a runtime. host_bytes: of conversations that are kept when their slot is taken; the longest unused
+    ones go first."""
+
+    def __init__(self, state: SlotState, host_bytes: int = 0) -> None:
+        self._state, self.host_bytes = state, host_bytes
+        self.parked: list[Parked] = []
         self.reach = state.reach
         self.slots = [Slot(i) for i in range(state.n_slots)]
         self._clock = 0
@@ -140,6 +159,35 @@ class Cache:
         target.tokens, target.n_prompt, target.checkpoints = [*source.tokens], source.n_prompt, [*source.checkpoints]
         target.stands, target.written = source.stands, source.written
         self.rewind(target, n)
+
+    def park(self, slot: Slot, n: int) -> None:
+        """Keep what a slot holds in host memory before it is cut back to n tokens, if that is worth it."""
+        length = len(slot.tokens)
+        if not self.host_bytes or length - n < WORTH_KEEPING or slot.stands != length:
+            return
+        parked = Parked(-1, [*slot.tokens], slot.n_prompt, None, slot.last_used, length, slot.written)
+        parked.checkpoints = [*slot.checkpoints]
+        parked.kept = self._state.save(slot.index, length)
+        self.hold(parked)
+
+    def hold(self, parked: Parked) -> None:
+        """Add a conversation to those in host memory; what it goes on from is part of it, and the longest unused give
+        way."""
+        n = len(parked.tokens)
+        self.parked = [other for other in self.parked if common_prefix(other.tokens, parked.tokens) < len(other.tokens)]
+        if not any(common_prefix(other.tokens, parked.tokens) == n for other in self.parked):
+            self.parked.append(parked)
+        self.parked.sort(key=lambda other: other.last_used)
+        room = self.host_bytes - sum(other.nbytes for other in self.parked)
+        while room < 0 and self.parked:
+            room += self.parked.pop(0).nbytes
+
+    def fetch(self, parked: Parked, slot: Slot, n: int) -> None:
+        """Make a free slot hold the first n tokens of a conversation in host memory, a length that `reusable` gave."""
+        self._state.load(slot.index, iter(parked.kept), len(parked.tokens))
+        slot.tokens, slot.n_prompt, slot.checkpoints = [*parked.tokens], parked.n_prompt, [*parked.checkpoints]
+        slot.stands, slot.written = parked.stands, parked.written
+        self.rewind(slot, n)
 
     def keep(self, slot: Slot) -> None:
         """Take a checkpoint of a slot as it stands."""

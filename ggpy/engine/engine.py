@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.engine.cache import Cache, Slot
+from ggpy.engine.cache import Cache, Parked, Slot
 from ggpy.engine.request import Request
 from ggpy.engine.scheduler import Batch, Limits, Scheduler
 from ggpy.errors import GGPYError
@@ -42,7 +42,8 @@ class Engine:
     """An engine that runs requests over a runtime's slots. Not thread-safe.
 
     chain_for: a function that gives a faster sampler than numpy's for parameters (resolved), or None; see `Sampler`.
-    max_waiting: how many requests may wait for a slot; None: any number.
+    max_waiting: how many requests may wait for a slot; None: any number. host_bytes: of host memory for conversations
+    whose slot another one takes.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Engine:
         tokenizer: Tokenizer,
         chain_for: Callable[[SamplingParams], Chain | None] = lambda params: None,
         max_waiting: int | None = None,
+        host_bytes: int = 0,
     ) -> None:
         self.runtime, self._chain_for = runtime, chain_for
         self.tokenizer = tokenizer
-        self.cache = Cache(runtime)
+        self.cache = Cache(runtime, host_bytes)
         self.slots = self.cache.slots
         self.scheduler = Scheduler(runtime, self.cache, max_waiting)
         self.n_evaluated = 0  # tokens that went through the runtime so far
@@ -181,6 +183,29 @@ class Engine:
         slot = min(free, key=lambda s: s.last_used) if free else self.scheduler.displace()
         self.cache.touch(slot)
         return slot
+
+    def saved(self, tokens: Sequence[int] | None = None) -> Parked:
+        """A copy of the state of the slot that was used last, or that holds the longest beginning of `tokens`. Raises
+        GGPYError where none holds any."""
+        able = [slot for slot in self.slots if slot.tokens and slot.stands == len(slot.tokens)]
+        if tokens is not None:
+            able = [slot for slot in able if slot.common_prefix(tokens)]
+        if not able:
+            raise GGPYError("Nothing is evaluated yet that could be saved; answer a prompt first.")
+        slot = max(able, key=lambda s: (s.common_prefix(tokens) if tokens is not None else 0, s.last_used))
+        parked = Parked(-1, [*slot.tokens], slot.n_prompt, stands=slot.stands, written=slot.written)
+        parked.kept = self.runtime.save(slot.index, len(slot.tokens))
+        return parked
+
+    def load(self, parked: Parked) -> None:
+        """Put a saved conversation into a free slot. Raises ValueError where the state is of another shape."""
+        slot = self._borrow()
+        self.cache.park(slot, 0)
+        try:
+            self.cache.fetch(parked, slot, len(parked.tokens))
+        except (ValueError, StopIteration) as error:
+            self.cache.rewind(slot, 0)
+            raise ValueError("a state of another shape") from error
 
     def embed(self, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """The vectors that a model which embeds gives for sequences of tokens: float32 [n_embd] each."""

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.engine.cache import Cache, Slot, SlotState, common_prefix
+from ggpy.engine.cache import Cache, Parked, Slot, SlotState, common_prefix
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampledTokens, SampleSpecs, sampled_by_last_step
@@ -136,12 +136,17 @@ class Scheduler:
             n = self._n_reusable(slot, request)
             if any(self._will_share(other, request) >= n + WORTH_WAITING for other in self.running):
                 continue
-            source = max(self.cache.slots, key=lambda s: self._n_reusable(s, request))
+            source = max([*self.cache.slots, *self.cache.parked], key=lambda s: self._n_reusable(s, request))
             shared = self._n_reusable(source, request)
             if shared >= n + WORTH_WAITING:
                 slot = min(free, key=lambda s: (len(s.tokens) > 0, s.last_used))
-                self.cache.copy(source, slot, shared)
+                self.cache.park(slot, 0)
+                if isinstance(source, Parked):
+                    self.cache.fetch(source, slot, shared)
+                else:
+                    self.cache.copy(source, slot, shared)
                 n = self._n_reusable(slot, request)
+            self.cache.park(slot, n)
             self.waiting.remove(request)
             self.cache.rewind(slot, n)
             request.begin(slot, n)

@@ -39,6 +39,15 @@ class Executor(Protocol):
         """Make a slot's state that of another slot, keys and values at least of the first n tokens."""
         ...
 
+    def save(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of a slot's state of n tokens, on the host: uint8 arrays."""
+        ...
+
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `save` gave, taken from `kept` in order, into any slot. Raises ValueError where an array is of
+        another size than this executor's."""
+        ...
+
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         """A copy of the part of a slot's state that cannot be cut back (`ggpy.graph.state.Reach`)."""
         ...

@@ -40,6 +40,13 @@ class PipelineExecutor:
         for stage in self.stages:
             stage.copy_state(source, target, n)
 
+    def save(self, slot: int, n: int) -> list[np.ndarray]:
+        return [array for stage in self.stages for array in stage.save(slot, n)]
+
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        for stage in self.stages:
+            stage.load(slot, kept, n)
+
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         return [array for stage in self.stages for array in stage.checkpoint(slot)]
 

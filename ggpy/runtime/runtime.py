@@ -269,6 +269,14 @@ class Runtime:
         """Make a slot's state that of another slot, keys and values at least of the first n tokens."""
         self._executor.copy_state(source, target, n)
 
+    def save(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of a slot's state of n tokens, on the host: uint8 arrays."""
+        return self._executor.save(slot, n)
+
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `save` gave, into any slot. Raises ValueError where an array is of another size."""
+        self._executor.load(slot, kept, n)
+
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         """A copy of what a slot cannot be cut back from; see `reach` and `ggpy.graph.state.Reach`."""
         return self._executor.checkpoint(slot)

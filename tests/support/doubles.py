@@ -57,7 +57,7 @@ class FakeRuntime:
         max_sampled: int = 0,
         by_kind: bool = False,
     ) -> None:
-        self.device, self.reach, self.copied = "cpu", Reach(), 0
+        self.device, self.reach, self.copied, self.loaded = "cpu", Reach(), 0, 0
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
         self.cells = np.full((n_slots, n_ctx), -1, np.int32)
         self.by_kind = by_kind
@@ -114,6 +114,13 @@ class FakeRuntime:
         self.cells[target, :n], self.generated[target, :n] = self.cells[source, :n], self.generated[source, :n]
         self.cells[target, n:] = -1
 
+    def save(self, slot: int, n: int) -> list[NDArray[Any]]:
+        return [self.cells[slot, :n].copy(), self.generated[slot, :n].copy()]
+
+    def load(self, slot: int, kept: Iterator[NDArray[Any]], n: int) -> None:
+        self.loaded += n
+        self.cells[slot], self.cells[slot, :n], self.generated[slot, :n] = -1, next(kept), next(kept)
+
     def checkpoint(self, slot: int) -> list[NDArray[Any]]:
         return []
 
@@ -156,6 +163,13 @@ class PassingRuntime(FakeRuntime):
                 assert (self.ring[slot, seen % self.n_cells] == seen).all(), "sees a cell that was written over"
                 self.ring[slot, position % self.n_cells] = position
         return super().step(tokens, slots, positions, outputs, n_generated)
+
+    def save(self, slot: int, n: int) -> list[NDArray[Any]]:
+        return [*super().save(slot, n), *self.checkpoint(slot)]
+
+    def load(self, slot: int, kept: Iterator[NDArray[Any]], n: int) -> None:
+        super().load(slot, kept, n)
+        self.state[slot], self.ring[slot] = next(kept), next(kept)
 
     @staticmethod
     def _hash(tokens: Any) -> int:
