@@ -106,6 +106,8 @@ class AsyncEngine:
             with self._lock:
                 while self._orders:
                     what, done = self._orders.popleft()
+                    if not done.set_running_or_notify_cancel():
+                        continue
                     try:
                         what()
                     except Exception as error:

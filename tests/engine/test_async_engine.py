@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -74,16 +75,25 @@ def test_many_callers_at_once(max_sampled: int) -> None:
 def test_who_leaves_frees_the_slot() -> None:
     engine = engine_of(n_slots=1)
     endless = SamplingParams(temperature=0, max_tokens=200).resolved()
+    step = engine.runtime.step
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.005)
+        return step(*given)
+
+    engine.runtime.step = slow  # type: ignore[method-assign]
 
     async def leave(made: AsyncEngine) -> None:
-        left, cancelled = (engine.request(tokens(i), endless) for i in range(2))
+        left = engine.request(tokens(0), endless)
         deltas = made.follow(left)
         async for _ in deltas:
             break
         await deltas.aclose()
-        task = asyncio.create_task(text_of(made, cancelled))
-        await asyncio.sleep(0.01)
-        task.cancel()
+        for wait in (0, 0, 0.001, 0.02):  # before it is added, while it is, and while it runs
+            cancelled = engine.request(tokens(1), endless)
+            task = asyncio.create_task(text_of(made, cancelled))
+            await asyncio.sleep(wait)
+            task.cancel()
         assert await text_of(made, engine.request(tokens(2), GREEDY)) == alone(tokens(2))
         assert [left.finish_reason, cancelled.finish_reason] == ["abort", "abort"]
 
