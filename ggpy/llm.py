@@ -15,6 +15,7 @@ import os
 import threading
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -23,11 +24,13 @@ from numpy.typing import NDArray
 
 from ggpy import arguments
 from ggpy.engine.engine import Engine
+from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request, Timings
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.host.memory import available_memory
 from ggpy.hub.find_model import find_model
+from ggpy.progress import requests_bar
 from ggpy.runtime.load import find_device, find_gpu_layers, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
@@ -208,6 +211,7 @@ class LLM:
         *,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         stream: Literal[False] = False,
+        progress: bool = False,
     ) -> list[RequestOutput]: ...
 
     @overload
@@ -227,22 +231,23 @@ class LLM:
         *,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         stream: bool = False,
+        progress: bool = False,
     ) -> list[RequestOutput] | Iterator[TextDelta]:
         """Complete prompts as they stand; no chat template is applied.
 
         prompts: a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, or a list of these;
         or `prompt_token_ids` alone. sampling_params: one for all, or one for each prompt.
-        stream: yield pieces of text as they come, instead of returning everything at the end.
+        stream: yield pieces of text as they come, instead of returning everything at the end. progress: show a bar on a
+        terminal. Thousands of prompts may be given; a prompt that could not run is an error before the first does.
         """
         if (prompts is None) == (prompt_token_ids is None):
             raise GGPYError("generate needs prompts or prompt_token_ids, and not both.")
-        arguments.flag("stream", stream)
         if prompt_token_ids is None:
             texts_and_ids = [self.encode(prompt) for prompt in _as_list("prompts", prompts)]
         else:
             several = _as_list("prompt_token_ids", prompt_token_ids)
             texts_and_ids = [(None, arguments.token_ids("prompt_token_ids", ids)) for ids in several]
-        return self._answer(texts_and_ids, sampling_params, stream)
+        return self._answer(texts_and_ids, sampling_params, stream, progress)
 
     @overload
     def chat(
@@ -251,6 +256,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         stream: Literal[False] = False,
+        progress: bool = False,
         **template_values: Any,
     ) -> list[RequestOutput]: ...
 
@@ -270,20 +276,21 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         stream: bool = False,
+        progress: bool = False,
         **template_values: Any,
     ) -> list[RequestOutput] | Iterator[TextDelta]:
         """Answer a conversation, or each of several, by the file's own chat template.
 
         messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template
         (`tools`, `enable_thinking` …), but for continue_final_message, which has the model go on with the last message.
+        progress: as of `generate`.
         """
-        arguments.flag("stream", stream)
         if isinstance(messages, (str, bytes, bytearray)) or not isinstance(messages, Sequence):
             raise arguments.wrong("messages", messages, 'a list of messages: [{"role": "user", "content": "…"}]')
         one = not messages or not isinstance(messages[0], (list, tuple))
         conversations: list[Any] = [messages] if one else list(messages)
         rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
-        return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream)
+        return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream, progress)
 
     def embed(self, prompts: Prompt | Sequence[Prompt], *, normalize: bool = True) -> list[EmbeddingRequestOutput]:
         """Texts as vectors, by a model made for that: one for each prompt, in their order; prompts as `generate` takes
@@ -341,9 +348,15 @@ class LLM:
     ) -> Request:
         """One prompt as a request for `follow`, for callers who watch a request instead of waiting for its result. Of
         requests that wait, the one of the lowest number of `priority` is first."""
-        self._check_writes()
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
-        return self.engine.request(ids, params_or_default("params", params).resolved(self.sampling_defaults), priority)
+        return self.engine.request(*self._checked(ids, params_or_default("params", params)), priority)
+
+    def _checked(self, ids: list[int], params: SamplingParams) -> tuple[list[int], SamplingParams]:
+        """What `Engine.request` takes of a prompt and its parameters. Raises GGPYError where it could not run."""
+        self._check_writes()
+        resolved = params.resolved(self.sampling_defaults)
+        self.engine.check(ids, resolved)
+        return ids, resolved
 
     def follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
         """Run requests until all are finished; yields (index in `requests`, new text). Closing it early ends them."""
@@ -354,30 +367,10 @@ class LLM:
         return self._follow(found)
 
     def _follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
-        try:
-            with self.lock:
-                for request in requests:
-                    self.engine.add(request)
-            live = dict(enumerate(requests))
-            while live:
-                with self.lock:
-                    self._check_open()
-                    if not any(request.finished for request in live.values()):
-                        self.engine.step()
-                for index, request in list(live.items()):
-                    finished = request.finished  # asked first: another thread may finish it once the text is taken
-                    text = request.take_text()
-                    if text:
-                        yield index, text
-                    if finished:
-                        del live[index]
-            errors = [request.error for request in requests if request.error is not None]
-            if errors and len(errors) == len(requests):  # else each is its own request's result
-                raise errors[0]
-        finally:
-            with self.lock:
-                for request in requests:
-                    self.engine.abort(request)
+        for index, _, text in follow(self.engine, self.lock, requests, check=self._check_open):
+            if text:
+                yield index, text
+        _raise_if_all_failed([request.error for request in requests])
 
     def save_state(self, path: str | os.PathLike[str], token_ids: Sequence[int] | None = None) -> int:
         """Save the evaluated state of the conversation that was last answered, or of the one that begins most like
@@ -464,7 +457,11 @@ class LLM:
         prompts: list[tuple[str | None, list[int]]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         stream: bool,
+        progress: bool,
     ) -> list[RequestOutput] | Iterator[TextDelta]:
+        arguments.flag("stream", stream)
+        if arguments.flag("progress", progress) and stream:
+            raise GGPYError("progress is for answers that come at the end; leave it out, or stream=True.")
         one = sampling_params is None or isinstance(sampling_params, SamplingParams)
         words = "SamplingParams, or a list of them"
         given = (
@@ -473,22 +470,62 @@ class LLM:
         params = [params_or_default("sampling_params", value) for value in given]
         if len(params) != len(prompts):
             raise GGPYError(f"There are {len(prompts)} prompts, but {len(params)} sets of sampling parameters.")
-        groups = [
-            _PromptGroup(text, ids, [self.request(ids, one) for one in _answers_of(asked)])
-            for (text, ids), asked in zip(prompts, params, strict=True)
-        ]
-        if stream:
-            return self._deltas(groups)
-        for _ in self.follow([request for group in groups for request in group.requests]):
-            pass
-        return [_request_output(group) for group in groups]
+        # What is wrong with any of them is said before the first is evaluated.
+        checked = [self._checked(ids, asked) for (_, ids), asked in zip(prompts, params, strict=True)]
+        texts = [text for text, _ in prompts]
+        return self._deltas(texts, checked) if stream else self._outputs(texts, checked, progress)
 
-    def _deltas(self, groups: list[_PromptGroup]) -> Iterator[TextDelta]:
-        places = [(i, j) for i, group in enumerate(groups) for j in range(len(group.requests))]
-        for index, text in self.follow([request for group in groups for request in group.requests]):
-            delta = TextDelta(text)
-            delta.prompt_index, delta.output_index = places[index]
-            yield delta
+    def _groups(
+        self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]]
+    ) -> Iterator[_PromptGroup]:
+        """The requests of each prompt, made when it is their turn."""
+        for text, (ids, params) in zip(texts, checked, strict=True):
+            yield _PromptGroup(text, ids, [self.engine.request(ids, one) for one in _answers_of(params)])
+
+    def _outputs(
+        self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]], progress: bool
+    ) -> list[RequestOutput]:
+        """The answers to prompts, in their order. Of thousands, only those that run and the next few are requests."""
+        outputs: dict[int, RequestOutput] = {}
+        groups: dict[Request, tuple[int, _PromptGroup]] = {}
+        errors: list[GGPYError | None] = []
+
+        def requests() -> Iterator[Request]:
+            for place, group in enumerate(self._groups(texts, checked)):
+                groups.update((request, (place, group)) for request in group.requests)
+                yield from group.requests
+
+        with requests_bar(len(texts)) if progress else nullcontext(lambda n_tokens: None) as advance:
+            for _, request, _ in follow(self.engine, self.lock, requests(), at_once(self.engine), self._check_open):
+                if not request.finished:
+                    continue
+                errors.append(request.error)
+                place, group = groups.pop(request)
+                if all(other.finished for other in group.requests):
+                    outputs[place] = _request_output(group)
+                    advance(sum(other.n_chosen for other in group.requests))
+        _raise_if_all_failed(errors)
+        return [outputs[place] for place in range(len(texts))]
+
+    def _deltas(self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]]) -> Iterator[TextDelta]:
+        places = [(i, j) for i, (_, params) in enumerate(checked) for j in range(params.n)]
+        errors: list[GGPYError | None] = []
+        requests = (request for group in self._groups(texts, checked) for request in group.requests)
+        for index, request, text in follow(self.engine, self.lock, requests, at_once(self.engine), self._check_open):
+            if text:
+                delta = TextDelta(text)
+                delta.prompt_index, delta.output_index = places[index]
+                yield delta
+            if request.finished:
+                errors.append(request.error)
+        _raise_if_all_failed(errors)
+
+
+def _raise_if_all_failed(errors: list[GGPYError | None]) -> None:
+    """Raise the first error where no request is without one; else each is its own request's result."""
+    first = next(iter(errors), None)
+    if first is not None and None not in errors:
+        raise first
 
 
 def default_cache_ram() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +77,43 @@ def test_many_prompts_come_back_in_order(make: Any) -> None:
     assert [o.outputs[0].token_ids for o in outputs] == [llm.generate(t, GREEDY)[0].outputs[0].token_ids for t in texts]
     different = llm.generate(["a", "b"], [GREEDY, SamplingParams(temperature=0, max_tokens=2)])
     assert [len(o.outputs[0].token_ids) for o in different] == [6, 2]
+
+
+def test_of_thousands_few_are_requests_at_a_time(make: Any) -> None:
+    llm = make(n_slots=2)
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most, request = 0, llm.engine.request
+
+    def counting(*args: Any) -> Any:
+        nonlocal most
+        alive.add(made := request(*args))
+        most = max(most, len(alive))
+        return made
+
+    llm.engine.request = counting
+    texts = [f"prompt {i}" for i in range(2000)]
+    outputs = llm.generate(texts, SamplingParams(temperature=0, max_tokens=1 + len(texts) % 3, n=2))
+    assert [o.prompt for o in outputs] == texts
+    assert all(len(o.outputs) == 2 for o in outputs)
+    assert most < 20
+
+
+def test_progress_counts_prompts_and_tokens(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    @contextmanager
+    def bar(total: int) -> Any:
+        assert total == 5
+        yield seen.append
+
+    monkeypatch.setattr("ggpy.llm.requests_bar", bar)
+    llm = make(n_slots=2)
+    llm.generate([f"prompt {i}" for i in range(5)], GREEDY, progress=True)
+    assert seen == [6] * 5
+    with pytest.raises(GGPYError, match="progress is for answers"):
+        llm.generate("a", GREEDY, stream=True, progress=True)
+    with pytest.raises(GGPYError, match="progress is 3"):
+        llm.chat([{"role": "user", "content": "a"}], GREEDY, progress=3)
 
 
 @pytest.mark.parametrize(

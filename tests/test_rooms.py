@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: The rooms from the ground up: each may import those before it, and itself.
 ROOMS = (
     "ggpy",
-    "ggpy.errors", "ggpy.notes", "ggpy.units", "ggpy.paths", "ggpy.arguments", "ggpy.files",
+    "ggpy.errors", "ggpy.notes", "ggpy.progress", "ggpy.units", "ggpy.paths", "ggpy.arguments", "ggpy.files",
     "ggpy.host",
     "ggpy.codegen",
     "ggpy.quant",

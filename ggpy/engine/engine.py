@@ -69,14 +69,18 @@ class Engine:
     def request(self, prompt: Sequence[int], params: SamplingParams, priority: int = 0) -> Request:
         """A request for `add`, from token ids and resolved parameters; of those that wait, the one of the lowest number
         of `priority` is first. Raises GGPYError where it could not run."""
-        self._check(prompt, "The prompt")
-        wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
-        if wrong is not None:
-            raise GGPYError(f"logit_bias names the token id {wrong}, but ids are 0 to {self.runtime.n_vocab - 1}.")
+        self.check(prompt, params)
         request = Request(prompt, params, self.tokenizer, self.runtime.n_ctx, self._chain_for(params))
         request.priority = priority
         request.stops = self.cache.stops(request.prompt, self.tokenizer)
         return request
+
+    def check(self, prompt: Sequence[int], params: SamplingParams) -> None:
+        """Raise GGPYError where a request for this could not run."""
+        self._check(prompt, "The prompt")
+        wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
+        if wrong is not None:
+            raise GGPYError(f"logit_bias names the token id {wrong}, but ids are 0 to {self.runtime.n_vocab - 1}.")
 
     def add(self, request: Request) -> None:
         """Have a request wait for a slot. Raises `scheduler.QueueFull`."""
