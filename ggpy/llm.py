@@ -352,7 +352,7 @@ class LLM:
         return self.engine.request(*self._checked(ids, params_or_default("params", params)), priority)
 
     def _checked(self, ids: list[int], params: SamplingParams) -> tuple[list[int], SamplingParams]:
-        """What `Engine.request` takes of a prompt and its parameters. Raises GGPYError where it could not run."""
+        """Arguments for `Engine.request` from a prompt and its parameters. Raises GGPYError where it could not run."""
         self._check_writes()
         resolved = params.resolved(self.sampling_defaults)
         self.engine.check(ids, resolved)
