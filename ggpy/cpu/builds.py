@@ -31,6 +31,7 @@ from ggpy.cpu.ops import (
     rope_store,
     rows,
     sample,
+    ssm_scan,
 )
 from ggpy.cpu.weights import activations, packing
 from ggpy.quant.packed import BLOCK, PACKED
@@ -153,6 +154,7 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "norm": norm.build,
     "join_attention": lambda *_: (rows.join_attention, {"join_parts": attention.join_parts}),
     "select_outputs": lambda *_: (rows.select_outputs, {}),
+    "concat": lambda *_: (rows.concat, {}),
     "select_columns": lambda *_: (rows.select_columns, {}),
     "pool": lambda *_: (rows.pool, {}),
     "route": lambda *_: (experts.route, {}),
@@ -160,6 +162,7 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "combine": lambda *_: (experts.combine, {}),
     "conv_state": conv_state.build,
     "delta_rule": delta_rule.build,
+    "ssm_scan": ssm_scan.build,
     "pack": _pack,
     "read": _read,
     "sample": _sample,

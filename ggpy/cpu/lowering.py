@@ -273,6 +273,15 @@ class LowerShiftColumns(Lowering[ops.ShiftColumns]):
         return LowerElementwise().accesses(op, ops.Add(), small)
 
 
+class LowerConcat(Lowering[ops.Concat]):
+    def kernel(self, operation: ops.Concat, cache_type: str) -> str:
+        return "concat"
+
+    def record(self, op: Op, operation: ops.Concat, places: Places, r: np.ndarray) -> None:
+        r["n_groups"] = operation.n_groups
+        r["n_cols"], r["v_dim"] = (region.n_cols // operation.n_groups for region in op.srcs)
+
+
 class LowerSelectColumns(Lowering[ops.SelectColumns]):
     def kernel(self, operation: ops.SelectColumns, cache_type: str) -> str:
         return "select_columns"
@@ -379,6 +388,34 @@ class LowerDeltaRule(Lowering[ops.DeltaRule]):
         return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, EVERYONE)]
 
 
+class LowerSSMScan(Lowering[ops.SSMScan]):
+    def kernel(self, operation: ops.SSMScan, cache_type: str) -> str:
+        return "ssm_scan.channel" if operation.by_channel else "ssm_scan.head"
+
+    def record(self, op: Op, operation: ops.SSMScan, places: Places, r: np.ndarray) -> None:
+        memory, state = places.memory, operation.state
+        r["n_head"], r["head_dim"], r["v_dim"] = state.n_head, state.n_rows, state.n_cols
+        r["n_groups"] = operation.n_groups
+        r["state"], r["state_stride"] = memory.states.floats(state)
+        a = read_vector(memory.file, operation.a)
+        d = read_vector(memory.file, operation.d) if operation.d else np.zeros(operation.n_head, np.float32)
+        if operation.by_channel:  # in the form of the state
+            a = a.reshape(state.n_head, state.n_cols, -1).transpose(0, 2, 1)  # [group][row][channel]
+            a, d = (_in_runs(values) for values in (a, d.reshape(state.n_head, 1, state.n_cols)))
+        r["weight"], r["weight2"] = memory.keep(a), memory.keep(d)
+
+    def accesses(self, op: Op, operation: ops.SSMScan, small: bool) -> list[Access]:
+        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, EVERYONE)]
+
+
+def _in_runs(matrices: np.ndarray) -> np.ndarray:
+    """Matrices [n, rows, columns] as runs of 16 columns, the last one padded: [n, columns / 16, rows, 16]."""
+    n, n_rows, n_cols = matrices.shape
+    runs = np.zeros((n, n_rows, round_up(n_cols, 16)), np.float32)
+    runs[:, :, :n_cols] = matrices
+    return np.ascontiguousarray(runs.reshape(n, n_rows, -1, 16).transpose(0, 2, 1, 3))
+
+
 LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
     ops.Embed: LowerEmbed(),
     ops.QuantizeActivations: LowerQuantize(),
@@ -390,6 +427,7 @@ LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
     ops.Elementwise: LowerElementwise(),
     ops.ScaleColumns: LowerScaleColumns(),
     ops.ShiftColumns: LowerShiftColumns(),
+    ops.Concat: LowerConcat(),
     ops.SelectColumns: LowerSelectColumns(),
     ops.SelectOutputs: LowerSelectOutputs(),
     ops.Pool: LowerPool(),
@@ -398,6 +436,7 @@ LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
     ops.Combine: LowerCombine(),
     ops.ConvWithState: LowerConvWithState(),
     ops.DeltaRule: LowerDeltaRule(),
+    ops.SSMScan: LowerSSMScan(),
 }
 
 

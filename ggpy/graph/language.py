@@ -22,6 +22,7 @@ from ggpy.graph.operations import (
     Add,
     Attention,
     Combine,
+    Concat,
     ConvWithState,
     DeltaRule,
     Elementwise,
@@ -39,6 +40,7 @@ from ggpy.graph.operations import (
     ShiftColumns,
     SigmoidGate,
     Softcap,
+    SSMScan,
 )
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ class Graph:
         first = inputs[0].node if inputs else None
         if outputs_only is None:
             outputs_only = bool(first and first.outputs_only)
-        if isinstance(operation, (Elementwise, Norm, ScaleColumns, ShiftColumns, SelectColumns)):
+        if isinstance(operation, (Elementwise, Norm, ScaleColumns, ShiftColumns, SelectColumns, Concat)):
             route = first.route if first else None
         else:
             assert isinstance(operation, (Linear, Combine)) or first is None or first.route is None
@@ -233,6 +235,13 @@ class Graph:
     def shift_columns(self, x: Value, name: str) -> Value:
         """x + the vector `name`, which has a number for each column."""
         return self._add(ShiftColumns(self.tensor(name, (x.n_cols,))), (x,), x.n_cols)
+
+    def concat(self, a: Value, b: Value, n_groups: int = 1) -> Value:
+        """The columns of a and b side by side, or, where they are `n_groups` equal runs each (heads), the runs of both
+        in turn: [rows, a.n_cols + b.n_cols]."""
+        assert a.n_cols % n_groups == b.n_cols % n_groups == 0
+        assert (a.node.outputs_only, a.node.route) == (b.node.outputs_only, b.node.route)
+        return self._add(Concat(n_groups), (a, b), a.n_cols + b.n_cols)
 
     def select_columns(self, x: Value, n_groups: int, first: int, n: int) -> Value:
         """From each of `n_groups` equal runs of x's columns, n from `first` on: [rows, n_groups * n]."""
@@ -325,6 +334,41 @@ class Graph:
             raise GGPYError(f"{self.file.path}: {n_v_head} value heads are no multiple of {n_k_head} key heads.")
         operation = DeltaRule(layer, n_k_head, n_v_head, k.n_cols // n_k_head, v.n_cols // n_v_head, tiled)
         return self._add(operation, (q, k, v, decay, beta), v.n_cols)
+
+    def ssm_scan(
+        self,
+        x: Value,
+        dt: Value,
+        b: Value,
+        c: Value,
+        *,
+        layer: int,
+        n_head: int,
+        n_groups: int,
+        a: str,
+        d: str | None = None,
+    ) -> Value:
+        """The selective scan of Mamba and Mamba-2 over each token's slot: x [n, n_head * head_dim], dt [n, n_head] with
+        its bias, before softplus, which the scan takes itself, b and c [n, n_groups * d_state] to [n, x.n_cols]; see
+        `operations.SSMScan`.
+
+        a, d: full names of tensors, -exp(A_log) and D of the papers: a [n_head, d_state] (Mamba, whose heads are single
+        channels) or [n_head] or [n_head, 1] (Mamba-2), d [n_head] or [n_head, 1]."""
+        assert x.n_cols % n_head == 0
+        assert dt.n_cols == n_head
+        assert b.n_cols == c.n_cols
+        if n_head % n_groups or b.n_cols % n_groups:
+            raise GGPYError(f"{self.file.path}: {n_groups} groups do not divide {n_head} heads of a state-space model.")
+        head_dim, d_state = x.n_cols // n_head, b.n_cols // n_groups
+
+        def tensor(name: str, also: tuple[int, ...] = ()) -> TensorInfo:
+            """One of the forms that a number a head has in files, or `also`."""
+            shape = self.file.tensors[name].shape if self.has(name) else ()
+            return self.tensor(name, shape if shape in ((n_head,), also) and shape else (n_head, 1))
+
+        decays = tensor(a, (n_head, d_state) if head_dim == 1 else ())
+        operation = SSMScan(layer, n_head, n_groups, head_dim, d_state, decays, tensor(d) if d else None)
+        return self._add(operation, (x, dt, b, c), x.n_cols)
 
     def route(
         self,

@@ -198,6 +198,13 @@ class ShiftColumns(Operation):
 
 
 @dataclass(frozen=True)
+class Concat(Operation):
+    """Columns of two values in `n_groups` equal runs each: the first run of one, the first of the other, and so on."""
+
+    n_groups: int
+
+
+@dataclass(frozen=True)
 class SelectColumns(Operation):
     """Some columns of each of `n_groups` equal runs: from `first` on, as many as the result has a run."""
 
@@ -315,6 +322,39 @@ class DeltaRule(Operation):
     @property
     def state(self) -> RecurrentState:
         return RecurrentState(self.layer, self.n_v_head, self.k_head_dim, self.v_head_dim)
+
+
+@dataclass(frozen=True)
+class SSMScan(Operation):
+    """The selective scan of Mamba (arXiv 2312.00752) and Mamba-2 (arXiv 2405.21060): each head of `head_dim` columns
+    has a matrix S [d_state, head_dim], zero at first, and for each token S = exp(dt A) S + dt x B, where dt is the
+    softplus of what is given; the result is C S + D x. Heads share B and C in `n_groups` equal runs.
+
+    `a`: [n_head, d_state] where each head is one channel (Mamba), else a number a head, [n_head] or [n_head, 1];
+    `d`: a number a head."""
+
+    layer: int
+    n_head: int
+    n_groups: int
+    head_dim: int
+    d_state: int
+    a: TensorInfo
+    d: TensorInfo | None
+
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        return (self.a, self.d) if self.d else (self.a,)
+
+    @property
+    def by_channel(self) -> bool:
+        """True where each channel has decays of its own."""
+        return self.a.shape == (self.n_head, self.d_state) and self.head_dim == 1
+
+    @property
+    def state(self) -> RecurrentState:
+        if self.by_channel:  # channels of a group stand side by side
+            return RecurrentState(self.layer, self.n_groups, self.d_state, self.n_head // self.n_groups)
+        return RecurrentState(self.layer, self.n_head, self.d_state, self.head_dim)
 
 
 @dataclass(frozen=True)

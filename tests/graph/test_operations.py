@@ -31,8 +31,14 @@ Build = Callable[[Graph, Value], Value]
 class Case:
     """A graph between embedding and logits, with the tensors that it needs beside those."""
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], build: Build, types: dict[str, str] | None = None) -> None:
-        self.shapes, self.build, self.types = shapes, build, types
+    def __init__(
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        build: Build,
+        types: dict[str, str] | None = None,
+        changes: dict[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+    ) -> None:
+        self.shapes, self.build, self.types, self.changes = shapes, build, types, changes
 
 
 def attention(q_heads: int, kv_heads: int, width: int, v_width: int = 0, n: int = 1, **options: object) -> Case:
@@ -108,10 +114,29 @@ def delta(n_k: int, n_v: int, d_k: int, d_v: int, tiled: bool) -> Case:
     return Case(shapes, build)
 
 
+def scan(n_head: int, head_dim: int, d_state: int, n_groups: int, a_shape: tuple[int, ...], skip: bool = True) -> Case:
+    wide, mixed = n_head * head_dim, n_groups * d_state
+    shapes = {
+        "x.weight": (wide, N_EMBD), "dt.weight": (n_head, N_EMBD), "dt.bias": (n_head,), "b.weight": (mixed, N_EMBD),
+        "c.weight": (mixed, N_EMBD), "o.weight": (N_EMBD, wide), "a": a_shape, "d": (n_head, *a_shape[2:]),
+    }  # fmt: skip
+
+    def build(g: Graph, x: Value) -> Value:
+        dt = g.linear(x, "dt", n_head)
+        values, b, c = (g.linear(x, name, rows) for name, rows in (("x", wide), ("b", mixed), ("c", mixed)))
+        y = g.ssm_scan(
+            values, dt, b, c, layer=0, n_head=n_head, n_groups=n_groups, a="a", d="d" if skip else None
+        )  # fmt: skip
+        return g.add(x, g.linear(g.norm(y, None, EPS), "o", N_EMBD))
+
+    return Case(shapes, build, changes={"a": lambda drawn: -0.3 * np.abs(drawn)})
+
+
 def columns(g: Graph, x: Value) -> Value:
     wide = g.linear(x, "wide", 6 * 14)
     picked = g.select_columns(wide, 6, 3, 7)
-    return g.add(x, g.mul(picked, g.shift_columns(g.select_columns(wide.columns(0, 42), 3, 0, 14), "shift")))
+    x = g.add(x, g.mul(picked, g.shift_columns(g.select_columns(wide.columns(0, 42), 3, 0, 14), "shift")))
+    return g.concat(x.columns(1, 10), wide.columns(3, 32), 2)
 
 
 def mixture_of_one(g: Graph, x: Value) -> Value:
@@ -156,7 +181,11 @@ CASES: dict[str, Case] = {
         },
         mixture_of_one,
     ),
-    "columns": Case({"wide.weight": (84, N_EMBD), "shift": (42,)}, columns),
+    "Mamba's scan": scan(37, 1, 16, 1, (37, 16)),
+    "Mamba's scan of odd sizes": scan(50, 1, 5, 2, (50, 5), skip=False),
+    "Mamba-2's scan": scan(4, 16, 32, 2, (4, 1)),
+    "Mamba-2's scan of odd sizes": scan(6, 21, 13, 3, (6,)),
+    "columns": Case({"wide.weight": (84, N_EMBD), "shift": (N_EMBD,)}, columns),
     "layer norms, positions and types": Case(
         {
             "positions.weight": (N_CTX, N_EMBD),
@@ -173,7 +202,7 @@ CASES: dict[str, Case] = {
 
 def compare(case: Case, path: Path, steps: list[int], n_threads: int = 2) -> None:
     """Run a case in steps of so many tokens, each followed by some of another sequence, against the whole at once."""
-    write_tensors(path, {**SHAPES, **case.shapes}, case.types)
+    write_tensors(path, {**SHAPES, **case.shapes}, case.types, changes=case.changes)
     tokens = np.random.default_rng(0).integers(0, N_VOCAB, sum(steps))
     with GGUFFile(path) as file:
         graph = Graph(file)
@@ -212,6 +241,36 @@ def test_operation(tmp_path: Path, name: str) -> None:
 def test_operation_in_every_tier(tmp_path: Path, name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "isa", lambda: tier)
     compare(CASES[name], tmp_path / "tensors.gguf", [9, 1], n_threads=1)
+
+
+def run(case: Case, path: Path, steps: list[int], n_threads: int) -> np.ndarray:
+    """What the rows of one sequence give, evaluated in steps of so many tokens."""
+    write_tensors(path, {**SHAPES, **case.shapes}, case.types, changes=case.changes)
+    tokens = np.random.default_rng(0).integers(0, N_VOCAB, sum(steps))
+    with GGUFFile(path) as file:
+        graph = Graph(file)
+        logits = graph.output(graph.select_outputs(case.build(graph, graph.embed(N_EMBD))), N_VOCAB)
+        executor = CpuExecutor(
+            plan(graph, logits, activation_dtype), file, n_ctx=N_CTX, n_slots=1, n_batch=64, n_threads=n_threads,
+            cache_type="f32", notify=lambda note: None,
+        )  # fmt: skip
+        try:
+            found, done = [], 0
+            for n in steps:
+                executor.tokens[:n], executor.positions[:n] = tokens[done : done + n], np.arange(done, done + n)
+                executor.outputs[:n] = np.arange(n)
+                found.append(executor.run(n, n).copy())
+                done += n
+            return np.concatenate(found)
+        finally:
+            executor.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_depend_on_neither_steps_nor_threads(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "tensors.gguf"
+    together = run(CASES[name], path, [64, 1], 1)
+    assert np.array_equal(together, run(CASES[name], path, [5, 30, 1, 1, 20, 3, 5], 2))
 
 
 @pytest.mark.parametrize("name", ["window in a ring", "chunks", "another layer's keys and values"])

@@ -196,6 +196,22 @@ def _delta_rule(
     return np.stack(out)
 
 
+def _ssm_scan(
+    file: GGUFFile, s: ops.SSMScan, x: np.ndarray, dt: np.ndarray, b: np.ndarray, c: np.ndarray
+) -> np.ndarray:
+    n = len(x)
+    x, dt = x.reshape(n, s.n_head, -1), np.logaddexp(dt, 0)
+    b, c = (v.reshape(n, s.n_groups, -1).repeat(s.n_head // s.n_groups, 1) for v in (b, c))
+    a = read_vector(file, s.a).astype(np.float64).reshape(s.n_head, -1)
+    d = read_vector(file, s.d).astype(np.float64).reshape(-1, 1) if s.d else 0.0
+    state, out = np.zeros((s.n_head, s.head_dim, s.d_state)), []
+    for t in range(n):
+        state = state * np.exp(dt[t][:, None] * a)[:, None, :]
+        state = state + (dt[t][:, None] * x[t])[:, :, None] * b[t][:, None, :]
+        out.append((np.einsum("hpn,hn->hp", state, c[t]) + d * x[t]).reshape(-1))
+    return np.stack(out)
+
+
 def _elementwise(operation: ops.Elementwise, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if isinstance(operation, ops.Activation):
         return ACTIVATIONS[operation.activation](x)
@@ -230,6 +246,9 @@ def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, o
         return x[0] * read_vector(file, operation.weight)
     if isinstance(operation, ops.ShiftColumns):
         return x[0] + read_vector(file, operation.weight)
+    if isinstance(operation, ops.Concat):
+        runs = [v.reshape(*v.shape[:-1], operation.n_groups, -1) for v in x]
+        return np.concatenate(runs, -1).reshape(*x[0].shape[:-1], -1)
     if isinstance(operation, ops.SelectColumns):
         runs = x[0].reshape(len(x[0]), operation.n_groups, -1)
         n = node.n_cols // operation.n_groups
@@ -250,5 +269,7 @@ def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, o
         return _convolve(file, operation, *x)
     if isinstance(operation, ops.DeltaRule):
         return _delta_rule(operation, *x)
+    if isinstance(operation, ops.SSMScan):
+        return _ssm_scan(file, operation, *x)
     assert isinstance(operation, ops.Elementwise)
     return _elementwise(operation, x[0], x[-1])

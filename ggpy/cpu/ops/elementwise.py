@@ -54,7 +54,7 @@ def _silu(v: Vec, x: ir.Value) -> ir.Value:
     return v.b.fmul(x, v.sigmoid(x))
 
 
-def _softplus(v: Vec, x: ir.Value) -> ir.Value:
+def softplus(v: Vec, x: ir.Value) -> ir.Value:
     """log(1 + e^x), which is max(x, 0) + log(1 + t) with t = e^-|x|, by the series of 2 atanh(t / (2 + t))."""
     b = v.b
     t = v.exp(b.fneg(v.abs(x)))
@@ -116,7 +116,7 @@ ACTIVATIONS: dict[str, Callable[[Vec, ir.Value], ir.Value]] = {
     "relu": _relu,
     "relu2": _relu2,
     "sigmoid": lambda v, x: v.sigmoid(x),
-    "softplus": _softplus,
+    "softplus": softplus,
     "tanh": lambda v, x: v.tanh(x),
 }
 

@@ -53,6 +53,25 @@ def select_columns(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 store_f32(dst + types.uint64(4 * (group * op.n_cols + column)), x)
 
 
+def concat(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst = n_groups times n_cols columns of src, then v_dim of src2."""
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    n = op.n_used * (step.n_outputs if op.outputs_only else step.n_tokens)
+    for row in range(n * tid // nth, n * (tid + 1) // nth):
+        src, src2 = op.src + types.uint64(row * op.src_stride), op.src2 + types.uint64(row * op.src2_stride)
+        dst = op.dst + types.uint64(row * op.dst_stride)
+        for group in range(op.n_groups):
+            for column in range(op.n_cols):
+                x = load_f32(src + types.uint64(4 * (group * op.n_cols + column)))
+                store_f32(dst + types.uint64(4 * column), x)
+            dst += types.uint64(4 * op.n_cols)
+            for column in range(op.v_dim):
+                x = load_f32(src2 + types.uint64(4 * (group * op.v_dim + column)))
+                store_f32(dst + types.uint64(4 * column), x)
+            dst += types.uint64(4 * op.v_dim)
+
+
 def pool(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """dst = for each wanted output the sequence up to it as one row: the mean of its rows where `flag` is 0, the first
     where it is 1, else the last. A sequence's rows lie side by side, the first at position 0."""
