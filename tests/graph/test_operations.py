@@ -171,6 +171,7 @@ CASES: dict[str, Case] = {
     "convolution and silu": convolution(4, "silu"),
     "delta rule": delta(2, 4, 16, 16, True),
     "delta rule of odd sizes": delta(2, 6, 11, 21, False),
+    "delta rule of wide heads": delta(1, 1, 9, 75, True),
     "a mixture of one": Case(
         {
             "router.weight": (N_EMBD,),
