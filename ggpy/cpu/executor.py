@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cpu import kernels
+from ggpy.cpu.access import EVERYONE, SOURCES, Access, Places
 from ggpy.cpu.embedding import Embeddings
 from ggpy.cpu.isa.layout import OP, STEP
-from ggpy.cpu.lowering import EVERYONE, SOURCES, Access, Places, lowering_of
+from ggpy.cpu.lowering import lowering_of
 from ggpy.cpu.memory import SMALL_STEP, Memory, address
 from ggpy.cpu.needed import compile_missing, program_kernels
 from ggpy.cpu.packed_weights import PackedWeights

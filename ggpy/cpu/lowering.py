@@ -5,79 +5,34 @@ A new operation has a class here and its kernel's body in `ggpy.cpu.ops`; barrie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggpy.cpu.access import (
+    ACTIVATIONS,
+    EVERYONE,
+    ORDER,
+    OWN,
+    PARTS,
+    Access,
+    Lowering,
+    Places,
+    by_columns,
+    dst_of,
+    rows_of,
+    stripes_of,
+    touch,
+)
+from ggpy.cpu.lowering_recurrent import LowerConvWithState, LowerDeltaRule, LowerSSMScan
 from ggpy.cpu.memory import Memory, address, round_up
 from ggpy.gguf.slices import read_vector
 from ggpy.graph import operations as ops
+from ggpy.graph import recurrent
 from ggpy.quant.packed import ROWS, packed_format
 
 if TYPE_CHECKING:
-    from ggpy.cpu.embedding import Embeddings
-    from ggpy.cpu.packed_weights import PackedWeights
-    from ggpy.graph.program import Op, Region
-
-EVERYONE = "everyone"  # any thread may touch any part
-OWN = "own"  # each thread has a copy of its own
-PARTS, ACTIVATIONS, ORDER = "parts", "activations", "order of experts' rows"
-SOURCES = (("src", "src_stride"), *((f"src{n}", f"src{n}_stride") for n in range(2, 6)))
-
-
-class Access(NamedTuple):
-    """Memory that an operation touches. Under the same `share`, the rule by which threads divide it, no thread touches
-    another one's part."""
-
-    memory: Any
-    writes: bool
-    share: str
-
-
-class Places(NamedTuple):
-    """Where a program's parts lie in memory."""
-
-    memory: Memory
-    weights: PackedWeights
-    embeddings: Embeddings
-
-
-Kind = TypeVar("Kind", bound=ops.Operation)
-
-
-class Lowering(Generic[Kind]):
-    """The CPU's way to run operations of one kind."""
-
-    def kernel(self, operation: Kind, cache_type: str) -> str:
-        """The name of its kernel, as in `ggpy.cpu.kernels`."""
-        raise NotImplementedError
-
-    def record(self, op: Op, operation: Kind, places: Places, r: np.ndarray) -> None:
-        """Fill the record r [1] with what is beside its operands and destination."""
-
-    def accesses(self, op: Op, operation: Kind, small: bool) -> list[Access]:
-        """The memory that it reads and writes in a step, small or large."""
-        rows = rows_of(op)
-        return [*_regions(op.srcs, False, rows), *_regions(_dst(op), True, rows)]
-
-
-def rows_of(op: Op) -> str:
-    """The rule by which threads divide rows: of the same kind, each has the same share."""
-    return f"{'outputs' if op.outputs_only else 'tokens'} times {op.n_used}"
-
-
-def stripes_of(n_cols: int) -> str:
-    """The rule by which threads divide columns."""
-    return f"stripes of {-(-n_cols // ROWS)}"
-
-
-def _regions(regions: Iterable[Region], writes: bool, share: str) -> list[Access]:
-    return [Access(region.buffer, writes, share) for region in regions]
-
-
-def _dst(op: Op) -> tuple[Region, ...]:
-    return (op.dst,) if op.dst else ()
+    from ggpy.graph.program import Op
 
 
 class LowerEmbed(Lowering[ops.Embed]):
@@ -109,7 +64,7 @@ class LowerQuantize(Lowering[ops.QuantizeActivations]):
     def accesses(self, op: Op, operation: ops.QuantizeActivations, small: bool) -> list[Access]:
         rows = rows_of(op)
         src = EVERYONE if small or operation.spread or operation.select else rows
-        found = [*_regions(op.srcs, False, src), Access(ACTIVATIONS, True, OWN if small else rows)]
+        found = [*touch(op.srcs, False, src), Access(ACTIVATIONS, True, OWN if small else rows)]
         found += [Access(PARTS, False, EVERYONE)] if operation.joins else []
         return found + ([Access(ORDER, False, EVERYONE)] if operation.route else [])
 
@@ -141,7 +96,7 @@ class LowerLinear(Lowering[ops.Linear]):
     def accesses(self, op: Op, operation: ops.Linear, small: bool) -> list[Access]:
         assert op.dst is not None
         rows = stripes_of(op.dst.buffer.n_cols) if small else EVERYONE
-        found = [Access(ACTIVATIONS, False, OWN if small else EVERYONE), *_regions(_dst(op), True, rows)]
+        found = [Access(ACTIVATIONS, False, OWN if small else EVERYONE), *touch(dst_of(op), True, rows)]
         return found + ([Access(ORDER, False, EVERYONE)] if operation.route else [])
 
 
@@ -175,7 +130,7 @@ class LowerRopeStore(Lowering[ops.RopeStore]):
 
     def accesses(self, op: Op, operation: ops.RopeStore, small: bool) -> list[Access]:
         cache = ("cache", operation.attention.cache_layer if operation.attention.causal else "shared")
-        return [*_regions(op.srcs, True, EVERYONE), Access(cache, True, EVERYONE)]
+        return [*touch(op.srcs, True, EVERYONE), Access(cache, True, EVERYONE)]
 
 
 class LowerAttend(Lowering[ops.Attend]):
@@ -193,8 +148,8 @@ class LowerAttend(Lowering[ops.Attend]):
     def accesses(self, op: Op, operation: ops.Attend, small: bool) -> list[Access]:
         cache = ("cache", operation.attention.cache_layer if operation.attention.causal else "shared")
         return [
-            *_regions(op.srcs, False, EVERYONE),
-            *_regions(_dst(op), True, EVERYONE),
+            *touch(op.srcs, False, EVERYONE),
+            *touch(dst_of(op), True, EVERYONE),
             Access(cache, False, EVERYONE),
             Access(PARTS, True, EVERYONE),
         ]
@@ -209,7 +164,7 @@ class LowerJoin(Lowering[ops.JoinAttention]):
         r["src2"] = address(places.memory.parts)
 
     def accesses(self, op: Op, operation: ops.JoinAttention, small: bool) -> list[Access]:
-        return [Access(PARTS, False, EVERYONE), *_regions(_dst(op), True, EVERYONE)]
+        return [Access(PARTS, False, EVERYONE), *touch(dst_of(op), True, EVERYONE)]
 
 
 class LowerNorm(Lowering[ops.Norm]):
@@ -228,7 +183,7 @@ class LowerNorm(Lowering[ops.Norm]):
 
     def accesses(self, op: Op, operation: ops.Norm, small: bool) -> list[Access]:
         rows = EVERYONE if operation.width else rows_of(op)
-        return [*_regions(op.srcs, False, rows), *_regions(_dst(op), True, rows)]
+        return [*touch(op.srcs, False, rows), *touch(dst_of(op), True, rows)]
 
 
 class LowerElementwise(Lowering[ops.Elementwise]):
@@ -241,11 +196,7 @@ class LowerElementwise(Lowering[ops.Elementwise]):
             r["src2"], r["src2_stride"] = r["src"], r["src_stride"]
 
     def accesses(self, op: Op, operation: ops.Elementwise, small: bool) -> list[Access]:
-        columns = stripes_of(op.srcs[0].n_cols)
-        # a region that begins within a buffer has its stripes elsewhere than the buffer's
-        whole = [columns if region.first == 0 else EVERYONE for region in op.srcs]
-        reads = [Access(region.buffer, False, share) for region, share in zip(op.srcs, whole, strict=True)]
-        return [*reads, *_regions(_dst(op), True, columns)]
+        return by_columns(op)
 
 
 class LowerScaleColumns(Lowering[ops.ScaleColumns]):
@@ -258,7 +209,7 @@ class LowerScaleColumns(Lowering[ops.ScaleColumns]):
         r["src2"] = places.memory.keep(np.broadcast_to(values, n_cols))
 
     def accesses(self, op: Op, operation: ops.ScaleColumns, small: bool) -> list[Access]:
-        return LowerElementwise().accesses(op, ops.Mul(), small)
+        return by_columns(op)
 
 
 class LowerShiftColumns(Lowering[ops.ShiftColumns]):
@@ -270,7 +221,7 @@ class LowerShiftColumns(Lowering[ops.ShiftColumns]):
         r["src2"] = places.memory.vector(operation.weight)
 
     def accesses(self, op: Op, operation: ops.ShiftColumns, small: bool) -> list[Access]:
-        return LowerElementwise().accesses(op, ops.Add(), small)
+        return by_columns(op)
 
 
 class LowerConcat(Lowering[ops.Concat]):
@@ -301,7 +252,7 @@ class LowerSelectOutputs(Lowering[ops.SelectOutputs]):
         r["n_cols"] = op.srcs[0].n_cols
 
     def accesses(self, op: Op, operation: ops.SelectOutputs, small: bool) -> list[Access]:
-        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, rows_of(op))]
+        return [*touch(op.srcs, False, EVERYONE), *touch(dst_of(op), True, rows_of(op))]
 
 
 class LowerPool(Lowering[ops.Pool]):
@@ -312,7 +263,7 @@ class LowerPool(Lowering[ops.Pool]):
         r["n_cols"], r["flag"] = op.srcs[0].n_cols, ops.POOLINGS.index(operation.kind)
 
     def accesses(self, op: Op, operation: ops.Pool, small: bool) -> list[Access]:
-        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, rows_of(op))]
+        return [*touch(op.srcs, False, EVERYONE), *touch(dst_of(op), True, rows_of(op))]
 
 
 class LowerRoute(Lowering[ops.Route]):
@@ -335,7 +286,7 @@ class LowerGroupExperts(Lowering[ops.GroupExperts]):
         _record_order(operation.route, places.memory, r)
 
     def accesses(self, op: Op, operation: ops.GroupExperts, small: bool) -> list[Access]:
-        return [*_regions(op.srcs, False, EVERYONE), Access(ORDER, True, EVERYONE)]
+        return [*touch(op.srcs, False, EVERYONE), Access(ORDER, True, EVERYONE)]
 
 
 class LowerCombine(Lowering[ops.Combine]):
@@ -355,65 +306,8 @@ class LowerCombine(Lowering[ops.Combine]):
             Access(rows.buffer, False, columns),
             Access(weights.buffer, False, EVERYONE),
             Access(ORDER, False, EVERYONE),
-            *_regions(_dst(op), True, columns),
+            *touch(dst_of(op), True, columns),
         ]
-
-
-class LowerConvWithState(Lowering[ops.ConvWithState]):
-    def kernel(self, operation: ops.ConvWithState, cache_type: str) -> str:
-        return f"conv_state.{operation.weight.shape[1]}" + (f".{operation.activation}" if operation.activation else "")
-
-    def record(self, op: Op, operation: ops.ConvWithState, places: Places, r: np.ndarray) -> None:
-        memory, (n_cols, width) = places.memory, operation.weight.shape
-        weight = np.zeros((width, round_up(n_cols, 16)), np.float32)
-        weight[:, :n_cols] = read_vector(memory.file, operation.weight).reshape(n_cols, width).T
-        r["weight"], r["bias"] = memory.keep(weight), memory.vector(operation.bias, memory.zeros)
-        r["n_stripes"] = -(-n_cols // ROWS)
-        r["state"], r["state_stride"] = memory.states.floats(operation.state)
-
-    def accesses(self, op: Op, operation: ops.ConvWithState, small: bool) -> list[Access]:
-        return LowerElementwise().accesses(op, ops.Mul(), small)
-
-
-class LowerDeltaRule(Lowering[ops.DeltaRule]):
-    def kernel(self, operation: ops.DeltaRule, cache_type: str) -> str:
-        return "delta_rule"
-
-    def record(self, op: Op, operation: ops.DeltaRule, places: Places, r: np.ndarray) -> None:
-        r["n_head"], r["n_head_kv"], r["flag"] = operation.n_v_head, operation.n_k_head, operation.tiled
-        r["head_dim"], r["v_dim"] = operation.k_head_dim, operation.v_head_dim
-        r["state"], r["state_stride"] = places.memory.states.floats(operation.state)
-
-    def accesses(self, op: Op, operation: ops.DeltaRule, small: bool) -> list[Access]:
-        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, EVERYONE)]
-
-
-class LowerSSMScan(Lowering[ops.SSMScan]):
-    def kernel(self, operation: ops.SSMScan, cache_type: str) -> str:
-        return "ssm_scan.channel" if operation.by_channel else "ssm_scan.head"
-
-    def record(self, op: Op, operation: ops.SSMScan, places: Places, r: np.ndarray) -> None:
-        memory, state = places.memory, operation.state
-        r["n_head"], r["head_dim"], r["v_dim"] = state.n_head, state.n_rows, state.n_cols
-        r["n_groups"] = operation.n_groups
-        r["state"], r["state_stride"] = memory.states.floats(state)
-        a = read_vector(memory.file, operation.a)
-        d = read_vector(memory.file, operation.d) if operation.d else np.zeros(operation.n_head, np.float32)
-        if operation.by_channel:  # in the form of the state
-            a = a.reshape(state.n_head, state.n_cols, -1).transpose(0, 2, 1)  # [group][row][channel]
-            a, d = (_in_runs(values) for values in (a, d.reshape(state.n_head, 1, state.n_cols)))
-        r["weight"], r["weight2"] = memory.keep(a), memory.keep(d)
-
-    def accesses(self, op: Op, operation: ops.SSMScan, small: bool) -> list[Access]:
-        return [*_regions(op.srcs, False, EVERYONE), *_regions(_dst(op), True, EVERYONE)]
-
-
-def _in_runs(matrices: np.ndarray) -> np.ndarray:
-    """Matrices [n, rows, columns] as runs of 16 columns, the last one padded: [n, columns / 16, rows, 16]."""
-    n, n_rows, n_cols = matrices.shape
-    runs = np.zeros((n, n_rows, round_up(n_cols, 16)), np.float32)
-    runs[:, :, :n_cols] = matrices
-    return np.ascontiguousarray(runs.reshape(n, n_rows, -1, 16).transpose(0, 2, 1, 3))
 
 
 LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
@@ -434,9 +328,9 @@ LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
     ops.Route: LowerRoute(),
     ops.GroupExperts: LowerGroupExperts(),
     ops.Combine: LowerCombine(),
-    ops.ConvWithState: LowerConvWithState(),
-    ops.DeltaRule: LowerDeltaRule(),
-    ops.SSMScan: LowerSSMScan(),
+    recurrent.ConvWithState: LowerConvWithState(),
+    recurrent.DeltaRule: LowerDeltaRule(),
+    recurrent.SSMScan: LowerSSMScan(),
 }
 
 

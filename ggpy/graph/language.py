@@ -8,11 +8,10 @@ planned from tensors that exist and fit. Knows nothing of kernels, buffers and d
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
-from ggpy.gguf.slices import read_vector
 from ggpy.graph.operations import (
     ACTIVATIONS,
     GATINGS,
@@ -23,8 +22,6 @@ from ggpy.graph.operations import (
     Attention,
     Combine,
     Concat,
-    ConvWithState,
-    DeltaRule,
     Elementwise,
     Embed,
     Linear,
@@ -40,13 +37,12 @@ from ggpy.graph.operations import (
     ShiftColumns,
     SigmoidGate,
     Softcap,
-    SSMScan,
 )
+from ggpy.graph.recurrent import ConvWithState, DeltaRule, SSMScan
+from ggpy.graph.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import numpy as np
 
     from ggpy.gguf.file import GGUFFile, TensorInfo
     from ggpy.graph.rope import Rope
@@ -85,11 +81,11 @@ class Value:
         return Value(self.node, self.first + first, n_cols)
 
 
-class Graph:
+class Graph(Weights):
     """Builder of one model's nodes, in order. Methods return values and check the weights they name in `file`."""
 
     def __init__(self, file: GGUFFile) -> None:
-        self.file = file
+        super().__init__(file)
         self.nodes: list[Node] = []
         self._layer: int | None = None
 
@@ -98,42 +94,6 @@ class Graph:
         for self._layer in range(n_layer):
             yield self._layer
         self._layer = None
-
-    # ---- weights
-
-    def has(self, name: str) -> bool:
-        return name in self.file.tensors
-
-    def tensor(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        """The tensor `name`, which must be there in exactly this shape (rows first)."""
-        info = self.file.tensors.get(name)
-        if info is None:
-            raise GGPYError(
-                f"{self.file.path}: the tensor {name!r} is missing; the file is incomplete or of another architecture."
-            )
-        if tuple(info.shape) != shape:
-            found, needed = (" x ".join(map(str, s)) for s in (info.shape, shape))
-            raise GGPYError(f"{self.file.path}: the tensor {name!r} is {found}; this model needs {needed}.")
-        return info
-
-    def _one_of_one(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
-        """The tensor `name` in this shape; where the first axis has one entry, the file may have it without."""
-        info = self.file.tensors.get(name)
-        if shape[0] == 1 and info is not None and tuple(info.shape) == shape[1:]:
-            return replace(info, shape=shape)
-        return self.tensor(name, shape)
-
-    def optional(self, name: str, shape: tuple[int, ...]) -> TensorInfo | None:
-        return self.tensor(name, shape) if self.has(name) else None
-
-    def vector(self, name: str) -> np.ndarray | None:
-        """The one-dimensional tensor `name` as float32, or None where the file has none."""
-        if not self.has(name):
-            return None
-        info = self.file.tensors[name]
-        if len(info.shape) != 1:
-            raise GGPYError(f"{self.file.path}: the tensor {name!r} must have one dimension; it has {len(info.shape)}.")
-        return read_vector(self.file, info)
 
     # ---- operations
 
@@ -190,7 +150,7 @@ class Graph:
     def linear(self, x: Value, name: str, n_rows: int) -> Value:
         """x @ weight.T (+ bias where the file has one): [n, x.n_cols] to [n, n_rows]. A file may have a matrix of one
         row as a vector."""
-        weight = self._one_of_one(name + ".weight", (n_rows, x.n_cols))
+        weight = self.stack(name + ".weight", (n_rows, x.n_cols))
         return self._add(Linear(weight, self.optional(name + ".bias", (n_rows,))), (x,), n_rows)
 
     def _elementwise(self, operation: Elementwise, *values: Value) -> Value:
@@ -327,7 +287,7 @@ class Graph:
         tiled: bool = True,
     ) -> Value:
         """The gated delta rule over each token's slot: q and k [n, n_k_head * d_k], v [n, n_v_head * d_v], decay (a
-        logarithm) and beta [n, n_v_head] to [n, n_v_head * d_v]; see `operations.DeltaRule`."""
+        logarithm) and beta [n, n_v_head] to [n, n_v_head * d_v]; see `recurrent.DeltaRule`."""
         assert q.n_cols == k.n_cols
         assert decay.n_cols == beta.n_cols == n_v_head
         if n_v_head % n_k_head:
@@ -350,7 +310,7 @@ class Graph:
     ) -> Value:
         """The selective scan of Mamba and Mamba-2 over each token's slot: x [n, n_head * head_dim], dt [n, n_head] with
         its bias, before softplus, which the scan takes itself, b and c [n, n_groups * d_state] to [n, x.n_cols]; see
-        `operations.SSMScan`.
+        `recurrent.SSMScan`.
 
         a, d: full names of tensors, -exp(A_log) and D of the papers: a [n_head, d_state] (Mamba, whose heads are single
         channels) or [n_head] or [n_head, 1] (Mamba-2), d [n_head] or [n_head, 1]."""
@@ -405,9 +365,9 @@ class Graph:
         assert isinstance(operation, Route)
         assert x.node.route in (None, route.node)
         n_experts, bias = operation.n_experts, None
-        weight = self._one_of_one(name + ".weight", (n_experts, n_rows, x.n_cols))
+        weight = self.stack(name + ".weight", (n_experts, n_rows, x.n_cols))
         if self.has(name + ".bias"):
-            bias = self._one_of_one(name + ".bias", (n_experts, n_rows))
+            bias = self.stack(name + ".bias", (n_experts, n_rows))
         linear = Linear(weight, bias, route=operation)
         return self._add(linear, (x, route), n_rows, route=route.node)
 

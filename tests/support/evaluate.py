@@ -10,6 +10,7 @@ import numpy as np
 from ggpy.gguf.file import GGUFFile, TensorInfo
 from ggpy.gguf.slices import raw_rows, read_vector
 from ggpy.graph import operations as ops
+from ggpy.graph import recurrent
 from ggpy.graph.language import Graph, Node, Value
 from ggpy.graph.rope import Rope
 from ggpy.quant import by_id
@@ -171,7 +172,7 @@ def _expert_linear(file: GGUFFile, linear: ops.Linear, x: np.ndarray, route: np.
     return result + read_vector(file, linear.bias).reshape(len(weights), -1)[chosen] if linear.bias else result
 
 
-def _convolve(file: GGUFFile, conv: ops.ConvWithState, x: np.ndarray) -> np.ndarray:
+def _convolve(file: GGUFFile, conv: recurrent.ConvWithState, x: np.ndarray) -> np.ndarray:
     n_cols, width = conv.weight.shape
     weight = read_vector(file, conv.weight).reshape(n_cols, width)
     padded = np.concatenate([np.zeros((width - 1, n_cols)), x])
@@ -181,7 +182,7 @@ def _convolve(file: GGUFFile, conv: ops.ConvWithState, x: np.ndarray) -> np.ndar
 
 
 def _delta_rule(
-    d: ops.DeltaRule, q: np.ndarray, k: np.ndarray, v: np.ndarray, decay: np.ndarray, beta: np.ndarray
+    d: recurrent.DeltaRule, q: np.ndarray, k: np.ndarray, v: np.ndarray, decay: np.ndarray, beta: np.ndarray
 ) -> np.ndarray:
     n = len(q)
     q, k, v = q.reshape(n, d.n_k_head, -1), k.reshape(n, d.n_k_head, -1), v.reshape(n, d.n_v_head, -1)
@@ -197,7 +198,7 @@ def _delta_rule(
 
 
 def _ssm_scan(
-    file: GGUFFile, s: ops.SSMScan, x: np.ndarray, dt: np.ndarray, b: np.ndarray, c: np.ndarray
+    file: GGUFFile, s: recurrent.SSMScan, x: np.ndarray, dt: np.ndarray, b: np.ndarray, c: np.ndarray
 ) -> np.ndarray:
     n = len(x)
     x, dt = x.reshape(n, s.n_head, -1), np.logaddexp(dt, 0)
@@ -265,11 +266,11 @@ def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, o
     if isinstance(operation, ops.Combine):
         n_used = x[1].shape[1] // 2
         return np.einsum("tkc,tk->tc", x[0], x[1][:, n_used:])
-    if isinstance(operation, ops.ConvWithState):
+    if isinstance(operation, recurrent.ConvWithState):
         return _convolve(file, operation, *x)
-    if isinstance(operation, ops.DeltaRule):
+    if isinstance(operation, recurrent.DeltaRule):
         return _delta_rule(operation, *x)
-    if isinstance(operation, ops.SSMScan):
+    if isinstance(operation, recurrent.SSMScan):
         return _ssm_scan(file, operation, *x)
     assert isinstance(operation, ops.Elementwise)
     return _elementwise(operation, x[0], x[-1])
