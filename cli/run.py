@@ -31,6 +31,7 @@ if TYPE_CHECKING:
       ggpy run -m ./Qwen3-0.6B --type q4_0 -p "Why is the sky blue?"
       ggpy run -m model.gguf --raw -p "def fib(n):" -n 64
       ggpy run -m model.gguf --prompt-cache talk.state -f long.txt
+      ggpy run -m model.gguf --num-beams 4 -n 100 -p "Translate: 你好"
       git diff | ggpy run -m model.gguf -s "Describe this change." -f -
     """
 )
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     help="Go on from the evaluated state in this file, if it is there, and save it afterwards: a prompt that begins"
     " alike is not evaluated again.",
 )  # fmt: skip
+@click.option(
+    "--num-beams", type=click.IntRange(1, 1024), default=1, metavar="N",
+    help="Search for the likeliest answer, following N at a time; it is shown when it is whole.",
+)  # fmt: skip
 @sampling_options
 @click.option("-v", "--verbose", is_flag=True, help="Say more about the model and the run.")
 def run(
@@ -56,6 +61,7 @@ def run(
     system: str | None,
     raw: bool,
     prompt_cache: str | None,
+    num_beams: int,
     verbose: bool,
 ) -> int:
     """Answer a prompt: the text goes to stdout, timing and notes to stderr.
@@ -66,6 +72,8 @@ def run(
     # What the user may have got wrong is said before anything is loaded.
     params = sampling_params(sampling if model else default_model_sampling(sampling))
     text = _prompt_text(prompt, prompt_file)
+    if num_beams > 1:
+        _check_beams(sampling)
     if raw and system is not None:
         raise GGPYError("--raw completes the prompt as it stands, so -s/--system has no place; leave one of them out.")
     if not model and not raw and system is None:
@@ -73,10 +81,13 @@ def run(
 
         system = DEFAULT.system
     started = time.perf_counter()
-    with open_model(model_options) as llm:
+    with open_model(model_options, num_beams) as llm:
         if prompt_cache is not None:
             _load_state(llm, prompt_cache)
-        status = _answer(llm, text, system, raw, params, verbose, started)
+        prompt_ids = _prompt_ids(llm, text, system, raw)
+        if verbose:
+            _describe(llm, None if num_beams > 1 else params, len(prompt_ids), time.perf_counter() - started)
+        status = _search(llm, prompt_ids, params, num_beams) if num_beams > 1 else _answer(llm, prompt_ids, params)
         if prompt_cache is not None and not status:
             llm.save_state(prompt_cache)
         return status
@@ -106,21 +117,55 @@ def _prompt_text(prompt: str | None, prompt_file: str | None) -> str:
     return text
 
 
-def _answer(
-    llm: LLM, text: str, system: str | None, raw: bool, params: SamplingParams, verbose: bool, started: float
-) -> int:
+def _prompt_ids(llm: LLM, text: str, system: str | None, raw: bool) -> list[int]:
+    if raw or (llm.template is None and system is None):
+        return llm.tokenize(text, add_special=True, parse_special=True)
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    return llm.tokenize_chat(llm.render_chat([*messages, {"role": "user", "content": text}]))
+
+
+def _check_beams(sampling: dict[str, Any]) -> None:
+    """Refuse options that a beam search, which draws no tokens, would not follow."""
+    from ggpy.cli.options import SAMPLING_NAMES
+
+    options = {parameter: option for option, parameter in SAMPLING_NAMES.items()}
+    followed = ("max_tokens", "ignore_eos")
+    given = [name for name, value in sampling.items() if value and name not in followed]  # 0 turns a choice off
+    if given:
+        named = options.get(given[0], given[0].replace("_", "-"))
+        raise GGPYError(
+            f"--num-beams looks for the likeliest text and draws no tokens, so --{named} has no place; leave one of"
+            " them out."
+        )
+
+
+def _search(llm: LLM, prompt_ids: list[int], params: SamplingParams, num_beams: int) -> int:
+    """Show the best text of a beam search on stdout; the exit status."""
+    from ggpy.cli.interrupts import INTERRUPTED, raise_interrupts
+    from ggpy.cli.terminal import note, show
+    from ggpy.engine.beam_search import BeamSearchParams
+
+    max_tokens = params.max_tokens or llm.n_ctx  # at most what the context has room for
+    started = time.perf_counter()
+    try:
+        raise_interrupts()
+        searched = BeamSearchParams(num_beams, max_tokens, ignore_eos=params.ignore_eos)
+        best = llm.beam_search([prompt_ids], searched)[0].sequences[0]
+    except KeyboardInterrupt:
+        note("stopped before the search ended")
+        return INTERRUPTED
+    show(best.output_text + ("" if best.output_text.endswith("\n") else "\n"))
+    n, seconds = len(best.token_ids), time.perf_counter() - started
+    note(f"{num_beams} beams · {n} tok in {seconds:.2f} s · log-probability {best.cum_logprob:.3f}")
+    return 0
+
+
+def _answer(llm: LLM, prompt_ids: list[int], params: SamplingParams) -> int:
     """Stream the answer to stdout; the exit status."""
     from ggpy.cli.interrupts import INTERRUPTED, raise_interrupts
     from ggpy.cli.terminal import note, show, timing_line
 
-    if raw or (llm.template is None and system is None):
-        prompt_ids = llm.tokenize(text, add_special=True, parse_special=True)
-    else:
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        prompt_ids = llm.tokenize_chat(llm.render_chat([*messages, {"role": "user", "content": text}]))
     request = llm.request(prompt_ids, params)
-    if verbose:
-        _describe(llm, request.params, len(prompt_ids), time.perf_counter() - started)
     status, last = 0, "\n"
     try:
         raise_interrupts()
@@ -137,7 +182,7 @@ def _answer(
     return status
 
 
-def _describe(llm: LLM, params: SamplingParams, n_prompt: int, seconds: float) -> None:
+def _describe(llm: LLM, params: SamplingParams | None, n_prompt: int, seconds: float) -> None:
     from ggpy.cli.options import SAMPLING_NAMES
     from ggpy.cli.terminal import note
 
@@ -148,5 +193,8 @@ def _describe(llm: LLM, params: SamplingParams, n_prompt: int, seconds: float) -
     )
     where = f"{llm.runtime.n_threads} threads" if llm.runtime.device == "cpu" else llm.runtime.device
     note(f"{where}, context {llm.n_ctx} tokens, prompt {n_prompt} tokens")
+    if params is None:
+        return
+    params = params.resolved(llm.sampling_defaults)
     values = ((name, getattr(params, field)) for name, field in SAMPLING_NAMES.items())
     note("sampling: " + ", ".join(f"{name} {value}" for name, value in values if value is not None))

@@ -9,12 +9,13 @@ import os
 
 TYPE_CHECKING = False  # as type checkers read it, without importing typing
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "BeamSearchParams", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
 
 if TYPE_CHECKING:
     from typing import Any
 
     from ggpy.async_llm import AsyncLLM
+    from ggpy.engine.beam_search import BeamSearchParams
     from ggpy.errors import GGPYError
     from ggpy.gguf.file import GGUFFile
     from ggpy.llm import LLM
@@ -31,6 +32,7 @@ if not os.path.isdir(os.path.join(_here, "quant")) and os.path.isfile(os.path.jo
 _HOMES = {
     "LLM": "ggpy.llm",
     "AsyncLLM": "ggpy.async_llm",
+    "BeamSearchParams": "ggpy.engine.beam_search",
     "GGPYError": "ggpy.errors",
     "GGUFFile": "ggpy.gguf.file",
     "SamplingParams": "ggpy.sampling.sampling_params",

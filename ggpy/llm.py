@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import arguments
+from ggpy.engine.beam_search import BeamSearcher, BeamSearchOutput, BeamSearchParams
 from ggpy.engine.engine import Engine
 from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request, Timings
@@ -291,6 +292,19 @@ class LLM:
         conversations: list[Any] = [messages] if one else list(messages)
         rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
         return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream, progress)
+
+    def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
+        """The likeliest continuations of prompts, by a search that follows `params.beam_width` at a time: for each
+        prompt, in their order, that many, the best first. Prompts as `generate` takes them; several are searched
+        together as far as `n_parallel` reaches. Other threads' requests wait meanwhile.
+        """
+        if not isinstance(params, BeamSearchParams):
+            raise arguments.wrong("params", params, "BeamSearchParams")
+        self._check_writes()
+        given = [ids for _, ids in map(self.encode, _as_list("prompts", prompts))]
+        with self.lock:
+            self._check_writes()
+            return BeamSearcher(self.engine, params).run(given)
 
     def embed(self, prompts: Prompt | Sequence[Prompt], *, normalize: bool = True) -> list[EmbeddingRequestOutput]:
         """Texts as vectors, by a model made for that: one for each prompt, in their order; prompts as `generate` takes

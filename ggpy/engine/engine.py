@@ -166,24 +166,46 @@ class Engine:
         Borrows a slot: a free one, else a running request's, which then waits, and evaluates its tokens again.
         """
         self._check(tokens, "The sequence of tokens")
-        self._in_flight = None  # its requests may lose their slots; those tokens will be chosen again
-        slot = self._borrow()
+        self.drop_in_flight()
+        slot = self.borrow()
         n, n_batch = len(tokens), self.runtime.n_batch
         ids = [int(token) for token in tokens]
         result = np.empty((n, self.runtime.n_vocab), np.float32)
         self.cache.rewind(slot, 0)
         for start in range(0, n, n_batch):
             end = min(start + n_batch, n)
-            chunk, count = ids[start:end], end - start
-            slot.begin(start, count)
-            result[start:end] = self.runtime.step(chunk, [slot.index] * count, range(start, end), range(count))
-            slot.extend(chunk, of_prompt=True)
-            self.n_evaluated += count
+            result[start:end] = self.evaluate([(slot, ids[start:end])], range(end - start), of_prompt=True)
         return result
 
-    def _borrow(self) -> Slot:
-        """A slot for what is no request."""
-        free = [slot for slot in self.slots if slot.request is None]
+    def evaluate(
+        self, chunks: Sequence[tuple[Slot, list[int]]], outputs: Sequence[int], of_prompt: bool
+    ) -> NDArray[np.float32]:
+        """Evaluate the next tokens of borrowed slots in one step. Returns the logits after those at `outputs`, batch
+        indices: float32 [m, n_vocab], a view valid until the next step."""
+        tokens: list[int] = []
+        slots: list[int] = []
+        positions: list[int] = []
+        for slot, chunk in chunks:
+            start = len(slot.tokens)
+            slot.begin(start, len(chunk))
+            tokens += chunk
+            slots += [slot.index] * len(chunk)
+            positions += range(start, start + len(chunk))
+        n_generated = len(tokens) if self.runtime.by_kind and not of_prompt else 0
+        logits = self.runtime.step(tokens, slots, positions, outputs, n_generated)
+        for slot, chunk in chunks:
+            slot.extend(chunk, of_prompt)
+        self.n_evaluated += len(tokens)
+        return logits
+
+    def drop_in_flight(self) -> None:
+        """Forget a batch that is under way: its requests may lose their slots, and its tokens will be chosen again."""
+        self._in_flight = None
+
+    def borrow(self, held: Sequence[Slot] = ()) -> Slot:
+        """A slot for what is no request, beside those that are held already: a free one, or a running request's."""
+        taken = {slot.index for slot in held}
+        free = [slot for slot in self.slots if slot.request is None and slot.index not in taken]
         slot = min(free, key=lambda s: s.last_used) if free else self.scheduler.displace()
         self.cache.touch(slot)
         return slot
@@ -203,7 +225,7 @@ class Engine:
 
     def load(self, parked: Parked) -> None:
         """Put a saved conversation into a free slot. Raises ValueError where the state is of another shape."""
-        slot = self._borrow()
+        slot = self.borrow()
         self.cache.park(slot, 0)
         try:
             self.cache.fetch(parked, slot, len(parked.tokens))

@@ -6,7 +6,7 @@ stream waits longer than one such chunk. Requests wait in the order of their pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -132,25 +132,31 @@ class Scheduler:
             free = [slot for slot in self.cache.slots if slot.request is None]
             if not free:
                 return
-            slot = max(free, key=lambda s: (self._n_reusable(s, request), -s.last_used))
-            n = self._n_reusable(slot, request)
+            n = max(self._n_reusable(slot, request) for slot in free)
             if any(self._will_share(other, request) >= n + WORTH_WAITING for other in self.running):
                 continue
-            source = max([*self.cache.slots, *self.cache.parked], key=lambda s: self._n_reusable(s, request))
-            shared = self._n_reusable(source, request)
-            if shared >= n + WORTH_WAITING:
-                slot = min(free, key=lambda s: (len(s.tokens) > 0, s.last_used))
-                self.cache.park(slot, 0)
-                if isinstance(source, Parked):
-                    self.cache.fetch(source, slot, shared)
-                else:
-                    self.cache.copy(source, slot, shared)
-                n = self._n_reusable(slot, request)
-            self.cache.park(slot, n)
             self.waiting.remove(request)
-            self.cache.rewind(slot, n)
-            request.begin(slot, n)
+            request.begin(*self.place(request, free))
             self.running.append(request)
+
+    def place(self, request: Request, free: Sequence[Slot]) -> tuple[Slot, int]:
+        """Make one of some free slots hold what is found anywhere of a request's first tokens. Returns it, and the
+        number of these tokens, all but the last at most."""
+        slot = max(free, key=lambda s: (self._n_reusable(s, request), -s.last_used))
+        n = self._n_reusable(slot, request)
+        source = max([*self.cache.slots, *self.cache.parked], key=lambda s: self._n_reusable(s, request))
+        shared = self._n_reusable(source, request)
+        if shared >= n + WORTH_WAITING:
+            slot = min(free, key=lambda s: (len(s.tokens) > 0, s.last_used))
+            self.cache.park(slot, 0)
+            if isinstance(source, Parked):
+                self.cache.fetch(source, slot, shared)
+            else:
+                self.cache.copy(source, slot, shared)
+            n = self._n_reusable(slot, request)
+        self.cache.park(slot, n)
+        self.cache.rewind(slot, n)
+        return slot, n
 
     def _n_reusable(self, slot: Slot, request: Request) -> int:
         """The number of a slot's cells that the request can go on from: they hold its first tokens, but not the last,

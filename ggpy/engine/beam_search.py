@@ -1,0 +1,279 @@
+"""Beam search: the likeliest continuations of a prompt, found by following several at a time.
+
+The definition is transformers' (`generation/utils.py`, `_beam_search`), the names are vLLM's. Every beam has a slot. A
+beam goes on in its parent's slot, and those that branch off get copies, so that the prompt is evaluated once, whatever
+kinds of state the model has: all beams are of one length, at which carried state stands too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy import arguments
+from ggpy.engine.cache import Slot
+from ggpy.engine.request import Request
+from ggpy.errors import GGPYError
+from ggpy.sampling.sampler import largest
+from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.text.tokenizer.stream import StreamDecoder
+
+if TYPE_CHECKING:
+    from ggpy.engine.engine import Engine
+
+EarlyStopping = bool | Literal["never"]
+
+
+@dataclass(frozen=True)
+class BeamSearchParams:
+    """Parameters of a beam search.
+
+    beam_width: continuations followed at a time, and returned. max_tokens: the most tokens of one.
+    ignore_eos: end tokens are never chosen. temperature: logits are divided by it; 0 leaves them as they are.
+    length_penalty: finished texts are compared by their log-probability / (tokens ** length_penalty): above 0 favours
+    long ones. early_stopping: True ends with the first `beam_width` finished texts; False once no running beam has a
+    better score at its present length than the worst of them; "never" once none can get one up to max_tokens.
+
+    Raises GGPYError on a value out of its range or of the wrong kind.
+    """
+
+    beam_width: int
+    max_tokens: int
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+
+    def __post_init__(self) -> None:
+        arguments.whole("beam_width", self.beam_width, 1, 1024, "a whole number from 1 to 1024")
+        arguments.whole("max_tokens", self.max_tokens, 1, 2**31 - 1, "a whole number from 1")
+        arguments.flag("ignore_eos", self.ignore_eos)
+        arguments.number("temperature", self.temperature, 0.0, 100.0, "from 0 (off) to 100")
+        arguments.number("length_penalty", self.length_penalty, -10.0, 10.0, "from -10 to 10 (0 is off)")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise arguments.wrong("early_stopping", self.early_stopping, "True, False or 'never'")
+
+
+@dataclass(frozen=True)
+class BeamSearchSequence:
+    """One text found. tokens, text: prompt and continuation; the end token is in `tokens` alone. cum_logprob: the sum
+    of the continuation's log-probabilities; score: that with the length penalty. finish_reason: "stop" or "length"."""
+
+    tokens: list[int]
+    text: str
+    cum_logprob: float
+    score: float
+    n_prompt: int
+    output_text: str  # of the continuation alone
+    finish_reason: str
+    stop_reason: int | None
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The continuation, an end token included."""
+        return self.tokens[self.n_prompt :]
+
+
+@dataclass(frozen=True)
+class BeamSearchOutput:
+    """The continuations found for a prompt, the best score first."""
+
+    sequences: list[BeamSearchSequence]
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A continuation and its log-probability, float32 as transformers'; its score once it is finished."""
+
+    tokens: list[int]
+    logprob: np.float32
+    score: float = 0.0
+
+
+class BeamSearch:
+    """The beams of one prompt, from logits to logits. max_tokens: `params.max_tokens`, or less where the context ends.
+    ends: the tokens that end a text."""
+
+    def __init__(self, params: BeamSearchParams, max_tokens: int, ends: Collection[int]) -> None:
+        self.params, self.max_tokens, self.ends = params, max_tokens, frozenset(ends)
+        self.running = [Beam([], np.float32(0))]  # best first, all of one length
+        self.finished: list[Beam] = []  # best first
+        self.done = False
+
+    def advance(self, logits: NDArray[np.float32]) -> list[int]:
+        """Take the logits [n_running, n_vocab] after each running beam, which may be written to. Returns, for each
+        beam that runs now, which of those before it goes on from."""
+        width, n_tokens = self.params.beam_width, len(self.running[0].tokens) + 1
+        # Enough that `width` do not end, should every end token be among the best of each beam.
+        found = self._best(logits, max(2, 1 + len(self.ends)) * width)
+        whole = n_tokens == self.max_tokens
+        penalty = n_tokens**self.params.length_penalty
+        running: list[Beam] = []
+        parents: list[int] = []
+        finished = list(self.finished)
+        for place, (logprob, parent, token) in enumerate(found):
+            tokens = [*self.running[parent].tokens, token]
+            if not whole and token not in self.ends:
+                if len(running) < width:
+                    running.append(Beam(tokens, logprob))
+                    parents.append(parent)
+            elif place < width:  # those further down only stand by to take the places of those that end
+                finished.append(Beam(tokens, logprob, float(np.float32(logprob / penalty))))
+        self.finished = sorted(finished, key=lambda beam: -beam.score)[:width]
+        self.running = running
+        self.done = not running or not self._may_improve(n_tokens)
+        return [] if self.done else parents
+
+    def _best(self, logits: NDArray[np.float32], n: int) -> list[tuple[np.float32, int, int]]:
+        """The n likeliest (log-probability, beam, token), in descending order."""
+        if self.params.temperature:
+            logits = logits / np.float32(self.params.temperature)
+        found = []
+        for i, (beam, row) in enumerate(zip(self.running, logits, strict=True)):
+            peak = row.max()
+            if not np.isfinite(peak):
+                raise GGPYError(f"The model gave no usable logits (the largest is {peak}): the file may be damaged.")
+            total = peak + np.log(np.exp(row - peak).sum())
+            if self.params.ignore_eos:
+                row[list(self.ends)] = -np.inf
+            best = largest(row, min(n, row.size))
+            found += [(beam.logprob + (row[token] - total), i, int(token)) for token in best]
+        return sorted((one for one in found if one[0] > -np.inf), key=lambda one: -one[0])[:n]
+
+    def _may_improve(self, n_tokens: int) -> bool:
+        """True where a running beam may still become better than a finished one."""
+        params = self.params
+        if len(self.finished) < params.beam_width:
+            return True
+        if params.early_stopping is True:
+            return False
+        longest = params.early_stopping == "never" and params.length_penalty > 0
+        best = self.running[0].logprob / (self.max_tokens if longest else n_tokens) ** params.length_penalty
+        return bool(best > self.finished[-1].score)
+
+
+@dataclass
+class _Running:
+    """One prompt's search, and its slots: those of the running beams, in their order, then others."""
+
+    index: int
+    request: Request
+    search: BeamSearch
+    slots: list[Slot]
+
+
+class BeamSearcher:
+    """Beam searches on an engine's slots, as many at a time as there are slots for. The caller holds the engine
+    meanwhile: requests that run in slots which are needed wait, and evaluate their tokens again."""
+
+    def __init__(self, engine: Engine, params: BeamSearchParams) -> None:
+        self.engine, self.params = engine, params
+        if params.beam_width > len(engine.slots):
+            raise GGPYError(
+                f"beam_width is {params.beam_width}, but the model was opened for {len(engine.slots)} sequences at a "
+                f"time; open it with n_parallel={params.beam_width}."
+            )
+
+    def run(self, prompts: Sequence[Sequence[int]]) -> list[BeamSearchOutput]:
+        """Search for the continuations of prompts, given as token ids."""
+        engine, width = self.engine, self.params.beam_width
+        params = SamplingParams().resolved()  # of a request that is never run: it checks a prompt, and knows its stops
+        requests = [engine.request(prompt, params) for prompt in prompts]
+        waiting = deque(enumerate(requests))
+        running: list[_Running] = []
+        found: list[list[Beam]] = [[] for _ in requests]
+        engine.drop_in_flight()
+        while waiting or running:
+            while waiting and (len(running) + 1) * width <= len(engine.slots):
+                running.append(self._begin(*waiting.popleft(), [slot for one in running for slot in one.slots]))
+            for one in running:
+                if one.search.done:
+                    found[one.index] = one.search.finished
+            running = [one for one in running if not one.search.done]
+            self._step(running)
+        return [self._output(request, beams) for request, beams in zip(requests, found, strict=True)]
+
+    def _begin(self, index: int, request: Request, held: list[Slot]) -> _Running:
+        """Evaluate a prompt in one of as many slots as there are beams."""
+        engine, prompt = self.engine, request.prompt
+        slots: list[Slot] = []
+        for _ in range(self.params.beam_width):
+            slots.append(engine.borrow([*held, *slots]))
+        slot, n = engine.scheduler.place(request, slots)
+        for other in slots:
+            if other is not slot:
+                engine.cache.park(other, 0)
+        while n < len(prompt):
+            end = min(n + engine.runtime.n_batch, next(stop for stop in [*request.stops, len(prompt)] if stop > n))
+            wanted = [end - n - 1] if end == len(prompt) else []
+            logits = engine.evaluate([(slot, prompt[n:end])], wanted, of_prompt=True)
+            n = end
+            if n in request.stops:
+                engine.cache.keep(slot)
+        room = engine.runtime.n_ctx - len(prompt) + 1  # the last token needs no cell
+        search = BeamSearch(self.params, min(self.params.max_tokens, room), engine.tokenizer.eog)
+        found = _Running(index, request, search, [slot, *(other for other in slots if other is not slot)])
+        self._branch(found, search.advance(logits))
+        return found
+
+    def _step(self, running: list[_Running]) -> None:
+        """Evaluate the last token of every beam, and choose those that run on."""
+        beams = [
+            (slot, beam.tokens[-1:])
+            for one in running
+            for slot, beam in zip(one.slots, one.search.running, strict=False)  # fewer beams than slots, at first
+        ]
+        most, rows = self.engine.runtime.n_batch, []
+        for first in range(0, len(beams), most):
+            here = beams[first : first + most]
+            rows.append(self.engine.evaluate(here, range(len(here)), of_prompt=False))
+            if len(beams) > most:
+                rows[-1] = rows[-1].copy()  # it is a view of what the next step writes over
+        at = 0
+        for one in running:
+            end = at + len(one.search.running)
+            logits = (rows[0] if len(rows) == 1 else np.concatenate(rows))[at:end]
+            self._branch(one, one.search.advance(logits))
+            at = end
+
+    def _branch(self, one: _Running, parents: list[int]) -> None:
+        """Give every beam a slot that holds what its parent's does: the parent's own, or a copy in another one."""
+        before, free = one.slots, set(parents)
+        spare = [slot for i, slot in enumerate(before) if i not in free]
+        one.slots = []
+        for parent in parents:
+            source = before[parent]
+            if parent in free:
+                free.remove(parent)
+                one.slots.append(source)
+            else:
+                self.engine.cache.copy(source, spare[0], len(source.tokens))
+                one.slots.append(spare.pop(0))
+        one.slots += spare
+
+    def _output(self, request: Request, beams: list[Beam]) -> BeamSearchOutput:
+        tokenizer, prompt, ends = self.engine.tokenizer, request.prompt, self.engine.tokenizer.eog
+        sequences = []
+        for beam in beams:
+            last = beam.tokens[-1]
+            stop = last if last in ends else None
+            said = beam.tokens if stop is None else beam.tokens[:-1]
+            decoder = StreamDecoder(tokenizer, skip_special=True)
+            sequences.append(
+                BeamSearchSequence(
+                    tokens=[*prompt, *beam.tokens],
+                    text=tokenizer.detokenize([*prompt, *said]),
+                    cum_logprob=float(beam.logprob),
+                    score=beam.score,
+                    n_prompt=len(prompt),
+                    output_text="".join([decoder.push(token) for token in said]) + decoder.flush(),
+                    finish_reason="length" if stop is None else "stop",
+                    stop_reason=stop,
+                )
+            )
+        return BeamSearchOutput(sequences)
