@@ -124,7 +124,7 @@ class LLM:
     GPUs share, "layer" or "row": see `ggpy.graph.tensor_parallel`. batch_invariant: on a GPU too, what a request gets
     does not depend on the requests evaluated with it, at the price of speed with many; on the CPU that always holds.
     cache_ram: bytes of host memory for conversations whose place another one takes, so that they go on without being
-    evaluated again; None: a tenth of the free memory, at most 2 GiB.
+    evaluated again; None: on the CPU a tenth of the free memory, at most 2 GiB, on a GPU none.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -188,7 +188,8 @@ class LLM:
             model.template,
             model.runtime,
         )
-        host_bytes = default_cache_ram() if cache_ram is None else cache_ram
+        # A GPU gives a slot's whole context, however little of it is filled: who wants that asks for it.
+        host_bytes = (default_cache_ram() if self.runtime.device == "cpu" else 0) if cache_ram is None else cache_ram
         self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for, host_bytes=host_bytes)
         self.lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
