@@ -1,4 +1,4 @@
-"""What a lowering of an operation is, and how it says which memory the operation touches: barriers follow from that."""
+"""The base of all lowerings of operations, which say what memory an operation touches: barriers follow from that."""
 
 from __future__ import annotations
 
