@@ -77,7 +77,7 @@ def dst_of(op: Op) -> tuple[Region, ...]:
 
 
 def by_columns(op: Op) -> list[Access]:
-    """What an operation touches whose threads divide columns."""
+    """The memory that an operation touches whose threads divide columns."""
     columns = stripes_of(op.srcs[0].n_cols)
     # a region that begins within a buffer has its stripes elsewhere than the buffer's
     whole = [columns if region.first == 0 else EVERYONE for region in op.srcs]

@@ -245,7 +245,7 @@ def test_operation_in_every_tier(tmp_path: Path, name: str, tier: str, monkeypat
 
 
 def run(case: Case, path: Path, steps: list[int], n_threads: int) -> np.ndarray:
-    """What the rows of one sequence give, evaluated in steps of so many tokens."""
+    """The results of one sequence's rows, evaluated in steps of so many tokens."""
     write_tensors(path, {**SHAPES, **case.shapes}, case.types, changes=case.changes)
     tokens = np.random.default_rng(0).integers(0, N_VOCAB, sum(steps))
     with GGUFFile(path) as file:

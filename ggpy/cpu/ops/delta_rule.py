@@ -120,7 +120,7 @@ def _emit(n_runs: int, v: Vec, args: list[ir.Value]) -> None:
     n_rest = b.and_(d_k, v.const(UNROLL - 1))
 
     def totals(sums: list[ir.Value]) -> list[ir.Value]:
-        """Of each run."""
+        """The sums of each run."""
         found = []
         for run in runs:
             parts = [sums[r * n_runs + run] for r in range(UNROLL)]
