@@ -10,6 +10,7 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.codegen.scalars import exchange, fetch_add, load_atomic, store_i64
 from ggpy.cpu.isa.layout import (
     ARRIVED,
     ASLEEP,
@@ -32,7 +33,6 @@ from ggpy.cpu.isa.layout import (
     STOP,
 )
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import exchange, fetch_add, load_atomic, store_i64
 from ggpy.cpu.isa.waiting import cpu_relax, sleep_while, wake
 
 OP_BYTES = OP.itemsize

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core.typing import Signature
-from numba.extending import intrinsic
+from numba import njit
 from numba.np.numpy_support import from_dtype
 
+from ggpy.codegen.scalars import pointer_to
 from ggpy.cpu.isa.layout import OP, STEP
 
-
-def _pointer_to(dtype: np.dtype) -> Any:
-    record = from_dtype(dtype)
-
-    def cast(typingctx: Any, address: Any) -> tuple[Signature, Any]:
-        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-            return b.inttoptr(args[0], context.get_value_type(sig.return_type))
-
-        return types.CPointer(record)(types.uintp), codegen
-
-    return intrinsic(cast)
-
-
-as_op = _pointer_to(OP)
-as_step = _pointer_to(STEP)
+as_op = pointer_to(from_dtype(OP))
+as_step = pointer_to(from_dtype(STEP))
 
 
 @njit(inline="always")

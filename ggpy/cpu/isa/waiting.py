@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.isa.scalars import fetch_add, load_atomic
+from ggpy.codegen.scalars import fetch_add, load_atomic
 
 # The number of the system call, in Linux's arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h
 FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine(), 0) if sys.platform == "linux" else 0

@@ -28,9 +28,9 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.codegen.scalars import fetch_add, load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.isa.layout import ROW_STATE_BYTES, ROW_TILES
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import fetch_add, load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.isa.vector import LOG2_E, Vec, f32, i32
 from ggpy.cpu.ops.attend import CAPPED, EDGES, SLOPED
 from ggpy.graph.state import PART, SPAN

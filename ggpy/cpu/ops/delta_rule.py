@@ -28,8 +28,8 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.codegen.scalars import load_f32, load_i32, store_f32
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import load_f32, load_i32, store_f32
 from ggpy.cpu.isa.vector import Vec
 
 UNROLL = 2  # rows of S at a time, each with sums of its own: what hides the multiply-add's latency

@@ -16,8 +16,8 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.codegen.scalars import load_f32, store_f32
 from ggpy.cpu.isa.records import as_op, as_step, stripes_of
-from ggpy.cpu.isa.scalars import load_f32, store_f32
 from ggpy.cpu.isa.vector import Vec
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)

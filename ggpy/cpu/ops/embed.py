@@ -6,8 +6,8 @@ from typing import Any
 
 from numba import carray, types
 
+from ggpy.codegen.scalars import bf16_to_f32, f16_to_f32, load_f32, load_u8, load_u16, store_f32
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import bf16_to_f32, f16_to_f32, load_f32, load_u8, load_u16, store_f32
 from ggpy.cpu.weights.blocks import number_of, readers, scale_of
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import Packed

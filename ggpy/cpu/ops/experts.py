@@ -11,9 +11,9 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.codegen.scalars import load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.isa.layout import GROUP_WORDS
 from ggpy.cpu.isa.records import as_op, as_step, stripes_of
-from ggpy.cpu.isa.scalars import load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.isa.vector import Vec
 from ggpy.graph.operations import GATINGS
 

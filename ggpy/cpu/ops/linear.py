@@ -7,6 +7,7 @@ from typing import Any
 
 from numba import carray, njit, types
 
+from ggpy.codegen.scalars import fetch_add, load_i32
 from ggpy.cpu.isa.layout import (
     FROM_BIAS,
     FROM_BOTH,
@@ -18,7 +19,6 @@ from ggpy.cpu.isa.layout import (
     tile_widths,
 )
 from ggpy.cpu.isa.records import as_op, as_step, stripes_of
-from ggpy.cpu.isa.scalars import fetch_add, load_i32
 from ggpy.cpu.ops import plain
 from ggpy.cpu.ops.tiles import tile_intrinsic
 from ggpy.quant.packed import PACKED

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from ggpy.cpu.isa.layout import FROM_BIAS, FROM_DST, ROW_STATE_BYTES, SUM_STARTS, TOKEN_BLOCK_BYTES
-from ggpy.cpu.isa.scalars import (
+from ggpy.codegen.scalars import (
     bf16_to_f32,
     f16_to_f32,
     f32_to_f16,
@@ -24,6 +23,7 @@ from ggpy.cpu.isa.scalars import (
     store_i32,
     store_u16,
 )
+from ggpy.cpu.isa.layout import FROM_BIAS, FROM_DST, ROW_STATE_BYTES, SUM_STARTS, TOKEN_BLOCK_BYTES
 from ggpy.cpu.ops.attend import CAPPED, SLOPED
 from ggpy.cpu.ops.sample import RUN
 from ggpy.cpu.weights.blocks import number_of, scale_of

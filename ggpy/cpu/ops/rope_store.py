@@ -11,9 +11,7 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.isa.layout import CACHE_LIMITS, STEP
-from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import (
+from ggpy.codegen.scalars import (
     f16_to_f32,
     f32_to_bf16,
     f32_to_f16,
@@ -24,6 +22,8 @@ from ggpy.cpu.isa.scalars import (
     store_i64,
     store_u16,
 )
+from ggpy.cpu.isa.layout import CACHE_LIMITS, STEP
+from ggpy.cpu.isa.records import as_op, as_step
 
 store_key: Any = None  # these names are set by `specialized`
 store_value: Any = None

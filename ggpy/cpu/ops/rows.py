@@ -7,8 +7,8 @@ from typing import Any
 
 from numba import carray, types
 
+from ggpy.codegen.scalars import load_f32, load_i32, store_f32
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import load_f32, load_i32, store_f32
 
 join_parts: Any = None  # set by `specialized`
 

@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.cpu.isa.scalars import load_f32, load_f64, load_i32, store_f32, store_i32
+from ggpy.codegen.scalars import load_f32, load_f64, load_i32, store_f32, store_i32
 from ggpy.cpu.isa.vector import LANES, Vec, i1, i16
 
 RUN = 64  # logits looked at together

@@ -15,9 +15,9 @@ from numba import carray, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.codegen.scalars import load_i32
 from ggpy.cpu.isa.layout import GROUP_WORDS, SUM_STARTS, TOKEN_BLOCK_BYTES
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import load_i32
 from ggpy.cpu.isa.vector import LANES, VI, Vec, f32, i8, i32
 from ggpy.quant.packed import BLOCK
 

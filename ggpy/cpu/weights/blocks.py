@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from ggpy.cpu.isa.scalars import (
+from ggpy.codegen.scalars import (
     f16_to_f32,
     f32_from_bits,
     f32_to_f16,

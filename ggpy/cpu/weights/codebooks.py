@@ -13,7 +13,7 @@ import numpy as np
 from gguf import quants
 from numba import njit, types
 
-from ggpy.cpu.isa.scalars import load_u8, load_u16, load_u32, store_u8
+from ggpy.codegen.scalars import load_u8, load_u16, load_u32, store_u8
 from ggpy.quant.codebooks import grid
 
 _IQ1, _IQ2_XXS, _IQ2_XS, _IQ2_S, _IQ3_XXS, _IQ3_S = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import njit, types
 
-from ggpy.cpu.isa.scalars import load_i32, load_u16, load_u32, store_i32, store_u8, store_u16
+from ggpy.codegen.scalars import load_i32, load_u16, load_u32, store_i32, store_u8, store_u16
 from ggpy.cpu.weights.blocks import readers
 from ggpy.quant import FORMATS
 from ggpy.quant.packed import Packed, Plane

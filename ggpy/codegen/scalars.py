@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core.typing import Signature
@@ -89,39 +90,57 @@ f32_from_bits = _bitcast(types.uint32, types.float32)
 bits_of_f32 = _bitcast(types.float32, types.uint32)
 
 
-@njit(inline="never")
+def pointer_to(kind: Any) -> Any:
+    """An intrinsic: an address as a pointer to numbers or records of a numba type, for `numba.carray`."""
+
+    def cast(typingctx: Any, address: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            return b.inttoptr(args[0], context.get_value_type(sig.return_type))
+
+        return types.CPointer(kind)(types.uintp), codegen
+
+    return intrinsic(cast)
+
+
+# ---- half precision: with integers and selects alone, so that no CPU feature is asked for, and that LLVM turns a loop
+# over them into vector code on any CPU
+
+_SIGN, _MAGNITUDE, _INFINITY = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
+_HALF, _HALF_BITS = np.float32(0.5), np.uint32(0x3F000000)
+_SMALLEST_NORMAL_F16 = np.uint32(0x38800000)  # 2^-14
+_REBIAS = np.uint32(112 << 23)  # the exponents of float32 and half precision differ by 112
+_F16_OVERFLOW = np.uint32(0x47800000)  # 2^16
+_F16_INFINITY = np.uint32(0x0F800000)  # its exponent of all ones, moved by 13 bits
+_F16_ONE_EXPONENT = np.uint32(1 << 23)
+_F16_MIN = np.float32(2.0**-14)
+
+
+@njit
 def f16_to_f32(h):  # type: ignore[no-untyped-def]
-    """The float32 of IEEE half-precision bits, by integer arithmetic: no CPU feature is asked for."""
-    sign = types.uint32(h & 0x8000) << types.uint32(16)
-    exponent = types.uint32((h >> 10) & 0x1F)
-    fraction = types.uint32(h & 0x3FF)
-    if exponent == 31:
-        return f32_from_bits(types.uint32(sign | types.uint32(0x7F800000) | (fraction << types.uint32(13))))
-    if exponent == 0:
-        value = types.float32(fraction) * types.float32(5.9604644775390625e-08)
-        return -value if sign else value
-    return f32_from_bits(
-        types.uint32(sign | ((exponent + types.uint32(112)) << types.uint32(23)) | (fraction << types.uint32(13)))
-    )
+    """The float32 of IEEE half-precision bits, exactly; infinities and NaN keep their kind."""
+    size = np.uint32((np.uint32(h) & np.uint32(0x7FFF)) << np.uint32(13))
+    sign = np.uint32((np.uint32(h) & np.uint32(0x8000)) << np.uint32(16))
+    normal = np.uint32(size + _REBIAS)
+    # A denormal's bits under the exponent of 2^-14 make 2^-14 more than its value. (Denormal float32 would be slow.)
+    denormal = bits_of_f32(f32_from_bits(np.uint32(size + _REBIAS + _F16_ONE_EXPONENT)) - _F16_MIN)
+    scaled = denormal if size < _F16_ONE_EXPONENT else normal
+    scaled = np.uint32(size | _INFINITY) if size >= _F16_INFINITY else scaled
+    return f32_from_bits(np.uint32(scaled | sign))
 
 
-@njit(inline="never")
+@njit
 def f32_to_f16(x):  # type: ignore[no-untyped-def]
-    """IEEE half-precision bits of a float32, rounded to nearest, ties to even."""
-    bits = bits_of_f32(types.float32(x))
-    sign = types.uint32((bits >> types.uint32(16)) & types.uint32(0x8000))
-    magnitude = types.uint32(bits & types.uint32(0x7FFFFFFF))
-    if magnitude > types.uint32(0x7F800000):
-        return types.uint16(sign | types.uint32(0x7E00))
-    if magnitude >= types.uint32(0x47800000):
-        return types.uint16(sign | types.uint32(0x7C00))
-    if magnitude < types.uint32(0x38800000):
-        # subnormal: adding 0.5 shifts the fraction into place with the FPU's own rounding
-        shifted = bits_of_f32(types.float32(f32_from_bits(magnitude) + types.float32(0.5)))
-        return types.uint16(sign | types.uint32(shifted - types.uint32(0x3F000000)))
-    odd = types.uint32((magnitude >> types.uint32(13)) & types.uint32(1))
-    rounded = types.uint32(magnitude + types.uint32(0xC8000FFF) + odd)
-    return types.uint16(sign | (rounded >> types.uint32(13)))
+    """IEEE half-precision bits of a float32, rounded to nearest, ties to even; infinite beyond its range."""
+    bits = bits_of_f32(np.float32(x))
+    size = np.uint32(bits & _MAGNITUDE)
+    # Below 2^-14 half precision steps by 2^-24, which is the spacing of float32 at 0.5: the addition does the rounding.
+    small = np.uint32(bits_of_f32(f32_from_bits(size) + _HALF) - _HALF_BITS)
+    rounded = np.uint32(size + np.uint32(0xFFF) + ((size >> np.uint32(13)) & np.uint32(1)))
+    normal = np.uint32((rounded - _REBIAS) >> np.uint32(13))
+    result = small if size < _SMALLEST_NORMAL_F16 else normal
+    result = np.uint32(0x7C00) if rounded >= _F16_OVERFLOW else result
+    result = np.uint32(0x7E00) if size > _INFINITY else result
+    return np.uint16(((bits & _SIGN) >> np.uint32(16)) | result)
 
 
 @njit(inline="always")
@@ -131,10 +150,16 @@ def bf16_to_f32(b):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
+def round_to_bf16(bits):  # type: ignore[no-untyped-def]
+    """bfloat16 bits of a float32's bits, rounded to nearest, ties to even; NaN could become infinite."""
+    odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@njit(inline="always")
 def f32_to_bf16(x):  # type: ignore[no-untyped-def]
     """bfloat16 bits of a float32, rounded to nearest, ties to even."""
     bits = bits_of_f32(types.float32(x))
     if types.uint32(bits & types.uint32(0x7FFFFFFF)) > types.uint32(0x7F800000):
-        return types.uint16(types.uint32(bits >> types.uint32(16)) | types.uint32(0x40))  # rounding could end NaN
-    odd = types.uint32((bits >> types.uint32(16)) & types.uint32(1))
-    return types.uint16(types.uint32(bits + types.uint32(0x7FFF) + odd) >> types.uint32(16))
+        return types.uint16(types.uint32(bits >> types.uint32(16)) | types.uint32(0x40))
+    return round_to_bf16(bits)
