@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ggpy.quant.formats import FORMATS, BlockFormat, by_id
+from ggpy.quant.block_format import BlockFormat
+from ggpy.quant.formats import FORMATS, by_id
 
 __all__ = ["FORMATS", "BlockFormat", "by_id"]

@@ -22,11 +22,6 @@ A stripe of plain floats is [n_cols][16], its columns padded with zeros to a mul
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ggpy.gguf.file import TensorInfo
 from functools import cached_property
 
 ROWS = 16  # rows of a stripe
@@ -64,7 +59,6 @@ class Packed:
     """One packed format: value = scale * number [± minimum] where number = code - offset, or table[code], or the
     code's own two's complement; or a float as it stands."""
 
-    name: str  # the ggml type it is made from
     bits: int  # of a code; 16 and 32 for floats
     group: int = 32  # columns that share a scale
     offset: int = 0  # a power of two that, added to the numbers, leaves none negative
@@ -74,6 +68,7 @@ class Packed:
     unit: float = 1.0  # what a super-scale is multiplied by, a power of two
     minima: bool = False
     minimum_sign: int = 1  # +1 where the format adds its minimum, -1 where it subtracts it
+    name: str = ""  # the ggml type it is made from, whose class fills this in
 
     @property
     def is_float(self) -> bool:
@@ -136,64 +131,6 @@ class Packed:
         return -(-n_rows // ROWS) * self.stripe_bytes(n_cols)
 
 
-def _either_sign(*magnitudes: int) -> tuple[int, ...]:
+def either_sign(*magnitudes: int) -> tuple[int, ...]:
     """The table of codes whose highest bit is the sign."""
     return (*magnitudes, *(-m for m in magnitudes))
-
-
-# The tables of ggml's `kvalues_iq4nl` and `kvalues_mxfp4` (4-bit floats, doubled), and the magnitudes in its grids.
-_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-_FP4 = _either_sign(0, 1, 2, 3, 4, 6, 8, 12)
-_IQ3_XXS = _either_sign(4, 12, 20, 28, 36, 44, 52, 62)
-_IQ3_S = _either_sign(1, 3, 5, 7, 9, 11, 13, 15)
-_IQ2 = _either_sign(8, 25, 43, 0)
-_IQ1 = (-7, 1, 9, 0, -9, -1, 7, 0)  # eighths: -1, 0, 1, then an eighth more, or less
-
-PACKED: dict[str, Packed] = {
-    p.name: p
-    for p in (
-        Packed("F32", 32),
-        Packed("F16", 16),
-        Packed("BF16", 16),
-        Packed("Q4_0", 4, offset=8),
-        Packed("Q4_1", 4, minima=True),
-        Packed("Q5_0", 5, offset=16),
-        Packed("Q5_1", 5, minima=True),
-        Packed("Q8_0", 8, signed=True),
-        Packed("Q2_K", 2, group=16, scales="nibbles", minima=True, minimum_sign=-1),
-        Packed("Q3_K", 3, group=16, scales="signed byte", offset=4),
-        Packed("Q4_K", 4, scales="byte", minima=True, minimum_sign=-1),
-        Packed("Q5_K", 5, scales="byte", minima=True, minimum_sign=-1),
-        Packed("Q6_K", 6, group=16, scales="signed byte", offset=32),
-        Packed("IQ4_NL", 4, table=_IQ4, signed=True),
-        Packed("IQ4_XS", 4, scales="signed byte", table=_IQ4, signed=True),
-        Packed("MXFP4", 4, scales="power", table=_FP4, offset=16),
-        Packed("NVFP4", 4, group=16, table=_FP4, offset=32),
-        Packed("TQ1_0", 2, scales="super", offset=1),
-        Packed("TQ2_0", 2, scales="super", offset=1),
-        Packed("IQ1_S", 3, scales="byte", unit=1 / 8, table=_IQ1, offset=16),
-        Packed("IQ1_M", 3, group=16, scales="byte", unit=1 / 8, table=_IQ1, offset=32),
-        Packed("IQ2_XXS", 3, scales="byte", unit=1 / 8, table=_IQ2, offset=64),
-        Packed("IQ2_XS", 3, group=16, scales="byte", unit=1 / 8, table=_IQ2, offset=64),
-        Packed("IQ2_S", 3, group=16, scales="byte", unit=1 / 8, table=_IQ2, offset=64),
-        Packed("IQ3_XXS", 4, scales="byte", unit=1 / 4, table=_IQ3_XXS, offset=64),
-        Packed("IQ3_S", 4, scales="byte", table=_IQ3_S, offset=16),
-    )
-}
-
-
-def packed_format(info: TensorInfo) -> Packed:
-    """The format that a weight runs in: its own, or half precision for types that have no packed form."""
-    return PACKED.get(info.type_name, PACKED["F16"])
-
-
-def packed_bytes(info: TensorInfo) -> int:
-    """Bytes that a matrix, or a stack of matrices of the same shape, takes when packed."""
-    *stack, n_rows, n_cols = info.shape
-    return prod(stack) * packed_format(info).matrix_bytes(n_rows, n_cols)
-
-
-def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:
-    """The form in which a product with this weight reads activations, be it the one that gives logits or not: "q8" or
-    "f32"."""
-    return packed_format(info).activation_dtype

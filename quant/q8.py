@@ -1,12 +1,28 @@
-"""Q8_0: 32 weights as signed bytes under one fp16 scale. Block: fp16 d, 32 codes; weight = d · code."""
+"""Q8_0: 32 weights as signed bytes under one fp16 scale; and Q8_1, which ggml has for activations."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from ggpy.quant.q4 import half
+from ggpy.quant.block_format import BlockFormat
+from ggpy.quant.fields import half, values
+from ggpy.quant.packed import Packed
 
 
-def dequantize_blocks(name: str, blocks: np.ndarray) -> np.ndarray:
-    """uint8 [n, 34] → float32 [n, 32]."""
-    return blocks[:, 2:].view(np.int8).astype(np.float32) * half(blocks[:, :2])
+class Q8_0(BlockFormat):
+    """fp16 d, 32 codes; weight = d · code."""
+
+    id, block_size, type_size = 8, 32, 34
+    file_type = 7
+    packed = Packed(8, signed=True)
+    scales = half(0)
+    codes = values(8, 2, (32,), (8,))
+
+    def encoder(self) -> Any:
+        from ggpy.quant.encode import around_zero, encode_8_bits
+
+        return around_zero(self.type_size, encode_8_bits, 127.0)
+
+
+class Q8_1(BlockFormat):
+    id, block_size, type_size = 9, 32, 36

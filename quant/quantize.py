@@ -1,36 +1,31 @@
-"""Weights into bytes: chunks of any source type become float32 in cache and go through the format's kernel.
+"""Weights into bytes: chunks of any source type become float32 in cache and go through the format's encoder.
 
-Importing this module imports numba; `BlockFormat.quantize` does so on first use. The work releases the GIL.
+Encoders are compiled once and kept on disk, as all kernels are (`ggpy.codegen.native`), so that numba is imported only
+where one is missing. They run without the GIL.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggpy.codegen.native import Native, ObjectCode, load
 from ggpy.errors import GGPYError
-from ggpy.quant import quantize_blocks
-from ggpy.quant.formats import BlockFormat
-from ggpy.quant.quantize_q6_k import quantize_q6_k
+
+if TYPE_CHECKING:
+    from ggpy.quant.block_format import BlockFormat
 
 # Weights a chunk: half a megabyte of float32, which stays in a core's own cache between widening and quantizing.
 _CHUNK = 1 << 17
 
-_KERNELS: dict[str, Callable[[np.ndarray, np.ndarray], int]] = {
-    "Q4_0": quantize_blocks.quantize_q4_0,
-    "Q4_1": quantize_blocks.quantize_q4_1,
-    "Q5_0": quantize_blocks.quantize_q5_0,
-    "Q5_1": quantize_blocks.quantize_q5_1,
-    "Q8_0": quantize_blocks.quantize_q8_0,
-    "Q6_K": quantize_q6_k,
-}
+SCRATCH = 512  # bytes of memory that an encoder may work in
+_PROTOTYPE = "i:uuiu"  # blocks, output, number of blocks, scratch
 
-_CASTS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], bool], str]] = {
-    "F32": (quantize_blocks.copy_finite, "<f4"),
-    "F16": (quantize_blocks.narrow_fp16, "<u2"),
-    "BF16": (quantize_blocks.narrow_bf16, "<u2"),
-}
+_loaded: dict[str, Native] = {}
+_loading = threading.Lock()
 
 
 def quantize_rows(form: BlockFormat, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -43,41 +38,51 @@ def quantize_rows(form: BlockFormat, x: np.ndarray, out: np.ndarray | None = Non
     elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise ValueError(f"the output must be contiguous uint8 {shape}")
     weights = np.ascontiguousarray(x).reshape(-1)
-    stored = out.reshape(-1)
-    buffer = np.empty(min(_CHUNK, weights.size), np.float32) if weights.dtype != np.float32 else None
+    encode, widen = _kernel(f"quantize.{form.name}", form.encoder).call, _widen(weights.dtype)
+    scratch, wide = np.empty(SCRATCH, np.uint8), np.empty(min(_CHUNK, weights.size) if widen else 0, np.float32)
+    source, wide_at, target, scratch_at = (array.ctypes.data for array in (weights, wide, out, scratch))
     for start in range(0, weights.size, _CHUNK):
-        chunk = _widened(weights[start : start + _CHUNK], buffer)
-        begin = start // form.block_size * form.type_size
-        _store(form, chunk, stored[begin : begin + chunk.size // form.block_size * form.type_size])
+        n = min(_CHUNK, weights.size - start)
+        chunk = source + start * weights.itemsize
+        if widen:
+            widen(chunk, wide_at, n, 0)
+            chunk = wide_at
+        n_blocks = n // form.block_size
+        if encode(chunk, target, n_blocks, scratch_at) >= 0:
+            raise GGPYError(_complaint(form, wide[:n] if widen else weights[start : start + n]))
+        target += n_blocks * form.type_size
     return out
 
 
-def _widened(weights: np.ndarray, buffer: np.ndarray | None) -> np.ndarray:
-    """[n] of a source type → float32 [n], in `buffer` where that takes a conversion."""
-    if buffer is None:
-        return weights
-    values = buffer[: weights.size]
-    if weights.dtype == np.float16:
-        quantize_blocks.widen_fp16(weights.view(np.uint16), values)
-    elif weights.dtype == np.uint16:
-        quantize_blocks.widen_bf16(weights, values)
-    else:
-        raise ValueError(
-            f"weights to quantize must be float32, float16 or bfloat16 bits in uint16, not {weights.dtype}"
-        )
-    return values
+def _widen(dtype: np.dtype) -> Callable[[int, int, int, int], Any] | None:
+    """The kernel that makes numbers of a type float32; None for those that are."""
+    if dtype == np.float32:
+        return None
+    if dtype not in (np.float16, np.uint16):
+        raise ValueError(f"weights to quantize must be float32, float16 or bfloat16 bits in uint16, not {dtype}")
+    name = "f16" if dtype == np.float16 else "bf16"
+    return _kernel(f"widen.{name}", lambda: _widener(name)).call
 
 
-def _store(form: BlockFormat, chunk: np.ndarray, stored: np.ndarray) -> None:
-    if form.name in _CASTS:
-        cast, dtype = _CASTS[form.name]
-        fits = cast(chunk, stored.view(dtype))
-    else:
-        blocks = chunk.reshape(-1, form.block_size)
-        out = stored.reshape(-1, form.type_size)
-        fits = _KERNELS[form.name](blocks, out) < 0
-    if not fits:
-        raise GGPYError(_complaint(form, chunk))
+def _widener(name: str) -> Any:
+    from ggpy.quant.encode import widen_bf16, widen_fp16
+
+    return widen_fp16 if name == "f16" else widen_bf16
+
+
+def _kernel(name: str, body: Callable[[], Any]) -> Native:
+    """The machine code of the function that `body` gives, by its name."""
+
+    def compile_it() -> ObjectCode:
+        from ggpy.codegen.jit import compiled, object_code, specialized
+
+        return object_code(compiled(specialized(body(), name.replace(".", "_")), _PROTOTYPE))
+
+    if name not in _loaded:
+        with _loading:
+            if name not in _loaded:
+                _loaded[name] = load(name, _PROTOTYPE, compile_it)
+    return _loaded[name]
 
 
 def _complaint(form: BlockFormat, chunk: np.ndarray) -> str:

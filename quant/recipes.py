@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from ggpy.errors import GGPYError
 from ggpy.quant.formats import FORMATS, BlockFormat
 
-#: File type → the number that `general.file_type` states.
+#: File type → the number that `general.file_type` states, in the order of these.
 FILE_TYPES: dict[str, int] = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32,
-}  # fmt: skip
+    form.name.lower(): form.file_type
+    for form in sorted(FORMATS.values(), key=lambda form: form.file_type or 0)
+    if form.file_type is not None
+}
 
 #: What `general.quantization_version` states beside a quantized file type.
 QUANTIZATION_VERSION = 2

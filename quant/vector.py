@@ -153,11 +153,11 @@ def encode_5_bits(typing_context: Any, x: Any, out: Any, base: Any, inverse: Any
 
 
 @intrinsic
-def encode_8_bits(typing_context: Any, x: Any, out: Any, inverse: Any) -> Any:
+def encode_8_bits(typing_context: Any, x: Any, out: Any, base: Any, inverse: Any, shift: Any) -> Any:
     """32 float32 at `x`, times `inverse`, halves rounded away from zero → 32 signed bytes at `out`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x, out, inverse = args
+        x, out, _, inverse, _ = args
         values = builder.fmul(load(builder, x, _VF), splat(builder, inverse, _VF))
         whole = builder.fptosi(values, _V32)
         rest = builder.fsub(values, builder.sitofp(whole, _VF))  # exact
@@ -167,7 +167,7 @@ def encode_8_bits(typing_context: Any, x: Any, out: Any, inverse: Any) -> Any:
         store(builder, builder.trunc(rounded, _V8), out, 0)
         return context.get_dummy_value()
 
-    return types.void(types.uintp, types.uintp, types.float32), codegen
+    return _ENCODER, codegen
 
 
 @intrinsic

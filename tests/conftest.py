@@ -15,7 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def rounding_of_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the CPU round to 8 bits before logits too, as GPUs do, in tests that hold one against the other."""
     if request.node.get_closest_marker("cuda") or "emulated" in request.fixturenames:
-        from ggpy.quant.packed import activation_dtype
+        from ggpy.quant.formats import activation_dtype
 
         monkeypatch.setattr("ggpy.runtime.planned.cpu_activation_dtype", activation_dtype)
 

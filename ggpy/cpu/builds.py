@@ -9,10 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from numba import cfunc, njit, types
+from numba import njit
 
-from ggpy.codegen.jit import specialized
-from ggpy.codegen.native import ObjectCode
+from ggpy.codegen.jit import compiled, specialized
 from ggpy.cpu import run_program
 from ggpy.cpu.isa.layout import ROW_WIDTHS, WIDE_ROWS, cache_types, cell_bytes, planes, tile_widths
 from ggpy.cpu.ops import (
@@ -34,7 +33,8 @@ from ggpy.cpu.ops import (
     ssm_scan,
 )
 from ggpy.cpu.weights import activations, packing
-from ggpy.quant.packed import BLOCK, PACKED
+from ggpy.quant.formats import PACKED
+from ggpy.quant.packed import BLOCK
 
 Build = tuple[Callable[..., Any], dict[str, Any]]  # a body, and the names to put into it
 
@@ -170,21 +170,10 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "worker_loop": lambda *_: (run_program.worker_loop, {}),
     "submit_step": lambda *_: (run_program.submit_step, {}),
 }
-_TYPES = {"u": types.uintp, "i": types.intp, "v": types.void}
 
 
 def build(name: str, tier: str, prototype: str) -> Any:
     """The numba `cfunc` of a kernel; `prototype` as in `ggpy.codegen.native.load`."""
     kind, _, variant = name.partition(".")
     body, names = _KINDS[kind](tier, variant)
-    result, arguments = prototype.split(":")
-    signature = _TYPES[result](*(_TYPES[a] for a in arguments))
-    return cfunc(signature, error_model="numpy")(specialized(body, f"{name}.{tier}".replace(".", "_"), **names))
-
-
-def object_code(name: str, tier: str, prototype: str) -> ObjectCode:
-    """Compile a kernel to the object code that `ggpy.codegen.native` keeps on disk."""
-    function = build(name, tier, prototype)
-    library = function._library
-    needs = [f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")]
-    return ObjectCode(library._get_compiled_object(), function._wrapper_name, tuple(needs))
+    return compiled(specialized(body, f"{name}.{tier}".replace(".", "_"), **names), prototype)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ggpy.errors import GGPYError
 from ggpy.gguf.slices import read_halves
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile, TensorInfo

@@ -34,9 +34,10 @@ def kernel(name: str, tier: str | None = None) -> Native:
         prototype = PROTOTYPES.get(name.partition(".")[0], OF_OPERATIONS)
 
         def compile_it():  # type: ignore[no-untyped-def]
-            from ggpy.cpu.builds import object_code
+            from ggpy.codegen.jit import object_code
+            from ggpy.cpu.builds import build
 
-            return object_code(name, tier, prototype)
+            return object_code(build(name, tier, prototype))
 
         _loaded[key] = load(key, prototype, compile_it)
     return _loaded[key]

@@ -29,7 +29,8 @@ from ggpy.cpu.memory import Memory, address, round_up
 from ggpy.gguf.slices import read_vector
 from ggpy.graph import operations as ops
 from ggpy.graph import recurrent
-from ggpy.quant.packed import ROWS, packed_format
+from ggpy.quant.formats import packed_format
+from ggpy.quant.packed import ROWS
 
 if TYPE_CHECKING:
     from ggpy.graph.program import Op

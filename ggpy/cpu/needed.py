@@ -14,7 +14,7 @@ from ggpy.errors import GGPYError, quoted
 from ggpy.graph.program import Program
 from ggpy.host.cores import usable_cpus
 from ggpy.notes import Notify
-from ggpy.quant.packed import PACKED, packed_format
+from ggpy.quant.formats import PACKED, packed_format
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import TensorInfo

@@ -12,7 +12,8 @@ import numpy as np
 from ggpy.cpu import kernels
 from ggpy.cpu.memory import allocate, round_up
 from ggpy.gguf.slices import read_halves
-from ggpy.quant.packed import PACKED, ROWS, packed_bytes, packed_format
+from ggpy.quant.formats import PACKED, packed_bytes, packed_format
+from ggpy.quant.packed import ROWS
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile, TensorInfo

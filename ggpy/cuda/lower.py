@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ggpy.cuda.weights.weights import layout_of
 from ggpy.graph import operations as ops
-from ggpy.quant.packed import packed_format
+from ggpy.quant.formats import packed_format
 
 if TYPE_CHECKING:
     from ggpy.cuda.weights.layout import MatrixLayout

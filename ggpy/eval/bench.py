@@ -199,7 +199,7 @@ def bytes_read(file: GGUFFile, cache: str) -> Callable[[Case], float]:
     """Bytes that a decoding step of a case reads, on average: every matrix once, as packed, and each sequence's
     keys and values up to its position, in a cache of that type (`Runtime.cache_type`)."""
     from ggpy.cpu.isa.layout import cache_types, cell_bytes
-    from ggpy.quant.packed import packed_format
+    from ggpy.quant.formats import packed_format
     from ggpy.runtime.planned import planned
 
     program = planned(file)

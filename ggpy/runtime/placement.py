@@ -14,7 +14,7 @@ from ggpy.graph.operations import Embed
 from ggpy.graph.state import Reach
 from ggpy.host.memory import available_memory, choose_context, usable
 from ggpy.models import architecture_of
-from ggpy.quant.packed import packed_bytes
+from ggpy.quant.formats import packed_bytes
 from ggpy.runtime.cache_types import cache_type, kv_bytes
 from ggpy.runtime.planned import planned
 from ggpy.units import size_text

@@ -9,7 +9,7 @@ from ggpy.graph.language import Graph
 from ggpy.graph.plan import plan
 from ggpy.graph.program import Program
 from ggpy.models import architecture_of
-from ggpy.quant.packed import activation_dtype
+from ggpy.quant.formats import activation_dtype
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile

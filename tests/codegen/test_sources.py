@@ -99,7 +99,7 @@ def f():
 # Compile kernels in a fresh process.
 CPU = """
 from numba.core import event
-from ggpy.cpu.builds import object_code
+from ggpy.cpu.builds import build
 
 class Files(event.Listener):
     def on_start(self, event):
@@ -108,7 +108,7 @@ class Files(event.Listener):
 
 event.register("numba:compile", Files())
 for name, prototype in (("embed.IQ2_XXS", "v:uuii"), ("elementwise.add", "v:uuii"), ("submit_step", "i:uiuuiu")):
-    object_code(name, "plain", prototype)
+    build(name, "plain", prototype)
 import numpy
 from ggpy.quant import FORMATS
 FORMATS["Q4_0"].quantize(numpy.zeros((1, 32), numpy.float32))

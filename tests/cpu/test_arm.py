@@ -14,7 +14,7 @@ from ggpy.codegen import native
 from ggpy.cpu.isa.layout import ROW_WIDTHS, TILE_LANES, tile_widths
 from ggpy.cpu.isa.vector import LANES, Vec, i64
 from ggpy.cpu.ops import attend, tiles
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 
 TRIPLE = "aarch64-unknown-linux-gnu"
 

@@ -28,7 +28,7 @@ from ggpy.cpu.needed import COMPILE_WORKER
 from ggpy.graph.state import PART
 from ggpy.paths import cache_dir
 from ggpy.quant import FORMATS
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 from tests.support.blocks import random_blocks
 from tests.support.reference import bf16, q8_0
 

@@ -28,7 +28,7 @@ from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.llm import find_device
 from ggpy.quant import FORMATS
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
 from tests.runtime.test_types import in_type

@@ -28,7 +28,7 @@ from ggpy.cuda.weights.layout import (
 from ggpy.engine.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 from ggpy.runtime.runtime import Runtime
 from ggpy.sampling.sampling_params import SamplingParams
 from tests.cuda.test_cuda import emulated as packed_matrix

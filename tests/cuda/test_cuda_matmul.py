@@ -25,7 +25,8 @@ from ggpy.cuda.ops.matmul.launch import (
 )
 from ggpy.cuda.ops.matmul.layout import HalfActivations
 from ggpy.cuda.weights.layout import MatrixLayout, Plane, bits_above, numbers
-from ggpy.quant.packed import BLOCK, PACKED, Packed
+from ggpy.quant.formats import PACKED
+from ggpy.quant.packed import BLOCK, Packed
 from tests.support.ptx_emulator import launch
 from tests.support.ptx_memory import Memory
 from tests.support.ptx_text import parse

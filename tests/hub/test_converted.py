@@ -203,7 +203,7 @@ def test_every_source_of_the_converter_counts() -> None:
     found = sources(["ggpy.convert.pipeline", "ggpy.quant.quantize"])
     wanted = {f"ggpy.{room}.{path.stem}" for room in ("convert", "models") for path in (ROOT / room).glob("*.py")}
     assert {name.removesuffix(".__init__") for name in wanted} <= set(found)
-    assert "ggpy.quant.quantize_blocks" in found
+    assert "ggpy.quant.encode" in found
 
 
 def test_another_converter_converts_again_and_takes_the_place(

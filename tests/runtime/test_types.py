@@ -12,7 +12,7 @@ from ggpy.convert.writer import OutputTensor, write_gguf
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.quant import FORMATS
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 from ggpy.runtime.placement import weight_bytes
 from ggpy.runtime.runtime import Runtime
 from tests.support.blocks import TYPES, random_blocks

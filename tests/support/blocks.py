@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggpy.quant import FORMATS
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 
 # Where a block keeps its half-precision scales: byte → value, chosen so that weights come out near a tenth.
 SCALES: dict[str, dict[int, float]] = {

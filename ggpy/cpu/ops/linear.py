@@ -21,7 +21,7 @@ from ggpy.cpu.isa.layout import (
 from ggpy.cpu.isa.records import as_op, as_step, stripes_of
 from ggpy.cpu.ops import plain
 from ggpy.cpu.ops.tiles import tile_intrinsic
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 
 # Activations walked at a time, so that they stay in the second-level cache while weights stream by; of them, and of a
 # stripe, so many columns that the stripe's stay in the first-level cache while tiles of tokens stream by.

@@ -19,8 +19,8 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
+from ggpy.codegen.scalars import load_f32, load_i32, store_f32
 from ggpy.cpu.isa.records import as_op, as_step
-from ggpy.cpu.isa.scalars import load_f32, load_i32, store_f32
 from ggpy.cpu.isa.vector import Vec
 from ggpy.cpu.ops.elementwise import softplus
 

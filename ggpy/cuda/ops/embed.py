@@ -17,7 +17,7 @@ from ggpy.cuda.isa.instructions import (
     wait_for_previous,
 )
 from ggpy.cuda.weights.layout import numbers
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 
 THREADS = 128
 

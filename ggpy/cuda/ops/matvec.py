@@ -57,7 +57,7 @@ from ggpy.cuda.isa.instructions import (
 from ggpy.cuda.ops.all_reduce import epoch, sender
 from ggpy.cuda.weights.activations import norm_function, row_reader, writer
 from ggpy.cuda.weights.layout import SUMS, MatvecShape, bits_above, numbers
-from ggpy.quant.packed import PACKED
+from ggpy.quant.formats import PACKED
 
 SIGNATURE = (
     "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, levels, supers and their strides

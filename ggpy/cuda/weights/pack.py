@@ -13,7 +13,8 @@ from ggpy.cuda.isa.instructions import load_u16, store_u8, store_u16, store_u32
 from ggpy.cuda.weights.blocks import readers
 from ggpy.cuda.weights.layout import MatrixLayout, bits_above, numbers
 from ggpy.quant import FORMATS
-from ggpy.quant.packed import BLOCK, PACKED, Packed
+from ggpy.quant.formats import PACKED
+from ggpy.quant.packed import BLOCK, Packed
 
 THREADS = 256
 

@@ -12,7 +12,8 @@ import numpy as np
 from ggpy.cuda.driver import Device
 from ggpy.cuda.weights.layout import ALIGN, MatrixLayout, round_up
 from ggpy.gguf.slices import raw_rows, read_halves, read_vector
-from ggpy.quant.packed import PACKED, Packed, packed_format
+from ggpy.quant.formats import PACKED, packed_format
+from ggpy.quant.packed import Packed
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile, TensorInfo

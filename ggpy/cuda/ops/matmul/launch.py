@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ggpy.cuda.ops.matmul.layout import HalfActivations, Tiling
 from ggpy.cuda.weights.layout import MatrixLayout
-from ggpy.quant.packed import PACKED, Packed
+from ggpy.quant.formats import PACKED
+from ggpy.quant.packed import Packed
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device

@@ -20,7 +20,8 @@ from ggpy.cuda.ops.matmul.formats import RowReader
 from ggpy.cuda.ops.matmul.launch import TILINGS
 from ggpy.cuda.ops.matmul.layout import BLOCKS, COLUMNS, PAIR, TilePlane, Tiling, plane_offsets, tile_planes
 from ggpy.cuda.weights.layout import ALIGN, MatrixLayout
-from ggpy.quant.packed import BLOCK, PACKED, Packed
+from ggpy.quant.formats import PACKED
+from ggpy.quant.packed import BLOCK, Packed
 
 PARAMETERS = "u64 u32 u64 u64 u64 u64 u32 u32 u32 u32"  # see `_Product.emit`
 Sums = list[Value]

@@ -1,5 +1,5 @@
-"""The numba kernel that writes Q6_K: a search for the scale of each sub-block of 16 weights, all 16 sub-blocks at
-once.
+"""The encoder of Q6_K, for numba to compile: a search for the scale of each sub-block of 16 weights, all 16
+sub-blocks at once.
 
 The steps and roundings are those of ggml's `quantize_row_q6_K_ref` and `make_qx_quants` (ggml-quants.c). Every
 operation is rounded by itself, without fused multiply-adds: ggml's base library is built for the plain x86-64, even
@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ggpy.codegen.jit import compiled
-from ggpy.quant.scalar import fp16_bits, fp16_value
+from ggpy.codegen.scalars import f16_to_f32, f32_to_f16, load_f32, store_u8, store_u16
 from ggpy.quant.vector import clear, constant, intrinsic_call, largest, load, splat, store
 
 _I8, _I32, _F32 = ir.IntType(8), ir.IntType(32), ir.FloatType()
@@ -164,47 +163,44 @@ def _pack(typing_context: Any, codes: Any, out: Any) -> Any:
     return types.void(types.uintp, types.uintp), codegen
 
 
-@compiled(inline="always")
+@njit(inline="always")
 def _nearest(value):  # type: ignore[no-untyped-def]
     return np.int32(np.float32(np.float32(value + np.float32(_ROUNDER)) - np.float32(_ROUNDER)))
 
 
-@compiled
-def quantize_q6_k(x, out):  # type: ignore[no-untyped-def]
-    """float32 [n, 256] → uint8 [n, 210]. Returns the first block not to be stored (not finite, too large) or −1."""
-    scales, inverses, codes = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(256, np.uint8)
-    scales_at, inverses_at = np.uint64(scales.ctypes.data), np.uint64(inverses.ctypes.data)
-    codes_at, source, target = np.uint64(codes.ctypes.data), np.uint64(x.ctypes.data), np.uint64(out.ctypes.data)
-    for b in range(len(x)):
-        at, to = np.uint64(source + np.uint64(b * 1024)), np.uint64(target + np.uint64(b * 210))
+def encode(x, out, n, scratch):  # type: ignore[no-untyped-def]
+    """float32 [n, 256] → [n, 210 bytes]. scratch: of each sub-block its scale and inverse, then 256 codes."""
+    inverses, codes = np.uint64(scratch + np.uint64(64)), np.uint64(scratch + np.uint64(128))
+    for b in range(n):
+        at, to = np.uint64(x + np.uint64(b * 1024)), np.uint64(out + np.uint64(b * 210))
         for run in range(8):
             if not abs(largest(np.uint64(at + np.uint64(128 * run)))) < _BEYOND:
                 return b
-        _search(at, scales_at, inverses_at)
+        _search(at, scratch, inverses)
         top = np.float32(0)
         for s in range(16):
-            if abs(scales[s]) > abs(top):
-                top = scales[s]
+            scale = load_f32(np.uint64(scratch + np.uint64(4 * s)))
+            if abs(scale) > abs(top):
+                top = scale
         if abs(top) < np.float32(_NEGLIGIBLE):
             clear(to, 210)
             continue
         inverse = np.float32(np.float32(-128) / top)
-        half = fp16_bits(np.float32(np.float32(1) / inverse))
+        half = f32_to_f16(np.float32(np.float32(1) / inverse))
         if np.uint32(half & np.uint32(0x7FFF)) >= np.uint32(0x7C00):
             return b
-        d = fp16_value(half)
-        out[b, 208] = np.uint8(half & np.uint32(0xFF))
-        out[b, 209] = np.uint8(half >> np.uint32(8))
+        d = f16_to_f32(half)
+        store_u16(np.uint64(to + np.uint64(208)), half)
         for s in range(16):
-            step = min(np.int32(127), _nearest(np.float32(inverse * scales[s])))
-            out[b, 192 + s] = np.uint8(step & np.int32(0xFF))
-            weights_at, to_codes = np.uint64(at + np.uint64(64 * s)), np.uint64(codes_at + np.uint64(16 * s))
-            scale = np.float32(d * np.float32(step))
+            step = min(np.int32(127), _nearest(np.float32(inverse * load_f32(np.uint64(scratch + np.uint64(4 * s))))))
+            store_u8(np.uint64(to + np.uint64(192 + s)), np.uint8(step & np.int32(0xFF)))
+            weights_at, to_codes = np.uint64(at + np.uint64(64 * s)), np.uint64(codes + np.uint64(16 * s))
+            scale, own = np.float32(d * np.float32(step)), load_f32(np.uint64(inverses + np.uint64(4 * s)))
             if scale != np.float32(0):
                 _codes_by_scale(weights_at, to_codes, scale)
-            elif inverses[s] != np.float32(0):
-                _codes_by_inverse(weights_at, to_codes, inverses[s])
+            elif own != np.float32(0):
+                _codes_by_inverse(weights_at, to_codes, own)
             else:
                 clear(to_codes, 16)
-        _pack(codes_at, to)
+        _pack(codes, to)
     return -1
