@@ -366,6 +366,14 @@ class LLM:
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
         return self.engine.request(*self._checked(ids, params_or_default("params", params)), priority)
 
+    def requests(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None, priority: int = 0
+    ) -> list[Request]:
+        """As `request`, one for each of the `n` answers that the parameters ask for."""
+        ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
+        ids, resolved = self._checked(ids, params_or_default("params", params))
+        return [self.engine.request(ids, one, priority) for one in _answers_of(resolved)]
+
     def _checked(self, ids: list[int], params: SamplingParams) -> tuple[list[int], SamplingParams]:
         """Arguments for `Engine.request` from a prompt and its parameters. Raises GGPYError where it could not run."""
         self._check_writes()
@@ -516,7 +524,7 @@ class LLM:
                     continue
                 errors.append(request.error)
                 place, group = groups.pop(request)
-                if all(other.finished for other in group.requests):
+                if not any(other in groups for other in group.requests):
                     outputs[place] = _request_output(group)
                     advance(sum(other.n_chosen for other in group.requests))
         _raise_if_all_failed(errors)

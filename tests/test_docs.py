@@ -28,6 +28,7 @@ PAGES = [
     "docs/gpu.md",
     "docs/text.md",
     "docs/adding.md",
+    "docs/batch.md",
     "benchmarks/README.md",
 ]
 

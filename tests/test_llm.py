@@ -108,8 +108,8 @@ def test_progress_counts_prompts_and_tokens(make: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("ggpy.llm.requests_bar", bar)
     llm = make(n_slots=2)
-    llm.generate([f"prompt {i}" for i in range(5)], GREEDY, progress=True)
-    assert seen == [6] * 5
+    llm.generate([f"prompt {i}" for i in range(5)], SamplingParams(n=2, temperature=0, max_tokens=6), progress=True)
+    assert seen == [12] * 5
     with pytest.raises(GGPYError, match="progress is for answers"):
         llm.generate("a", GREEDY, stream=True, progress=True)
     with pytest.raises(GGPYError, match="progress is 3"):

@@ -54,10 +54,13 @@ def follow(
                     try:
                         failed = not engine.step() and failed
                     except Exception as error:
-                        if failed or not keep_going:
+                        if not keep_going:
                             raise
+                        known = error if isinstance(error, GGPYError) else _named(error)
+                        if failed:
+                            raise known from error
                         failed = True
-                        _end_running(engine, error)
+                        _end_running(engine, known)
             for index, request in list(live.items()):
                 finished = request.finished  # asked first: another thread may finish it once the text is taken
                 text = request.take_text()
@@ -71,10 +74,13 @@ def follow(
                 engine.abort(request)
 
 
-def _end_running(engine: Engine, error: Exception) -> None:
-    """End the requests of a step that failed, each with its reason."""
-    known = error if isinstance(error, GGPYError) else GGPYError(f"The runtime failed: {error or type(error).__name__}")
+def _named(error: Exception) -> GGPYError:
+    return GGPYError(f"The runtime failed: {str(error).rstrip('.') or type(error).__name__}.")
+
+
+def _end_running(engine: Engine, error: GGPYError) -> None:
+    """End the requests of a step that failed."""
     for request in list(engine.scheduler.running):
-        request.error = known
+        request.error = error
         request.finish("error")
         engine.abort(request)

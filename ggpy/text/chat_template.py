@@ -7,6 +7,7 @@ whatever it does wrong is one GGPYError."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,13 @@ class ChatTemplate:
         else:
             return text if open_end is None else open_end.cut(text)
         raise GGPYError(f"{self._where}: the chat template {shown(' '.join(reason[:_MAX_SAID].split())).rstrip('.')}.")
+
+    def reads(self, name: str) -> bool:
+        """True where the template, or the one for tools, names a value or a role."""
+        sources = (self.source, self._tool_source or "")
+        return (name == "tools" and bool(self._tool_source)) or any(
+            re.search(rf"\b{re.escape(name)}\b", source) for source in sources
+        )
 
     def _template(self, source: str) -> Template:
         from ggpy.text.template_sandbox import TemplateEnvironment

@@ -1,0 +1,1 @@
+"""Files of requests answered by a model, in OpenAI's batch format."""

@@ -1,0 +1,141 @@
+"""The requests of a batch, answered by a model: many in flight, each result reported when it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ggpy.batch.files import BatchLine
+from ggpy.batch.prepare import prompts_of
+from ggpy.engine.follow import at_once, follow
+from ggpy.engine.request import Request
+from ggpy.errors import GGPYError
+from ggpy.llm import LLM
+from ggpy.protocol import openai, openai_responses
+from ggpy.protocol.openai import Answer, ChatRequest, EmbeddingsRequest, RequestError, Usage
+
+Row = dict[str, Any]
+Report = Callable[[Row, int], None]  # a result, and how many tokens were generated for it
+
+
+@dataclass
+class _Job:
+    """A request of the batch with those of the engine: for each prompt, one for each of its answers."""
+
+    custom_id: str
+    asked: openai.ChatRequest | openai.CompletionRequest
+    prompts: list[list[Request]]
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for answers in self.prompts for request in answers]
+
+
+@dataclass
+class _Texts:
+    """A request for vectors, and its inputs' token ids."""
+
+    custom_id: str
+    asked: EmbeddingsRequest
+    inputs: list[list[int]]
+
+
+def run_batch(llm: LLM, lines: Iterable[BatchLine], report: Report) -> None:
+    """Answer requests, as many at a time as the model was opened for, and report a result for each, in the order in
+    which they are done. A request that cannot be answered has a result that says so, and the others go on; so they do
+    where the runtime fails, unless it fails again at once, which is raised."""
+    jobs: dict[Request, _Job] = {}
+    requests = _Arrivals(llm, lines, report, jobs).requests()
+    for _, request, _ in follow(llm.engine, llm.lock, requests, at_once(llm.engine), keep_going=True):
+        if not request.finished:
+            continue
+        job = jobs.pop(request)
+        if not any(other in jobs for other in job.requests):
+            report(_answered(llm, job), sum(other.n_chosen for other in job.requests))
+
+
+class _Arrivals:
+    """The engine's requests for those of a batch, made when it is their turn."""
+
+    def __init__(self, llm: LLM, lines: Iterable[BatchLine], report: Report, jobs: dict[Request, _Job]) -> None:
+        self._llm, self._lines, self._report, self._jobs = llm, lines, report, jobs
+        self._texts: list[_Texts] = []  # to be embedded together
+
+    def requests(self) -> Iterator[Request]:
+        for line in self._lines:
+            try:
+                job = self._job(line)
+            except Exception as error:
+                self._report(_failed(line.custom_id, error), 0)
+                continue
+            if job is not None:
+                self._jobs.update(dict.fromkeys(job.requests, job))
+                yield from job.requests
+            elif sum(len(texts.inputs) for texts in self._texts) >= at_once(self._llm.engine):
+                self._embed(self._texts)
+                self._texts = []
+        self._embed(self._texts)
+
+    def _job(self, line: BatchLine) -> _Job | None:
+        asked = openai.parse(line.method, line.url, line.body)
+        prompts = prompts_of(self._llm, asked)
+        if isinstance(asked, EmbeddingsRequest):
+            self._texts.append(_Texts(line.custom_id, asked, prompts))
+            return None
+        if asked.stream:
+            raise RequestError("stream has no place in a batch; leave it out.", "stream")
+        try:
+            requests = [self._llm.requests(ids, asked.params) for ids in prompts]
+        except GGPYError as error:
+            field = "logit_bias" if str(error).startswith("logit_bias") else None
+            raise RequestError(str(error), field) from None
+        return _Job(line.custom_id, asked, requests)
+
+    def _embed(self, waiting: list[_Texts]) -> None:
+        try:
+            vectors = self._llm.embed([ids for texts in waiting for ids in texts.inputs]) if waiting else []
+        except Exception as error:
+            if len(waiting) == 1:
+                self._report(_failed(waiting[0].custom_id, error), 0)
+                return
+            for texts in waiting:  # it may be the fault of one
+                self._embed([texts])
+            return
+        found = iter(output.outputs.embedding for output in vectors)
+        for texts in waiting:
+            usage = Usage(sum(map(len, texts.inputs)))
+            rows = [next(found) for _ in texts.inputs]
+            body = openai_responses.embeddings(self._llm.path.stem, rows, usage, texts.asked.base64)
+            self._report(_row(texts.custom_id, 200, body), 0)
+
+
+def _answered(llm: LLM, job: _Job) -> Row:
+    error = next((request.error for request in job.requests if request.error is not None), None)
+    if error is not None:
+        return _failed(job.custom_id, RequestError(str(error), status=500))
+    answers = [Answer(request.text, request.finish_reason) for request in job.requests]
+    usage = Usage(
+        sum(len(answers[0].prompt) for answers in job.prompts),
+        sum(request.n_chosen for request in job.requests),
+        sum(answers[0].timings.n_reused for answers in job.prompts),
+    )
+    body_of = openai_responses.chat_completion if isinstance(job.asked, ChatRequest) else openai_responses.completion
+    return _row(job.custom_id, 200, body_of(llm.path.stem, answers, usage))
+
+
+def _failed(custom_id: str, error: Exception) -> Row:
+    if not isinstance(error, RequestError):
+        known = str(error) if isinstance(error, GGPYError) else f"The request failed: {error or type(error).__name__}."
+        error = RequestError(known, status=500)
+    return _row(custom_id, error.status, error.body)
+
+
+def _row(custom_id: str, status: int, body: dict[str, Any]) -> Row:
+    """A line of the file of results; as in OpenAI's, `error` is for requests that were never tried."""
+    return {
+        "id": openai_responses.new_id("batch_req_"),
+        "custom_id": custom_id,
+        "response": {"status_code": status, "request_id": openai_responses.new_id("req_"), "body": body},
+        "error": None,
+    }
