@@ -16,6 +16,7 @@ from ggpy.cpu import run_program
 from ggpy.cpu.isa.layout import ROW_WIDTHS, WIDE_ROWS, cache_types, cell_bytes, planes, tile_widths
 from ggpy.cpu.ops import (
     attend,
+    attend_latent,
     attention,
     conv_state,
     delta_rule,
@@ -60,7 +61,7 @@ def _quantize_activations(tier: str, form: str) -> Build:
     return activations.quantize_activations, names
 
 
-def _attention(tier: str, cache: str) -> Build:
+def _attention(tier: str, cache: str, latent: bool = False) -> Build:
     widths, wide = ROW_WIDTHS[tier], WIDE_ROWS[tier]
 
     @njit(inline="always")
@@ -72,18 +73,18 @@ def _attention(tier: str, cache: str) -> Build:
                 rows = min(rows, w)
         return rows
 
-    k, v = cache_types(cache)
-    names = {"rows_for": rows_for, "WIDEST": widths[0], "WIDE": wide}
+    k, v = (cache, cache) if latent else cache_types(cache)
+    names = {"rows_for": rows_for, "WIDEST": widths[0], "WIDE": wide, "LATENT": latent}
     names |= {"key_bytes": _cell_bytes(k), "value_bytes": _cell_bytes(v)}
     if tier == "plain":
-        names |= {"attend": plain.attend_function(k, v), "attend_wide": plain.attend_function("f32", "f32")}
-        names |= {
-            "dequantize_keys": plain.dequantize_kv_function(k, True),
-            "dequantize_values": plain.dequantize_kv_function(v, False),
-        }
+        names["attend"] = plain.attend_function(k, v, latent)
+        names["attend_wide"] = plain.attend_function("f32", "f32", latent)
+        names["dequantize_keys"] = plain.dequantize_kv_function(k, True)
+        names["dequantize_values"] = plain.dequantize_kv_function(v, False)
     else:
-        names["attend"] = attend.attend_intrinsic(tier, k, v, widths)
-        names["attend_wide"] = attend.attend_intrinsic(tier, "f32", "f32", (wide,))
+        kind = attend_latent.AttendLatent if latent else attend.Attend
+        names["attend"] = attend.attend_intrinsic(tier, k, v, widths, kind)
+        names["attend_wide"] = attend.attend_intrinsic(tier, "f32", "f32", (wide,), kind)
         names["dequantize_keys"] = dequantize_kv.dequantize_kv_intrinsic(tier, k, is_key=True)
         names["dequantize_values"] = dequantize_kv.dequantize_kv_intrinsic(tier, v, is_key=False)
     return attention.attention, names
@@ -100,14 +101,14 @@ def _cell_bytes(cache: str) -> Any:
     return bytes_of
 
 
-def _rope_store(tier: str, cache: str) -> Build:
-    k, v = cache_types(cache)
+def _rope_store(tier: str, cache: str, latent: bool = False) -> Build:
+    k, v = (cache, cache) if latent else cache_types(cache)
     if tier == "plain":
         half = plain.store_half
     else:
         half = rope_store.store_half_intrinsic()
     names = {"key_bytes": _cell_bytes(k), "value_bytes": _cell_bytes(v)}
-    names |= {"store_key": rope_store.store_function(k, half, True)}
+    names |= {"store_key": rope_store.store_function(k, half, not latent)}
     names |= {"store_value": rope_store.store_function(v, half, False)}
     return rope_store.rope_store, names
 
@@ -147,9 +148,12 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "embed": _embed,
     "linear": partial(linear.build, linear.linear),
     "expert_linear": partial(linear.build, linear.expert_linear),
+    "head_linear": partial(linear.build, linear.head_linear),
     "quantize_activations": _quantize_activations,
     "attention": _attention,
     "rope_store": _rope_store,
+    "latent_attention": partial(_attention, latent=True),
+    "latent_rope_store": partial(_rope_store, latent=True),
     "elementwise": _elementwise,
     "norm": norm.build,
     "join_attention": lambda *_: (rows.join_attention, {"join_parts": attention.join_parts}),

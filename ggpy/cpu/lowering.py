@@ -24,6 +24,7 @@ from ggpy.cpu.access import (
     stripes_of,
     touch,
 )
+from ggpy.cpu.isa.layout import cache_types
 from ggpy.cpu.lowering_recurrent import LowerConvWithState, LowerDeltaRule, LowerSSMScan
 from ggpy.cpu.memory import Memory, address, round_up
 from ggpy.gguf.slices import read_vector
@@ -72,7 +73,7 @@ class LowerQuantize(Lowering[ops.QuantizeActivations]):
 
 class LowerLinear(Lowering[ops.Linear]):
     def kernel(self, operation: ops.Linear, cache_type: str) -> str:
-        kind = "expert_linear" if operation.route else "linear"
+        kind = "expert_linear" if operation.route else "head_linear" if operation.n_head else "linear"
         return f"{kind}.{packed_format(operation.weight).name}" + (".q16" if operation.dtype == "q16" else "")
 
     def record(self, op: Op, operation: ops.Linear, places: Places, r: np.ndarray) -> None:
@@ -83,11 +84,11 @@ class LowerLinear(Lowering[ops.Linear]):
         r["bias"] = memory.vector(operation.bias, memory.zeros)
         r["n_cols"], r["n_stripes"] = packed.padded(n_cols), -(-n_rows // ROWS)
         r["stripe_bytes"] = packed.stripe_bytes(n_cols)
-        r["token_bytes"] = memory.token_bytes[n_cols, operation.dtype]
+        r["token_bytes"] = memory.token_bytes[n_cols * max(1, operation.n_head), operation.dtype]
+        r["n_head"], r["expert_bytes"] = operation.n_head, packed.matrix_bytes(n_rows, n_cols)
         r["accumulate"], r["next"] = operation.accumulate, memory.counter()
         if operation.route:
             _record_order(operation.route, memory, r)
-            r["expert_bytes"] = packed.matrix_bytes(n_rows, n_cols)
             if operation.bias:
                 bias = read_vector(memory.file, operation.bias).reshape(-1, n_rows)
                 padded = np.zeros((len(bias), round_up(n_rows, 32)), np.float32)
@@ -96,7 +97,7 @@ class LowerLinear(Lowering[ops.Linear]):
 
     def accesses(self, op: Op, operation: ops.Linear, small: bool) -> list[Access]:
         assert op.dst is not None
-        rows = stripes_of(op.dst.buffer.n_cols) if small else EVERYONE
+        rows = stripes_of(op.dst.buffer.n_cols) if small and not operation.n_head else EVERYONE
         found = [Access(ACTIVATIONS, False, OWN if small else EVERYONE), *touch(dst_of(op), True, rows)]
         return found + ([Access(ORDER, False, EVERYONE)] if operation.route else [])
 
@@ -109,21 +110,28 @@ def _record_order(route: ops.Route, memory: Memory, r: np.ndarray) -> None:
 def _record_heads(a: ops.Attention, memory: Memory, r: np.ndarray) -> None:
     r["n_head"], r["n_head_kv"], r["head_dim"], r["v_dim"] = a.n_head, a.n_head_kv, a.head_dim, a.v_head_dim
     r["head_pad"], r["max_parts"] = round_up(a.v_head_dim, 16), memory.max_parts
+    r["key_pad"] = round_up(a.head_dim, 16) if a.latent else a.head_dim
     r["causal"], r["window"], r["chunk"], r["softcap"] = a.causal, a.window, a.chunk, a.softcap
     r["cache_k"], r["cache_v"], r["n_ctx"] = memory.states.cache(a.cache_layer)
     if a.sinks:
         r["sinks"] = memory.vector(a.sinks)
 
 
+def _attention_kernel(kind: str, attention: ops.Attention, cache_type: str) -> str:
+    """The name of a kernel for a cache of that type; a latent one is of the keys' type."""
+    return f"latent_{kind}.{cache_types(cache_type)[0]}" if attention.latent else f"{kind}.{cache_type}"
+
+
 class LowerRopeStore(Lowering[ops.RopeStore]):
     def kernel(self, operation: ops.RopeStore, cache_type: str) -> str:
-        return f"rope_store.{cache_type}"
+        return _attention_kernel("rope_store", operation.attention, cache_type)
 
     def record(self, op: Op, operation: ops.RopeStore, places: Places, r: np.ndarray) -> None:
         attention, memory = operation.attention, places.memory
         _record_heads(attention, memory, r)
         if rope := attention.rope:
             r["n_rot"], r["neox"], r["angles"] = rope.n_rot, rope.style == "neox", memory.angles(rope)
+            r["rope_first"] = attention.rope_first
         for norm, at in ((attention.q_norm, "weight"), (attention.k_norm, "weight2")):
             if norm:
                 r[at], r["eps"] = memory.vector(norm.weight), norm.eps
@@ -136,13 +144,15 @@ class LowerRopeStore(Lowering[ops.RopeStore]):
 
 class LowerAttend(Lowering[ops.Attend]):
     def kernel(self, operation: ops.Attend, cache_type: str) -> str:
-        return f"attention.{cache_type}"
+        return _attention_kernel("attention", operation.attention, cache_type)
 
     def record(self, op: Op, operation: ops.Attend, places: Places, r: np.ndarray) -> None:
         attention, memory = operation.attention, places.memory
         _record_heads(attention, memory, r)
         r["scale"] = attention.scale
         r["src2"], r["next"] = address(memory.parts), memory.counter()
+        if t := attention.temperature:
+            r["temperature"], r["temperature_length"], r["temperature_offset"] = t.beta, t.length, t.offset
         if attention.alibi:
             r["slopes"] = memory.keep(np.array(attention.slopes, np.float32))
 

@@ -22,7 +22,7 @@ from ggpy.cpu.isa.layout import (
 )
 from ggpy.gguf.slices import read_vector
 from ggpy.graph.operations import QuantizeActivations, Route
-from ggpy.graph.state import PART, SPAN, ConvState, KVState, RecurrentState, State
+from ggpy.graph.state import PART, SPAN, ConvState, KVState, LatentState, RecurrentState, State
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile, TensorInfo
@@ -59,6 +59,8 @@ def state_bytes(state: State, n_ctx: int, n_batch: int, cache_type: str) -> tupl
         return (4 * state.n_head * state.n_rows * round_up(state.n_cols, 16),)
     cells = state.n_head_kv * state.n_cells(n_ctx, n_batch)
     cache_k, cache_v = cache_types(cache_type)
+    if isinstance(state, LatentState):
+        return (cells * cell_bytes(cache_k, round_up(state.head_dim, 16)),)
     return cells * cell_bytes(cache_k, state.head_dim), cells * cell_bytes(cache_v, round_up(state.v_head_dim, 16))
 
 
@@ -84,8 +86,8 @@ class SlotStates:
     def cache(self, layer: int) -> tuple[int, int, int]:
         """Where the keys and the values of a layer lie, and how many cells a slot has there."""
         state, n_cells = self._cells[layer]
-        keys, values = self._memory[state]
-        return address(keys), address(values), n_cells
+        memory = self._memory[state]  # of keys and of values, or of keys that are both
+        return address(memory[0]), address(memory[-1]), n_cells
 
     def floats(self, state: State) -> tuple[int, int]:
         """Where a convolution's or recurrent layer's state lies, and the bytes from slot to slot."""

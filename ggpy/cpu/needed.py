@@ -89,7 +89,7 @@ def compile_missing(names: list[str], notify: Notify) -> list[str]:
     missing = kernels.missing(names)
     if missing:
         missing.sort(
-            key=lambda name: not name.startswith(("attention", "linear", "expert_linear"))
+            key=lambda name: not name.startswith(("attention", "latent_attention", "linear", "expert_linear"))
         )  # what takes longest first
         workers = min(len(missing) // 2, usable_cpus(), MOST_WORKERS)
         compile_all(missing, f"this CPU ({isa()})", kernels.kernel, COMPILE_WORKER, workers, kernel_cache(), notify)

@@ -106,7 +106,7 @@ def unsupported(program: Program) -> str | None:
         known = isinstance(operation, kinds) or operation == ops.GLU("silu")
         if isinstance(operation, ops.Embed) and operation.index != "token":
             known = False
-        if not known or (isinstance(operation, ops.Linear) and operation.route):
+        if not known or (isinstance(operation, ops.Linear) and (operation.route or operation.n_head)):
             return f"the operation {type(operation).__name__}"
     return None
 

@@ -37,6 +37,7 @@ from ggpy.graph.operations import (
     ShiftColumns,
     SigmoidGate,
     Softcap,
+    Temperature,
 )
 from ggpy.graph.recurrent import ConvWithState, DeltaRule, SSMScan
 from ggpy.graph.weights import Weights
@@ -153,6 +154,19 @@ class Graph(Weights):
         weight = self.stack(name + ".weight", (n_rows, x.n_cols))
         return self._add(Linear(weight, self.optional(name + ".bias", (n_rows,))), (x,), n_rows)
 
+    def head_linear(self, x: Value, name: str, n_head: int, n_rows: int) -> Value:
+        """For each of `n_head` equal runs of x's columns, run @ that head's weight.T: the matrices `name`
+        [n_head, n_rows, x.n_cols / n_head], to [n, n_head * n_rows]. Raises GGPYError where the sizes of a matrix are
+        no multiples of 32."""
+        n_cols = x.n_cols // n_head
+        assert x.n_cols == n_head * n_cols
+        if n_rows % 32 or n_cols % 32:
+            raise GGPYError(
+                f"{self.file.path}: the matrices {name!r} are {n_rows} x {n_cols} a head; ggpy needs multiples of 32."
+            )
+        weight = self.stack(name + ".weight", (n_head, n_rows, n_cols))
+        return self._add(Linear(weight, n_head=n_head), (x,), n_head * n_rows)
+
     def _elementwise(self, operation: Elementwise, *values: Value) -> Value:
         assert all(value.n_cols == values[0].n_cols for value in values)
         rows = {(value.node.outputs_only, value.node.route) for value in values}
@@ -231,25 +245,32 @@ class Graph(Weights):
         norm_after_rope: bool = False,
         alibi: float = 0.0,
         kv_layer: int | None = None,
+        rope_first: int = 0,
+        temperature: Temperature | None = None,
+        v_of_k: int = 0,
     ) -> Value:
         """Rope on q and k, k and v into the cache of `layer`, then softmax attention over each token's slot; see
         `operations.Attention`.
 
         q [n, n_head * head_dim]; k and v [n, n_head_kv * their head's dimensions], or None where those of `kv_layer`
-        are read. Heads are normalised, with `eps`, where the file has the `q_norm` and `k_norm` weights. scale: of
-        scores, 1 / sqrt(head_dim) where None. sinks: the name of a tensor [n_head].
+        are read. Without v, values are the first `v_of_k` dimensions of each key, as they are after norm and rope, and
+        keys are all that is kept (a latent cache). Heads are normalised, with `eps`, where the file has the `q_norm`
+        and `k_norm` weights. scale: of scores, 1 / sqrt(head_dim) where None. sinks: the name of a tensor [n_head].
+        rope_first: the first dimension of a head that rope rotates.
         """
         head_dim = q.n_cols // n_head
         stored = next((node.operation for node in self.nodes if self._stores(node, kv_layer)), None)
         if kv_layer is None:
             assert k is not None
-            assert v is not None
             assert k.n_cols == n_head_kv * head_dim
-            v_head_dim = v.n_cols // n_head_kv
+            assert (v is None) == (v_of_k > 0)
+            assert v_of_k <= head_dim
+            v_head_dim, latent = v.n_cols // n_head_kv if v is not None else v_of_k, v is None
         else:
             assert isinstance(stored, Attention)
             assert (stored.n_head_kv, stored.head_dim) == (n_head_kv, head_dim)
-            v_head_dim = stored.v_head_dim
+            v_head_dim, latent = stored.v_head_dim, stored.latent
+        assert rope is None or rope_first + rope.n_rot <= head_dim
         if head_dim % 2:
             raise GGPYError(f"{self.file.path}: its heads have {head_dim} dimensions; ggpy needs an even number.")
         names = (name and self.optional(name + ".weight", (head_dim,)) for name in (q_norm, k_norm))
@@ -257,8 +278,9 @@ class Graph(Weights):
         attention = Attention(
             layer, n_head, n_head_kv, head_dim, rope, q_normed, k_normed, window, scale or 0.0, v_head_dim, softcap,
             chunk, causal, self.tensor(sinks, (n_head,)) if sinks else None, norm_after_rope, alibi, kv_layer,
+            rope_first, temperature, latent,
         )  # fmt: skip
-        inputs = (q, k, v) if k is not None and v is not None else (q,)
+        inputs = (q, *(value for value in (k, v) if value is not None))
         return self._add(attention, inputs, n_head * v_head_dim)
 
     @staticmethod

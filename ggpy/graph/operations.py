@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ggpy.graph.state import KVState, State
+from ggpy.graph.state import KVState, LatentState, State
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import TensorInfo
@@ -76,8 +76,9 @@ class Norm(Operation):
 class Linear(Operation):
     """x @ weight.T + bias. `partial`: a term of a sum over all ranks that share a model
     (`ggpy.graph.tensor_parallel`). With a `route` it is a product for each chosen expert, with that one's part of
-    weight [n_experts, n_rows, n_cols] and bias [n_experts, n_rows]. Set by passes: `dtype`, the form in which it reads
-    activations, and `accumulate`, where it is added to what the destination holds."""
+    weight [n_experts, n_rows, n_cols] and bias [n_experts, n_rows]. With `n_head` it is one for each of so many equal
+    runs of columns, with that one's part of weight [n_head, n_rows, n_cols]. Set by passes: `dtype`, the form in which
+    it reads activations, and `accumulate`, where it is added to what the destination holds."""
 
     weight: TensorInfo
     bias: TensorInfo | None = None
@@ -85,6 +86,7 @@ class Linear(Operation):
     route: Route | None = None
     dtype: str = ""
     accumulate: bool = False
+    n_head: int = 0
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
@@ -226,6 +228,16 @@ class Pool(Operation):
 
 
 @dataclass(frozen=True)
+class Temperature:
+    """A factor of queries that grows with the position: 1 + beta * log(1 + floor((position + offset) / length)) (Llama
+    4, whose offset is 1, and Mistral 3, whose offset is 0; arXiv 2501.19399)."""
+
+    beta: float
+    length: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
 class Attention(Operation):
     """Rope on queries and keys, keys and values into the cache of `layer`, then softmax attention over each token's
     slot. Heads are normalised where `q_norm` and `k_norm` are given, before rope or after it.
@@ -235,7 +247,8 @@ class Attention(Operation):
     positions, or all where both are 0. Scores are scaled, capped (cap * tanh(score / cap), where `softcap` is not 0)
     and, by ALiBi (arXiv 2108.12409), lowered with the distance, by slopes up to `alibi`. `sinks` are scores, one a
     head, that take part in the softmax without a value. With `kv_layer`, keys and values are those that this earlier
-    layer has stored."""
+    layer has stored. Rope rotates dimensions of a head from `rope_first` on. Where `latent`, values are the first
+    dimensions of the keys, and are not stored."""
 
     layer: int
     n_head: int
@@ -254,6 +267,9 @@ class Attention(Operation):
     norm_after_rope: bool = False
     alibi: float = 0.0
     kv_layer: int | None = None
+    rope_first: int = 0
+    temperature: Temperature | None = None
+    latent: bool = False
 
     def __post_init__(self) -> None:
         if not self.scale:
@@ -276,7 +292,8 @@ class Attention(Operation):
         if self.kv_layer is not None:
             return None
         reach = self.window or self.chunk
-        return KVState(self.layer, self.n_head_kv, self.head_dim, self.v_head_dim, reach, self.causal)
+        kind = LatentState if self.latent else KVState
+        return kind(self.layer, self.n_head_kv, self.head_dim, self.v_head_dim, reach, self.causal)
 
     @property
     def slopes(self) -> tuple[float, ...]:

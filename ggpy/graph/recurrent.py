@@ -1,5 +1,5 @@
-"""Operations that carry on what a sequence's tokens leave, in a state of one size: convolutions, the delta rule, selective
-scans."""
+"""Operations that carry on what a sequence's tokens leave, in a state of one size: convolutions, the delta rule, scans
+of state-space models."""
 
 from __future__ import annotations
 

@@ -39,6 +39,12 @@ class KVState:
 
 
 @dataclass(frozen=True)
+class LatentState(KVState):
+    """Keys that are values as well, by their first `v_head_dim` dimensions (multi-head latent attention, arXiv
+    2405.04434): one vector a position and key/value head, which takes no memory twice."""
+
+
+@dataclass(frozen=True)
 class ConvState:
     """The last inputs of a causal convolution: float32 [n_rows, n_cols]."""
 

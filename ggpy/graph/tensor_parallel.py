@@ -56,6 +56,8 @@ class _Divider:
 
     def run(self, logits: Value) -> tuple[Graph, Value]:
         for node in self.graph.nodes:
+            if isinstance(node.operation, Linear) and node.operation.n_head:
+                raise self._undivided("matrices a head are not divided yet")
             if isinstance(node.operation, Attention):
                 self._attention(node, node.operation)
             elif isinstance(node.operation, GLU):

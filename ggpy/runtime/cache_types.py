@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ggpy.cpu.isa.layout import CACHE_TYPES, cache_name
 from ggpy.cpu.memory import state_bytes
 from ggpy.errors import GGPYError, quoted
-from ggpy.graph.state import KVState, State
+from ggpy.graph.state import KVState, LatentState, State
 from ggpy.quant.packed import BLOCK
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ def cache_type(
         if name not in CACHE_TYPES:
             known = ", ".join(CACHE_TYPES)
             raise GGPYError(f"{option} is {quoted(name)}, but the cache holds only {known}; choose one.")
+    if any(isinstance(state, LatentState) for state in states):
+        if cache_type_v not in (None, chosen[0]):
+            raise GGPYError(
+                f"{file.path}: this model's values are a part of its keys, and cached as {chosen[0]} with them; leave"
+                " cache_type_v out."
+            )
+        chosen[1] = chosen[0]
     widths = {width for state in states if isinstance(state, KVState) for width in (state.head_dim, state.v_head_dim)}
     if device != "cpu":
         wide = next((name for name in chosen if name not in GPU_CACHE_TYPES), None)

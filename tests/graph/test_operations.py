@@ -12,9 +12,11 @@ import pytest
 from ggpy.codegen.native import tiers
 from ggpy.cpu import kernels
 from ggpy.cpu.executor import CpuExecutor
+from ggpy.cpu.isa.layout import CACHE_TYPES
 from ggpy.cpu.needed import activation_dtype
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.language import Graph, Value
+from ggpy.graph.operations import Temperature
 from ggpy.graph.plan import plan
 from ggpy.graph.rope import Rope
 from tests.support.evaluate import evaluate
@@ -68,6 +70,40 @@ def attention(q_heads: int, kv_heads: int, width: int, v_width: int = 0, n: int 
         return x
 
     return Case(shapes, build)
+
+
+def latent(n_head: int, rank: int, n_rot: int, n: int = 1, **options: object) -> Case:
+    """Multi-head latent attention: queries into the latent space and values out of it by a matrix a head."""
+    inner = 32
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(n):
+        shapes |= {
+            f"q{layer}.weight": (n_head * (inner + n_rot), N_EMBD), f"kv{layer}.weight": (rank + n_rot, N_EMBD),
+            f"kvn{layer}.weight": (rank,), f"k_b{layer}.weight": (n_head, rank, inner),
+            f"v_b{layer}.weight": (n_head, inner, rank), f"o{layer}.weight": (N_EMBD, n_head * inner),
+        }  # fmt: skip
+
+    def build(g: Graph, x: Value) -> Value:
+        for layer in g.layers(n):
+            q, kv = g.linear(x, f"q{layer}", n_head * (inner + n_rot)), g.linear(x, f"kv{layer}", rank + n_rot)
+            plain = g.head_linear(g.select_columns(q, n_head, 0, inner), f"k_b{layer}", n_head, rank)
+            q = g.concat(plain, g.select_columns(q, n_head, inner, n_rot), n_head)
+            k = g.concat(g.norm(kv.columns(0, rank), f"kvn{layer}", EPS), kv.columns(rank, n_rot))
+            y = g.attention(
+                q, k, None, layer=layer, n_head=n_head, n_head_kv=1, rope=ROPE, rope_first=rank, v_of_k=rank,
+                scale=(inner + n_rot) ** -0.5, **options,  # type: ignore[arg-type]
+            )  # fmt: skip
+            x = g.add(x, g.linear(g.head_linear(y, f"v_b{layer}", n_head, inner), f"o{layer}", N_EMBD))
+        return x
+
+    return Case(shapes, build)
+
+
+def latent_of_odd_width(g: Graph, x: Value) -> Value:
+    """Keys whose width is no multiple of 16, heads that share one, values that are less than half of it."""
+    q, k = g.linear(x, "q", 3 * 38), g.linear(x, "k", 38)
+    y = g.attention(q, k, None, layer=0, n_head=3, n_head_kv=1, rope=ROPE, v_of_k=14, rope_first=3)
+    return g.add(x, g.linear(y, "o", N_EMBD))
 
 
 def experts(n_experts: int, n_used: int, n_ff: int, type_name: str = "F32", **options: object) -> Case:
@@ -161,6 +197,12 @@ CASES: dict[str, Case] = {
     "window in a ring": attention(4, 2, 16, n=2, window=[20, 0]),
     "chunks": attention(4, 2, 16, chunk=24),
     "another layer's keys and values": attention(4, 2, 16, n=3, kv_layer=[None, None, 0], window=[9, 0, 9]),
+    "temperature": attention(4, 2, 16, temperature=Temperature(0.5, 7, 1), rope_first=6),
+    "latent cache": latent(5, 64, 8),
+    "latent cache of many heads": latent(32, 32, 8, 2, temperature=Temperature(0.1, 5)),
+    "latent cache of odd width": Case(
+        {"q.weight": (114, N_EMBD), "k.weight": (38, N_EMBD), "o.weight": (N_EMBD, 42)}, latent_of_odd_width
+    ),
     "experts by softmax": experts(7, 3, 37, normalize=True),
     "experts, chosen alone": experts(5, 5, 20, gating="softmax_topk"),
     "experts by sigmoid, bias, groups": experts(
@@ -244,7 +286,7 @@ def test_operation_in_every_tier(tmp_path: Path, name: str, tier: str, monkeypat
     compare(CASES[name], tmp_path / "tensors.gguf", [9, 1], n_threads=1)
 
 
-def run(case: Case, path: Path, steps: list[int], n_threads: int) -> np.ndarray:
+def run(case: Case, path: Path, steps: list[int], n_threads: int, cache_type: str = "f32") -> np.ndarray:
     """The results of one sequence's rows, evaluated in steps of so many tokens."""
     write_tensors(path, {**SHAPES, **case.shapes}, case.types, changes=case.changes)
     tokens = np.random.default_rng(0).integers(0, N_VOCAB, sum(steps))
@@ -253,7 +295,7 @@ def run(case: Case, path: Path, steps: list[int], n_threads: int) -> np.ndarray:
         logits = graph.output(graph.select_outputs(case.build(graph, graph.embed(N_EMBD))), N_VOCAB)
         executor = CpuExecutor(
             plan(graph, logits, activation_dtype), file, n_ctx=N_CTX, n_slots=1, n_batch=64, n_threads=n_threads,
-            cache_type="f32", notify=lambda note: None,
+            cache_type=cache_type, notify=lambda note: None,
         )  # fmt: skip
         try:
             found, done = [], 0
@@ -272,6 +314,20 @@ def test_results_depend_on_neither_steps_nor_threads(tmp_path: Path, name: str) 
     path = tmp_path / "tensors.gguf"
     together = run(CASES[name], path, [64, 1], 1)
     assert np.array_equal(together, run(CASES[name], path, [5, 30, 1, 1, 20, 3, 5], 2))
+
+
+@pytest.mark.parametrize("tier", [tiers()[0], "plain"])
+@pytest.mark.parametrize("cache_type", CACHE_TYPES[1:])
+def test_latent_cache_of_every_type(
+    tmp_path: Path, cache_type: str, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of many rows read it as float32, a single token's as it is: to the same numbers."""
+    monkeypatch.setattr(kernels, "isa", lambda: tier)
+    case, path = latent(20, 64, 32), tmp_path / "tensors.gguf"
+    exact = run(case, path, [20, 3], 1)
+    found = run(case, path, [20, 3], 1, cache_type)
+    assert 0 < np.abs(found - exact).max() < 0.02 * np.abs(exact).max()
+    assert np.array_equal(found, run(case, path, [1, 19, 2, 1], 2, cache_type))
 
 
 @pytest.mark.parametrize("name", ["window in a ring", "chunks", "another layer's keys and values"])
@@ -306,5 +362,33 @@ def test_experts_in_quantized_weights(tmp_path: Path) -> None:
             for i in (0, 17, 47):
                 executor.tokens[0], executor.positions[0], executor.outputs[0] = tokens[i], 0, 0
                 assert np.array_equal(executor.run(1, 1)[0], together[i])
+        finally:
+            executor.close()
+
+
+def test_matrices_of_heads_in_quantized_weights(tmp_path: Path) -> None:
+    """Columns of a head are some of a row of activations: in tiles of any width, and in chunks, they give the same."""
+    width, n_head = 544, 3
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (N_VOCAB, 64), "output.weight": (N_VOCAB, 64)}
+    shapes |= {"in.weight": (n_head * width, 64), "head.weight": (n_head, 32, width), "out.weight": (64, n_head * 32)}
+    path = write_tensors(tmp_path / "tensors.gguf", shapes, {"head.weight": "Q8_0"})
+    with GGUFFile(path) as file:
+        graph = Graph(file)
+        made = graph.head_linear(graph.linear(graph.embed(64), "in", n_head * width), "head", n_head, 32)
+        logits = graph.output(graph.select_outputs(graph.linear(made, "out", 64)), N_VOCAB)
+        executor = CpuExecutor(
+            plan(graph, logits, activation_dtype), file, n_ctx=64, n_slots=1, n_batch=48, n_threads=2,
+            cache_type="f32", notify=lambda note: None,
+        )  # fmt: skip
+        try:
+            tokens = np.random.default_rng(0).integers(0, N_VOCAB, 48)
+            executor.tokens[:], executor.positions[:], executor.outputs[:] = tokens, np.arange(48), np.arange(48)
+            together = executor.run(48, 48).copy()
+            expected = evaluate(graph, logits, tokens, np.arange(48))
+            assert np.abs(together - expected).max() < 0.02 * np.abs(expected).max()
+            executor.tokens[:3] = tokens[[0, 17, 47]]
+            executor.outputs[:3] = np.arange(3)
+            apart = executor.run(3, 3)
+            assert np.array_equal(apart, together[[0, 17, 47]])
         finally:
             executor.close()

@@ -16,7 +16,7 @@ from ggpy.convert.pipeline import convert
 from ggpy.cpu.packed_weights import PackedWeights
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
-from ggpy.graph.state import KVState
+from ggpy.graph.state import KVState, LatentState
 from ggpy.runtime.cache_types import cache_type, kv_bytes
 from ggpy.runtime.load import load_model
 from ggpy.runtime.planned import planned
@@ -163,6 +163,10 @@ def test_a_cache_type_that_does_not_suit_is_an_error(model):
             Runtime(file, 64, cache_type_k="q3")
         with pytest.raises(GGPYError, match=r"heads of 80 dimensions.*take f16"):
             cache_type(file, [KVState(0, 1, 64, 64), KVState(1, 1, 80, 80)], None, "q8_0")
+        latent = [LatentState(0, 1, 96, 64)]
+        assert cache_type(file, latent, "q8_0") == "q8_0"
+        with pytest.raises(GGPYError, match="leave cache_type_v out"):
+            cache_type(file, latent, "f16", "q8_0")
 
 
 def test_slots_do_not_see_each_other(model):

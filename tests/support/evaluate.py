@@ -52,7 +52,8 @@ def evaluate(graph: Graph, logits: Value, tokens: np.ndarray, outputs: np.ndarra
         if isinstance(node.operation, ops.Attention) and node.operation.kv_layer is not None:
             stored = next(n for n in graph.nodes if _stores(n, node.operation.kv_layer))
             assert isinstance(stored.operation, ops.Attention)
-            inputs += [_keys(graph.file, stored.operation, value(stored.inputs[1])), value(stored.inputs[2])]
+            inputs += [_keys(graph.file, stored.operation, value(stored.inputs[1]))]
+            inputs += [value(v) for v in stored.inputs[2:]]
         made[node] = _node(graph.file, node, inputs, tokens, outputs)
     return value(logits)
 
@@ -78,8 +79,9 @@ def _norm(file: GGUFFile, norm: ops.Norm, x: np.ndarray) -> np.ndarray:
     return runs.reshape(x.shape)
 
 
-def _turn(x: np.ndarray, rope: Rope) -> np.ndarray:
-    """x [n, heads, head_dim]."""
+def _turn(whole: np.ndarray, rope: Rope, begin: int) -> np.ndarray:
+    """Heads [n, heads, head_dim], rotated from the dimension `begin` on."""
+    x = whole[..., begin:]
     table = rope.table(0, len(x)).astype(np.float64)
     c, s = table[:, None, :, 0], table[:, None, :, 1]
     out, half = x.copy(), rope.n_rot // 2
@@ -88,7 +90,7 @@ def _turn(x: np.ndarray, rope: Rope) -> np.ndarray:
     else:
         first, second = np.s_[..., :half], np.s_[..., half : rope.n_rot]
     out[first], out[second] = x[first] * c - x[second] * s, x[first] * s + x[second] * c
-    return out
+    return np.concatenate([whole[..., :begin], out], -1)
 
 
 def _heads(file: GGUFFile, a: ops.Attention, norm: ops.Norm | None, x: np.ndarray) -> np.ndarray:
@@ -101,7 +103,7 @@ def _heads(file: GGUFFile, a: ops.Attention, norm: ops.Norm | None, x: np.ndarra
     if not a.norm_after_rope:
         x = normed(x)
     if a.rope:
-        x = _turn(x, a.rope)
+        x = _turn(x, a.rope, a.rope_first)
     return normed(x) if a.norm_after_rope else x
 
 
@@ -110,10 +112,15 @@ def _keys(file: GGUFFile, a: ops.Attention, k: np.ndarray) -> np.ndarray:
     return _heads(file, a, a.k_norm, k).reshape(len(k), -1)
 
 
-def _attention(file: GGUFFile, a: ops.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _attention(
+    file: GGUFFile, a: ops.Attention, q: np.ndarray, k: np.ndarray, v: np.ndarray | None = None
+) -> np.ndarray:
     n, group = len(q), a.n_head // a.n_head_kv
     q = _heads(file, a, a.q_norm, q)
     k = k.reshape(n, -1, a.head_dim) if a.kv_layer is not None else _heads(file, a, a.k_norm, k)
+    v = k[..., : a.v_head_dim] if v is None else v
+    if t := a.temperature:
+        q = q * (1 + t.beta * np.log(1 + (np.arange(n) + t.offset) // t.length))[:, None, None]
     k, v = k.repeat(group, 1), v.reshape(n, -1, a.v_head_dim).repeat(group, 1)
     scores = np.einsum("ihd,jhd->hij", q, k) * a.scale
     if a.softcap:
@@ -239,6 +246,10 @@ def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, o
         rows = x[0].reshape(-1, x[0].shape[-1])
         return _norm(file, operation, rows).reshape(x[0].shape)
     if isinstance(operation, ops.Linear):
+        if operation.n_head:
+            runs = x[0].reshape(len(x[0]), operation.n_head, -1)
+            weight = _matrix(file, operation.weight)
+            return np.einsum("thc,hrc->thr", runs, weight).reshape(len(runs), -1)
         if operation.route:
             return _expert_linear(file, operation, *x)
         bias = read_vector(file, operation.bias) if operation.bias else 0.0

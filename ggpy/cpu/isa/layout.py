@@ -49,9 +49,11 @@ OP = np.dtype(
         ("head_dim", np.int64),
         ("v_dim", np.int64),  # of a head's values
         ("head_pad", np.int64),  # v_dim rounded up to 16
+        ("key_pad", np.int64),  # dimensions that a key takes in the cache: head_dim, in a latent one rounded up to 16
         ("n_rot", np.int64),
         ("angles", np.uint64),  # float32 [position][n_rot / 2][2]: cosine and sine
         ("neox", np.int64),
+        ("rope_first", np.int64),  # of a head's dimensions
         ("norm", np.int64),  # of heads: 0 none, 1 before rope, 2 after it
         ("causal", np.int64),  # a token sees the positions up to its own, or the whole sequence
         ("window", np.int64),  # positions a token sees, or sees to either side; 0: all
@@ -78,6 +80,9 @@ OP = np.dtype(
         ("eps", np.float32),
         ("scale", np.float32),
         ("softcap", np.float32),  # 0: none
+        ("temperature", np.float32),  # of queries, by position; 0: none
+        ("temperature_length", np.int64),
+        ("temperature_offset", np.int64),
     ],
     align=True,
 )
@@ -196,6 +201,6 @@ def attention_scratch_bytes(head_dim: int, head_pad: int) -> int:
     """Bytes of a thread's working memory: one row tile's, the scales of a part's values, the queries and joined states
     of ROW_TILES, and a part's keys and values."""
     rows = max(WIDE_ROWS.values())
-    one = ROW_STATE_BYTES + 4 * PART + 4 * head_pad
-    part = PART * (4 * -(-head_dim // 16) * 16 + 4 * head_pad + head_pad // BLOCK * 4)
-    return rows * (one + ROW_TILES * (4 * head_dim + part_bytes(head_pad))) + part + 256
+    one, key_pad = ROW_STATE_BYTES + 4 * PART + 4 * head_pad, -(-head_dim // 16) * 16
+    part = PART * (4 * key_pad + 4 * head_pad + max(key_pad, head_pad) // BLOCK * 4)
+    return rows * (one + ROW_TILES * (4 * key_pad + part_bytes(head_pad))) + part + 256

@@ -208,6 +208,24 @@ class Vec:
             a = self.maximum(a, self._rotate(a, width))
         return self.b.extract_element(a, ir.Constant(i32, 0))
 
+    def sum_each(self, vectors: Sequence[ir.Value]) -> ir.Value:
+        """The sums of up to 16 vectors, each in a lane of its own, in order. A vector's lanes are added as in
+        `sum_lanes`, whatever the others are."""
+        level, width = list(vectors), self.lanes
+        while width > 1:
+            level += level[-1:] if len(level) % 2 else []
+            # each vector is groups of `width` lanes, one of each vector that it is made of; halves of both are added
+            place = [g * width + i for g in range(self.lanes // width) for i in range(width // 2)]
+            halves = []
+            for half in (0, width // 2):
+                order = [lane + half for lane in place] + [self.lanes + lane + half for lane in place]
+                halves.append(ir.Constant(ir.VectorType(i32, self.lanes), order))
+            pairs = zip(level[::2], level[1::2], strict=True)
+            level = [self.b.fadd(*(self.b.shuffle_vector(x, y, order) for order in halves)) for x, y in pairs]
+            width //= 2
+        assert len(level) == 1
+        return level[0]
+
     def sum_lanes_int(self, a: ir.Value) -> ir.Value:
         return self._intrinsic(f"llvm.vector.reduce.add.v{self.lanes}i32", i32, [a])
 

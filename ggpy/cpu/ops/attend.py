@@ -49,7 +49,7 @@ FETCHING_ROWS = 6
 Change = Callable[[ir.Value, ir.Value], ir.Value]  # of 16 scores, given the positions that they are of
 
 
-def attend_intrinsic(isa: str, cache_k: str, cache_v: str, widths: tuple[int, ...]) -> Any:
+def attend_intrinsic(isa: str, cache_k: str, cache_v: str, widths: tuple[int, ...], kind: type[Attend]) -> Any:
     """`attend(rows, q, k, v, head_dim, head_pad, begin, end, special, scratch)` for a cache of those types and tiles of
     `widths` rows.
 
@@ -74,7 +74,9 @@ def attend_intrinsic(isa: str, cache_k: str, cache_v: str, widths: tuple[int, ..
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
             n_args = len(args) - 1
-            functions = {n: v.function(f"attend_{n}", n_args, partial(_emit, cache_k, cache_v, n)) for n in widths}
+            functions = {
+                n: v.function(f"attend_{n}", n_args, partial(_emit, kind, cache_k, cache_v, n)) for n in widths
+            }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
 
@@ -84,8 +86,8 @@ def attend_intrinsic(isa: str, cache_k: str, cache_v: str, widths: tuple[int, ..
     return intrinsic(attend)
 
 
-def _emit(cache_k: str, cache_v: str, rows: int, v: Vec, args: list[ir.Value]) -> None:
-    Attend(v, cache_k, cache_v, rows, args).emit()
+def _emit(kind: type[Attend], cache_k: str, cache_v: str, rows: int, v: Vec, args: list[ir.Value]) -> None:
+    kind(v, cache_k, cache_v, rows, args).emit()
 
 
 class Cells:
@@ -120,7 +122,7 @@ class Attend:
         self.scales = v.at(self.scores, 4 * PART * rows)
         self.score_bytes = 4 * LANES * rows  # of 16 positions
         # sums that registers hold beside what is multiplied: one each of 32, two each of 16, four each of NEON's 32
-        held = {"avx512vnni": 24, "neon": 4}.get(v.isa, 6)
+        held = self.held = {"avx512vnni": 24, "neon": 4}.get(v.isa, 6)
         self.blocks = {0: 1, 1: 1, 2: 2, 3: 2}.get(held // rows, 4)
         # a power of two: the two vectors that share a scale of a q8_0 cache then meet in one tile, or are alone
         self.wide = 1 << (max(1, min(4, held // rows)).bit_length() - 1)

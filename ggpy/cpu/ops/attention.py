@@ -11,6 +11,13 @@ or as q8_0, int8 codes with a half-precision scale for every 32 dimensions of a 
     keys    [slot][kv head][position / 16]([head_dim][16 positions] codes, [head_dim / 32][16 positions] scales)
     values  [slot][kv head][position / 16]([16 positions][head_dim] codes, [head_dim / 32][16 positions] scales)
 
+A latent cache has keys alone, whose first dimensions are the values, in the form of values:
+
+    keys    [slot][kv head][position][head_dim padded to 16]
+
+Its scores are sums across lanes, one for 16 lanes of products, where values out of the form of keys would take one for
+each of a part's 16 vectors of 16 positions: of 576 dimensions that is a tenth of the work, instead of a quarter.
+
 A layer whose tokens see a window has fewer cells than the context: position p is in cell p % n_ctx, and as n_ctx then
 is a multiple of PART, the positions of a part are neighbours there too.
 
@@ -21,6 +28,7 @@ threads.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -42,6 +50,7 @@ dequantize_values: Any = None
 key_bytes: Any = None
 value_bytes: Any = None
 rows_for: Any = None
+LATENT = False
 WIDEST = 0
 WIDE = 0
 DEQUANTIZED_TILES = 2  # wide tiles that pay for a part made float32
@@ -168,17 +177,36 @@ def join_parts(op, position, token, head, state, out):  # type: ignore[no-untype
 
 
 @njit
-def load_queries(op, first_token, first_head, row, count, rows, q_at):  # type: ignore[no-untyped-def]
-    """Load the scaled queries of a row tile as [head_dim][rows]; a tile that is not full repeats its last row."""
+def temperature(op, position):  # type: ignore[no-untyped-def]
+    """The factor of queries at a position."""
+    steps = (position + op.temperature_offset) // op.temperature_length
+    return types.float32(1.0 + op.temperature * math.log(1.0 + steps))
+
+
+@njit(inline="always")
+def query_place(d, rows, m):  # type: ignore[no-untyped-def]
+    """Where a row's query has its dimension d, in a tile for a latent cache."""
+    return (d // 16 * rows + m) * 16 + d % 16
+
+
+@njit
+def load_queries(op, first_token, first_position, first_head, row, count, rows, latent, q_at):  # type: ignore[no-untyped-def]
+    """Load the scaled queries of a row tile as [head_dim][rows], for a `latent` cache as [head_dim / 16][rows][16]; a
+    tile that is not full repeats its last row."""
     group = op.n_head // op.n_head_kv
-    factor = op.scale * types.float32(LOG2_E)
     for m in range(rows):
         r = row + min(m, count - 1)
+        factor = op.scale * types.float32(LOG2_E)
+        if op.temperature:
+            factor *= temperature(op, first_position + r // group)
         q = op.src + types.uint64(
             (first_token + r // group) * op.src_stride + (first_head + r % group) * op.head_dim * 4
         )
         for d in range(op.head_dim):
-            store_f32(q_at + types.uint64(4 * (d * rows + m)), load_f32(q + types.uint64(4 * d)) * factor)
+            place = query_place(d, rows, m) if latent else d * rows + m
+            store_f32(q_at + types.uint64(4 * place), load_f32(q + types.uint64(4 * d)) * factor)
+        for d in range(op.head_dim, op.key_pad):
+            store_f32(q_at + types.uint64(4 * query_place(d, rows, m)), types.float32(0.0))
 
 
 @njit
@@ -244,11 +272,13 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     state_bytes = 64 + 4 * op.head_pad
     special = (CAPPED if op.softcap else 0) | (SLOPED if op.slopes else 0)
     working = op.scratch + types.uint64(tid * op.scratch_stride)
-    tile_bytes = (ROW_STATE_BYTES + 4 * PART + 4 * op.head_pad) * WIDE + PART * (op.head_pad // 32) * 4
+    n_scales = (op.key_pad if LATENT else op.head_pad) // 32
+    tile_bytes = (ROW_STATE_BYTES + 4 * PART + 4 * op.head_pad) * WIDE + PART * n_scales * 4
     queries = working + types.uint64(tile_bytes)
-    states = queries + types.uint64(ROW_TILES * WIDE * op.head_dim * 4)
+    states = queries + types.uint64(ROW_TILES * WIDE * op.key_pad * 4)
     wide_keys = states + types.uint64(ROW_TILES * WIDE * state_bytes)
-    wide_values = wide_keys + types.uint64(PART * op.head_dim * 4)
+    wide_values = wide_keys if LATENT else wide_keys + types.uint64(PART * op.key_pad * 4)
+    value_dims = op.key_pad if LATENT else op.head_pad
     n_units = count_parts(op, step, WIDE, nth) if step.small else 0
     my_first, my_last = n_units * tid // nth, n_units * (tid + 1) // nth
     unit = 0
@@ -263,8 +293,8 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         unit_rows = rows_of_unit(op, n_rows, WIDE, nth)
         for kv_head in range(op.n_head_kv):
             slot_head = slot * op.n_head_kv + kv_head
-            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * key_bytes(op.head_dim))
-            values = op.cache_v + types.uint64(slot_head * op.n_ctx * value_bytes(op.head_pad))
+            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * key_bytes(op.key_pad))
+            values = op.cache_v + types.uint64(slot_head * op.n_ctx * value_bytes(value_dims))
             for u in range((n_rows + unit_rows - 1) // unit_rows):
                 row = (u if step.small else (n_rows - 1) // unit_rows - u) * unit_rows
                 last_row = min(n_rows, row + unit_rows)
@@ -285,18 +315,20 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 tile = WIDE if dequantized else WIDEST
                 for t in range(row, last_row, tile):
                     count = min(tile, last_row - t)
-                    at = queries + types.uint64((t - row) * op.head_dim * 4)
-                    load_queries(op, first_token, kv_head * group, t, count, rows_for(count), at)
+                    at = queries + types.uint64((t - row) * op.key_pad * 4)
+                    rows, head = rows_for(count), kv_head * group
+                    load_queries(op, first_token, first_position, head, t, count, rows, LATENT, at)
                 for r in range(row, last_row):
                     clear_state(op, kv_head * group + r % group, states + types.uint64((r - row) * state_bytes))
                 for part in range(first_part, last_part):
                     cell = part_cell(op, part)
                     if dequantized:
                         n = min(PART, op.n_ctx - cell)
-                        k = keys + types.uint64(cell * key_bytes(op.head_dim))
-                        v = values + types.uint64(cell * value_bytes(op.head_pad))
-                        dequantize_keys(wide_keys, k, op.head_dim, n)
-                        dequantize_values(wide_values, v, op.head_pad, n)
+                        k = keys + types.uint64(cell * key_bytes(op.key_pad))
+                        v = values + types.uint64(cell * value_bytes(value_dims))
+                        if not LATENT:
+                            dequantize_keys(wide_keys, k, op.key_pad, n)
+                        dequantize_values(wide_values, v, value_dims, n)
                     for t in range(row, last_row, tile):
                         count = min(tile, last_row - t)
                         rows = rows_for(count)
@@ -308,16 +340,16 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                         edges = start < first_seen(op, last) or stop > last_seen(op, first, end) + 1
                         what = special | (EDGES if edges or (stop - start) % SPAN != 0 else 0)
                         describe_rows(op, first_position, end, kv_head * group, t, count, rows, working)
-                        at = queries + types.uint64((t - row) * op.head_dim * 4)
+                        at = queries + types.uint64((t - row) * op.key_pad * 4)
                         apart = cell - part * PART
                         if dequantized and rows == WIDE:
-                            k = wide_keys - types.uint64(part * PART * op.head_dim * 4)
-                            v = wide_values - types.uint64(part * PART * op.head_pad * 4)
-                            attend_wide(rows, at, k, v, op.head_dim, op.head_pad, start, stop, what, working)
+                            k = wide_keys - types.uint64(part * PART * op.key_pad * 4)
+                            v = wide_values - types.uint64(part * PART * value_dims * 4)
+                            attend_wide(rows, at, k, v, op.key_pad, op.head_pad, start, stop, what, working)
                         else:
-                            k = keys + types.uint64(apart * key_bytes(op.head_dim))
-                            v = values + types.uint64(apart * value_bytes(op.head_pad))
-                            attend(rows, at, k, v, op.head_dim, op.head_pad, start, stop, what, working)
+                            k = keys + types.uint64(apart * key_bytes(op.key_pad))
+                            v = values + types.uint64(apart * value_bytes(value_dims))
+                            attend(rows, at, k, v, op.key_pad, op.head_pad, start, stop, what, working)
                         for m in range(count):
                             r = t + m
                             largest = load_f32(working + types.uint64(4 * (2 * rows + m)))

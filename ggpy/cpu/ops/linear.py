@@ -1,5 +1,5 @@
 """Matrix products: activations of all tokens times the stripes of a weight, tile by tile (`ggpy.cpu.ops.tiles`); and
-those of chosen experts, each with the rows that chose it."""
+those of chosen experts, each with the rows that chose it, or of heads, each with its own columns."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ggpy.cpu.isa.records import as_op, as_step, stripes_of
 from ggpy.cpu.ops import plain
 from ggpy.cpu.ops.tiles import tile_intrinsic
 from ggpy.quant.formats import PACKED
+from ggpy.quant.packed import BLOCK
 
 # Activations walked at a time, so that they stay in the second-level cache while weights stream by; of them, and of a
 # stripe, so many columns that the stripe's stay in the first-level cache while tiles of tokens stream by.
@@ -66,7 +67,7 @@ def linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             break
         start = unit // by_stripes * chunk
         unit += 1
-        multiply(op, op.weight, op.bias, x, op.dst, first, last, start, min(n, start + chunk), n)
+        multiply(op, op.weight, op.bias, x, op.dst, first, last, start, min(n, start + chunk), n, 0)
 
 
 def expert_linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -102,18 +103,44 @@ def expert_linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         bias = op.bias + types.uint64(expert * op.bias_stride)
         own, dst = x + types.uint64(row * op.token_bytes), op.dst + types.uint64(row * op.dst_stride)
         for start in range(0, n, chunk):
-            multiply(op, weight, bias, own, dst, first, last, start, min(n, start + chunk), n)
+            multiply(op, weight, bias, own, dst, first, last, start, min(n, start + chunk), n, 0)
+
+
+def head_linear(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst[token, head, row] (+)= weight[head, row] . x[token, head]: each head's columns times its own matrix. Threads
+    share the heads as they do stripes in `linear`."""
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    n = PLANES * (step.n_outputs if op.outputs_only else step.n_tokens)
+    x = op.src
+    if step.small:
+        x += types.uint64(tid * op.private_stride)
+    whole = WIDEST * PLANES
+    chunk = max(whole, CHUNK_BYTES // op.token_bytes // whole * whole)
+    by_heads = op.n_head
+    n_units = by_heads * ((n + chunk - 1) // chunk)
+    shared = op.next and nth > 1 and not step.small
+    unit, last = n_units * tid // nth, n_units * (tid + 1) // nth
+    if shared:
+        last = n_units
+        unit = fetch_add(op.next, 1)
+    while unit < last:
+        head, start = unit % by_heads, unit // by_heads * chunk
+        weight = op.weight + types.uint64(head * op.expert_bytes)
+        dst = op.dst + types.uint64(head * op.n_stripes * 64)
+        multiply(op, weight, op.bias, x, dst, 0, op.n_stripes, start, min(n, start + chunk), n, head * op.n_cols)
+        unit = fetch_add(op.next, 1) if shared else unit + 1
 
 
 def multiply_function(tile: Any, tier: str, form: str, chunk_weight: int) -> Any:
-    """`multiply(op, weight, bias, x, dst, first, last, start, end, n)`: the stripes first .. last of a weight times the
-    rows start .. end of n. chunk_weight: bytes of CHUNK_COLS columns of a stripe; 0 where columns are not taken in
-    chunks."""
+    """`multiply(op, weight, bias, x, dst, first, last, start, end, n, begin)`: the stripes first .. last of a weight
+    times the columns from `begin` (a multiple of 32) on of the rows start .. end of n. chunk_weight: bytes of
+    CHUNK_COLS columns of a stripe; 0 where columns are not taken in chunks."""
     widest_tile, widest, n_planes = widest_tile_function(tier, form), tile_widths(tier, form == "f32")[0], planes(form)
-    stripes = TILE_STRIPES[tier]
+    stripes, block_bytes = TILE_STRIPES[tier], 4 * BLOCK if form == "f32" else TOKEN_BLOCK_BYTES
 
     @njit(inline="always")
-    def multiply(op, weight, bias, x, dst, first, last, start, end, n):  # type: ignore[no-untyped-def]
+    def multiply(op, weight, bias, x, dst, first, last, start, end, n, begin):  # type: ignore[no-untyped-def]
         columns = op.n_cols
         if chunk_weight and n > widest:  # few tokens read every weight once: a chunk would only break the stream
             columns = min(columns, CHUNK_COLS)
@@ -129,7 +156,7 @@ def multiply_function(tile: Any, tier: str, form: str, chunk_weight: int) -> Any
                         weight + types.uint64(s * op.stripe_bytes + c // columns * chunk_weight),
                         apart,
                         ahead if t == start else 0,
-                        x + types.uint64(t * op.token_bytes + c // 32 * width * TOKEN_BLOCK_BYTES),
+                        x + types.uint64(t * op.token_bytes + (begin + c) // BLOCK * width * block_bytes),
                         min(columns, op.n_cols - c),
                         bias + types.uint64(s * 64),
                         dst + types.uint64(t // n_planes * op.dst_stride + s * 64),

@@ -251,9 +251,9 @@ def dequantize_kv_function(cache: str, is_key: bool) -> Any:
     return dequantize
 
 
-def attend_function(cache_k: str, cache_v: str) -> Any:
-    """`attend`, as in `ggpy.cpu.ops.attend`, for a cache of those types."""
-    key, value = _cell_reader(cache_k, True), _cell_reader(cache_v, False)
+def attend_function(cache_k: str, cache_v: str, latent: bool = False) -> Any:
+    """`attend`, as in `ggpy.cpu.ops.attend`, for a cache of those types; `latent`: of keys that are values as well."""
+    key, value = _cell_reader(cache_k, not latent), _cell_reader(cache_v, False)
 
     @njit
     def attend(rows, q, k, v, head_dim, head_pad, begin, end, special, scratch):  # type: ignore[no-untyped-def]
@@ -271,7 +271,8 @@ def attend_function(cache_k: str, cache_v: str) -> Any:
             for p in range(max(begin, first_seen), min(end, last_seen + 1)):
                 score = types.float64(0.0)
                 for d in range(head_dim):
-                    score += key(k, p, d, head_dim) * load_f32(q + types.uint64(4 * (d * rows + m)))
+                    place = (d // 16 * rows + m) * 16 + d % 16 if latent else d * rows + m
+                    score += key(k, p, d, head_dim) * load_f32(q + types.uint64(4 * place))
                 if special & CAPPED:
                     score = cap * math.tanh(score / cap)
                 if special & SLOPED:
@@ -287,7 +288,9 @@ def attend_function(cache_k: str, cache_v: str) -> Any:
                 total += weight
                 for d in range(head_pad):
                     at = values + types.uint64(4 * d)
-                    store_f32(at, types.float32(load_f32(at) + weight * value(v, p, d, head_pad)))
+                    store_f32(
+                        at, types.float32(load_f32(at) + weight * value(v, p, d, head_dim if latent else head_pad))
+                    )
             store_f32(scratch + types.uint64(4 * (2 * rows + m)), types.float32(largest))
             store_f32(scratch + types.uint64(4 * (3 * rows + m)), types.float32(total))
 

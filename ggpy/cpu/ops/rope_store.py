@@ -34,7 +34,7 @@ CUT_KEYS, CUT_VALUES = (STEP.fields[name][1] for name in ("cut_keys", "cut_value
 
 def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """Normalise and rotate query heads (src) in place, and key heads (src2), which go
-    into the cache with the value heads (src3).
+    into the cache with the value heads (src3). A latent cache, of keys alone, holds them as values lie.
 
     Work is one head of one token; query heads come first, then each key head with its value head.
     """
@@ -61,7 +61,7 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         stride = 4 if op.neox else 8
         for i in range(half):
             c, s = load_f32(angle + types.uint64(8 * i)), load_f32(angle + types.uint64(8 * i + 4))
-            first = at + types.uint64(stride * i)
+            first = at + types.uint64(4 * op.rope_first + stride * i)
             second = first + types.uint64(apart)
             x, y = load_f32(first), load_f32(second)
             store_f32(first, x * c - y * s)
@@ -73,9 +73,11 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             slot_head = slot * op.n_head_kv + head
             own = position - position // op.n_ctx * op.n_ctx
             cell, lane = slot_head * op.n_ctx + (own & ~15), own & 15
-            block = op.cache_k + types.uint64(cell * key_bytes(op.head_dim))
-            if store_key(block, lane, at, op.head_dim, op.head_dim):
+            block = op.cache_k + types.uint64(cell * key_bytes(op.key_pad))
+            if store_key(block, lane, at, op.head_dim, op.key_pad):
                 store_i64(step_at + types.uint64(CUT_KEYS), 1)
+            if not op.src3:  # a latent cache: the key is the value too
+                continue
             value = op.src3 + types.uint64(token * op.src3_stride + head * op.v_dim * 4)
             block = op.cache_v + types.uint64(cell * value_bytes(op.head_pad))
             if store_value(block, lane, value, op.v_dim, op.head_pad):
