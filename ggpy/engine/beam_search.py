@@ -19,8 +19,8 @@ from ggpy import arguments
 from ggpy.engine.cache import Slot
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
-from ggpy.sampling.sampler import largest
 from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.sampling.stages import largest
 from ggpy.text.tokenizer.stream import StreamDecoder
 
 if TYPE_CHECKING:

@@ -31,13 +31,17 @@ class TopKChain(NamedTuple):
         """The chain that parameters (resolved) ask for after penalties and biases; None where it is another kind."""
         if not params.temperature:
             return TopKChain(1, 1.0, 2.0, -math.inf)
-        if not params.top_k or (params.typical_p is not None and params.typical_p < 1.0):
+        names = params.active_samplers()
+        while names[:1] in (("penalties",), ("dry",)):
+            names = names[1:]
+        usual = [name for name in ("top_k", "top_p", "min_p", "temperature") if name in names]
+        if params.mirostat or params.dynatemp_range or names[:1] != ("top_k",) or list(names) != usual:
             return None
         return TopKChain(
-            params.top_k,
-            max(params.temperature, COLDEST),
-            params.top_p if params.top_p is not None and params.top_p < 1.0 else 2.0,
-            math.log(params.min_p) if params.min_p else -math.inf,
+            params.top_k or 0,
+            max(params.temperature, COLDEST) if "temperature" in names else 1.0,
+            params.top_p if params.top_p is not None and "top_p" in names else 2.0,
+            math.log(params.min_p) if params.min_p and "min_p" in names else -math.inf,
         )
 
 

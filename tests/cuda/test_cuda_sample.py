@@ -152,7 +152,7 @@ def test_random_numbers_wait_for_their_token() -> None:
     plain, ours = Sampler(params), Sampler(params)
     expected = [plain.sample(row) for row in logits]
     for _ in range(2):
-        seen = [ours.spec(300, 128, ahead)["uniform"] for ahead in (0, 1)]  # type: ignore[index]
+        seen = [float(ours.spec(300, 128, ahead)["uniform"]) for ahead in (0, 1)]  # type: ignore[index]
     assert ours.take(expected[0]) == expected[0]
     assert ours.spec(300, 128)["uniform"] == seen[1]  # type: ignore[index]
     assert [ours.sample(row) for row in logits[1:]] == expected[1:]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.graph.state import Reach
-from ggpy.sampling import sampler
+from ggpy.sampling import stages
 from ggpy.text.chat_messages import plain_messages
 
 EOS, BOS, N_VOCAB = 256, 257, 260
@@ -30,10 +30,10 @@ def pick(logits: NDArray[np.float32], choice: Any) -> int:
     best = logits.max()
     if not np.isfinite(best):
         return -1 if np.isnan(best) else -2 if best > 0 else -3
-    c = sampler.top_k(sampler.Candidates(logits, None, False), int(choice["candidates"]))
-    c = sampler.top_p(c, float(choice["top_p"]))
-    c = sampler.min_p(c, float(np.exp(choice["least"])))
-    return sampler.draw(sampler.temperature(c, float(choice["temperature"])), float(choice["uniform"]))
+    c = stages.top_k(stages.Candidates(logits, None, False), int(choice["candidates"]))
+    c = stages.top_p(c, float(choice["top_p"]))
+    c = stages.min_p(c, float(np.exp(choice["least"])))
+    return stages.draw(stages.temperature(c, float(choice["temperature"])), float(choice["uniform"]))
 
 
 class FakeChosen:
