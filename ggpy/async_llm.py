@@ -15,7 +15,8 @@ from typing import Any
 
 from ggpy.engine.async_engine import AsyncEngine
 from ggpy.engine.request import Request
-from ggpy.llm import LLM, CompletionOutput, Message, Prompt, RequestOutput
+from ggpy.llm import LLM, Message, Prompt
+from ggpy.outputs import RequestOutput, completion_output
 from ggpy.sampling.sampling_params import SamplingParams
 
 
@@ -69,10 +70,8 @@ class AsyncLLM:
         try:
             async for delta in deltas:
                 whole += delta
-                output = CompletionOutput(
-                    0, whole, request.token_ids, request.finish_reason, request.stop_reason, request.timings
-                )
-                yield RequestOutput(prompt, ids, [output], request.finished)
+                output = completion_output(0, request, whole)
+                yield RequestOutput(prompt, request.prompt, [output], request.finished, request.prompt_logprobs)
         finally:
             if request_id is not None:
                 self._requests.pop(request_id, None)

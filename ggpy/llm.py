@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -26,11 +26,18 @@ from ggpy import arguments
 from ggpy.engine.beam_search import BeamSearcher, BeamSearchOutput, BeamSearchParams
 from ggpy.engine.engine import Engine
 from ggpy.engine.follow import at_once, follow
-from ggpy.engine.request import Request, Timings
+from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.host.memory import available_memory
 from ggpy.hub.find_model import find_model
+from ggpy.outputs import (
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    PromptGroup,
+    RequestOutput,
+    TextDelta,
+)
 from ggpy.progress import requests_bar
 from ggpy.runtime.load import find_device, find_gpu_layers, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
@@ -46,64 +53,6 @@ Prompt = str | Sequence[int] | Mapping[str, Any]
 MAX_PARALLEL = 1 << 16
 MAX_CONTEXT = (1 << 31) - 1
 MAX_THREADS = 1024  # more than any machine has cores; a slip such as -t 100000 would keep it busy for minutes
-
-
-@dataclass(frozen=True)
-class CompletionOutput:
-    """One answer. finish_reason: "stop" (an end token or a stop string), "length" (max_tokens, or a full context), or
-    "error": the sentence is in `error`, and the other answers are as if it had not been asked for."""
-
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None
-    stop_reason: str | int | None
-    timings: Timings
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class RequestOutput:
-    """A prompt and its answers. `prompt` is None where the prompt came as token ids."""
-
-    prompt: str | None
-    prompt_token_ids: list[int]
-    outputs: list[CompletionOutput]
-    finished: bool = True
-
-
-@dataclass(frozen=True)
-class EmbeddingOutput:
-    """One text as a vector: float32 [n_embd]."""
-
-    embedding: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class EmbeddingRequestOutput:
-    """A text and its embedding. `prompt` is None where it came as token ids."""
-
-    prompt: str | None
-    prompt_token_ids: list[int]
-    outputs: EmbeddingOutput
-
-
-class TextDelta(str):
-    """A piece of an answer's text as it comes: a plain `str` that also says which answer it belongs to."""
-
-    prompt_index: int
-    output_index: int
-
-    @property
-    def text(self) -> str:
-        return str(self)
-
-
-@dataclass
-class _PromptGroup:
-    prompt: str | None
-    prompt_token_ids: list[int]
-    requests: list[Request]
 
 
 class LLM:
@@ -378,6 +327,8 @@ class LLM:
         """Arguments for `Engine.request` from a prompt and its parameters. Raises GGPYError where it could not run."""
         self._check_writes()
         resolved = params.resolved(self.sampling_defaults)
+        if (most := resolved.truncate_prompt_tokens) is not None:
+            ids = ids[-(self.n_ctx if most == -1 else most) :]
         self.engine.check(ids, resolved)
         return ids, resolved
 
@@ -493,6 +444,8 @@ class LLM:
         params = [params_or_default("sampling_params", value) for value in given]
         if len(params) != len(prompts):
             raise GGPYError(f"There are {len(prompts)} prompts, but {len(params)} sets of sampling parameters.")
+        if stream and any(one.best_of is not None and one.best_of > one.n for one in params):
+            raise GGPYError("best_of compares whole answers, so none can be streamed; leave it out, or stream=True.")
         # What is wrong with any of them is said before the first is evaluated.
         checked = [self._checked(ids, asked) for (_, ids), asked in zip(prompts, params, strict=True)]
         texts = [text for text, _ in prompts]
@@ -500,17 +453,17 @@ class LLM:
 
     def _groups(
         self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]]
-    ) -> Iterator[_PromptGroup]:
+    ) -> Iterator[PromptGroup]:
         """The requests of each prompt, made when it is their turn."""
         for text, (ids, params) in zip(texts, checked, strict=True):
-            yield _PromptGroup(text, ids, [self.engine.request(ids, one) for one in _answers_of(params)])
+            yield PromptGroup(text, params, [self.engine.request(ids, one) for one in _answers_of(params)])
 
     def _outputs(
         self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]], progress: bool
     ) -> list[RequestOutput]:
         """The answers to prompts, in their order. Of thousands, only those that run and the next few are requests."""
         outputs: dict[int, RequestOutput] = {}
-        groups: dict[Request, tuple[int, _PromptGroup]] = {}
+        groups: dict[Request, tuple[int, PromptGroup]] = {}
         errors: list[GGPYError | None] = []
 
         def requests() -> Iterator[Request]:
@@ -525,7 +478,7 @@ class LLM:
                 errors.append(request.error)
                 place, group = groups.pop(request)
                 if not any(other in groups for other in group.requests):
-                    outputs[place] = _request_output(group)
+                    outputs[place] = group.output()
                     advance(sum(other.n_chosen for other in group.requests))
         _raise_if_all_failed(errors)
         return [outputs[place] for place in range(len(texts))]
@@ -565,19 +518,20 @@ def _as_list(name: str, prompts: Any) -> list[Any]:
 
 
 def _answers_of(params: SamplingParams) -> list[SamplingParams]:
-    """Parameters for each of the `n` answers, with seeds of their own."""
-    seed = params.seed
-    return [replace(params, n=1, seed=None if seed is None else seed + i) for i in range(params.n)]
-
-
-def _request_output(group: _PromptGroup) -> RequestOutput:
-    outputs = [
-        CompletionOutput(
-            i, s.text, s.token_ids, s.finish_reason, s.stop_reason, s.timings, str(s.error) if s.error else None
+    """Parameters for each answer that is generated, with seeds of their own. The prompt is scored once."""
+    seed, count = params.seed, max(params.n, params.best_of or 1)
+    compared = 0 if params.logprobs is None and count > params.n else params.logprobs
+    return [
+        replace(
+            params,
+            n=1,
+            best_of=None,
+            seed=None if seed is None else seed + i,
+            logprobs=compared,
+            prompt_logprobs=None if i else params.prompt_logprobs,
         )
-        for i, s in enumerate(group.requests)
+        for i in range(count)
     ]
-    return RequestOutput(group.prompt, group.prompt_token_ids, outputs)
 
 
 def _release(runtime: Runtime, file: GGUFFile) -> None:

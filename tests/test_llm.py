@@ -292,3 +292,48 @@ def test_available_memory(tmp_path: Path) -> None:
         (folder / "memory.stat").write_text("anon 3\ninactive_file 50\n")
     assert _control_groups(membership, mount) == [650]
     assert _control_groups(tmp_path / "none", mount) == []
+
+
+def test_logprobs_and_their_sum(make: Any) -> None:
+    params = SamplingParams(seed=1, max_tokens=4, logprobs=2, prompt_logprobs=1)
+    (output,) = make().generate("abc", params)
+    (one,) = output.outputs
+    assert [next(iter(found)) for found in one.logprobs] == one.token_ids
+    total = sum(found[token].logprob for found, token in zip(one.logprobs, one.token_ids, strict=True))
+    assert one.cumulative_logprob == pytest.approx(total)
+    assert output.prompt_logprobs[0] is None
+    assert [next(iter(found)) for found in output.prompt_logprobs[1:]] == output.prompt_token_ids[1:]
+    (plain,) = make().generate("abc", SamplingParams(seed=1, max_tokens=4))
+    assert plain.outputs[0].token_ids == one.token_ids
+    assert (plain.outputs[0].logprobs, plain.outputs[0].cumulative_logprob, plain.prompt_logprobs) == (None, None, None)
+
+
+def test_several_answers_score_their_prompt_once(make: Any) -> None:
+    llm = make()
+    (output,) = llm.generate("abcdefgh", SamplingParams(seed=1, max_tokens=4, n=3, prompt_logprobs=0))
+    assert len(output.outputs) == 3
+    assert len(output.prompt_logprobs) == len(output.prompt_token_ids)
+
+
+def test_best_of_returns_the_likeliest_answers(make: Any) -> None:
+    asked = {"max_tokens": 4, "seed": 7, "temperature": 5.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    (every,) = make().generate("abc", SamplingParams(**asked, n=6, logprobs=0))
+    means = [one.cumulative_logprob / len(one.token_ids) for one in every.outputs]
+    order = sorted(range(6), key=lambda i: -means[i])
+    assert order[:2] != [0, 1]
+    (best,) = make().generate("abc", SamplingParams(**asked, n=2, best_of=6))
+    assert [one.token_ids for one in best.outputs] == [every.outputs[i].token_ids for i in order[:2]]
+    assert [one.index for one in best.outputs] == [0, 1]
+    assert best.outputs[0].logprobs is best.outputs[0].cumulative_logprob is None  # compared by, but not asked for
+    with pytest.raises(GGPYError, match="none can be streamed"):
+        make().generate("abc", SamplingParams(**asked, best_of=2), stream=True)
+
+
+def test_a_prompt_is_cut_to_its_last_tokens(make: Any) -> None:
+    llm = make(n_ctx=16)
+    (output,) = llm.generate("a" * 30 + "xyz", SamplingParams(max_tokens=1, truncate_prompt_tokens=3))
+    assert output.prompt_token_ids == list(b"xyz")
+    (output,) = llm.generate("a" * 30 + "xyz", SamplingParams(max_tokens=1, truncate_prompt_tokens=-1))
+    assert output.prompt_token_ids == list(b"a" * 13 + b"xyz")
+    with pytest.raises(GGPYError, match="context holds 16"):
+        llm.generate("a" * 30, SamplingParams(max_tokens=1))

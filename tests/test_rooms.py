@@ -32,6 +32,7 @@ ROOMS = (
     "ggpy.engine",
     "ggpy.convert",
     "ggpy.hub",
+    "ggpy.outputs",
     "ggpy.llm",
     "ggpy.async_llm",
     "ggpy.conversation",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,8 +118,7 @@ class Engine:
             tokens += chunk
             slots += [slot.index] * len(chunk)
             positions += range(start, start + len(chunk))
-            if len(chunk) == request.n_pending:
-                outputs.append(len(tokens) - 1)
+            outputs += range(len(tokens) - len(chunk) + request.first_row(len(chunk)), len(tokens))
         if batch.specs is None:
             n_generated = sum(request.generating for request in batch.requests) if self.runtime.by_kind else 0
             batch.result = self.runtime.step(tokens, slots, positions, outputs, n_generated)
@@ -132,12 +131,19 @@ class Engine:
         """Record what the cache now holds, and give every request whose last token was evaluated its next one. Requests
         that ended while the batch was in flight get nothing."""
         result = batch.result
-        chosen = () if result is None else result if isinstance(result, np.ndarray) else result.tokens()
-        complete = []
+        logits = result if isinstance(result, np.ndarray) else None
+        chosen: list[Any] = [] if result is None or isinstance(result, np.ndarray) else result.tokens()
+        complete, row = [], 0
         for request, chunk in batch:
             start, end = request.n_computed, request.n_computed + len(chunk)
+            if logits is not None:
+                first, row = row, row + len(chunk) - request.first_row(len(chunk))
+                if request.scoring:
+                    request.score(logits[first:row])
             if end == len(request.tokens):
                 complete.append(request)
+                if logits is not None:
+                    chosen.append(logits[row - 1])
             if not request.finished:
                 assert request.slot is not None
                 request.slot.extend(request.tokens[start:end], of_prompt=not request.generating)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
+from ggpy.sampling import dry
+from ggpy.sampling.logprobs import Logprob, logprobs_of
 from ggpy.sampling.sampler import Chain, Sampler
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.text.text_stream import TextStream
@@ -66,10 +69,19 @@ class Request:
         self.slot: Slot | None = None
         self._ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else tokenizer.eog)
         self._n_ctx = n_ctx
-        banned = sorted(tokenizer.eog) if params.ignore_eos else ()
-        self.sampler = Sampler(params, banned=banned, n_ctx=n_ctx, chain=chain)
-        self.sampler.accept(self.tokens)
-        self._stream = TextStream(tokenizer, tuple(params.stop or ()))
+        self.sampler = _sampler(params, tokenizer, n_ctx, chain)
+        self.sampler.accept(self.tokens, of_prompt=True)
+        self._tokenizer = tokenizer
+        # For each chosen token, and each of the prompt, the first of which has none; None where they are not asked for.
+        self.logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
+        self.cumulative_logprob = 0.0 if params.logprobs is not None else None  # of all chosen tokens
+        self.prompt_logprobs: list[dict[int, Logprob] | None] | None = (
+            None if params.prompt_logprobs is None else [None]
+        )
+        self.scoring = params.prompt_logprobs is not None and len(prompt) > 1  # whether some of those are yet to come
+        self._stream = TextStream(
+            tokenizer, tuple(params.stop or ()), params.skip_special_tokens, params.include_stop_str_in_output
+        )
         self._deltas: list[str] = []
         self._n_taken = 0
         self._n_reused = 0
@@ -99,6 +111,31 @@ class Request:
     def n_pending_of_kind(self) -> int:
         """Tokens of one kind to evaluate next: the rest of the prompt, or one generated token, as at first."""
         return min(self.n_pending, 1 if self.generating else len(self.prompt) - self.n_computed)
+
+    @property
+    def most_reusable(self) -> int:
+        """Tokens that need not be evaluated where a slot's cells hold them: not the last, and none of a prompt that is
+        scored."""
+        return 0 if self.scoring else len(self.tokens) - 1
+
+    def first_row(self, n: int) -> int:
+        """The first of the next n tokens to evaluate whose logits are wanted, as those of all after it are; n: none."""
+        return 0 if self.scoring else n - (len(self.tokens) - self.n_computed == n)
+
+    def score(self, logits: NDArray[np.float32]) -> None:
+        """Take the logits [n, n_vocab] of the next n tokens to evaluate, before they count as evaluated: they give the
+        log-probabilities of the prompt's tokens that follow."""
+        known, k = self.prompt_logprobs, self.params.prompt_logprobs or 0
+        assert known is not None
+        for i, row in enumerate(logits, self.n_computed + 1):
+            if i == len(known) < len(self.prompt):  # some may be known from before the request lost its slot
+                known.append(logprobs_of(row, self.prompt[i], k, self._tokenizer))
+        self.scoring = len(known) < len(self.prompt)
+
+    @property
+    def mean_logprob(self) -> float:
+        """`cumulative_logprob` a token, to compare answers by; nothing is worse than an answer that failed."""
+        return -math.inf if self.error or not self.n_chosen else (self.cumulative_logprob or 0.0) / self.n_chosen
 
     @property
     def n_to_stop(self) -> int:
@@ -146,13 +183,24 @@ class Request:
     def advance(self, chosen: NDArray[np.float32] | int) -> None:
         """Take the next token, which a device chose or the logits [n_vocab] give, and finish where it ends the text or
         nothing may follow."""
-        token = self.sampler.take(chosen) if isinstance(chosen, int) else self.sampler.sample(chosen)
+        if isinstance(chosen, int):
+            token = self.sampler.take(chosen)
+        else:
+            token = self.sampler.sample(chosen)
+            if self.logprobs is not None and self.cumulative_logprob is not None:
+                self.logprobs.append(logprobs_of(chosen, token, self.params.logprobs or 0, self._tokenizer))
+                self.cumulative_logprob += self.logprobs[-1][token].logprob
         self.sampler.accept((token,))
         self.tokens.append(token)
         self._last = time.perf_counter()
         self._first = self._first or self._last
         ends = token in self._ends
-        self._deltas.append(self._stream.end(token) if ends else self._stream.push(token))
+        if ends and not self.params.include_stop_str_in_output:
+            self._deltas.append(self._stream.end(token))
+        else:
+            self._deltas.append(
+                self._stream.push(token, not self.params.min_tokens or self.n_chosen > self.params.min_tokens)
+            )
         if self._stream.stopped is not None:
             self.finish("stop", self._stream.stopped)
         elif ends:
@@ -166,3 +214,19 @@ class Request:
     def finish(self, reason: str, stop_reason: str | int | None = None) -> None:
         self.finish_reason, self.stop_reason = reason, stop_reason
         self._deltas.append(self._stream.finish())
+
+
+def _sampler(params: SamplingParams, tokenizer: Tokenizer, n_ctx: int, chain: Chain | None) -> Sampler:
+    """The sampler that parameters (resolved) ask for, with what it has to know of the vocabulary."""
+    never = sorted(tokenizer.eog) if params.ignore_eos else ()
+    bad_words: list[list[int]] = []
+    for word in params.bad_words or ():
+        # As the beginning of a word, and within one.
+        for text in (word, " " + word.lstrip()):
+            ids = tokenizer.tokenize(text, add_special=False, continues=True)
+            bad_words += [ids] if ids and ids not in bad_words else []
+    breakers = None
+    if "dry" in params.active_samplers():
+        breakers = dry.breakers(tokenizer, tuple(params.dry_sequence_breakers or ()))
+    ends = [*tokenizer.eog, *(params.stop_token_ids or ())] if params.min_tokens else ()
+    return Sampler(params, never, n_ctx, chain, ends=ends, bad_words=bad_words, breakers=breakers)

@@ -46,7 +46,7 @@ class Batch:
     chunks: list[list[int]] = field(default_factory=list)
     n_in_flight: int = 0  # tokens of each request that the batch before is yet to sample: its chunk, or none
     specs: SampleSpecs | None = None  # how the device is to choose every request's next token; None: here, from logits
-    # logits [m, n_vocab], a row for each request that has no token pending any more; or every request's token
+    # logits [m, n_vocab], every request's from its `first_row` on; or every request's token
     result: NDArray[np.float32] | SampledTokens | None = None
 
     def __iter__(self) -> Iterator[tuple[Request, list[int]]]:
@@ -161,7 +161,7 @@ class Scheduler:
     def _n_reusable(self, slot: Slot, request: Request) -> int:
         """The number of a slot's cells that the request can go on from: they hold its first tokens, but not the last,
         evaluated as they would be now."""
-        n = min(slot.common_prefix(request.tokens), len(request.tokens) - 1)
+        n = min(slot.common_prefix(request.tokens), request.most_reusable)
         if self.limits.by_kind:
             n = min(n, slot.n_prompt, len(request.prompt))
         return self.cache.reusable(slot, n)
@@ -169,7 +169,7 @@ class Scheduler:
     def _will_share(self, other: Request, request: Request) -> int:
         """How many tokens another request's slot will hold for this one, of which it is yet to evaluate some; 0 where
         it has them all."""
-        n = min(common_prefix(other.prompt, request.tokens), len(request.tokens) - 1)
+        n = min(common_prefix(other.prompt, request.tokens), request.most_reusable)
         if n <= other.n_computed:
             return 0
         if not self.cache.reach.carried:

@@ -15,24 +15,29 @@ if TYPE_CHECKING:
 class TextStream:
     """The text of one sequence. `push` returns what is safe to show; `stopped` names the stop string that was met.
 
-    A byte sequence that can never become a character shows as U+FFFD; control tokens show as nothing. A stop string is
-    met in the text that is shown and in the text with its control tokens alike, so `<|im_start|>user` can be one.
+    A byte sequence that can never become a character shows as U+FFFD. skip_special: control tokens show as nothing. A
+    stop string is met in the text that is shown and in the text with its control tokens alike, so `<|im_start|>user`
+    can be one. include_stop: the stop string is shown.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), skip_special: bool = True, include_stop: bool = False
+    ) -> None:
         self.stopped: str | None = None
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._decoder = StreamDecoder(tokenizer)
+        self._skip_special, self._include_stop = skip_special, include_stop
+        self._decoder = StreamDecoder(tokenizer, skip_special=skip_special)
         self._held = ""  # with control tokens
         self._shows = bytearray()  # for each character of `_held`: 1 if it is shown, 0 if it belongs to a control token
 
-    def push(self, token: int) -> str:
-        """The text that this token makes certain; empty once a stop string was met."""
+    def push(self, token: int, may_stop: bool = True) -> str:
+        """The text that this token makes certain; empty once a stop string was met. may_stop: whether one that ends
+        with this token counts."""
         text = self._decoder.push(token)
         if not self._stop:
             return text
-        return self._release(self._hidden(token), text)
+        return self._release(self._hidden(token), text, may_stop)
 
     def end(self, token: int) -> str:
         """The text that a last token makes certain: whatever its kind, the token is not shown, but a stop string may
@@ -50,23 +55,21 @@ class TextStream:
 
     def _hidden(self, token: int) -> str:
         """The vocabulary's text of a token that shows nothing; else an empty text."""
-        if self._tokenizer.token_bytes(token, special=False):
+        if not self._skip_special or self._tokenizer.token_bytes(token, special=False):
             return ""
         return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
 
-    def _release(self, hidden: str, text: str) -> str:
+    def _release(self, hidden: str, text: str, may_stop: bool = True) -> str:
         if self.stopped is not None:
             return ""
         self._held += hidden + text
         self._shows += b"\0" * len(hidden) + b"\1" * len(text)
         shown = _shown(self._held, self._shows)
-        found = [(self._shows.count(1, 0, at), stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        found += [(at, stop) for stop in self._stop if (at := shown.find(stop)) >= 0]
-        if found:
-            at, self.stopped = min(found)
+        if may_stop and (found := self._met(shown)):
+            at, self.stopped, end = min(found)
             self._held = ""
             self._shows.clear()
-            return shown[:at]
+            return shown[: end if self._include_stop else at]
         # What may be the beginning of a stop string stays, in either reading.
         first = len(self._held) - max(_overlap(self._held, stop) for stop in self._stop)
         certain = len(shown) - max(_overlap(shown, stop) for stop in self._stop)
@@ -76,6 +79,16 @@ class TextStream:
         self._held = self._held[first:]
         del self._shows[:first]
         return shown[:certain]
+
+    def _met(self, shown: str) -> list[tuple[int, str, int]]:
+        """The stop strings in the text held, each with where it begins and ends in the part that is shown."""
+        found = []
+        for stop in self._stop:
+            if (at := self._held.find(stop)) >= 0:
+                found.append((self._shows.count(1, 0, at), stop, self._shows.count(1, 0, at + len(stop))))
+            if (at := shown.find(stop)) >= 0:
+                found.append((at, stop, at + len(stop)))
+        return found
 
 
 def _shown(text: str, shows: bytearray) -> str:
