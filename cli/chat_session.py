@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ggpy.cli.options import SAMPLING_NAMES
+from ggpy.cli.options import SAMPLING_NAMES, described
 from ggpy.cli.terminal import note, show, timing_line
 from ggpy.conversation import Conversation
 from ggpy.errors import GGPYError, quoted, shown
@@ -107,22 +107,20 @@ class ChatSession:
         self._stream(self.conversation.regenerate(self._next_params()))
 
     def _set(self, argument: str) -> None:
-        changes: dict[str, float | int | None] = {}
+        changes: dict[str, float | int | str | None] = {}
         for item in argument.replace(",", " ").split():
             name, equals, value = item.partition("=")
             name = name.lstrip("-").replace("_", "-")
             if name not in SAMPLING_NAMES or not equals:
                 raise GGPYError(
-                    f"/set cannot take {shown(item)}; write NAME=VALUE with one of {', '.join(SAMPLING_NAMES)}."
+                    f"/set cannot take {shown(item)}; write NAME=VALUE with an option's name, such as temp, top-p or"
+                    " seed; `ggpy chat --help` lists them."
                 )
-            changes[SAMPLING_NAMES[name]] = _number(name, value)
+            changes[SAMPLING_NAMES[name]] = value if name == "samplers" else _number(name, value)
         if changes.get("max_tokens") == -1:
             changes["max_tokens"] = None
         self.params = replace(self.params, **changes)  # type: ignore[arg-type]
-        resolved = self.params.resolved(self.llm.sampling_defaults)
-        values = ((name, getattr(resolved, field)) for name, field in SAMPLING_NAMES.items())
-        shown_values = ((name, f"{value:g}" if isinstance(value, float) else value) for name, value in values)
-        note(" ".join(f"{name}={value}" for name, value in shown_values if value is not None))
+        note(described(self.params.resolved(self.llm.sampling_defaults)))
 
     def _stats(self, argument: str) -> None:
         talk = self.conversation

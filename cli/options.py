@@ -123,12 +123,29 @@ SAMPLING_NAMES = {
     "top-p": "top_p",
     "min-p": "min_p",
     "typical-p": "typical_p",
+    "top-nsigma": "top_n_sigma",
+    "xtc-probability": "xtc_probability",
+    "xtc-threshold": "xtc_threshold",
+    "dynatemp-range": "dynatemp_range",
+    "dynatemp-exp": "dynatemp_exponent",
+    "mirostat": "mirostat",
+    "mirostat-ent": "mirostat_tau",
+    "mirostat-lr": "mirostat_eta",
     "repeat-penalty": "repetition_penalty",
     "repeat-last-n": "repeat_last_n",
     "presence-penalty": "presence_penalty",
     "frequency-penalty": "frequency_penalty",
+    "dry-multiplier": "dry_multiplier",
+    "dry-base": "dry_base",
+    "dry-allowed-length": "dry_allowed_length",
+    "dry-penalty-last-n": "dry_penalty_last_n",
+    "samplers": "samplers",
+    "min-tokens": "min_tokens",
     "seed": "seed",
 }
+
+# Of these, the ones that are shown even where nobody changed them.
+_SHOWN = ("temp", "top-k", "top-p", "min-p", "repeat-penalty", "seed")
 
 # Ranges are checked by SamplingParams, which knows them.
 sampling_options = together(
@@ -140,11 +157,44 @@ sampling_options = together(
     click.option("--min-p", type=float, metavar="X", help="Only tokens this likely relative to the likeliest."),
     click.option("--typical-p", type=float, metavar="X", help="Locally typical sampling; 1: off."),
     click.option(
+        "--top-nsigma",
+        "--top-n-sigma",
+        "top_n_sigma",
+        type=float,
+        metavar="X",
+        help="Only logits within X standard deviations of the largest; -1: all.",
+    ),
+    click.option(
+        "--xtc-probability", type=float, metavar="X", help="How often the likeliest tokens are left out; 0: never."
+    ),
+    click.option("--xtc-threshold", type=float, metavar="X", help="How likely a token is that XTC may leave out."),
+    click.option(
+        "--dynatemp-range", type=float, metavar="X", help="The entropy moves the temperature by up to X; 0: off."
+    ),
+    click.option("--dynatemp-exp", "dynatemp_exponent", type=float, metavar="X", help="Exponent of that entropy."),
+    click.option("--mirostat", type=int, metavar="N", help="Version 1 or 2 of Mirostat; 0: off."),
+    click.option("--mirostat-ent", "mirostat_tau", type=float, metavar="X", help="Mirostat's target, tau, in bits."),
+    click.option("--mirostat-lr", "mirostat_eta", type=float, metavar="X", help="Mirostat's learning rate, eta."),
+    click.option(
         "--repeat-penalty", "repetition_penalty", type=float, metavar="X", help="Penalty for repeats; 1: off."
     ),
     click.option("--repeat-last-n", type=int, metavar="N", help="Tokens that penalties look back; -1: all."),
     click.option("--presence-penalty", type=float, metavar="X", help="Off a token's logit once it was used."),
     click.option("--frequency-penalty", type=float, metavar="X", help="Off a token's logit for each use."),
+    click.option("--dry-multiplier", type=float, metavar="X", help="Penalty for prolonged repetitions; 0: off."),
+    click.option("--dry-base", type=float, metavar="X", help="Factor of that penalty for each further token."),
+    click.option("--dry-allowed-length", type=int, metavar="N", help="Repetitions as long as that are not penalized."),
+    click.option("--dry-penalty-last-n", type=int, metavar="N", help="Tokens that DRY looks back; -1: all."),
+    click.option(
+        "--dry-sequence-breaker",
+        multiple=True,
+        metavar="TEXT",
+        help="Text that no repetition reaches across; none: nothing is. May be repeated.",
+    ),
+    click.option("--samplers", metavar="NAMES", help="The stages in their order, as top_k;top_p;temperature."),
+    click.option("--min-tokens", type=int, default=0, metavar="N", help="No end before so many tokens."),
+    click.option("--bad-words", multiple=True, metavar="TEXT", help="Never write this. May be repeated."),
+    click.option("--special", is_flag=True, help="Show control tokens."),
     click.option("--seed", type=int, metavar="N", help="The same seed gives the same text; -1: a new one."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer at this text. May be repeated."),
     click.option("--ignore-eos", is_flag=True, help="Never end by an end token."),
@@ -155,9 +205,28 @@ def sampling_params(options: dict[str, Any]) -> SamplingParams:
     """SamplingParams from the options that `sampling_options` collected. Raises GGPYError on a value out of range."""
     from ggpy.sampling.sampling_params import SamplingParams
 
+    options = dict(options)
     if options.get("max_tokens") == -1:  # "no limit", as hands know it
-        options = {**options, "max_tokens": None}
+        options["max_tokens"] = None
+    breakers = options.pop("dry_sequence_breaker", ())
+    if breakers:
+        options["dry_sequence_breakers"] = () if breakers == ("none",) else breakers
+    options["skip_special_tokens"] = not options.pop("special", False)
     return SamplingParams(**options)
+
+
+def described(params: SamplingParams) -> str:
+    """How tokens are chosen, by the options' names: the common ones, and those that are not as by default."""
+    from ggpy.sampling.sampling_params import DEFAULTS
+
+    words = []
+    for name, field in SAMPLING_NAMES.items():
+        value = getattr(params, field)
+        if value is None or not (name in _SHOWN or value != DEFAULTS.get(field, 0)):
+            continue
+        shown = f"{value:g}" if isinstance(value, float) else ";".join(value) if isinstance(value, tuple) else value
+        words.append(f"{name}={shown}")
+    return " ".join(words)
 
 
 def default_model_sampling(options: dict[str, Any]) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def _answer(llm: LLM, prompt_ids: list[int], params: SamplingParams) -> int:
 
 
 def _describe(llm: LLM, params: SamplingParams | None, n_prompt: int, seconds: float) -> None:
-    from ggpy.cli.options import SAMPLING_NAMES
+    from ggpy.cli.options import described
     from ggpy.cli.terminal import note
 
     hparams = llm.runtime.hparams
@@ -196,5 +196,4 @@ def _describe(llm: LLM, params: SamplingParams | None, n_prompt: int, seconds: f
     if params is None:
         return
     params = params.resolved(llm.sampling_defaults)
-    values = ((name, getattr(params, field)) for name, field in SAMPLING_NAMES.items())
-    note("sampling: " + ", ".join(f"{name} {value}" for name, value in values if value is not None))
+    note(f"sampling: {described(params)}")

@@ -29,6 +29,7 @@ PAGES = [
     "docs/text.md",
     "docs/adding.md",
     "docs/batch.md",
+    "docs/sampling.md",
     "benchmarks/README.md",
 ]
 

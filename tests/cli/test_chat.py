@@ -247,6 +247,7 @@ def test_piped_commands(piped: Any) -> None:
         ("/nonsense", "no command /nonsense"),
         ("/set temp=9999", "temperature is 9999"),
         ("/set temp=warm", "no number"),
+        ("/set samplers=top_k;heat", "no sampler here"),
         ("/set heat=1", "cannot take heat=1"),
         ("/save", "needs a file name"),
         ("/load nothing.json", "nothing.json cannot be read"),

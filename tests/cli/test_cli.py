@@ -175,9 +175,41 @@ def test_run_flags_reach_the_sampler(call: Any, monkeypatch: pytest.MonkeyPatch)
     assert (p.repetition_penalty, p.repeat_last_n, p.presence_penalty, p.frequency_penalty) == (1.1, 32, 0.2, 0.3)
     assert (p.seed, p.stop, p.ignore_eos) == (9, ("A", "B"), True)
     assert call.runtime.n_ctx == 99
-    assert "seed 9" in result.stderr
+    assert "seed=9" in result.stderr
     call("run", "-m", MODEL, "-p", "x")
     assert seen[1] == type(p)()
+
+
+def test_options_of_the_further_samplers(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    request = ggpy.llm.LLM.request
+
+    def watched(self: Any, ids: list[int], params: Any) -> Any:
+        seen.append(params)
+        return request(self, ids, params)
+
+    monkeypatch.setattr(ggpy.llm.LLM, "request", watched)
+    flags = (
+        "--top-nsigma 1.5 --xtc-probability 0.2 --xtc-threshold 0.05 --dynatemp-range 0.3 --dynatemp-exp 2 "
+        "--mirostat 2 --mirostat-ent 4 --mirostat-lr 0.2 --dry-multiplier 0.8 --dry-base 1.5 --dry-allowed-length 3 "
+        "--dry-penalty-last-n 64 --dry-sequence-breaker . --dry-sequence-breaker , --samplers dry;top_k;temp "
+        "--min-tokens 2 --bad-words no --special --verbose -n 4"
+    )
+    result = call("run", "-m", MODEL, "-p", "x", *flags.split())
+    assert result.exit_code == 0, result.stderr
+    (p,) = seen
+    assert (p.top_n_sigma, p.xtc_probability, p.xtc_threshold) == (1.5, 0.2, 0.05)
+    assert (p.dynatemp_range, p.dynatemp_exponent) == (0.3, 2.0)
+    assert (p.mirostat, p.mirostat_tau, p.mirostat_eta) == (2, 4.0, 0.2)
+    assert (p.dry_multiplier, p.dry_base, p.dry_allowed_length, p.dry_penalty_last_n) == (0.8, 1.5, 3, 64)
+    assert (p.dry_sequence_breakers, p.samplers) == ((".", ","), ("dry", "top_k", "temperature"))
+    assert (p.min_tokens, p.bad_words, p.skip_special_tokens) == (2, ("no",), False)
+    assert "mirostat=2 mirostat-ent=4 " in result.stderr
+    assert "samplers=dry;top_k;temperature min-tokens=2" in result.stderr
+    result = call("run", "-m", MODEL, "-p", "x", "--dry-sequence-breaker", "none", "-n", "1", "--verbose")
+    assert seen[1].dry_sequence_breakers == ()
+    assert "xtc" not in result.stderr
+    fails(call("run", "-m", MODEL, "-p", "x", "--samplers", "top_k;heat"), "samplers names 'heat'")
 
 
 def test_run_says_that_the_context_is_full(call: Any) -> None:
