@@ -14,7 +14,7 @@ import pytest
 
 import ggpy.llm
 from ggpy.errors import GGPYError
-from ggpy.host.memory import _control_groups, available_memory, choose_context
+from ggpy.host.memory import MemoryUse, _control_groups, available_memory, choose_context
 from ggpy.llm import LLM
 from ggpy.runtime.load import Model, check_rows
 from ggpy.sampling.sampling_params import SamplingParams
@@ -254,9 +254,15 @@ def test_a_missing_file(tmp_path: Path) -> None:
 GIB = 1 << 30
 
 
-def context(asked: int | None, available: float, notes: list[str], trained: int = 8192) -> int:
+def context(
+    asked: int | None, available: float, notes: list[str], kv_memory: int | float | None = None, trained: int = 8192
+) -> int:
     """A model of 1 GiB whose cache takes 1 MiB a token."""
-    return choose_context(asked, trained, GIB, lambda n: n << 20, int(available * GIB), notes.append)
+
+    def uses(n: int) -> list[MemoryUse]:
+        return [MemoryUse("cpu", int(available * GIB), weights=GIB, working=0, state=n << 20)]
+
+    return choose_context(asked, trained, uses, notes.append, kv_memory)
 
 
 def test_context() -> None:
@@ -273,10 +279,25 @@ def test_context() -> None:
     assert "more than the 8192" in notes[-1]
     with pytest.raises(GGPYError, match=r"4096 tokens needs 4\.00 GiB .* 1\.00 GiB .* 4\.00 GiB .* \(-c 2816\)"):
         context(4096, 4, notes)
-    with pytest.raises(GGPYError, match=r"needs 1\.00 GiB for its weights and 256\.00 MiB for a context of 256 tokens"):
+    with pytest.raises(GGPYError, match=r"256 tokens needs 256\.00 MiB .*, 1\.00 GiB for the weights"):
         context(None, 1, notes)
     with pytest.raises(GGPYError, match="not even"):
         context(100, 0.5, notes)
+
+
+def test_a_budget_for_keys_and_values() -> None:
+    notes: list[str] = []
+    assert context(None, 16, notes, GIB) == 1024
+    assert "--kv-memory holds no more" in notes[-1]
+    assert context(None, 4, notes, 0.5) == 1408 // 256 * 256  # of the 2.8 GiB that weights leave
+    assert context(None, 4, notes, 64 * GIB) == 2816  # what is not there cannot be taken
+    assert context(1000, 4, notes, GIB) == 1000
+    with pytest.raises(GGPYError, match=r"2000 tokens needs 1\.95 GiB .* --kv-memory allows 1\.00 GiB; 1024 tokens"):
+        context(2000, 16, notes, GIB)
+    with pytest.raises(GGPYError, match=r"2000 tokens needs 1\.95 GiB .* 1\.00 GiB for the weights .* are free"):
+        context(2000, 2, notes, GIB)
+    with pytest.raises(GGPYError, match=r"256 tokens needs 256\.00 MiB .* --kv-memory allows 1\.00 KiB"):
+        context(None, 16, notes, 1024)
 
 
 def test_available_memory(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from ggpy.cpu.access import EVERYONE, SOURCES, Access, Places
 from ggpy.cpu.embedding import Embeddings
 from ggpy.cpu.isa.layout import OP, STEP
 from ggpy.cpu.lowering import lowering_of
-from ggpy.cpu.memory import SMALL_STEP, Memory, address
+from ggpy.cpu.memory import Memory, address
 from ggpy.cpu.needed import compile_missing, program_kernels
 from ggpy.cpu.packed_weights import PackedWeights
+from ggpy.cpu.sizes import SMALL_STEP
 from ggpy.cpu.threads import Team
 from ggpy.graph.batch import token_segments
 from ggpy.graph.program import Op, Program

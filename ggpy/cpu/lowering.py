@@ -26,7 +26,8 @@ from ggpy.cpu.access import (
 )
 from ggpy.cpu.isa.layout import cache_types
 from ggpy.cpu.lowering_recurrent import LowerConvWithState, LowerDeltaRule, LowerSSMScan
-from ggpy.cpu.memory import Memory, address, round_up
+from ggpy.cpu.memory import Memory, address
+from ggpy.cpu.sizes import round_up
 from ggpy.gguf.slices import read_vector
 from ggpy.graph import operations as ops
 from ggpy.graph import recurrent

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cpu.access import EVERYONE, Access, Lowering, Places, by_columns, dst_of, touch
-from ggpy.cpu.memory import round_up
+from ggpy.cpu.sizes import round_up
 from ggpy.gguf.slices import read_vector
 from ggpy.graph import recurrent as ops
 from ggpy.quant.packed import ROWS

@@ -10,26 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ggpy.cpu.isa.layout import (
-    GROUP_WORDS,
-    LINE,
-    TOKEN_BLOCK_BYTES,
-    attention_scratch_bytes,
-    cache_types,
-    cell_bytes,
-    part_bytes,
-    planes,
-)
+from ggpy.cpu.isa.layout import LINE
+from ggpy.cpu.sizes import WorkingSizes, round_up, row_stride, state_bytes
 from ggpy.gguf.slices import read_vector
-from ggpy.graph.operations import QuantizeActivations, Route
-from ggpy.graph.state import PART, SPAN, ConvState, KVState, LatentState, RecurrentState, State
+from ggpy.graph.state import SPAN, KVState, State
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile, TensorInfo
     from ggpy.graph.program import Buffer, Program, Region
 
-# Up to so many tokens every thread prepares all activations for itself, and attention's parts are work of their own.
-SMALL_STEP = 4
 ANGLES_AT_ONCE = 512  # positions
 
 
@@ -43,25 +32,8 @@ def allocate(n_bytes: int) -> np.ndarray:
     return np.frombuffer(memory, np.uint8)
 
 
-def round_up(n: int, to: int) -> int:
-    return -(-n // to) * to
-
-
 def address(array: np.ndarray) -> int:
     return int(array.ctypes.data)
-
-
-def state_bytes(state: State, n_ctx: int, n_batch: int, cache_type: str) -> tuple[int, ...]:
-    """Bytes of one slot's state: of keys and of values, or of the floats that it is."""
-    if isinstance(state, ConvState):
-        return (4 * state.n_rows * round_up(state.n_cols, 16),)
-    if isinstance(state, RecurrentState):
-        return (4 * state.n_head * state.n_rows * round_up(state.n_cols, 16),)
-    cells = state.n_head_kv * state.n_cells(n_ctx, n_batch)
-    cache_k, cache_v = cache_types(cache_type)
-    if isinstance(state, LatentState):
-        return (cells * cell_bytes(cache_k, round_up(state.head_dim, 16)),)
-    return cells * cell_bytes(cache_k, state.head_dim), cells * cell_bytes(cache_v, round_up(state.v_head_dim, 16))
 
 
 class SlotStates:
@@ -147,53 +119,26 @@ class Memory:
         self.program, self.file, self.n_batch = program, file, n_batch
         self.n_ctx = round_up(n_ctx, SPAN)
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
-        # Rows are read and written in whole vectors, also those that begin within a buffer.
-        self._buffers = {b: allocate(n_batch * b.n_used * self.stride(b) + 64) for b in program.buffers}
-        ropes = dict.fromkeys(attention.rope for attention in program.attentions if attention.rope)
-        self._angles = {rope: np.zeros((self.n_ctx, rope.n_rot // 2, 2), np.float32) for rope in ropes}
+        sizes = WorkingSizes(program, n_ctx, n_batch, n_threads)
+        self._buffers = {buffer: allocate(size) for buffer, size in sizes.buffers.items()}
+        self._angles = {
+            rope: np.zeros(size // 4, np.float32).reshape(self.n_ctx, -1, 2) for rope, size in sizes.angles.items()
+        }
         self.n_angles = 0  # positions that the tables reach
         self.states = SlotStates(program.states, self.n_ctx, n_slots, n_batch, cache_type)
-        self._allocate_activations(n_threads)
-        self._allocate_scratch(n_threads)
+        self.token_bytes, self.private_stride = sizes.token_bytes, sizes.private_stride
+        self.scratch_stride, self.max_parts = sizes.scratch_stride, sizes.max_parts
+        self.activations, self.scratch, self.parts = map(allocate, (sizes.activations, sizes.scratch, sizes.parts))
+        self.groups, self.pairs, self.places = map(allocate, (sizes.groups, sizes.pairs, sizes.places))
         widest = max(max(m.shape[-2:]) for m in program.matrices())
         widest = max(widest, *(buffer.n_cols for buffer in program.buffers)) + 64
         self.zeros, self.ones = np.zeros(widest, np.float32), np.ones(widest, np.float32)
         self._counters, self._n_counters = np.zeros(LINE * len(program.ops), np.uint8), 0
 
-    def _allocate_activations(self, n_threads: int) -> None:
-        self.token_bytes: dict[tuple[int, str], int] = {}  # of a row of so many columns, in that form
-        rows, widest = 1, 0
-        for op in self.program.ops:
-            if isinstance(op.operation, QuantizeActivations):
-                n_cols, dtype = op.srcs[0].n_cols, op.operation.dtype
-                size = round_up(n_cols, 8) * 4 if dtype == "f32" else n_cols // 32 * TOKEN_BLOCK_BYTES
-                self.token_bytes[n_cols, dtype] = size
-                rows, widest = max(rows, op.n_used), max(widest, planes(dtype) * size)
-        self.private_stride = round_up(SMALL_STEP * rows * widest, 4096)
-        self.activations = allocate(max(self.n_batch * rows * widest, n_threads * self.private_stride))
-
-    def _allocate_scratch(self, n_threads: int) -> None:
-        attentions = self.program.attentions
-        routes = [op.operation for op in self.program.ops if isinstance(op.operation, Route)]
-        self.max_parts = -(-self.n_ctx // PART)
-        parts, scratch = 0, 12 * max((route.n_experts for route in routes), default=64)
-        for a in attentions:
-            head_pad = round_up(a.v_head_dim, 16)
-            joined_row = part_bytes(head_pad) + round_up(a.n_head * a.v_head_dim, 32) * 4
-            scratch = max(scratch, attention_scratch_bytes(a.head_dim, head_pad), joined_row)
-            parts = max(parts, SMALL_STEP * a.n_head * self.max_parts * part_bytes(head_pad))
-        self.scratch_stride = round_up(scratch, 4096)
-        self.scratch, self.parts = allocate(n_threads * self.scratch_stride), allocate(parts)
-        rows = self.n_batch * max((route.n_used for route in routes), default=0)
-        n_groups = 1 + max((route.n_experts for route in routes), default=0)
-        self.groups, self.pairs, self.places = (
-            allocate(4 * n) for n in (GROUP_WORDS * n_groups, GROUP_WORDS * rows, rows)
-        )
-
     @staticmethod
     def stride(buffer: Buffer) -> int:
         """Bytes from row to row."""
-        return round_up(buffer.n_cols, 16) * 4
+        return row_stride(buffer.n_cols)
 
     def address(self, region: Region) -> int:
         return address(self._buffers[region.buffer]) + 4 * region.first

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cpu import kernels
-from ggpy.cpu.memory import allocate, round_up
+from ggpy.cpu.memory import allocate
+from ggpy.cpu.sizes import arena_bytes
 from ggpy.gguf.slices import read_halves
-from ggpy.quant.formats import PACKED, packed_bytes, packed_format
+from ggpy.quant.formats import PACKED, packed_format
 from ggpy.quant.packed import ROWS
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class PackedWeights:
                 f"no packed kernels yet for {', '.join(unpacked)}: it runs as half precision, "
                 "slower and larger in memory"
             )
-        sizes = [round_up(packed_bytes(m), 64) for m in matrices]
+        sizes = arena_bytes(matrices)
         self._arena = allocate(sum(sizes))
         starts = self._arena.ctypes.data + np.cumsum([0, *sizes[:-1]])
         self._starts = {m.name: int(start) for m, start in zip(matrices, starts, strict=True)}

@@ -1,10 +1,11 @@
-"""The memory that this process may still take, and the largest context that fits it."""
+"""The memory that this process may still take, what a model would take of it, and the largest context that fits."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ggpy.errors import GGPYError
@@ -18,50 +19,99 @@ def available_memory() -> int:
     return min([machine, *_control_groups(cgroups.MEMBERSHIP, cgroups.MOUNT)])
 
 
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of memory that a model, or some of its layers, takes on a device.
+
+    device: "cpu" or "cuda:N". free: bytes of the device's memory that can be had. weights: as they are kept there.
+    state: of all sequences (keys, values and the like). working: what steps work in.
+    """
+
+    device: str
+    free: int
+    weights: int
+    working: int
+    state: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.working + self.state
+
+    @property
+    def room(self) -> int:
+        """Bytes that weights and working memory leave for state."""
+        return max(0, usable(self.free) - self.weights - self.working)
+
+
+KVMemory = int | float  # bytes for the state of all sequences together; or a share of the room for it, up to 1.0
+
+
+def within(uses: Sequence[MemoryUse], kv_memory: KVMemory | None = None) -> bool:
+    """True where a model fits the memory of its devices, and its state what it may take of that."""
+    share = kv_memory if isinstance(kv_memory, float) else 1.0
+    fits = all(use.total <= usable(use.free) and use.state <= share * use.room for use in uses)
+    return fits and not (isinstance(kv_memory, int) and sum(use.state for use in uses) > kv_memory)
+
+
+def largest_context(limit: int, fits: Callable[[int], bool]) -> int:
+    """The largest context up to `limit` tokens that fits, a multiple of 256 unless it is the limit; 0: none."""
+    if fits(limit):
+        return limit
+    low, high = 0, (limit - 1) // 256
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(256 * middle) else (low, middle - 1)
+    return 256 * low
+
+
 def choose_context(
     asked: int | None,
     trained: int,
-    weights: int,
-    cache: Callable[[int], int],
-    available: int,
+    uses: Callable[[int], Sequence[MemoryUse] | None],
     notify: Callable[[str], None],
+    kv_memory: KVMemory | None = None,
 ) -> int:
     """The context in tokens: what was asked for, else the training context as far as memory holds it.
 
-    weights, available: bytes; cache(n): bytes of the cache for n tokens. Raises GGPYError where it does not fit.
+    uses(n): the memory that n tokens take on every device; None where they fit in no way at all. kv_memory: a limit for
+    the state. Raises GGPYError where the context does not fit.
     """
-    room = usable(available) - weights
 
-    def largest(limit: int) -> int:
-        low, high = 0, limit  # cache(low) fits
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if cache(middle) <= room else (low, middle - 1)
-        return low if low == limit else low // 256 * 256
+    def fits(n: int) -> bool:
+        found = uses(n)
+        return found is not None and within(found, kv_memory)
 
     if asked is not None:
-        if cache(asked) > room:
-            fits = largest(asked)
-            advice = f"{fits} tokens would fit (-c {fits})" if fits else "not even a small context fits"
-            raise GGPYError(
-                f"A context of {asked} tokens needs {size_text(cache(asked))} for its cache and "
-                f"{size_text(weights)} for the weights, but {size_text(available)} of memory are free; {advice}."
-            )
+        if not fits(asked):
+            largest = largest_context(asked, fits)
+            advice = f"{largest} tokens would fit (-c {largest})" if largest else "not even a small context fits"
+            raise GGPYError(f"A context of {asked} tokens {_too_much(uses(asked) or (), kv_memory)}; {advice}.")
         if asked > trained:
             notify(f"context {asked} tokens, more than the {trained} that the model was trained with")
         return asked
-    context = largest(trained)
-    least = min(256, trained)
+    context, least = largest_context(trained, fits), min(256, trained)
     if context < least:
-        raise GGPYError(
-            f"The model needs {size_text(weights)} for its weights and {size_text(cache(least))} for a context of "
-            f"{least} tokens, but {size_text(available)} of memory are free."
-        )
-    if context < trained:
+        raise GGPYError(f"Even a context of {least} tokens {_too_much(uses(least) or (), kv_memory)}.")
+    if context == trained:
+        notify(f"context {context} tokens")
+    elif kv_memory is None:
         notify(f"context {context} tokens: the model was trained with {trained}, but memory holds no more")
     else:
-        notify(f"context {context} tokens")
+        notify(f"context {context} tokens: the model was trained with {trained}, but --kv-memory holds no more")
     return context
+
+
+def _too_much(uses: Sequence[MemoryUse], kv_memory: KVMemory | None) -> str:
+    """The figures by which a model does not fit, as the end of a sentence."""
+    state, weights, working, free = (
+        size_text(sum(getattr(use, name) for use in uses)) for name in ("state", "weights", "working", "free")
+    )
+    needs = f"needs {state} for keys, values and other state, {weights} for the weights and {working} to work in"
+    if kv_memory is None or not within(uses):
+        return f"{needs}, but {free} of memory are free"
+    room = sum(use.room for use in uses)
+    allowed = kv_memory if isinstance(kv_memory, int) else int(kv_memory * room)
+    return f"needs {state} for keys, values and other state, but --kv-memory allows {size_text(allowed)}"
 
 
 def usable(available: int) -> int:

@@ -1,4 +1,4 @@
-"""The types in which keys and values are cached, and their size in memory."""
+"""The types in which keys and values are cached."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ggpy.cpu.isa.layout import CACHE_TYPES, cache_name
-from ggpy.cpu.memory import state_bytes
 from ggpy.errors import GGPYError, quoted
 from ggpy.graph.state import KVState, LatentState, State
 from ggpy.quant.packed import BLOCK
@@ -64,11 +63,3 @@ def cache_type(
             "has; take f16 for this model's cache."
         )
     return cache_name(*chosen)
-
-
-def kv_bytes(states: Sequence[State], n_ctx: int, n_slots: int, n_batch: int, cache: str) -> int:
-    """Bytes that the state of `n_slots` sequences of `n_ctx` tokens takes on the CPU when full, evaluated in steps of
-    up to `n_batch` tokens. Layers whose attention is not causal share one memory."""
-    shared = {sum(state_bytes(s, n_ctx, n_batch, cache)) for s in states if isinstance(s, KVState) and not s.causal}
-    own = (sum(state_bytes(s, n_ctx, n_batch, cache)) for s in states if not isinstance(s, KVState) or s.causal)
-    return n_slots * (sum(own) + sum(shared))

@@ -81,11 +81,11 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Not
         from ggpy.runtime.placement import Placement
         from ggpy.runtime.runtime import Runtime
 
-        placement = Placement(file, **placing)
-        context = placement.context(n_ctx, notify)
         if n_threads and n_threads > cpus():
             notify(f"{cpus()} threads run, not {n_threads}: on {cpus()} CPUs more would only take turns")
             n_threads = cpus()
+        placement = Placement(file, n_threads=n_threads, **placing)
+        context = placement.context(n_ctx, notify)
         # The runtime first: its threads pack the weights while this one reads the vocabulary.
         runtime = Runtime(file, context, n_threads, notify, placement)
         undo.callback(runtime.close)

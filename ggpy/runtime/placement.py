@@ -3,20 +3,19 @@ those before on the CPU. Decides only; `ggpy.runtime.runtime` makes the executor
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError, OutOfMemory
-from ggpy.graph.operations import Embed
 from ggpy.graph.state import Reach
-from ggpy.host.memory import available_memory, choose_context, usable
+from ggpy.host.cores import usable_cores
+from ggpy.host.memory import KVMemory, MemoryUse, available_memory, choose_context, largest_context, usable, within
 from ggpy.models import architecture_of
-from ggpy.quant.formats import packed_bytes
-from ggpy.runtime.cache_types import cache_type, kv_bytes
+from ggpy.runtime.cache_types import cache_type
 from ggpy.runtime.planned import planned
+from ggpy.runtime.sums import Sums
 from ggpy.units import size_text
 
 if TYPE_CHECKING:
@@ -69,7 +68,8 @@ class Placement:
     layers on is all, the embedding included. split_mode: "layer", or "row" where several GPUs share not the layers
     but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen here
     where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_types`. batch_invariant: on a GPU too,
-    a sequence's result does not depend on the rest of the batch.
+    a sequence's result does not depend on the rest of the batch. n_threads: the CPU's, each with memory of its own.
+    kv_memory: a limit for keys, values and other state, see `ggpy.host.memory.KVMemory`.
     """
 
     def __init__(
@@ -83,8 +83,11 @@ class Placement:
         cache_type_v: str | None = None,
         split_mode: str = "layer",
         batch_invariant: bool = False,
+        n_threads: int | None = None,
+        kv_memory: KVMemory | None = None,
     ) -> None:
         self.file, self.device, self.n_slots, self.n_batch = file, device, n_slots, n_batch
+        self.kv_memory = kv_memory
         self.cache_types = cache_type_k, cache_type_v
         self.hparams = architecture_of(file).hparams
         self.n_layer = self.hparams.n_layer
@@ -94,9 +97,8 @@ class Placement:
             self.asked = 0
         # Found out once: the same answers serve the choice of the context and the making of the runtime.
         self.program = cache(self._planned)
-        self._room, self._working, self._gpu_cache = (
-            cache(of) for of in (self._free_bytes, self._working_bytes, self._gpu_cache_bytes)
-        )
+        self.sums = Sums(self.program, self.cache_type, n_slots, n_threads or usable_cores())
+        self._free = cache(self._free_bytes)
         self.unsupported: str | None = None  # why no layer can run on a GPU
         if device != "cpu":
             from ggpy.cuda.lower import unsupported
@@ -115,8 +117,11 @@ class Placement:
         if found is None:
             raise self.too_much(n, n_ctx)
         on_gpus, batch = found
-        batch = self._whole_sequences(batch, n_ctx)
-        return [Stage("cpu", 0, self.n_layer - n), *on_gpus] if n < self.n_layer else on_gpus, batch
+        return self._stages(n, on_gpus), self._step(batch, n_ctx)
+
+    def _stages(self, n: int, on_gpus: list[Stage]) -> list[Stage]:
+        """The stages of all layers, the last n of which are on GPUs."""
+        return [Stage("cpu", 0, self.n_layer - n), *on_gpus] if n < self.n_layer else on_gpus
 
     @property
     def _program(self) -> Program:
@@ -133,26 +138,59 @@ class Placement:
         on_cpu = [self.program(False).stage(s.first, s.last).states for s in stages if not s.on_gpu]
         return Reach.of([state for states in on_cpu for state in states], n_ctx, n_batch)
 
-    def _whole_sequences(self, batch: int, n_ctx: int) -> int:
-        """Tokens of a step: as many as a slot holds where a sequence has to be in one."""
-        return max(batch, n_ctx) if self.whole_sequences else batch
+    def _step(self, batch: int, n_ctx: int) -> int:
+        """Most tokens of a step, where so many pay off: no more than a slot holds, but as many where a sequence has to
+        be in one step."""
+        return n_ctx if self.whole_sequences else min(batch, n_ctx)
 
     def context(self, asked: int | None, notify: Callable[[str], None]) -> int:
         """The context in tokens: what was asked for, else the training context as far as memory holds it."""
+        return choose_context(asked, self.hparams.n_ctx_train, self._uses_of(asked), notify, self.kv_memory)
+
+    def largest(self, limit: int) -> int:
+        """The largest context up to `limit` tokens that fits the memory that is free; 0 where none does. Raises
+        GGPYError where the layers asked for do not fit the GPUs."""
+        uses = self._uses_of(None)
+
+        def fits(n_ctx: int) -> bool:
+            found = uses(n_ctx)
+            return found is not None and within(found, self.kv_memory)
+
+        return largest_context(limit, fits)
+
+    def _uses_of(self, asked: int | None) -> Callable[[int], list[MemoryUse] | None]:
+        """A function that gives the memory of every device with a context of n tokens, the division of layers being
+        that of the context asked for, or of one that is enough; None where GPUs would need smaller steps."""
         start, least = (asked or min(self.hparams.n_ctx_train, tokens) for tokens in (ENOUGH_CONTEXT, LEAST_CONTEXT))
         n = self._n_gpu_layers(start)
         found = self._fitting(n, start) or self._fitting(n, least)
         if found is None:
             raise self.too_much(n, least)
-        on_cpu, batch = self.n_layer - n, found[1]
+        least_batch, free = found[1], available_memory()
 
-        def cache_bytes(n_ctx: int) -> int:
-            """Bytes of the cache of the CPU's layers; sys.maxsize where the GPUs would need smaller steps."""
+        def uses(n_ctx: int) -> list[MemoryUse] | None:
             found = self._fitting(n, n_ctx)
-            return self._cpu_cache_bytes(on_cpu, n_ctx) if found and found[1] >= batch else sys.maxsize
+            if not found or found[1] < least_batch:
+                return None
+            return self.uses(self._stages(n, found[0]), n_ctx, self._step(found[1], n_ctx), free)
 
-        weights = self._cpu_weight_bytes(on_cpu) if on_cpu else 0
-        return choose_context(asked, self.hparams.n_ctx_train, weights, cache_bytes, available_memory(), notify)
+        return uses
+
+    def uses(self, stages: Sequence[Stage], n_ctx: int, n_batch: int, free: int | None = None) -> list[MemoryUse]:
+        """The memory that stages take, with what `place` gave for that context: one entry a stage, or a GPU of those
+        that share rows. free: bytes of the machine's memory; measured where it is not given."""
+        found, last = [], stages[-1].device
+        for stage in stages:
+            if not stage.on_gpu:
+                free = available_memory() if free is None else free
+                found.append(self.sums.on_cpu(stage.n_layers, n_ctx, n_batch, free, last))
+            elif len(stage.gpus) > 1:
+                gpus = [f"cuda:{gpu}" for gpu in stage.gpus]
+                found += self.sums.on_ranks(gpus, stage.n_layers, n_ctx, n_batch, [self._free(gpu) for gpu in gpus])
+            else:
+                gpu = stage.device
+                found.append(self.sums.on_gpu(gpu, stage.first, stage.last, n_ctx, n_batch, self._free(gpu)))
+        return found
 
     def describe(self, stages: Sequence[Stage]) -> str:
         """The placement in one line, for the user."""
@@ -166,11 +204,12 @@ class Placement:
         """The figures by which n layers do not fit the GPUs, as the first part of an error's sentence."""
         *_, gpus = self._sets()
         *_, batch = self._batches(n, gpus)
+        step = self._step(batch, n_ctx)
         if self.by_rows and len(gpus) > 1:
-            needed = sum(self._rank_bytes(n, len(gpus), n_ctx, batch))
+            needed = sum(use.total for use in self.sums.on_ranks(gpus, n, n_ctx, step, [0] * len(gpus)))
         else:
-            others = (len(gpus) - 1) * self._working(batch)
-            needed = self._gpu_bytes(self.n_layer - n, self.n_layer, n_ctx, batch) + others
+            use = self.sums.on_gpu(gpus[0], self.n_layer - n, self.n_layer, n_ctx, step)
+            needed = use.total + (len(gpus) - 1) * use.working
         return (
             f"{n} of {self.n_layer} layers with a context of {n_ctx} tokens need {size_text(needed)} of GPU memory, "
             f"but {size_text(sum(map(self._room, gpus)))} are free on {' and '.join(gpus)}"
@@ -186,7 +225,7 @@ class Placement:
 
     def ran_out(self, stages: Sequence[Stage], n_ctx: int, error: OutOfMemory) -> GGPYError:
         """The error after memory that had been free a moment before ran out; called once everything is freed."""
-        self._room.cache_clear()
+        self._free.cache_clear()
         n = sum(stage.n_layers for stage in stages if stage.on_gpu)
         return error if self._fitting(n, n_ctx) else self.too_much(n, n_ctx)
 
@@ -284,93 +323,30 @@ class Placement:
 
     def _shared(self, n: int, n_ctx: int, gpus: Sequence[str], batch: int) -> list[Stage] | None:
         """The last n layers on GPUs that share their rows; None where a share does not fit."""
-        needed = self._rank_bytes(n, len(gpus), n_ctx, batch)
-        if any(self._room(gpu) < taken for gpu, taken in zip(gpus, needed, strict=True)):
+        uses = self.sums.on_ranks(list(gpus), n, n_ctx, self._step(batch, n_ctx), [self._free(gpu) for gpu in gpus])
+        if not within(uses):
             return None
         numbers = ",".join(gpu.partition(":")[2] for gpu in gpus)
         return [Stage(f"cuda:{numbers}", self.n_layer - n, self.n_layer)]
 
-    def _rank_bytes(self, n: int, count: int, n_ctx: int, batch: int) -> list[int]:
-        """GPU memory in bytes that each rank takes for its share of the last n layers."""
-        from ggpy.cuda.memory import rank_bytes
-        from ggpy.graph.tensor_parallel import Rank
+    def _gpu_bytes(self, first: int, last: int, n_ctx: int, batch: int) -> int:
+        return self.sums.on_gpu("", first, last, n_ctx, self._step(batch, n_ctx)).total
 
-        needed = []
-        for index in range(count):
-            rank = Rank(index, count)
-            program = self.program(True, rank).stage(self.n_layer - n, self.n_layer)
-            own, whole = (p.attentions[0].n_head_kv for p in (program, self.program(True)))
-            cache = self._gpu_cache(n_ctx) * n * own // (self.n_layer * whole)
-            needed.append(rank_bytes(program, rank, batch) + cache)
-        return needed
+    def _room(self, gpu: str) -> int:
+        """Bytes of a GPU's free memory to plan with."""
+        return usable(self._free(gpu))
 
     def _free_bytes(self, gpu: str) -> int:
         from ggpy.cuda.memory import available
 
         try:
-            return usable(available(gpu))
+            return available(gpu)
         except GGPYError as error:
             full = isinstance(error, OutOfMemory) and len(self._named) > 1  # so full that it cannot be opened
             if ":" in self.device or (gpu == self._named[0] and not full):
                 raise
             return 0  # nobody asked for this one
 
-    def _gpu_bytes(self, first: int, last: int, n_ctx: int, batch: int) -> int:
-        """GPU memory in bytes of layers first .. last - 1: weights, working memory of `batch` tokens, and cache."""
-        whole = (first, last) == (0, self.n_layer)
-        weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
-        return weights + self._working(batch) + self._gpu_cache(n_ctx) * (last - first) // self.n_layer
-
-    @cached_property
-    def _whole_weights(self) -> int:
-        """Bytes of all weights; an embedding that is also the output matrix counts once."""
-        from ggpy.cuda import memory as gpu_memory
-
-        return gpu_memory.weight_bytes(self.program(True))
-
-    @cached_property
-    def _layer_weights(self) -> list[int]:
-        """Bytes of the weights by layer; the first has the embedding, the last the output matrix."""
-        from ggpy.cuda import memory as gpu_memory
-
-        return [gpu_memory.weight_bytes(self.program(True).stage(layer, layer + 1)) for layer in range(self.n_layer)]
-
-    def _working_bytes(self, n_batch: int) -> int:
-        from ggpy.cuda.memory import working_bytes
-
-        return working_bytes(self.program(True), n_batch)
-
-    def _gpu_cache_bytes(self, n_ctx: int) -> int:
-        from ggpy.cuda.memory import cache_bytes
-
-        return cache_bytes(self.program(True), n_ctx, self.n_slots, self.cache_type("cuda"))
-
-    # ---- the CPU
-
-    def _cpu_weight_bytes(self, n: int) -> int:
-        """Bytes of the weights of the first n layers, as the CPU keeps them."""
-        if n == self.n_layer:
-            return weight_bytes(self.file)
-        stage = self.program(False).stage(0, n)
-        read = sum(op.operation.table.nbytes for op in stage.ops if isinstance(op.operation, Embed))
-        return read + sum(map(packed_bytes, stage.matrices()))
-
-    def _cpu_cache_bytes(self, n: int, n_ctx: int) -> int:
-        """Bytes of the state of the first n layers."""
-        if not n:
-            return 0
-        whole = n == self.n_layer
-        program = self.program(False) if whole else self.program(False).stage(0, n)
-        batch = self._whole_sequences(self.n_batch or cpu_batch(self.file), n_ctx)
-        return kv_bytes(program.states, n_ctx, self.n_slots, batch, self.cache_type("cpu" if whole else self.device))
-
     def cache_type(self, device: str) -> str:
         """The types of keys and values where a device runs the last layers; see `ggpy.runtime.cache_types`."""
         return cache_type(self.file, self._program.states, *self.cache_types, device)
-
-
-def weight_bytes(file: GGUFFile) -> int:
-    """Bytes that the weights take on the CPU: a packed matrix may be larger than the file's, most of all one of a
-    type without a packed form, which is kept in half precision."""
-    matrices = [info for info in file.tensors.values() if len(info.shape) in (2, 3)]
-    return file.size + sum(max(0, packed_bytes(m) - m.nbytes) for m in matrices)

@@ -177,7 +177,7 @@ def test_a_gpu_that_fills_up_meanwhile(model: Any, gpus: Any, monkeypatch: pytes
         with pytest.raises(
             GGPYError, match=r"4 of 4 layers .* need .* 285\.00 MiB are free on cuda:0; not one layer fits"
         ):
-            Runtime(file, 64, device="cuda", n_batch=4096)
+            Runtime(file, 4096, device="cuda", n_batch=4096)
         monkeypatch.setattr(Runtime, "_executor_of", lambda *_: (_ for _ in ()).throw(OutOfMemory("what the GPU says")))
         gpus(1 << 40)
         with pytest.raises(OutOfMemory, match="what the GPU says"):

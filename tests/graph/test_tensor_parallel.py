@@ -151,7 +151,7 @@ def test_shares_are_placed_where_they_fit(model: Any, gpus: Any) -> None:
         assert "share their matrices' rows" in place.describe(place.place(64)[0])
         assert Placement(file, "cuda:1", split_mode="row").place(64)[0] == [Stage("cuda:1", 0, N_LAYER)]
         assert Placement(file, "cpu", split_mode="row").place(64)[0] == [Stage("cpu", 0, N_LAYER)]
-        needed = max(place._rank_bytes(1, 2, 64, 512)) * 20 // 19 + 1
+        needed = max(use.total for use in place.sums.on_ranks(["", ""], 1, 64, 64, [0, 0])) * 20 // 19 + 1
         gpus(needed, needed)
         stages = Placement(file, "cuda", split_mode="row").place(64)[0]
         assert stages == [Stage("cpu", 0, N_LAYER - 1), Stage("cuda:0,1", N_LAYER - 1, N_LAYER)]

@@ -10,10 +10,10 @@ import pytest
 from ggpy.convert.pipeline import convert
 from ggpy.convert.writer import OutputTensor, write_gguf
 from ggpy.cpu.isa.layout import CACHE_TYPES, cell_bytes
+from ggpy.cpu.sizes import slot_bytes
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.quant import FORMATS
-from ggpy.runtime.cache_types import kv_bytes
 from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
 from tests.cpu.test_kernels import TIERS, call, records
@@ -205,5 +205,5 @@ def test_bfloat16_weights_beyond_halves_are_no_half_precision_file(tmp_path: Pat
 
 def test_memory_is_counted(beyond: Path) -> None:
     with GGUFFile(beyond) as file:
-        f32, f16, bf16 = (kv_bytes(planned(file).states, 64, 1, 64, kind) for kind in ("f32", "f16", "bf16"))
+        f32, f16, bf16 = (slot_bytes(planned(file).states, 64, 64, kind) for kind in ("f32", "f16", "bf16"))
     assert f32 == 2 * f16 == 2 * bf16

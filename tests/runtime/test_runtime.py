@@ -14,10 +14,11 @@ import ggpy.runtime.cache_types
 import ggpy.runtime.load
 from ggpy.convert.pipeline import convert
 from ggpy.cpu.packed_weights import PackedWeights
+from ggpy.cpu.sizes import slot_bytes
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.state import KVState, LatentState
-from ggpy.runtime.cache_types import cache_type, kv_bytes
+from ggpy.runtime.cache_types import cache_type
 from ggpy.runtime.load import load_model
 from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
@@ -153,7 +154,7 @@ def test_a_q8_0_cache_errs_only_by_its_rounding(model):
 
 def test_a_cache_of_q8_0_takes_little_more_than_half(model):
     with GGUFFile(model("smollm2", "f16")) as file:
-        half, q8, mixed = (kv_bytes(planned(file).states, 64, 1, 64, name) for name in ("f16", "q8_0", "q8_0-f16"))
+        half, q8, mixed = (slot_bytes(planned(file).states, 64, 64, name) for name in ("f16", "q8_0", "q8_0-f16"))
         assert (q8, mixed) == (half * 17 // 32, half * 49 // 64)
 
 

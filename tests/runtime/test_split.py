@@ -229,21 +229,24 @@ def test_the_cpus_cache_has_the_gpus_types(model: Any, gpus: Any) -> None:
     """A float32 model's cache is float32 where the CPU has it alone."""
     with GGUFFile(model("llama", "f32")) as file:
         gpus(1 << 40)
-        assert Placement(file, "cuda")._cpu_cache_bytes(2, 64) * 4 == Placement(file, "cpu")._cpu_cache_bytes(4, 64)
+        half = Placement(file, "cuda", 2).uses([Stage("cpu", 0, 2), Stage("cuda:0", 2, 4)], 64, 64)[0]
+        whole = Placement(file, "cpu").uses([Stage("cpu", 0, 4)], 64, 64)[0]
+        assert half.state * 4 == whole.state
 
 
 def test_steps_take_fewer_tokens_before_layers_go_to_the_cpu(model: Any, gpus: Any) -> None:
     with GGUFFile(model("llama", "q4_0")) as file:
         gpus(1 << 40, 1 << 40)
         placement = Placement(file, "cuda")
-        assert placement.place(64)[1] == 2048
-        assert Placement(file, "cuda:0,1").place(64)[1] == 1024
+        assert placement.place(4096)[1] == 2048
+        assert Placement(file, "cuda:0,1").place(4096)[1] == 1024
         for batch in (1024, 512):
-            gpus(placement._gpu_bytes(0, N_LAYER, 64, batch) * 20 // 19 + 1)
-            assert Placement(file, "cuda").place(64) == ([Stage("cuda:0", 0, 4)], batch)
+            gpus(placement._gpu_bytes(0, N_LAYER, 4096, batch) * 20 // 19 + 1)
+            assert Placement(file, "cuda").place(4096) == ([Stage("cuda:0", 0, 4)], batch)
             assert Placement(file, "cuda").context(None, lambda _: None) >= 256
-        assert Placement(file, "cuda", n_batch=16).place(64)[1] == 16
-        assert Placement(file, "cuda", 2).place(64)[1] == 512
+        assert placement.place(64)[1] == 64  # no more than a slot holds
+        assert Placement(file, "cuda", n_batch=16).place(4096)[1] == 16
+        assert Placement(file, "cuda", 2).place(4096)[1] == 512
 
 
 def test_numbers_of_layers_and_devices() -> None:

@@ -9,11 +9,12 @@ import pytest
 
 from ggpy.convert.pipeline import convert
 from ggpy.convert.writer import OutputTensor, write_gguf
+from ggpy.cpu.sizes import weight_bytes
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.quant import FORMATS
 from ggpy.quant.formats import PACKED
-from ggpy.runtime.placement import weight_bytes
+from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
 from tests.support.blocks import TYPES, random_blocks
 from tests.support.reference import ReferenceModel
@@ -57,8 +58,8 @@ def test_a_model_of_each_type(plain: Path, name: str) -> None:
         runtime = Runtime(file, 64, n_threads=1, notify=notes.append)
         ours = runtime.step(ids, np.zeros(20), np.arange(20), np.arange(20)).copy()
         runtime.close()
-        taken = weight_bytes(file)
-        matrices = [t for t in file.tensors.values() if len(t.shape) == 2]
+        program = planned(file)
+        taken, matrices = weight_bytes(program), program.matrices()
     assert np.isfinite(expected).all()
     each = np.linalg.norm(ours - expected, axis=1) / np.linalg.norm(expected, axis=1)
     # Packed types: a token whose activations all rounded alike agrees; the others differ by what rounding does.

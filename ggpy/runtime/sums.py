@@ -1,0 +1,116 @@
+"""Bytes that a model's layers take on a CPU or a GPU, before anything is loaded: the figures by which layers are placed
+and a context is chosen, and which `ggpy fit` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from ggpy.cpu.sizes import WorkingSizes, slot_bytes, weight_bytes
+from ggpy.graph.tensor_parallel import Rank
+from ggpy.host.memory import MemoryUse
+
+if TYPE_CHECKING:
+    from ggpy.graph.program import Program
+
+
+class Programs(Protocol):
+    """The program of the whole model for GPUs or for the CPU, or a rank's share of it."""
+
+    def __call__(self, on_gpu: bool, rank: Rank | None = None) -> Program: ...
+
+
+class Sums:
+    """The sums of one model, for caches of `n_slots` sequences and `n_threads` threads on the CPU.
+
+    program: see `Programs`. cache_type: gives the types of keys and values where a device, "cpu" or another, runs the
+    last layers. n_ctx is a slot's tokens everywhere, n_batch the most tokens of a step, as the runtime makes it.
+    """
+
+    def __init__(self, program: Programs, cache_type: Callable[[str], str], n_slots: int, n_threads: int) -> None:
+        self._program, self._cache_type = program, cache_type
+        self._n_slots, self._n_threads = n_slots, n_threads
+        # Found out once: a search for the largest context asks for the same ones again and again.
+        self._stage, self._cpu_weights = cache(self._cpu_stage), cache(self._cpu_weight_bytes)
+        self._working, self._gpu_cache = cache(self._working_bytes), cache(self._cache_bytes)
+        self._rank_share = cache(self._ranks)
+
+    # ---- the CPU
+
+    def on_cpu(self, n: int, n_ctx: int, n_batch: int, free: int, device: str = "cpu") -> MemoryUse:
+        """The first n layers on the CPU; `device` is that of the last layers."""
+        if not n:
+            return MemoryUse("cpu", free, 0, 0, 0)
+        stage = self._stage(n)
+        working = WorkingSizes(stage, n_ctx, n_batch, self._n_threads).total
+        state = self._n_slots * slot_bytes(stage.states, n_ctx, n_batch, self._cache_type(device))
+        return MemoryUse("cpu", free, self._cpu_weights(n), working, state)
+
+    def _cpu_stage(self, n: int) -> Program:
+        whole = self._program(False)
+        return whole if n == len(whole.layers) else whole.stage(0, n)
+
+    def _cpu_weight_bytes(self, n: int) -> int:
+        return weight_bytes(self._stage(n))
+
+    # ---- GPUs
+
+    def on_gpu(self, gpu: str, first: int, last: int, n_ctx: int, n_batch: int, free: int = 0) -> MemoryUse:
+        """Layers first .. last - 1 on a GPU."""
+        whole = last - first == self._n_layer
+        weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
+        state = self._gpu_cache(n_ctx) * (last - first) // self._n_layer
+        return MemoryUse(gpu, free, weights, self._working(n_batch), state)
+
+    def on_ranks(self, gpus: list[str], n: int, n_ctx: int, n_batch: int, free: list[int]) -> list[MemoryUse]:
+        """The last n layers on GPUs that share their rows: what each takes."""
+        state = self._gpu_cache(n_ctx) * n // self._n_layer
+        return [
+            MemoryUse(gpu, room, weights, working, state * own // whole)
+            for gpu, room, (weights, working, own, whole) in zip(
+                gpus, free, self._rank_share(n, len(gpus), n_batch), strict=True
+            )
+        ]
+
+    @cached_property
+    def _n_layer(self) -> int:
+        return len(self._program(True).layers)
+
+    @cached_property
+    def _whole_weights(self) -> int:
+        """Bytes of all weights; an embedding that is also the output matrix counts once."""
+        from ggpy.cuda.memory import weight_bytes
+
+        return weight_bytes(self._program(True))
+
+    @cached_property
+    def _layer_weights(self) -> list[int]:
+        """Bytes of the weights by layer; the first has the embedding, the last the output matrix."""
+        from ggpy.cuda.memory import weight_bytes
+
+        return [weight_bytes(self._program(True).stage(layer, layer + 1)) for layer in range(self._n_layer)]
+
+    def _working_bytes(self, n_batch: int) -> int:
+        from ggpy.cuda.memory import working_bytes
+
+        return working_bytes(self._program(True), n_batch)
+
+    def _cache_bytes(self, n_ctx: int) -> int:
+        from ggpy.cuda.memory import cache_bytes
+
+        return cache_bytes(self._program(True), n_ctx, self._n_slots, self._cache_type("cuda"))
+
+    def _ranks(self, n: int, count: int, n_batch: int) -> list[tuple[int, int, int, int]]:
+        """For each rank that shares the last n layers: bytes of its weights and of its working memory, and its heads
+        of keys and values among all."""
+        from ggpy.cuda.memory import rank_bytes, weight_bytes
+
+        shares = []
+        for index in range(count):
+            rank = Rank(index, count)
+            program = self._program(True, rank).stage(self._n_layer - n, self._n_layer)
+            own, whole = (p.attentions[0].n_head_kv for p in (program, self._program(True)))
+            weights = weight_bytes(program)
+            shares.append((weights, rank_bytes(program, rank, n_batch) - weights, own, whole))
+        return shares
