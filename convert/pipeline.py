@@ -176,7 +176,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     architecture = by_hf_name(model_class)
     layout = architecture.hf_layout(config)
     # What no reader could run is refused before a byte is written.
-    architecture(layout.metadata, layout.n_vocab).check(layout.generated.get("rope_freqs.weight"))
+    architecture(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
     found, stored = _match(checkpoint, layout)
     tied = not any(rule.target == "output.weight" for rule in found)
     n_layer = layout.metadata[f"{layout.arch}.block_count"]

@@ -134,6 +134,8 @@ class Architecture:
     writes_text: ClassVar[bool] = True  # `HyperParameters.writes_text`
     default_window: ClassVar[int] = 0  # where the file gives none
     yarn_truncates: ClassVar[bool] = True  # whether the ends of YaRN's ramp are rounded to whole dimensions
+    #: Whether `rope.scaling.yarn_log_multiplier` divides YaRN's scale of results (DeepSeek's mscale_all_dim).
+    yarn_log_multiplier: ClassVar[bool] = False
 
     def __init__(self, metadata: Mapping[str, Any], n_vocab: int, where: str = "the model's file") -> None:
         """`where` names the file in errors."""
@@ -210,13 +212,15 @@ class Architecture:
         self,
         freq_factors: Any = None,
         *,
+        long_factors: Any = None,
         base: float | None = None,
         n_rot: int | None = None,
         head_dim: int | None = None,
         scaled: bool = True,
     ) -> Rope:
         """The rotary embedding the metadata asks for: plain, linear or YaRN (arXiv 2309.00071), with frequencies
-        divided by `freq_factors` [n_rot/2] where the file has them, as for Llama 3.
+        divided by `freq_factors` [n_rot/2] where the file has them, as for Llama 3, and by `long_factors` in contexts
+        beyond the original one (LongRoPE, arXiv 2402.13753).
 
         Where layers differ, `base`, `n_rot` and `head_dim` (of these layers) go before what the metadata gives for the
         model, and without `scaled` rope is plain.
@@ -232,15 +236,14 @@ class Architecture:
             )
         half = n_rot // 2
         inv_freq = [base ** (-2.0 * i / n_rot) for i in range(half)]
+        n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", self.hparams.n_ctx_train)
+        plain = inv_freq
+        long_inv_freq: tuple[float, ...] = ()
         if freq_factors is not None:
-            if len(freq_factors) != half:
-                raise GGPYError(
-                    f"The tensor 'rope_freqs.weight' has {len(freq_factors)} entries; "
-                    f"rope over {n_rot} dimensions needs {half}."
-                )
-            if not all(0 < factor < math.inf for factor in freq_factors):
-                raise GGPYError("The tensor 'rope_freqs.weight' holds values that are no divisors above 0.")
-            inv_freq = [f / float(factor) for f, factor in zip(inv_freq, freq_factors, strict=True)]
+            name = "rope_freqs.weight" if long_factors is None else "rope_factors_short.weight"
+            inv_freq = _divided(plain, freq_factors, name)
+        if long_factors is not None:
+            long_inv_freq = tuple(_divided(plain, long_factors, "rope_factors_long.weight"))
         if not scaled:
             return Rope(self.rope_style, n_rot, tuple(inv_freq))
         kind = m.string("{arch}.rope.scaling.type", "linear" if m.has("{arch}.rope.scale_linear") else "none")
@@ -250,14 +253,21 @@ class Architecture:
         attn_factor = m.number("{arch}.rope.scaling.attn_factor", 1.0)
         if not 0 < attn_factor < 1e4:
             raise GGPYError(f"The metadata scales rope's results by attn_factor {attn_factor}, which is impossible.")
-        if kind in ("none", "", "linear"):
+        if kind == "longrope" and not long_inv_freq:
+            raise GGPYError(
+                "The model's rope scaling is 'longrope', but the file has no tensors 'rope_factors_short.weight' and"
+                " 'rope_factors_long.weight'; it is incomplete."
+            )
+        if kind in ("none", "", "linear", "longrope"):
             stretch = factor if kind == "linear" else 1.0
-            return Rope(self.rope_style, n_rot, tuple(f / stretch for f in inv_freq), attn_factor)
+            scaled_freq = tuple(f / stretch for f in inv_freq)
+            return Rope(
+                self.rope_style, n_rot, scaled_freq, attn_factor, long_inv_freq, n_ctx_orig if long_inv_freq else 0
+            )
         if kind != "yarn":
             raise GGPYError(
-                f"The model's rope scaling is {quoted(kind)}; none, linear, yarn and Llama 3's are supported."
+                f"The model's rope scaling is {quoted(kind)}; none, linear, yarn, longrope and Llama 3's are supported."
             )
-        n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", self.hparams.n_ctx_train)
         beta_fast = m.number("{arch}.rope.scaling.yarn_beta_fast", 32.0)
         beta_slow = m.number("{arch}.rope.scaling.yarn_beta_slow", 1.0)
         if n_ctx_orig < 1 or base <= 1 or beta_fast <= 0 or beta_slow <= 0:
@@ -276,7 +286,24 @@ class Architecture:
         low, high = max(0, low), min(n_rot - 1, high)
         ramp = [1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low))) for i in range(half)]
         stretched = [f / factor * (1 - r) + f * r for f, r in zip(inv_freq, ramp, strict=True)]
-        return Rope(self.rope_style, n_rot, tuple(stretched), attn_factor * (1 + 0.1 * math.log(max(1.0, factor))))
+        log_multiplier = m.number("{arch}.rope.scaling.yarn_log_multiplier", 0.0) if self.yarn_log_multiplier else 0.0
+        if not 0 <= log_multiplier < 1e3:
+            raise GGPYError(f"The metadata gives YaRN a yarn_log_multiplier of {log_multiplier}, which is impossible.")
+        stretch = math.log(max(1.0, factor))
+        magnitude = attn_factor * (1 + 0.1 * stretch) / (1 + 0.1 * log_multiplier * stretch)
+        return Rope(self.rope_style, n_rot, tuple(stretched), magnitude)
+
+    def file_rope(self, g: Graph) -> Rope:
+        """The rotary embedding that metadata and tensors of the graph's file ask for."""
+        short, long = g.vector("rope_factors_short.weight"), g.vector("rope_factors_long.weight")
+        if short is None and long is None:
+            return self.rope(g.vector("rope_freqs.weight"))
+        if short is None or long is None:
+            raise GGPYError(
+                f"{g.file.path} has one of the tensors 'rope_factors_short.weight' and 'rope_factors_long.weight'; rope"
+                " needs both or none."
+            )
+        return self.rope(short, long_factors=long)
 
     def pooling(self, default: str = "none") -> str:
         """How the rows of a text become one vector: "mean", "cls" (the first), "last", or "none"; `default` where the
@@ -290,9 +317,9 @@ class Architecture:
             )
         return POOLINGS[number]
 
-    def check(self, freq_factors: Any = None) -> None:
-        """GGPYError for metadata beside the hyper-parameters that no model can have; `freq_factors` as in `rope`."""
-        self.rope(freq_factors)
+    def check(self, freq_factors: Any = None, long_factors: Any = None) -> None:
+        """GGPYError for metadata beside the hyper-parameters that no model can have; factors as in `rope`."""
+        self.rope(freq_factors, long_factors=long_factors)
 
     def build(self, g: Graph) -> Value:
         """Describe the forward pass from token embeddings to logits on `g`; returns the logits."""
@@ -302,3 +329,15 @@ class Architecture:
     def hf_layout(cls, config: Config) -> Layout:
         """The GGUF layout of a Hugging Face checkpoint with this config.json: metadata, tensors and their sources."""
         raise NotImplementedError
+
+
+def _divided(inv_freq: list[float], factors: Any, name: str) -> list[float]:
+    """Frequencies divided by the tensor `name`."""
+    if len(factors) != len(inv_freq):
+        raise GGPYError(
+            f"The tensor {name!r} has {len(factors)} entries; rope over {2 * len(inv_freq)} dimensions needs"
+            f" {len(inv_freq)}."
+        )
+    if not all(0 < factor < math.inf for factor in factors):
+        raise GGPYError(f"The tensor {name!r} holds values that are no divisors above 0.")
+    return [f / float(factor) for f, factor in zip(inv_freq, factors, strict=True)]

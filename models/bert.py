@@ -21,7 +21,7 @@ class Bert(Architecture):
     norm_eps_key = "layer_norm_epsilon"
     writes_text = False
 
-    def check(self, freq_factors: Any = None) -> None:
+    def check(self, freq_factors: Any = None, long_factors: Any = None) -> None:
         self.pooling("mean")
 
     def build(self, g: Graph) -> Value:

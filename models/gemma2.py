@@ -32,7 +32,7 @@ class Gemma2(Architecture):
         rope = self.rope(freq_factors)
         return rope, rope
 
-    def check(self, freq_factors: Any = None) -> None:
+    def check(self, freq_factors: Any = None, long_factors: Any = None) -> None:
         self.ropes(freq_factors)
         self.attention_scale()
         self.softcaps()

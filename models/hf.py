@@ -77,6 +77,13 @@ class Layout:
     #: Regular expressions of (renamed) tensors that are no part of the file, each with the reason, for the user.
     left_out: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def rope_factors(self) -> tuple[np.ndarray | None, ...]:
+        """The divisors of rope's frequencies, if any; of LongRoPE those for short contexts, and those for long ones."""
+        if "rope_factors_long.weight" in self.generated:
+            return self.generated["rope_factors_short.weight"], self.generated["rope_factors_long.weight"]
+        return (self.generated.get("rope_freqs.weight"),)
+
     def __post_init__(self) -> None:
         targets = [rule.target for rule in self.tensors]
         if len(set(targets)) != len(targets):
@@ -95,13 +102,14 @@ def decoder_layout(
     rope: Config | None = None,
     window_period: int = 0,
     fixed_period: int = 0,
+    longrope: bool = False,
 ) -> Layout:
     """The layout that Llama, Mistral, Qwen2, Qwen3 and Gemma share.
 
     `interleaved`: the file's rope pairs neighbouring rows, so query and key rows are reordered. `qkv_bias`: query, key
     and value have a bias whatever the config says. `head_norms`: query and key heads have a norm. `norms_less_one`: the
-    checkpoint's norms are less 1. `post_norms`: each branch has a norm at its end as well. `rope` as in `add_rope`,
-    `window_period` and `fixed_period` as in `add_sliding_windows`.
+    checkpoint's norms are less 1. `post_norms`: each branch has a norm at its end as well. `rope` and `longrope` as in
+    `add_rope`, `window_period` and `fixed_period` as in `add_sliding_windows`.
     """
     n_layer = config.integer("num_hidden_layers", most=MAX_LAYERS)
     n_embd = config.integer("hidden_size")
@@ -186,7 +194,7 @@ def decoder_layout(
     tensors.append(TensorRule("output.weight", "lm_head.weight", (n_vocab, n_embd), required=not tied))
 
     layout = Layout(arch, metadata, tensors, n_vocab, "model.", tied)
-    add_rope(layout, config, head_dim, rope)
+    add_rope(layout, config, head_dim, rope, longrope=longrope)
     add_sliding_windows(layout, config, n_layer, period=window_period, fixed=fixed_period)
     return layout
 

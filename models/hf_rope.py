@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _KEYS = {
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings",
     "attention_factor", "beta_fast", "beta_slow", "short_factor", "long_factor", "low_freq_factor", "high_freq_factor",
-    "mscale", "mscale_all_dim", "truncate", "mrope_section", "mrope_interleaved", "finetuned",
+    "mscale", "mscale_all_dim", "truncate", "mrope_section", "mrope_interleaved", "finetuned", "alpha",
+    "llama_4_scaling_beta", "max_position_embeddings",
 }  # fmt: skip
 
 #: The divisor of a frequency that is 0: no position that a text can have turns such a pair.
@@ -38,13 +39,14 @@ def add_rope(
     *,
     partial: bool = False,
     yarn_truncates: bool = True,
+    longrope: bool = False,
 ) -> None:
     """Rope's base and scaling, from every place that transformers reads them from: `rope_scaling` goes before
     `rope_parameters`, what stands inside before what stands beside, except for the original context's length.
 
     `rope`: the settings themselves, where a family has them elsewhere. `partial`: the family's code reads
     'partial_rotary_factor', so that only the first part of each head turns. `yarn_truncates`: readers of this
-    architecture round the ends of YaRN's ramp.
+    architecture round the ends of YaRN's ramp. `longrope`: they know two lists of divisors.
     """
     rope = _section(layout, config) if rope is None else rope
     arch = layout.arch
@@ -86,6 +88,8 @@ def add_rope(
         layout.metadata[key + "factor"] = rope.number("factor")
     elif kind == "yarn":
         _add_yarn(layout, config, rope, base, head_dim, yarn_truncates)
+    elif kind in ("longrope", "su") and longrope:
+        _add_longrope(layout, config, rope, head_dim)
     elif kind == "llama3":
         _add_divisors(layout, llama3_divisors(rope, _original_context(config, rope), base, head_dim))
     elif kind == "proportional":
@@ -179,6 +183,31 @@ def _add_yarn(layout: Layout, config: Config, rope: Config, base: float, head_di
         return
     ramp = np.clip((np.arange(head_dim // 2) - low) / (high - low or 0.001), 0, 1)  # 1 where a pair is slowed
     _add_divisors(layout, 1 / (ramp / factor + 1 - ramp))
+    layout.metadata[key + "attn_factor"] = magnitude
+
+
+def _add_longrope(layout: Layout, config: Config, rope: Config, head_dim: int) -> None:
+    """LongRoPE (arXiv 2402.13753): divisors for contexts up to the original one, and others for those beyond."""
+    import numpy as np
+
+    n_ctx, key = _original_context(config, rope), f"{layout.arch}.rope.scaling."
+    factor = rope.number("factor", default=config.integer("max_position_embeddings") / n_ctx)
+    if rope.get("attention_factor") is not None:
+        magnitude = rope.number("attention_factor")
+    elif n_ctx < 2:
+        raise GGPYError(f"{config.where} gives an original context of {n_ctx} tokens, which no model can have.")
+    else:
+        magnitude = math.sqrt(1 + math.log(factor) / math.log(n_ctx)) if factor > 1 else 1.0
+    for name in ("short", "long"):
+        divisors = rope.get(f"{name}_factor")
+        numbers = isinstance(divisors, list) and all(type(d) in (int, float) and 0 < d < 1e30 for d in divisors)
+        if not numbers or len(divisors) != head_dim // 2:
+            raise GGPYError(
+                f"{rope.where} gives '{name}_factor' as {divisors!r:.60}; it must list {head_dim // 2} numbers above 0."
+            )
+        layout.generated[f"rope_factors_{name}.weight"] = np.array(divisors, np.float32)
+    layout.metadata[key + "type"] = "longrope"
+    layout.metadata[key + "original_context_length"] = n_ctx
     layout.metadata[key + "attn_factor"] = magnitude
 
 

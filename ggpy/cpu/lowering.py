@@ -5,6 +5,7 @@ A new operation has a class here and its kernel's body in `ggpy.cpu.ops`; barrie
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,7 +192,8 @@ class LowerNorm(Lowering[ops.Norm]):
             memory.vector(operation.weight, memory.ones),
             memory.vector(operation.bias, memory.zeros),
         )
-        r["weight_stride"] = 4 * width if operation.weight and operation.weight.shape[0] == n_cols else 0
+        whole = operation.weight and math.prod(operation.weight.shape) == n_cols
+        r["weight_stride"] = 4 * width if whole else 0
 
     def accesses(self, op: Op, operation: ops.Norm, small: bool) -> list[Access]:
         rows = EVERYONE if operation.width else rows_of(op)

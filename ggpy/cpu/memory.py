@@ -117,7 +117,7 @@ class Memory:
         self, program: Program, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, n_threads: int, cache_type: str
     ) -> None:
         self.program, self.file, self.n_batch = program, file, n_batch
-        self.n_ctx = round_up(n_ctx, SPAN)
+        self.n_ctx, self.n_ctx_asked = round_up(n_ctx, SPAN), n_ctx
         self._vectors: list[np.ndarray] = []  # keeps what records point at alive
         sizes = WorkingSizes(program, n_ctx, n_batch, n_threads)
         self._buffers = {buffer: allocate(size) for buffer, size in sizes.buffers.items()}
@@ -183,5 +183,5 @@ class Memory:
         """Extend the rope tables up to a position: only as far as needed, as a long context may never be filled."""
         end = min(self.n_ctx, round_up(position + 1, ANGLES_AT_ONCE))
         for rope, table in self._angles.items():
-            table[self.n_angles : end] = rope.table(self.n_angles, end)
+            table[self.n_angles : end] = rope.table(self.n_angles, end, self.n_ctx_asked)
         self.n_angles = end

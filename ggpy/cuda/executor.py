@@ -194,7 +194,7 @@ class CudaExecutor:
         """Address of the table of cosines and sines, float32 [position][n_rot / 2][2]."""
         address = self.device.allocate(n_ctx * rope.n_rot * 4)
         for start in range(0, n_ctx, ANGLES_AT_ONCE):
-            table = rope.table(start, min(n_ctx, start + ANGLES_AT_ONCE))
+            table = rope.table(start, min(n_ctx, start + ANGLES_AT_ONCE), n_ctx)
             self.device.upload(address + start * rope.n_rot * 4, table.ctypes.data, table.nbytes)
             self.device.synchronize()
         return address

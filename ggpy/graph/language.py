@@ -137,16 +137,16 @@ class Graph(Weights):
 
     def norm(self, x: Value, name: str | None, eps: float, kind: str = "rms", width: int = 0) -> Value:
         """A norm over the columns, or over each run of `width` columns, times the weight `name`, if any, which has as
-        many entries as the row or the run, plus its bias where the file has one. See `operations.Norm`."""
+        many entries as the row, as a vector or a row for each run, or as the run; plus its bias where the file has one.
+        See `operations.Norm`."""
         assert kind in ("rms", "layer", "l2")
         assert not width or x.n_cols % width == 0
-        width = 0 if width == x.n_cols else width
         weight = bias = None
         if name is not None:
-            alike = width and self.has(name + ".weight") and self.file.tensors[name + ".weight"].shape == (width,)
-            shape = (width if alike else x.n_cols,)
+            found = tuple(self.file.tensors[name + ".weight"].shape) if self.has(name + ".weight") else ()
+            shape = found if width and found in ((width,), (x.n_cols // width, width)) else (x.n_cols,)
             weight, bias = self.tensor(name + ".weight", shape), self.optional(name + ".bias", shape)
-        return self._add(Norm(weight, eps, kind, bias, width), (x,), x.n_cols)
+        return self._add(Norm(weight, eps, kind, bias, 0 if width == x.n_cols else width), (x,), x.n_cols)
 
     def linear(self, x: Value, name: str, n_rows: int) -> Value:
         """x @ weight.T (+ bias where the file has one): [n, x.n_cols] to [n, n_rows]. A file may have a matrix of one

@@ -20,8 +20,10 @@ class Weights:
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
 
-    def has(self, name: str) -> bool:
-        return name in self.file.tensors
+    def has(self, name: str, rows: int | None = None) -> bool:
+        """True where the file has the tensor `name`, and in so many rows, if `rows` is given."""
+        info = self.file.tensors.get(name)
+        return info is not None and (rows is None or info.shape[0] == rows)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         """The tensor `name`, which must be there in exactly this shape (rows first)."""

@@ -82,7 +82,7 @@ def _norm(file: GGUFFile, norm: ops.Norm, x: np.ndarray) -> np.ndarray:
 def _turn(whole: np.ndarray, rope: Rope, begin: int) -> np.ndarray:
     """Heads [n, heads, head_dim], rotated from the dimension `begin` on."""
     x = whole[..., begin:]
-    table = rope.table(0, len(x)).astype(np.float64)
+    table = rope.table(0, len(x), len(x)).astype(np.float64)
     c, s = table[:, None, :, 0], table[:, None, :, 1]
     out, half = x.copy(), rope.n_rot // 2
     if rope.style == "interleaved":
