@@ -43,13 +43,20 @@ class Experts:
 
     @classmethod
     def read(
-        cls, m: TypedMetadata, *, gating: str = "softmax", normalize: bool = True, activation: str = "silu"
+        cls,
+        m: TypedMetadata,
+        *,
+        gating: str = "softmax",
+        normalize: bool = True,
+        activation: str = "silu",
+        whole: bool = False,
     ) -> Experts:
-        """As the metadata says; `gating` and `normalize` are what absent keys mean in this architecture."""
+        """As the metadata says; `gating` and `normalize` are what absent keys mean in this architecture. `whole`: each
+        expert is as wide as the metadata's feed-forward, where it does not say more; else all that a token uses are."""
         n_expert = m.integer("{arch}.expert_count")
         n_used = m.integer("{arch}.expert_used_count")
         n_ff = m.integer("{arch}.expert_feed_forward_length", 0)
-        n_ff = n_ff or m.integer("{arch}.feed_forward_length") // max(1, n_used)
+        n_ff = n_ff or m.integer("{arch}.feed_forward_length") // (1 if whole else max(1, n_used))
         number = m.integer("{arch}.expert_gating_func", 0)
         # llama.cpp takes a scale of 0 for none.
         scale = m.number("{arch}.expert_weights_scale", 1.0) or 1.0
@@ -100,12 +107,21 @@ def shared_expert(g: Graph, x: Value, layer: int, n_embd: int, n_ff: int) -> Val
     return g.combine(g.expert_linear(g.glu(gate, up, "silu"), at + "ffn_down_shexp", n_embd, route), route)
 
 
+def plain_shared_expert(g: Graph, x: Value, layer: int, n_embd: int) -> Value:
+    """The expert that every token takes, with a weight of 1: x [n_tokens, n_embd] to [n_tokens, n_embd]."""
+    at = f"blk.{layer}.ffn_"
+    n_ff = g.file.tensors[at + "up_shexp.weight"].shape[0]
+    gate, up = g.linear(x, at + "gate_shexp", n_ff), g.linear(x, at + "up_shexp", n_ff)
+    return g.linear(g.glu(gate, up, "silu"), at + "down_shexp", n_embd)
+
+
 # ---- checkpoints
 
 
-def expert_count(config: Config, n_layer: int) -> int:
-    """The number of experts of a layer. GGPYError for more in all layers than any model has: a layout lists each."""
-    n_expert = config.integer("num_local_experts", "num_experts", most=(1 << 16) - 1)
+def expert_count(config: Config, n_layer: int, *keys: str) -> int:
+    """The number of experts of a layer, under one of `keys` or the usual ones. GGPYError for more in all layers than
+    any model has: a layout lists each."""
+    n_expert = config.integer(*(keys or ("num_local_experts", "num_experts")), most=(1 << 16) - 1)
     if n_layer * n_expert > _MAX_EXPERTS:
         raise GGPYError(f"{config.where} gives {n_expert} experts in {n_layer} layers, which no model can have.")
     return n_expert
@@ -124,26 +140,29 @@ def sparse_layers(config: Config, n_layer: int) -> list[bool]:
 def add_expert_keys(
     layout: Layout,
     config: Config,
-    n_ff: int,
+    n_ff: int = 0,
     *,
     normalize: bool = True,
+    usual: bool = True,
     scale: float = 1.0,
     sparse: Sequence[bool] = (),
 ) -> None:
-    """The mixture's sizes as GGUF's keys. Where other engines take for granted that weights are normalised, not scaled,
-    or that every layer is `sparse`, the user is told."""
+    """The mixture's sizes as GGUF's keys; `n_ff` is the width of experts, where it is not that of feed-forwards. Where
+    other engines take for granted that weights are normalised or not (`usual`), not scaled, or that every layer is
+    `sparse`, the user is told."""
     arch = layout.arch
     n_expert = expert_count(config, layout.metadata[f"{arch}.block_count"])
     layout.metadata[f"{arch}.expert_count"] = n_expert
     layout.metadata[f"{arch}.expert_used_count"] = config.integer("num_experts_per_tok", most=n_expert)
-    layout.metadata[f"{arch}.expert_feed_forward_length"] = n_ff
+    if n_ff:
+        layout.metadata[f"{arch}.expert_feed_forward_length"] = n_ff
     beyond = []
     if scale != 1.0:
         layout.metadata[f"{arch}.expert_weights_scale"] = scale
         beyond.append(f"that the weights of experts are multiplied by {scale}")
-    if not normalize:
-        layout.metadata[f"{arch}.expert_weights_norm"] = False
-        beyond.append("that the weights of a token's experts do not sum up to 1")
+    if normalize != usual:
+        layout.metadata[f"{arch}.expert_weights_norm"] = normalize
+        beyond.append(f"that the weights of a token's experts {'' if normalize else 'do not '}sum up to 1")
     if not all(sparse):
         beyond.append("that some layers have no experts")
     if beyond:

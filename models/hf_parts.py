@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from ggpy.errors import GGPYError
 from ggpy.models.base import MAX_LAYERS
 from ggpy.models.experts import PROJECTIONS
 from ggpy.models.hf import TensorRule
+from ggpy.models.hf_sources import Source, Stored
 
 if TYPE_CHECKING:
     from ggpy.models.hf import MetadataValue
@@ -59,15 +61,17 @@ class Sizes:
     def n_kv(self) -> int:
         return self.n_head_kv * self.head_dim
 
-    def keys(self, arch: str, config: Config, *, eps: str = "rms_norm_eps") -> dict[str, MetadataValue]:
-        """The keys of these sizes. `eps`: the config's name of the norms' epsilon."""
+    def keys(
+        self, arch: str, config: Config, *, eps: str = "rms_norm_eps", norm: str = "rms"
+    ) -> dict[str, MetadataValue]:
+        """The keys of these sizes. `eps`: the config's name of the norms' epsilon; `norm`: their kind."""
         keys = {
             f"{arch}.block_count": self.n_layer,
             f"{arch}.context_length": config.integer("max_position_embeddings"),
             f"{arch}.embedding_length": self.n_embd,
             f"{arch}.attention.head_count": self.n_head,
             f"{arch}.attention.head_count_kv": self.n_head_kv,
-            f"{arch}.attention.layer_norm_rms_epsilon": config.number(eps),
+            f"{arch}.attention.layer_norm_{'rms_' if norm == 'rms' else ''}epsilon": config.number(eps),
             f"{arch}.vocab_size": self.n_vocab,
             f"{arch}.rope.dimension_count": self.head_dim,
         }
@@ -76,15 +80,86 @@ class Sizes:
         return keys
 
 
-def glu_rules(
-    to: str, of: str, n_ff: int, n_embd: int, *, names: tuple[str, str, str] = PROJECTIONS, suffix: str = ""
+def linear_rules(to: str, source: str | Source, shape: tuple[int, int], bias: str | Source = "") -> list[TensorRule]:
+    """The matrix `to` and, where `bias` names one, its bias."""
+    rules = [TensorRule(to + ".weight", source, shape)]
+    return [*rules, TensorRule(to + ".bias", bias, shape[:1])] if bias else rules
+
+
+def attention_rules(
+    to: str, of: str, sizes: Sizes, *, bias: bool = False, out_bias: bool = False, interleaved: bool = False,
+    norms: tuple[str, str] | None = None, norm_shapes: tuple[tuple[int, ...], ...] = (),
+) -> list[TensorRule]:  # fmt: skip
+    """Query, key, value and output in a matrix each. `interleaved`: the file's rope pairs neighbouring rows, and the
+    checkpoint's halves of heads. `norms`: names of the norms of query and key in the checkpoint, of the width of a head
+    or of `norm_shapes`."""
+
+    def turned(name: str, shape: tuple[int, ...], heads: int) -> Source:
+        values = Stored(of + name, shape)
+        return values.rope_pairs(heads) if interleaved and heads else values
+
+    rules = []
+    for target, name, rows, heads in (
+        ("attn_q", "q_proj", sizes.n_q, sizes.n_head),
+        ("attn_k", "k_proj", sizes.n_kv, sizes.n_head_kv),
+        ("attn_v", "v_proj", sizes.n_kv, 0),
+    ):
+        weight = turned(name + ".weight", (rows, sizes.n_embd), heads)
+        rules += linear_rules(
+            to + target, weight, (rows, sizes.n_embd), turned(name + ".bias", (rows,), heads) if bias else ""
+        )
+    shapes = norm_shapes or ((sizes.head_dim,),) * 2
+    for target, norm, shape in zip(("attn_q_norm", "attn_k_norm"), norms or (), shapes, strict=False):
+        rules.append(TensorRule(f"{to}{target}.weight", f"{of}{norm}.weight", shape))
+    return rules + linear_rules(
+        to + "attn_output", of + "o_proj.weight", (sizes.n_embd, sizes.n_q), of + "o_proj.bias" if out_bias else ""
+    )
+
+
+def norm_rules(to: str, of: str, n: int, names: Mapping[str, str], *, bias: bool = False) -> list[TensorRule]:
+    """Norms over `n` columns: `names` gives the checkpoint's of each of the file's."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    return [
+        TensorRule(f"{to}{file}.{part}", f"{of}{name}.{part}", (n,)) for file, name in names.items() for part in parts
+    ]
+
+
+def decoder_rules(
+    sizes: Sizes, block: Callable[[int, str, str], list[TensorRule]], *, tied: bool, norm_bias: bool = False
 ) -> list[TensorRule]:
+    """Embeddings, the layers that `block` gives (by number, and the beginnings of names in the file and in the
+    checkpoint's layers), the last norm and the output matrix, under the names of most models."""
+    rules = [TensorRule("token_embd.weight", "model.embed_tokens.weight", (sizes.n_vocab, sizes.n_embd))]
+    for layer in range(sizes.n_layer):
+        rules += block(layer, f"blk.{layer}.", f"model.layers.{layer}.")
+    rules += norm_rules("", "model.", sizes.n_embd, {"output_norm": "norm"}, bias=norm_bias)
+    return [*rules, head_rule(sizes, tied=tied)]
+
+
+def glu_rules(
+    to: str, of: str, n_ff: int, n_embd: int, *, names: tuple[str, str, str] = PROJECTIONS, suffix: str = "",
+    bias: bool = False,
+) -> list[TensorRule]:  # fmt: skip
     """A gated feed-forward: `names` are those of gate, up and down in the checkpoint, `suffix` ends them in the
     file."""
-    shapes = ((n_ff, n_embd), (n_ff, n_embd), (n_embd, n_ff))
+    rules = []
+    for part, name, shape in zip(
+        ("gate", "up", "down"), names, ((n_ff, n_embd), (n_ff, n_embd), (n_embd, n_ff)), strict=True
+    ):
+        rules += linear_rules(
+            f"{to}ffn_{part}{suffix}", f"{of}{name}.weight", shape, f"{of}{name}.bias" if bias else ""
+        )
+    return rules
+
+
+def fused_glu_rules(
+    to: str, source: Source, down: str, n_ff: int, n_embd: int, *, suffix: str = ""
+) -> list[TensorRule]:  # fmt: skip
+    """A gated feed-forward whose gate and up stand in one matrix in that order, `source`, as three matrices."""
     return [
-        TensorRule(f"{to}ffn_{part}{suffix}.weight", f"{of}{name}.weight", shape)
-        for part, name, shape in zip(("gate", "up", "down"), names, shapes, strict=True)
+        TensorRule(f"{to}ffn_gate{suffix}.weight", source.slice(0, n_ff)),
+        TensorRule(f"{to}ffn_up{suffix}.weight", source.slice(n_ff, n_ff)),
+        TensorRule(f"{to}ffn_down{suffix}.weight", down, (n_embd, n_ff)),
     ]
 
 

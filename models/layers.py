@@ -21,11 +21,16 @@ def self_attention(
     scale: float | None = None,
     softcap: float = 0.0,
     causal: bool = True,
+    head_norms: str = "head",
+    alibi: float = 0.0,
 ) -> Value:
     """Grouped-query attention with rotary positions: x [n_tokens, n_embd] to [n_tokens, n_embd].
 
     Query, key and value come from three matrices or, where the file has `attn_qkv`, from one whose rows stand in that
-    order. `rope`: None where positions stand elsewhere. `scale` of scores: None for 1 / sqrt(head_dim).
+    order. `rope`: None where positions stand elsewhere. `scale` of scores: None for 1 / sqrt(head_dim). `head_norms`:
+    the norms of query and key, where the file has their weights: "head" by the root mean square of each head, "head
+    after rope" behind rope, "layer" by mean and variance of each head, "wide" over the columns of all heads together.
+    `alibi` as in `operations.Attention`.
     """
     at, size = f"blk.{layer}.", hp.layers[layer]
     n_q, n_kv = size.n_head * size.head_dim, size.n_head_kv * size.head_dim
@@ -34,6 +39,11 @@ def self_attention(
         q, k, v = qkv.columns(0, n_q), qkv.columns(n_q, n_kv), qkv.columns(n_q + n_kv, n_kv)
     else:
         q, k, v = g.linear(x, at + "attn_q", n_q), g.linear(x, at + "attn_k", n_kv), g.linear(x, at + "attn_v", n_kv)
+    q_norm, k_norm, apart = at + "attn_q_norm", at + "attn_k_norm", head_norms in ("layer", "wide")
+    if apart and g.has(q_norm + ".weight"):
+        kind, width = ("layer", size.head_dim) if head_norms == "layer" else ("rms", 0)
+        q = g.norm(q, q_norm, hp.norm_eps, kind, width)
+        k = g.norm(k, k_norm, hp.norm_eps, kind, width)
     attended = g.attention(
         q,
         k,
@@ -42,23 +52,29 @@ def self_attention(
         n_head=size.n_head,
         n_head_kv=size.n_head_kv,
         rope=rope,
-        q_norm=at + "attn_q_norm",
-        k_norm=at + "attn_k_norm",
+        q_norm=None if apart else q_norm,
+        k_norm=None if apart else k_norm,
         eps=hp.norm_eps,
         scale=scale,
         softcap=softcap,
         window=size.window,
         causal=causal,
+        norm_after_rope=head_norms == "head after rope",
+        alibi=alibi,
     )
     return g.linear(attended, at + "attn_output", hp.n_embd)
 
 
 def glu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters, activation: str = "silu") -> Value:
     """Gated feed-forward (arXiv 2002.05202): down(activation(gate(x)) * up(x)), x
-    [n_tokens, n_embd] to [n_tokens, n_embd]."""
+    [n_tokens, n_embd] to [n_tokens, n_embd]. Where the file has no gate, the first half of `ffn_up` is."""
     at = f"blk.{layer}."
     n_ff = hp.layers[layer].n_ff
-    gate, up = g.linear(x, at + "ffn_gate", n_ff), g.linear(x, at + "ffn_up", n_ff)
+    if g.has(at + "ffn_gate.weight") or not g.has(at + "ffn_up.weight", rows=2 * n_ff):
+        gate, up = g.linear(x, at + "ffn_gate", n_ff), g.linear(x, at + "ffn_up", n_ff)
+    else:
+        both = g.linear(x, at + "ffn_up", 2 * n_ff)
+        gate, up = both.columns(0, n_ff), both.columns(n_ff, n_ff)
     return g.linear(g.glu(gate, up, activation), at + "ffn_down", hp.n_embd)
 
 
