@@ -7,27 +7,10 @@ files still carry the keys, and for the first Qwen the code that comes with the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Family:
-    """One configuration class: `classes` are the models that it configures, the one that writes text first, then the
-    one without a head; `followed` are the keys its layout is made from, each with the value that an absent key means.
-
-    `permitted` are values of keys that it has in place of those in REFUSED and IGNORED, `ignored` are keys of its own
-    that change nothing, each with the reason. `text`: the family of the text model in "text_config", for a model of
-    more than text; what is followed beside it is not read inside.
-    """
-
-    classes: tuple[str, ...]
-    followed: Mapping[str, Any]
-    permitted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    ignored: Mapping[str, str] = field(default_factory=dict)
-    text: str = ""
-
+from ggpy.models.hf_families_dense import DENSE
+from ggpy.models.hf_family import UNREAD, Family
 
 # Sizes have defaults as well: transformers writes them out, but files that people edit leave some away.
 _LLAMA: dict[str, Any] = {
@@ -128,7 +111,6 @@ _LIQUID_BESIDE = (
     "block_use_xavier_init", "conv_dim", "conv_dim_out", "conv_use_xavier_init", "num_heads", "use_pos_enc",
 )  # fmt: skip
 _GATED = {"attn_output_gate": (True, None)}
-_UNREAD = "transformers' class does not read it"
 _PICTURES = dict.fromkeys(
     ("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
     "pictures, which are not read",
@@ -182,10 +164,10 @@ FAMILIES: dict[str, Family] = {
     "gpt_oss": Family(
         ("GptOssForCausalLM", "GptOssModel"),
         _GPT_OSS,
-        ignored={"experts_per_token": _UNREAD, "initial_context_length": _UNREAD},
+        ignored={"experts_per_token": UNREAD, "initial_context_length": UNREAD},
     ),
     "qwen3_5_text": Family(
-        ("Qwen3_5ForCausalLM", "Qwen3_5TextModel"), _QWEN35, _GATED, {**_FURTHER_TOKENS, "mlp_only_layers": _UNREAD}
+        ("Qwen3_5ForCausalLM", "Qwen3_5TextModel"), _QWEN35, _GATED, {**_FURTHER_TOKENS, "mlp_only_layers": UNREAD}
     ),
     "qwen3_5": Family(
         ("Qwen3_5ForConditionalGeneration", "Qwen3_5Model"),
@@ -197,7 +179,7 @@ FAMILIES: dict[str, Family] = {
         ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeTextModel"),
         _QWEN35_MOE,
         _GATED,
-        {**_FURTHER_TOKENS, **dict.fromkeys(("mlp_only_layers", "decoder_sparse_step", "norm_topk_prob"), _UNREAD)},
+        {**_FURTHER_TOKENS, **dict.fromkeys(("mlp_only_layers", "decoder_sparse_step", "norm_topk_prob"), UNREAD)},
     ),
     "qwen3_5_moe": Family(
         ("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeModel"),
@@ -209,7 +191,8 @@ FAMILIES: dict[str, Family] = {
     "lfm2": Family(
         ("Lfm2ForCausalLM", "Lfm2Model"),
         _LFM2,
-        ignored=dict.fromkeys(_LIQUID_BESIDE, _UNREAD),
+        ignored=dict.fromkeys(_LIQUID_BESIDE, UNREAD),
     ),
     "lfm2_moe": Family(("Lfm2MoeForCausalLM", "Lfm2MoeModel"), _LFM2_MOE),
+    **DENSE,
 }

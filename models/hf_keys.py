@@ -82,6 +82,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "use_qk_norm": (False, None),
     "qk_layernorm": (False, None),
     "attn_temperature_tuning": (False, None),
+    "clip_qkv": (None,),
     "use_parallel_residual": (False, None),
     "parallel_attn": (False, None),
     # The first Qwen's: biases everywhere.

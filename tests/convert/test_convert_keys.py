@@ -37,6 +37,12 @@ CLASSES = {
     "qwen3_moe": "Qwen3MoeConfig", "gpt_oss": "GptOssConfig", "qwen3_5_text": "Qwen3_5TextConfig",
     "qwen3_5": "Qwen3_5Config", "qwen3_5_moe_text": "Qwen3_5MoeTextConfig", "qwen3_5_moe": "Qwen3_5MoeConfig",
     "qwen3_next": "Qwen3NextConfig", "lfm2": "Lfm2Config", "lfm2_moe": "Lfm2MoeConfig",
+    "mixtral": "MixtralConfig", "smollm3": "SmolLM3Config", "phi3": "Phi3Config", "ministral3": "Ministral3Config",
+    "granite": "GraniteConfig", "granitemoe": "GraniteMoeConfig", "granitemoeshared": "GraniteMoeSharedConfig",
+    "glm4": "Glm4Config", "glm4_moe": "Glm4MoeConfig", "olmo2": "Olmo2Config", "olmo3": "Olmo3Config",
+    "olmoe": "OlmoeConfig", "hunyuan_v1_dense": "HunYuanDenseV1Config", "hunyuan_v1_moe": "HunYuanMoEV1Config",
+    "ernie4_5": "Ernie4_5Config", "ernie4_5_moe": "Ernie4_5_MoeConfig", "exaone4": "Exaone4Config",
+    "cohere": "CohereConfig", "cohere2": "Cohere2Config",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -113,6 +119,29 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "block_ffn_dim_multiplier": ({}, 3.0),
     "block_auto_adjust_ff_dim": ({}, False),
     "full_attn_idxs": ({"layer_types": None}, [1]),
+    "no_rope_layers": ({}, [0] * 8),
+    "no_rope_layer_interval": ({}, 3),
+    "embedding_multiplier": ({}, 2.5),
+    "logits_scaling": ({}, 2.5),
+    "residual_multiplier": ({}, 2.5),
+    "attention_multiplier": ({}, 2.5),
+    "logit_scale": ({}, 2.5),
+    "scale_emb": ({}, 5),
+    "scale_depth": ({}, 2.5),
+    "dim_model_base": ({}, 5),
+    "shared_intermediate_size": ({}, 30),
+    "n_shared_experts": ({}, 2),
+    "n_routed_experts": ({}, 6),
+    "first_k_dense_replace": ({}, 1),
+    "use_qk_norm": ({"use_qk_norm": True}, False),
+    "moe_topk": ({}, 3),
+    "use_bias": ({}, True),
+    "moe_k": ({}, 3),
+    "moe_num_experts": ({}, 4),
+    "moe_num_shared_experts": ({}, 1),
+    "moe_layer_start_index": ({}, 3),
+    "moe_layer_end_index": ({}, 3),
+    "moe_layer_interval": ({}, 3),
 }
 
 #: Such settings where a family has others.
@@ -120,6 +149,20 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("qwen", "max_position_embeddings"): ({"seq_length": None}, 64),
     ("gpt_oss", "attention_bias"): ({}, False),
     ("lfm2", "num_hidden_layers"): ({}, 6),
+    ("mixtral", "num_local_experts"): ({}, 3),
+    ("olmoe", "num_experts_per_tok"): ({}, 2),
+    ("ministral3", "rope_theta"): ({"rope_parameters": {}}, 77.0),
+    **{
+        (family, key): ({}, value)
+        for family in ("glm4", "glm4_moe")
+        for key, value in (
+            ("partial_rotary_factor", 1.0),
+            ("head_dim", 12),
+            ("attention_bias", False),
+            ("num_experts_per_tok", 2),
+        )
+    },
+    **{(family, "sliding_window_pattern"): ({"layer_types": None}, 2) for family in ("exaone4", "cohere2")},
     **{
         (family, key): ({"rope_parameters": {}}, value)
         for family in ("qwen3_5_text", "qwen3_5_moe_text")
@@ -165,6 +208,7 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("tie_embedding", "block_ff_dim") if family.startswith("lfm2") else ()),
         *(("num_local_experts",) if family == "qwen3_moe" else ()),
         *(("quantization_config",) if family == "gpt_oss" else ()),
+        *(("sliding_window_pattern",) if family == "cohere2" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 
@@ -344,9 +388,7 @@ def test_absurd_values_end_in_a_sentence(family: str) -> None:
             with suppress(GGPYError):
                 model_class, config, _ = known_config(Config({**CONFIGS[family], **_WINDOW, **changes}))
                 layout = by_hf_name(model_class).hf_layout(config)
-                by_hf_name(model_class)(layout.metadata, layout.n_vocab).check(
-                    layout.generated.get("rope_freqs.weight")
-                )
+                by_hf_name(model_class)(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
                 encode_header(layout.metadata, [])
 
 

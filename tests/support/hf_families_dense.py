@@ -1,0 +1,261 @@
+"""Tiny checkpoints of the decoders that vary Llama's, whose logits transformers has computed.
+
+`tests/data/hf_families_dense.npz` holds float32 logits [case, POSITIONS, COLUMNS] of TOKENS, `logits[i]` of the case
+`names[i]`, from transformers 5.24 on the folder that `write` makes: `AutoModelForCausalLM.from_pretrained(folder,
+attn_implementation="eager", experts_implementation="eager", dtype=torch.float32)`. `shapes[i]` is a JSON object of the
+names and shapes of the tensors that `save_pretrained` writes of the case's model, the layers' from one JSON text for
+each kind of layer. Weights come from numpy's frozen generator, so both sides make the same ones. MiniCPM, which
+transformers lacks, is its Granite with the factors that MiniCPM's own code computes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.support.tiny import write_safetensors, write_tokenizer
+
+TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(96)]  # longer than every window
+POSITIONS = [1, 15, 16, 40, 60, 95]
+COLUMNS = range(0, 461, 24)
+DATA = Path(__file__).parents[1] / "data" / "hf_families_dense.npz"
+
+ABSENT = object()
+
+_SHARED: dict[str, Any] = {
+    "vocab_size": 461, "hidden_size": 60, "intermediate_size": 90, "num_hidden_layers": 4, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "hidden_act": "silu", "rope_theta": 500.0,
+    "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "torch_dtype": "float32",
+    "bos_token_id": 456, "eos_token_id": 458, "pad_token_id": 456,
+}  # fmt: skip
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_LONG = {
+    "type": "longrope", "short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [1.0, 2.0, 3.5, 5.0],
+}  # fmt: skip
+_YARN = {
+    "rope_type": "yarn", "rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 32.0,
+    "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.0,
+}  # fmt: skip
+
+#: Each family's config.json.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mixtral": {
+        **_SHARED, "architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts_per_tok": 2,
+        "sliding_window": None,
+    },
+    "smollm3": {
+        **_SHARED, "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 8, "tie_word_embeddings": True,
+    },
+    "phi3": {
+        **_SHARED, "architectures": ["Phi3ForCausalLM"], "original_max_position_embeddings": 256, "sliding_window": 15,
+    },
+    "ministral3": {
+        **_SHARED, "architectures": ["Ministral3ForCausalLM"], "head_dim": 14, "rope_parameters": _YARN,
+        "rope_theta": ABSENT, "sliding_window": None,
+    },
+    "granite": {
+        **_SHARED, "architectures": ["GraniteForCausalLM"], "embedding_multiplier": 3.0, "logits_scaling": 1.7,
+        "residual_multiplier": 0.6, "attention_multiplier": 0.4, "attention_bias": False, "mlp_bias": False,
+    },
+    "granitemoe": {
+        **_SHARED, "architectures": ["GraniteMoeForCausalLM"], "embedding_multiplier": 3.0, "logits_scaling": 1.7,
+        "residual_multiplier": 0.6, "attention_multiplier": 0.4, "attention_bias": False, "num_local_experts": 6,
+        "num_experts_per_tok": 2, "intermediate_size": 46,
+    },
+    "granitemoeshared": {
+        **_SHARED, "architectures": ["GraniteMoeSharedForCausalLM"], "embedding_multiplier": 3.0,
+        "logits_scaling": 1.7, "residual_multiplier": 0.6, "attention_multiplier": 0.4, "attention_bias": False,
+        "num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 46, "shared_intermediate_size": 38,
+    },
+    "minicpm": {
+        **_SHARED, "architectures": ["MiniCPMForCausalLM"], "scale_emb": 3, "scale_depth": 1.2, "dim_model_base": 36,
+    },
+    "glm4": {**_SHARED, "architectures": ["Glm4ForCausalLM"], "head_dim": 16, "attention_bias": True,
+             "partial_rotary_factor": 0.5},
+    "glm4_moe": {
+        **_SHARED, "architectures": ["Glm4MoeForCausalLM"], "head_dim": 16, "attention_bias": True,
+        "partial_rotary_factor": 0.5, "moe_intermediate_size": 46, "num_experts_per_tok": 3, "n_shared_experts": 1,
+        "n_routed_experts": 8, "routed_scaling_factor": 1.3, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 2, "norm_topk_prob": True, "use_qk_norm": True, "num_nextn_predict_layers": 1,
+    },
+    "olmo2": {**_SHARED, "architectures": ["Olmo2ForCausalLM"], "attention_bias": False},
+    "olmo3": {
+        **_SHARED, "architectures": ["Olmo3ForCausalLM"], "num_hidden_layers": 8, "sliding_window": 15,
+        "attention_bias": False, "rope_theta": 500000.0,
+        "layer_types": [_SLIDING, _SLIDING, _SLIDING, _FULL] * 2,
+    },
+    "olmoe": {
+        **_SHARED, "architectures": ["OlmoeForCausalLM"], "num_key_value_heads": 6, "intermediate_size": 46,
+        "num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": False, "attention_bias": False, "clip_qkv": None,
+    },
+    "hunyuan_v1_dense": {
+        **_SHARED, "architectures": ["HunYuanDenseV1ForCausalLM"], "head_dim": 14, "attention_bias": False,
+        "use_qk_norm": True, "use_cla": False,
+    },
+    "hunyuan_v1_moe": {
+        **_SHARED, "architectures": ["HunYuanMoEV1ForCausalLM"], "head_dim": 14, "attention_bias": False,
+        "intermediate_size": 46, "num_experts": 6, "moe_topk": 2, "use_qk_norm": True,
+    },
+    "ernie4_5": {**_SHARED, "architectures": ["Ernie4_5ForCausalLM"], "head_dim": 14, "use_bias": False},
+    "ernie4_5_moe": {
+        **_SHARED, "architectures": ["Ernie4_5_MoeForCausalLM"], "use_bias": False, "moe_intermediate_size": 46,
+        "moe_k": 2, "moe_num_experts": 6, "moe_num_shared_experts": 2, "moe_layer_start_index": 1,
+        "moe_layer_end_index": 5, "moe_layer_interval": 2, "num_hidden_layers": 6,
+    },
+    "exaone4": {
+        **_SHARED, "architectures": ["Exaone4ForCausalLM"], "head_dim": 14, "num_hidden_layers": 8,
+        "sliding_window": 15, "sliding_window_pattern": 4, "layer_types": [_SLIDING, _SLIDING, _SLIDING, _FULL] * 2,
+    },
+    "cohere": {
+        **_SHARED, "architectures": ["CohereForCausalLM"], "rms_norm_eps": ABSENT, "layer_norm_eps": 1e-5,
+        "logit_scale": 0.7, "use_qk_norm": False, "tie_word_embeddings": True, "attention_bias": False,
+    },
+    "cohere2": {
+        **_SHARED, "architectures": ["Cohere2ForCausalLM"], "rms_norm_eps": ABSENT, "layer_norm_eps": 1e-5,
+        "logit_scale": 0.7, "tie_word_embeddings": True, "attention_bias": False, "num_hidden_layers": 8,
+        "sliding_window": 15, "layer_types": [_SLIDING, _SLIDING, _SLIDING, _FULL] * 2,
+        "position_embedding_type": "rope_gptj", "rotary_pct": 1.0,
+    },
+}  # fmt: skip
+CONFIGS = {
+    kind: {"model_type": kind, **{key: value for key, value in config.items() if value is not ABSENT}}
+    for kind, config in CONFIGS.items()
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A `kind` of CONFIGS with `changes` of its config (ABSENT: the key is not there)."""
+
+    kind: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {key: value for key, value in {**CONFIGS[self.kind], **self.changes}.items() if value is not ABSENT}
+
+
+#: Each kind as it is, and with what is changed.
+CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
+    "mixtral, window": Case("mixtral", {"sliding_window": 15, "head_dim": 14}),
+    "smollm3, other layers": Case("smollm3", {"no_rope_layers": [1, 0, 1, 1, 0, 0, 1, 1], "attention_bias": True}),
+    "smollm3, windows": Case(
+        "smollm3", {"use_sliding_window": True, "sliding_window": 15, "no_rope_layer_interval": 3, "mlp_bias": True}
+    ),
+    "phi3, long": Case("phi3", {
+        "original_max_position_embeddings": 48, "rope_scaling": {**_LONG}, "sliding_window": None,
+        "partial_rotary_factor": 0.8,
+    }),
+    "phi3, short": Case("phi3", {
+        "original_max_position_embeddings": 128, "sliding_window": None,
+        "rope_scaling": {**_LONG, "type": "su", "original_max_position_embeddings": 128},
+        "partial_rotary_factor": 0.8, "tie_word_embeddings": True,
+    }),
+    "ministral3, other scales": Case("ministral3", {"rope_parameters": {**_YARN, "mscale": 0.8}, "sliding_window": 15}),
+    "granite, biases": Case("granite", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "glm4, whole rope": Case("glm4", {"partial_rotary_factor": 1.0, "attention_bias": False}),
+    "glm4_moe, plain": Case("glm4_moe", {
+        "use_qk_norm": False, "norm_topk_prob": False, "attention_bias": False, "n_shared_experts": 2,
+        "first_k_dense_replace": 0,
+    }),
+    "olmo2, biases": Case("olmo2", {"attention_bias": True}),
+    "olmo3, yarn": Case("olmo3", {
+        "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}}),
+    "olmo3, other layers": Case("olmo3", {
+        "layer_types": [_FULL, _SLIDING] * 4, "rope_theta": ABSENT,
+        "rope_parameters": {_FULL: {"rope_type": "default", "rope_theta": 300.0},
+                            _SLIDING: {"rope_type": "default", "rope_theta": 70.0}},
+    }),
+    "olmoe, normalised": Case("olmoe", {"norm_topk_prob": True}),
+    "hunyuan_v1_dense, alpha": Case("hunyuan_v1_dense", {
+        "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0}, "attention_bias": True}),
+    "hunyuan_v1_moe, alpha": Case("hunyuan_v1_moe", {
+        "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0}, "tie_word_embeddings": True}),
+    "ernie4_5, biases": Case("ernie4_5", {"use_bias": True, "tie_word_embeddings": True}),
+    "ernie4_5_moe, every layer": Case("ernie4_5_moe", {
+        "moe_layer_interval": 1, "moe_layer_end_index": -1, "moe_num_shared_experts": 0, "num_hidden_layers": 4}),
+    "exaone4, no windows": Case("exaone4", {"sliding_window": None, "layer_types": [_FULL] * 8, "head_dim": ABSENT}),
+    "exaone4, other layers": Case("exaone4", {"layer_types": [_FULL, _SLIDING] * 4}),
+    "cohere, normalised heads": Case("cohere", {"use_qk_norm": True, "attention_bias": True}),
+    "cohere2, other layers": Case("cohere2", {"layer_types": [_FULL, _SLIDING] * 4}),
+}  # fmt: skip
+
+
+def pack(shapes: dict[str, tuple[int, ...]]) -> str:
+    """Names and shapes as JSON, those of alike layers together."""
+    layers: dict[str, dict[str, Any]] = {}
+    rest: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        at, dot, key = name.partition(".layers.")[2].partition(".")
+        if dot and at.isdigit():
+            layers.setdefault(at, {})[name.partition(".layers.")[0] + ".layers.{}." + key] = shape
+        else:
+            rest[name] = shape
+    kinds: dict[str, list[int]] = {}
+    for at, layer in layers.items():
+        kinds.setdefault(json.dumps(dict(sorted(layer.items()))), []).append(int(at))
+    return json.dumps([rest, [[sorted(numbers), json.loads(text)] for text, numbers in kinds.items()]])
+
+
+def unpack(text: str) -> dict[str, tuple[int, ...]]:
+    rest, kinds = json.loads(text)
+    shapes = {name: tuple(shape) for name, shape in rest.items()}
+    for numbers, layer in kinds:
+        shapes |= {name.format(number): tuple(shape) for number in numbers for name, shape in layer.items()}
+    return dict(sorted(shapes.items()))
+
+
+@cache
+def recorded(path: Path = DATA) -> dict[str, tuple[np.ndarray, str]]:
+    """By case: the logits, and the packed shapes of its tensors."""
+    with np.load(path) as data:
+        return dict(zip(data["names"].tolist(), zip(data["logits"], data["shapes"].tolist(), strict=True), strict=True))
+
+
+def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights that keep logits lively."""
+    drawn = rng.standard_normal(shape).astype(np.float32)
+    if name.endswith("e_score_correction_bias"):
+        return np.float32(0.2) * drawn
+    if name.endswith("bias"):
+        return np.float32(0.3) * drawn
+    if len(shape) == 1 or "norm" in name:
+        return np.float32(0.1) * drawn + np.float32(1)
+    if "embed" in name:
+        return np.float32(0.3) * drawn
+    return drawn * np.float32(1.5 / np.sqrt(shape[-1]))
+
+
+def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
+    """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
+    if shapes is None:
+        name = next(name for name, other in CASES.items() if other == case)
+        shapes = unpack(recorded()[name][1])
+    write_tokenizer(folder, "qwen3")
+    rng = np.random.RandomState(1)
+    tensors = {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
+    (folder / "config.json").write_text(json.dumps(case.config), encoding="utf-8")
+    write_safetensors(folder / "model.safetensors", tensors)
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
+    """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone."""
+    kind = config["model_type"]
+    write(folder, Case(kind, config), unpack(recorded()[kind][1]))
+
+
+def reference(config: dict[str, Any]) -> dict[str, Any]:
+    """The config that transformers is given."""
+    if config["model_type"] != "minicpm":
+        return config
+    n_layer, n_embd, heads = (config[key] for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+    return {
+        **config, "architectures": ["GraniteForCausalLM"], "model_type": "granite",
+        "embedding_multiplier": float(config["scale_emb"]), "residual_multiplier": config["scale_depth"] / n_layer**0.5,
+        "logits_scaling": n_embd / config["dim_model_base"], "attention_multiplier": (n_embd // heads) ** -0.5,
+    }  # fmt: skip
