@@ -15,6 +15,7 @@ from ggpy.models.layers import glu_ffn, self_attention
 
 if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
+    from ggpy.graph.operations import Temperature
     from ggpy.graph.rope import Rope
 
 
@@ -52,14 +53,22 @@ class Decoder(Architecture):
         return g.embed(self.hparams.n_embd)
 
     def residual_factor(self) -> float:
-        """What a branch is multiplied by before it is added."""
+        """The factor of a branch before it is added."""
         return 1.0
 
     def logit_factor(self) -> float:
         return 1.0
 
     def score_factor(self) -> float | None:
-        """What scores are multiplied by; None: 1 / sqrt(head_dim)."""
+        """The factor of scores; None: 1 / sqrt(head_dim)."""
+        return None
+
+    def alibi(self) -> float:
+        """The largest slope by which scores fall with the distance; 0: none."""
+        return 0.0
+
+    def temperature(self) -> Temperature | None:
+        """The factor of queries that grows with the position."""
         return None
 
     # ---- a layer
@@ -85,11 +94,21 @@ class Decoder(Architecture):
         return g.add(x, g.scale(y, factor))
 
     def beside(self, g: Graph, x: Value, normed: Value, layer: int) -> Value:
-        """What the feed-forward reads that stands beside attention: the same, or the residuals under its own norm."""
+        """The input of a feed-forward beside attention: the same as attention's, or the residuals under another norm."""
         return normed
 
     def attention(self, g: Graph, x: Value, layer: int, rope: Rope | None) -> Value:
-        return self_attention(g, x, layer, self.hparams, rope, scale=self.score_factor(), head_norms=self.head_norms)
+        return self_attention(
+            g,
+            x,
+            layer,
+            self.hparams,
+            rope,
+            scale=self.score_factor(),
+            head_norms=self.head_norms,
+            alibi=self.alibi(),
+            temperature=self.temperature(),
+        )
 
     def feed_forward(self, g: Graph, x: Value, layer: int) -> Value:
         """A gated unit or, where the layer has a router, experts, with one beside them that every token takes."""

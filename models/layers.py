@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
+    from ggpy.graph.operations import Temperature
     from ggpy.graph.rope import Rope
     from ggpy.models.base import HyperParameters
 
@@ -23,6 +24,7 @@ def self_attention(
     causal: bool = True,
     head_norms: str = "head",
     alibi: float = 0.0,
+    temperature: Temperature | None = None,
 ) -> Value:
     """Grouped-query attention with rotary positions: x [n_tokens, n_embd] to [n_tokens, n_embd].
 
@@ -30,7 +32,7 @@ def self_attention(
     order. `rope`: None where positions stand elsewhere. `scale` of scores: None for 1 / sqrt(head_dim). `head_norms`:
     the norms of query and key, where the file has their weights: "head" by the root mean square of each head, "head
     after rope" behind rope, "layer" by mean and variance of each head, "wide" over the columns of all heads together.
-    `alibi` as in `operations.Attention`.
+    `alibi` and `temperature` as in `operations.Attention`.
     """
     at, size = f"blk.{layer}.", hp.layers[layer]
     n_q, n_kv = size.n_head * size.head_dim, size.n_head_kv * size.head_dim
@@ -61,6 +63,7 @@ def self_attention(
         causal=causal,
         norm_after_rope=head_norms == "head after rope",
         alibi=alibi,
+        temperature=temperature,
     )
     return g.linear(attended, at + "attn_output", hp.n_embd)
 

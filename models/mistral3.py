@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
+from ggpy.graph.operations import Temperature
 from ggpy.models.decoder import Decoder
 
 if TYPE_CHECKING:
-    from ggpy.graph.language import Graph, Value
     from ggpy.models.hf import Layout
     from ggpy.models.hf_config import Config
 
@@ -25,13 +25,15 @@ class Mistral3(Decoder):
     rope_style = "interleaved"
     yarn_log_multiplier = True
 
-    def build(self, g: Graph) -> Value:
-        if self.metadata.number("{arch}.attention.temperature_scale", 0.0):
+    def temperature(self) -> Temperature | None:
+        m = self.metadata
+        beta = m.number("{arch}.attention.temperature_scale", 0.0)
+        length = m.integer("{arch}.rope.scaling.original_context_length", self.hparams.n_ctx_train)
+        if not 0 <= beta < 1e3 or length < 1:
             raise GGPYError(
-                f"{self.metadata.where} scales queries by their position ('{self.name}.attention.temperature_scale'),"
-                " which ggpy does not do yet; use another model."
+                f"The metadata has queries grow by {beta} for every {length} positions, which is impossible."
             )
-        return super().build(g)
+        return Temperature(beta, length) if beta else None
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:

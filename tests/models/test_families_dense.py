@@ -112,6 +112,7 @@ def test_keys_of_each_architecture(make: Make) -> None:
 
     yarn = keys("ministral3")
     assert yarn["rope.scaling.yarn_log_multiplier"] == 1.0
+    assert yarn["attention.temperature_scale"] == pytest.approx(0.3)
     assert "rope.scaling.attn_factor" not in yarn
     assert "rope.scaling.yarn_log_multiplier" not in keys("ministral3, other scales")
 
@@ -162,6 +163,7 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("smollm3", {"attention.rope_pattern": np.array([True])}, "says of 1 layers whether they have rope"),
     ("granite", {"logit_scale": -1.0}, "'granite.logit_scale' as -1.0"),
     ("ministral3", {"rope.scaling.yarn_log_multiplier": -1.0}, "a yarn_log_multiplier of -1.0"),
+    ("ministral3", {"attention.temperature_scale": -1.0}, "queries grow by -1.0"),
     ("phi3", {"rope.scaling.type": "longrope"}, "has no tensors 'rope_factors_short.weight'"),
     ("phi3, long", {"rope.dimension_count": 6}, "'rope_factors_short.weight' has 4 entries"),
     ("glm4_moe", {"nextn_predict_layers": 4}, "4 of 4 blocks"),
@@ -216,10 +218,3 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path, name: str, changes: di
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(GGPYError, match=words):
         convert(tmp_path, "f32", tmp_path / "out.gguf")
-
-
-def test_queries_that_grow_with_the_position_are_refused(make: Make) -> None:
-    with GGUFFile(make(CASES["ministral3"])) as file:
-        found = {**file.metadata, "mistral3.attention.temperature_scale": 0.1}
-        with pytest.raises(GGPYError, match="scales queries by their position"):
-            by_gguf_name("mistral3")(found, 461).build(Graph(file))

@@ -39,7 +39,7 @@ _LONG = {
 }  # fmt: skip
 _YARN = {
     "rope_type": "yarn", "rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 32.0,
-    "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.0,
+    "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3,
 }  # fmt: skip
 
 #: Each family's config.json.
@@ -156,7 +156,8 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
         "rope_scaling": {**_LONG, "type": "su", "original_max_position_embeddings": 128},
         "partial_rotary_factor": 0.8, "tie_word_embeddings": True,
     }),
-    "ministral3, other scales": Case("ministral3", {"rope_parameters": {**_YARN, "mscale": 0.8}, "sliding_window": 15}),
+    "ministral3, other scales": Case("ministral3", {
+        "rope_parameters": {**_YARN, "mscale": 0.8, "llama_4_scaling_beta": 0.0}, "sliding_window": 15}),
     "granite, biases": Case("granite", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
     "glm4, whole rope": Case("glm4", {"partial_rotary_factor": 1.0, "attention_bias": False}),
     "glm4_moe, plain": Case("glm4_moe", {
