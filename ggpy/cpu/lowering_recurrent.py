@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ class LowerSSMScan(Lowering[ops.SSMScan]):
         r["n_head"], r["head_dim"], r["v_dim"] = state.n_head, state.n_rows, state.n_cols
         r["n_groups"] = operation.n_groups
         r["state"], r["state_stride"] = memory.states.floats(state)
-        a = read_vector(memory.file, operation.a)
+        a = read_vector(memory.file, operation.a) * np.float32(math.log2(math.e))  # for powers of two
         d = read_vector(memory.file, operation.d) if operation.d else np.zeros(operation.n_head, np.float32)
         if operation.by_channel:  # in the form of the state
             a = a.reshape(state.n_head, state.n_cols, -1).transpose(0, 2, 1)  # [group][row][channel]

@@ -224,10 +224,11 @@ CASES: dict[str, Case] = {
         },
         mixture_of_one,
     ),
-    "Mamba's scan": scan(37, 1, 16, 1, (37, 16)),
+    "Mamba's scan": scan(90, 1, 16, 1, (90, 16)),
     "Mamba's scan of odd sizes": scan(50, 1, 5, 2, (50, 5), skip=False),
     "Mamba-2's scan": scan(4, 16, 32, 2, (4, 1)),
     "Mamba-2's scan of odd sizes": scan(6, 21, 13, 3, (6,)),
+    "Mamba-2's scan of wide heads": scan(2, 75, 6, 1, (2, 1)),
     "columns": Case({"wide.weight": (84, N_EMBD), "shift": (N_EMBD,)}, columns),
     "layer norms, positions and types": Case(
         {

@@ -56,14 +56,14 @@ class AttendLatent(Attend):
 
         def some(count: int, i: ir.Value, inner: list[ir.Value]) -> list[ir.Value]:
             at, q, scales, *sums = inner
-            for n, far in enumerate(apart):
-                for c in range(count):
-                    key = cells.load(v.at(b.add(at, far), cells.element * LANES * c))
-                    if cells.scaled:
-                        key = b.fmul(key, v.bcast_f32(v.at(scales, 4 * n)))
-                    for m in range(rows):
-                        query = v.load_f32(v.at(q, 4 * LANES * (c * rows + m)))
-                        sums[m * len(apart) + n] = v.fma(key, query, sums[m * len(apart) + n])
+            for c in range(count):
+                key = [cells.load(v.at(b.add(at, far), cells.element * LANES * c)) for far in apart]
+                if cells.scaled:
+                    key = [b.fmul(code, v.bcast_f32(v.at(scales, 4 * n))) for n, code in enumerate(key)]
+                for m in range(rows):
+                    query = v.load_f32(v.at(q, 4 * LANES * (c * rows + m)))
+                    for n, of in enumerate(key):
+                        sums[m * len(apart) + n] = v.fma(of, query, sums[m * len(apart) + n])
             following = [v.at(at, cells.element * LANES * count), v.at(q, 4 * LANES * rows * count)]
             return [*following, v.at(scales, 4 * LANES), *sums]
 

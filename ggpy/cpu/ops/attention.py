@@ -15,8 +15,10 @@ A latent cache has keys alone, whose first dimensions are the values, in the for
 
     keys    [slot][kv head][position][head_dim padded to 16]
 
-Its scores are sums across lanes, one for 16 lanes of products, where values out of the form of keys would take one for
-each of a part's 16 vectors of 16 positions: of 576 dimensions that is a tenth of the work, instead of a quarter.
+Its scores are sums across lanes, one for each 16 lanes of products: of 576 dimensions a tenth of the work of scores,
+where values read out of the form of keys would take a quarter of theirs. With 16 heads of 576 and 512 dimensions behind
+4096 positions it is as fast as keys and values apart, out of half the memory (AVX-512, one thread, f16: 1.2 ms a token,
+with both 1.35; 128 tokens together 120 ms, with both 115).
 
 A layer whose tokens see a window has fewer cells than the context: position p is in cell p % n_ctx, and as n_ctx then
 is a multiple of PART, the positions of a part are neighbours there too.
