@@ -143,3 +143,21 @@ def test_many_at_random_equal_each_alone(kind: str) -> None:
             alone = fresh.request(request.prompt, request.params)
             finish(fresh, alone)
             assert alone.token_ids == request.token_ids
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_stream_gains_a_token_with_every_step(kind: str) -> None:
+    """However many long prompts come: no stream waits longer than one step, which is at most a chunk."""
+    engine = engine_of(kind, n_slots=4)
+    streams = [engine.request(tokens(3, i), SamplingParams(temperature=0, max_tokens=40).resolved()) for i in range(2)]
+    for request in streams:
+        engine.add(request)
+    while not all(request.n_chosen for request in streams):
+        engine.step()
+    for i in range(6):
+        engine.add(engine.request(tokens(100, 10 + i), GREEDY))
+    while not any(request.finished for request in streams):
+        before = [request.n_chosen for request in streams]
+        engine.step()
+        assert [request.n_chosen for request in streams] == [n + 1 for n in before]
+    assert max(engine.runtime.batches) <= engine.runtime.n_batch  # type: ignore[attr-defined]
