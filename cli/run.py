@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     help="Search for the likeliest answer, following N at a time; it is shown when it is whole.",
 )  # fmt: skip
 @sampling_options
+@click.option(
+    "--json-schema", type=FILE_NAME, metavar="FILE", help="The answer is JSON that follows the schema in this file."
+)
+@click.option(
+    "--grammar", type=FILE_NAME, metavar="FILE", help="The answer follows the grammar in this file: GBNF or Lark."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say more about the model and the run.")
 def run(
     model_options: dict[str, Any],
@@ -62,6 +68,8 @@ def run(
     raw: bool,
     prompt_cache: str | None,
     num_beams: int,
+    json_schema: str | None,
+    grammar: str | None,
     verbose: bool,
 ) -> int:
     """Answer a prompt: the text goes to stdout, timing and notes to stderr.
@@ -72,8 +80,9 @@ def run(
     # What the user may have got wrong is said before anything is loaded.
     params = sampling_params(sampling if model else default_model_sampling(sampling))
     text = _prompt_text(prompt, prompt_file)
+    params = _structured(params, json_schema, grammar)
     if num_beams > 1:
-        _check_beams(sampling)
+        _check_beams(sampling | {"json_schema": json_schema, "grammar": grammar})
     if raw and system is not None:
         raise GGPYError("--raw completes the prompt as it stands, so -s/--system has no place; leave one of them out.")
     if not model and not raw and system is None:
@@ -115,6 +124,22 @@ def _prompt_text(prompt: str | None, prompt_file: str | None) -> str:
     if not text:
         raise GGPYError("The prompt is empty; give it some text.")
     return text
+
+
+def _structured(params: SamplingParams, json_schema: str | None, grammar: str | None) -> SamplingParams:
+    """The parameters, with the form that an answer has to have. Raises GGPYError."""
+    from dataclasses import replace
+
+    from ggpy.cli.terminal import read_text
+    from ggpy.sampling.structured import StructuredOutputsParams
+
+    if json_schema is not None and grammar is not None:
+        raise GGPYError("--json-schema and --grammar both give the answer's form; leave one of them out.")
+    if json_schema is not None:
+        return replace(params, structured_outputs=StructuredOutputsParams(json=read_text(json_schema)))
+    if grammar is not None:
+        return replace(params, structured_outputs=StructuredOutputsParams(grammar=read_text(grammar)))
+    return params
 
 
 def _prompt_ids(llm: LLM, text: str, system: str | None, raw: bool) -> list[int]:

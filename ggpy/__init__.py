@@ -9,7 +9,17 @@ import os
 
 TYPE_CHECKING = False  # as type checkers read it, without importing typing
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "BeamSearchParams", "GGPYError", "GGUFFile", "SamplingParams", "Tokenizer", "__version__"]
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "BeamSearchParams",
+    "GGPYError",
+    "GGUFFile",
+    "SamplingParams",
+    "StructuredOutputsParams",
+    "Tokenizer",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
     from ggpy.llm import LLM
     from ggpy.sampling.sampling_params import SamplingParams
+    from ggpy.sampling.structured import StructuredOutputsParams
     from ggpy.text.tokenizer import Tokenizer
 
 # Installed, the other rooms (quant, models, …) are folders in here. In a checkout they stand beside this one, and a
@@ -36,6 +47,7 @@ _HOMES = {
     "GGPYError": "ggpy.errors",
     "GGUFFile": "ggpy.gguf.file",
     "SamplingParams": "ggpy.sampling.sampling_params",
+    "StructuredOutputsParams": "ggpy.sampling.structured",
     "Tokenizer": "ggpy.text.tokenizer",
 }
 

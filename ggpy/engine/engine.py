@@ -20,6 +20,7 @@ from ggpy.errors import GGPYError
 from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs
 from ggpy.sampling.sampler import Chain
 from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.sampling.structured import Grammar
 
 if TYPE_CHECKING:
     from ggpy.runtime.runtime import Integers
@@ -81,6 +82,8 @@ class Engine:
         wrong = next((token for token in params.logit_bias or () if not 0 <= token < self.runtime.n_vocab), None)
         if wrong is not None:
             raise GGPYError(f"logit_bias names the token id {wrong}, but ids are 0 to {self.runtime.n_vocab - 1}.")
+        if params.structured_outputs is not None:
+            Grammar(self.tokenizer, params.structured_outputs)
 
     def add(self, request: Request) -> None:
         """Have a request wait for a slot. Raises `scheduler.QueueFull`."""

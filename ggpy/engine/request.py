@@ -16,6 +16,7 @@ from ggpy.sampling import dry
 from ggpy.sampling.logprobs import Logprob, logprobs_of
 from ggpy.sampling.sampler import Chain, Sampler
 from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.sampling.structured import Grammar
 from ggpy.text.text_stream import TextStream
 
 if TYPE_CHECKING:
@@ -181,15 +182,21 @@ class Request:
         return self.n_chosen + 1 != self.params.max_tokens and len(self.tokens) < self._n_ctx
 
     def advance(self, chosen: NDArray[np.float32] | int) -> None:
-        """Take the next token, which a device chose or the logits [n_vocab] give, and finish where it ends the text or
-        nothing may follow."""
+        """Take the next token, which a device chose or the logits [n_vocab] give, and those that a grammar then forces,
+        and finish where one ends the text or nothing may follow."""
         if isinstance(chosen, int):
             token = self.sampler.take(chosen)
         else:
-            token = self.sampler.sample(chosen)
+            forced = self.sampler.forced()
+            token = self.sampler.sample(chosen) if forced is None else forced
             if self.logprobs is not None and self.cumulative_logprob is not None:
                 self.logprobs.append(logprobs_of(chosen, token, self.params.logprobs or 0, self._tokenizer))
                 self.cumulative_logprob += self.logprobs[-1][token].logprob
+        self._take(token)
+        while self.logprobs is None and not self.finished and (forced := self.sampler.forced()) is not None:
+            self._take(forced)
+
+    def _take(self, token: int) -> None:
         self.sampler.accept((token,))
         self.tokens.append(token)
         self._last = time.perf_counter()
@@ -205,6 +212,8 @@ class Request:
             self.finish("stop", self._stream.stopped)
         elif ends:
             self.finish("stop", token)
+        elif self.sampler.finished:
+            self.finish("stop")
         elif self.n_chosen == self.params.max_tokens:
             self.finish("length")
         elif len(self.tokens) > self._n_ctx:  # this token has no cell left to be evaluated in
@@ -229,4 +238,6 @@ def _sampler(params: SamplingParams, tokenizer: Tokenizer, n_ctx: int, chain: Ch
     if "dry" in params.active_samplers():
         breakers = dry.breakers(tokenizer, tuple(params.dry_sequence_breakers or ()))
     ends = [*tokenizer.eog, *(params.stop_token_ids or ())] if params.min_tokens else ()
-    return Sampler(params, never, n_ctx, chain, ends=ends, bad_words=bad_words, breakers=breakers)
+    form = params.structured_outputs
+    grammar = Grammar(tokenizer, form) if form is not None else None
+    return Sampler(params, never, n_ctx, chain, ends=ends, bad_words=bad_words, breakers=breakers, grammar=grammar)

@@ -22,6 +22,7 @@ from ggpy.sampling.mirostat import Mirostat
 from ggpy.sampling.sample_spec import BANNED, SAMPLE_SPEC, TopKChain
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.stages import Candidates, Floats, Indices, penalize
+from ggpy.sampling.structured import Grammar
 
 Chain = Callable[[Floats, float], int]
 Stage = Callable[[Candidates], Candidates]
@@ -41,9 +42,10 @@ class Sampler:
     """The chain for one sequence: its random numbers, and the tokens that penalties look at.
 
     params: resolved. banned: tokens never chosen. ends: tokens not chosen before `min_tokens` others. bad_words:
-    sequences whose last token is never chosen after their others, which were generated. breakers: DRY's.
-    n_ctx: what a window of -1 tokens stands for. chain: all stages from top-k to draw in one function of logits and the
-    point to draw at, for these parameters; it returns -1 where it leaves the choice to the stages here.
+    sequences whose last token is never chosen after their others, which were generated. breakers: DRY's. grammar: which
+    tokens may follow. n_ctx: what a window of -1 tokens stands for. chain: all stages from top-k to draw in one
+    function of logits and the point to draw at, for these parameters; it returns -1 where it leaves the choice to the
+    stages here.
     """
 
     def __init__(
@@ -55,12 +57,15 @@ class Sampler:
         ends: Collection[int] = (),
         bad_words: Sequence[Sequence[int]] = (),
         breakers: Breakers | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
         self.params = p = params
         self._chain, self._usual = chain, TopKChain.of(params)
         self.rng = np.random.default_rng(params.seed)
         self._uniforms: deque[float] = deque()  # drawn, and not yet used
         self._n_chosen = 0
+        self._grammar = grammar
+        self._masked = np.empty(0, np.float32)  # the logits that the grammar leaves
         never = [*banned, *(word[0] for word in bad_words if len(word) == 1)]
         bias = dict(params.logit_bias or {}) | dict.fromkeys(never, -math.inf)
         self._bias_tokens = np.fromiter(bias.keys(), np.intp, len(bias))
@@ -88,8 +93,8 @@ class Sampler:
         self._changes = self._changes_before(names[:n_first])
         self._stages = [self._stage(name) for name in names[n_first:]]
         self._spec: NDArray[Any] | None = None  # kept, for all but the random number is the same for every token
-        self._fits_spec = not (self._window_size or self._dry or self._bad_words or p.logprobs is not None)
-        self._fits_spec &= not (self._bias > -math.inf).any()
+        self._fits_spec = not (self._window_size or self._dry or self._bad_words or grammar)
+        self._fits_spec &= p.logprobs is None and not (self._bias > -math.inf).any()
 
     def accept(self, tokens: Sequence[int], of_prompt: bool = False) -> None:
         """Add tokens to the text that penalties look at: the prompt once, then every token chosen."""
@@ -97,6 +102,9 @@ class Sampler:
             self._n_chosen += len(tokens)
             if self._bad_words:
                 self._recent.extend(tokens)
+            if self._grammar is not None:
+                for token in tokens:
+                    self._grammar.accept(token)
         if self._dry is not None:
             self._dry.accept(tokens)
         if not self._window_size:
@@ -115,6 +123,11 @@ class Sampler:
 
         Raises GGPYError where they define no distribution.
         """
+        if self._grammar is not None:
+            if self._masked.size != logits.size:
+                self._masked = np.empty_like(logits)
+            self._grammar.mask(logits, self._masked)
+            logits = self._masked
         if not self._changes:
             return self._sample(logits)
         before: list[tuple[Indices, Floats]] = []  # far less than a copy of the whole vocabulary
@@ -128,6 +141,16 @@ class Sampler:
         finally:
             for tokens, values in reversed(before):
                 logits[tokens] = values
+
+    def forced(self) -> int | None:
+        """The next token, where a grammar leaves only one text to go on with; None where it is to be chosen."""
+        following = self._grammar.forced() if self._grammar is not None else ()
+        return following[0] if following else None
+
+    @property
+    def finished(self) -> bool:
+        """True where a grammar lets nothing follow."""
+        return self._grammar is not None and self._grammar.finished
 
     def _changes_before(self, penalties: Sequence[str]) -> list[Callable[[Floats], tuple[Indices, Any]]]:
         """Functions that give tokens and their new logits, in the order in which they are applied."""
@@ -236,6 +259,10 @@ class Sampler:
             return token
         best = int(logits.argmax())  # numpy's argmax finds NaN before any number
         if not math.isfinite(logits[best]):
+            if self._grammar is not None and logits[best] == -math.inf:
+                raise GGPYError(
+                    "No token is left that the structured output allows: biases, bad_words or min_tokens forbid all."
+                )
             raise _unusable(logits[best])
         if not p.temperature:
             return best

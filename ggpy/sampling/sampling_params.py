@@ -11,6 +11,7 @@ import numpy as np
 from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
 from ggpy.gguf.metadata import TypedMetadata
+from ggpy.sampling.structured import StructuredOutputsParams
 
 # The stages, by llama.cpp's names, in its order.
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
@@ -144,6 +145,8 @@ class SamplingParams:
     logprobs: for each generated token, the natural logarithm of its probability and of the `logprobs` likeliest, by the
         model's own logits: before temperature, biases, penalties and every other stage; -1: of the whole vocabulary.
         prompt_logprobs: the same for each token of the prompt but the first.
+    structured_outputs: the form that the answer has to have; forced tokens are taken without asking the model, and the
+        answer ends where nothing may follow, whatever `min_tokens` says.
     truncate_prompt_tokens: only so many of the last tokens of the prompt are kept; -1: as many as the context holds.
 
     Raises GGPYError on a value out of its range or of the wrong kind.
@@ -187,6 +190,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
+    structured_outputs: StructuredOutputsParams | None = None
     # Where the unset values came from, so that a bad value in a file is blamed on the file.
     _source: str = field(default="", repr=False, compare=False)
 
@@ -225,6 +229,8 @@ class SamplingParams:
             put(name, arguments.flag(name, getattr(self, name)))
         if self.logit_bias is not None:
             put("logit_bias", arguments.biases("logit_bias", self.logit_bias))
+        if self.structured_outputs is not None and not isinstance(self.structured_outputs, StructuredOutputsParams):
+            raise arguments.wrong("structured_outputs", self.structured_outputs, "StructuredOutputsParams")
         self._check_together()
 
     def _check_together(self) -> None:

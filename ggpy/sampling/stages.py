@@ -168,7 +168,7 @@ def temperature(c: Candidates, t: float) -> Candidates:
 def dynamic_temperature(c: Candidates, t: float, spread: float, exponent: float) -> Candidates:
     """Logits divided by a temperature from t - spread (not below 0) to t + spread: the entropy of the candidates, as a
     part of the largest that so many can have, to the power of `exponent`, says where between them."""
-    n = c.logits.size
+    n = int(np.count_nonzero(c.logits > -np.inf))
     if n <= 1:
         return c
     probs = c.probs().astype(np.float64)

@@ -212,6 +212,23 @@ def test_options_of_the_further_samplers(call: Any, monkeypatch: pytest.MonkeyPa
     fails(call("run", "-m", MODEL, "-p", "x", "--samplers", "top_k;heat"), "samplers names 'heat'")
 
 
+def test_an_answer_of_a_given_form(call: Any, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.gbnf"
+    schema.write_text('{"enum": ["red", "green"]}')
+    grammar.write_text('root ::= "re" [a-d]\n')
+    result = call("run", "-m", MODEL, "-p", "x", "--json-schema", str(schema))
+    assert result.stdout in ('"red"\n', '"green"\n')
+    assert call("run", "-m", MODEL, "-p", "x", "--grammar", str(grammar)).stdout in ("rea\n", "reb\n", "rec\n", "red\n")
+    both = call("run", "-m", MODEL, "-p", "x", "--grammar", str(grammar), "--json-schema", str(schema))
+    fails(both, "leave one of them out")
+    fails(call("run", "-m", MODEL, "-p", "x", "--grammar", str(schema)), "The grammar cannot be followed")
+    schema.write_text('{"type": "array", "uniqueItems": true}')
+    fails(call("run", "-m", MODEL, "-p", "x", "--json-schema", str(schema)), "uniqueItems")
+    fails(call("run", "-m", MODEL, "-p", "x", "--json-schema", str(tmp_path / "none")), "none")
+    fails(call("run", "-m", MODEL, "-p", "x", "--grammar", str(grammar), "--num-beams", "2"), "--grammar has no place")
+
+
 def test_run_says_that_the_context_is_full(call: Any) -> None:
     result = call("run", "-m", MODEL, "-p", "x", "-c", "40", "--ignore-eos")
     assert result.exit_code == 0

@@ -1,0 +1,208 @@
+"""Structured outputs: answers that follow a JSON schema, a regular expression, a choice of texts or a grammar.
+
+llguidance, an optional package, says at each token which ones may follow. It is given the bytes of every token of the
+vocabulary once a model, and knows a schema once it has compiled it.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggpy import arguments
+from ggpy.errors import GGPYError, shown
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+    from ggpy.text.tokenizer import Tokenizer
+
+#: White space between the parts of JSON: a blank, or a line's end and some indentation, as llama.cpp allows. Without a
+#: bound a small model may go on with blanks until its context is full.
+_WHITESPACE = r"[ ]|\n[ \t]{0,20}"
+_KINDS = ("json", "json_object", "regex", "choice", "grammar")
+_KEPT = 32  # compiled grammars of a model
+
+
+@dataclass(frozen=True)
+class StructuredOutputsParams:
+    """The form that an answer has to have, by one of these. The names are vLLM's.
+
+    json: a JSON schema, as a dictionary or as text. json_object: any JSON object. regex: a regular expression that the
+    whole answer matches, in Rust's syntax, where a digit may be of any script. choice: texts, of which the answer is
+    one. grammar: a grammar in llguidance's Lark or in llama.cpp's GBNF, whose first rule is `start` or `root`.
+    disable_any_whitespace: JSON is written without blanks between its parts. whitespace_pattern: a regular expression
+    for those blanks.
+
+    Raises GGPYError on a value of the wrong kind; whether it can be followed is known when a model is there.
+    """
+
+    json: str | Mapping[str, Any] | None = None
+    regex: str | None = None
+    choice: Sequence[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    whitespace_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.json_object is not None and not arguments.flag("json_object", self.json_object):
+            object.__setattr__(self, "json_object", None)
+        given = [name for name in _KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "none of them"
+            raise GGPYError(f"Structured outputs take one of {', '.join(_KINDS)}, but there is {said}.")
+        if self.json is not None:
+            object.__setattr__(self, "json", _schema(self.json))
+        for name in ("regex", "grammar", "whitespace_pattern"):
+            if getattr(self, name) is not None:
+                arguments.text(name, getattr(self, name))
+        if self.choice is not None:
+            object.__setattr__(self, "choice", arguments.texts("choice", self.choice))
+            if not self.choice:
+                raise arguments.wrong("choice", self.choice, "a list of texts, one at least")
+        arguments.flag("disable_any_whitespace", self.disable_any_whitespace)
+
+    def compiled(self) -> str:
+        """The grammar in llguidance's own form, not checked. Raises GGPYError."""
+        llguidance = _llguidance()
+        if self.regex is not None:
+            return str(llguidance.LLMatcher.grammar_from_regex(self.regex))
+        try:
+            if self.choice is not None:
+                return str(llguidance.grammar_from("choice", json.dumps(self.choice)))
+            if self.grammar is not None:
+                return str(llguidance.grammar_from("grammar", self.grammar))
+            schema = {"type": "object"} if self.json_object else self.json
+            blanks: dict[str, Any] = {"whitespace_pattern": self.whitespace_pattern or _WHITESPACE}
+            if self.disable_any_whitespace:
+                blanks = {"whitespace_flexible": False}
+            return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=blanks))
+        except ValueError as error:
+            raise self.refused(str(error)) from None
+
+    def refused(self, message: str) -> GGPYError:
+        """An error that names the part which cannot be followed."""
+        name = "grammar" if self.json is None else "JSON schema"
+        name = name if self.regex is None else "regular expression"
+        said = " ".join(message.split())
+        return GGPYError(f"The {name} cannot be followed ({shown(said, 180)}); replace that part of it.")
+
+
+def _schema(value: Any) -> Any:
+    """A JSON schema, out of text where it is that. Raises GGPYError."""
+    words = "a JSON schema: a dictionary, or the text of one"
+    given = value if isinstance(value, (str, dict)) else dict(value) if isinstance(value, Mapping) else None
+    if given is None:
+        raise arguments.wrong("json", value, words)
+    try:
+        found = json.loads(given if isinstance(given, str) else json.dumps(given))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GGPYError(f"json is no JSON ({shown(error, 100)}); it must be {words}.") from None
+    if not isinstance(found, dict):
+        raise arguments.wrong("json", value, words)
+    return found
+
+
+class Grammar:
+    """Tokens that may follow in one answer. Made for a model and parameters; raises GGPYError where these cannot be
+    followed, or where llguidance is not installed."""
+
+    def __init__(self, tokenizer: Tokenizer, params: StructuredOutputsParams) -> None:
+        self._n_vocab = tokenizer.n_vocab
+        self._matcher = _matcher(tokenizer, params)
+        self._bits = np.zeros(-(-tokenizer.n_vocab // 32), np.int32)
+
+    @property
+    def finished(self) -> bool:
+        """True where nothing but an end can follow."""
+        return bool(self._matcher.is_stopped())
+
+    def forced(self) -> list[int]:
+        """The tokens that follow whatever the model says: those that spell the only text possible, as the tokenizer
+        spells it."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def accept(self, token: int) -> None:
+        """Go on after a token. Raises GGPYError where the grammar grows too large to follow."""
+        if not self._matcher.consume_token(token):
+            raise GGPYError(f"The structured output cannot go on ({shown(self._matcher.get_error(), 150)}).")
+
+    def mask(self, logits: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Write logits [n] into `out`, -inf in place of those of tokens that may not follow."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        n = min(self._n_vocab, logits.size)
+        allowed = np.unpackbits(self._bits.view(np.uint8), count=n, bitorder="little").view(np.bool_)
+        out.fill(-np.inf)
+        np.copyto(out[:n], logits[:n], where=allowed)
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance wants it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        ids = range(tokenizer.n_vocab)
+        self.tokens = [tokenizer.token_bytes(token) for token in ids]
+        # What shows nothing is no text, whatever the vocabulary calls it.
+        self.special_token_ids = [token for token in ids if not tokenizer.token_bytes(token, special=False)]
+        self.bos_token_id = tokenizer.bos
+        self.eos_token_id = tokenizer.eos if tokenizer.eos is not None else min(tokenizer.eog, default=0)
+        self._tokenizer = weakref.ref(tokenizer)  # which keeps what is made of this
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if isinstance(text, bytes):
+            raise TypeError("text, no bytes")  # how llguidance finds out what it may pass
+        tokenizer = self._tokenizer()
+        return tokenizer.tokenize(text, add_special=False, continues=True) if tokenizer is not None else []
+
+
+@dataclass
+class _Compiled:
+    """A vocabulary, and the grammars compiled for it, the latest last."""
+
+    vocabulary: LLTokenizer
+    grammars: dict[str, LLMatcher]
+
+
+_compiled: weakref.WeakKeyDictionary[Tokenizer, _Compiled] = weakref.WeakKeyDictionary()
+
+
+def _matcher(tokenizer: Tokenizer, params: StructuredOutputsParams) -> LLMatcher:
+    """A matcher at the beginning of an answer. Raises GGPYError."""
+    llguidance = _llguidance()
+    grammar = params.compiled()
+    known = _compiled.get(tokenizer)
+    if known is None:
+        ends = sorted(tokenizer.eog)
+        if not ends:
+            raise GGPYError("Structured outputs need a token that ends an answer, and the model's file names none.")
+        vocabulary = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.n_vocab, eos_token=ends
+        )
+        known = _compiled[tokenizer] = _Compiled(vocabulary, {})
+    matcher = known.grammars.pop(grammar, None)
+    if matcher is None:
+        wrong, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, known.vocabulary)
+        if wrong or messages:
+            raise params.refused(messages[0])
+        matcher = llguidance.LLMatcher(known.vocabulary, grammar, log_level=0)
+        if matcher.is_error():
+            raise params.refused(matcher.get_error())
+    known.grammars[grammar] = matcher
+    while len(known.grammars) > _KEPT:
+        del known.grammars[next(iter(known.grammars))]
+    return matcher.deep_copy()
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise GGPYError("Structured outputs need the package llguidance: pip install 'ggpy[guided]'.") from None
+    return llguidance
