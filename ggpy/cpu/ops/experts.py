@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from ggpy.codegen.scalars import load_f32, load_i32, store_f32, store_i32
 from ggpy.cpu.isa.layout import GROUP_WORDS
 from ggpy.cpu.isa.records import as_op, as_step, stripes_of
-from ggpy.cpu.isa.vector import Vec
+from ggpy.cpu.isa.vector import Vec, i32, i64
 from ggpy.graph.operations import GATINGS
 
 SIGMOID, SOFTMAX_TOPK = GATINGS.index("sigmoid"), GATINGS.index("softmax_topk")
@@ -160,22 +160,37 @@ def describe(at, what, row, count):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def add_scaled(typingctx: Any, dst: Any, src: Any, factor: Any, first: Any, n16: Any) -> tuple[Signature, Any]:
-    """dst (+)= src * factor, over 16 * n16 floats; `first`: dst is set."""
+def weighted_sum(
+    typingctx: Any, dst: Any, src: Any, stride: Any, places: Any, weights: Any, n_rows: Any, n16: Any
+) -> tuple[Signature, Any]:
+    """dst = the sum of n_rows rows of src, `places` among rows that are `stride` bytes apart, each times its weight,
+    over 16 * n16 floats: a few vectors of all rows at a time, so that sums stay in registers."""
 
     def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         v = Vec(b, "plain")
-        factor, fresh = v.splat(args[2]), v.splat(b.icmp_signed("!=", args[3], v.const(0)))
+        dst, src, stride, places, weights, n_rows, n16 = args
 
-        def body(i: ir.Value, c: list[ir.Value]) -> list[ir.Value]:
-            before = b.select(fresh, v.float(0.0), v.load_f32(c[0]))
-            v.store(b.fadd(before, b.fmul(v.load_f32(c[1]), factor)), c[0])
-            return [v.at(c[0], 64), v.at(c[1], 64)]
+        def vectors(count: int, carried: list[ir.Value]) -> list[ir.Value]:
+            dst, src = carried
 
-        v.loop(args[4], [args[0], args[1]], body)
+            def row(j: ir.Value, inner: list[ir.Value]) -> list[ir.Value]:
+                place, weight, *sums = inner
+                at = b.add(src, b.mul(b.sext(v.load(place, i32, 4), i64), stride))
+                factor = v.bcast_f32(weight)
+                sums = [b.fadd(x, b.fmul(v.load_f32(v.at(at, 64 * k)), factor)) for k, x in enumerate(sums)]
+                return [v.at(place, 4), v.at(weight, 4), *sums]
+
+            for k, x in enumerate(v.loop(n_rows, [places, weights, *[v.float(0.0)] * count], row)[2:]):
+                v.store(x, v.at(dst, 64 * k))
+            return [v.at(dst, 64 * count), v.at(src, 64 * count)]
+
+        whole, rest = b.lshr(n16, v.const(3)), b.and_(n16, v.const(7))
+        after = v.loop(whole, [dst, src], lambda i, c: vectors(8, c), may_be_empty=True)
+        v.loop(rest, after, lambda i, c: vectors(1, c), may_be_empty=True)
         return context.get_dummy_value()
 
-    return types.void(types.uintp, types.uintp, types.float32, types.intp, types.intp), codegen
+    u, i = types.uintp, types.intp
+    return types.void(u, u, i, u, u, i, i), codegen
 
 
 def combine(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
@@ -188,9 +203,12 @@ def combine(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         return
     column = types.uint64(64 * first)
     for token in range(step.n_outputs if op.outputs_only else step.n_tokens):
-        weights = op.src2 + types.uint64(token * op.src2_stride + 4 * op.n_used)
-        dst = op.dst + types.uint64(token * op.dst_stride) + column
-        for j in range(op.n_used):
-            row = types.int64(load_i32(op.places + types.uint64(4 * (token * op.n_used + j))))
-            src = op.src + types.uint64(row * op.src_stride) + column
-            add_scaled(dst, src, load_f32(weights + types.uint64(4 * j)), 0 if j else 1, last - first)
+        weighted_sum(
+            op.dst + types.uint64(token * op.dst_stride) + column,
+            op.src + column,
+            op.src_stride,
+            op.places + types.uint64(4 * token * op.n_used),
+            op.src2 + types.uint64(token * op.src2_stride + 4 * op.n_used),
+            op.n_used,
+            last - first,
+        )
