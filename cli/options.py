@@ -113,6 +113,12 @@ model_options = together(
         type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
         help="Type of cached values, likewise.",
     ),
+    click.option(
+        "--kv-memory",
+        metavar="BYTES|SHARE",
+        help="Most memory for keys, values and other state, from which the context is chosen without -c: 2G, or 50% of "
+        "what weights and working memory leave of 95% of the free memory.  [default: 100%]",
+    ),
 )
 
 # Option name → parameter of SamplingParams; also what `/set` understands in a chat.
@@ -243,10 +249,11 @@ def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
     from ggpy.cli.find_model import find_model
     from ggpy.cli.terminal import note
     from ggpy.llm import LLM
-    from ggpy.runtime.load import find_device, find_gpu_layers
+    from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
 
     options = dict(model_options)
     find_device(options["device"])  # what the user may have got wrong comes before anything is fetched
     find_gpu_layers(options["n_gpu_layers"])
+    find_kv_memory(options["kv_memory"])
     path = find_model(options.pop("model"), options.pop("file_type"))
     return LLM(path, n_parallel=n_parallel, notify=note, **options)

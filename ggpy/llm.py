@@ -39,7 +39,7 @@ from ggpy.outputs import (
     TextDelta,
 )
 from ggpy.progress import requests_bar
-from ggpy.runtime.load import find_device, find_gpu_layers, load_model
+from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class LLM:
     does not depend on the requests evaluated with it, at the price of speed with many; on the CPU that always holds.
     cache_ram: bytes of host memory for conversations whose place another one takes, so that they go on without being
     evaluated again; None: on the CPU a tenth of the free memory, at most 2 GiB, on a GPU none.
+    kv_memory: the most memory that keys, values and other state of all requests take, from which the context is chosen
+    where `n_ctx` is None: bytes, as in 2 << 30 or "2G", or a share, as in 0.5 or "50%", of what the weights and the
+    working memory leave of 95 % of the free memory; None is all of that.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -92,6 +95,7 @@ class LLM:
         split_mode: str = "layer",
         batch_invariant: bool = False,
         file_type: str | None = None,
+        kv_memory: int | float | str | None = None,
         cache_ram: int | None = None,
     ) -> None:
         arguments.path("path", path)
@@ -113,6 +117,7 @@ class LLM:
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
         device = find_device(device, notify)
         layers = find_gpu_layers(n_gpu_layers)
+        limit = find_kv_memory(kv_memory)
         if arguments.text("split_mode", split_mode) not in ("layer", "row"):
             raise arguments.wrong("split_mode", split_mode, "'layer' or 'row', what several GPUs share of a model")
         if device == "cpu" and layers:
@@ -127,6 +132,7 @@ class LLM:
             n_gpu_layers=layers,
             split_mode=split_mode,
             batch_invariant=batch_invariant,
+            kv_memory=limit,
             n_slots=n_parallel,
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ggpy.host.cores import cpus
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
+    from ggpy.host.memory import KVMemory
     from ggpy.notes import Notify
     from ggpy.runtime.runtime import Runtime
     from ggpy.text.chat_template import ChatTemplate
@@ -66,6 +68,30 @@ def find_gpu_layers(asked: int | str | None) -> int | None:
     words = "a number of layers from 0, 'auto' or 'all'"
     n = arguments.whole("n_gpu_layers", asked, -1, sys.maxsize, words)
     return sys.maxsize if n < 0 else n
+
+
+_UNITS = {"": 1, **{unit: 1 << 10 * (i + 1) for i, unit in enumerate("KMGT")}}
+_AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*(%|[KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+
+
+def find_kv_memory(asked: int | float | str | None) -> KVMemory | None:
+    """The limit that a number or a text stands for: "2G", "512 MiB" and whole numbers are bytes, the units powers of
+    1024; "50%", "0.5" and fractions up to 1.0 are a share. Raises GGPYError for anything else."""
+    words = "bytes (2G, 512M, 1073741824) or a share of the memory that weights leave free (50%, 0.5)"
+    if asked is None or not isinstance(asked, str):
+        if isinstance(asked, float):
+            return arguments.number("kv_memory", asked, 1e-6, 1.0, words)
+        return None if asked is None else arguments.whole("kv_memory", asked, 1, sys.maxsize, words)
+    match = _AMOUNT.fullmatch(asked.strip())
+    if match:
+        number, unit = float(match[1]), match[2].upper()
+        if unit == "%" or (not unit and "." in match[1]):
+            number /= 100 if unit == "%" else 1
+            if 1e-6 <= number <= 1 and not asked.strip().upper().endswith("B"):
+                return number
+        elif (n_bytes := int(number * _UNITS[unit])) >= 1:
+            return min(n_bytes, sys.maxsize)
+    raise arguments.wrong("kv_memory", asked, words)
 
 
 def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Notify, **placing: Any) -> Model:

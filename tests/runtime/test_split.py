@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,7 +18,7 @@ from ggpy.cpu.executor import CpuExecutor
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.program import Program
-from ggpy.llm import find_device, find_gpu_layers
+from ggpy.llm import find_device, find_gpu_layers, find_kv_memory
 from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement, Stage
 from ggpy.runtime.planned import planned
@@ -247,6 +248,37 @@ def test_steps_take_fewer_tokens_before_layers_go_to_the_cpu(model: Any, gpus: A
         assert placement.place(64)[1] == 64  # no more than a slot holds
         assert Placement(file, "cuda", n_batch=16).place(4096)[1] == 16
         assert Placement(file, "cuda", 2).place(4096)[1] == 512
+
+
+def test_a_limit_for_the_cache_counts_on_a_gpu_too(model: Any, gpus: Any) -> None:
+    with GGUFFile(model("llama", "q4_0")) as file:
+        gpus(1 << 40)
+        whole = Placement(file, "cuda").uses([Stage("cuda:0", 0, N_LAYER)], 512, 512)[0].state
+        assert Placement(file, "cuda", kv_memory=whole).context(None, lambda _: None) == 512
+        assert Placement(file, "cuda", kv_memory=whole - 1).context(None, lambda _: None) == 256
+        assert Placement(file, "cuda", kv_memory=1e-6).context(None, lambda _: None) in (256, 512)
+        with pytest.raises(GGPYError, match=r"512 tokens needs .* --kv-memory allows .*; 256 tokens would fit"):
+            Placement(file, "cuda", kv_memory=whole - 1).context(512, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit"),
+    [
+        (None, None), ("2G", 2 << 30), ("512MiB", 512 << 20), ("1.5k", 1536), ("100", 100), (7, 7), ("50%", 0.5),
+        (" 0.25 ", 0.25), (0.5, 0.5), ("1.0", 1.0), ("100 %", 1.0), ("9" * 18 + "T", sys.maxsize),
+    ],
+)  # fmt: skip
+def test_limits_for_the_cache(asked: Any, limit: Any) -> None:
+    found = find_kv_memory(asked)
+    assert (found, type(found)) == (limit, type(limit))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "0", 0, "0%", "101%", 1.5, "1.5", -1, "-1", "2X", "nan", float("nan"), True, "0.5B", "1e3"]
+)
+def test_other_limits_are_refused(wrong: Any) -> None:
+    with pytest.raises(GGPYError, match=r"kv_memory is .* must be bytes \(2G"):
+        find_kv_memory(wrong)
 
 
 def test_numbers_of_layers_and_devices() -> None:
