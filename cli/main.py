@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "batch": ("ggpy.cli.batch:batch", "Answer a file of requests."),
     "convert": ("ggpy.cli.convert:convert", "Convert a checkpoint folder to a GGUF file."),
     "inspect": ("ggpy.cli.inspect:inspect", "Show what a GGUF file holds."),
+    "fit": ("ggpy.cli.fit:fit", "Say what memory a model takes, and what fits."),
     "tokenize": ("ggpy.cli.tokenize:tokenize", "Show the tokens of a text."),
     "bench": ("ggpy.cli.bench:bench", "Measure tokens per second."),
     "warmup": ("ggpy.cli.warmup:warmup", "Compile ahead what a model needs."),

@@ -103,6 +103,12 @@ def encode_header(metadata: Mapping[str, Any], tensors: Iterable[OutputTensor]) 
     return header + bytes(_padded(len(header)) - len(header))
 
 
+def file_size(metadata: Mapping[str, Any], tensors: Iterable[OutputTensor]) -> int:
+    """Bytes of a file with this metadata and these tensors."""
+    tensors = list(tensors)
+    return len(encode_header(metadata, tensors)) + sum(_padded(t.nbytes) for t in tensors)
+
+
 def is_gguf(path: Path) -> bool:
     """True where the file exists and begins as GGUF files do."""
     try:
@@ -158,8 +164,7 @@ def write_gguf(
 ) -> Iterator[GGUFWriter]:
     """A writer for a new file at `path`, which is none of `inputs`. Whatever ends the block early leaves `path` as it
     was, nothing beside it."""
-    size = len(encode_header(metadata, tensors)) + sum(_padded(t.nbytes) for t in tensors)
-    with whole_file(path, size=size, inputs=inputs) as file:
+    with whole_file(path, size=file_size(metadata, tensors), inputs=inputs) as file:
         writer = GGUFWriter(file, metadata, tensors)
         yield writer
         writer.finish()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
-from ggpy.gguf.header import ArrayView, Metadata, TensorInfo
+from ggpy.gguf.header import ArrayView, Header, Metadata, TensorInfo
 from ggpy.gguf.shards import Shard, join, shard_paths
 
 if TYPE_CHECKING:
@@ -35,16 +36,26 @@ class GGUFFile:
         with ExitStack() as undo:
             named = undo.enter_context(closing(Shard(arguments.path("path", path))))
             header = named.read_header()
-            self.shards: list[Shard] = []
-            headers = []
+            shards, headers = [], []
             for place in shard_paths(header):
                 here = place == named.path
                 shard = named if here else undo.enter_context(closing(Shard(place)))
-                self.shards.append(shard)
+                shards.append(shard)
                 headers.append(header if here else shard.read_header())
-            *self._starts, self.size = accumulate((shard.size for shard in self.shards), initial=0)
-            self.tensors: dict[str, TensorInfo] = join(headers, self._starts)
+            self._join(shards, headers)
             undo.pop_all()
+
+    @classmethod
+    def over(cls, shards: Sequence[Shard]) -> GGUFFile:
+        """The model whose files, in order, are read by these; closing it closes them."""
+        self = cls.__new__(cls)
+        self._join(shards, [shard.read_header() for shard in shards])
+        return self
+
+    def _join(self, shards: Sequence[Shard], headers: Sequence[Header]) -> None:
+        self.shards = list(shards)
+        *self._starts, self.size = accumulate((shard.size for shard in shards), initial=0)
+        self.tensors: dict[str, TensorInfo] = join(headers, self._starts)
         first = headers[0]
         self.path = first.path
         self.paths = [header.path for header in headers]

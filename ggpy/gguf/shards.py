@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -97,6 +97,31 @@ class Shard:
             f"{shown(self.path)} was cut or written to while it was in use; load the model again once it is whole. "
             "(To replace the file of a model, move another one to its place.)"
         )
+
+
+class RangeShard(Shard):
+    """A file whose beginning is read by a function: one at a hub, or one that a conversion would write.
+
+    path: its name, for sentences. read(offset, length): so many of its bytes, from there on.
+    """
+
+    def __init__(self, path: Path, size: int, read: Callable[[int, int], bytes]) -> None:
+        self.path, self.size, self._read, self._start = path, size, read, bytearray()
+
+    def close(self) -> None:
+        self._start = bytearray()
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        end, known = offset + len(buffer), len(self._start)
+        if end > known >= offset:  # no byte is asked for twice
+            self._start += self._read(known, end - known)
+        data = self._start[offset:end] if offset <= known else self._read(offset, len(buffer))
+        if len(data) != len(buffer):
+            raise self._changed()
+        buffer[:] = data
+
+    def check_unchanged(self) -> None:
+        pass
 
 
 def _open(path: Path) -> FileIO:

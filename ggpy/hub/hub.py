@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ggpy.errors import GGPYError, shown
-from ggpy.gguf.shards import shard_names
+from ggpy.gguf.shards import RangeShard, shard_names
 from ggpy.paths import models_dir
 
 _SPEC = re.compile(r"(hf|modelscope):([^/\s]+)/([^/\s]+)(?:/(\S+))?")
@@ -76,6 +76,39 @@ def pull(spec: HubSpec, quiet: bool = False) -> Path:
     except Exception as error:  # whatever the hub's client raises: no such repository, no network, no permission
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise GGPYError(f"{spec} could not be fetched: {reason}.") from error
+
+
+def open_parts(spec: HubSpec) -> list[RangeShard]:
+    """The files of a spec's GGUF model, read in parts as they are asked for; nothing is kept. Raises GGPYError where it
+    has to be fetched first."""
+    if spec.hub != "hf":
+        raise _to_be_fetched(spec, "of ModelScope files are read whole")
+    hub = _HuggingFace(spec)
+    with _readable(spec):
+        names = hub.files()
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if not ggufs:
+        raise _to_be_fetched(spec, "it has no GGUF file, whose header would say all")
+    name = spec.file or _the_one(spec, ggufs)
+    if name not in names:
+        raise GGPYError(f"{spec.repo} has no file {name}; it has {_listed(ggufs)}.")
+    return [hub.open_part(shard) for shard in shard_names(name)]
+
+
+def _to_be_fetched(spec: HubSpec, reason: str) -> GGPYError:
+    return GGPYError(f"{spec} has to be fetched first (ggpy pull {spec}): {reason}.")
+
+
+@contextmanager
+def _readable(spec: HubSpec) -> Iterator[None]:
+    """Whatever the hub's client raises, as a sentence: no such repository, no network, no permission."""
+    try:
+        yield
+    except GGPYError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise GGPYError(f"{spec} could not be read: {reason}.") from error
 
 
 def _pull(spec: HubSpec, hub: _HuggingFace | _ModelScope) -> Path:
@@ -155,6 +188,21 @@ class _HuggingFace:
 
     def fetch_file(self, name: str) -> Path:
         return Path(self.client.hf_hub_download(self.spec.repo, name, local_dir=self.spec.folder))
+
+    def open_part(self, name: str) -> RangeShard:
+        """A file that is read in parts."""
+        if not hasattr(self.client, "HfFileSystem"):
+            raise _to_be_fetched(self.spec, "this version of huggingface_hub reads no parts of files")
+        path = f"{self.spec.repo}/{name}"
+        with _readable(self.spec):
+            files = self.client.HfFileSystem()
+            size = int(files.info(path)["size"])
+
+        def read(offset: int, length: int) -> bytes:
+            with _readable(self.spec):
+                return bytes(files.cat_file(path, start=offset, end=offset + length))
+
+        return RangeShard(Path(name), size, read)
 
     def fetch_folder(self) -> Path:
         folder = self.spec.folder

@@ -3,11 +3,13 @@ and a context is chosen, and which `ggpy fit` shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from ggpy.cpu.sizes import WorkingSizes, slot_bytes, weight_bytes
+from ggpy.graph.state import ConvState, KVState, LatentState, State
 from ggpy.graph.tensor_parallel import Rank
 from ggpy.host.memory import MemoryUse
 
@@ -114,3 +116,42 @@ class Sums:
             weights = weight_bytes(program)
             shares.append((weights, rank_bytes(program, rank, n_batch) - weights, own, whole))
         return shares
+
+
+@dataclass(frozen=True)
+class StateUse:
+    """Bytes of one sequence's state of one kind, of `n_layers` layers together.
+
+    n_cells: positions that there is room for; 0 for what has one size. per_token: bytes by which it grows with the
+    context, 0 where it does not.
+    """
+
+    kind: str
+    n_layers: int
+    n_cells: int
+    per_token: float
+    per_slot: int
+
+
+def state_uses(states: Sequence[State], n_ctx: int, n_batch: int, cache_type: str) -> list[StateUse]:
+    """The state of a sequence on the CPU by its kinds, in the order of the layers that have them first."""
+    groups: dict[tuple[str, int], list[State]] = {}
+    for state in states:
+        cells = state.n_cells(n_ctx, n_batch) if isinstance(state, KVState) else 0
+        groups.setdefault((_kind(state, cells, n_ctx), cells), []).append(state)
+    found = []
+    for (kind, cells), some in groups.items():
+        size = slot_bytes(some, n_ctx, n_batch, cache_type)
+        grows = cells >= n_ctx
+        found.append(StateUse(kind, len(some), cells, size / cells if grows else 0, size))
+    return found
+
+
+def _kind(state: State, n_cells: int, n_ctx: int) -> str:
+    if isinstance(state, KVState):
+        if not state.causal:
+            return "keys and values of a step, which layers share"
+        if n_cells < n_ctx:
+            return f"keys and values of a window of {state.window}"
+        return "latent keys" if isinstance(state, LatentState) else "keys and values"
+    return "convolution" if isinstance(state, ConvState) else "recurrent"

@@ -38,6 +38,7 @@ BASES = {
     "bench": ["-m", "fake.gguf", "-p", "4", "-n", "2", "-r", "1"],
     "convert": ["-i", "tiny-llama", "-t", "q8_0", "-o", "out.gguf"],
     "inspect": [],
+    "fit": ["-m", "tiny-llama"],
     "tokenize": ["-m", "vocabulary.gguf"],
     "warmup": [],
     "doctor": [],

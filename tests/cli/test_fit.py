@@ -1,0 +1,113 @@
+"""`ggpy fit`: figures for people and for programs, and what fits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ggpy.cli.main import main
+from ggpy.convert.pipeline import convert
+from tests.support.families import family_checkpoint
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ggpy.runtime.placement.available_memory", lambda: GIB)
+
+
+def fit(*options: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["fit", *map(str, options)])
+    return result.exit_code, result.stdout if result.exit_code in (0, 1) and result.stdout else result.stderr
+
+
+def figures(*options: object) -> dict[str, Any]:
+    status, text = fit(*options, "-o", "json")
+    answer = json.loads(text)
+    assert status == (0 if answer["fits"] else 1)
+    return dict(answer)
+
+
+def test_a_table(tmp_path: Path) -> None:
+    folder = family_checkpoint(tmp_path, "llama", max_position_embeddings=8192)
+    status, text = fit("-m", folder)
+    assert status == 0
+    assert "context 8192 tokens, steps of 512, cache f16" in text
+    assert "state: keys and values, 2 layers: 1.00 KiB a token" in text
+    assert "It fits; up to " in text
+    assert not (tmp_path / "cache").exists()
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in text.splitlines() if line.endswith("iB")}
+    assert rows["free"] == ["1.00", "GiB"]
+    assert rows["state"] == ["8.00", "MiB"]
+
+
+def test_a_folder_and_its_file_take_the_same(tmp_path: Path) -> None:
+    folder = family_checkpoint(tmp_path, "gemma3")
+    convert(folder, "q4_0", tmp_path / "model.gguf")
+    one, other = figures("-m", folder, "--type", "q4_0"), figures("-m", tmp_path / "model.gguf")
+    assert {**one, "model": ""} == {**other, "model": ""}
+
+
+def test_what_options_change(tmp_path: Path) -> None:
+    folder = family_checkpoint(tmp_path, "llama", max_position_embeddings=8192)
+    (plain,) = figures("-m", folder, "-c", 4096)["devices"]
+    assert plain["total"] == plain["weights"] + plain["state"] + plain["working"]
+    (four,) = figures("-m", folder, "-c", 4096, "--parallel", 4)["devices"]
+    assert (four["state"], four["weights"]) == (4 * plain["state"], plain["weights"])
+    (eight_bits,) = figures("-m", folder, "-c", 4096, "-ctk", "q8_0", "-ctv", "q8_0")["devices"]
+    assert eight_bits["state"] == plain["state"] * 17 // 32
+    (threads,) = figures("-m", folder, "-c", 4096, "-t", 64)["devices"]
+    assert threads["working"] > plain["working"]
+
+
+def test_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = family_checkpoint(tmp_path, "llama", max_position_embeddings=1 << 20)
+    chosen = figures("-m", folder)
+    assert chosen["n_ctx"] == chosen["largest_context"] < 1 << 20
+    assert 0.9 * GIB < chosen["devices"][0]["total"] <= 0.95 * GIB
+    assert figures("-m", folder, "-c", chosen["n_ctx"])["fits"]
+    assert not figures("-m", folder, "-c", chosen["n_ctx"] + 256)["fits"]
+    assert figures("-m", folder, "--kv-memory", "8M")["n_ctx"] == 8192
+    assert not figures("-m", folder, "--kv-memory", "8M", "-c", 9000)["fits"]
+    monkeypatch.setattr("ggpy.runtime.placement.available_memory", lambda: 1 << 20)
+    status, text = fit("-m", folder)
+    assert (status, text.splitlines()[-1]) == (1, "It does not fit: not even a small context does.")
+
+
+def test_windows_and_states_of_one_size(tmp_path: Path) -> None:
+    folder = family_checkpoint(tmp_path, "gemma3", max_position_embeddings=8192)
+    answer = figures("-m", folder, "-c", 8192)
+    windows, whole = sorted(answer["states"], key=lambda state: state["bytes_per_token"])
+    assert windows["bytes_per_token"] == 0 < windows["positions"] < 8192 == whole["positions"]
+    assert answer["devices"][0]["state"] == windows["bytes_per_sequence"] + whole["bytes_per_sequence"]
+    assert answer["checkpoints_at_most"] == 6 * windows["bytes_per_sequence"]
+    hybrid = figures("-m", family_checkpoint(tmp_path, "qwen3_5"))
+    assert {"convolution", "recurrent", "keys and values"} == {state["kind"] for state in hybrid["states"]}
+
+
+def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggpy.cuda.driver.device_count", lambda: 2)
+    monkeypatch.setattr("ggpy.cuda.memory.available", lambda name: 4 * GIB)
+    folder = family_checkpoint(tmp_path, "llama", num_hidden_layers=4)
+    two = figures("-m", folder, "--device", "cuda", "-ngl", 2)["devices"]
+    assert [(use["device"], use["layers"], use["free"]) for use in two] == [("cpu", 2, GIB), ("cuda:0", 2, 4 * GIB)]
+    shared = figures("-m", folder, "--device", "cuda:0,1", "-sm", "row")["devices"]
+    assert [(use["device"], use["layers"]) for use in shared] == [("cuda:0", 4), ("cuda:1", 4)]
+    assert shared[0]["state"] == shared[1]["state"]
+
+
+def test_it_imports_no_compiler(tmp_path: Path) -> None:
+    import subprocess
+
+    folder = family_checkpoint(tmp_path, "llama")
+    code = f"from ggpy.cli.main import main\ntry: main(['fit', '-m', {str(folder)!r}])\nexcept SystemExit: pass\n"
+    code += "import sys; sys.exit('numba' in sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.DEVNULL).returncode == 0
