@@ -9,12 +9,16 @@ from ggpy.errors import GGPYError, quoted
 from ggpy.gguf.metadata import TypedMetadata
 from ggpy.models.base import Architecture
 from ggpy.models.bert import Bert
+from ggpy.models.bloom import Bloom
 from ggpy.models.cohere import Cohere2, CommandR
 from ggpy.models.ernie45 import Ernie45, Ernie45Moe
 from ggpy.models.exaone4 import Exaone4
+from ggpy.models.falcon import Falcon
 from ggpy.models.gemma2 import Gemma2
 from ggpy.models.gemma3 import Gemma3
 from ggpy.models.glm4 import Glm4, Glm4Moe
+from ggpy.models.gpt2 import GPT2
+from ggpy.models.gptneox import GPTNeoX
 from ggpy.models.gptoss import GptOss
 from ggpy.models.granite import Granite, GraniteMoe
 from ggpy.models.hunyuan import HunyuanDense, HunyuanMoe
@@ -23,6 +27,7 @@ from ggpy.models.llama import Llama
 from ggpy.models.minicpm import MiniCPM
 from ggpy.models.mistral3 import Mistral3
 from ggpy.models.olmo2 import Olmo2, Olmoe
+from ggpy.models.phi2 import Phi2
 from ggpy.models.phi3 import Phi3
 from ggpy.models.qwen import Qwen
 from ggpy.models.qwen2 import Qwen2
@@ -30,6 +35,8 @@ from ggpy.models.qwen3 import Qwen3
 from ggpy.models.qwen3moe import Qwen3Moe
 from ggpy.models.qwen35 import Qwen3Next, Qwen35, Qwen35Moe
 from ggpy.models.smollm3 import SmolLM3
+from ggpy.models.stablelm import StableLM
+from ggpy.models.starcoder2 import StarCoder2
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 ARCHITECTURES: tuple[type[Architecture], ...] = (
     Llama, Qwen, Qwen2, Qwen3, Qwen3Moe, Qwen35, Qwen35Moe, Qwen3Next, Gemma2, Gemma3, GptOss, Lfm2, Lfm2Moe, Bert,
     SmolLM3, Phi3, Mistral3, Granite, GraniteMoe, MiniCPM, Glm4, Glm4Moe, Olmo2, Olmoe, HunyuanDense, HunyuanMoe,
-    Ernie45, Ernie45Moe, Exaone4, CommandR, Cohere2,
+    Ernie45, Ernie45Moe, Exaone4, CommandR, Cohere2, StarCoder2, Phi2, GPTNeoX, GPT2, StableLM, Falcon, Bloom,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ggpy.models.base import Architecture
 from ggpy.models.experts import Experts, expert_ffn, plain_shared_expert
-from ggpy.models.layers import glu_ffn, self_attention
+from ggpy.models.layers import glu_ffn, plain_ffn, self_attention
 
 if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
@@ -31,6 +31,7 @@ class Decoder(Architecture):
         "head"  # "head", "head after rope", "layer" (of each head) or "wide" (all heads' columns)
     )
     activation: ClassVar[str] = "silu"
+    gated: ClassVar[bool] = True  # the feed-forward's activation is a gate
     gating: ClassVar[str] = "softmax"  # where the file does not say how a router's logits become weights
     normalizes: ClassVar[bool] = True  # where the file does not say whether the weights of experts sum up to 1
 
@@ -94,8 +95,9 @@ class Decoder(Architecture):
         return g.add(x, g.scale(y, factor))
 
     def beside(self, g: Graph, x: Value, normed: Value, layer: int) -> Value:
-        """The input of a feed-forward beside attention: the same as attention's, or the residuals under another norm."""
-        return normed
+        """The input of a feed-forward beside attention: the residuals under a norm of its own, or attention's input."""
+        name = f"blk.{layer}.{self.ffn_norm}"
+        return self.norm(g, x, name) if g.has(name + ".weight") else normed
 
     def attention(self, g: Graph, x: Value, layer: int, rope: Rope | None) -> Value:
         return self_attention(
@@ -113,6 +115,8 @@ class Decoder(Architecture):
     def feed_forward(self, g: Graph, x: Value, layer: int) -> Value:
         """A gated unit or, where the layer has a router, experts, with one beside them that every token takes."""
         at, hp = f"blk.{layer}.", self.hparams
+        if not self.gated:
+            return plain_ffn(g, x, layer, hp, self.activation)
         if not g.has(at + "ffn_gate_inp.weight"):
             return glu_ffn(g, x, layer, hp, self.activation)
         y = expert_ffn(g, x, layer, hp.n_embd, self.experts())

@@ -1,4 +1,5 @@
-"""More families of checkpoints, as in `ggpy.models.hf_families`: the decoders that vary Llama's, and their mixtures.
+"""More families of checkpoints, as in `ggpy.models.hf_families`: the decoders that vary Llama's, their mixtures, and
+older ones with LayerNorm and biases.
 
 Sources: the configuration classes of transformers 5.24 and the code that reads them; for MiniCPM, which it lacks, the
 code that comes with the models.
@@ -89,6 +90,48 @@ _MIXTRAL = {
     "rope_theta": 1000000.0,
 }  # fmt: skip
 
+_STARCODER2 = {
+    **without(_BASE, "rms_norm_eps"), "vocab_size": 49152, "hidden_size": 3072, "intermediate_size": 12288,
+    "num_hidden_layers": 30, "num_attention_heads": 24, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+    "norm_epsilon": 1e-5, "sliding_window": None, "use_bias": True, "tie_word_embeddings": True,
+}  # fmt: skip
+_PHI = {
+    **without(_BASE, "rms_norm_eps"), "vocab_size": 51200, "hidden_size": 2048, "intermediate_size": 8192,
+    "num_hidden_layers": 24, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5,
+}  # fmt: skip
+_GPT_NEOX = {
+    **without(_BASE, "rms_norm_eps", "num_key_value_heads", "rope_theta", "partial_rotary_factor"),
+    "vocab_size": 50432, "hidden_size": 6144,
+    "num_hidden_layers": 44, "num_attention_heads": 64, "intermediate_size": 24576, "layer_norm_eps": 1e-5,
+    "use_parallel_residual": True, "attention_bias": True, "rotary_emb_base": 10000.0,
+    "rotary_pct": 0.25,
+}  # fmt: skip
+_GPT2 = {
+    "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
+    "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+_STABLELM = {
+    **without(_BASE, "rms_norm_eps"), "vocab_size": 50304, "hidden_size": 2560, "intermediate_size": 6912,
+    "num_key_value_heads": 32, "max_position_embeddings": 4096, "layer_norm_eps": 1e-5, "use_qkv_bias": False,
+    "qk_layernorm": False, "use_parallel_residual": False, "partial_rotary_factor": 0.25,
+}  # fmt: skip
+_FALCON = {
+    **without(_BASE, "rms_norm_eps", "num_key_value_heads", "intermediate_size"), "vocab_size": 65024,
+    "hidden_size": 4544, "num_attention_heads": 71, "num_ln_in_parallel_attn": None, "layer_norm_epsilon": 1e-5,
+    "num_kv_heads": None, "new_decoder_architecture": False, "multi_query": True, "bias": False,
+    "ffn_hidden_size": None, "tie_word_embeddings": True,
+}  # fmt: skip
+_BLOOM = {
+    "vocab_size": 250880, "hidden_size": 64, "n_embed": None, "n_layer": 2, "n_head": 8, "layer_norm_epsilon": 1e-5,
+    "seq_length": 2048, "tie_word_embeddings": True,
+}  # fmt: skip
+
+_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh")
+_DROPOUT = dict.fromkeys(("residual_dropout", "embedding_dropout"), "training alone")
+_SUMMARY = dict.fromkeys(
+    ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
+    "a head that is left out",
+)
 _SHARED_UNREAD = ("num_shared_expert", "moe_intermediate_size", "use_mixed_mlp_moe", "moe_layer_num_skipped")
 _BLOCK = {
     "position_embedding_type": ("rope", "rope_gptj", None), "use_parallel_block": (True, None),
@@ -147,4 +190,51 @@ DENSE: dict[str, Family] = {
     "exaone4": Family(("Exaone4ForCausalLM", "Exaone4Model"), _EXAONE4),
     "cohere": Family(("CohereForCausalLM", "CohereModel"), _COHERE, _BLOCK, _BESIDE_BLOCK),
     "cohere2": Family(("Cohere2ForCausalLM", "Cohere2Model"), _COHERE2, _BLOCK, _BESIDE_BLOCK),
+    "starcoder2": Family(
+        ("Starcoder2ForCausalLM", "Starcoder2Model"),
+        _STARCODER2,
+        {"hidden_act": _TANH},
+        {**_DROPOUT, **dict.fromkeys(("activation_function", "mlp_type", "norm_type"), UNREAD)},
+    ),
+    "phi": Family(("PhiForCausalLM", "PhiModel"), _PHI, {"hidden_act": _TANH}),
+    "gpt_neox": Family(
+        ("GPTNeoXForCausalLM", "GPTNeoXModel"),
+        _GPT_NEOX,
+        {"hidden_act": ("gelu", "gelu_python")},
+        {"classifier_dropout": "a head that is left out", "rope_theta": UNREAD, "partial_rotary_factor": UNREAD},
+    ),
+    "gpt2": Family(
+        ("GPT2LMHeadModel", "GPT2Model"),
+        _GPT2,
+        {"activation_function": _TANH, "reorder_and_upcast_attn": (False, True, None)},
+        {**_SUMMARY, "n_ctx": UNREAD},
+    ),
+    "stablelm": Family(
+        ("StableLmForCausalLM", "StableLMEpochForCausalLM", "StableLmModel"),
+        _STABLELM,
+        ignored=dict.fromkeys(("norm_eps", "rope_pct"), UNREAD),
+    ),
+    "falcon": Family(
+        ("FalconForCausalLM", "FalconModel"),
+        _FALCON,
+        {"activation": ("gelu", None), "parallel_attn": (True,)},
+        {"apply_residual_connection_post_layernorm": UNREAD},
+    ),
+    "bloom": Family(
+        ("BloomForCausalLM", "BloomModel"),
+        _BLOOM,
+        {"apply_residual_connection_post_layernorm": (False, None)},
+        dict.fromkeys(
+            (
+                "slow_but_exact",
+                "skip_bias_add",
+                "skip_bias_add_qkv",
+                "masked_softmax_fusion",
+                "bias_dropout_fusion",
+                "attention_softmax_in_fp32",
+                "offset_alibi",
+            ),
+            "how the original is run, not what it computes",
+        ),
+    ),
 }

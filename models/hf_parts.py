@@ -10,7 +10,7 @@ from ggpy.errors import GGPYError
 from ggpy.models.base import MAX_LAYERS
 from ggpy.models.experts import PROJECTIONS
 from ggpy.models.hf import TensorRule
-from ggpy.models.hf_sources import Source, Stored
+from ggpy.models.hf_sources import Source, Stored, concat
 
 if TYPE_CHECKING:
     from ggpy.models.hf import MetadataValue
@@ -89,10 +89,11 @@ def linear_rules(to: str, source: str | Source, shape: tuple[int, int], bias: st
 def attention_rules(
     to: str, of: str, sizes: Sizes, *, bias: bool = False, out_bias: bool = False, interleaved: bool = False,
     norms: tuple[str, str] | None = None, norm_shapes: tuple[tuple[int, ...], ...] = (),
+    out: str = "o_proj",
 ) -> list[TensorRule]:  # fmt: skip
     """Query, key, value and output in a matrix each. `interleaved`: the file's rope pairs neighbouring rows, and the
     checkpoint's halves of heads. `norms`: names of the norms of query and key in the checkpoint, of the width of a head
-    or of `norm_shapes`."""
+    or of `norm_shapes`. `out`: the name of the output there."""
 
     def turned(name: str, shape: tuple[int, ...], heads: int) -> Source:
         values = Stored(of + name, shape)
@@ -112,7 +113,7 @@ def attention_rules(
     for target, norm, shape in zip(("attn_q_norm", "attn_k_norm"), norms or (), shapes, strict=False):
         rules.append(TensorRule(f"{to}{target}.weight", f"{of}{norm}.weight", shape))
     return rules + linear_rules(
-        to + "attn_output", of + "o_proj.weight", (sizes.n_embd, sizes.n_q), of + "o_proj.bias" if out_bias else ""
+        to + "attn_output", f"{of}{out}.weight", (sizes.n_embd, sizes.n_q), f"{of}{out}.bias" if out_bias else ""
     )
 
 
@@ -124,16 +125,43 @@ def norm_rules(to: str, of: str, n: int, names: Mapping[str, str], *, bias: bool
     ]
 
 
+#: Names of embeddings, layers, last norm and output matrix in most checkpoints.
+NAMES = ("model.embed_tokens", "model.layers", "model.norm", "lm_head")
+
+
 def decoder_rules(
-    sizes: Sizes, block: Callable[[int, str, str], list[TensorRule]], *, tied: bool, norm_bias: bool = False
-) -> list[TensorRule]:
+    sizes: Sizes, block: Callable[[int, str, str], list[TensorRule]], *, tied: bool, norm_bias: bool = False,
+    names: tuple[str, str, str, str] = NAMES, head_bias: bool = False,
+) -> list[TensorRule]:  # fmt: skip
     """Embeddings, the layers that `block` gives (by number, and the beginnings of names in the file and in the
-    checkpoint's layers), the last norm and the output matrix, under the names of most models."""
-    rules = [TensorRule("token_embd.weight", "model.embed_tokens.weight", (sizes.n_vocab, sizes.n_embd))]
+    checkpoint's layers), the last norm and the output matrix."""
+    embed, layers, norm, head = names
+    rules = [TensorRule("token_embd.weight", embed + ".weight", (sizes.n_vocab, sizes.n_embd))]
     for layer in range(sizes.n_layer):
-        rules += block(layer, f"blk.{layer}.", f"model.layers.{layer}.")
-    rules += norm_rules("", "model.", sizes.n_embd, {"output_norm": "norm"}, bias=norm_bias)
-    return [*rules, head_rule(sizes, tied=tied)]
+        rules += block(layer, f"blk.{layer}.", f"{layers}.{layer}.")
+    rules += norm_rules("", "", sizes.n_embd, {"output_norm": norm}, bias=norm_bias)
+    rules.append(TensorRule("output.weight", head + ".weight", (sizes.n_vocab, sizes.n_embd), required=not tied))
+    return [*rules, TensorRule("output.bias", head + ".bias", (sizes.n_vocab,))] if head_bias else rules
+
+
+def grouped_qkv(source: Source, sizes: Sizes) -> Source:
+    """Query, key and value of one matrix (or bias) one behind the other, where the checkpoint has them by heads of
+    keys: the queries that read one, the key, the value."""
+    group, tail = sizes.n_head // sizes.n_head_kv, source.shape[1:]
+    heads = source.reshape(sizes.n_head_kv, group + 2, sizes.head_dim, *tail)
+
+    def part(first: int, n: int) -> Source:
+        return heads.slice(first, n, axis=1).reshape(sizes.n_head_kv * n * sizes.head_dim, *tail)
+
+    return concat([part(0, group), part(group, 1), part(group + 1, 1)])
+
+
+def plain_ffn_rules(to: str, up: str, down: str, n_ff: int, n_embd: int, *, bias: bool = True) -> list[TensorRule]:
+    """A feed-forward without a gate, from matrices of these names."""
+    return [
+        *linear_rules(to + "ffn_up", up + ".weight", (n_ff, n_embd), up + ".bias" if bias else ""),
+        *linear_rules(to + "ffn_down", down + ".weight", (n_embd, n_ff), down + ".bias" if bias else ""),
+    ]
 
 
 def glu_rules(

@@ -81,6 +81,13 @@ def glu_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters, activation: str
     return g.linear(g.glu(gate, up, activation), at + "ffn_down", hp.n_embd)
 
 
+def plain_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters, activation: str) -> Value:
+    """Feed-forward without a gate: down(activation(up(x))), x [n_tokens, n_embd] to [n_tokens, n_embd]."""
+    at = f"blk.{layer}."
+    y = g.activation(g.linear(x, at + "ffn_up", hp.layers[layer].n_ff), activation)
+    return g.linear(y, at + "ffn_down", hp.n_embd)
+
+
 def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
     """The decoder that Llama and Qwen share: RMS norm before attention and
     before the feed-forward, residual sums around both."""

@@ -43,6 +43,8 @@ CLASSES = {
     "olmoe": "OlmoeConfig", "hunyuan_v1_dense": "HunYuanDenseV1Config", "hunyuan_v1_moe": "HunYuanMoEV1Config",
     "ernie4_5": "Ernie4_5Config", "ernie4_5_moe": "Ernie4_5_MoeConfig", "exaone4": "Exaone4Config",
     "cohere": "CohereConfig", "cohere2": "Cohere2Config",
+    "starcoder2": "Starcoder2Config", "phi": "PhiConfig", "gpt_neox": "GPTNeoXConfig", "gpt2": "GPT2Config",
+    "stablelm": "StableLmConfig", "falcon": "FalconConfig", "bloom": "BloomConfig",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -135,6 +137,23 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "first_k_dense_replace": ({}, 1),
     "use_qk_norm": ({"use_qk_norm": True}, False),
     "moe_topk": ({}, 3),
+    "norm_epsilon": ({}, 0.5),
+    "use_parallel_residual": ({"use_parallel_residual": True}, False),
+    "rotary_pct": ({}, 0.2),
+    "n_positions": ({}, 64),
+    "n_embd": ({}, 72),
+    "n_layer": ({}, 5),
+    "n_head": ({}, 3),
+    "n_inner": ({}, 50),
+    "n_embed": ({}, 72),
+    "use_qkv_bias": ({"use_qkv_bias": True}, False),
+    "qk_layernorm": ({}, True),
+    "num_ln_in_parallel_attn": ({"new_decoder_architecture": True, "num_kv_heads": 2}, 1),
+    "num_kv_heads": ({"new_decoder_architecture": True}, 3),
+    "new_decoder_architecture": ({}, True),
+    "multi_query": ({}, False),
+    "bias": ({}, True),
+    "ffn_hidden_size": ({}, 50),
     "use_bias": ({}, True),
     "moe_k": ({}, 3),
     "moe_num_experts": ({}, 4),
@@ -151,6 +170,9 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("lfm2", "num_hidden_layers"): ({}, 6),
     ("mixtral", "num_local_experts"): ({}, 3),
     ("olmoe", "num_experts_per_tok"): ({}, 2),
+    ("starcoder2", "use_bias"): ({}, False),
+    ("gpt_neox", "attention_bias"): ({}, False),
+    **{(family, "partial_rotary_factor"): ({}, 1.0) for family in ("phi", "stablelm")},
     ("ministral3", "rope_theta"): ({"rope_parameters": {}}, 77.0),
     **{
         (family, key): ({}, value)
@@ -209,6 +231,8 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("num_local_experts",) if family == "qwen3_moe" else ()),
         *(("quantization_config",) if family == "gpt_oss" else ()),
         *(("sliding_window_pattern",) if family == "cohere2" else ()),
+        *(("rotary_emb_base", "rotary_pct") if family == "gpt_neox" else ()),
+        *(("n_embed", "seq_length") if family == "bloom" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 

@@ -181,7 +181,7 @@ def test_absurd_metadata_is_one_sentence(make: Make, name: str, changes: dict[st
 
 
 def test_files_of_other_converters(make: Make) -> None:
-    """What they write that ggpy does not: rope by sections, blocks that predict further tokens, factors left away."""
+    """They write what ggpy does not: rope by sections, blocks that predict further tokens, factors left away."""
     with GGUFFile(make(CASES["glm4"])) as file:
         sections = np.array([2, 1, 1, 0], np.int32)
         architecture = by_gguf_name("glm4")({**file.metadata, "glm4.rope.dimension_sections": sections}, 461)
@@ -218,3 +218,8 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path, name: str, changes: di
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(GGPYError, match=words):
         convert(tmp_path, "f32", tmp_path / "out.gguf")
+
+
+def test_a_context_beyond_learned_positions_is_refused(make: Make) -> None:
+    with pytest.raises(GGPYError, match="knows 4096 positions"):
+        LLM(make(CASES["gpt2"]), n_ctx=4160, n_threads=1)

@@ -121,6 +121,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "sliding_window": 15, "layer_types": [_SLIDING, _SLIDING, _SLIDING, _FULL] * 2,
         "position_embedding_type": "rope_gptj", "rotary_pct": 1.0,
     },
+    "starcoder2": {
+        **_SHARED, "architectures": ["Starcoder2ForCausalLM"], "rms_norm_eps": ABSENT, "norm_epsilon": 1e-5,
+        "hidden_act": "gelu_pytorch_tanh", "use_bias": True, "tie_word_embeddings": True, "sliding_window": None,
+    },
+    "phi": {
+        **_SHARED, "architectures": ["PhiForCausalLM"], "rms_norm_eps": ABSENT, "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu_new", "partial_rotary_factor": 0.4,
+    },
+    "gpt_neox": {
+        **_SHARED, "architectures": ["GPTNeoXForCausalLM"], "rms_norm_eps": ABSENT, "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu", "rotary_pct": 0.4, "rope_theta": ABSENT, "rotary_emb_base": 500,
+        "use_parallel_residual": True, "attention_bias": True, "num_key_value_heads": ABSENT,
+    },
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"], "vocab_size": 461, "n_positions": 4096, "n_ctx": 4096, "n_embd": 60,
+        "n_layer": 4, "n_head": 6, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+        "bos_token_id": 456, "eos_token_id": 458, "n_inner": None,
+    },
+    "stablelm": {
+        **_SHARED, "architectures": ["StableLmForCausalLM"], "rms_norm_eps": ABSENT, "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.4, "use_qkv_bias": True, "qk_layernorm": False, "use_parallel_residual": False,
+    },
+    "falcon": {
+        **_SHARED, "architectures": ["FalconForCausalLM"], "rms_norm_eps": ABSENT, "layer_norm_epsilon": 1e-5,
+        "hidden_act": ABSENT, "intermediate_size": ABSENT, "num_key_value_heads": ABSENT, "activation": "gelu",
+        "multi_query": True, "new_decoder_architecture": False, "parallel_attn": True, "bias": False, "alibi": False,
+        "tie_word_embeddings": True,
+    },
+    "bloom": {
+        "architectures": ["BloomForCausalLM"], "vocab_size": 461, "hidden_size": 60, "n_layer": 4, "n_head": 6,
+        "layer_norm_epsilon": 1e-5, "seq_length": 256, "bos_token_id": 456, "eos_token_id": 458, "pad_token_id": 456,
+    },
 }  # fmt: skip
 CONFIGS = {
     kind: {"model_type": kind, **{key: value for key, value in config.items() if value is not ABSENT}}
@@ -183,8 +215,25 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
     "exaone4, no windows": Case("exaone4", {"sliding_window": None, "layer_types": [_FULL] * 8, "head_dim": ABSENT}),
     "exaone4, other layers": Case("exaone4", {"layer_types": [_FULL, _SLIDING] * 4}),
     "cohere, normalised heads": Case("cohere", {"use_qk_norm": True, "attention_bias": True}),
+    "starcoder2, window": Case("starcoder2", {"sliding_window": 15, "use_bias": False, "tie_word_embeddings": False}),
+    "phi, groups": Case("phi", {"num_key_value_heads": 3}),
+    "gpt_neox, one after the other": Case("gpt_neox", {
+        "use_parallel_residual": False, "attention_bias": False, "rotary_pct": 1.0, "tie_word_embeddings": True}),
+    "gpt2, another width": Case("gpt2", {"n_inner": 90}),
+    "stablelm, side by side": Case("stablelm", {
+        "use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": False}),
+    "falcon, groups": Case("falcon", {
+        "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 90}),
+    "falcon, one norm": Case("falcon", {
+        "new_decoder_architecture": True, "num_kv_heads": 3, "num_ln_in_parallel_attn": 1}),
+    "falcon, all heads": Case("falcon", {"multi_query": False, "tie_word_embeddings": False}),
+    "bloom, more heads": Case("bloom", {"n_head": 10}),
     "cohere2, other layers": Case("cohere2", {"layer_types": [_FULL, _SLIDING] * 4}),
 }  # fmt: skip
+
+
+def _layers(name: str) -> str:
+    return ".layers." if ".layers." in name else ".h."
 
 
 def pack(shapes: dict[str, tuple[int, ...]]) -> str:
@@ -192,9 +241,9 @@ def pack(shapes: dict[str, tuple[int, ...]]) -> str:
     layers: dict[str, dict[str, Any]] = {}
     rest: dict[str, Any] = {}
     for name, shape in shapes.items():
-        at, dot, key = name.partition(".layers.")[2].partition(".")
+        at, dot, key = name.partition(_layers(name))[2].partition(".")
         if dot and at.isdigit():
-            layers.setdefault(at, {})[name.partition(".layers.")[0] + ".layers.{}." + key] = shape
+            layers.setdefault(at, {})[name.partition(_layers(name))[0] + _layers(name) + "{}." + key] = shape
         else:
             rest[name] = shape
     kinds: dict[str, list[int]] = {}
@@ -225,9 +274,9 @@ def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.
         return np.float32(0.2) * drawn
     if name.endswith("bias"):
         return np.float32(0.3) * drawn
-    if len(shape) == 1 or "norm" in name:
+    if len(shape) == 1 or "norm" in name or name.endswith(("ln_1.weight", "ln_2.weight")):
         return np.float32(0.1) * drawn + np.float32(1)
-    if "embed" in name:
+    if "embed" in name or "wte" in name or "wpe" in name:
         return np.float32(0.3) * drawn
     return drawn * np.float32(1.5 / np.sqrt(shape[-1]))
 
