@@ -68,6 +68,14 @@ type_option = click.option(
     help="Type that a checkpoint folder given as MODEL is converted to.  [default: q8_0]",
 )
 
+# Of the commands that answer; a parameter of LLM, as those of `model_options`.
+spec_option = click.option(
+    "--spec",
+    "speculative",
+    type=click.Choice(["ngram"]),
+    help="Foresee tokens from what the text says earlier: the same answers, sooner where they repeat it.",
+)
+
 # What `open_model` takes: "model", and parameters of LLM by their names. Cache types are spelt as llama.cpp does.
 model_options = together(
     "model_options",

@@ -60,9 +60,10 @@ def show(text: str, stream: TextIO | None = None) -> None:
 
 def timing_line(t: Timings) -> str:
     reused = f" ({t.n_reused} kept)" if t.n_reused else ""
+    drafts = f" · {t.n_accepted} of {t.n_drafted} drafted tok accepted" if t.n_drafted else ""
     return (
         f"prompt {t.n_prompt} tok{reused}, {t.prompt_rate:.1f} tok/s · "
-        f"decode {t.n_decode} tok, {t.decode_rate:.1f} tok/s · first token {t.first_token_s:.2f} s"
+        f"decode {t.n_decode} tok, {t.decode_rate:.1f} tok/s · first token {t.first_token_s:.2f} s{drafts}"
     )
 
 

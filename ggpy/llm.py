@@ -27,6 +27,7 @@ from ggpy.engine.beam_search import BeamSearcher, BeamSearchOutput, BeamSearchPa
 from ggpy.engine.engine import Engine
 from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request
+from ggpy.engine.speculative import speculative_config as speculative_config_of
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.host.memory import available_memory
@@ -77,6 +78,9 @@ class LLM:
     kv_memory: the most memory that keys, values and other state of all requests take, from which the context is chosen
     where `n_ctx` is None: bytes, as in 2 << 30 or "2G", or a share, as in 0.5 or "50%", of what the weights and the
     working memory leave of 95 % of the free memory; None is all of that.
+    speculative: "ngram" evaluates, together with each token, those that followed it earlier in the text: the same
+    answers, sooner where they repeat what was said; speculative_config: the same with settings, {"method": "ngram",
+    "num_speculative_tokens": 24, …}, as vLLM's.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -97,6 +101,8 @@ class LLM:
         file_type: str | None = None,
         kv_memory: int | float | str | None = None,
         cache_ram: int | None = None,
+        speculative: str | None = None,
+        speculative_config: Mapping[str, Any] | None = None,
     ) -> None:
         arguments.path("path", path)
         if file_type is not None:
@@ -114,6 +120,7 @@ class LLM:
         for name, value in (("cache_type_k", cache_type_k), ("cache_type_v", cache_type_v)):
             if value is not None:
                 arguments.text(name, value)
+        speculation = speculative_config_of(speculative, speculative_config)
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
         device = find_device(device, notify)
         layers = find_gpu_layers(n_gpu_layers)
@@ -145,7 +152,11 @@ class LLM:
         )
         # A GPU gives a slot's whole context, however little of it is filled: who wants that asks for it.
         host_bytes = (default_cache_ram() if self.runtime.device == "cpu" else 0) if cache_ram is None else cache_ram
-        self.engine = Engine(self.runtime, self.tokenizer, self.runtime.chain_for, host_bytes=host_bytes)
+        self.engine = Engine(
+            self.runtime, self.tokenizer, self.runtime.chain_for, host_bytes=host_bytes, speculative=speculation
+        )
+        if speculation is not None and self.engine.speculator is None:
+            notify("speculation is off: the device chooses tokens by itself, and goes on without waiting for drafts")
         self.lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
         self._release = weakref.finalize(self, _release, self.runtime, self.file)

@@ -202,6 +202,16 @@ class Cache:
             while room < 0 and other.checkpoints:
                 room += other.checkpoints.pop(0).nbytes
 
+    def way_back(self, slot: Slot) -> Checkpoint:
+        """A checkpoint of a slot as it stands, for `go_back` alone."""
+        return Checkpoint(len(slot.tokens), slot.written, self._state.checkpoint(slot.index))
+
+    def go_back(self, slot: Slot, checkpoint: Checkpoint) -> None:
+        """Make a slot stand where it did."""
+        self._state.restore(slot.index, iter(checkpoint.kept))
+        slot.truncate(checkpoint.length)
+        slot.stands, slot.written = checkpoint.length, checkpoint.written
+
     def stops(self, prompt: Sequence[int], tokenizer: Tokenizer) -> list[int]:
         """The lengths of a prompt at which to take checkpoints, ascending: every so many tokens, before its last
         control token, where the message begins that the model is to write, and at its end."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.engine.cache import Cache, Parked, Slot
+from ggpy.engine.cache import Cache, Checkpoint, Parked, Slot, common_prefix
 from ggpy.engine.request import Request
 from ggpy.engine.scheduler import Batch, Limits, Scheduler
+from ggpy.engine.speculative import SpeculativeConfig, Speculator
 from ggpy.errors import GGPYError
 from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs
 from ggpy.sampling.sampler import Chain
@@ -44,7 +45,7 @@ class Engine:
 
     chain_for: a function that gives a faster sampler than numpy's for parameters (resolved), or None; see `Sampler`.
     max_waiting: how many requests may wait for a slot; None: any number. host_bytes: of host memory for conversations
-    whose slot another one takes.
+    whose slot another one takes. speculative: how to draft tokens, where the runtime leaves the choice to the host.
     """
 
     def __init__(
@@ -54,12 +55,16 @@ class Engine:
         chain_for: Callable[[SamplingParams], Chain | None] = lambda params: None,
         max_waiting: int | None = None,
         host_bytes: int = 0,
+        speculative: SpeculativeConfig | None = None,
     ) -> None:
         self.runtime, self._chain_for = runtime, chain_for
         self.tokenizer = tokenizer
         self.cache = Cache(runtime, host_bytes)
         self.slots = self.cache.slots
         self.scheduler = Scheduler(runtime, self.cache, max_waiting)
+        # A device that samples by itself goes on without waiting for the host, which would have to look at each token.
+        able = not runtime.max_sampled and not runtime.by_kind
+        self.speculator = Speculator(speculative, runtime, runtime.n_ctx) if speculative and able else None
         self.n_evaluated = 0  # tokens that went through the runtime so far
         self._in_flight: Batch | None = None  # under way already
 
@@ -97,14 +102,22 @@ class Engine:
 
     def step(self) -> list[Request]:
         """Evaluate one batch. Returns the requests that gained a token."""
-        batch, self._in_flight = self._in_flight or self.run(self.scheduler.schedule()), None
+        batch, self._in_flight = self._in_flight or self.run(self._schedule()), None
         following = self.scheduler.schedule_overlapped(batch)
         if following is not None:
             self.run(following)
         advanced = self.postprocess(batch)
         if following is not None and not all(request.finished for request in following.requests):
             self._in_flight = following
+        if self.speculator is not None:
+            self.speculator.learn()
         return advanced
+
+    def _schedule(self) -> Batch:
+        batch = self.scheduler.schedule()
+        if self.speculator is not None:
+            self.speculator.add_drafts(batch)
+        return batch
 
     def run(self, batch: Batch) -> Batch:
         """Evaluate the batch: its `result` is set, and may still be in flight on the device."""
@@ -117,11 +130,16 @@ class Engine:
         for request, chunk in batch:
             slot, start = request.slot, request.n_computed + batch.n_in_flight
             assert slot is not None, "a scheduled request has a slot"
-            slot.begin(start, len(chunk))
+            draft = batch.drafts.get(request, [])
+            if draft and self.cache.reach.carried:
+                batch.ways_back[request] = self.cache.way_back(slot)
+            n = len(chunk) + len(draft)
+            slot.begin(start, n)
             tokens += chunk
-            slots += [slot.index] * len(chunk)
-            positions += range(start, start + len(chunk))
-            outputs += range(len(tokens) - len(chunk) + request.first_row(len(chunk)), len(tokens))
+            tokens += draft
+            slots += [slot.index] * n
+            positions += range(start, start + n)
+            outputs += range(len(tokens) - n + request.first_row(len(chunk)), len(tokens))
         if batch.specs is None:
             n_generated = sum(request.generating for request in batch.requests) if self.runtime.by_kind else 0
             batch.result = self.runtime.step(tokens, slots, positions, outputs, n_generated)
@@ -135,18 +153,22 @@ class Engine:
         that ended while the batch was in flight get nothing."""
         result = batch.result
         logits = result if isinstance(result, np.ndarray) else None
-        chosen: list[Any] = [] if result is None or isinstance(result, np.ndarray) else result.tokens()
+        # For each request that is evaluated to its end, its next token, or the logits of that and of drafts.
+        chosen: list[Any] = []
+        if result is not None and not isinstance(result, np.ndarray):
+            chosen = [[token] for token in result.tokens()]
         complete, row = [], 0
         for request, chunk in batch:
             start, end = request.n_computed, request.n_computed + len(chunk)
+            n_drafted = len(batch.drafts.get(request, ()))
             if logits is not None:
-                first, row = row, row + len(chunk) - request.first_row(len(chunk))
+                first, row = row, row + len(chunk) - request.first_row(len(chunk)) + n_drafted
                 if request.scoring:
                     request.score(logits[first:row])
             if end == len(request.tokens):
                 complete.append(request)
                 if logits is not None:
-                    chosen.append(logits[row - 1])
+                    chosen.append(logits[row - 1 - n_drafted : row])
             if not request.finished:
                 assert request.slot is not None
                 request.slot.extend(request.tokens[start:end], of_prompt=not request.generating)
@@ -154,11 +176,11 @@ class Engine:
                 if end in request.stops:
                     self.cache.keep(request.slot)
         advanced = []
-        for request, one in zip(complete, chosen, strict=True):
+        for request, following in zip(complete, chosen, strict=True):
             if request.finished:
                 continue
             try:
-                request.advance(one)
+                self._advance(request, following, batch.drafts.get(request, []), batch.ways_back.get(request))
             except GGPYError as error:  # this request's alone
                 assert request.slot is not None
                 self.cache.rewind(request.slot, 0)  # whatever gave such logits is not to be built upon
@@ -168,6 +190,33 @@ class Engine:
             if request.finished:
                 self.scheduler.retire(request)
         return advanced
+
+    def _advance(
+        self,
+        request: Request,
+        chosen: Sequence[int] | NDArray[np.float32],
+        draft: list[int],
+        way_back: Checkpoint | None,
+    ) -> None:
+        """Give a request its next token, and those after it as long as they are as drafted."""
+        slot, n_accepted = request.slot, 0
+        assert slot is not None
+        while True:
+            n = len(request.tokens)
+            request.advance(chosen[n_accepted])
+            gained = request.tokens[n:]  # several where a grammar forces some
+            n_same = common_prefix(gained, draft[n_accepted:])
+            n_accepted += n_same
+            if request.finished or n_same < len(gained):
+                break
+        request.n_drafted += len(draft)
+        request.n_accepted += n_accepted
+        if n_accepted == len(draft) or way_back is None:
+            slot.extend(draft[:n_accepted], of_prompt=False)
+            request.n_computed += n_accepted
+        else:  # the state has gone too far: those that were kept are evaluated again
+            self.cache.go_back(slot, way_back)
+            request.n_computed = way_back.length
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """The logits after every token, float32 [n_tokens, n_vocab].

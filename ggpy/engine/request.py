@@ -21,6 +21,7 @@ from ggpy.text.text_stream import TextStream
 
 if TYPE_CHECKING:
     from ggpy.engine.cache import Slot
+    from ggpy.engine.ngram_lookup import NGramLookup
     from ggpy.text.tokenizer import Tokenizer
 
 
@@ -34,6 +35,8 @@ class Timings:
     n_decode: int  # tokens chosen
     decode_s: float  # from the first token to the last
     first_token_s: float  # from the request to its first token
+    n_drafted: int = 0  # tokens evaluated in the hope that they follow, where the engine speculates
+    n_accepted: int = 0  # of these, those that did
 
     @property
     def prompt_rate(self) -> float:
@@ -43,6 +46,11 @@ class Timings:
     def decode_rate(self) -> float:
         """Generated tokens per second, without the first, which belongs to the prompt's time."""
         return (self.n_decode - 1) / self.decode_s if self.decode_s and self.n_decode > 1 else 0.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """The share of the drafted tokens that was kept."""
+        return self.n_accepted / self.n_drafted if self.n_drafted else 0.0
 
 
 class Request:
@@ -86,6 +94,8 @@ class Request:
         self._deltas: list[str] = []
         self._n_taken = 0
         self._n_reused = 0
+        self.lookup: NGramLookup | None = None  # where the engine speculates
+        self.n_drafted = self.n_accepted = 0
         self._added = time.perf_counter()
         self._started = self._first = self._last = 0.0
 
@@ -166,6 +176,8 @@ class Request:
             n_decode=self.n_chosen,
             decode_s=self._last - self._first,
             first_token_s=self._first - self._added if self._first else 0.0,
+            n_drafted=self.n_drafted,
+            n_accepted=self.n_accepted,
         )
 
     def begin(self, slot: Slot, n_reused: int) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ggpy.engine.cache import Cache, Parked, Slot, SlotState, common_prefix
+from ggpy.engine.cache import Cache, Checkpoint, Parked, Slot, SlotState, common_prefix
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampledTokens, SampleSpecs, sampled_by_last_step
@@ -46,6 +46,9 @@ class Batch:
     chunks: list[list[int]] = field(default_factory=list)
     n_in_flight: int = 0  # tokens of each request that the batch before is yet to sample: its chunk, or none
     specs: SampleSpecs | None = None  # how the device is to choose every request's next token; None: here, from logits
+    # Tokens that may follow a request's last one, evaluated with it; rows of logits follow its own, one for each.
+    drafts: dict[Request, list[int]] = field(default_factory=dict)
+    ways_back: dict[Request, Checkpoint] = field(default_factory=dict)  # from drafts, where state is carried
     # logits [m, n_vocab], every request's from its `first_row` on; or every request's token
     result: NDArray[np.float32] | SampledTokens | None = None
 
