@@ -31,11 +31,15 @@ CHECKPOINT_BYTES = 1 << 30  # of all slots; the longest unused slot's oldest go 
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of tokens that both begin with."""
+    """The number of tokens that both begin with. Lists are compared piece by piece: most differ early."""
     n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    return next(i for i in range(n) if a[i] != b[i])
+    start = 0
+    while start < n and a[start] == b[start]:
+        end = min(n, 2 * start + 64)
+        if a[start:end] != b[start:end]:
+            return next(i for i in range(start, end) if a[i] != b[i])
+        start = end
+    return start
 
 
 class SlotState(Protocol):
@@ -64,7 +68,7 @@ class Checkpoint:
         return sum(array.nbytes for array in self.kept)
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """One request's place in the runtime's cache. `tokens[i]` is the token that cell i holds."""
 
@@ -102,7 +106,7 @@ class Slot:
         self.checkpoints = [checkpoint for checkpoint in self.checkpoints if checkpoint.length <= n]
 
 
-@dataclass
+@dataclass(eq=False)
 class Parked(Slot):
     """A slot's state in host memory, as `save` gave it."""
 

@@ -6,7 +6,7 @@ stream waits longer than one such chunk. Requests wait in the order of their pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
@@ -22,6 +22,8 @@ from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampledTokens, SampleSpecs, s
 #: Tokens that a request has to share with one that is just being evaluated, beyond what a slot holds already, to wait
 #: for it: less is evaluated sooner than waited for.
 WORTH_WAITING = 32
+#: Waiting requests that are looked at in a step, for each slot: as many may wait for one whose prompt they share.
+LOOK_AHEAD = 4
 
 
 class Limits(SlotState, Protocol):
@@ -131,35 +133,42 @@ class Scheduler:
     def _admit(self) -> None:
         """Give free slots to waiting requests. One that begins like a request which is just being evaluated waits for
         it, and then has a copy of what they share."""
-        for request in list(self.waiting):
+        for request in self.waiting[: LOOK_AHEAD * len(self.cache.slots)]:
             free = [slot for slot in self.cache.slots if slot.request is None]
             if not free:
                 return
-            n = max(self._n_reusable(slot, request) for slot in free)
+            reusable = self._reusable(request)
+            n = max(reusable[slot] for slot in free)
             if any(self._will_share(other, request) >= n + WORTH_WAITING for other in self.running):
                 continue
             self.waiting.remove(request)
-            request.begin(*self.place(request, free))
+            request.begin(*self.place(request, free, reusable))
             self.running.append(request)
 
-    def place(self, request: Request, free: Sequence[Slot]) -> tuple[Slot, int]:
+    def place(
+        self, request: Request, free: Sequence[Slot], reusable: Mapping[Slot, int] | None = None
+    ) -> tuple[Slot, int]:
         """Make one of some free slots hold what is found anywhere of a request's first tokens. Returns it, and the
-        number of these tokens, all but the last at most."""
-        slot = max(free, key=lambda s: (self._n_reusable(s, request), -s.last_used))
-        n = self._n_reusable(slot, request)
-        source = max([*self.cache.slots, *self.cache.parked], key=lambda s: self._n_reusable(s, request))
-        shared = self._n_reusable(source, request)
-        if shared >= n + WORTH_WAITING:
+        number of these tokens, all but the last at most. reusable: what each slot has of them, if that is known."""
+        reusable = reusable or self._reusable(request)
+        slot = max(free, key=lambda s: (reusable[s], -s.last_used))
+        n = reusable[slot]
+        source = max(reusable, key=lambda s: reusable[s])
+        if reusable[source] >= n + WORTH_WAITING:
             slot = min(free, key=lambda s: (len(s.tokens) > 0, s.last_used))
             self.cache.park(slot, 0)
             if isinstance(source, Parked):
-                self.cache.fetch(source, slot, shared)
+                self.cache.fetch(source, slot, reusable[source])
             else:
-                self.cache.copy(source, slot, shared)
+                self.cache.copy(source, slot, reusable[source])
             n = self._n_reusable(slot, request)
         self.cache.park(slot, n)
         self.cache.rewind(slot, n)
         return slot, n
+
+    def _reusable(self, request: Request) -> dict[Slot, int]:
+        """What each slot, and each conversation in host memory, has of a request's first tokens."""
+        return {slot: self._n_reusable(slot, request) for slot in (*self.cache.slots, *self.cache.parked)}
 
     def _n_reusable(self, slot: Slot, request: Request) -> int:
         """The number of a slot's cells that the request can go on from: they hold its first tokens, but not the last,
