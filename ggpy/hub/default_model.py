@@ -84,7 +84,8 @@ def named_model(name: str) -> KnownModel:
     if model is None:
         names = ", ".join(known.name for known in KNOWN.values())
         raise GGPYError(
-            f"No file and no known model is called {shown(name, 150)}; known are {names}, hf:user/repo and modelscope:…."
+            f"No file and no known model is called {shown(name, 150)}; known are {names}, hf:user/repo and"
+            " modelscope:…."
         )
     return model
 
