@@ -373,7 +373,7 @@ class LLM:
         with self.lock:
             self._check_open()
             parked = self.engine.saved(ids)
-        key = saved_state.model_key(self.file)
+        key = saved_state.model_key(self.file, self.n_ctx)
         saved_state.write(path, parked, key, self.runtime.cache_type, list(self.file.paths))
         return len(parked.tokens)
 
@@ -384,7 +384,7 @@ class LLM:
 
         arguments.path("path", path)
         self._check_open()
-        key = saved_state.model_key(self.file)
+        key = saved_state.model_key(self.file, self.n_ctx)
         parked = saved_state.read(path, key, self.runtime.cache_type, self.n_ctx, self.n_vocab)
         with self.lock:
             self._check_open()

@@ -19,6 +19,7 @@ import numpy as np
 from ggpy.engine.cache import Parked
 from ggpy.errors import GGPYError, shown
 from ggpy.files import whole_file
+from ggpy.gguf.metadata import TypedMetadata
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
@@ -29,8 +30,9 @@ LONGEST_HEADER = 64 << 20  # bytes
 SAMPLES, SAMPLE_BYTES = 32, 1024  # of the weights, for a model's key
 
 
-def model_key(file: GGUFFile) -> str:
-    """A hash that tells models apart: tensors by name, type and shape, and samples of their bytes."""
+def model_key(file: GGUFFile, n_ctx: int) -> str:
+    """A hash that tells models apart: tensors by name, type and shape, and samples of their bytes; and, where rope has
+    frequencies of its own for long contexts, whether a context of `n_ctx` tokens is one."""
     digest = hashlib.sha256()
     tensors = sorted(file.tensors.values(), key=lambda info: info.name)
     for info in tensors:
@@ -38,6 +40,11 @@ def model_key(file: GGUFFile) -> str:
     for info in tensors[:: max(1, len(tensors) // SAMPLES)]:
         n = min(SAMPLE_BYTES, info.nbytes)
         digest.update(file.read(info.name, (info.nbytes - n) // 2, n).tobytes())
+    if "rope_factors_long.weight" in file.tensors:
+        m = TypedMetadata(file.metadata, str(file.path), str(file.metadata.get("general.architecture")))
+        usual = m.integer("{arch}.context_length", 0)
+        n_ctx_orig = m.integer("{arch}.rope.scaling.original_context_length", usual)
+        digest.update(b"long" if n_ctx > n_ctx_orig else b"short")
     return digest.hexdigest()
 
 
@@ -108,7 +115,10 @@ def _check(values: dict[str, Any], where: str, model: str, cache_type: str, n_ct
     sound = sound and isinstance(sizes, list) and all(whole(size, 1 << 48) for size in sizes)
     sound = sound and whole(values.get("n_prompt"), 1 << 48) and whole(values.get("crc32"), 1 << 32)
     if values.get("model") != model:
-        raise GGPYError(f"{where} was saved with another model; give each model a file of its own.")
+        raise GGPYError(
+            f"{where} was saved with another model, or with a context (-c) in which this one's rope turns otherwise;"
+            " give each a file of its own."
+        )
     if values.get("cache_type") != cache_type:
         raise GGPYError(
             f"{where} was saved with a cache of {str(values.get('cache_type'))[:40]!r}, but this one is {cache_type!r};"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggpy import LLM
+from ggpy import LLM, SamplingParams
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
@@ -152,6 +152,13 @@ def test_long_contexts_have_divisors_of_their_own(make: Make) -> None:
         with LLM(path, n_ctx=n_ctx, n_threads=1, n_parallel=1) as llm:
             found.append(llm.logits(ids))
     assert np.abs(found[0] - found[1]).max() > 0.1
+    state, greedy = path.with_name("state"), SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
+    with LLM(path, n_ctx=48, n_threads=1, n_parallel=1) as llm:
+        llm.generate(prompt_token_ids=[ids], sampling_params=greedy)
+        llm.save_state(state)
+        assert llm.load_state(state)
+    with LLM(path, n_ctx=49, n_threads=1) as llm, pytest.raises(GGPYError, match="rope turns otherwise"):
+        llm.load_state(state)
     with GGUFFile(path) as file:
         graph = Graph(file)
         result = architecture_of(file).build(graph)
