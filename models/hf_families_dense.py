@@ -141,11 +141,6 @@ _BESIDE_BLOCK = dict.fromkeys(("use_embedding_sharing", "layer_switch", "order_o
 _FURTHER = dict.fromkeys(
     ("num_nextn_predict_layers", "num_mtp_layers"), "layers that predict further tokens: they are left out"
 )
-_VISION = dict.fromkeys(
-    ("vision_config", "image_token_index", "image_token_id", "multimodal_projector_bias", "projector_hidden_act",
-     "spatial_merge_size", "vision_feature_layer"),
-    "images, which are not read",
-)  # fmt: skip
 
 #: By the config's "model_type".
 DENSE: dict[str, Family] = {
