@@ -219,7 +219,7 @@ def matrix_rate(device: Device) -> float:
 def prompt_kernels(runtime: Runtime) -> None:
     """Print the speed of each kernel of a step of many tokens, but those of its logits."""
     executor: Any = runtime.executor
-    device, shape = executor.device, executor.shape
+    device, shape = executor.device, next(iter(executor.shapes.values()))  # the same for every layer of these models
     n, best = min(PROMPT, runtime.n_batch), matrix_rate(device)
     prompt(runtime, n)  # its inputs stay where they are
     calls = launches(lambda: executor._queue.queue(n, "prompt"))
@@ -232,7 +232,7 @@ def prompt_kernels(runtime: Runtime) -> None:
         if kernel.name.startswith("matmul."):
             done = sum(2.0 * math.prod(arguments[6:9]) for arguments, _ in made) / len(made)
         elif kernel.name.startswith("flash."):  # every token sees those before it
-            done = 4.0 * shape.n_head * executor.cache.head_dim * n * (n + 1) / 2
+            done = 4.0 * shape.n_head * shape.cache.head_dim * n * (n + 1) / 2
         time_spent, work = time_spent + seconds * len(made), work + done * len(made)
         share = f"{done / seconds / 1e12:.0f} | {done / seconds / best:.0%}" if done else " | "
         print(f"| {kernel.name} | {grid} | {len(made)} | {seconds * 1e6:.2f} | {share} |", flush=True)

@@ -15,13 +15,15 @@ import numpy as np
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Event, Graph
 from ggpy.cuda.exchange import Exchange
-from ggpy.cuda.lower import Product, Step, lower, weight_groups
+from ggpy.cuda.lower import Embed, Product, Step, lower, weight_groups
 from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.ops.sample_layout import SPEC_WORDS
-from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, Memory, StepQueue
+from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, StepQueue
 from ggpy.cuda.sampler import IN_FLIGHT, DeviceSampler, TokensInFlight
 from ggpy.cuda.weights.layout import DEEP, ActivationLayout, AttentionShape, CacheLayout, attention_ring_kib, round_up
 from ggpy.cuda.weights.weights import Weights, layout_of
+from ggpy.cuda.working_memory import WorkingMemory
+from ggpy.errors import GGPYError
 from ggpy.graph.batch import token_segments
 from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampleSpecs
 
@@ -111,13 +113,16 @@ class CudaExecutor:
         self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, cache_type: str, notify: Callable[[str], None]
     ) -> None:
         device, program = self.device, self.program
-        heads, *_ = program.attentions
-        self.cache = CacheLayout(n_slots, heads.n_head_kv, n_ctx, heads.head_dim, cache_type)
-        self.shape = AttentionShape(
-            self.cache, heads.n_head, attention_ring_kib(device.shared_limit), self.batch_invariant
-        )
-        self.n_batch, rows = n_batch, round_up(max(n_batch, GRAPH_SIZES[-1]), MATVEC_TOKENS)  # read so many at a time
+        self.shapes: dict[int, AttentionShape] = {}  # by layer
+        for a in program.attentions:
+            self.shapes[a.layer] = AttentionShape(
+                CacheLayout(n_slots, a.n_head_kv, n_ctx, a.head_dim, cache_type), a.n_head,
+                attention_ring_kib(device.shared_limit), self.batch_invariant, a.softcap, a.norm_after_rope,
+            )  # fmt: skip
+        self.n_ctx, self.n_batch = n_ctx, n_batch
+        rows = round_up(max(n_batch, GRAPH_SIZES[-1]), MATVEC_TOKENS)  # read so many at a time
         steps = lower(program)
+        self._check_positions(file, steps, n_ctx)
         sums = [step.linears[0].dst for step in steps if isinstance(step, Product) and step.partial]
         self._n_sums = len(sums)
         if self.rank and sums[0]:
@@ -126,21 +131,21 @@ class CudaExecutor:
         weights = Weights(device, file)
         compile_missing(self._kernel_names(weights, steps, groups), device.cc, notify)
         weights.load(groups, notify)
-        memory = self._memory = Memory(device, rows)
+        memory = self._memory = WorkingMemory(device, rows)
         for buffer in program.buffers:
             memory.buffer(buffer, OUTPUT_ROWS if buffer.outputs_only else rows)
         products = [step for step in steps if isinstance(step, Product)]
         for product in products:
             memory.wide(product)
         memory.activations = device.allocate(max(self._activation_bytes(product, rows) for product in products))
-        memory.parts = device.allocate(
-            max(self.shape.parts_bytes(n, device.n_multiprocessors) for n in GRAPH_SIZES), zero=True
-        )
-        layers = sorted(program.layers)
-        memory.keys = {i: device.allocate(self.cache.key_bytes, zero=True) for i in layers}
-        memory.values = {i: device.allocate(self.cache.value_bytes, zero=True) for i in layers}
-        assert heads.rope
-        memory.angles = self._angles(heads.rope, n_ctx)
+        n_parts = {s.parts_bytes(n, device.n_multiprocessors) for s in set(self.shapes.values()) for n in GRAPH_SIZES}
+        memory.parts = device.allocate(max(n_parts), zero=True)
+        memory.zeros = device.allocate(4 * rows, zero=True)
+        caches = {a.layer: self.shapes[a.layer].cache for a in program.attentions if a.state}
+        memory.keys = {layer: device.allocate(cache.key_bytes, zero=True) for layer, cache in caches.items()}
+        memory.values = {layer: device.allocate(cache.value_bytes, zero=True) for layer, cache in caches.items()}
+        ropes = dict.fromkeys(a.rope for a in program.attentions if a.rope)
+        memory.angles = {rope: self._angles(rope, n_ctx) for rope in ropes}
         self._many = Inputs(device, rows, "segments")
         self._few = [Inputs(device, GRAPH_SIZES[-1], "specs")]
         self._few += [Inputs(device, GRAPH_SIZES[-1], "specs", self._few[0].address) for _ in range(1, IN_FLIGHT)]
@@ -157,9 +162,7 @@ class CudaExecutor:
         self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
         self._logits = np.frombuffer(buffer, np.float32).reshape(OUTPUT_ROWS, -1)[:, :n_vocab]
         self._all_logits = np.empty((0, n_vocab), np.float32)
-        self._queue = StepQueue(
-            device, weights, steps, self.cache, self.shape, memory, None, self.exchange, self.batch_invariant
-        )
+        self._queue = StepQueue(device, weights, steps, self.shapes, memory, None, self.exchange, self.batch_invariant)
         self._queue.load_vectors()
         self._graphs: dict[tuple[int, str, str], Graph] = {}
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n_batch, np.int32) for _ in range(4))
@@ -169,13 +172,13 @@ class CudaExecutor:
         """Every kernel that steps of this program may launch."""
         names = Weights.kernel_names(groups)
         dry = StepQueue(
-            self.device, weights, steps, self.cache, self.shape, None, names.append, self.exchange, self.batch_invariant
+            self.device, weights, steps, self.shapes, None, names.append, self.exchange, self.batch_invariant
         )
         for n in GRAPH_SIZES:
             dry.queue(n, "apart")
             if self.program.logits:
                 dry.queue_logits(n, "apart")
-        if self.cache.n_ctx > DEEP and not self.batch_invariant:
+        if self.n_ctx > DEEP and not self.batch_invariant:
             dry.queue(1, "deep")
         for n in () if self.batch_invariant else MATVEC_SIZES[1:]:
             dry.queue(n, "together")
@@ -183,6 +186,16 @@ class CudaExecutor:
         if self.program.logits:
             dry.queue_logits(OUTPUT_ROWS, "prompt")
         return names + (DeviceSampler.kernel_names(self.program.logits.n_cols) if self.program.logits else [])
+
+    @staticmethod
+    def _check_positions(file: GGUFFile, steps: list[Step], n_ctx: int) -> None:
+        for step in steps:
+            n_rows = step.weight.shape[0] if isinstance(step, Embed) and step.index == "position" else n_ctx
+            if n_rows < n_ctx:
+                raise GGPYError(
+                    f"{file.path}: the model knows {n_rows} positions, fewer than the context of {n_ctx} tokens; take a"
+                    f" smaller one (-c {n_rows})."
+                )
 
     def _activation_bytes(self, product: Product, rows: int) -> int:
         form, n_cols = product.quantize.dtype, product.prepare.srcs[0].n_cols
@@ -371,12 +384,10 @@ class CudaExecutor:
 
     def _slot_caches(self, slot: int) -> Iterator[tuple[int, int]]:
         """Address and bytes of each part of a slot's cache."""
-        for caches, n_bytes in (
-            (self._memory.keys, self.cache.slot_key_bytes),
-            (self._memory.values, self.cache.slot_value_bytes),
-        ):
-            for address in caches.values():
-                yield address + slot * n_bytes, n_bytes
+        for layer, keys in self._memory.keys.items():
+            cache = self.shapes[layer].cache
+            yield keys + slot * cache.slot_key_bytes, cache.slot_key_bytes
+            yield self._memory.values[layer] + slot * cache.slot_value_bytes, cache.slot_value_bytes
 
     def save(self, slot: int, n: int) -> list[np.ndarray]:
         """A copy of a slot's keys and values, of its whole context whatever n."""

@@ -32,10 +32,10 @@ def weight_bytes(program: Program) -> int:
 def working_bytes(program: Program, n_batch: int) -> int:
     """Bytes of working memory of steps of `n_batch` tokens; no part of the program needs more."""
     products = [step for step in lower(program) if isinstance(step, Product)]
-    wide = {tuple(info.shape[0] for info in product.infos) for product in products if len(product.linears) > 1}
+    wide = {product.place: sum(info.shape[0] for info in product.infos) for product in products if product.linears[1:]}
     widest = max(product.prepare.srcs[0].n_cols for product in products)
     columns = _sum(buffer.n_cols for buffer in program.buffers if not buffer.outputs_only)
-    columns += _sum(sum(widths) for widths in wide)
+    columns += _sum(wide.values())
     return n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver
 
 
@@ -59,6 +59,6 @@ def _sum(widths: Iterable[int]) -> int:
 
 def cache_bytes(program: Program, n_ctx: int, n_slots: int, cache_type: str = "f16") -> int:
     """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`), of all layers of a program."""
-    heads, *_ = program.attentions
-    cache = CacheLayout(n_slots, heads.n_head_kv, n_ctx, heads.head_dim, cache_type)
-    return len(program.attentions) * (cache.key_bytes + cache.value_bytes)
+    heads = [(a.n_head_kv, a.head_dim) for a in program.attentions if a.state]
+    caches = (CacheLayout(n_slots, n_head_kv, n_ctx, head_dim, cache_type) for n_head_kv, head_dim in heads)
+    return sum(cache.key_bytes + cache.value_bytes for cache in caches)

@@ -3,102 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.l2_prefetch import L2Prefetch
-from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Step, SwiGLU
+from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Rowwise, Step
 from ggpy.cuda.ops.flash import launch as flash_launch
 from ggpy.cuda.ops.matmul import launch as matmul_launch
-from ggpy.cuda.weights.layout import (
-    SUMS,
-    ActivationLayout,
-    AttentionShape,
-    CacheLayout,
-    MatvecShape,
-    ring_kib,
-    round_up,
-)
+from ggpy.cuda.rowwise import launches_of, vectors_of
+from ggpy.cuda.weights.layout import SUMS, ActivationLayout, AttentionShape, MatvecShape, ring_kib
 from ggpy.cuda.weights.weights import layout_of
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
     from ggpy.cuda.exchange import Exchange
     from ggpy.cuda.weights.weights import Weights
+    from ggpy.cuda.working_memory import Place, WorkingMemory
+    from ggpy.gguf.file import TensorInfo
     from ggpy.graph import operations as ops
-    from ggpy.graph.program import Buffer, Region
-
-Place = tuple[int, int]  # the address of the first row, and bytes from row to row
+    from ggpy.graph.program import Buffer, Op, Region
 
 MATVEC_SIZES = (1, 2, 4, 8)  # tokens that a matrix is multiplied with as vectors
 MATVEC_TOKENS = MATVEC_SIZES[-1]
-LOG2_E = 1.4426950408889634
 ROPE_WARPS = 4
-
-
-class Memory:
-    """Addresses of working memory on the GPU."""
-
-    activations = parts = angles = 0
-    chosen = 0  # the address of the last token chosen for each slot
-    header = 0  # the address of the number of tokens
-    n_segments = max_tokens = 0  # of a prompt's step: runs of tokens in one slot, and the longest
-    keys: dict[int, int]
-    values: dict[int, int]
-    inputs: Callable[[str], int]  # the address of "tokens", "slots", …
-
-    def __init__(self, device: Device, rows: int) -> None:
-        self._device, self._rows = device, rows
-        self._buffers: dict[int, Place] = {}
-        self._wide: dict[tuple[int, ...], Place] = {}
-
-    def _allocate(self, rows: int, n_cols: int) -> Place:
-        stride = 4 * round_up(n_cols, 32)
-        return self._device.allocate(rows * stride, zero=True), stride
-
-    def buffer(self, buffer: Buffer, rows: int) -> None:
-        self._buffers[buffer.index] = self._allocate(rows, buffer.n_cols)
-
-    def wide(self, product: Product) -> None:
-        """Allocate room for the results of several products side by side."""
-        key = _widths(product)
-        if len(key) > 1 and key not in self._wide:
-            self._wide[key] = self._allocate(self._rows, sum(key))
-
-    def of(self, product: Product) -> Place:
-        return self._wide[_widths(product)]
-
-    def home(self, buffer: Buffer) -> Place:
-        return self._buffers[buffer.index]
-
-
-def _widths(product: Product) -> tuple[int, ...]:
-    return tuple(info.shape[0] for info in product.infos)
 
 
 class StepQueue:
     """A queue of steps for the GPU. `queue` queues a step; with `collect` nothing is launched, and `collect` receives
-    the kernels' names."""
+    the kernels' names. shapes: those of each layer's attention."""
 
     def __init__(
         self,
         device: Device,
         weights: Weights,
         steps: list[Step],
-        cache: CacheLayout,
-        shape: AttentionShape,
-        memory: Memory | None,
+        shapes: Mapping[int, AttentionShape],
+        memory: WorkingMemory | None,
         collect: Callable[[str], None] | None = None,
         exchange: Exchange | None = None,
         batch_invariant: bool = False,
     ) -> None:
-        self.device, self.weights, self.steps, self.cache, self.shape = device, weights, steps, cache, shape
+        self.device, self.weights, self.steps, self.shapes = device, weights, steps, shapes
+        # what makes logits of the last layer's rows
+        self._tail = [step for step in steps if isinstance(step, Product | Rowwise) and step.outputs_only]
         self.memory, self._collect = memory, collect
         self._places: dict[int, Place] = {}
         self._first, self._deep = True, False
         self._batch_invariant, self._as_vectors = batch_invariant, False  # how products of this step are made
         self._exchange, self._n_sums = exchange, 0  # sums over all ranks, and those of this step so far
-        self._gated: tuple[Region, Place, Place] | None = None  # a SwiGLU left to whoever reads it, its gate and up
+        self._gated: dict[Buffer, tuple[Place, Place]] = {}  # SwiGLUs left to whoever reads them: their gates and ups
         self._prefetch = L2Prefetch(device, weights, steps)
 
     def _launch(self, name: str, grid: int | tuple[int, ...], *arguments: float, shared: int = 0) -> None:
@@ -124,8 +77,7 @@ class StepQueue:
     def _forget(self, region: Region) -> None:
         """Forget the place of this region's buffer, which is about to hold something else."""
         self._places.pop(region.buffer.index, None)
-        if self._gated and self._gated[0].buffer == region.buffer:
-            self._gated = None
+        self._gated.pop(region.buffer, None)
 
     def queue(self, n: int, way: str) -> None:
         """Queue a step of n tokens up to, and without, its logits. way:
@@ -142,28 +94,27 @@ class StepQueue:
     def pieces(self, n: int, way: str) -> Iterator[None]:
         """Queue a step as `queue` does, piece by piece: each ends in a sum over all ranks, which waits for every rank's
         piece."""
-        self._places, self._first, self._gated, self._n_sums = {}, True, None, 0
+        self._places, self._first, self._gated, self._n_sums = {}, True, {}, 0
         self._deep, self._as_vectors = way == "deep", self._are_vectors(n, way)
-        for index, step in enumerate(self.steps):
+        apart = way in ("apart", "deep")
+        for step in self.steps:
             if isinstance(step, Embed):
                 self._embed(step, n)
-            elif isinstance(step, Product):
-                if not step.outputs_only:
-                    self._product(step, n)
-                    if step.partial:
-                        yield
             elif isinstance(step, RopeStore):
-                if way not in ("apart", "deep"):
+                if not _stored_by_attention(step.attention, apart):
                     self._rope_store(step, n)
             elif isinstance(step, Attention):
                 if way == "prompt":
                     self._flash(step)
-                    continue
-                following = self.steps[index + 1]
-                joined = not (isinstance(following, Product) and self._takes_parts(following, n))
-                self._attention(step, n, way in ("apart", "deep"), joined)
-            else:
-                self._swiglu(step, n)
+                else:
+                    self._attention(step, n, _stored_by_attention(step.attention, apart))
+            elif not step.outputs_only:
+                if isinstance(step, Product):
+                    self._product(step, n)
+                    if step.partial:
+                        yield
+                else:
+                    self._rowwise(step, n)
 
     def _are_vectors(self, n: int, way: str) -> bool:
         """True where matrices are multiplied with n tokens as vectors; False as tiles."""
@@ -171,14 +122,18 @@ class StepQueue:
 
     def queue_logits(self, n: int, way: str, first: int = 0) -> Place:
         """Queue the logits of outputs first .. first + n of a step that was queued in this way; returns their place."""
-        step = self.steps[-1]
-        assert isinstance(step, Product)
         self._as_vectors = self._are_vectors(n, way)
         if self._as_vectors and way == "prompt":  # of one token alone its own row would be taken
             n = next(size for size in MATVEC_SIZES if size >= max(2, n))
-        self._product(step, n, 4 * first)
-        assert step.linears[0].dst is not None
-        return self._place(step.linears[0].dst)
+        for step in self._tail:
+            if isinstance(step, Product):
+                self._product(step, n, 4 * first)
+            else:
+                self._rowwise(step, n, 4 * first)
+        last = self._tail[-1]
+        logits = last.linears[0].dst if isinstance(last, Product) else last.op.dst
+        assert logits is not None
+        return self._place(logits)
 
     # ---- one method a kind of step
 
@@ -188,13 +143,20 @@ class StepQueue:
         tokens = chosen = 0
         if self.memory:
             planes = self.weights.matrix([step.weight]).planes
-            tokens, chosen = self.memory.inputs("tokens"), self.memory.chosen
+            indices = {"token": "tokens", "position": "positions"}
+            tokens = self.memory.inputs(indices[step.index]) if step.index in indices else self.memory.zeros
+            chosen = self.memory.chosen
         name = f"embed.{layout.packed.name}"
         self._launch(name, n, tokens, chosen, *planes, layout.n_blocks, layout.n_cols, *self._fresh(step.dst))
 
     def _takes_parts(self, product: Product, n: int) -> bool:
         """True where a product joins attention's parts by itself."""
-        return n == 1 and product.quantize.joins is not None and self.cache.head_dim % 4 == 0
+        return product.joins is not None and self._leaves_parts(product.joins, n)
+
+    @staticmethod
+    def _leaves_parts(step: Attention, n: int) -> bool:
+        """True where an attention is left in parts, for the products that read it to join."""
+        return n == 1 and step.in_parts and step.attention.head_dim % 4 == 0
 
     def _product(self, step: Product, n: int, rows_offset: int = 0) -> None:
         """Queue a product. rows_offset: bytes into the indices of outputs, where only outputs are wanted."""
@@ -205,12 +167,13 @@ class StepQueue:
         planes = self.weights.matrix(step.infos).planes if memory else (0,) * 8
         eps, norm = step.eps, self._norm(step)
         x, x_stride, levels, level_stride = self._place(prepare.srcs[0])[0], 0, 0, 0
-        if n > 1:
+        if step.joins and self._takes_parts(step, n):
+            heads = step.joins.attention
+            inputs = f"parts{self._splits(heads, 1)}x{heads.head_dim}"
+            x = memory.parts if memory else 0
+        elif n > 1 or step.separate or not step.aligned:
             inputs = "ready"
             x, x_stride, levels, level_stride = self._activations(step, n, rows_offset)
-        elif self._takes_parts(step, n):
-            inputs = f"parts{self._splits(1)}x{self.cache.head_dim}"
-            x = memory.parts if memory else 0
         else:
             inputs = "norm" if eps >= 0 else "plain"
         n_rows, half_rows = layout.n_rows, 0
@@ -248,13 +211,16 @@ class StepQueue:
         self._n_sums += 1
 
     def _norm(self, step: Product) -> int:
-        return self.weights.vector(step.quantize.norm.weight if step.quantize.norm else None) if self.memory else 0
+        norm = step.quantize.norm
+        if norm is None or self.memory is None:
+            return 0
+        return self.weights.vector(norm.weight) or self.weights.ones(step.layout.n_cols)
 
     def _tiles(self, step: Product, n: int, rows_offset: int) -> None:
         """Queue a product of many tokens."""
         prepare, layout = step.prepare, step.layout
         if self._collect:
-            for name in matmul_launch.kernel_names(layout, self.device.cc, self._batch_invariant):
+            for name in matmul_launch.kernel_names(layout, self.device.cc, step.aligned, self._batch_invariant):
                 self._collect(name)
             if step.partial:
                 self._sum(step, n, (0, 0), was_pushed=False)
@@ -264,8 +230,8 @@ class StepQueue:
         source = prepare.srcs[0]
         if step.shares_activations:
             pass
-        elif self._gated and self._gated[0] == source:
-            (gate, gate_stride), (up, up_stride) = self._gated[1:]
+        elif source.buffer in self._gated:
+            (gate, gate_stride), (up, up_stride) = self._gated[source.buffer]
             matmul_launch.swiglu_prepare(
                 device, layout, gate=gate, gate_stride=gate_stride, up=up, up_stride=up_stride, n_tokens=n,
                 activations=memory.activations,
@@ -282,7 +248,8 @@ class StepQueue:
         if step.partial and self._exchange:
             (address, stride), accumulate = self._exchange.partial(self._n_sums), False
         if step.swiglu:
-            self._gated = (step.swiglu, (address, stride), (address + 4 * step.swiglu.n_cols, stride))
+            self._forget(step.swiglu)
+            self._gated[step.swiglu.buffer] = (address, stride), (address + 4 * step.swiglu.n_cols, stride)
         matmul_launch.matmul(
             device, layout, self.weights.matrix(step.infos).address, memory.activations, n_tokens=n,
             bias=self._bias(step), dst=address, dst_stride=stride, accumulate=accumulate,
@@ -301,11 +268,15 @@ class StepQueue:
         """Bring small tensors to the GPU ahead: while a graph is recorded nothing can be allocated."""
         for step in self.steps:
             if isinstance(step, Product):
-                self.weights.vector(step.quantize.norm.weight if step.quantize.norm else None)
+                self._norm(step)
                 self._bias(step)
             elif isinstance(step, RopeStore):
                 for norm in (step.attention.q_norm, step.attention.k_norm):
                     self.weights.vector(norm.weight if norm else None)
+                self.weights.vector(step.attention.sinks)
+            elif isinstance(step, Rowwise):
+                for info, size in vectors_of(step.op):
+                    self.weights.vector(info, sizes=[size])
 
     def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
         """Queue the activations that products of n tokens read: address, stride, address and stride of the levels."""
@@ -318,7 +289,8 @@ class StepQueue:
         if not step.shares_activations:
             rows = memory.inputs("outputs") + rows_offset if memory and step.quantize.select else 0
             self._launch(
-                f"activations.{form}.{n_cols}", n, *source, rows, self._norm(step), step.eps,
+                f"activations.{form}.{n_cols}{'' if step.aligned else '.unaligned'}",
+                n, *source, rows, self._norm(step), step.eps,
                 at, layout.code_stride, levels, layout.level_stride, shared=SUMS,
             )  # fmt: skip
         return at, layout.code_stride, levels, layout.level_stride
@@ -344,80 +316,101 @@ class StepQueue:
         return address, stride
 
     def _rope_store(self, step: RopeStore, n: int) -> None:
-        op, attention, cache = step.op, step.attention, self.cache
-        (q, q_stride), (k, k_stride), (v, v_stride) = (self._place(region) for region in op.srcs)
+        op, attention = step.op, step.attention
+        if attention.kv_layer is not None and not attention.rope and not attention.q_norm:
+            return
+        cache, n_head_kv = self.shapes[attention.layer].cache, attention.n_head_kv if attention.kv_layer is None else 0
+        (q, q_stride), (k, k_stride), (v, v_stride) = self._operands(op)
         header, slots, positions = self._batch()
-        heads = attention.n_head + attention.n_head_kv
+        late = ".late" if attention.norm_after_rope else ""
         self._launch(
-            f"rope_store.{cache.types}", (-(-heads // ROPE_WARPS), n),
+            f"rope_store.{cache.types}{late}", (-(-(attention.n_head + n_head_kv) // ROPE_WARPS), n),
             q, k, v, q_stride, k_stride, v_stride, *self._turning(attention),
-            attention.n_head, attention.n_head_kv, attention.head_dim, header, slots, positions,
-            *self._cells(attention.layer),
+            attention.n_head, n_head_kv, attention.head_dim, header, slots, positions,
+            *self._cells(attention),
             cache.cells, cache.head_pad,
         )  # fmt: skip
 
+    def _operands(self, op: Op) -> list[Place]:
+        """Places of an attention's queries, keys and values; nowhere for those that an earlier layer has stored."""
+        return [self._place(region) for region in op.srcs] + [(0, 0)] * (3 - len(op.srcs))
+
     def _turning(self, attention: ops.Attention) -> tuple[float, ...]:
         """Arguments for rope: weights of the norms, their eps, the table of angles, its width, and which pairs
-        rotate."""
+        rotate; none do where there is no rope."""
         rope, memory, norms = attention.rope, self.memory, (attention.q_norm, attention.k_norm)
-        assert rope
         weights = [self.weights.vector(norm.weight if norm else None) if memory else 0 for norm in norms]
         eps = next((norm.eps for norm in norms if norm), 0.0)
-        angles = memory.angles if memory else 0
-        return (*weights, eps, angles, rope.n_rot // 2, rope.style == "neox")
+        if rope is None:
+            return (*weights, eps, 0, 0, True)
+        return (*weights, eps, memory.angles[rope] if memory else 0, rope.n_rot // 2, rope.style == "neox")
 
     def _batch(self) -> tuple[int, int, int]:
         """Addresses of the header, the slots and the positions."""
         memory = self.memory
         return (memory.header, memory.inputs("slots"), memory.inputs("positions")) if memory else (0, 0, 0)
 
-    def _cells(self, layer: int) -> tuple[int, int]:
+    def _cells(self, attention: ops.Attention) -> tuple[int, int]:
+        layer = attention.cache_layer
         return (self.memory.keys[layer], self.memory.values[layer]) if self.memory else (0, 0)
 
-    def _attention(self, step: Attention, n: int, apart: bool, joined: bool) -> None:
-        """Queue attention. apart: every token has a slot to itself, and keys and values are not yet in the cache."""
-        attention, op, cache, shape, memory = step.attention, step.stored, self.cache, self.shape, self.memory
-        splits = self._splits(n)
+    def _sinks(self, attention: ops.Attention) -> int:
+        return self.weights.vector(attention.sinks) if self.memory else 0
+
+    def _attention(self, step: Attention, n: int, storing: bool) -> None:
+        """Queue attention. storing: it turns queries and stores keys and values itself."""
+        attention, memory, shape = step.attention, self.memory, self.shapes[step.attention.layer]
+        cache, splits = shape.cache, self._splits(attention, n)
         parts = memory.parts if memory else 0
-        places = [number for region in op.srcs for number in self._place(region)]
-        scale = attention.scale * LOG2_E
+        places = [number for place in self._operands(step.stored) for number in place]
         grid = splits, shape.n_head // shape.group, n
         n_warps = math.prod(grid) * shape.tile.threads // 32
         ahead = self._prefetch.of_attention(step, n_warps) if memory and n == 1 else (0, 0, 0)
         self._launch(
-            shape.kernel(apart), grid, *places, *self._turning(attention),
-            *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(attention.layer),
-            cache.cells, cache.head_pad, attention.window, scale, parts, cache.part_bytes, *ahead,
-            shared=shape.shared_bytes,
+            shape.kernel(storing), grid, *places, *self._turning(attention),
+            *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(attention),
+            cache.cells, cache.head_pad, attention.window, attention.scale * shape.score_unit, parts, cache.part_bytes,
+            *ahead, shared=shape.shared_bytes,
         )  # fmt: skip
-        if joined:
-            to = self._fresh(step.op.dst)
-            self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.head_dim, *to)
+        if not self._leaves_parts(step, n):
+            to, sinks = self._fresh(step.op.dst), self._sinks(attention)
+            self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.head_dim, sinks, *to)
 
-    def _splits(self, n: int) -> int:
-        return self.shape.splits(n, self.device.n_multiprocessors, self._deep)
+    def _splits(self, attention: ops.Attention, n: int) -> int:
+        return self.shapes[attention.layer].splits(n, self.device.n_multiprocessors, self._deep)
 
     def _flash(self, step: Attention) -> None:
         """Queue attention of many tokens."""
-        cache, memory = self.cache, self.memory
+        attention, memory, shape = step.attention, self.memory, self.shapes[step.attention.layer]
+        kind = shape.cache, shape.n_head, attention.softcap, attention.sinks is not None
         if self._collect:
-            for name in flash_launch.kernel_names(cache, self.shape.n_head):
+            for name in flash_launch.kernel_names(*kind):
                 self._collect(name)
             return
         assert memory is not None
         q, q_stride = self._place(step.op.srcs[0])
         dst, dst_stride = self._fresh(step.op.dst)
-        keys, values = self._cells(step.attention.layer)
+        keys, values = self._cells(attention)
         flash_launch.attention(
-            self.device, cache, q=q, q_stride=q_stride, keys=keys, values=values, segments=memory.inputs("segments"),
-            n_segments=memory.n_segments, max_tokens=memory.max_tokens, dst=dst, dst_stride=dst_stride,
-            n_head=self.shape.n_head, window=step.attention.window,
-            scale=step.attention.scale,
+            self.device, shape.cache, q=q, q_stride=q_stride, keys=keys, values=values,
+            segments=memory.inputs("segments"), n_segments=memory.n_segments, max_tokens=memory.max_tokens,
+            dst=dst, dst_stride=dst_stride, n_head=shape.n_head, window=attention.window, scale=attention.scale,
+            softcap=attention.softcap, sinks=self._sinks(attention),
         )  # fmt: skip
 
-    def _swiglu(self, step: SwiGLU, n: int) -> None:
-        assert step.op.dst is not None
-        (gate, gate_stride), (up, up_stride) = (self._place(region) for region in step.op.srcs)
-        n_cols = step.op.dst.n_cols
-        grid = (-(-n_cols // 256), n)
-        self._launch("swiglu", grid, gate, gate_stride, up, up_stride, *self._fresh(step.op.dst), n_cols)
+    def _rowwise(self, step: Rowwise, n: int, rows_offset: int = 0) -> None:
+        """Queue an operation by itself. rows_offset: as `_product` has it."""
+
+        def vector(info: TensorInfo | None, size: int) -> int:
+            return self.weights.vector(info, sizes=[size]) if self.memory else 0
+
+        srcs = [self._place(region) for region in step.op.srcs]
+        outputs = self.memory.inputs("outputs") + rows_offset if self.memory else 0
+        for launch in launches_of(step.op, n, srcs, self._fresh(step.op.dst), outputs, vector):
+            self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
+
+
+def _stored_by_attention(attention: ops.Attention, apart: bool) -> bool:
+    """True where attention's kernel turns queries and stores keys and values itself, as it can where every token has a
+    slot to itself."""
+    return apart and attention.kv_layer is None

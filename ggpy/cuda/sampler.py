@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cuda.ops.sample_layout import MAX_TOP_K, PEAK_BLOCKS, PICK_SHARED, SEGMENTS
-from ggpy.cuda.queue import Place
+from ggpy.cuda.working_memory import Place
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device, Event

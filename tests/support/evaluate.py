@@ -220,7 +220,7 @@ def _ssm_scan(
     return np.stack(out)
 
 
-def _elementwise(operation: ops.Elementwise, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def elementwise(operation: ops.Elementwise, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if isinstance(operation, ops.Activation):
         return ACTIVATIONS[operation.activation](x)
     if operation == ops.GLU("swiglu_oai"):
@@ -284,4 +284,4 @@ def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, o
     if isinstance(operation, recurrent.SSMScan):
         return _ssm_scan(file, operation, *x)
     assert isinstance(operation, ops.Elementwise)
-    return _elementwise(operation, x[0], x[-1])
+    return elementwise(operation, x[0], x[-1])

@@ -204,6 +204,7 @@ divide = ptx("divide", "f32", "f32 f32", "div.rn.f32 $0, $1, $2;")
 root = ptx("root", "f32", "f32", "sqrt.rn.f32 $0, $1;")
 inverse_root = ptx("inverse_root", "f32", "f32", "rsqrt.approx.ftz.f32 $0, $1;")
 larger = ptx("larger", "f32", "f32 f32", "max.f32 $0, $1, $2;")
+smaller = ptx("smaller", "f32", "f32 f32", "min.f32 $0, $1, $2;")
 magnitude = ptx("magnitude", "f32", "f32", "abs.f32 $0, $1;")
 pack_bytes = ptx(  # the low bytes of four numbers, the first lowest
     "pack_bytes", "u32", "i32 i32 i32 i32",

@@ -22,6 +22,7 @@ from numba.cuda import types
 from ggpy.cpu.isa.layout import cache_types
 from ggpy.cuda.compile import Source
 from ggpy.cuda.isa.device import at, divided, f32, i32, u32, u64, warp_sum
+from ggpy.cuda.isa.functions import tanh
 from ggpy.cuda.isa.instructions import (
     bring_near,
     copy_commit,
@@ -45,7 +46,7 @@ from ggpy.cuda.isa.instructions import (
     wait_for_previous,
 )
 from ggpy.cuda.ops.kv_cache import head_bytes, pieces, tell_of_cut
-from ggpy.cuda.weights.layout import PART_HEAD, AttentionTile
+from ggpy.cuda.weights.layout import LOG2_E, PART_HEAD, AttentionTile, softcap_of
 
 HIDDEN = -1e30
 
@@ -60,9 +61,10 @@ SIGNATURE = (
 )
 
 
-def source(lanes_: str, group_: str, turning: str, cache: str, ring: str) -> Source:
+def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *options: str) -> Source:
     """attention.LANES.GROUP.turn.CACHE.RING (or .turned), on a grid (splits, n_head / GROUP, tokens): LANES lanes, a
-    power of two, hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone."""
+    power of two, hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone. Options:
+    `softcap_name`, whose scores come as multiples of the cap, and "late", where heads are normalised after rope."""
     lanes, group, turn = int(lanes_), int(group_), turning == "turn"
     tile = AttentionTile(lanes, group, cache, int(ring))
     threads, warps = tile.threads, tile.threads // 32
@@ -79,6 +81,7 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str) -> Sou
     queries_at, own_at, ring_at = tile.queries_at, tile.own_at, tile.ring_at
     wait, wait_all = copy_wait(stages - 1), copy_wait(0)
     n_scores = at_once * group
+    cap, late = softcap_of(options), "late" in options
 
     def attention(q, q_stride, k, k_stride, v, v_stride, q_norm, k_norm, eps, angles, half, neox,
                   header, slots, positions, n_head, n_head_kv, head_dim,
@@ -184,7 +187,7 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str) -> Sou
             if item < i32(n_items):
                 x, y = one[r], other[r]
                 if which <= i32(group):
-                    if turn and q_norm != u64(0):
+                    if turn and q_norm != u64(0) and not late:
                         norm = k_norm if which == i32(group) else q_norm
                         factor = shared_load_f32(memory + u32(which * i32(4)))
                         if here < head_dim:
@@ -193,6 +196,13 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str) -> Sou
                             y *= factor * load_f32(at(norm, there * i32(4)))
                     if turn and i < half:
                         x, y = x * angle_c[r] - y * angle_s[r], y * angle_c[r] + x * angle_s[r]
+                    if turn and q_norm != u64(0) and late:  # the factor is the same, since rope turns
+                        norm = k_norm if which == i32(group) else q_norm
+                        factor = shared_load_f32(memory + u32(which * i32(4)))
+                        if here < head_dim:
+                            x *= factor * load_f32(at(norm, here * i32(4)))
+                        if there < head_dim:
+                            y *= factor * load_f32(at(norm, there * i32(4)))
                     if which < i32(group):
                         x, y = x * scale, y * scale
                 to = queries + u32(which * i32(4 * dims))
@@ -244,6 +254,8 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str) -> Sou
                     for mask in (1, 2, 4, 8, 16):
                         if mask < lanes:
                             s += swap_f32(s, u32(mask))
+                    if cap:
+                        s = f32(cap * LOG2_E) * tanh(s)
                     if first + i32(n * subs) + sub >= end:
                         s = f32(HIDDEN)
                     score[at_once * g + n] = s

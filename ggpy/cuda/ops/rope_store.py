@@ -25,10 +25,12 @@ THREADS = 128
 WARPS = THREADS // 32
 
 
-def source(cache: str) -> Source:
+def source(cache: str, *options: str) -> Source:
     """rope_store.CACHE, on a grid (heads of queries and keys / WARPS, tokens): query heads are normalised (where q_norm
     is not 0) and turned in place; key heads too, and go to the cache with the value heads. Tokens from `header`[0] on
-    are left alone. `angles`: float32 [position][half][cosine, sine]."""
+    are left alone. `angles`: float32 [position][half][cosine, sine]. rope_store.CACHE.late: turned, then normalised,
+    by the same factor, since what is turned is as long as before."""
+    late = "late" in options
     key_type, value_type = cache_types(cache)
     key_head_bytes, store_key, halves = head_bytes(key_type), writer(key_type), key_type == "f16"
     value_head_bytes, store_value = head_bytes(value_type), writer(value_type)
@@ -67,12 +69,15 @@ def source(cache: str) -> Source:
             if neox != i32(0) and i < half:
                 first, second = i, i + half
             x, y = load_f32(at(row, first * i32(4))), load_f32(at(row, second * i32(4)))
-            if norm != u64(0):
+            if norm != u64(0) and not late:
                 x = x * factor * load_f32(at(norm, first * i32(4)))
                 y = y * factor * load_f32(at(norm, second * i32(4)))
             if i < half:
                 c, s = load_2f32(at(angle, i * i32(8)))
                 x, y = x * c - y * s, x * s + y * c
+            if norm != u64(0) and late:
+                x = x * factor * load_f32(at(norm, first * i32(4)))
+                y = y * factor * load_f32(at(norm, second * i32(4)))
             if is_key and halves:
                 if store_key(keys, key_head, cells, head_pad, position, first, x):
                     cut = True

@@ -49,15 +49,16 @@ def storage(shared: bool) -> tuple[Any, Any, Any]:
     return shared_at, shared_store_u32, shared_store_4f32
 
 
-def row_reader(n_cols: int, threads: int, splits: int = 0, head_dim: int = 0) -> tuple[int, Any]:
+def row_reader(n_cols: int, threads: int, splits: int = 0, head_dim: int = 0, aligned: bool = True) -> tuple[int, Any]:
     """(n, `read(row, held)`): a row of `n_cols` floats into the registers of a block of threads.
 
     held[4 * k ..] becomes columns 4 * (threads * k + thread) and the next three, k < n; 0 past the last column. With
     `splits`, `row` is the address of so many parts of attention for each head of `head_dim` columns, joined here.
+    aligned: rows begin at multiples of 16 bytes, if their size is one.
     """
     n_items = -(-n_cols // 4)
     n_each = -(-n_items // threads)
-    whole = n_cols % 4 == 0
+    whole = n_cols % 4 == 0 and aligned
     bytes_of_part = part_bytes(head_dim)
 
     @inline
@@ -214,14 +215,16 @@ def rounded(x, by):  # type: ignore[no-untyped-def]
     return i32(f32_to_bits(fma(x, by, f32(FLOAT_BASE))))
 
 
-def source(form: str, n_cols_: str) -> Source:
-    """activations.FORM.COLUMNS(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride)
+def source(form: str, n_cols_: str, loads: str = "") -> Source:
+    """activations.FORM.COLUMNS(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride), or
+    activations.FORM.COLUMNS.unaligned, for rows that begin at any multiple of 4 bytes.
 
     Block i makes row rows[i] of src (row i where `rows` is 0) token i of the activations: RMS-normalised where eps is
     not negative, times `weight` then, as "q8" or "f32".
     """
     n_cols = int(n_cols_)
-    n_each, read = row_reader(n_cols, THREADS)
+    n_each, read = row_reader(n_cols, THREADS, aligned=loads != "unaligned")
+    _, read_weights = row_reader(n_cols, THREADS)
     held_size = 4 * n_each
     norm, write = norm_function(n_cols, THREADS), writer(n_cols, THREADS, form, False, -(-n_cols // 32))
 
@@ -236,7 +239,7 @@ def source(form: str, n_cols_: str) -> Source:
             row = load_i32(at(rows, i * i32(4)))
         read(src + u64(u32(row)) * u64(u32(src_stride)), held)
         if eps >= f32(0.0):
-            read(weight, weights)
+            read_weights(weight, weights)
             norm(held, weights, eps, dynamic_shared())
         write(held, codes + u64(u32(i)) * u64(u32(code_stride)), levels + u64(u32(i)) * u64(u32(level_stride)))
 

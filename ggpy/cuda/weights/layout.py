@@ -40,6 +40,7 @@ SUPER = 256  # columns under one super-scale
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
 MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memory at a time
 ROW_THREADS = 512  # that make a token's activations, wherever that is done: its norm is summed in one order
+ELEMENTWISE_THREADS = 256  # each of which makes a number of a row
 ALL_REDUCE_THREADS = 128  # of a block that adds up what ranks have
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
@@ -73,6 +74,7 @@ def ring_kib(shared_bytes: int) -> int:
 
 
 READ_THREADS, READ_BLOCKS = 256, 4  # of a block and of a multiprocessor, to see how fast memory is read
+LOG2_E = 1.4426950408889634
 DEEP = 2048  # tokens before that of a step of one token, from which on attention is cut in more shares
 
 
@@ -333,6 +335,17 @@ class AttentionTile:
         return max(sums, self.ring_at + warps * self.stages * self.stage_bytes)
 
 
+def softcap_name(cap: float) -> str:
+    """The part of a kernel's name, whose parts dots separate, that says how it caps scores; "" where it does not."""
+    return f".softcap{float(cap)!r}".replace(".", "_").replace("_", ".", 1) if cap else ""
+
+
+def softcap_of(options: Sequence[str]) -> float:
+    """`softcap_name` backwards: the cap from the parts of a kernel's name; 0 where none says so."""
+    caps = (part.removeprefix("softcap") for part in options if part.startswith("softcap"))
+    return float(next(caps, "0").replace("_", "."))
+
+
 def _lane_bytes(kind: str) -> int:
     """Bytes of eight dimensions in shared memory: halves, or codes and a word with their scale."""
     return 12 if kind == "q8_0" else 16
@@ -346,6 +359,8 @@ class AttentionShape:
     n_head: int
     ring: int  # KiB of shared memory of a block for cells on their way
     batch_invariant: bool = False  # as many shares whatever the batch, since it matters to rounding how they are joined
+    softcap: float = 0.0  # scores become softcap * tanh(score / softcap)
+    norm_after_rope: bool = False
 
     @property
     def tile(self) -> AttentionTile:
@@ -363,7 +378,14 @@ class AttentionShape:
     def kernel(self, turn: bool) -> str:
         """Name of the kernel. turn: it applies rope to queries and keys itself, and stores keys and values."""
         tile = self.tile
-        return f"attention.{tile.lanes}.{tile.group}.{'turn' if turn else 'turned'}.{tile.types}.{tile.ring}"
+        options = softcap_name(self.softcap) + (".late" if turn and self.norm_after_rope else "")
+        return f"attention.{tile.lanes}.{tile.group}.{'turn' if turn else 'turned'}.{tile.types}.{tile.ring}{options}"
+
+    @property
+    def score_unit(self) -> float:
+        """The factor of scores in the kernel: log2 e, as it raises 2 to their power, or the inverse of the cap, since
+        it takes their tanh first."""
+        return 1.0 / self.softcap if self.softcap else LOG2_E
 
     @property
     def shared_bytes(self) -> int:

@@ -84,24 +84,35 @@ class Weights:
         return self._matrices[tuple(info.name for info in infos)]
 
     def vector(self, *infos: TensorInfo | None, sizes: Sequence[int] = ()) -> int:
-        """The address of small tensors as float32, one after the other; None stands for zeros of that size, and the
-        address is 0 where all are None."""
+        """The address of small tensors as float32, one after the other; None stands for zeros of that size, one number
+        for as many, and the address is 0 where all are None."""
         if all(info is None for info in infos):
             return 0
-        key = tuple("" if info is None else info.name for info in infos)
         sizes = sizes or [0] * len(infos)
+        key = (*("" if info is None else info.name for info in infos), *map(str, sizes))
         if key not in self._vectors:
-            parts = [
-                np.zeros(size, np.float32) if info is None else read_vector(self.file, info)
-                for info, size in zip(infos, sizes, strict=True)
-            ]
-            values = np.concatenate(parts)
-            padded = np.zeros(round_up(len(values), 32) + 32, np.float32)
-            padded[: len(values)] = values
-            address = self.device.allocate(padded.nbytes)
-            self.device.upload(address, padded.ctypes.data, padded.nbytes)
-            self._vectors[key] = address
+            self._vectors[key] = self._upload(np.concatenate(list(map(self._entries, infos, sizes))))
         return self._vectors[key]
+
+    def ones(self, n: int) -> int:
+        """The address of n ones: the weight of a norm that has none."""
+        key = ("ones", str(n))
+        if key not in self._vectors:
+            self._vectors[key] = self._upload(np.ones(n, np.float32))
+        return self._vectors[key]
+
+    def _entries(self, info: TensorInfo | None, size: int) -> np.ndarray:
+        if info is None:
+            return np.zeros(size, np.float32)
+        values = read_vector(self.file, info)
+        return np.repeat(values, size) if len(values) == 1 and size else values
+
+    def _upload(self, values: np.ndarray) -> int:
+        padded = np.zeros(round_up(len(values), 32) + 32, np.float32)
+        padded[: len(values)] = values
+        address = self.device.allocate(padded.nbytes)
+        self.device.upload(address, padded.ctypes.data, padded.nbytes)
+        return address
 
     def _pack(self, info: TensorInfo, matrix: Matrix, first: int, staging: int) -> None:
         """Pack the rows of one tensor into rows first .. of a matrix."""

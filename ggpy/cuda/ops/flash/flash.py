@@ -12,20 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.isa.warp import Value, Warp, kernel
+from ggpy.cuda.isa.warp import Value, Warp, f32, kernel
 from ggpy.cuda.ops.flash.layout import STAGES, FlashShape
 from ggpy.cuda.ops.matmul.formats import half2
+from ggpy.cuda.weights.layout import LOG2_E, softcap_of
 
 PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `_Flash.emit`
 NOTHING = -1e30  # the largest score of no position
-LOG2_E = 1.4426950408889634
 
 
-def source(head_dim: str, group: str, fragments: str, cache: str) -> Source:
+def source(head_dim: str, group: str, fragments: str, cache: str, *options: str) -> Source:
     """A kernel "flash.128.4.2.f16", as `FlashShape.name` has it."""
-    shape = FlashShape(int(head_dim), int(group), int(fragments), cache)
-    name = shape.name.replace(".", "_").replace("-", "_")
-    return Source(kernel(name, PARAMETERS, _Flash(shape).emit), PARAMETERS, shape.threads, shape.blocks)
+    sinks = "sinks" in options
+    shape = FlashShape(int(head_dim), int(group), int(fragments), cache, softcap_of(options), sinks)
+    name = shape.name.replace(".", "_").replace("-", "_").replace("+", "_")
+    parameters = PARAMETERS + (" u64" if sinks else "")
+    return Source(kernel(name, parameters, _Flash(shape).emit), parameters, shape.threads, shape.blocks)
 
 
 class _Flash:
@@ -49,7 +51,8 @@ class _Flash:
         dst: Value,  # float32 rows like q
         dst_stride: Value,
         window: Value,  # positions that a token sees; 0: all
-        scale: Value,
+        scale: Value,  # times log2 e, what the exponent of 2 is, or, where scores are capped, their tanh is taken of
+        sinks: Value | None = None,  # float32 [query head], where the shape has them
     ) -> None:
         """Emit the kernel. Grid: key/value heads, segments, tiles of the longest segment's rows."""
         shape, self.w = self.shape, w
@@ -72,6 +75,7 @@ class _Flash:
             self.shared = w.shared_memory()
             head_bytes = (kv_head * (4 * shape.group * shape.head_dim)).wide()
             self._load_queries(q + head_bytes, q_stride, scale, first_token, first_row, n_rows)
+            self.sinks = sinks + (kv_head * (4 * shape.group)).wide() if sinks else None
             sums = self._attend(keys, values, first_row, n_rows, first_position, window)
             self._store(sums, dst + head_bytes, dst_stride, first_token, first_row, n_rows)
 
@@ -145,6 +149,8 @@ class _Flash:
             mixed = rest[4 * shape.fragments :]
             keys_here, values_here = self._halves(here)
             scores = self._scores(keys_here, kept)
+            if shape.softcap:
+                scores = [self._tanh(score) * (shape.softcap * LOG2_E) for score in scores]
             first = tile * self.positions
             hides = (low < first + (self.positions - 1)) | (window > 0)
             scores = w.change(hides, scores, lambda s: self._hide(s, first, positions, window))
@@ -158,6 +164,11 @@ class _Flash:
         done = w.loop(begin, end, state, body, once=True)[2:]
         totals, mixed = done[n_rows_here : 2 * n_rows_here], done[2 * n_rows_here :]
         totals = [self._over_quad(total, lambda a, b: a + b) for total in totals]
+        if self.sinks:
+            for place, largest in enumerate(done[:n_rows_here]):
+                head = (first_row + self.warp_row + self.group + 8 * place) % shape.group
+                sink = w.load(self.sinks + (head * 4).wide(), f32)
+                totals[place] = totals[place] + w.exp2(sink * LOG2_E - largest)
         return [*mixed, *totals]
 
     def _over_quad(self, value: Value, join) -> Value:  # type: ignore[no-untyped-def]
@@ -165,6 +176,10 @@ class _Flash:
         for distance in (1, 2):
             value = join(value, self.w.from_lane(value, distance))
         return value
+
+    def _tanh(self, x: Value) -> Value:
+        """As exact as scores of halves need."""
+        return self.w.function("rcp.approx.ftz", self.w.exp2(x * (2 * LOG2_E)) + 1.0) * -2.0 + 1.0
 
     # ---- tiles of the cache
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggpy.cpu.isa.layout import cache_types
+from ggpy.cuda.weights.layout import softcap_name
 
 WARPS = 4
 STAGES = 2
@@ -19,10 +20,13 @@ class FlashShape:
     group: int
     fragments: int
     cache: str = "f16"
+    softcap: float = 0.0  # scores become softcap * tanh(score / softcap)
+    sinks: bool = False  # scores without a value, one a head, take part
 
     @property
     def name(self) -> str:
-        return f"flash.{self.head_dim}.{self.group}.{self.fragments}.{self.cache}"
+        options = softcap_name(self.softcap) + (".sinks" if self.sinks else "")
+        return f"flash.{self.head_dim}.{self.group}.{self.fragments}.{self.cache}{options}"
 
     @property
     def quantized(self) -> tuple[bool, bool]:

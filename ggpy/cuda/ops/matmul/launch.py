@@ -94,10 +94,12 @@ def choose_tiling(
     )
 
 
-def kernel_names(layout: MatrixLayout, cc: tuple[int, int], batch_invariant: bool = False) -> list[str]:
+def kernel_names(
+    layout: MatrixLayout, cc: tuple[int, int], aligned: bool = True, batch_invariant: bool = False
+) -> list[str]:
     """Names of the kernels that `prepare`, `swiglu_prepare` and `matmul` may launch for a matrix, to be compiled
-    ahead."""
-    width = _width(layout.n_cols)
+    ahead. aligned: whether rows that are multiples of 16 columns begin at multiples of 16 bytes."""
+    width = _width(layout.n_cols) if aligned else 1
     prepares = [f"matmul_prepare.{kind}.{width}" for kind in ("norm", "swiglu")]
     return prepares + [
         f"matmul.{layout.packed.name}.{tiling.name}" for tiling in tilings(layout.packed, cc, batch_invariant)
