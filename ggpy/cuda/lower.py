@@ -130,6 +130,8 @@ def unsupported(program: Program) -> str | None:
         return "a model without attention"
     reasons = [_unsupported_attention(attention) for attention in program.attentions]
     reasons += [_unsupported_operation(op.operation) for op in program.ops]
+    if program.cut_layers != program.layers[1:]:  # memory is divided by layers
+        reasons.append("layers that read more than the one before leaves")
     return next((reason for reason in reasons if reason), None)
 
 

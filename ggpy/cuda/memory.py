@@ -57,8 +57,9 @@ def _sum(widths: Iterable[int]) -> int:
     return sum(round_up(width, 32) for width in widths)
 
 
-def cache_bytes(program: Program, n_ctx: int, n_slots: int, cache_type: str = "f16") -> int:
-    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`), of all layers of a program."""
-    heads = [(a.n_head_kv, a.head_dim) for a in program.attentions if a.state]
-    caches = (CacheLayout(n_slots, n_head_kv, n_ctx, head_dim, cache_type) for n_head_kv, head_dim in heads)
-    return sum(cache.key_bytes + cache.value_bytes for cache in caches)
+def cache_bytes(program: Program, n_ctx: int, n_slots: int, cache_type: str = "f16") -> dict[int, int]:
+    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`), by layer."""
+    caches = {
+        a.layer: CacheLayout(n_slots, a.n_head_kv, n_ctx, a.head_dim, cache_type) for a in program.attentions if a.state
+    }
+    return {layer: cache.key_bytes + cache.value_bytes for layer, cache in caches.items()}

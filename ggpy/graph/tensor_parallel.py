@@ -72,6 +72,8 @@ class _Divider:
 
     def _attention(self, node: Node, attention: Attention) -> None:
         head_dim, n_head_kv = attention.head_dim, attention.n_head_kv
+        if attention.sinks or attention.alibi or attention.kv_layer is not None or attention.v_head_dim != head_dim:
+            raise self._undivided("attention of this kind is not divided by heads")
         q_width = attention.n_head // n_head_kv * head_dim
         first, last = self._own_range(node, n_head_kv, q_width, f"{n_head_kv} key/value heads")
         self.heads[node] = first, last

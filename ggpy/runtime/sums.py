@@ -62,12 +62,11 @@ class Sums:
         """Layers first .. last - 1 on a GPU."""
         whole = last - first == self._n_layer
         weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
-        state = self._gpu_cache(n_ctx) * (last - first) // self._n_layer
-        return MemoryUse(gpu, free, weights, self._working(n_batch), state)
+        return MemoryUse(gpu, free, weights, self._working(n_batch), self._gpu_caches(first, last, n_ctx))
 
     def on_ranks(self, gpus: list[str], n: int, n_ctx: int, n_batch: int, free: list[int]) -> list[MemoryUse]:
         """The last n layers on GPUs that share their rows: what each takes."""
-        state = self._gpu_cache(n_ctx) * n // self._n_layer
+        state = self._gpu_caches(self._n_layer - n, self._n_layer, n_ctx)
         return [
             MemoryUse(gpu, room, weights, working, state * own // whole)
             for gpu, room, (weights, working, own, whole) in zip(
@@ -98,7 +97,11 @@ class Sums:
 
         return working_bytes(self._program(True), n_batch)
 
-    def _cache_bytes(self, n_ctx: int) -> int:
+    def _gpu_caches(self, first: int, last: int, n_ctx: int) -> int:
+        """Bytes of the cache of layers first .. last - 1 on a GPU."""
+        return sum(n_bytes for layer, n_bytes in self._gpu_cache(n_ctx).items() if first <= layer < last)
+
+    def _cache_bytes(self, n_ctx: int) -> dict[int, int]:
         from ggpy.cuda.memory import cache_bytes
 
         return cache_bytes(self._program(True), n_ctx, self._n_slots, self._cache_type("cuda"))

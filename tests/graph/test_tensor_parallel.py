@@ -25,10 +25,13 @@ from ggpy.quant import by_id
 from ggpy.runtime.placement import Placement, Stage
 from ggpy.sampling.sample_spec import SAMPLE_SPEC, sampled_by_last_step
 from tests.cuda.test_cuda import compare_greedy_text, errors
+from tests.graph.test_operations import CASES, N_EMBD, SHAPES
 from tests.runtime.test_split import STEPS, compare, logits, running
-from tests.support.tiny import tiny_checkpoint
+from tests.support.families import family_checkpoint
+from tests.support.tensors import write_tensors
 
 N_LAYER = 2
+GEMMA = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "intermediate_size": 96}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def make(kind: str, file_type: str) -> Path:
         path = tmp_path_factory.mktemp("ranks") / "model.gguf"
-        convert(tiny_checkpoint(path.parent, kind, dtype="f32", num_hidden_layers=N_LAYER), file_type, path)
+        options: dict[str, Any] = GEMMA if kind == "gemma2" else {"dtype": "f32"}
+        convert(family_checkpoint(path.parent, kind, num_hidden_layers=N_LAYER, **options), file_type, path)
         return path
 
     return make
@@ -99,11 +103,24 @@ def test_what_cannot_be_divided(model: Any) -> None:
         shares(file, 64)
 
 
+def test_attention_whose_heads_have_numbers_of_their_own(tmp_path: Path) -> None:
+    case = CASES["sinks"]
+    path = write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **case.shapes})
+    with GGUFFile(path) as file:
+        graph = Graph(file)
+        result = case.build(graph, graph.embed(N_EMBD))
+        with pytest.raises(GGPYError, match="is not divided by heads; split the model by layers"):
+            shard(graph, result, Rank(0, 2))
+
+
 # ---- ranks on emulated GPUs, two of them
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "file_type", "steps"), [("llama", "q4_0", [1, 1]), ("qwen", "f16", [3, 9, 1])])
+@pytest.mark.parametrize(
+    ("kind", "file_type", "steps"),
+    [("llama", "q4_0", [1, 1]), ("qwen", "f16", [3, 9, 1]), ("gemma2", "f16", [3, 9, 1])],
+)
 def test_ranks_on_emulated_gpus(model: Any, emulated: list[Any], kind: str, file_type: str, steps: list[int]) -> None:
     options: dict[str, Any] = {"device": "cuda:0,1", "split_mode": "row"}
     with running(model(kind, file_type)) as cpu, running(model(kind, file_type), **options) as shared:
