@@ -53,7 +53,7 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 def _gpus() -> Iterator[tuple[str, str]]:
     from ggpy.cuda.driver import Device, device_count, driver_version
-    from ggpy.cuda.ranks import require_peers
+    from ggpy.cuda.tensor_parallel import require_peers
 
     try:
         yield "NVIDIA driver", f"of CUDA {driver_version()}"

@@ -76,9 +76,9 @@ class Inputs:
 
 
 class CudaExecutor:
-    """Executor of one program, or a part of one, or a rank's share of it (`ggpy.cuda.ranks`). `run` takes the batch's
-    description and returns logits; if none are asked for, it may return before the GPU is done. `sample` also chooses
-    the tokens on the GPU, for a program that computes logits."""
+    """Executor of one program, or a part of one, or a rank's share of it (`ggpy.cuda.tensor_parallel`). `run` takes the
+    batch's description and returns logits; if none are asked for, it may return before the GPU is done. `sample` also
+    chooses the tokens on the GPU, for a program that computes logits."""
 
     max_top_k = DeviceSampler.max_top_k
     max_sampled = GRAPH_SIZES[-1]  # tokens of a step that `sample` takes

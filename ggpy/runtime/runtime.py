@@ -25,7 +25,7 @@ from ggpy.runtime.placement import Placement
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
     from ggpy.cuda.executor import CudaExecutor
-    from ggpy.cuda.ranks import TensorParallelExecutor
+    from ggpy.cuda.tensor_parallel import TensorParallelExecutor
     from ggpy.graph.executor import Executor, StageExecutor
     from ggpy.graph.state import Reach
     from ggpy.graph.tensor_parallel import Rank
@@ -131,7 +131,7 @@ class Runtime:
 
     def _ranks_of(self, stage: Stage, placement: Placement, notify: Callable[[str], None]) -> TensorParallelExecutor:
         from ggpy.cuda.driver import Device
-        from ggpy.cuda.ranks import TensorParallelExecutor, require_peers
+        from ggpy.cuda.tensor_parallel import TensorParallelExecutor, require_peers
         from ggpy.graph.tensor_parallel import Rank
 
         devices = [Device(gpu) for gpu in stage.gpus]

@@ -178,7 +178,7 @@ def test_shares_are_placed_where_they_fit(model: Any, gpus: Any) -> None:
 
 
 def test_gpus_that_cannot_share_rows() -> None:
-    from ggpy.cuda.ranks import require_peers
+    from ggpy.cuda.tensor_parallel import require_peers
 
     def device(index: int, cc: tuple[int, int], reached: bool) -> Any:
         return SimpleNamespace(index=index, cc=cc, reach=lambda other: reached)
