@@ -57,7 +57,7 @@ _MODULES = {
     "activations": "weights.activations",
     "flash": "ops.flash.flash",
     "matmul": "ops.matmul.matmul",
-    "matmul_prepare": "ops.matmul.quantize_activations",
+    "quantize_activations": "ops.matmul.quantize_activations",
     "pack": "weights.pack",
 }
 

@@ -104,12 +104,12 @@ class CudaExecutor:
         self.device = device or Device()
         self.device.use()
         try:
-            self._prepare(file, n_ctx, n_slots, n_batch, cache_type, notify)
+            self._set_up(file, n_ctx, n_slots, n_batch, cache_type, notify)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(
+    def _set_up(
         self, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, cache_type: str, notify: Callable[[str], None]
     ) -> None:
         device, program = self.device, self.program
@@ -198,9 +198,9 @@ class CudaExecutor:
                 )
 
     def _activation_bytes(self, product: Product, rows: int) -> int:
-        form, n_cols = product.quantize.dtype, product.prepare.srcs[0].n_cols
+        dtype, n_cols = product.quantize.dtype, product.activations.srcs[0].n_cols
         most = GRAPH_SIZES[-1] if self.batch_invariant else MATVEC_TOKENS
-        vectors = ActivationLayout(form, most, n_cols).n_bytes
+        vectors = ActivationLayout(dtype, most, n_cols).n_bytes
         return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), rows))
 
     def _angles(self, rope: Rope, n_ctx: int) -> int:

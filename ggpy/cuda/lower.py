@@ -50,8 +50,8 @@ class Attention:
 
 @dataclass
 class Product:
-    """One or several products of the same activations with weights of one type. `prepare` says what the activations
-    are made of; with `swiglu` its two products are gate and up, and only silu(gate) * up is written, there.
+    """One or several products of the same activations, which the operation `activations` makes, with weights of one
+    type. With `swiglu` its two products are gate and up, and only silu(gate) * up is written, there.
 
     shares_activations: with a product before, so that they need not be made again. separate: their source may be
     overwritten while threads of a product still read it, so that a kernel of its own makes them even for one token.
@@ -59,8 +59,8 @@ class Product:
     places for results of these widths side by side, which one it writes to.
     """
 
-    prepare: Op
-    quantize: ops.QuantizeActivations  # the operation of `prepare`
+    activations: Op
+    quantize: ops.QuantizeActivations  # the operation of `activations`
     linears: list[Op]
     shares_activations: bool = False
     swiglu: Region | None = None
@@ -196,12 +196,12 @@ class _Uses:
         self._ops, self._result = program.ops, program.result.buffer
         self._end = len(program.ops)
         self.reads_until = [*range(self._end), self._end]  # of each operation, the last one with which it still reads
-        prepare = 0
+        activations = 0
         for index, op in enumerate(program.ops):
             if isinstance(op.operation, ops.QuantizeActivations):
-                prepare = index
+                activations = index
             elif isinstance(op.operation, ops.Linear):
-                self.reads_until[prepare] = index
+                self.reads_until[activations] = index
             elif isinstance(op.operation, ops.RopeStore):  # a small step's attention reads keys and values itself
                 self.reads_until[index] = index + 1
 
@@ -222,12 +222,14 @@ class _Uses:
     def last_read(self, index: int) -> int:
         return max((self.reads_until[reader] for reader in self.readers(index)), default=index)
 
-    def source_is_overwritten(self, prepare: int) -> bool:
-        """True where the source of the activations made at `prepare` is written to before the last product that reads
-        them has ended, or the SwiGLU that it may absorb."""
-        (source,), last = self._ops[prepare].srcs, self.reads_until[prepare]
+    def source_is_overwritten(self, activations: int) -> bool:
+        """True where the source of activations is written to before the last product that reads them has ended, or the
+        SwiGLU that it may absorb; they are made at that operation."""
+        (source,), last = self._ops[activations].srcs, self.reads_until[activations]
         following = self._ops[last + 1 : last + 2]
-        span = self._ops[prepare + 1 : last + 1] + tuple(op for op in following if isinstance(op.operation, ops.GLU))
+        span = self._ops[activations + 1 : last + 1] + tuple(
+            op for op in following if isinstance(op.operation, ops.GLU)
+        )
         return any(op.dst and op.dst.buffer == source.buffer for op in span)
 
     def activations_of(self, index: int) -> list[tuple[int, ops.QuantizeActivations]] | None:
@@ -258,7 +260,7 @@ class _Lowering:
     def __init__(self, program: Program) -> None:
         self.steps: list[Step] = []
         self._ops, self._result, self._uses = program.ops, program.result.buffer, _Uses(program)
-        self._prepare, self._made = 0, False  # the operation that makes activations, and whether a product has read it
+        self._activations, self._made = 0, False  # the operation that makes them, and whether a product has read them
         self._attention: dict[Buffer, Attention] = {}  # whose result a buffer holds
         self._offset: dict[Buffer, int] = {}  # columns before a result, of those side by side
         self._busy: dict[tuple[int, ...], int] = {}  # until which operation a place is read (`Product.place`)
@@ -272,7 +274,7 @@ class _Lowering:
         if isinstance(operation, ops.Linear):
             return self._product(index)
         if isinstance(operation, ops.QuantizeActivations):
-            self._prepare, self._made = index, False
+            self._activations, self._made = index, False
         elif isinstance(operation, ops.RopeStore):
             self.steps.append(RopeStore(op, operation.attention))
         elif not isinstance(operation, ops.JoinAttention):  # an attention that is not read in parts is joined anyway
@@ -300,18 +302,18 @@ class _Lowering:
         self.steps.append(step)
 
     def _product(self, index: int) -> int:
-        prepare, end = self._ops[self._prepare], index + 1
+        activations, end = self._ops[self._activations], index + 1
         while end < len(self._ops) and self._alike(self._ops[index], self._ops[end]):
             end += 1
         linears = list(self._ops[index:end])
         absorbs = self._absorbs_swiglu(linears, index, end)
-        (source,), quantize = prepare.srcs, prepare.operation
+        (source,), quantize = activations.srcs, activations.operation
         assert isinstance(quantize, ops.QuantizeActivations)
         attention = self._attention.get(source.buffer)
         made = Product(
-            prepare, quantize, linears, self._made,
+            activations, quantize, linears, self._made,
             swiglu=self._ops[end].dst if absorbs else None,
-            separate=self._uses.source_is_overwritten(self._prepare),
+            separate=self._uses.source_is_overwritten(self._activations),
             aligned=source.n_cols % 4 != 0 or (self._offset.get(source.buffer, 0) + source.first) % 4 == 0,
             joins=attention if attention and attention.in_parts and quantize.joins else None,
         )  # fmt: skip

@@ -33,7 +33,7 @@ def working_bytes(program: Program, n_batch: int) -> int:
     """Bytes of working memory of steps of `n_batch` tokens; no part of the program needs more."""
     products = [step for step in lower(program) if isinstance(step, Product)]
     wide = {product.place: sum(info.shape[0] for info in product.infos) for product in products if product.linears[1:]}
-    widest = max(product.prepare.srcs[0].n_cols for product in products)
+    widest = max(product.activations.srcs[0].n_cols for product in products)
     columns = _sum(buffer.n_cols for buffer in program.buffers if not buffer.outputs_only)
     columns += _sum(wide.values())
     return n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver

@@ -163,10 +163,10 @@ class StepQueue:
         if not self._as_vectors:
             self._tiles(step, n, rows_offset)
             return
-        prepare, layout, memory = step.prepare, step.layout, self.memory
+        source, layout, memory = step.activations.srcs[0], step.layout, self.memory
         planes = self.weights.matrix(step.infos).planes if memory else (0,) * 8
         eps, norm = step.eps, self._norm(step)
-        x, x_stride, levels, level_stride = self._place(prepare.srcs[0])[0], 0, 0, 0
+        x, x_stride, levels, level_stride = self._place(source)[0], 0, 0, 0
         if step.joins and self._takes_parts(step, n):
             heads = step.joins.attention
             inputs = f"parts{self._splits(heads, 1)}x{heads.head_dim}"
@@ -218,7 +218,7 @@ class StepQueue:
 
     def _tiles(self, step: Product, n: int, rows_offset: int) -> None:
         """Queue a product of many tokens."""
-        prepare, layout = step.prepare, step.layout
+        source, layout = step.activations.srcs[0], step.layout
         if self._collect:
             for name in matmul_launch.kernel_names(layout, self.device.cc, step.aligned, self._batch_invariant):
                 self._collect(name)
@@ -227,19 +227,18 @@ class StepQueue:
             return
         memory, device = self.memory, self.device
         assert memory is not None
-        source = prepare.srcs[0]
         if step.shares_activations:
             pass
         elif source.buffer in self._gated:
             (gate, gate_stride), (up, up_stride) = self._gated[source.buffer]
-            matmul_launch.swiglu_prepare(
+            matmul_launch.quantize_swiglu(
                 device, layout, gate=gate, gate_stride=gate_stride, up=up, up_stride=up_stride, n_tokens=n,
                 activations=memory.activations,
             )  # fmt: skip
         else:
             src, stride = self._place(source)
             rows = memory.inputs("outputs") + rows_offset if step.quantize.select else 0
-            matmul_launch.prepare(
+            matmul_launch.quantize_activations(
                 device, layout, src=src, src_stride=stride, rows=rows, weight=self._norm(step),
                 eps=step.eps, n_tokens=n, activations=memory.activations,
             )  # fmt: skip
@@ -280,16 +279,15 @@ class StepQueue:
 
     def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
         """Queue the activations that products of n tokens read: address, stride, address and stride of the levels."""
-        prepare, memory = step.prepare, self.memory
-        source = self._place(prepare.srcs[0])
-        n_cols, form = prepare.srcs[0].n_cols, step.quantize.dtype
-        layout = ActivationLayout(form, n, n_cols)
+        (region,), memory, dtype = step.activations.srcs, self.memory, step.quantize.dtype
+        source, n_cols = self._place(region), region.n_cols
+        layout = ActivationLayout(dtype, n, n_cols)
         at = memory.activations if memory else 0
         levels = at + layout.levels_at
         if not step.shares_activations:
             rows = memory.inputs("outputs") + rows_offset if memory and step.quantize.select else 0
             self._launch(
-                f"activations.{form}.{n_cols}{'' if step.aligned else '.unaligned'}",
+                f"activations.{dtype}.{n_cols}{'' if step.aligned else '.unaligned'}",
                 n, *source, rows, self._norm(step), step.eps,
                 at, layout.code_stride, levels, layout.level_stride, shared=SUMS,
             )  # fmt: skip

@@ -224,13 +224,13 @@ def test_products_with_vectors(name: str) -> None:
     need_compiler()
     (device, _, addresses, strides), weights = emulated(name)
     x = np.random.default_rng(2).standard_normal((2, 512)).astype(np.float32)
-    form = "f32" if PACKED[name].is_float else "q8"
-    activations = ActivationLayout(form, 2, 512)
+    dtype = "f32" if PACKED[name].is_float else "q8"
+    activations = ActivationLayout(dtype, 2, 512)
     at = device.allocate(activations.n_bytes)
     levels = at + activations.levels_at
     src = device.memory_map.add(x)
     stride, level_stride = activations.code_stride, activations.level_stride
-    device.kernel(f"activations.{form}.512").launch(
+    device.kernel(f"activations.{dtype}.512").launch(
         2, src, 2048, 0, 0, -1.0, at, stride, levels, level_stride, shared=SUMS
     )
     ring = ring_kib(device.shared_limit)
@@ -240,7 +240,7 @@ def test_products_with_vectors(name: str) -> None:
         1, *addresses, *strides, 5, 0, at, stride, levels, level_stride, 0, -1.0, 0,
         device.memory_map.add(out), 20, 0, 0, 0, 0, 0, shared=shape.shared_bytes,
     )  # fmt: skip
-    if form == "q8":
+    if dtype == "q8":
         blocks = x.reshape(2, 16, 32)
         scale = np.abs(blocks).max(2, keepdims=True) / 127
         x = (np.rint(blocks / scale) * scale).reshape(2, 512)

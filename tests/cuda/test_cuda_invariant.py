@@ -138,7 +138,7 @@ def test_a_vector_is_multiplied_alike_alone_and_among_others(name: str, inputs: 
     (device, _, addresses, strides), _ = packed_matrix(name, n_rows, n_cols)
     add, rng = device.memory_map.add, np.random.default_rng(2)
     assert source_of(f"activations.q8.{n_cols}").threads == MatvecShape(PACKED[name], n_cols, 1, 96).threads  # norms
-    form, ring, splits, head_dim = "f32" if PACKED[name].is_float else "q8", ring_kib(device.shared_limit), 4, 64
+    dtype, ring, splits, head_dim = "f32" if PACKED[name].is_float else "q8", ring_kib(device.shared_limit), 4, 64
     eps, norm = (EPS, add(rng.standard_normal(n_cols).astype(np.float32))) if inputs == "norm" else (-1.0, 0)
     bias = add(rng.standard_normal(n_rows).astype(np.float32))
     x = rng.standard_normal((n, n_cols)).astype(np.float32)
@@ -161,10 +161,10 @@ def test_a_vector_is_multiplied_alike_alone_and_among_others(name: str, inputs: 
         return out
 
     alone = product(1, inputs, first + 5 * first_bytes, 0, 0, 0, norm, eps)[0]
-    layout = ActivationLayout(form, n, n_cols)
+    layout = ActivationLayout(dtype, n, n_cols)
     at = device.allocate(layout.n_bytes)
     levels, stride, level_stride = at + layout.levels_at, layout.code_stride, layout.level_stride
-    device.kernel(f"activations.{form}.{n_cols}").launch(
+    device.kernel(f"activations.{dtype}.{n_cols}").launch(
         n, rows, row_bytes, 0, norm, eps, at, stride, levels, level_stride, shared=SUMS
     )
     assert np.isfinite(alone).all()

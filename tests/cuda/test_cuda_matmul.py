@@ -19,8 +19,8 @@ from ggpy.cuda.ops.matmul.launch import (
     choose_tiling,
     kernel_names,
     matmul,
-    prepare,
-    swiglu_prepare,
+    quantize_activations,
+    quantize_swiglu,
     tilings,
 )
 from ggpy.cuda.ops.matmul.layout import HalfActivations
@@ -143,7 +143,7 @@ def random_levels(
 
 
 def half_activations(x: np.ndarray) -> np.ndarray:
-    """The bytes that the prepare kernels make from float32 [n_tokens, n_cols]."""
+    """The bytes that the kernels make from float32 [n_tokens, n_cols]."""
     layout = HalfActivations(*x.shape)
     padded = np.zeros((x.shape[0], layout.stride // 2), np.float32)
     padded[:, : x.shape[1]] = x
@@ -194,9 +194,9 @@ def test_emulated_product(name: str, tiling: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "n_cols"), [("norm", 352), ("norm", 100), ("swiglu", 352), ("swiglu", 33)])
-def test_emulated_prepare(kind: str, n_cols: int) -> None:
+def test_emulated_activations(kind: str, n_cols: int) -> None:
     rng, n_tokens, whole = np.random.default_rng(2), 5, n_cols % 16 == 0
-    entry = parse(to_ptx(f"matmul_prepare.{kind}.{4 if whole else 1}", (9, 0))[0])
+    entry = parse(to_ptx(f"quantize_activations.{kind}.{4 if whole else 1}", (9, 0))[0])
     layout = HalfActivations(n_tokens, n_cols)
     src, up = (rng.standard_normal((9, n_cols)).astype(np.float32) * 1000 for _ in range(2))
     weight, rows = rng.standard_normal(n_cols).astype(np.float32), np.array([3, 0, 8, 7, 7], np.int32)
@@ -295,7 +295,7 @@ class TestOnGpu:
         normed = picked / np.sqrt((picked**2).mean(1, keepdims=True) + 1e-6) * scale
         wanted = normed @ values.astype(np.float64).T + bias
         device, weight, activations = gpu.device, gpu.put(data), gpu.device.allocate(activation_bytes(layout, n_tokens))
-        prepare(
+        quantize_activations(
             device, layout, src=gpu.put(x), src_stride=4 * n_cols, rows=gpu.put(rows), weight=gpu.put(scale), eps=1e-6,
             n_tokens=n_tokens, activations=activations,
         )  # fmt: skip
@@ -316,7 +316,7 @@ class TestOnGpu:
         gate, up = (rng.standard_normal((n_tokens, n_cols)).astype(np.float32) * 3 for _ in range(2))
         wanted = (gate / (1 + np.exp(-gate.astype(np.float64))) * up) @ values.astype(np.float64).T
         activations = gpu.device.allocate(activation_bytes(layout, n_tokens))
-        swiglu_prepare(
+        quantize_swiglu(
             gpu.device, layout, gate=gpu.put(gate), gate_stride=4 * n_cols, up=gpu.put(up), up_stride=4 * n_cols,
             n_tokens=n_tokens, activations=activations,
         )  # fmt: skip

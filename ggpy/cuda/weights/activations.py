@@ -138,7 +138,7 @@ def norm_function(n_cols: int, threads: int) -> Any:
     return norm
 
 
-def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) -> Any:
+def writer(n_cols: int, threads: int, dtype: str, shared: bool, n_blocks: int) -> Any:
     """`write(held, codes, levels)`: what `row_reader` holds as activations of one token, laid out as
     `ggpy.cuda.weights.layout.ActivationLayout` has `n_blocks` blocks of 32 columns, with zeros after the last
     column."""
@@ -205,7 +205,7 @@ def writer(n_cols: int, threads: int, form: str, shared: bool, n_blocks: int) ->
                     put(here, f32_to_bits(scale[k]) if k < n_each else u32(0))
                     put(place(here, i32(4)), u32(sums[k]) if k < n_each else u32(0))
 
-    return write_codes if form == "q8" else write_floats
+    return write_codes if dtype == "q8" else write_floats
 
 
 @inline
@@ -215,9 +215,9 @@ def rounded(x, by):  # type: ignore[no-untyped-def]
     return i32(f32_to_bits(fma(x, by, f32(FLOAT_BASE))))
 
 
-def source(form: str, n_cols_: str, loads: str = "") -> Source:
-    """activations.FORM.COLUMNS(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride), or
-    activations.FORM.COLUMNS.unaligned, for rows that begin at any multiple of 4 bytes.
+def source(dtype: str, n_cols_: str, loads: str = "") -> Source:
+    """activations.DTYPE.COLUMNS(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride), or
+    activations.DTYPE.COLUMNS.unaligned, for rows that begin at any multiple of 4 bytes.
 
     Block i makes row rows[i] of src (row i where `rows` is 0) token i of the activations: RMS-normalised where eps is
     not negative, times `weight` then, as "q8" or "f32".
@@ -226,7 +226,7 @@ def source(form: str, n_cols_: str, loads: str = "") -> Source:
     n_each, read = row_reader(n_cols, THREADS, aligned=loads != "unaligned")
     _, read_weights = row_reader(n_cols, THREADS)
     held_size = 4 * n_each
-    norm, write = norm_function(n_cols, THREADS), writer(n_cols, THREADS, form, False, -(-n_cols // 32))
+    norm, write = norm_function(n_cols, THREADS), writer(n_cols, THREADS, dtype, False, -(-n_cols // 32))
 
     def activations(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()

@@ -242,7 +242,7 @@ class ActivationLayout:
     "f32": float32 [token][padded columns]
     """
 
-    form: str
+    dtype: str
     n_tokens: int
     n_cols: int
 
@@ -252,7 +252,7 @@ class ActivationLayout:
 
     @property
     def code_stride(self) -> int:
-        return self.padded_cols * (4 if self.form == "f32" else 1)
+        return self.padded_cols * (4 if self.dtype == "f32" else 1)
 
     @property
     def levels_at(self) -> int:
@@ -260,7 +260,7 @@ class ActivationLayout:
 
     @property
     def level_stride(self) -> int:
-        return 0 if self.form == "f32" else self.padded_cols // BLOCK * 8
+        return 0 if self.dtype == "f32" else self.padded_cols // BLOCK * 8
 
     @property
     def n_bytes(self) -> int:
@@ -503,5 +503,5 @@ class MatvecShape:
     def shared_bytes(self) -> int:
         if self.n_tokens > 1:
             return self.activations_at
-        form = "f32" if self.packed.is_float else "q8"
-        return self.activations_at + ActivationLayout(form, 1, 32 * self.padded_blocks).n_bytes
+        dtype = "f32" if self.packed.is_float else "q8"
+        return self.activations_at + ActivationLayout(dtype, 1, 32 * self.padded_blocks).n_bytes

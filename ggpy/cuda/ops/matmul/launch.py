@@ -1,6 +1,7 @@
 """The host side of a large step's products: which kernels, which tiles, which grids. Imports no numba.
 
-`prepare` or `swiglu_prepare` leaves what one or several `matmul` read. All only queue kernels on the device's stream.
+`quantize_activations` or `quantize_swiglu` leaves what one or several `matmul` read. All only queue kernels on the
+device's stream.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ggpy.quant.packed import Packed
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
 
-PREPARE_THREADS = 512  # the most that prepare a token
-PREPARE_SHARED = 8 * PREPARE_THREADS // 32  # two floats a warp
+QUANTIZE_THREADS = 512  # the most that work on a token's activations
+QUANTIZE_SHARED = 8 * QUANTIZE_THREADS // 32  # two floats a warp
 
 # Every shape of tile that there is a kernel for; of one size the best first, for formats that it has room for.
 TILINGS: dict[str, Tiling] = {
@@ -97,26 +98,26 @@ def choose_tiling(
 def kernel_names(
     layout: MatrixLayout, cc: tuple[int, int], aligned: bool = True, batch_invariant: bool = False
 ) -> list[str]:
-    """Names of the kernels that `prepare`, `swiglu_prepare` and `matmul` may launch for a matrix, to be compiled
-    ahead. aligned: whether rows that are multiples of 16 columns begin at multiples of 16 bytes."""
+    """Names of the kernels that `quantize_activations`, `quantize_swiglu` and `matmul` may launch for a matrix, to be
+    compiled ahead. aligned: whether rows that are multiples of 16 columns begin at multiples of 16 bytes."""
     width = _width(layout.n_cols) if aligned else 1
-    prepares = [f"matmul_prepare.{kind}.{width}" for kind in ("norm", "swiglu")]
-    return prepares + [
+    quantizing = [f"quantize_activations.{kind}.{width}" for kind in ("norm", "swiglu")]
+    return quantizing + [
         f"matmul.{layout.packed.name}.{tiling.name}" for tiling in tilings(layout.packed, cc, batch_invariant)
     ]
 
 
 def activation_bytes(layout: MatrixLayout, n_tokens: int) -> int:
-    """Bytes of one prepared input."""
+    """Bytes of one input as products read it."""
     return HalfActivations(n_tokens, layout.n_cols).n_bytes
 
 
 def _width(n_cols: int, *places: int) -> int:
-    """Columns that `_prepare` loads at once: four where rows, addresses and strides are multiples of 16, else one."""
+    """Columns that `_quantize` loads at once: four where rows, addresses and strides are multiples of 16, else one."""
     return 1 if any(value % 16 for value in (n_cols, *places)) else 4
 
 
-def prepare(
+def quantize_activations(
     device: Device,
     layout: MatrixLayout,
     *,
@@ -133,10 +134,10 @@ def prepare(
     src: float32 rows, `src_stride` bytes apart; rows: int32 [n_tokens], which of them, or 0: one after the other;
     weight: float32 [n_cols], or 0; eps: added to the mean square; activations: HalfActivations.
     """
-    _prepare(device, "norm", layout.n_cols, src, src_stride, 0, 0, rows, eps, weight, n_tokens, activations)
+    _quantize(device, "norm", layout.n_cols, src, src_stride, 0, 0, rows, eps, weight, n_tokens, activations)
 
 
-def swiglu_prepare(
+def quantize_swiglu(
     device: Device,
     layout: MatrixLayout,
     *,
@@ -148,10 +149,10 @@ def swiglu_prepare(
     activations: int,
 ) -> None:
     """activations = silu(gate) * up, both float32 [n_tokens][layout.n_cols], their rows so many bytes apart."""
-    _prepare(device, "swiglu", layout.n_cols, gate, gate_stride, up, up_stride, 0, -1.0, 0, n_tokens, activations)
+    _quantize(device, "swiglu", layout.n_cols, gate, gate_stride, up, up_stride, 0, -1.0, 0, n_tokens, activations)
 
 
-def _prepare(
+def _quantize(
     device: Device,
     kind: str,
     n_cols: int,
@@ -167,11 +168,11 @@ def _prepare(
 ) -> None:
     padded = HalfActivations(n_tokens, n_cols).stride // 2
     width = _width(n_cols, src, src_stride, up, up_stride, weight)
-    device.kernel(f"matmul_prepare.{kind}.{width}").launch(
+    device.kernel(f"quantize_activations.{kind}.{width}").launch(
         n_tokens,
         src, src_stride, up, up_stride, rows, n_cols, padded, eps, weight, activations,
-        threads=min(PREPARE_THREADS, -(-padded // 512) * 32),
-        shared=PREPARE_SHARED,
+        threads=min(QUANTIZE_THREADS, -(-padded // 512) * 32),
+        shared=QUANTIZE_SHARED,
     )  # fmt: skip
 
 
@@ -190,9 +191,9 @@ def matmul(
 ) -> None:
     """dst[token, row] = activations[token] . weight[row] + bias[row], or that added to dst.
 
-    weight: address of a matrix as `layout` lays it; activations: as `prepare` left them for `n_tokens`; bias: float32
-    [n_rows], or 0; dst: float32 rows, `dst_stride` bytes apart; batch_invariant: a token's sums are the same bits
-    whatever tokens there are beside it.
+    weight: address of a matrix as `layout` lays it; activations: as `quantize_activations` left them for `n_tokens`;
+    bias: float32 [n_rows], or 0; dst: float32 rows, `dst_stride` bytes apart; batch_invariant: a token's sums are the
+    same bits whatever tokens there are beside it.
     """
     n_rows, n_cols = layout.n_rows, layout.n_cols
     name, grid, shared, scales_at = _plan(

@@ -1,4 +1,4 @@
-"""How products of large steps cut their operands: tiles in shared memory, prepared activations. Free of numba.
+"""How products of large steps cut their operands: tiles in shared memory, quantized activations. Free of numba.
 
 A tile is some rows of a matrix (`cuda/weights/layout.py`), or some tokens, by COLUMNS columns. Each plane's part of a
 weight tile lies in shared memory row after row, `pitch` bytes apart, so chosen that the rows and words that a warp

@@ -5,21 +5,21 @@ from __future__ import annotations
 from ggpy.cuda.compile import Source
 from ggpy.cuda.isa.warp import Value, Warp, f32, kernel
 
-PARAMETERS = "u64 u64 u64 u64 u64 u32 u32 f32 u64 u64"  # see `_prepare`
+PARAMETERS = "u64 u64 u64 u64 u64 u32 u32 f32 u64 u64"  # see `_quantize`
 THREADS = 512  # the most that work on a token
 LOG2_E = 1.4426950408889634
 
 
 def source(kind: str, width: str) -> Source:
-    """A kernel "matmul_prepare.norm.4": `norm` or `swiglu`, loading 4 columns at once or 1, for odd sizes."""
+    """A kernel "quantize_activations.norm.4": `norm` or `swiglu`, loading 4 columns at once or 1, for odd sizes."""
 
     def emit(w: Warp, *parameters: Value) -> None:
-        _prepare(w, kind == "swiglu", width == "4", *parameters)
+        _quantize(w, kind == "swiglu", width == "4", *parameters)
 
-    return Source(kernel(f"prepare_{kind}_{width}", PARAMETERS, emit), PARAMETERS, THREADS)
+    return Source(kernel(f"quantize_activations_{kind}_{width}", PARAMETERS, emit), PARAMETERS, THREADS)
 
 
-def _prepare(
+def _quantize(
     w: Warp,
     gated: bool,
     whole: bool,  # all rows are multiples of 16 columns and lie on multiples of 16 bytes
