@@ -80,6 +80,7 @@ class Request:
         self._n_ctx = n_ctx
         self.sampler = _sampler(params, tokenizer, n_ctx, chain)
         self.sampler.accept(self.tokens, of_prompt=True)
+        self._has_grammar = params.structured_outputs is not None
         self._tokenizer = tokenizer
         # For each chosen token, and each of the prompt, the first of which has none; None where they are not asked for.
         self.logprobs: list[dict[int, Logprob]] | None = [] if params.logprobs is not None else None
@@ -199,34 +200,36 @@ class Request:
         if isinstance(chosen, int):
             token = self.sampler.take(chosen)
         else:
-            forced = self.sampler.forced()
+            forced = self.sampler.forced() if self._has_grammar else None
             token = self.sampler.sample(chosen) if forced is None else forced
             if self.logprobs is not None and self.cumulative_logprob is not None:
                 self.logprobs.append(logprobs_of(chosen, token, self.params.logprobs or 0, self._tokenizer))
                 self.cumulative_logprob += self.logprobs[-1][token].logprob
         self._take(token)
-        while self.logprobs is None and not self.finished and (forced := self.sampler.forced()) is not None:
-            self._take(forced)
+        if self._has_grammar and self.logprobs is None:  # which the logits of each token give
+            while not self.finished and (forced := self.sampler.forced()) is not None:
+                self._take(forced)
 
     def _take(self, token: int) -> None:
+        """Go on by a token, and finish where it ends the text."""
+        params = self.params
         self.sampler.accept((token,))
         self.tokens.append(token)
         self._last = time.perf_counter()
         self._first = self._first or self._last
         ends = token in self._ends
-        if ends and not self.params.include_stop_str_in_output:
+        if ends and not params.include_stop_str_in_output:
             self._deltas.append(self._stream.end(token))
         else:
-            self._deltas.append(
-                self._stream.push(token, not self.params.min_tokens or self.n_chosen > self.params.min_tokens)
-            )
+            may_stop = not params.min_tokens or self.n_chosen > params.min_tokens
+            self._deltas.append(self._stream.push(token, may_stop))
         if self._stream.stopped is not None:
             self.finish("stop", self._stream.stopped)
         elif ends:
             self.finish("stop", token)
-        elif self.sampler.finished:
+        elif self._has_grammar and self.sampler.finished:
             self.finish("stop")
-        elif self.n_chosen == self.params.max_tokens:
+        elif self.n_chosen == params.max_tokens:
             self.finish("length")
         elif len(self.tokens) > self._n_ctx:  # this token has no cell left to be evaluated in
             self.reached_context = True
