@@ -3,6 +3,7 @@ adding a file and its line here."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError, quoted
@@ -53,8 +54,9 @@ def by_gguf_name(name: str) -> type[Architecture]:
     for architecture in ARCHITECTURES:
         if architecture.name == name:
             return architecture
-    known = ", ".join(a.name for a in ARCHITECTURES)
-    raise GGPYError(f"The model's architecture is {quoted(name)}, which ggpy does not know; it runs {known}.")
+    alike = get_close_matches(name, [a.name for a in ARCHITECTURES], 3)
+    known = f"; it knows {' and '.join(alike)}" if alike else f" among its {len(ARCHITECTURES)}; the README lists them"
+    raise GGPYError(f"The model's architecture is {quoted(name)}, which ggpy does not know{known}.")
 
 
 def by_hf_name(name: str) -> type[Architecture]:

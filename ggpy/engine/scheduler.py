@@ -167,7 +167,7 @@ class Scheduler:
         return slot, n
 
     def _reusable(self, request: Request) -> dict[Slot, int]:
-        """What each slot, and each conversation in host memory, has of a request's first tokens."""
+        """The number of a request's first tokens in each slot, and in each conversation in host memory."""
         return {slot: self._n_reusable(slot, request) for slot in (*self.cache.slots, *self.cache.parked)}
 
     def _n_reusable(self, slot: Slot, request: Request) -> int:
