@@ -90,6 +90,20 @@ class Ternary:
 
     runs: tuple[tuple[int, int], ...]
 
+    def place(self, x: int) -> tuple[int, int]:
+        """The byte of code x, and which of its digits it is."""
+        at = 0
+        for n_bytes, n_digits in self.runs:
+            if x < n_bytes * n_digits:
+                return at + x % n_bytes, x // n_bytes
+            at += n_bytes
+            x -= n_bytes * n_digits
+        raise IndexError("the block has fewer codes")
+
+    @property
+    def count(self) -> int:
+        return sum(n_bytes * n_digits for n_bytes, n_digits in self.runs)
+
 
 def half(at: int) -> Numbers:
     """One half-precision number."""

@@ -13,10 +13,10 @@ from ggpy.quant import FORMATS
 from ggpy.quant.packed import Packed
 
 read_codes: Any = None  # these names are set by `specialized`
-read_levels: Any = None
+read_scales: Any = None
 number: Any = None
 scale_value: Any = None
-SKIP = SIZE = MINIMA = 0
+MINIMA = 0
 UNIT = 1.0
 FORMAT = ""
 
@@ -30,15 +30,15 @@ def embed_blocks(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         row = op.weight + types.uint64(i * op.weight_stride)
         out = op.dst + types.uint64(i * op.dst_stride)
         for block in range(op.n_cols // 32):
-            read_codes(row, block, SKIP, SIZE, codes)
-            levels = read_levels(row, block, SIZE, MINIMA)
-            top = f16_to_f32(types.uint16(levels[0])) * types.float32(UNIT)
-            top_minimum = f16_to_f32(types.uint16(levels[1]))
+            read_codes(row, block, codes)
+            found = read_scales(row, block)
+            top = f16_to_f32(types.uint16(found[0])) * types.float32(UNIT)
+            top_minimum = f16_to_f32(types.uint16(found[1]))
             for half in range(2):
-                scale = scale_value(top, levels[2 + half])
+                scale = scale_value(top, found[2 + half])
                 minimum = types.float32(0.0)
                 if MINIMA:  # with its sign
-                    minimum = types.float32(MINIMA) * scale_value(top_minimum, levels[4 + half])
+                    minimum = types.float32(MINIMA) * scale_value(top_minimum, found[4 + half])
                 for j in range(16 * half, 16 * half + 16):
                     value = scale * types.float32(number(load_u8(codes + types.uint64(j)))) + minimum
                     store_f32(out + types.uint64(4 * (32 * block + j)), value)
@@ -65,14 +65,12 @@ def embed_names(p: Packed) -> dict[str, Any]:
     """Global names that `specialized` replaces in the loop of a format."""
     if p.is_float:
         return {"FORMAT": p.name}
-    read_codes, skip, read_levels = readers(p.name)
+    read_codes, read_scales = readers(FORMATS[p.name])
     return {
         "read_codes": read_codes,
-        "read_levels": read_levels,
+        "read_scales": read_scales,
         "number": number_of(p),
         "scale_value": scale_of(p),
-        "SKIP": skip,
-        "SIZE": FORMATS[p.name].type_size,
         "UNIT": p.unit,
         "MINIMA": p.minimum_sign * p.minima,
     }

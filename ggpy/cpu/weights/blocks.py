@@ -1,292 +1,195 @@
-"""The blocks of a GGUF row, read one by one: codes, scales and minima of 32 columns. `raw` is the row's address, `i`
-the block.
+"""The blocks of a GGUF row, read one by one: codes, scales and mins of 32 columns, as the type's class declares them
+(`ggpy.quant.fields`). `raw` is the row's address, `i` the number of the 32 columns in it.
 
-A reader of codes fills the 32 bytes at the address `codes`, four at a time where it can; `size` is the bytes of one of
-the file's own blocks, of 32, 64 or 256 columns, `skip` those before its codes. A reader of levels returns six numbers
-as packed stripes keep them, halves as their bits: super-scale, super-minimum, scale of the first 16 columns and of the
-last, minimum of the first and of the last.
+`read_codes(raw, i, codes)` fills the 32 bytes at the address `codes`, four at a time where it can.
+`read_scales(raw, i)` returns six numbers as packed stripes keep them, halves as their bits: d and dmin of the
+super-block, the scale of the first 16 columns and of the last, the min of the first and of the last; 0 where the type
+has none.
 Packing stores both; embedding computes with both, through `number_of` and `scale_of`.
+
+Readers are written in LLVM's language: as closures of numba functions, a dozen for each type, they took two seconds
+more to compile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
-
-from ggpy.codegen.scalars import (
-    f16_to_f32,
-    f32_from_bits,
-    f32_to_f16,
-    load_i8,
-    load_u8,
-    load_u16,
-    load_u32,
-    store_u8,
-    store_u32,
-)
-from ggpy.quant.packed import Packed
-
-# ---- the 32 codes, by format
-
-
-FOURS, TWOS, ONES = (np.uint32(0x01010101 * mask) for mask in (15, 3, 1))  # of four codes at a time, a byte each
-
-
-@njit(inline="always")
-def _word(at, j):  # type: ignore[no-untyped-def]
-    return load_u32(at + types.uint64(4 * j))
-
-
-@njit(inline="always")
-def _put(codes, j, word):  # type: ignore[no-untyped-def]
-    store_u32(codes + types.uint64(4 * j), word)
-
-
-@njit(inline="always")
-def _nibbles(at, codes):  # type: ignore[no-untyped-def]
-    for j in range(4):
-        word = _word(at, j)
-        _put(codes, j, word & FOURS)
-        _put(codes, j + 4, (word >> types.uint32(4)) & FOURS)
-
-
-@njit
-def codes_q4(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    _nibbles(raw + types.uint64(i * size + skip), codes)
-
-
-@njit
-def codes_q5(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i * size + skip)
-    high = types.uint64(load_u32(at))
-    for j in range(8):
-        low = (_word(at + types.uint64(4), j % 4) >> types.uint32(j // 4 * 4)) & FOURS
-        # four bits side by side become the fifth of four bytes: the factor repeats them 7 places apart
-        four = (high >> types.uint64(4 * j)) & types.uint64(15)
-        spread = types.uint32((four * types.uint64(0x00204081)) & types.uint64(0x01010101))
-        _put(codes, j, low | (spread << types.uint32(4)))
-
-
-@njit
-def codes_q8(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i * size + skip)
-    for j in range(8):
-        _put(codes, j, _word(at, j))
-
-
-@njit
-def codes_q2_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i // 8 * size + skip + i % 8 // 4 * 32)
-    shift = types.uint32(2 * (i % 4))
-    for j in range(8):
-        _put(codes, j, (_word(at, j) >> shift) & TWOS)
-
-
-@njit
-def codes_q3_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    codes_q2_k(raw, i, skip, size, codes)
-    high = raw + types.uint64(i // 8 * size)
-    shift = types.uint32(i % 8)
-    for j in range(8):
-        _put(codes, j, _word(codes, j) | (((_word(high, j) >> shift) & ONES) << types.uint32(2)))
-
-
-@njit
-def codes_q4_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    sub = i % 8
-    at = raw + types.uint64(i // 8 * size + 16 + sub // 2 * 32)
-    shift = types.uint32(4 * (sub % 2))
-    for j in range(8):
-        _put(codes, j, (_word(at, j) >> shift) & FOURS)
-
-
-@njit
-def codes_q5_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    sub = i % 8
-    high = raw + types.uint64(i // 8 * size + 16)
-    at = high + types.uint64(32 + sub // 2 * 32)
-    shift = types.uint32(4 * (sub % 2))
-    for j in range(8):
-        bits = (_word(high, j) >> types.uint32(sub)) & ONES
-        _put(codes, j, ((_word(at, j) >> shift) & FOURS) | (bits << types.uint32(4)))
-
-
-@njit
-def codes_q6_k(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    half, quarter = i % 8 // 4, i % 4
-    top = raw + types.uint64(i // 8 * size)
-    low = top + types.uint64(64 * half + 32 * (quarter % 2))
-    high = top + types.uint64(128 + 32 * half)
-    low_shift, high_shift = types.uint32(4 * (quarter // 2)), types.uint32(2 * quarter)
-    for j in range(8):
-        bits = (_word(high, j) >> high_shift) & TWOS
-        _put(codes, j, ((_word(low, j) >> low_shift) & FOURS) | (bits << types.uint32(4)))
-
-
-@njit
-def codes_iq4_xs(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    _nibbles(raw + types.uint64(i // 8 * size + skip + i % 8 * 16), codes)
-
-
-@njit
-def codes_nvfp4(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i // 2 * size + skip + i % 2 * 16)
-    for j in range(16):
-        byte = load_u8(at + types.uint64(j))
-        to = codes + types.uint64(j // 8 * 16 + j % 8)
-        store_u8(to, byte & types.uint8(15))
-        store_u8(to + types.uint64(8), byte >> types.uint8(4))
-
-
-@njit
-def codes_tq1_0(raw, i, skip, size, codes):  # type: ignore[no-untyped-def]
-    """Codes of TQ1_0, five base-3 digits a byte: it is a fraction of 256, each times 3 pushes out the next digit."""
-    top = raw + types.uint64(i // 8 * size)
-    for j in range(32):
-        column = i % 8 * 32 + j
-        at, digit = column % 32, column // 32
-        if column >= 240:
-            at, digit = 48 + column % 4, (column - 240) // 4
-        elif column >= 160:
-            at, digit = 32 + column % 16, (column - 160) // 16
-        fraction = types.int64(load_u8(top + types.uint64(at)))
-        for _ in range(digit):
-            fraction = (fraction * 3) & 255
-        store_u8(codes + types.uint64(j), types.uint8((fraction * 3) >> 8))
-
-
-# ---- scales and minima
-
-
-@njit
-def levels_half(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i * size)
-    scale = types.int64(load_u16(at))
-    minimum = types.int64(load_u16(at + types.uint64(2))) if n_minima else 0
-    return 0, 0, scale, scale, minimum, minimum
-
-
-@njit
-def levels_power(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    scale = types.int64(load_u8(raw + types.uint64(i * size)))
-    return 0, 0, scale, scale, 0, 0
-
-
-@njit
-def _ue4m3_half(byte):  # type: ignore[no-untyped-def]
-    """Half-precision bits of half a UE4M3 number (unsigned, 4 exponent and 3 fraction bits); 127, NaN, gives 0."""
-    if byte == 127:
-        return 0
-    exponent, fraction = (byte >> 3) & 15, byte & 7
-    if exponent == 0:
-        return types.int64(f32_to_f16(types.float32(fraction) * types.float32(2.0**-10)))
-    return ((exponent + 7) << 10) | (fraction << 7)
-
-
-@njit
-def levels_nvfp4(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    at = raw + types.uint64(i // 2 * size + 2 * (i % 2))
-    first, second = types.int64(load_u8(at)), types.int64(load_u8(at + types.uint64(1)))
-    return 0, 0, _ue4m3_half(first), _ue4m3_half(second), 0, 0
-
-
-@njit
-def levels_q2_k(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    top = raw + types.uint64(i // 8 * size)
-    d, dmin = types.int64(load_u16(top + types.uint64(80))), types.int64(load_u16(top + types.uint64(82)))
-    at = top + types.uint64(2 * (i % 8))
-    first, second = types.int64(load_u8(at)), types.int64(load_u8(at + types.uint64(1)))
-    return d, dmin, first & 15, second & 15, first >> 4, second >> 4
-
-
-@njit
-def _q3_k_scale(scales, s):  # type: ignore[no-untyped-def]
-    """One of 16 signed scales of six bits: nibbles of eight bytes, then pairs of four more."""
-    low = (types.int64(load_u8(scales + types.uint64(s % 8))) >> (s // 8 * 4)) & 15
-    high = (types.int64(load_u8(scales + types.uint64(8 + s % 4))) >> (s // 4 * 2)) & 3
-    return (low | (high << 4)) - 32
-
-
-@njit
-def levels_q3_k(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    top = raw + types.uint64(i // 8 * size)
-    scales, s = top + types.uint64(96), 2 * (i % 8)
-    return types.int64(load_u16(top + types.uint64(108))), 0, _q3_k_scale(scales, s), _q3_k_scale(scales, s + 1), 0, 0
-
-
-@njit
-def _k_scale(scales, sub, minimum):  # type: ignore[no-untyped-def]
-    """The 6-bit scale or minimum of one of eight blocks, from the 12 bytes in which K formats keep them."""
-    if sub < 4:
-        return types.int64(load_u8(scales + types.uint64(sub + 4 * minimum)) & 63)
-    low = (load_u8(scales + types.uint64(sub + 4)) >> types.uint8(4 * minimum)) & 15
-    return types.int64(low | ((load_u8(scales + types.uint64(sub - 4 + 4 * minimum)) >> types.uint8(6)) << 4))
-
-
-@njit
-def levels_k(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    top = raw + types.uint64(i // 8 * size)
-    d, dmin = types.int64(load_u16(top)), types.int64(load_u16(top + types.uint64(2)))
-    scale, minimum = _k_scale(top + types.uint64(4), i % 8, 0), _k_scale(top + types.uint64(4), i % 8, 1)
-    return d, dmin, scale, scale, minimum, minimum
-
-
-@njit
-def levels_q6_k(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    top = raw + types.uint64(i // 8 * size)
-    at = top + types.uint64(192 + 2 * (i % 8))
-    first, second = types.int64(load_i8(at)), types.int64(load_i8(at + types.uint64(1)))
-    return types.int64(load_u16(top + types.uint64(208))), 0, first, second, 0, 0
-
-
-@njit
-def levels_iq4_xs(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    top, sub = raw + types.uint64(i // 8 * size), i % 8
-    low = (types.int64(load_u8(top + types.uint64(4 + sub // 2))) >> (4 * (sub % 2))) & 15
-    high = (types.int64(load_u16(top + types.uint64(2))) >> (2 * sub)) & 3
-    scale = (low | (high << 4)) - 32
-    return types.int64(load_u16(top)), 0, scale, scale, 0, 0
-
-
-@njit
-def levels_tq1_0(raw, i, size, n_minima):  # type: ignore[no-untyped-def]
-    """Levels of TQ1_0, whose super-scale comes last in the block."""
-    d = types.int64(load_u16(raw + types.uint64((i // 8 + 1) * size - 2)))
-    return d, 0, 0, 0, 0, 0
-
-
-_READERS: dict[str, tuple[Any, int, Any]] = {  # codes, bytes before them, levels
-    "Q4_0": (codes_q4, 2, levels_half),
-    "Q4_1": (codes_q4, 4, levels_half),
-    "Q5_0": (codes_q5, 2, levels_half),
-    "Q5_1": (codes_q5, 4, levels_half),
-    "Q8_0": (codes_q8, 2, levels_half),
-    "Q2_K": (codes_q2_k, 16, levels_q2_k),
-    "Q3_K": (codes_q3_k, 32, levels_q3_k),
-    "Q4_K": (codes_q4_k, 0, levels_k),
-    "Q5_K": (codes_q5_k, 0, levels_k),
-    "Q6_K": (codes_q6_k, 0, levels_q6_k),
-    "IQ4_NL": (codes_q4, 2, levels_half),
-    "IQ4_XS": (codes_iq4_xs, 8, levels_iq4_xs),
-    "MXFP4": (codes_q4, 1, levels_power),
-    "NVFP4": (codes_nvfp4, 4, levels_nvfp4),
-    "TQ1_0": (codes_tq1_0, 0, levels_tq1_0),
-    "TQ2_0": (codes_q2_k, 0, levels_tq1_0),
-}
-
-
-def readers(name: str) -> tuple[Any, int, Any]:
-    """(reader of codes, its `skip`, reader of levels) of a type."""
-    if name not in _READERS:
-        from ggpy.cpu.weights import codebooks
-
-        return codebooks.READERS[name]
-    return _READERS[name]
-
-
-# ---- what codes and levels stand for
+from numba.core import cgutils
+from numba.core.typing import Signature
+from numba.extending import intrinsic
+
+from ggpy.codegen.scalars import f16_to_f32, f32_from_bits
+from ggpy.quant.block_format import BlockFormat
+from ggpy.quant.codebooks import EIGHT_SIGNS, grid
+from ggpy.quant.fields import Bits, Codebook, Numbers, Ternary
+from ggpy.quant.packed import BLOCK, Packed
+
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_ONES = 0x0101010101010101
+
+
+class _Block:
+    """Emitter of what reads the 32 columns `i` of a row at `raw`, in 64-bit integers."""
+
+    def __init__(self, b: ir.IRBuilder, form: BlockFormat, raw: ir.Value, i: ir.Value) -> None:
+        last = form.block_size // BLOCK - 1
+        self.b = b
+        self.at = b.add(raw, b.mul(b.ashr(i, _I64(last.bit_length())), _I64(form.type_size)))
+        self.sub = b.and_(i, _I64(last))  # which 32 columns of the file's own block
+
+    def nth(self, per_sub: int, k: int) -> ir.Value:
+        """The number `k` of those, `per_sub` each, that belong to these columns."""
+        return self.b.add(self.b.mul(self.sub, _I64(per_sub)), _I64(k))
+
+    def load(self, place: ir.Value, n_bytes: int) -> ir.Value:
+        """An integer of that many bytes, so far into the block."""
+        value = self.b.load(self.b.inttoptr(self.b.add(self.at, place), ir.IntType(8 * n_bytes).as_pointer()))
+        value.align = 1
+        return value
+
+    def look_up(self, table: Any, kind: ir.IntType, i: ir.Value) -> ir.Value:
+        b = self.b
+        numbers = ir.Constant(ir.ArrayType(kind, len(table)), [int(n) for n in table])
+        at = b.gep(cgutils.global_constant(b, "table", numbers), [_I64(0), i], inbounds=True)
+        value = b.load(at)
+        return value if kind.width == 64 else b.zext(value, _I64)
+
+    def place(self, part: Bits, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Where the number x begins: bytes into the block, and bits from there."""
+        b, in_bytes, in_bits = self.b, _I64(part.at), _I64(part.shift)
+        for lowest, mask, byte_stride, bit_stride in part.digits:
+            digit = b.and_(b.lshr(x, _I64(lowest)), _I64(mask))
+            in_bytes = b.add(in_bytes, b.mul(digit, _I64(byte_stride)))
+            in_bits = b.add(in_bits, b.mul(digit, _I64(bit_stride)))
+        return in_bytes, in_bits
+
+    def bits(self, part: Bits, x: ir.Value) -> ir.Value:
+        place, down = self.place(part, x)
+        word = self.b.zext(self.load(place, part.width), _I64)
+        return self.b.and_(self.b.lshr(word, down), _I64((1 << part.bits) - 1))
+
+    def number(self, numbers: Numbers | None, x: ir.Value) -> ir.Value:
+        """The number x; 0 of numbers that a type has none of."""
+        if numbers is None:
+            return _I64(0)
+        b, value, low = self.b, _I64(0), 0
+        for part in numbers.parts:
+            value = b.or_(value, b.shl(self.bits(part, x), _I64(low)))
+            low += part.bits
+        if numbers.table:
+            return self.look_up(numbers.table, _I64, value)
+        return b.add(b.mul(value, _I64(numbers.times)), _I64(numbers.plus))
+
+    def store(self, codes: ir.Value, first: int, value: ir.Value) -> None:
+        """Store the codes of columns first .., a byte each."""
+        self.b.store(value, self.b.inttoptr(self.b.add(codes, _I64(first)), value.type.as_pointer()), align=1)
+
+    def plain_codes(self, numbers: Numbers, codes: ir.Value) -> None:
+        b, fours, low = self.b, [], 0
+        for part in numbers.parts:
+            fours.append((self.fours(part), _I32(low)))
+            low += part.bits
+        for j in range(8):
+            word = _I32(0)
+            for four, place in fours:
+                word = b.or_(word, b.shl(four(j), place))
+            self.store(codes, 4 * j, word)
+
+    def fours(self, part: Bits) -> Callable[[int], ir.Value]:
+        """`four(j)`: bits of the columns 4j .. 4j + 3, a byte each of 32 bits."""
+        b, mask = self.b, _I32(((1 << part.bits) - 1) * 0x01010101)
+        places = [8 * byte + bit for byte, bit in map(part.place, range(part.count))]
+        if places[:4] == [places[0] + 8 * c for c in range(4)]:  # in bytes that follow each other
+
+            def four(j: int) -> ir.Value:
+                place, down = self.place(part, self.nth(BLOCK, 4 * j))
+                return b.and_(b.lshr(self.load(place, 4), b.trunc(down, _I32)), mask)
+
+        elif part.bits == 1 and places == list(range(places[0], places[0] + part.count)):  # bits that do
+            every = self.load(b.add(_I64(part.at), b.mul(self.sub, _I64(4))), 4)
+
+            def four(j: int) -> ir.Value:
+                bits = b.and_(b.lshr(every, _I32(4 * j)), _I32(15))
+                return b.and_(b.mul(bits, _I32(0x00204081)), mask)  # the factor repeats them 7 places apart
+
+        else:
+
+            def four(j: int) -> ir.Value:
+                word = _I32(0)
+                for c in range(4):
+                    one = b.trunc(self.bits(part, self.nth(BLOCK, 4 * j + c)), _I32)
+                    word = b.or_(word, b.shl(one, _I32(8 * c)))
+                return word
+
+        return four
+
+    def codebook_codes(self, book: Codebook, sign_at: int, codes: ir.Value) -> None:
+        """A row of the grid is an integer whose bytes are its columns."""
+        b, per_eight = self.b, 8 // book.width
+        rows = np.ascontiguousarray(grid(book.grid)).view(f"<u{book.width}")[:, 0]
+        for k in range(4):
+            signs = self.bits(book.signs, self.nth(4, k))
+            if book.signs.bits == 7:
+                signs = self.look_up(EIGHT_SIGNS, _I8, signs)
+            elif book.signs.bits == 1:
+                signs = b.mul(signs, _I64(255))
+            # bit j alone stays in byte j; what is not 0 then carries into its highest bit
+            apart = b.and_(b.mul(signs, _I64(_ONES)), _I64(0x8040201008040201))
+            value = b.and_(b.lshr(b.add(apart, _I64(0x7F * _ONES)), _I64(7 - sign_at)), _I64(_ONES << sign_at))
+            for r in range(per_eight):
+                row = self.number(book.rows, self.nth(4 * per_eight, per_eight * k + r))
+                row = self.look_up(rows, ir.IntType(8 * book.width), row)
+                value = b.or_(value, b.shl(row, _I64(32 * r)))
+            self.store(codes, 8 * k, value)
+
+    def ternary_codes(self, ternary: Ternary, codes: ir.Value) -> None:
+        b, places = self.b, [ternary.place(x) for x in range(ternary.count)]
+        for j in range(BLOCK):
+            x = self.nth(BLOCK, j)
+            byte = b.zext(self.load(self.look_up([byte for byte, _ in places], _I8, x), 1), _I64)
+            power = self.look_up([3**digit & 255 for _, digit in places], _I8, x)
+            fraction = b.and_(b.mul(byte, power), _I64(255))
+            self.store(codes, j, b.trunc(b.lshr(b.mul(fraction, _I64(3)), _I64(8)), _I8))
+
+
+def readers(form: BlockFormat) -> tuple[Any, Any]:
+    """(`read_codes`, `read_scales`) of a type."""
+    p, declared = form.packed, form.codes
+    assert p is not None
+    assert declared is not None
+
+    def read_codes(typingctx: Any, raw: Any, i: Any, codes: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            block, codes = _Block(b, form, args[0], args[1]), args[2]
+            if isinstance(declared, Codebook):
+                block.codebook_codes(declared, p.bits - 1, codes)
+            elif isinstance(declared, Ternary):
+                block.ternary_codes(declared, codes)
+            else:
+                block.plain_codes(declared, codes)
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.intp, types.uintp), codegen
+
+    def read_scales(typingctx: Any, raw: Any, i: Any) -> tuple[Signature, Any]:
+        def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+            block, last = _Block(b, form, args[0], args[1]), p.n_scales - 1
+            found = [block.number(numbers, _I64(0)) for numbers in (form.d, form.dmin)]
+            for numbers in (form.scales, form.mins):
+                found += [block.number(numbers, block.nth(p.n_scales, k)) for k in (0, last)]
+            return context.make_tuple(b, sig.return_type, found)
+
+        return types.UniTuple(types.int64, 6)(types.uintp, types.intp), codegen
+
+    return intrinsic(read_codes), intrinsic(read_scales)
+
+
+# ---- the values of codes and scales
 
 
 def number_of(p: Packed) -> Any:

@@ -12,11 +12,23 @@ from numba import njit, types
 
 from ggpy.codegen.scalars import load_i32, load_u16, load_u32, store_i32, store_u8, store_u16
 from ggpy.cpu.weights.blocks import readers
-from ggpy.quant import FORMATS
-from ggpy.quant.packed import Packed, Plane
+from ggpy.quant.block_format import BlockFormat
+from ggpy.quant.fields import Numbers
+from ggpy.quant.formats import FORMATS
+from ggpy.quant.packed import BLOCK, Packed, Plane
 
-# Formats whose blocks hold 32 codes in the very order of the lanes, and in how many words.
-_AS_THEY_ARE = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8, "IQ4_NL": 4, "MXFP4": 4}
+
+def _words_in_order(form: BlockFormat) -> tuple[int, int]:
+    """(bytes before a block's codes, their number of 32-bit words) where 32 codes lie in the very order of the lanes;
+    else (0, 0)."""
+    p, codes = form.packed, form.codes
+    assert p is not None
+    if form.block_size != BLOCK or not isinstance(codes, Numbers) or len(codes.parts) > 1 or len(p.planes) > 1:
+        return 0, 0
+    (part,), (plane,) = codes.parts, p.planes
+    fours = [plane.place(group) for group in range(8)]
+    in_order = [part.place(c) == (part.at + 4 * fours[c // 4][0] + c % 4, fours[c // 4][1]) for c in range(BLOCK)]
+    return (part.at, part.bits) if all(in_order) else (0, 0)
 
 
 def _plane_writer(plane: Plane | None) -> Any:
@@ -41,7 +53,7 @@ def _plane_writer(plane: Plane | None) -> Any:
 
 
 read_codes: Any = None  # these names are set by `specialized`
-read_levels: Any = None
+read_scales: Any = None
 write_low: Any = None
 write_high: Any = None
 SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = MINIMA = MINIMA_AT = N_SCALES = SCALE_BYTES = ELEMENT = WORDS = 0
@@ -59,14 +71,14 @@ def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, 
                 if HEADER_BYTES:
                     header = stripe + types.uint64(i // 8 * (HEADER_BYTES + 8 * BLOCK_BYTES))
                     block = header + types.uint64(HEADER_BYTES + i % 8 * BLOCK_BYTES)
-                levels = read_levels(source, i, SIZE, MINIMA)
+                found = read_scales(source, i)
                 if HEADER_BYTES:
-                    store_u16(header + types.uint64(2 * row), types.uint16(levels[0]))
+                    store_u16(header + types.uint64(2 * row), types.uint16(found[0]))
                     if MINIMA:
-                        store_u16(header + types.uint64(32 + 2 * row), types.uint16(levels[1]))
+                        store_u16(header + types.uint64(32 + 2 * row), types.uint16(found[1]))
                 for k in range(N_SCALES):
                     at = block + types.uint64(SCALE_BYTES * (16 * k + row))
-                    scale, minimum = levels[2 + k], levels[4 + k]
+                    scale, minimum = found[2 + k], found[4 + k]
                     if SCALE_BYTES == 2:
                         store_u16(at, types.uint16(scale))
                         if MINIMA:
@@ -83,7 +95,7 @@ def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, 
                     for j in range(WORDS):
                         store_i32(base + types.uint64(64 * j), load_i32(at + types.uint64(4 * j)))
                 else:
-                    read_codes(source, i, SKIP, SIZE, scratch)
+                    read_codes(source, i, scratch)
                     write_low(scratch, block, row)
                     write_high(scratch, block, row)
 
@@ -107,15 +119,17 @@ def pack_names(p: Packed) -> dict[str, Any]:
     """Global names that `specialized` replaces in the pack loop of a format."""
     if p.is_float:
         return {"ELEMENT": p.bits // 8}
-    read_codes, skip, read_levels = readers(p.name)
+    form = FORMATS[p.name]
+    read_codes, read_scales = readers(form)
+    skip, words = _words_in_order(form)
     low, high = (*p.planes, None)[:2]
     return {
         "read_codes": read_codes,
-        "read_levels": read_levels,
+        "read_scales": read_scales,
         "write_low": _plane_writer(low),
         "write_high": _plane_writer(high),
         "SKIP": skip,
-        "SIZE": FORMATS[p.name].type_size,
+        "SIZE": form.type_size,
         "HEADER_BYTES": p.header_bytes,
         "BLOCK_BYTES": p.block_bytes,
         "CODES_AT": p.codes_at,
@@ -123,5 +137,5 @@ def pack_names(p: Packed) -> dict[str, Any]:
         "MINIMA_AT": p.minima_at,
         "N_SCALES": p.n_scales,
         "SCALE_BYTES": p.scale_bytes,
-        "WORDS": _AS_THEY_ARE.get(p.name, 0),
+        "WORDS": words,
     }
