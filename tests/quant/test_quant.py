@@ -13,6 +13,7 @@ import pytest
 
 from ggpy.errors import GGPYError
 from ggpy.quant import FORMATS, by_id
+from ggpy.quant.fields import Codebook, Numbers, Ternary
 
 WRITTEN = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 READ = [
@@ -121,6 +122,23 @@ def test_unreadable_types_say_so():
         FORMATS["Q8_K"].dequantize(np.zeros((1, 292), np.uint8))
     with pytest.raises(GGPYError, match="17 bytes are not a whole number of Q4_0 blocks"):
         FORMATS["Q4_0"].dequantize(np.zeros((1, 17), np.uint8))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_a_class_declares_lies_in_its_block(name):
+    form = FORMATS[name]
+    for numbers in (form.d, form.dmin, form.scales, form.mins, form.codes):
+        for part in (
+            [numbers.signs, *numbers.rows.parts] if isinstance(numbers, Codebook) else getattr(numbers, "parts", ())
+        ):
+            assert all(0 <= part.place(x)[0] <= form.type_size - part.width for x in range(part.count))
+    if isinstance(form.codes, Numbers):
+        assert [part.count for part in form.codes.parts] == [form.block_size] * len(form.codes.parts)
+        assert sum(part.bits for part in form.codes.parts) == form.packed.bits
+    if isinstance(form.codes, Ternary):
+        assert form.codes.count == form.block_size
+    if form.scales and form.packed:
+        assert form.scales.parts[0].count == form.block_size // form.packed.group
 
 
 # Writing

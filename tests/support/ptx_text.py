@@ -47,8 +47,8 @@ def parse(text: str) -> Entry:
     assert head
     params = [(n, int(bits) // 8) for bits, n in re.findall(r"\.param \.[a-z](\d+) (\w+)", head[2])]
     constants = {
-        name: np.array([int(word) for word in words.split(",")], np.dtype(f"u{int(bits) // 8}"))
-        for bits, name, words in re.findall(r"\.global \.align \d+ \.[bu](\d+) (\w+)\[\d+\] = \{([^}]*)\};", text)
+        name: _array(int(bits), int(n), words.split(","))
+        for bits, name, n, words in re.findall(r"\.global \.align \d+ \.[bu](\d+) (\w+)\[(\d+)\] = \{([^}]*)\};", text)
     }
     entry = Entry(head[1], params, [], {}, {}, shared, at, constants)
     scopes: list[dict[str, str]] = [{}]
@@ -76,6 +76,13 @@ def parse(text: str) -> Entry:
             _statement(entry, " ".join(rest[:end].split()), scopes, n_scopes)
             position += end + 1
     return entry
+
+
+def _array(bits: int, n: int, words: list[str]) -> np.ndarray:
+    """A constant array of n numbers, the last of which are 0 where they are not written."""
+    array = np.zeros(n, np.dtype(f"u{bits // 8}"))
+    array[: len(words)] = [int(word) for word in words]
+    return array
 
 
 def _statement(entry: Entry, text: str, scopes: list[dict[str, str]], scope: int) -> None:

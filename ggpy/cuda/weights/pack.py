@@ -28,9 +28,10 @@ def source(name: str) -> Source:
     p = PACKED[name]
     if p.is_float:
         return Source(_floats(p.bits // 16), "u64 i32 i32 i32 u64 i32", THREADS)
-    code, read_levels = readers(name)
-    store_codes, store_levels = (_looked_up if numbers(p) else _codes)(p, code), _levels(p)
-    size, group = FORMATS[name].type_size, FORMATS[name].block_size // BLOCK
+    form = FORMATS[name]
+    four, read_scales = readers(form)
+    store_codes, store_scales = (_looked_up if numbers(p) else _codes)(p, four), _scales(p)
+    size, group = form.type_size, form.block_size // BLOCK
     layout = MatrixLayout(p, 1, BLOCK)
     code_bytes, high_bytes = min(16, layout.code_bytes), layout.high_bytes
 
@@ -44,12 +45,12 @@ def source(name: str) -> Source:
         to_high = high + u64(row) * u64(high_stride) + u64(high_bytes * block)
         store_codes(top, sub, to, at(to, 16 * n_blocks), to_high)
         to_levels, to_supers = levels + u64(row) * u64(level_stride), supers + u64(row) * u64(super_stride)
-        store_levels(read_levels(top, sub), to_levels, to_supers, block)
+        store_scales(read_scales(top, sub), to_levels, to_supers, block)
 
     return Source(pack, "u64 i32 i32 i32 u64 u64 u64 u64 i32 i32 i32 i32", THREADS)
 
 
-def _codes(p: Packed, code: Any) -> Any:
+def _codes(p: Packed, four: Any) -> Any:
     """`store(top, sub, codes, last, high)`: store the codes of one block; `last`: the address of the second run of
     8-bit ones."""
     field, bits = bits_above(p), p.bits
@@ -58,30 +59,31 @@ def _codes(p: Packed, code: Any) -> Any:
     @inline
     def store(top, sub, codes, last, high):  # type: ignore[no-untyped-def]
         for w in range(4):
-            first, second = u32(0), u32(0)
-            for c in range(4):
-                one, other = code(top, sub, 4 * w + c), code(top, sub, 16 + 4 * w + c)
-                if bits == 8:
-                    first |= one << u32(8 * c)
-                    second |= other << u32(8 * c)
-                else:
-                    first |= ((one & u32(15)) | ((other & u32(15)) << u32(4))) << u32(8 * c)
-            store_u32(at(codes, 4 * w), first)
+            one, other = four(top, sub, w), four(top, sub, 4 + w)
             if bits == 8:
-                store_u32(at(last, 4 * w), second)
+                store_u32(at(codes, 4 * w), one)
+                store_u32(at(last, 4 * w), other)
+            else:
+                store_u32(at(codes, 4 * w), (one & u32(0x0F0F0F0F)) | ((other & u32(0x0F0F0F0F)) << u32(4)))
         if field:
             for p_ in range(field):
                 word = u32(0)
                 for k in range(per_word):
-                    for c in range(4):
-                        above = code(top, sub, 4 * (per_word * p_ + k) + c) >> u32(4)
-                        word |= above << u32(8 * c + field * k)
+                    above = (four(top, sub, per_word * p_ + k) >> u32(4)) & u32(0x0F0F0F0F)
+                    word |= above << u32(field * k)
                 store_u32(at(high, 4 * p_), word)
 
     return store
 
 
-def _looked_up(p: Packed, code: Any) -> Any:
+@inline
+def _nibbles(word):  # type: ignore[no-untyped-def]
+    """Four bytes below 16 as four nibbles."""
+    word = (word | (word >> u32(4))) & u32(0x00FF00FF)
+    return (word | (word >> u32(8))) & u32(0xFFFF)
+
+
+def _looked_up(p: Packed, four: Any) -> Any:
     """`store` as in `_codes`, for codes that are looked up."""
     bits = p.bits
 
@@ -89,10 +91,7 @@ def _looked_up(p: Packed, code: Any) -> Any:
     def store(top, sub, codes, last, high):  # type: ignore[no-untyped-def]
         third, pair = u32(0), u32(0)
         for w in range(4):
-            nibbles = u32(0)
-            for k in range(4):
-                nibbles |= code(top, sub, 4 * w + k) << u32(4 * k)
-                nibbles |= code(top, sub, 16 + 4 * w + k) << u32(16 + 4 * k)
+            nibbles = _nibbles(four(top, sub, w)) | (_nibbles(four(top, sub, 4 + w)) << u32(16))
             if bits == 4:
                 store_u32(at(codes, 4 * w), nibbles)
             else:
@@ -108,8 +107,8 @@ def _looked_up(p: Packed, code: Any) -> Any:
     return store
 
 
-def _levels(p: Packed) -> Any:
-    """`store(found, levels, supers, block)`: store the levels that a reader found in the row's planes."""
+def _scales(p: Packed) -> Any:
+    """`store(found, levels, supers, block)`: store the scales that a reader found in the row's planes."""
     layout = MatrixLayout(p, 1, BLOCK)
     each, super_bytes, size = layout.level_bytes, layout.super_bytes, p.scale_bytes
     header, minima, two, nibbles = p.header, p.minima, p.n_scales == 2, p.scales == "nibbles"
