@@ -8,7 +8,6 @@ alone, and one reader each for numpy (`ggpy.quant.dequantize`), CPUs (`ggpy.cpu.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 
 
@@ -27,12 +26,7 @@ class Bits:
     strides: tuple[int, ...] = (0,)
     shift: int = 0
 
-    def __post_init__(self) -> None:
-        assert len(self.shape) == len(self.strides) <= 3
-        assert all(n & (n - 1) == 0 for n in self.shape)
-        assert self.width <= 4
-
-    @cached_property
+    @property
     def digits(self) -> tuple[tuple[int, int, int, int], ...]:
         """For three digits, the fastest first: (place of its lowest bit in x, mask, stride in whole bytes, and in the
         bits that remain)."""
@@ -51,11 +45,11 @@ class Bits:
     def count(self) -> int:
         return prod(self.shape)
 
-    @cached_property
+    @property
     def width(self) -> int:
         """Bytes, 1, 2 or 4, that hold a whole number from the byte that `place` gives."""
-        most = max(self.place(x)[1] for x in range(self.count)) + self.bits
-        return next(n for n in (1, 2, 4, 8) if most <= 8 * n)
+        most = self.place(self.count - 1)[1] + self.bits  # all digits are at their largest
+        return next(n for n in (1, 2, 4) if most <= 8 * n)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,9 @@ def test_what_a_class_declares_lies_in_its_block(name):
         for part in (
             [numbers.signs, *numbers.rows.parts] if isinstance(numbers, Codebook) else getattr(numbers, "parts", ())
         ):
+            assert all(n & (n - 1) == 0 for n in part.shape)
             assert all(0 <= part.place(x)[0] <= form.type_size - part.width for x in range(part.count))
+            assert all(part.place(x)[1] + part.bits <= 8 * part.width for x in range(part.count))
     if isinstance(form.codes, Numbers):
         assert [part.count for part in form.codes.parts] == [form.block_size] * len(form.codes.parts)
         assert sum(part.bits for part in form.codes.parts) == form.packed.bits
