@@ -353,14 +353,16 @@ def gpu() -> None:
         pytest.skip("no NVIDIA GPU that can be used")
 
 
-def both(path: Path, batches: list[int], n_slots: int = 1, **options: str) -> tuple[np.ndarray, np.ndarray]:
+def both(
+    path: Path, batches: list[int], n_slots: int = 1, n_ctx: int = 256, **options: str
+) -> tuple[np.ndarray, np.ndarray]:
     """The logits of some tokens in one slot by the CPU and by the GPU, cut into steps of these sizes."""
     n = sum(batches)
     ids = np.random.default_rng(1).integers(0, 456, n).astype(np.int32)
     found = []
     for device in ("cpu", "cuda"):
         with GGUFFile(path) as file:
-            runtime = Runtime(file, 256, n_slots=n_slots, n_threads=2, device=device, **options)
+            runtime = Runtime(file, n_ctx, n_slots=n_slots, n_threads=2, device=device, **options)
             rows, at = [], 0
             for size in batches:
                 positions = np.arange(at, at + size, dtype=np.int32)

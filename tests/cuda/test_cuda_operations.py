@@ -27,12 +27,16 @@ from ggpy.graph.program import Program
 from ggpy.graph.rope import Rope
 from ggpy.models import architecture_of
 from ggpy.quant.formats import activation_dtype
+from ggpy.runtime.planned import planned
+from tests.cuda.test_cuda import STEPS, both, errors, gpu  # noqa: F401
 from tests.graph.test_operations import CASES, EPS, N_EMBD, N_VOCAB, ROPE, SHAPES, Case, attention
 from tests.support.blocks import slow_but
 from tests.support.emulated_device import EmulatedDevice
 from tests.support.evaluate import elementwise, evaluate
+from tests.support.families import CONFIGS as FAMILIES
 from tests.support.families import family_checkpoint
 from tests.support.tensors import write_tensors
+from tests.support.tiny import CONFIGS
 
 # ---- kernels
 
@@ -109,19 +113,21 @@ def programmed(case: Case, file: GGUFFile) -> tuple[Graph, Value, Program]:
     return graph, logits, plan(graph, logits, activation_dtype)
 
 
-def compare(case: Case, path: Path, steps: list[int]) -> None:
+def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> None:
     """Run a case in steps of so many tokens of one sequence, then twice a token of it beside one of another, against
     the whole at once in numpy. A cache of halves, and prompts of more than eight tokens in halves, leave few digits."""
     write_tensors(path, {**SHAPES, **case.shapes}, case.types)
     n = sum(steps) + 2
-    tokens, device = np.random.default_rng(0).integers(0, N_VOCAB, n), EmulatedDevice()
+    tokens = np.random.default_rng(0).integers(0, N_VOCAB, n)
     with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
-        patch.setattr(module, "compile_missing", lambda *_: [])
+        if device is None:
+            patch.setattr(module, "compile_missing", lambda *_: [])
         graph, logits, program = programmed(case, file)
         expected = evaluate(graph, logits, tokens, np.arange(n))
         assert unsupported(program) in (None, "layers that read more than the one before leaves")
         executor: Any = module.CudaExecutor(
-            program, file, n_ctx=100, n_slots=2, n_batch=max(steps), notify=lambda _: None, device=device  # type: ignore[arg-type]
+            program, file, n_ctx=100, n_slots=2, n_batch=max(steps), notify=lambda _: None,
+            device=device or EmulatedDevice(),
         )  # fmt: skip
 
         def step(positions: list[int], slots: list[int]) -> float:
@@ -260,7 +266,7 @@ AFTER = {
 AFTER["columns"].shapes |= {"one": (1,), "many": VECTOR, "shift": VECTOR}
 
 
-@pytest.mark.parametrize("name", AFTER)
+@pytest.mark.parametrize("name", slow_but(("columns", "norms", "overwriting", "gated"), AFTER))
 def test_graphs(tmp_path: Path, name: str) -> None:
     compare(AFTER[name], tmp_path / "tensors.gguf", [1, 12, 3])
 
@@ -329,3 +335,30 @@ def test_families(tmp_path: Path, kind: str) -> None:
             error = np.abs(executor.run(n, n) - expected[first:last]).max() / np.abs(expected).max()
             assert error < 5e-3
         executor.close()
+
+
+# ---- what needs a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", [*SUPPORTED, *AFTER])
+def test_graphs_on_a_gpu(gpu: None, tmp_path: Path, name: str) -> None:  # noqa: F811
+    """Prompts of several tiles, too, and steps of all sizes that have graphs of their own."""
+    from ggpy.cuda.driver import Device
+
+    compare(CASES.get(name) or AFTER[name], tmp_path / "tensors.gguf", [1, 40, 3, 1, 8, 2, 9], Device())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in CONFIGS])
+def test_every_family(gpu: None, tmp_path: Path, kind: str, steps: str) -> None:  # noqa: F811
+    path = tmp_path / "model.gguf"
+    convert(family_checkpoint(tmp_path, kind), "f16", path)
+    with GGUFFile(path) as file:
+        reason = unsupported(planned(file, "cuda"))
+    if reason:
+        pytest.skip(f"no kernels yet for {reason}")
+    cpu, cuda = both(path, STEPS[steps], n_ctx=112)
+    assert np.median(errors(cuda, cpu)) < (1e-3 if steps != "prompt" else 3e-3)
+    assert errors(cuda, cpu).max() < 2e-2
