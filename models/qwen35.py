@@ -30,7 +30,7 @@ _L2_EPS = 1e-6
 
 class Qwen35(Architecture):
     name = "qwen35"
-    hf_names = ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
+    hf_names: ClassVar[tuple[str, ...]] = ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
     rope_style = "neox"
     tiled: ClassVar[bool] = True
 

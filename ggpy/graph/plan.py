@@ -142,12 +142,13 @@ def _is_dense(node: Node) -> bool:
 
 
 def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], logits: Value) -> set[Node]:
-    """Norms that only products read, and selections of rows that only products or such norms read: they are fused into
-    the step that makes the products' activations."""
+    """Norms that only products read, whole, and selections of rows that only products or such norms read: they are
+    fused into the step that makes the products' activations."""
     inside: set[Node] = set()
     for node in reversed(nodes):
         operation, reading = node.operation, readers[node]
-        if node is logits.node:
+        whole = all(v.n_cols == node.n_cols for reader in reading for v in reader.inputs if v.node is node)
+        if node is logits.node or not whole:
             continue
         if isinstance(operation, Norm) and operation.plain:
             if all(isinstance(reader.operation, Linear) for reader in reading):

@@ -158,6 +158,27 @@ def test_any_graph_computes_what_it_says(path: Path, seed: int) -> None:
     compare(path, build, int(rng.integers(1, 20)))
 
 
+def test_columns_of_a_normed_value_are_what_a_product_reads(path: Path) -> None:
+    """Such a norm, or selection of rows, stands alone: what products take in is whole rows."""
+
+    def build(g: Graph) -> Value:
+        x = g.embed(N_EMBD)
+        x = g.add(x, g.linear(attention(g, x, 0), "blk.0.attn_output", N_EMBD))
+        wide = g.linear(x, "blk.0.ffn_gate", N_FF)
+        selected = g.select_outputs(g.norm(wide, None, EPS))
+        return g.output(g.norm(selected.columns(32, N_EMBD), "output_norm", EPS), N_VOCAB)
+
+    compare(path, build, 7)
+
+    def normed(g: Graph) -> Value:
+        x = g.embed(N_EMBD)
+        x = g.add(x, g.linear(attention(g, x, 0), "blk.0.attn_output", N_EMBD))
+        wide = g.norm(g.linear(x, "blk.0.ffn_gate", N_FF), None, EPS)
+        return g.output(g.select_outputs(g.linear(wide.columns(16, N_EMBD), "blk.0.attn_output", N_EMBD)), N_VOCAB)
+
+    compare(path, normed, 7)
+
+
 def test_a_value_in_the_wrong_place_is_found(path: Path) -> None:
     with GGUFFile(path) as file:
         graph = Graph(file)
