@@ -135,7 +135,7 @@ class Qwen35Moe(Qwen35):
     """Experts, and one that every token takes, under a gate of its own."""
 
     name = "qwen35moe"
-    hf_names = ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration")
+    hf_names: ClassVar[tuple[str, ...]] = ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration")
 
     def _feed_forward(self, g: Graph, x: Value, layer: int) -> Value:
         if not g.has(f"blk.{layer}.ffn_gate_inp.weight"):  # some layers of Qwen3-Next may be dense

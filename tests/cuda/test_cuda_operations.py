@@ -346,7 +346,7 @@ def test_graphs_on_a_gpu(gpu: None, tmp_path: Path, name: str) -> None:  # noqa:
     """Prompts of several tiles, too, and steps of all sizes that have graphs of their own."""
     from ggpy.cuda.driver import Device
 
-    compare(CASES.get(name) or AFTER[name], tmp_path / "tensors.gguf", [1, 40, 3, 1, 8, 2, 9], Device())
+    compare(AFTER.get(name) or CASES[name], tmp_path / "tensors.gguf", [1, 40, 3, 1, 8, 2, 9], Device())
 
 
 @pytest.mark.cuda
