@@ -43,6 +43,7 @@ BASES = {
     "warmup": [],
     "doctor": [],
     "pull": [],
+    "batch": ["-m", "fake.gguf", "requests.jsonl"],
 }
 # A number of samples is nobody's business but the user's, who may want to wait.
 WAITS = {("bench", "repeats")}
@@ -82,6 +83,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ggpy.eval.bench.Memory", lambda *args: SimpleNamespace(bandwidth=lambda *args: 1e9))
     monkeypatch.setattr("ggpy.eval.bench.bytes_read", lambda *args: lambda case: 1e6)
     Path("fake.gguf").touch()
+    Path("requests.jsonl").write_text(
+        '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}', encoding="utf-8"
+    )
     write_gguf(Path("vocabulary.gguf"), bpe_metadata())
     tiny_checkpoint(tmp_path, "llama", num_hidden_layers=1)
     return tmp_path

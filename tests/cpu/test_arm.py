@@ -79,7 +79,7 @@ def test_products_are_dot_products_of_registers(name, width):
 @pytest.mark.parametrize("rows", ROW_WIDTHS["neon"])
 @pytest.mark.parametrize("cache", ["f16", "f32", "q8_0"])
 def test_attention_is_vector_code(cache, rows):
-    inner = loops(partial(attend._emit, cache, cache, rows), LANES, n_args=9)
+    inner = loops(partial(attend._emit, attend.Attend, cache, cache, rows), LANES, n_args=9)
     assert sum(count(loop, r"fmla .*\.s\[|fmla \S+\.4s") for loop in inner) >= 2 * 4 * rows
     for loop in inner:
         assert not count(loop, SCALAR)

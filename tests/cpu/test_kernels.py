@@ -56,6 +56,8 @@ def compiled_side_by_side(request: pytest.FixtureRequest) -> None:
 
 
 def call(name: str, tier: str, op: np.ndarray, step: np.ndarray, thread: int = 0, threads: int = 1) -> None:
+    if not op["key_pad"][0]:  # a key takes as many dimensions in the cache as it has
+        op["key_pad"] = op["head_dim"]
     kernels.kernel(name, tier).call(op.ctypes.data, step.ctypes.data, thread, threads)
 
 

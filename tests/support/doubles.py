@@ -237,7 +237,7 @@ class FakeTemplate:
 
 class FakeFile:
     def __init__(self, metadata: dict[str, Any] | None = None) -> None:
-        self.metadata = metadata or {}
+        self.metadata, self.tensors = metadata or {}, {}  # type: ignore[var-annotated]
         self.size = 1000
         self.path = Path("fake.gguf")
         self.paths = [self.path]
