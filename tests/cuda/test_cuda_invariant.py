@@ -150,7 +150,7 @@ def test_a_vector_is_multiplied_alike_alone_and_among_others(name: str, inputs: 
         parts[..., 1] = np.abs(parts[..., 1]) + 1
         parts[..., 2, 0], parts[..., 2, 1], parts[..., 2, PART_HEAD // 4 :] = -1e30, 0, 0  # of no positions
         first, first_bytes = add(parts), parts.strides[0]
-        device.kernel("join").launch((n_cols // head_dim, n), first, splits, size, head_dim, rows, row_bytes)
+        device.kernel("join").launch((n_cols // head_dim, n), first, splits, size, head_dim, 0, rows, row_bytes)
 
     def product(tokens: int, inputs: str, *source: int) -> np.ndarray:
         shape, out = MatvecShape(PACKED[name], n_cols, tokens, ring), np.full((tokens, n_rows), np.nan, np.float32)
