@@ -23,11 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import arguments
-from ggpy.engine.beam_search import BeamSearcher, BeamSearchOutput, BeamSearchParams
 from ggpy.engine.engine import Engine
 from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request
-from ggpy.engine.speculative import speculative_config as speculative_config_of
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.host.memory import available_memory
@@ -44,6 +42,7 @@ from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory, load
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
 if TYPE_CHECKING:
+    from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
     from ggpy.gguf.file import GGUFFile
     from ggpy.notes import Notify
     from ggpy.runtime.runtime import Runtime
@@ -120,7 +119,11 @@ class LLM:
         for name, value in (("cache_type_k", cache_type_k), ("cache_type_v", cache_type_v)):
             if value is not None:
                 arguments.text(name, value)
-        speculation = speculative_config_of(speculative, speculative_config)
+        speculation = None
+        if speculative is not None or speculative_config is not None:
+            from ggpy.engine.speculative import speculative_config as read_config
+
+            speculation = read_config(speculative, speculative_config)
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
         device = find_device(device, notify)
         layers = find_gpu_layers(n_gpu_layers)
@@ -265,6 +268,8 @@ class LLM:
         prompt, in their order, that many, the best first. Prompts as `generate` takes them; several are searched
         together as far as `n_parallel` reaches. Other threads' requests wait meanwhile.
         """
+        from ggpy.engine.beam_search import BeamSearcher, BeamSearchParams
+
         if not isinstance(params, BeamSearchParams):
             raise arguments.wrong("params", params, "BeamSearchParams")
         self._check_writes()

@@ -47,6 +47,14 @@ def sources(roots: Iterable[str]) -> dict[str, bytes]:
     return dict(sorted(found.items()))
 
 
+def modules_in(package: str) -> list[str]:
+    """The modules of a package of ggpy, as those that are imported by name alone are found by following nothing."""
+    path = _file(package)
+    assert path is not None
+    files = (entry.name for entry in os.scandir(os.path.dirname(path)))
+    return [f"{package}.{name[:-3]}" for name in sorted(files) if name.endswith(".py") and name != "__init__.py"]
+
+
 def _imports(text: bytes) -> Iterator[str]:
     for module, taken in _IMPORT.findall(_FOR_TYPES.sub(b"", b"\n" + text)):
         name = module.decode()

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ggpy.engine.cache import Cache, Checkpoint, Parked, Slot, common_prefix
 from ggpy.engine.request import Request
 from ggpy.engine.scheduler import Batch, Limits, Scheduler
-from ggpy.engine.speculative import SpeculativeConfig, Speculator
 from ggpy.errors import GGPYError
 from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs
 from ggpy.sampling.sampler import Chain
@@ -24,6 +23,7 @@ from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import Grammar
 
 if TYPE_CHECKING:
+    from ggpy.engine.speculative import SpeculativeConfig, Speculator
     from ggpy.runtime.runtime import Integers
     from ggpy.text.tokenizer import Tokenizer
 
@@ -64,7 +64,11 @@ class Engine:
         self.scheduler = Scheduler(runtime, self.cache, max_waiting)
         # A device that samples by itself goes on without waiting for the host, which would have to look at each token.
         able = not runtime.max_sampled and not runtime.by_kind
-        self.speculator = Speculator(speculative, runtime, runtime.n_ctx) if speculative and able else None
+        self.speculator: Speculator | None = None
+        if speculative and able:
+            from ggpy.engine.speculative import Speculator
+
+            self.speculator = Speculator(speculative, runtime, runtime.n_ctx)
         self.n_evaluated = 0  # tokens that went through the runtime so far
         self._in_flight: Batch | None = None  # under way already
 

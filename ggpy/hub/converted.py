@@ -136,13 +136,18 @@ def _samples(path: Path, size: int) -> Iterator[bytes]:
 
 def _converter_key() -> str:
     """A hash of the code that decides what a conversion gives, so that another version of ggpy converts again."""
-    from ggpy.codegen.sources import sources
-
     digest = hashlib.sha256()
-    for name, text in sources(["ggpy.convert.pipeline", "ggpy.quant.quantize"]).items():
+    for name, text in _converter_sources().items():
         if name.startswith(("ggpy.convert", "ggpy.models", "ggpy.quant")):
             digest.update(f"{name} {len(text)}\0".encode() + text)
     return digest.hexdigest()[:8]
+
+
+def _converter_sources() -> dict[str, bytes]:
+    """The modules that a conversion runs, and what they import: text by name."""
+    from ggpy.codegen.sources import modules_in, sources
+
+    return sources(["ggpy.convert.pipeline", "ggpy.quant.quantize", *modules_in("ggpy.models")])
 
 
 def _name(folder: Path) -> str:

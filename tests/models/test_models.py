@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import ggpy.models
 from ggpy.errors import GGPYError
-from ggpy.models import by_gguf_name
+from ggpy.models import HOMES, architectures, by_gguf_name
 
 PLAIN: dict[str, Any] = {
     "llama.attention.head_count": 4,
@@ -21,6 +25,21 @@ PLAIN: dict[str, Any] = {
     "llama.feed_forward_length": 512,
 }
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 128}
+
+
+def test_each_architecture_is_at_home_under_its_name() -> None:
+    assert [architecture.name for architecture in architectures()] == list(HOMES)
+    files = {path.stem for path in Path(ggpy.models.__file__).parent.glob("*.py")}
+    named = {home.partition(".")[0] for home in HOMES.values()}
+    shared = {"__init__", "base", "decoder", "delta_net", "experts", "layers"}
+    assert {name for name in files - shared if not name.startswith("hf_") and name != "hf"} == named
+
+
+def test_a_model_imports_its_own_family_alone() -> None:
+    code = "import sys; from ggpy.models import by_gguf_name; by_gguf_name('llama'); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    families = {f"ggpy.models.{home.partition('.')[0]}" for home in HOMES.values()}
+    assert families & {*result.stdout.split()} == {"ggpy.models.llama"}
 
 
 def rope_of(freq_factors: Any = None, **changes: Any) -> Any:
