@@ -13,11 +13,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from ggpy.answers import raise_if_all_failed
 from ggpy.engine.async_engine import AsyncEngine
 from ggpy.engine.request import Request
+from ggpy.errors import GGPYError
 from ggpy.llm import LLM, Message, Prompt
 from ggpy.outputs import RequestOutput, completion_output
-from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.sampling.sampling_params import SamplingParams, params_or_default
 
 
 class AsyncLLM:
@@ -28,7 +30,7 @@ class AsyncLLM:
         self.llm = LLM(path, **options) if llm is None else llm
         self._owns = llm is None
         self._engine = AsyncEngine(self.llm.engine, self.llm.lock)
-        self._requests: dict[str, Request] = {}
+        self._requests: dict[str, list[Request]] = {}
 
     def generate(
         self,
@@ -37,7 +39,7 @@ class AsyncLLM:
         request_id: str | None = None,
         priority: int = 0,
     ) -> AsyncIterator[RequestOutput]:
-        """Complete a prompt as `LLM.generate` does; yields the answer so far, again and again, until it is finished.
+        """Complete a prompt as `LLM.generate` does; yields the answers so far, again and again, until all are finished.
         request_id: a name for `abort`. priority: of requests that wait, the lowest number is first."""
         text, ids = self.llm.encode(prompt)
         return self._answer(text, ids, sampling_params, request_id, priority)
@@ -50,7 +52,7 @@ class AsyncLLM:
         priority: int = 0,
         **template_values: Any,
     ) -> AsyncIterator[RequestOutput]:
-        """Answer a conversation as `LLM.chat` does; yields the answer so far, until it is finished."""
+        """Answer a conversation as `LLM.chat` does; yields the answers so far, until all are finished."""
         text = self.llm.render_chat(messages, **template_values)
         return self._answer(text, self.llm.tokenize_chat(text), sampling_params, request_id, priority)
 
@@ -62,25 +64,49 @@ class AsyncLLM:
         request_id: str | None,
         priority: int,
     ) -> AsyncIterator[RequestOutput]:
-        request = self.llm.request(ids, params, priority)
+        asked = params_or_default("sampling_params", params)
+        if asked.best_of is not None and asked.best_of > asked.n:
+            raise GGPYError("best_of compares whole answers, so none can be streamed; leave it out, or take LLM.")
+        requests = self.llm.requests(ids, params, priority)
         if request_id is not None:
-            self._requests[request_id] = request
-        whole = ""
-        deltas = self._engine.follow(request)
+            self._requests[request_id] = requests
+        texts = [""] * len(requests)
+        ended: list[GGPYError | None] = []
+        news: asyncio.Queue[None] = asyncio.Queue()  # an answer has gained text, or ended
+
+        async def follow(index: int) -> None:
+            error = None
+            try:
+                async for delta in self._engine.follow(requests[index]):
+                    texts[index] += delta
+                    news.put_nowait(None)
+            except GGPYError as its_own:
+                error = its_own
+            ended.append(error)
+            news.put_nowait(None)
+
+        tasks = [asyncio.create_task(follow(index)) for index in range(len(requests))]
         try:
-            async for delta in deltas:
-                whole += delta
-                output = completion_output(0, request, whole)
-                yield RequestOutput(prompt, request.prompt, [output], request.finished, request.prompt_logprobs)
+            while len(ended) < len(requests):
+                await news.get()
+                while not news.empty():
+                    news.get_nowait()
+                finished = len(ended) == len(requests)
+                if finished:
+                    raise_if_all_failed(ended)
+                outputs = [completion_output(i, request, texts[i]) for i, request in enumerate(requests)]
+                first = requests[0]
+                yield RequestOutput(prompt, first.prompt, outputs, finished, first.prompt_logprobs)
         finally:
             if request_id is not None:
                 self._requests.pop(request_id, None)
-            await deltas.aclose()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def abort(self, request_id: str) -> None:
         """End a request early; its `async for` ends with what there is. Harmless for one that is over."""
-        request = self._requests.get(request_id)
-        if request is not None:
+        for request in self._requests.get(request_id, ()):
             self._engine.abort(request)
 
     def close(self) -> None:

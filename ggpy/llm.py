@@ -15,29 +15,21 @@ import os
 import threading
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import arguments
+from ggpy.answers import Answers, Asked, answers_of, raise_if_all_failed
 from ggpy.engine.engine import Engine
-from ggpy.engine.follow import at_once, follow
+from ggpy.engine.follow import follow
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.host.memory import available_memory
 from ggpy.hub.find_model import find_model
-from ggpy.outputs import (
-    EmbeddingOutput,
-    EmbeddingRequestOutput,
-    PromptGroup,
-    RequestOutput,
-    TextDelta,
-)
-from ggpy.progress import requests_bar
+from ggpy.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput, TextDelta
 from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
@@ -161,6 +153,7 @@ class LLM:
         if speculation is not None and self.engine.speculator is None:
             notify("speculation is off: the device chooses tokens by itself, and goes on without waiting for drafts")
         self.lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
+        self._answers = Answers(self.engine, self.lock, self._check_open)
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
         self._release = weakref.finalize(self, _release, self.runtime, self.file)
         forks.watch(self)
@@ -335,23 +328,22 @@ class LLM:
         """One prompt as a request for `follow`, for callers who watch a request instead of waiting for its result. Of
         requests that wait, the one of the lowest number of `priority` is first."""
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
-        return self.engine.request(*self._checked(ids, params_or_default("params", params)), priority)
+        return self.engine.request(*self._resolved(ids, params_or_default("params", params)), priority)
 
     def requests(
         self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None, priority: int = 0
     ) -> list[Request]:
         """As `request`, one for each of the `n` answers that the parameters ask for."""
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
-        ids, resolved = self._checked(ids, params_or_default("params", params))
-        return [self.engine.request(ids, one, priority) for one in _answers_of(resolved)]
+        ids, resolved = self._resolved(ids, params_or_default("params", params))
+        return [self.engine.request(ids, one, priority) for one in answers_of(resolved)]
 
-    def _checked(self, ids: list[int], params: SamplingParams) -> tuple[list[int], SamplingParams]:
-        """Arguments for `Engine.request` from a prompt and its parameters. Raises GGPYError where it could not run."""
+    def _resolved(self, ids: list[int], params: SamplingParams) -> tuple[list[int], SamplingParams]:
+        """Arguments for `Engine.request` from a prompt and its parameters."""
         self._check_writes()
         resolved = params.resolved(self.sampling_defaults)
         if (most := resolved.truncate_prompt_tokens) is not None:
             ids = ids[-(self.n_ctx if most == -1 else most) :]
-        self.engine.check(ids, resolved)
         return ids, resolved
 
     def follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
@@ -366,7 +358,7 @@ class LLM:
         for index, _, text in follow(self.engine, self.lock, requests, check=self._check_open):
             if text:
                 yield index, text
-        _raise_if_all_failed([request.error for request in requests])
+        raise_if_all_failed([request.error for request in requests])
 
     def save_state(self, path: str | os.PathLike[str], token_ids: Sequence[int] | None = None) -> int:
         """Save the evaluated state of the conversation that was last answered, or of the one that begins most like
@@ -469,61 +461,12 @@ class LLM:
         if stream and any(one.best_of is not None and one.best_of > one.n for one in params):
             raise GGPYError("best_of compares whole answers, so none can be streamed; leave it out, or stream=True.")
         # What is wrong with any of them is said before the first is evaluated.
-        checked = [self._checked(ids, asked) for (_, ids), asked in zip(prompts, params, strict=True)]
-        texts = [text for text, _ in prompts]
-        return self._deltas(texts, checked) if stream else self._outputs(texts, checked, progress)
-
-    def _groups(
-        self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]]
-    ) -> Iterator[PromptGroup]:
-        """The requests of each prompt, made when it is their turn."""
-        for text, (ids, params) in zip(texts, checked, strict=True):
-            yield PromptGroup(text, params, [self.engine.request(ids, one) for one in _answers_of(params)])
-
-    def _outputs(
-        self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]], progress: bool
-    ) -> list[RequestOutput]:
-        """The answers to prompts, in their order. Of thousands, only those that run and the next few are requests."""
-        outputs: dict[int, RequestOutput] = {}
-        groups: dict[Request, tuple[int, PromptGroup]] = {}
-        errors: list[GGPYError | None] = []
-
-        def requests() -> Iterator[Request]:
-            for place, group in enumerate(self._groups(texts, checked)):
-                groups.update((request, (place, group)) for request in group.requests)
-                yield from group.requests
-
-        with requests_bar(len(texts)) if progress else nullcontext(lambda n_tokens: None) as advance:
-            for _, request, _ in follow(self.engine, self.lock, requests(), at_once(self.engine), self._check_open):
-                if not request.finished:
-                    continue
-                errors.append(request.error)
-                place, group = groups.pop(request)
-                if not any(other in groups for other in group.requests):
-                    outputs[place] = group.output()
-                    advance(sum(other.n_chosen for other in group.requests))
-        _raise_if_all_failed(errors)
-        return [outputs[place] for place in range(len(texts))]
-
-    def _deltas(self, texts: list[str | None], checked: list[tuple[list[int], SamplingParams]]) -> Iterator[TextDelta]:
-        places = [(i, j) for i, (_, params) in enumerate(checked) for j in range(params.n)]
-        errors: list[GGPYError | None] = []
-        requests = (request for group in self._groups(texts, checked) for request in group.requests)
-        for index, request, text in follow(self.engine, self.lock, requests, at_once(self.engine), self._check_open):
-            if text:
-                delta = TextDelta(text)
-                delta.prompt_index, delta.output_index = places[index]
-                yield delta
-            if request.finished:
-                errors.append(request.error)
-        _raise_if_all_failed(errors)
-
-
-def _raise_if_all_failed(errors: list[GGPYError | None]) -> None:
-    """Raise the first error where no request is without one; else each is its own request's result."""
-    first = next(iter(errors), None)
-    if first is not None and None not in errors:
-        raise first
+        asked = []
+        for (text, ids), one_set in zip(prompts, params, strict=True):
+            ids, resolved = self._resolved(ids, one_set)
+            self.engine.check(ids, resolved)
+            asked.append(Asked(text, ids, resolved))
+        return self._answers.deltas(asked) if stream else self._answers.outputs(asked, progress)
 
 
 def default_cache_ram() -> int:
@@ -537,23 +480,6 @@ def _as_list(name: str, prompts: Any) -> list[Any]:
         return [prompts]
     prompts = arguments.several(name, prompts, "a text, a list of token ids, or a list of these")
     return [prompts] if prompts and isinstance(prompts[0], (int, np.integer)) else prompts
-
-
-def _answers_of(params: SamplingParams) -> list[SamplingParams]:
-    """Parameters for each answer that is generated, with seeds of their own. The prompt is scored once."""
-    seed, count = params.seed, max(params.n, params.best_of or 1)
-    compared = 0 if params.logprobs is None and count > params.n else params.logprobs
-    return [
-        replace(
-            params,
-            n=1,
-            best_of=None,
-            seed=None if seed is None else seed + i,
-            logprobs=compared,
-            prompt_logprobs=None if i else params.prompt_logprobs,
-        )
-        for i in range(count)
-    ]
 
 
 def _release(runtime: Runtime, file: GGUFFile) -> None:

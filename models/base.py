@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ggpy.errors import GGPYError, quoted
@@ -304,6 +304,17 @@ class Architecture:
                 " needs both or none."
             )
         return self.rope(short, long_factors=long)
+
+    def without_predictors(self, hparams: HyperParameters) -> HyperParameters:
+        """Hyper-parameters without the blocks that predict further tokens, which stand behind the model's own and play
+        no part in it."""
+        n_layer = hparams.n_layer - self.metadata.integer("{arch}.nextn_predict_layers", 0)
+        if not 0 < n_layer <= hparams.n_layer:
+            raise GGPYError(
+                f"The metadata counts {hparams.n_layer - n_layer} of {hparams.n_layer} blocks as such that predict"
+                " further tokens, which is impossible."
+            )
+        return replace(hparams, n_layer=n_layer, layers=hparams.layers[:n_layer])
 
     def pooling(self, default: str = "none") -> str:
         """How the rows of a text become one vector: "mean", "cls" (the first), "last", or "none"; `default` where the

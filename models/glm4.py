@@ -4,10 +4,8 @@ experts chosen by a sigmoid and a bias, beside one that every token takes, in th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ggpy.errors import GGPYError
 from ggpy.models.base import HyperParameters
 from ggpy.models.decoder import Decoder
 from ggpy.models.experts import PROJECTIONS, expert_count, expert_rules
@@ -33,15 +31,7 @@ class Glm4(Decoder):
             self.rope_style = "neox"  # type: ignore[misc]
 
     def read_hparams(self, n_vocab: int) -> HyperParameters:
-        # Blocks that predict further tokens stand behind the model's own; they play no part in it.
-        hparams = super().read_hparams(n_vocab)
-        n_layer = hparams.n_layer - self.metadata.integer("{arch}.nextn_predict_layers", 0)
-        if not 0 < n_layer <= hparams.n_layer:
-            raise GGPYError(
-                f"The metadata counts {hparams.n_layer - n_layer} of {hparams.n_layer} blocks as such that predict"
-                " further tokens, which is impossible."
-            )
-        return replace(hparams, n_layer=n_layer, layers=hparams.layers[:n_layer])
+        return self.without_predictors(super().read_hparams(n_vocab))
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:

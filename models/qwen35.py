@@ -9,7 +9,6 @@ key head, then of the second, …), Qwen3-Next's and all checkpoints have them g
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ggpy.errors import GGPYError
@@ -35,15 +34,7 @@ class Qwen35(Architecture):
     tiled: ClassVar[bool] = True
 
     def read_hparams(self, n_vocab: int) -> HyperParameters:
-        # Blocks that predict further tokens stand behind the model's own; they play no part in it.
-        hparams = super().read_hparams(n_vocab)
-        n_layer = hparams.n_layer - self.metadata.integer("{arch}.nextn_predict_layers", 0)
-        if not 0 < n_layer <= hparams.n_layer:
-            raise GGPYError(
-                f"The metadata counts {hparams.n_layer - n_layer} of {hparams.n_layer} blocks as such that predict"
-                " further tokens, which is impossible."
-            )
-        return replace(hparams, n_layer=n_layer, layers=hparams.layers[:n_layer])
+        return self.without_predictors(super().read_hparams(n_vocab))
 
     def recurrent_layers(self) -> list[bool]:
         """Which layers are delta nets."""

@@ -106,7 +106,7 @@ def test_progress_counts_prompts_and_tokens(make: Any, monkeypatch: pytest.Monke
         assert total == 5
         yield seen.append
 
-    monkeypatch.setattr("ggpy.llm.requests_bar", bar)
+    monkeypatch.setattr("ggpy.answers.requests_bar", bar)
     llm = make(n_slots=2)
     llm.generate([f"prompt {i}" for i in range(5)], SamplingParams(n=2, temperature=0, max_tokens=6), progress=True)
     assert seen == [12] * 5

@@ -33,6 +33,7 @@ ROOMS = (
     "ggpy.convert",
     "ggpy.hub",
     "ggpy.outputs",
+    "ggpy.answers",
     "ggpy.llm",
     "ggpy.async_llm",
     "ggpy.conversation",

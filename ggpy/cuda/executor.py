@@ -20,7 +20,8 @@ from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.ops.sample_layout import SPEC_WORDS
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, StepQueue
 from ggpy.cuda.sampler import IN_FLIGHT, DeviceSampler, TokensInFlight
-from ggpy.cuda.weights.layout import DEEP, ActivationLayout, AttentionShape, CacheLayout, attention_ring_kib, round_up
+from ggpy.cuda.weights.cache_layout import DEEP, AttentionShape, CacheLayout, attention_ring_kib
+from ggpy.cuda.weights.layout import ActivationLayout, round_up
 from ggpy.cuda.weights.weights import Weights, layout_of
 from ggpy.cuda.working_memory import WorkingMemory
 from ggpy.errors import GGPYError

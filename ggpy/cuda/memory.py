@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ggpy.cuda.driver import Device, device_index
 from ggpy.cuda.lower import Product, lower, weight_groups
-from ggpy.cuda.weights.layout import CacheLayout, round_up
+from ggpy.cuda.weights.cache_layout import CacheLayout
+from ggpy.cuda.weights.layout import round_up
 from ggpy.cuda.weights.weights import layout_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Rowwise, Step
 from ggpy.cuda.ops.flash import launch as flash_launch
 from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.rowwise import launches_of, vectors_of
-from ggpy.cuda.weights.layout import SUMS, ActivationLayout, AttentionShape, MatvecShape, ring_kib
+from ggpy.cuda.weights.cache_layout import AttentionShape
+from ggpy.cuda.weights.layout import SUMS, ActivationLayout, MatvecShape, ring_kib
 from ggpy.cuda.weights.weights import layout_of
 
 if TYPE_CHECKING:

@@ -301,8 +301,6 @@ class Engine:
             self._check(tokens, "The sequence of tokens")
         found: list[NDArray[np.float32]] = []
         waiting = deque([int(token) for token in tokens] for tokens in prompts)
-        for slot in self.slots:
-            self.cache.rewind(slot, 0)
         while waiting:
             together = [waiting.popleft()]
             while waiting and len(together) < len(self.slots):
@@ -313,18 +311,17 @@ class Engine:
         return found
 
     def _embed(self, together: list[list[int]]) -> list[NDArray[np.float32]]:
-        """The rows of some sequences, each in a slot of its own: in one step, or, of a single one that need not be
+        """The vectors of some sequences, each in a slot of its own: in one step, or, of a single one that need not be
         whole, in several."""
-        n_batch = self.runtime.n_batch
-        tokens = [token for sequence in together for token in sequence]
-        slots = [slot for slot, sequence in enumerate(together) for _ in sequence]
-        positions = [position for sequence in together for position in range(len(sequence))]
-        ends = np.cumsum([len(sequence) for sequence in together]) - 1
-        for start in range(0, len(tokens), n_batch):
-            end = min(start + n_batch, len(tokens))
-            here = [int(last) - start for last in ends if start <= last < end]
-            rows = self.runtime.step(tokens[start:end], slots[start:end], positions[start:end], here)
-            self.n_evaluated += end - start
+        slots, n_batch = self.slots[: len(together)], self.runtime.n_batch
+        for slot in slots:
+            self.cache.rewind(slot, 0)
+        *before, rest = [together[0][i : i + n_batch] for i in range(0, len(together[0]), n_batch)]
+        for chunk in before:
+            self.evaluate([(slots[0], chunk)], (), of_prompt=True)
+        chunks = [rest, *together[1:]]
+        ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
+        rows = self.evaluate(list(zip(slots, chunks, strict=True)), ends.tolist(), of_prompt=True)
         return [row.copy() for row in rows]
 
     def _check(self, tokens: Sequence[int], what: str) -> None:

@@ -13,16 +13,8 @@ import pytest
 from ggpy.convert.pipeline import convert
 from ggpy.cuda.l2_prefetch import L2Prefetch
 from ggpy.cuda.lower import Attention, Product, lower, weight_groups
-from ggpy.cuda.weights.layout import (
-    READ_THREADS,
-    SUMS,
-    ActivationLayout,
-    AttentionShape,
-    CacheLayout,
-    MatrixLayout,
-    MatvecShape,
-    ring_kib,
-)
+from ggpy.cuda.weights.cache_layout import AttentionShape, CacheLayout
+from ggpy.cuda.weights.layout import READ_THREADS, SUMS, ActivationLayout, MatrixLayout, MatvecShape, ring_kib
 from ggpy.cuda.weights.weights import Matrix, layout_of
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile

@@ -19,7 +19,8 @@ from ggpy.cpu.isa.layout import cache_types
 from ggpy.cuda import executor as executor_module
 from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.ops.flash.layout import FlashShape
-from ggpy.cuda.weights.layout import LOG2_E, AttentionShape, CacheLayout
+from ggpy.cuda.weights.cache_layout import AttentionShape, CacheLayout
+from ggpy.cuda.weights.layout import LOG2_E
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.runtime.cache_types import cache_type

@@ -16,7 +16,7 @@ from ggpy.cuda.compile import compile_kernel, to_ptx
 from ggpy.cuda.driver import Device, device_count
 from ggpy.cuda.ops.flash.launch import attention as launch_attention
 from ggpy.cuda.ops.flash.layout import FlashShape
-from ggpy.cuda.weights.layout import CacheLayout
+from ggpy.cuda.weights.cache_layout import CacheLayout
 from tests.support.ptx_emulator import launch
 from tests.support.ptx_memory import Memory
 from tests.support.ptx_text import parse

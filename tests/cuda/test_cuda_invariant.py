@@ -15,16 +15,8 @@ import pytest
 
 from ggpy.convert.pipeline import convert
 from ggpy.cuda.ops.matmul.launch import TILINGS, choose_tiling, tilings
-from ggpy.cuda.weights.layout import (
-    PART_HEAD,
-    SUMS,
-    ActivationLayout,
-    AttentionShape,
-    CacheLayout,
-    MatvecShape,
-    part_bytes,
-    ring_kib,
-)
+from ggpy.cuda.weights.cache_layout import PART_HEAD, AttentionShape, CacheLayout, part_bytes
+from ggpy.cuda.weights.layout import SUMS, ActivationLayout, MatvecShape, ring_kib
 from ggpy.engine.engine import Engine
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile

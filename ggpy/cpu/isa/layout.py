@@ -138,6 +138,9 @@ ROW_WIDTHS |= dict.fromkeys(("avx512vnni", "avx2vnni", "avx2"), ROW_WIDTHS["port
 ROW_WIDTHS["neon"] = (4, 3, 2, 1)
 # The same where many tiles meet a part of the cache, which is then made float32 for them all.
 WIDE_ROWS = {"avx512vnni": 12, "avx2vnni": 6, "avx2": 6, "neon": 4, "portable": 6, "plain": 4}
+# Runs of 16 columns of a recurrent state that a scan takes at once, sharing what it loads for them: as many as
+# registers hold the sums of.
+STATE_RUNS = {"avx512vnni": 4, "avx2vnni": 1, "avx2": 1, "neon": 1, "portable": 1, "plain": 1}
 FROM_BIAS, FROM_BOTH, FROM_DST = 0, 1, 2  # what a tile's sums start from: the bias, bias and dst, or what dst holds
 # What sums of products start from where codes have an offset: minus the offset times the sum of the activations'
 # codes, over all 32 of a block (part 0), the first 16 (1) or the last 16 (2). Offsets that are not here are shifted.

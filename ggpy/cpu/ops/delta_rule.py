@@ -29,12 +29,11 @@ from numba.core.typing import Signature
 from numba.extending import intrinsic
 
 from ggpy.codegen.scalars import load_f32, load_i32, store_f32
+from ggpy.cpu.isa.layout import STATE_RUNS
 from ggpy.cpu.isa.records import as_op, as_step
 from ggpy.cpu.isa.vector import Vec
 
 UNROLL = 2  # rows of S at a time, each with sums of its own: what hides the multiply-add's latency
-# Runs at a time, which share what is loaded of queries and keys: as many as registers hold the sums of.
-RUNS = {"avx512vnni": 4, "avx2vnni": 1, "avx2": 1, "neon": 1, "portable": 1, "plain": 1}
 
 delta_runs: Any = None  # these names are set by `specialized`
 MOST_RUNS = 1
@@ -97,7 +96,7 @@ def _delta_runs_intrinsic(isa: str) -> Any:
             v = Vec(b, isa)
             functions = {
                 count: v.function(f"delta_runs_{count}", len(args) - 1, partial(_emit, count))
-                for count in range(1, RUNS[isa] + 1)
+                for count in range(1, STATE_RUNS[isa] + 1)
             }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
@@ -234,4 +233,4 @@ def plain_delta_runs(  # type: ignore[no-untyped-def]
 def build(tier: str, _: str) -> tuple[Any, dict[str, Any]]:
     """Build the delta rule."""
     runs = plain_delta_runs if tier == "plain" else _delta_runs_intrinsic(tier)
-    return delta_rule, {"delta_runs": runs, "MOST_RUNS": RUNS[tier]}
+    return delta_rule, {"delta_runs": runs, "MOST_RUNS": STATE_RUNS[tier]}

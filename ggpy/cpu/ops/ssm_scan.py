@@ -24,13 +24,12 @@ from numba.core.typing import Signature
 from numba.extending import intrinsic
 
 from ggpy.codegen.scalars import load_f32, load_i32, store_f32
+from ggpy.cpu.isa.layout import STATE_RUNS
 from ggpy.cpu.isa.records import as_op, as_step
 from ggpy.cpu.isa.vector import Vec
 from ggpy.cpu.ops.elementwise import softplus
 
 UNROLL = 2  # rows of S at a time, each with a sum of its own: what hides the multiply-add's latency
-# Runs at a time, which share what is loaded of B and C: as many as registers hold the sums of.
-RUNS = {"avx512vnni": 4, "avx2vnni": 1, "avx2": 1, "neon": 1, "portable": 1, "plain": 1}
 AHEAD = 4  # tokens that x, dt and results are fetched ahead
 
 ssm_runs: Any = None  # these names are set by `specialized`
@@ -97,7 +96,7 @@ def _ssm_runs_intrinsic(isa: str, by_channel: bool) -> Any:
             v = Vec(b, isa)
             functions = {
                 count: v.function(f"ssm_runs_{count}", len(args) - 1, partial(_emit, count, by_channel))
-                for count in range(1, RUNS[isa] + 1)
+                for count in range(1, STATE_RUNS[isa] + 1)
             }
             v.dispatch(args[0], functions, args[1:])
             return context.get_dummy_value()
@@ -197,4 +196,4 @@ def build(tier: str, variant: str) -> tuple[Any, dict[str, Any]]:
     """Build a selective scan; variant: "channel" (Mamba) or "head" (Mamba-2), of what has a decay of its own."""
     by_channel = variant == "channel"
     runs = _plain_ssm_runs(by_channel) if tier == "plain" else _ssm_runs_intrinsic(tier, by_channel)
-    return ssm_scan, {"ssm_runs": runs, "BY_CHANNEL": by_channel, "MOST_RUNS": RUNS[tier]}
+    return ssm_scan, {"ssm_runs": runs, "BY_CHANNEL": by_channel, "MOST_RUNS": STATE_RUNS[tier]}

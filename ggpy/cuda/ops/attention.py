@@ -46,7 +46,8 @@ from ggpy.cuda.isa.instructions import (
     wait_for_previous,
 )
 from ggpy.cuda.ops.kv_cache import head_bytes, pieces, tell_of_cut
-from ggpy.cuda.weights.layout import LOG2_E, PART_HEAD, AttentionTile, softcap_of
+from ggpy.cuda.weights.cache_layout import PART_HEAD, AttentionTile, softcap_of
+from ggpy.cuda.weights.layout import LOG2_E
 
 HIDDEN = -1e30
 

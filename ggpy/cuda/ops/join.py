@@ -7,7 +7,8 @@ from numba import cuda
 from ggpy.cuda.compile import Source
 from ggpy.cuda.isa.device import at, f32, i32, quotient, u32, u64
 from ggpy.cuda.isa.instructions import exp2, fma, larger, load_f32, release_next, store_f32, wait_for_previous
-from ggpy.cuda.weights.layout import LOG2_E, PART_HEAD
+from ggpy.cuda.weights.cache_layout import PART_HEAD
+from ggpy.cuda.weights.layout import LOG2_E
 
 THREADS = 128
 

@@ -33,7 +33,7 @@ from ggpy.cuda.isa.instructions import (
     swap_i32,
     wait_for_previous,
 )
-from ggpy.cuda.weights.layout import PART_HEAD, part_bytes
+from ggpy.cuda.weights.cache_layout import PART_HEAD, part_bytes
 from ggpy.cuda.weights.layout import ROW_THREADS as THREADS
 
 

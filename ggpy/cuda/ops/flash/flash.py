@@ -15,7 +15,8 @@ from ggpy.cuda.compile import Source
 from ggpy.cuda.isa.warp import Value, Warp, f32, kernel
 from ggpy.cuda.ops.flash.layout import STAGES, FlashShape
 from ggpy.cuda.ops.matmul.formats import half2
-from ggpy.cuda.weights.layout import LOG2_E, softcap_of
+from ggpy.cuda.weights.cache_layout import softcap_of
+from ggpy.cuda.weights.layout import LOG2_E
 
 PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `_Flash.emit`
 NOTHING = -1e30  # the largest score of no position

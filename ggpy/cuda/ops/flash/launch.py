@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.ops.flash.layout import FlashShape
-from ggpy.cuda.weights.layout import LOG2_E, CacheLayout
+from ggpy.cuda.weights.cache_layout import CacheLayout
+from ggpy.cuda.weights.layout import LOG2_E
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device

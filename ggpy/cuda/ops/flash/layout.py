@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggpy.cpu.isa.layout import cache_types
-from ggpy.cuda.weights.layout import softcap_name
+from ggpy.cuda.weights.cache_layout import softcap_name
 
 WARPS = 4
 STAGES = 2

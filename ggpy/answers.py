@@ -1,0 +1,103 @@
+"""Answers to many prompts over one engine: requests made when it is their turn, whole answers or deltas of text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+from ggpy.engine.engine import Engine
+from ggpy.engine.follow import at_once, follow
+from ggpy.engine.request import Request
+from ggpy.errors import GGPYError
+from ggpy.outputs import PromptGroup, RequestOutput, TextDelta
+from ggpy.progress import requests_bar
+from ggpy.sampling.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, as text where it was given so, and what is asked of it."""
+
+    text: str | None
+    token_ids: list[int]
+    params: SamplingParams
+
+
+class Answers:
+    """The way from prompts to answers. lock: held while the engine is used. check_open: called before each step; raises
+    GGPYError where the model was closed meanwhile."""
+
+    def __init__(self, engine: Engine, lock: threading.RLock, check_open: Callable[[], None]) -> None:
+        self._engine, self._lock, self._check_open = engine, lock, check_open
+
+    def _groups(self, asked: Sequence[Asked]) -> Iterator[PromptGroup]:
+        """The requests of each prompt, made when it is their turn."""
+        for one in asked:
+            requests = [self._engine.request(one.token_ids, params) for params in answers_of(one.params)]
+            yield PromptGroup(one.text, one.params, requests)
+
+    def _follow(self, requests: Iterator[Request]) -> Iterator[tuple[int, Request, str]]:
+        return follow(self._engine, self._lock, requests, at_once(self._engine), self._check_open)
+
+    def outputs(self, asked: Sequence[Asked], progress: bool) -> list[RequestOutput]:
+        """The answers to prompts, in their order. Of thousands, only those that run and the next few are requests."""
+        outputs: dict[int, RequestOutput] = {}
+        groups: dict[Request, tuple[int, PromptGroup]] = {}
+        errors: list[GGPYError | None] = []
+
+        def requests() -> Iterator[Request]:
+            for place, group in enumerate(self._groups(asked)):
+                groups.update((request, (place, group)) for request in group.requests)
+                yield from group.requests
+
+        with requests_bar(len(asked)) if progress else nullcontext(lambda n_tokens: None) as advance:
+            for _, request, _ in self._follow(requests()):
+                if not request.finished:
+                    continue
+                errors.append(request.error)
+                place, group = groups.pop(request)
+                if not any(other in groups for other in group.requests):
+                    outputs[place] = group.output()
+                    advance(sum(other.n_chosen for other in group.requests))
+        raise_if_all_failed(errors)
+        return [outputs[place] for place in range(len(asked))]
+
+    def deltas(self, asked: Sequence[Asked]) -> Iterator[TextDelta]:
+        """Pieces of the answers' texts as they come."""
+        places = [(i, j) for i, one in enumerate(asked) for j in range(one.params.n)]
+        errors: list[GGPYError | None] = []
+        requests = (request for group in self._groups(asked) for request in group.requests)
+        for index, request, text in self._follow(requests):
+            if text:
+                delta = TextDelta(text)
+                delta.prompt_index, delta.output_index = places[index]
+                yield delta
+            if request.finished:
+                errors.append(request.error)
+        raise_if_all_failed(errors)
+
+
+def answers_of(params: SamplingParams) -> list[SamplingParams]:
+    """Parameters for each answer that is generated, with seeds of their own. The prompt is scored once."""
+    seed, count = params.seed, max(params.n, params.best_of or 1)
+    compared = 0 if params.logprobs is None and count > params.n else params.logprobs
+    return [
+        replace(
+            params,
+            n=1,
+            best_of=None,
+            seed=None if seed is None else seed + i,
+            logprobs=compared,
+            prompt_logprobs=None if i else params.prompt_logprobs,
+        )
+        for i in range(count)
+    ]
+
+
+def raise_if_all_failed(errors: Sequence[GGPYError | None]) -> None:
+    """Raise the first error where no request is without one; else each is its own request's result."""
+    first = next(iter(errors), None)
+    if first is not None and None not in errors:
+        raise first
