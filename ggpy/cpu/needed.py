@@ -30,9 +30,9 @@ TEAM = (
 )  # what every program runs on, and what chooses from its logits
 
 
-# Of what rounding to 8 bits costs SmolLM2-135M, 0.0035 nats a token, a third comes from the one product that gives the
-# logits. With 16 bits its weights are still read once: so it costs a step of a few tokens nothing where memory sets the
-# pace, and a prompt, of which one row comes here, less than can be measured.
+# Much of what rounding to 8 bits costs comes from the one product that gives the logits. With 16 bits its weights are
+# still read once: so it costs a step of a few tokens nothing where memory sets the pace, and a prompt, of which one row
+# comes here, hardly anything.
 def activation_dtype(info: TensorInfo, gives_logits: bool) -> str:
     """The dtype in which a product with this weight reads activations: one of `layout.ACTIVATION_DTYPES`."""
     dtype = packed_format(info).activation_dtype
