@@ -75,7 +75,7 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
         node
         for node in nodes
         if isinstance(node.operation, Attention)
-        and (node is logits.node or not all(_is_dense(reader) for reader in readers[node]))
+        and (node is logits.node or not all(map(_is_dense, readers[node])) or not _is_read_whole(node, readers[node]))
     }
     steps: list[Step] = []
     prepared: tuple[object, ...] | None = None  # what the buffer of activations holds
@@ -141,14 +141,18 @@ def _is_dense(node: Node) -> bool:
     return isinstance(node.operation, Linear) and node.route is None
 
 
+def _is_read_whole(node: Node, readers: list[Node]) -> bool:
+    """True where no reader reads columns of a node alone, which are no value by themselves before it is complete."""
+    return all(value.n_cols == node.n_cols for reader in readers for value in reader.inputs if value.node is node)
+
+
 def _done_by_products(nodes: list[Node], readers: Mapping[Node, list[Node]], logits: Value) -> set[Node]:
     """Norms that only products read, whole, and selections of rows that only products or such norms read: they are
     fused into the step that makes the products' activations."""
     inside: set[Node] = set()
     for node in reversed(nodes):
         operation, reading = node.operation, readers[node]
-        whole = all(v.n_cols == node.n_cols for reader in reading for v in reader.inputs if v.node is node)
-        if node is logits.node or not whole:
+        if node is logits.node or not _is_read_whole(node, reading):
             continue
         if isinstance(operation, Norm) and operation.plain:
             if all(isinstance(reader.operation, Linear) for reader in reading):

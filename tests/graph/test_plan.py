@@ -179,6 +179,21 @@ def test_columns_of_a_normed_value_are_what_a_product_reads(path: Path) -> None:
     compare(path, normed, 7)
 
 
+def test_columns_of_attention_are_read_when_its_parts_are_joined(path: Path) -> None:
+    """A product joins attention's parts where it reads all of it; where it reads columns, they are joined before."""
+
+    def build(g: Graph) -> Value:
+        x = g.embed(N_EMBD)
+        q = g.linear(x, "blk.0.ffn_gate", N_FF)
+        k, v = (g.linear(x, f"blk.0.attn_{name}", HEAD_DIM) for name in "kv")
+        mixed = g.attention(
+            q, k, v, layer=0, n_head=N_FF // HEAD_DIM, n_head_kv=1, rope=ROPES[0], q_norm="", k_norm="", eps=EPS
+        )
+        return output(g, g.add(x, g.linear(mixed.columns(HEAD_DIM, N_EMBD), "blk.0.attn_output", N_EMBD)))
+
+    compare(path, build, 7)
+
+
 def test_a_value_in_the_wrong_place_is_found(path: Path) -> None:
     with GGUFFile(path) as file:
         graph = Graph(file)
