@@ -125,7 +125,7 @@ class Conversation:
         rendered, token_ids = self._encode()
         if len(token_ids) <= limit:
             return rendered, token_ids
-        # A drop changes the prompt from its beginning, so that all of it is evaluated anew: make room for some turns.
+        # A drop changes the prompt from its beginning, so that all of it is evaluated again: make room for some turns.
         limit -= n_ctx // 8
         before = self._first
         while len(token_ids) > limit and (following := self._next_turn()) is not None:

@@ -18,6 +18,7 @@ from ggpy.graph.state import SPAN, KVState, State
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile, TensorInfo
     from ggpy.graph.program import Buffer, Program, Region
+    from ggpy.graph.rope import Rope
 
 ANGLES_AT_ONCE = 512  # positions
 
@@ -54,6 +55,12 @@ class SlotStates:
                 if not state.causal:
                     shared[sizes] = made
             self._memory[state] = made
+        # what a slot cannot be cut back from: a ring that goes round, a convolution's inputs, a recurrent matrix
+        self._passing = [
+            state
+            for state in self._memory
+            if not isinstance(state, KVState) or (state.causal and self._cells[state.layer][1] < n_ctx)
+        ]
 
     def cache(self, layer: int) -> tuple[int, int, int]:
         """Where the keys and the values of a layer lie, and how many cells a slot has there."""
@@ -96,7 +103,7 @@ class SlotStates:
                 cells[:] = next(kept).reshape(cells.shape)
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
-        """A copy of what a slot cannot be cut back from: rings, convolutions, recurrent matrices."""
+        """A copy of what a slot cannot be cut back from."""
         return [part[slot].copy() for state in self._passing for part in self._memory[state]]
 
     def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
@@ -104,10 +111,6 @@ class SlotStates:
         for state in self._passing:
             for part in self._memory[state]:
                 part[slot] = next(kept)
-
-    @property
-    def _passing(self) -> list[State]:
-        return [s for s in self._memory if not isinstance(s, KVState) or (s.window and s.causal)]
 
 
 class Memory:
@@ -162,11 +165,6 @@ class Memory:
             return address(missing)
         return self.keep(read_vector(self.file, info))
 
-    def keep_array(self, array: np.ndarray) -> int:
-        """The address of an array that records point at."""
-        self._vectors.append(array)
-        return address(array)
-
     def counter(self) -> int:
         """The address of a counter for one operation, on a cache line of its own."""
         self._n_counters += 1
@@ -175,9 +173,9 @@ class Memory:
     def reset_counters(self) -> None:
         self._counters[:] = 0
 
-    def angles(self, op_rope: object) -> int:
+    def angles(self, rope: Rope) -> int:
         """The address of a rope's table."""
-        return address(self._angles[op_rope])  # type: ignore[index]
+        return address(self._angles[rope])
 
     def turn_to(self, position: int) -> None:
         """Extend the rope tables up to a position: only as far as needed, as a long context may never be filled."""

@@ -23,8 +23,8 @@ ALREADY_ENABLED = 704
 # Images that are no code, of another GPU, of a later compiler; code that lacks the entry.
 BAD_CODE = (200, 209, 218, 222, 300, 301, 302, 303, 500)
 # Per cent of a multiprocessor's nearest memory that is shared memory, the rest being cache, where launches overlap and
-# a kernel does not need more. It must be empty to be divided anew, so all of them want one division: on an H100 a 1.8B
-# model decodes 1,721 tokens a second so, 1,538 where the driver chooses (benchmarks/results/cuda_h100.txt). What
+# a kernel does not need more. It must be empty to be divided again, so all of them want one division: on an H100 a
+# 1.8B model decodes 1,721 tokens a second so, 1,538 where the driver chooses (benchmarks/results/cuda_h100.txt). What
 # prompts are made of is left to the driver: there it cost 4 to 8 %.
 CARVEOUT = 70
 OLDEST_DRIVER = 12000  # CUDA 12: graphs that keep programmatic edges need 12.3, and do without before

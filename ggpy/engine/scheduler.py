@@ -88,8 +88,8 @@ class Scheduler:
             self.waiting.remove(request)
 
     def displace(self) -> Slot:
-        """Take the slot of the request that came last among those of the lowest priority; it waits again, and will
-        evaluate its tokens anew."""
+        """Take the slot of the request that came last among those of the lowest priority; it waits, and will
+        evaluate its tokens again."""
         request = max(self.running, key=lambda r: (r.priority, r.arrival or 0))
         slot = request.slot
         assert slot is not None
