@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from ggpy.errors import GGPYError
 from ggpy.text.tokenizer import StreamDecoder, Tokenizer
 from ggpy.text.tokenizer.bert_text import bert_normalizer, words_of
+from tests.support.hangs import ends
 from tests.support.vocabularies import (
     CONTROL,
     CORPUS,
@@ -181,9 +181,8 @@ def test_from_gguf(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unit", ["the quick brown fox ", "a", "龘", "\u0301", "zq", " "])
 def test_long_texts_take_linear_time(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
-    began = time.perf_counter()
-    TOKENIZER.tokenize(text)
-    assert time.perf_counter() - began < 5
+    with ends():
+        TOKENIZER.tokenize(text)
 
 
 @pytest.mark.parametrize(
