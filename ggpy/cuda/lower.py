@@ -135,6 +135,21 @@ def unsupported(program: Program) -> str | None:
     return next((reason for reason in reasons if reason), None)
 
 
+def last_supported(program: Program) -> tuple[int, str | None]:
+    """How many of a whole program's last layers the GPU can run, and what it has no kernel for in the one before them,
+    in a few words; None where it can run all."""
+    n, reason = len(program.layers), unsupported(program)
+    if reason is None:
+        return n, None
+    able = 0
+    for first in reversed(program.cut_layers):
+        found = unsupported(program.stage(first, n))
+        if found:
+            return able, found
+        able = n - first
+    return able, reason
+
+
 def _unsupported_attention(a: ops.Attention) -> str | None:
     norms = (a.q_norm,) if a.kv_layer is not None else (a.q_norm, a.k_norm)
     known = ops.Attention(

@@ -134,7 +134,7 @@ class Program:
     @property
     def cut_layers(self) -> list[int]:
         """The layers that a stage can begin with, beside the first."""
-        return sorted(layer for layer in self._cuts if layer)
+        return sorted(layer for layer in self._cuts if layer != self.layers[0])
 
     def stage(self, first: int, last: int) -> Program:
         """Layers first .. last - 1, with the embedding if they are the first ones, with the logits if they are the

@@ -91,21 +91,18 @@ class Placement:
         self.cache_types = cache_type_k, cache_type_v
         self.hparams = architecture_of(file).hparams
         self.n_layer = self.hparams.n_layer
-        self.asked = n_gpu_layers if n_gpu_layers is None else min(n_gpu_layers, self.n_layer)
         self.by_rows, self.batch_invariant = split_mode == "row", batch_invariant
-        if device == "cpu":
-            self.asked = 0
         # Found out once: the same answers serve the choice of the context and the making of the runtime.
         self.program = cache(self._planned)
         self.sums = Sums(self.program, self.cache_type, n_slots, n_threads or usable_cores())
         self._free = cache(self._free_bytes)
-        self.unsupported: str | None = None  # why no layer can run on a GPU
+        # Of the last layers, how many a device can run, and what it has no kernel for in the one before these.
+        self.able, self.unsupported = 0, None
         if device != "cpu":
-            from ggpy.cuda.lower import unsupported
+            from ggpy.cuda.lower import last_supported
 
-            self.unsupported = unsupported(self.program(True))
-        if self.unsupported:
-            self.asked = 0
+            self.able, self.unsupported = last_supported(self.program(True))
+        self.asked = None if n_gpu_layers is None and self.able else min(n_gpu_layers or 0, self.able)
 
     # ---- what is chosen
 
@@ -236,7 +233,7 @@ class Placement:
     # ---- GPUs
 
     def _n_gpu_layers(self, n_ctx: int) -> int:
-        return self._most(self.n_layer, n_ctx) if self.asked is None else self.asked
+        return self._most(self.able, n_ctx) if self.asked is None else self.asked
 
     def _most(self, limit: int, n_ctx: int) -> int:
         """The most layers up to `limit` that fit the GPUs."""

@@ -81,9 +81,11 @@ class Runtime:
         self._cut = False, False  # what the user has been told of `Executor.cut`
         if self.device != "cpu":
             notify(placement.describe(self.stages))
-        elif placement.unsupported:
-            notify(f"the GPU has no kernels yet for {placement.unsupported}: the CPU runs all layers")
-        elif placement.asked is None:
+        n_on_cpu = sum(stage.n_layers for stage in self.stages if not stage.on_gpu)
+        if placement.unsupported:
+            which = f"the first {n_on_cpu}" if self.device != "cpu" else "all"
+            notify(f"the GPU has no kernels yet for {placement.unsupported}: the CPU runs {which} layers")
+        elif placement.asked is None and self.device == "cpu":
             notify(f"{placement.shortage(1, n_ctx)}: the CPU runs them all")
         if placement.by_rows and len(self.stages[-1].gpus) < 2:
             notify("split_mode (-sm) is of no effect without several GPUs: name them (--device cuda:0,1)")

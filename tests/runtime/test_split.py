@@ -24,6 +24,7 @@ from ggpy.runtime.placement import Placement, Stage
 from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
 from tests.cuda.test_cuda import compare_greedy_text, errors, gpu, need_compiler  # noqa: F401 - a fixture among them
+from tests.support.families import family_checkpoint
 from tests.support.tiny import CONFIGS, tiny_checkpoint
 
 N_LAYER = 4
@@ -345,6 +346,18 @@ def test_parts_on_emulated_gpus(tmp_path: Path, emulated: list[Any], way: str, s
     assert ours.shape == theirs.shape
     assert errors(ours, theirs).min() < 1e-5
     assert np.median(errors(ours, theirs)) < 2e-2
+
+
+def test_layers_without_kernels_and_those_before_them_stay_on_the_cpu(tmp_path: Path, emulated: list[Any]) -> None:
+    path, notes = tmp_path / "model.gguf", []
+    layers = ["full_attention", "conv", "conv", "full_attention", "full_attention"]
+    convert(family_checkpoint(tmp_path, "lfm2", layer_types=layers, num_hidden_layers=5), "f16", path)
+    with running(path) as cpu, running(path, device="cuda", notify=notes.append) as split:
+        assert split.stages == [Stage("cpu", 0, 3), Stage("cuda:0", 3, 5)]
+        assert "the GPU has no kernels yet for the operation ConvWithState: the CPU runs the first 3 layers" in notes
+        assert errors(logits(split, [1, 1]), logits(cpu, [1, 1])).max() < 1e-3
+    with GGUFFile(path) as file:
+        assert Placement(file, "cuda", 5).place(64)[0] == split.stages
 
 
 # ---- stages on GPUs
