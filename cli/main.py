@@ -20,6 +20,7 @@ from ggpy.errors import GGPYError, shortened, shown
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("ggpy.cli.run:run", "Answer a prompt."),
     "chat": ("ggpy.cli.chat:chat", "Talk with a model."),
+    "serve": ("ggpy.cli.serve:serve", "Answer clients of OpenAI's, Anthropic's and Ollama's APIs."),
     "batch": ("ggpy.cli.batch:batch", "Answer a file of requests."),
     "convert": ("ggpy.cli.convert:convert", "Convert a checkpoint folder to a GGUF file."),
     "inspect": ("ggpy.cli.inspect:inspect", "Show what a GGUF file holds."),

@@ -76,10 +76,8 @@ spec_option = click.option(
     help="Foresee tokens from what the text says earlier: the same answers, sooner where they repeat it.",
 )
 
-# What `open_model` takes: "model", and parameters of LLM by their names. Cache types are spelt as llama.cpp does.
-model_options = together(
-    "model_options",
-    click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP),
+# Parameters of LLM by their names. Cache types are spelt as llama.cpp does.
+PLACING: tuple[Decorator, ...] = (
     type_option,
     click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(min=1), metavar="N", help="Context in tokens."),
     click.option("-t", "--threads", "n_threads", type=click.IntRange(min=1), metavar="N", help="CPU threads."),
@@ -127,6 +125,11 @@ model_options = together(
         help="Most memory for keys, values and other state, from which the context is chosen without -c: 2G, or 50% of "
         "what weights and working memory leave of 95% of the free memory.  [default: 100%]",
     ),
+)
+
+# What `open_model` takes: "model", and those.
+model_options = together(
+    "model_options", click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP), *PLACING
 )
 
 # Option name → parameter of SamplingParams; also what `/set` understands in a chat.
@@ -257,11 +260,17 @@ def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
     from ggpy.cli.find_model import find_model
     from ggpy.cli.terminal import note
     from ggpy.llm import LLM
-    from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
 
     options = dict(model_options)
-    find_device(options["device"])  # what the user may have got wrong comes before anything is fetched
-    find_gpu_layers(options["n_gpu_layers"])
-    find_kv_memory(options["kv_memory"])
+    check_placing(options)  # what the user may have got wrong comes before anything is fetched
     path = find_model(options.pop("model"), options.pop("file_type"))
     return LLM(path, n_parallel=n_parallel, notify=note, **options)
+
+
+def check_placing(options: dict[str, Any]) -> None:
+    """Check the options whose texts say where a model runs. Raises GGPYError."""
+    from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
+
+    find_device(options["device"])
+    find_gpu_layers(options["n_gpu_layers"])
+    find_kv_memory(options["kv_memory"])

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ggpy.batch.files import BatchLine
-from ggpy.batch.prepare import prompts_of
 from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
+from ggpy.prepare import Answer, answers_to, prompts_of
 from ggpy.protocol import openai, openai_responses
-from ggpy.protocol.openai import Answer, ChatRequest, EmbeddingsRequest, RequestError, Usage
+from ggpy.protocol.errors import RequestError
+from ggpy.protocol.generation import ChatRequest, CompletionRequest, EmbeddingsRequest, Usage, total_usage
+from ggpy.protocol.replies import Reply
+from ggpy.text.reply import reply_format
 
 Row = dict[str, Any]
 Report = Callable[[Row, int], None]  # a result, and how many tokens were generated for it
@@ -21,15 +24,15 @@ Report = Callable[[Row, int], None]  # a result, and how many tokens were genera
 
 @dataclass
 class _Job:
-    """A request of the batch with those of the engine: for each prompt, one for each of its answers."""
+    """A request of the batch with its answers."""
 
     custom_id: str
-    asked: openai.ChatRequest | openai.CompletionRequest
-    prompts: list[list[Request]]
+    asked: ChatRequest | CompletionRequest
+    answers: list[Answer]
 
     @property
     def requests(self) -> list[Request]:
-        return [request for answers in self.prompts for request in answers]
+        return [answer.request for answer in self.answers]
 
 
 @dataclass
@@ -60,6 +63,7 @@ class _Arrivals:
 
     def __init__(self, llm: LLM, lines: Iterable[BatchLine], report: Report, jobs: dict[Request, _Job]) -> None:
         self._llm, self._lines, self._report, self._jobs = llm, lines, report, jobs
+        self._form = reply_format(llm.template)
         self._texts: list[_Texts] = []  # to be embedded together
 
     def requests(self) -> Iterator[Request]:
@@ -79,18 +83,15 @@ class _Arrivals:
 
     def _job(self, line: BatchLine) -> _Job | None:
         asked = openai.parse(line.method, line.url, line.body)
-        prompts = prompts_of(self._llm, asked)
         if isinstance(asked, EmbeddingsRequest):
-            self._texts.append(_Texts(line.custom_id, asked, prompts))
+            inputs = [ids for _, ids in prompts_of(self._llm, asked)]
+            self._texts.append(_Texts(line.custom_id, asked, inputs))
             return None
+        if not isinstance(asked, ChatRequest | CompletionRequest):
+            raise RequestError(f"{line.url} has no place in a batch yet.", "url", 404)
         if asked.stream:
             raise RequestError("stream has no place in a batch; leave it out.", "stream")
-        try:
-            requests = [self._llm.requests(ids, asked.params) for ids in prompts]
-        except GGPYError as error:
-            field = "logit_bias" if str(error).startswith("logit_bias") else None
-            raise RequestError(str(error), field) from None
-        return _Job(line.custom_id, asked, requests)
+        return _Job(line.custom_id, asked, answers_to(self._llm, self._form, asked))
 
     def _embed(self, waiting: list[_Texts]) -> None:
         try:
@@ -114,21 +115,20 @@ def _answered(llm: LLM, job: _Job) -> Row:
     error = next((request.error for request in job.requests if request.error is not None), None)
     if error is not None:
         return _failed(job.custom_id, RequestError(str(error), status=500))
-    answers = [Answer(request.text, request.finish_reason) for request in job.requests]
-    usage = Usage(
-        sum(len(answers[0].prompt) for answers in job.prompts),
-        sum(request.n_chosen for request in job.requests),
-        sum(answers[0].timings.n_reused for answers in job.prompts),
-    )
+    replies = [Reply() for _ in job.answers]
+    for answer, reply in zip(job.answers, replies, strict=True):
+        for event in answer.events(answer.request.text, finished=True):
+            reply.take(event)
+    usage = total_usage((reply.end for reply in replies if reply.end), job.asked.params.n)
     body_of = openai_responses.chat_completion if isinstance(job.asked, ChatRequest) else openai_responses.completion
-    return _row(job.custom_id, 200, body_of(llm.path.stem, answers, usage))
+    return _row(job.custom_id, 200, body_of(llm.path.stem, replies, usage))
 
 
 def _failed(custom_id: str, error: Exception) -> Row:
     if not isinstance(error, RequestError):
         known = str(error) if isinstance(error, GGPYError) else f"The request failed: {error or type(error).__name__}."
         error = RequestError(known, status=500)
-    return _row(custom_id, error.status, error.body)
+    return _row(custom_id, error.status, openai_responses.error_body(error))
 
 
 def _row(custom_id: str, status: int, body: dict[str, Any]) -> Row:

@@ -163,10 +163,9 @@ class Request:
         return "".join(self._deltas)
 
     def take_text(self) -> str:
-        """The text that came since the last call."""
-        text = "".join(self._deltas[self._n_taken :])
-        self._n_taken = len(self._deltas)
-        return text
+        """The text that came since the last call. Another thread may add some meanwhile, which the next call has."""
+        before, self._n_taken = self._n_taken, len(self._deltas)
+        return "".join(self._deltas[before : self._n_taken])
 
     @property
     def timings(self) -> Timings:
@@ -236,8 +235,9 @@ class Request:
             self.finish("length")
 
     def finish(self, reason: str, stop_reason: str | int | None = None) -> None:
-        self.finish_reason, self.stop_reason = reason, stop_reason
         self._deltas.append(self._stream.finish())
+        self.stop_reason = stop_reason
+        self.finish_reason = reason  # last: another thread takes a finished request's text for whole
 
 
 def _sampler(params: SamplingParams, tokenizer: Tokenizer, n_ctx: int, chain: Chain | None) -> Sampler:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
+from ggpy.protocol.errors import RequestError
+from ggpy.protocol.generation import AnyRequest, ChatRequest, CompletionRequest, EmbeddingsRequest, Reasoning
 from ggpy.sampling.sampling_params import SamplingParams
 
 COMPLETION_TOKENS = 16  # `max_tokens` of /v1/completions where it is left out, as OpenAI has it
@@ -50,83 +51,6 @@ _ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
     "function_call": ("none",),
     "parallel_tool_calls": (True,),
 }
-
-
-class RequestError(GGPYError):
-    """A request that is not answered. status: HTTP's; param: the field that is at fault; code: a word for programs."""
-
-    def __init__(self, sentence: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
-        super().__init__(sentence)
-        self.param, self.status, self.code = param, status, code
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The response body that says so."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """A body of /v1/chat/completions. template_values: what the chat template gets beside the messages."""
-
-    model: str | None
-    messages: list[dict[str, Any]]
-    params: SamplingParams
-    template_values: dict[str, Any] = field(default_factory=dict)
-    stream: bool = False
-    include_usage: bool = False  # at a stream's end
-
-
-@dataclass(frozen=True)
-class CompletionRequest:
-    """A body of /v1/completions: texts, or lists of token ids."""
-
-    model: str | None
-    prompts: list[str | list[int]]
-    params: SamplingParams
-    stream: bool = False
-    include_usage: bool = False
-
-
-@dataclass(frozen=True)
-class EmbeddingsRequest:
-    """A body of /v1/embeddings: texts, or lists of token ids. base64: vectors as little-endian float32 in base64."""
-
-    model: str | None
-    inputs: list[str | list[int]]
-    base64: bool = False
-
-
-AnyRequest = ChatRequest | CompletionRequest | EmbeddingsRequest
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One generated text. finish_reason: "stop" or "length"."""
-
-    text: str
-    finish_reason: str | None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of a request: of its prompts, of all its answers, and how many of the prompts' the cache held already."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-    cached_tokens: int | None = None
-
-    @property
-    def body(self) -> dict[str, Any]:
-        counts: dict[str, Any] = {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
-        if self.cached_tokens is not None:
-            counts["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
-        return counts
 
 
 def parse(method: Any, url: Any, body: Any) -> AnyRequest:
@@ -219,7 +143,7 @@ def _biases(value: Any) -> Any:
     return {int(name): bias for name, bias in value.items()}
 
 
-def _stream(fields: _Fields) -> dict[str, bool]:
+def _stream(fields: _Fields) -> tuple[bool, bool]:
     stream, options = fields.flag("stream"), fields.object("stream_options")
     if options and not stream:
         raise RequestError("stream_options is for stream; leave it out, or set stream.", "stream_options")
@@ -227,7 +151,7 @@ def _stream(fields: _Fields) -> dict[str, bool]:
     usage = inner.flag("include_usage")
     inner.flag("include_obfuscation")  # padding against those who listen to a connection
     inner.refuse_rest("stream_options")
-    return {"stream": stream, "include_usage": usage}
+    return stream, usage
 
 
 def _chat(fields: _Fields) -> ChatRequest:
@@ -238,13 +162,19 @@ def _chat(fields: _Fields) -> ChatRequest:
     if "messages" in values:
         raise RequestError("chat_template_kwargs cannot hold messages; they have a field of their own.", "messages")
     effort = fields.text("reasoning_effort")
-    if effort is not None:
-        values = {"reasoning_effort": effort, **values}
     tools = _tools(fields)
-    if tools:
-        values = {**values, "tools": tools}
+    stream, include_usage = _stream(fields)
     found = [_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
-    return ChatRequest(model, found, _params(fields), values, **_stream(fields))
+    return ChatRequest(
+        model,
+        found,
+        _params(fields),
+        tools,
+        reasoning=Reasoning(effort=effort),
+        template_values=values,
+        stream=stream,
+        include_usage=include_usage,
+    )
 
 
 def _tools(fields: _Fields) -> list[dict[str, Any]]:
@@ -309,7 +239,7 @@ def _tool_call(name: str, call: Any) -> dict[str, Any]:
 
 def _completion(fields: _Fields) -> CompletionRequest:
     model, prompts = fields.text("model"), _prompts("prompt", fields.needed("prompt"))
-    return CompletionRequest(model, prompts, _params(fields, COMPLETION_TOKENS), **_stream(fields))
+    return CompletionRequest(model, prompts, _params(fields, COMPLETION_TOKENS), *_stream(fields))
 
 
 def _embeddings(fields: _Fields) -> EmbeddingsRequest:

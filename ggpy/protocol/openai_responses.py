@@ -1,18 +1,23 @@
-"""OpenAI's response bodies, of answers and vectors."""
+"""OpenAI's response bodies, whole and in pieces: of answers, vectors, errors."""
 
 from __future__ import annotations
 
 import base64
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ggpy.protocol.openai import Answer, Usage
+from ggpy.protocol.errors import RequestError
+from ggpy.protocol.generation import Delta, Event, Finished, Started, TokenLogprob, Usage, total_usage
+from ggpy.protocol.replies import Reply
+from ggpy.text.reply.events import ContentDelta, ReasoningDelta, ToolCallDelta
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Json = dict[str, Any]
 
 
 def new_id(kind: str) -> str:
@@ -20,32 +25,68 @@ def new_id(kind: str) -> str:
     return f"{kind}{uuid.uuid4().hex}"
 
 
-def chat_completion(model: str, answers: Sequence[Answer], usage: Usage) -> dict[str, Any]:
+def error_body(error: RequestError) -> Json:
+    """The body that says why a request is not answered."""
+    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = kinds.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+
+
+def usage_body(usage: Usage) -> Json:
+    counts: Json = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+    if usage.cached_tokens is not None:
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return counts
+
+
+def chat_completion(model: str, replies: Sequence[Reply], usage: Usage) -> Json:
     """The body for the answers to a conversation."""
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": answer.finish_reason,
+            "message": _message(reply),
+            "logprobs": _chat_logprobs(reply.logprobs),
+            "finish_reason": reply.end.finish_reason if reply.end else None,
         }
-        for index, answer in enumerate(answers)
+        for index, reply in enumerate(replies)
     ]
     return _body("chatcmpl-", "chat.completion", model, choices, usage)
 
 
-def completion(model: str, answers: Sequence[Answer], usage: Usage) -> dict[str, Any]:
+def _message(reply: Reply) -> Json:
+    message: Json = {"role": "assistant", "content": reply.content, "refusal": None}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
+    if reply.tool_calls:
+        message["content"] = reply.content or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in reply.tool_calls
+        ]
+    return message
+
+
+def completion(model: str, replies: Sequence[Reply], usage: Usage) -> Json:
     """The body for completions: all answers to the first prompt, then those to the next."""
-    choices = [
-        {"index": index, "text": answer.text, "logprobs": None, "finish_reason": answer.finish_reason}
-        for index, answer in enumerate(answers)
-    ]
+    choices = []
+    for index, reply in enumerate(replies):
+        at = _Offset()
+        choices.append(
+            {
+                "index": index,
+                "text": reply.content,
+                "logprobs": at.logprobs(reply.logprobs),
+                "finish_reason": reply.end.finish_reason if reply.end else None,
+            }
+        )
     return _body("cmpl-", "text_completion", model, choices, usage)
 
 
-def embeddings(
-    model: str, vectors: Sequence[NDArray[np.float32]], usage: Usage, as_base64: bool = False
-) -> dict[str, Any]:
+def embeddings(model: str, vectors: Sequence[NDArray[np.float32]], usage: Usage, as_base64: bool = False) -> Json:
     """The body for vectors, float32 [n_embd] each, in the order of the inputs."""
     data = [
         {
@@ -59,12 +100,144 @@ def embeddings(
     return {"object": "list", "data": data, "model": model, "usage": counts}
 
 
-def _body(prefix: str, kind: str, model: str, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
+def _body(prefix: str, kind: str, model: str, choices: list[Json], usage: Usage) -> Json:
     return {
         "id": new_id(prefix),
         "object": kind,
         "created": int(time.time()),
         "model": model,
         "choices": choices,
-        "usage": usage.body,
+        "usage": usage_body(usage),
     }
+
+
+class ChunkStream:
+    """The chunks of a streamed answer; `include_usage`: of all of it, in a chunk at the end. n_answers: to each
+    prompt."""
+
+    prefix = object = ""
+
+    def __init__(self, include_usage: bool, n_answers: int) -> None:
+        self._include_usage, self._n_answers = include_usage, n_answers
+        self._ends: list[Finished] = []
+        self._head: Json = {}
+
+    def chunks(self, event: Event) -> Iterator[Json]:
+        """The chunks that an event becomes, in the order of events."""
+        if isinstance(event, Started):
+            created = int(time.time())
+            self._head = {"id": new_id(self.prefix), "object": self.object, "created": created, "model": event.model}
+            return
+        if isinstance(event, Delta):
+            for choice in self._delta(event):
+                yield self._chunk([choice])
+            return
+        self._ends.append(event)
+        yield self._chunk([{**self._end(event), "logprobs": None, "finish_reason": event.finish_reason}])
+
+    def last(self) -> Iterator[Json]:
+        """The chunk after the last event, where one was asked for."""
+        if self._include_usage:
+            yield self._chunk([], usage_body(total_usage(self._ends, self._n_answers)))
+
+    def _chunk(self, choices: list[Json], usage: Json | None = None) -> Json:
+        chunk = {**self._head, "choices": choices}
+        return {**chunk, "usage": usage} if self._include_usage else chunk
+
+    def _delta(self, event: Delta) -> Iterator[Json]:
+        raise NotImplementedError
+
+    def _end(self, event: Finished) -> Json:
+        raise NotImplementedError
+
+
+class ChatChunks(ChunkStream):
+    """The chunks of /v1/chat/completions."""
+
+    prefix, object = "chatcmpl-", "chat.completion.chunk"
+
+    def __init__(self, include_usage: bool, n_answers: int) -> None:
+        super().__init__(include_usage, n_answers)
+        self._begun: set[int] = set()
+
+    def _delta(self, event: Delta) -> Iterator[Json]:
+        yield from self._role(event.choice)
+        delta: Json = {}
+        match event.event:
+            case ContentDelta(text):
+                delta = {"content": text}
+            case ReasoningDelta(text):
+                delta = {"reasoning_content": text}
+            case ToolCallDelta(index, id, name, arguments):
+                function = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
+                head = {} if name is None else {"id": id, "type": "function"}
+                delta = {"tool_calls": [{"index": index, **head, "function": function}]}
+        yield {
+            "index": event.choice, "delta": delta, "logprobs": _chat_logprobs(event.logprobs), "finish_reason": None,
+        }  # fmt: skip
+
+    def _role(self, choice: int) -> Iterator[Json]:
+        if choice not in self._begun:
+            self._begun.add(choice)
+            delta = {"role": "assistant", "content": ""}
+            yield {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _end(self, event: Finished) -> Json:
+        # An answer without a word has its role here.
+        delta = {} if event.choice in self._begun else {"role": "assistant", "content": ""}
+        return {"index": event.choice, "delta": delta}
+
+
+class CompletionChunks(ChunkStream):
+    """The chunks of /v1/completions."""
+
+    prefix, object = "cmpl-", "text_completion"
+
+    def __init__(self, include_usage: bool, n_answers: int) -> None:
+        super().__init__(include_usage, n_answers)
+        self._offsets: dict[int, _Offset] = {}
+
+    def _delta(self, event: Delta) -> Iterator[Json]:
+        text = event.event.text if isinstance(event.event, ContentDelta) else ""
+        logprobs = self._offsets.setdefault(event.choice, _Offset()).logprobs(event.logprobs)
+        yield {"index": event.choice, "text": text, "logprobs": logprobs, "finish_reason": None}
+
+    def _end(self, event: Finished) -> Json:
+        return {"index": event.choice, "text": ""}
+
+
+def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> Json | None:
+    def one(text: str, logprob: float) -> Json:
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+
+    if not tokens:
+        return None
+    content = [
+        {
+            **one(token.chosen.decoded_token, token.chosen.logprob),
+            "top_logprobs": [one(other.decoded_token, other.logprob) for other in token.top],
+        }
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+class _Offset:
+    """Where in an answer's text the next token begins."""
+
+    def __init__(self) -> None:
+        self._at = 0
+
+    def logprobs(self, tokens: Sequence[TokenLogprob]) -> Json | None:
+        if not tokens:
+            return None
+        offsets = []
+        for token in tokens:
+            offsets.append(self._at)
+            self._at += len(token.chosen.decoded_token)
+        return {
+            "tokens": [token.chosen.decoded_token for token in tokens],
+            "token_logprobs": [token.chosen.logprob for token in tokens],
+            "top_logprobs": [{other.decoded_token: other.logprob for other in token.top} for token in tokens],
+            "text_offset": offsets,
+        }

@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggpy.protocol.openai import (
-    Answer,
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingsRequest,
-    RequestError,
-    Usage,
-    parse,
-)
-from ggpy.protocol.openai_responses import chat_completion, completion, embeddings
+from ggpy.protocol.errors import RequestError
+from ggpy.protocol.generation import ChatRequest, CompletionRequest, EmbeddingsRequest, Finished, Timing, Usage
+from ggpy.protocol.openai import parse
+from ggpy.protocol.openai_responses import chat_completion, completion, embeddings, error_body
+from ggpy.protocol.replies import Reply
 
 CHAT, TEXT, VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -32,7 +27,7 @@ def chat(**fields: Any) -> ChatRequest:
 def refused(url: str, body: Any, method: Any = "POST") -> RequestError:
     with pytest.raises(RequestError) as raised:
         parse(method, url, body)
-    assert raised.value.body["error"]["message"] == str(raised.value)
+    assert error_body(raised.value)["error"]["message"] == str(raised.value)
     return raised.value
 
 
@@ -98,7 +93,7 @@ def test_refused_by_name(field: str, value: Any, words: str) -> None:
     error = refused(CHAT, {"messages": HELLO, field: value})
     assert words in str(error)
     assert (error.param, error.status) == (field, 400)
-    assert error.body["error"]["type"] == "invalid_request_error"
+    assert error_body(error)["error"]["type"] == "invalid_request_error"
 
 
 def test_two_limits_that_differ() -> None:
@@ -151,10 +146,9 @@ def test_messages_that_are_none(message: Any, param: str) -> None:
 
 def test_values_for_the_template() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert chat(tools=tools).template_values == {"tools": tools}
-    assert chat(tools=tools, tool_choice="none").template_values == {}
+    assert chat(tools=tools).tools == tools
     request = chat(reasoning_effort="low", chat_template_kwargs={"enable_thinking": False})
-    assert request.template_values == {"reasoning_effort": "low", "enable_thinking": False}
+    assert (request.reasoning.effort, request.template_values) == ("low", {"enable_thinking": False})
     assert refused(CHAT, {"messages": HELLO, "chat_template_kwargs": {"messages": []}}).status == 400
 
 
@@ -189,7 +183,11 @@ def test_streams_are_asked_for() -> None:
 
 
 def test_responses() -> None:
-    answers = [Answer("a", "stop"), Answer("b", "length")]
+    ends = [
+        Finished(i, reason, None, False, Usage(5, 3), Timing(0, 0, 0, 0, 0))
+        for i, reason in enumerate(("stop", "length"))
+    ]
+    answers = [Reply("a", end=ends[0]), Reply("b", end=ends[1])]
     body = chat_completion("m", answers, Usage(5, 7, 2))
     assert body["object"] == "chat.completion"
     assert body["id"].startswith("chatcmpl-")

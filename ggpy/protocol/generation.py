@@ -1,0 +1,151 @@
+"""The one request type that every protocol's bodies become, and the events that every protocol renders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ggpy.sampling.logprobs import Logprob
+from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.text.reply.events import Event as ReplyEvent
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """Settings of the thoughts before an answer: whether there are any, how many (a word that the template reads), and
+    for how many tokens at most. None: the model's own default."""
+
+    enabled: bool | None = None
+    effort: str | None = None
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A conversation to be answered. messages: in the shape that chat templates read: role, content (a text),
+    reasoning_content, tool_calls (arguments as objects), tool_call_id. tools, tool_choice: in OpenAI's shapes, where
+    tool_choice is "auto", "none", "required" or {"type": "function", "function": {"name": …}}. template_values: what
+    the chat template gets beside the messages. model: None for the server's first."""
+
+    model: str | None
+    messages: list[dict[str, Any]]
+    params: SamplingParams
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning: Reasoning = Reasoning()
+    template_values: dict[str, Any] = field(default_factory=dict)
+    stream: bool = False
+    include_usage: bool = False  # at a stream's end
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """Prompts to be completed as they stand: texts, or lists of token ids. echo: each answer begins with its prompt."""
+
+    model: str | None
+    prompts: list[str | list[int]]
+    params: SamplingParams
+    stream: bool = False
+    include_usage: bool = False
+    echo: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddingsRequest:
+    """Texts, or lists of token ids, to be embedded. base64: vectors as little-endian float32 in base64."""
+
+    model: str | None
+    inputs: list[str | list[int]]
+    base64: bool = False
+
+
+@dataclass(frozen=True)
+class RerankRequest:
+    """Documents to be ordered by how well they answer a query; the best `top_n` are returned, None: all."""
+
+    model: str | None
+    query: str
+    documents: list[str]
+    top_n: int | None = None
+    return_documents: bool = False
+
+
+AnyRequest = ChatRequest | CompletionRequest | EmbeddingsRequest | RerankRequest
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request: of its prompts, of all its answers, of these those of reasoning, and how many of the
+    prompts' the cache held already."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds and rates of one answer: until its first token, of its prompt, of its own tokens; tokens a second."""
+
+    first_token_s: float
+    prompt_s: float
+    decode_s: float
+    prompt_rate: float
+    decode_rate: float
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of an answer with its log-probability, and those of the likeliest, the likeliest first."""
+
+    token: int
+    chosen: Logprob
+    top: list[Logprob]
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first event: the request was understood and waits for the engine. prompt_tokens: of all its prompts."""
+
+    model: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of one answer: prose, a thought, or part of a tool call; None where only log-probabilities came. choice:
+    the answer's number: all to the first prompt, then those to the next."""
+
+    choice: int
+    event: ReplyEvent | None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of one answer. finish_reason: "stop", "length" or "tool_calls"; stop_reason: the stop string, or the
+    token, that ended it; reached_context: "length" because the context was full. usage: this answer's own."""
+
+    choice: int
+    finish_reason: str
+    stop_reason: str | int | None
+    reached_context: bool
+    usage: Usage
+    timing: Timing
+
+
+Event = Started | Delta | Finished
+
+
+def total_usage(ends: Iterable[Finished], n_answers: int) -> Usage:
+    """The usage of a whole request from the ends of its answers; each prompt, which has `n_answers`, counts once."""
+    prompt = completion = cached = 0
+    for end in ends:
+        if end.choice % n_answers == 0:
+            prompt += end.usage.prompt_tokens
+            cached += end.usage.cached_tokens or 0
+        completion += end.usage.completion_tokens
+    return Usage(prompt, completion, cached)

@@ -1,0 +1,115 @@
+"""HTTP as the routes of every protocol need it: bodies read within limits, answers that end with their client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from ggpy.errors import GGPYError
+from ggpy.protocol.errors import RequestError
+
+log = logging.getLogger("ggpy.server")
+
+T = TypeVar("T")
+Endpoint = Callable[[Request], Awaitable[Response]]
+ErrorBody = Callable[[RequestError], dict[str, Any]]
+
+
+async def read_json(request: Request) -> Any:
+    """The value that a request's body holds. Raises RequestError."""
+    body = await request.body()
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        said = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(f"The body is no JSON ({said}).", "body") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no value of JSON")
+
+
+def answering(error_body: ErrorBody) -> Callable[[Endpoint], Endpoint]:
+    """Have an endpoint answer what it raises, in its protocol's shape."""
+
+    def decorate(endpoint: Endpoint) -> Endpoint:
+        @wraps(endpoint)
+        async def answered(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=499)  # nobody reads it
+            except Exception as error:
+                known = known_error(error)
+                return JSONResponse(error_body(known), known.status)
+
+        return answered
+
+    return decorate
+
+
+def known_error(error: Exception) -> RequestError:
+    """The error that a client is told; what nobody foresaw is logged."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, GGPYError):
+        return RequestError(str(error), status=500)
+    log.exception("a request failed", exc_info=error)
+    return RequestError("The server failed to answer this request; its log says why.", status=500)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine, and cancel it when the client goes. Raises ClientDisconnect."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request.receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return await working
+    finally:
+        await _ended(working, gone)
+
+
+class Stream(Response):
+    """A body that is sent as it comes. What makes it is closed when the client goes."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
+        self.status_code, self.media_type, self.background = 200, media_type, None
+        self._pieces = pieces
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self._send(send))
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _ended(sending, gone)
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(self._pieces):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for piece in self._pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _ended(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,97 @@
+"""The routes of OpenAI's API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ggpy.protocol import openai, openai_responses
+from ggpy.protocol.generation import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    Event,
+    Finished,
+    Started,
+    total_usage,
+)
+from ggpy.protocol.openai_responses import ChatChunks, ChunkStream, CompletionChunks, error_body
+from ggpy.protocol.replies import replies
+from ggpy.server.http import Stream, answering, known_error, read_json, while_connected
+from ggpy.server.service import Service
+
+
+def routes(service: Service) -> list[Route]:
+    """The routes, over a service."""
+
+    @answering(error_body)
+    async def generate(request: Request) -> Response:
+        asked = openai.parse(request.method, request.url.path, await read_json(request))
+        assert isinstance(asked, ChatRequest | CompletionRequest)
+        events = service.answer(asked)
+        if asked.stream:
+            first = await while_connected(request, anext(events))
+            return Stream(_sent(asked, first, events), "text/event-stream")
+        return JSONResponse(await while_connected(request, _whole(asked, events)))
+
+    @answering(error_body)
+    async def embed(request: Request) -> Response:
+        asked = openai.parse(request.method, request.url.path, await read_json(request))
+        assert isinstance(asked, EmbeddingsRequest)
+        model, vectors, usage = await service.embed(asked)
+        return JSONResponse(openai_responses.embeddings(model, vectors, usage, asked.base64))
+
+    @answering(error_body)
+    async def models(request: Request) -> Response:
+        loaded = service.models.loaded
+        data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "ggpy", "loaded": name in loaded}
+            for name in service.models.specs
+        ]
+        return JSONResponse({"object": "list", "data": data})
+
+    return [
+        Route("/v1/chat/completions", generate, methods=["POST"]),
+        Route("/v1/completions", generate, methods=["POST"]),
+        Route("/v1/embeddings", embed, methods=["POST"]),
+        Route("/v1/models", models),
+    ]
+
+
+async def _whole(asked: ChatRequest | CompletionRequest, events: AsyncGenerator[Event, None]) -> dict[str, Any]:
+    async with aclosing(events):
+        found = [event async for event in events]
+    model = next(event.model for event in found if isinstance(event, Started))
+    usage = total_usage((event for event in found if isinstance(event, Finished)), asked.params.n)
+    body = openai_responses.chat_completion if isinstance(asked, ChatRequest) else openai_responses.completion
+    return body(model, replies(found), usage)
+
+
+async def _sent(
+    asked: ChatRequest | CompletionRequest, first: Event, events: AsyncGenerator[Event, None]
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events. An error after the first is one of them, as the status is sent already."""
+    kind = ChatChunks if isinstance(asked, ChatRequest) else CompletionChunks
+    stream: ChunkStream = kind(asked.include_usage, asked.params.n)
+    async with aclosing(events):
+        list(stream.chunks(first))
+        try:
+            async for event in events:
+                for chunk in stream.chunks(event):
+                    yield _line(chunk)
+        except Exception as error:
+            yield _line(error_body(known_error(error)))
+            return
+    for chunk in stream.last():
+        yield _line(chunk)
+    yield b"data: [DONE]\n\n"
+
+
+def _line(chunk: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"

@@ -1,0 +1,96 @@
+"""Requests of every protocol, answered: the one way from a request to its events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from ggpy.errors import GGPYError
+from ggpy.prepare import Answer, answers_to, prompts_of
+from ggpy.protocol.errors import RequestError
+from ggpy.protocol.generation import (
+    ChatRequest,
+    CompletionRequest,
+    Delta,
+    EmbeddingsRequest,
+    Event,
+    Finished,
+    Started,
+    Usage,
+)
+from ggpy.server.models import LoadedModel, Models
+
+
+class Service:
+    """The models, and how requests to them are answered: shared by the routes of all protocols."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+
+    async def answer(self, asked: ChatRequest | CompletionRequest) -> AsyncGenerator[Event, None]:
+        """The events of a request: `Started` once it is understood, then pieces of its answers as they come, and a
+        `Finished` for each. Closing it ends the request before the engine's next step. Raises RequestError."""
+        async with self.models.use(asked.model) as model:
+            answers: list[Answer] = await model.run(answers_to, model.llm, model.form, asked)
+            n_prompt = sum(len(answer.request.prompt) for answer in answers[:: asked.params.n])
+            yield Started(model.name, n_prompt)
+            async with aclosing(_together(model, answers)) as events:
+                async for event in events:
+                    yield event
+
+    async def embed(self, asked: EmbeddingsRequest) -> tuple[str, list[Any], Usage]:
+        """The model's name, a vector for each input, float32 [n_embd], and the tokens read."""
+        async with self.models.use(asked.model) as model:
+            return await model.run(_embedded, model, asked)
+
+
+def _embedded(model: LoadedModel, asked: EmbeddingsRequest) -> tuple[str, list[Any], Usage]:
+    inputs = [ids for _, ids in prompts_of(model.llm, asked)]
+    vectors = [output.outputs.embedding for output in model.llm.embed(inputs)]
+    return model.name, vectors, Usage(sum(map(len, inputs)))
+
+
+async def _together(model: LoadedModel, answers: Sequence[Answer]) -> AsyncGenerator[Delta | Finished, None]:
+    """The events of several answers, as they come."""
+    if len(answers) == 1:
+        async with aclosing(_followed(model, answers[0])) as events:
+            async for event in events:
+                yield event
+        return
+    found: asyncio.Queue[Delta | Finished | Exception] = asyncio.Queue()
+
+    async def follow(answer: Answer) -> None:
+        try:
+            async with aclosing(_followed(model, answer)) as events:
+                async for event in events:
+                    found.put_nowait(event)
+        except Exception as error:
+            found.put_nowait(error)
+
+    tasks = [asyncio.create_task(follow(answer)) for answer in answers]
+    n_left = len(answers)
+    try:
+        while n_left:
+            one = await found.get()
+            if isinstance(one, Exception):
+                raise one
+            n_left -= isinstance(one, Finished)
+            yield one
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _followed(model: LoadedModel, answer: Answer) -> AsyncGenerator[Delta | Finished, None]:
+    """The events of one answer."""
+    request = answer.request
+    try:
+        async with aclosing(model.engine.follow(request)) as texts:
+            async for text in texts:
+                for event in answer.events(text, request.finished):
+                    yield event
+    except GGPYError as error:
+        raise RequestError(str(error), status=500) from None
