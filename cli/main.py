@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("ggpy.cli.bench:bench", "Measure tokens per second."),
     "warmup": ("ggpy.cli.warmup:warmup", "Compile ahead what a model needs."),
     "doctor": ("ggpy.cli.doctor:doctor", "Say what this machine offers."),
+    "models": ("ggpy.cli.models:models", "List the architectures that run."),
     "pull": ("ggpy.cli.pull:pull", "Fetch a model, or list those known by name."),
 }
 

@@ -54,6 +54,8 @@ HOMES: dict[str, str] = {
     "stablelm": "stablelm.StableLM",
     "falcon": "falcon.Falcon",
     "bloom": "bloom.Bloom",
+    "mamba": "mamba.Mamba",
+    "mamba2": "mamba.Mamba2",
 }
 
 
@@ -63,7 +65,7 @@ def by_gguf_name(name: str) -> type[Architecture]:
         from difflib import get_close_matches
 
         alike = get_close_matches(name, HOMES, 3)
-        known = f"; it knows {' and '.join(alike)}" if alike else f" among its {len(HOMES)}; the README lists them"
+        known = f"; it knows {' and '.join(alike)}" if alike else f" among its {len(HOMES)}; `ggpy models` lists them"
         raise GGPYError(f"The model's architecture is {quoted(name)}, which ggpy does not know{known}.")
     module, _, kind = HOMES[name].partition(".")
     found: type[Architecture] = getattr(import_module(f"ggpy.models.{module}"), kind)

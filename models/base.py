@@ -132,6 +132,7 @@ class Architecture:
     #: Every so many layers one without the window, the last of them; where the file does not say it by layer. 0: none.
     window_period: ClassVar[int] = 0
     writes_text: ClassVar[bool] = True  # `HyperParameters.writes_text`
+    attends: ClassVar[bool] = True  # whether some layers have heads
     default_window: ClassVar[int] = 0  # where the file gives none
     yarn_truncates: ClassVar[bool] = True  # whether the ends of YaRN's ramp are rounded to whole dimensions
     #: Whether `rope.scaling.yarn_log_multiplier` divides YaRN's scale of results (DeepSeek's mscale_all_dim).
@@ -153,7 +154,7 @@ class Architecture:
         n_embd = m.integer("{arch}.embedding_length")
         n_expert = m.integer("{arch}.expert_count", 0)
         n_head = m.integers("{arch}.attention.head_count", n_layer)
-        if not any(n_head):
+        if self.attends and not any(n_head):
             raise GGPYError(f"The metadata key '{self.name}.attention.head_count' is 0.")
         window = m.integer("{arch}.attention.sliding_window", self.default_window)
         sliding = self._sliding_layers(n_layer)
@@ -330,7 +331,8 @@ class Architecture:
 
     def check(self, freq_factors: Any = None, long_factors: Any = None) -> None:
         """GGPYError for metadata beside the hyper-parameters that no model can have; factors as in `rope`."""
-        self.rope(freq_factors, long_factors=long_factors)
+        if self.attends:
+            self.rope(freq_factors, long_factors=long_factors)
 
     def build(self, g: Graph) -> Value:
         """Describe the forward pass from token embeddings to logits on `g`; returns the logits."""

@@ -10,7 +10,7 @@ A `Source` is a stored tensor or a transform of other sources, so layouts are co
 
 | transform | values |
 |---|---|
-| `plus(c)` | w + c |
+| `plus(c)`, `times(c)` | w + c, w * c |
 | `neg_exp()` | -exp(w) |
 | `transpose()` | the last two axes swapped |
 | `reshape(*shape)` | the same values in order |
@@ -77,6 +77,9 @@ class Source(ABC):
 
     def plus(self, constant: float) -> Source:
         return _Plus(self, constant)
+
+    def times(self, constant: float) -> Source:
+        return self if constant == 1.0 else _Times(self, constant)
 
     def neg_exp(self) -> Source:
         return _NegExp(self)
@@ -159,6 +162,17 @@ class _Plus(_Derived):
 
     def rows(self, read: Read, start: int, stop: int) -> np.ndarray:
         return float32(self.source.rows(read, start, stop)) + np.float32(self.constant)
+
+
+@dataclass
+class _Times(_Derived):
+    constant: float
+
+    def __post_init__(self) -> None:
+        self.shape = _numbers(self.source)
+
+    def rows(self, read: Read, start: int, stop: int) -> np.ndarray:
+        return float32(self.source.rows(read, start, stop)) * np.float32(self.constant)
 
 
 @dataclass

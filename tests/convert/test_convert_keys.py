@@ -45,6 +45,7 @@ CLASSES = {
     "cohere": "CohereConfig", "cohere2": "Cohere2Config",
     "starcoder2": "Starcoder2Config", "phi": "PhiConfig", "gpt_neox": "GPTNeoXConfig", "gpt2": "GPT2Config",
     "stablelm": "StableLmConfig", "falcon": "FalconConfig", "bloom": "BloomConfig",
+    "mamba": "MambaConfig", "falcon_mamba": "FalconMambaConfig", "mamba2": "Mamba2Config",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -161,6 +162,14 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "moe_layer_start_index": ({}, 3),
     "moe_layer_end_index": ({}, 3),
     "moe_layer_interval": ({}, 3),
+    "state_size": ({}, 7),
+    "expand": ({}, 3),
+    "conv_kernel": ({}, 5),
+    "use_conv_bias": ({"use_conv_bias": True}, False),
+    "time_step_rank": ({}, 7),
+    "mixer_rms_eps": ({}, 0.5),
+    "num_heads": ({}, 8),
+    "n_groups": ({}, 3),
 }
 
 #: Such settings where a family has others.
@@ -233,6 +242,7 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("sliding_window_pattern",) if family == "cohere2" else ()),
         *(("rotary_emb_base", "rotary_pct") if family == "gpt_neox" else ()),
         *(("n_embed", "seq_length") if family == "bloom" else ()),
+        *(("intermediate_size",) if family in ("mamba", "falcon_mamba") else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 

@@ -1,0 +1,175 @@
+"""State-space models and hybrids: converted and run, they give the logits that transformers gives, however a text is
+cut, in every kind of file; and their files say what other engines read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ggpy import LLM
+from ggpy.convert.pipeline import convert
+from ggpy.errors import GGPYError
+from ggpy.gguf.file import GGUFFile
+from ggpy.graph.language import Graph
+from ggpy.models import architecture_of, by_gguf_name
+from ggpy.runtime.runtime import Runtime
+from tests.support import hf_families_hybrid as families
+from tests.support.evaluate import evaluate
+from tests.support.gguf_names import unknown_names
+from tests.support.hf_families_hybrid import CASES, COLUMNS, DATA, POSITIONS, TOKENS, Case
+
+LOGITS = {name: logits for name, (logits, _) in families.recorded(DATA).items()}
+Make = Callable[..., Path]
+
+#: Keys of ggpy's own.
+OWN_KEYS = {"ssm.dt_b_c_rms_epsilon"}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """The GGUF file of a case."""
+
+    def made(case: Case, file_type: str = "f32", note: Callable[[str], None] = lambda text: None) -> Path:
+        families.write(tmp_path, case)
+        convert(tmp_path, file_type, tmp_path / "out.gguf", n_threads=1, note=note)
+        return tmp_path / "out.gguf"
+
+    return made
+
+
+def logits(path: Path) -> np.ndarray:
+    with LLM(path, n_ctx=128, n_threads=1, n_parallel=1) as llm:
+        return llm.logits(TOKENS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_transformers(make: Make, name: str) -> None:
+    ours, theirs = logits(make(CASES[name]))[POSITIONS][:, list(COLUMNS)], LOGITS[name]
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("whole blocks")])
+def test_quantized_files_stay_close(make: Make, name: str) -> None:
+    """8-bit activations are all that is between the file's weights and the result. Another choice of experts makes some
+    tokens another result altogether, so it is the median that is looked at."""
+    path = make(CASES[name], "q8_0")
+    with GGUFFile(path) as file:
+        graph = Graph(file)
+        result = architecture_of(file).build(graph)
+        theirs = evaluate(graph, result, np.array(TOKENS), np.arange(len(TOKENS)))
+    errors = np.linalg.norm(logits(path) - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
+    assert np.median(errors) < 0.1
+
+
+@pytest.mark.parametrize("name", families.CONFIGS)
+def test_a_text_may_be_cut_anywhere(make: Make, name: str) -> None:
+    n, ids = len(TOKENS), np.array(TOKENS, np.int32)
+    with GGUFFile(make(CASES[name])) as file:
+        runtime = Runtime(file, 128, n_threads=1)
+
+        def run(cuts: list[int]) -> Iterator[np.ndarray]:
+            at = 0
+            for size in cuts:
+                part = slice(at, at + size)
+                yield runtime.step(ids[part], np.zeros(size, int), np.arange(n)[part], np.arange(size)).copy()
+                at += size
+
+        whole = np.concatenate([*run([n])])
+        for cuts in ([1] * n, [7, 40, 1, n - 48]):
+            assert np.array_equal(np.concatenate([*run(cuts)]), whole)
+        runtime.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_names_are_those_of_gguf(make: Make, name: str) -> None:
+    """Every tensor and key has a name that the gguf package has for the architecture."""
+    tensors, keys = unknown_names(make(CASES[name]))
+    # The name of a tensor that is no weight and no bias ends earlier.
+    assert (tensors - {"blk.{bid}"}, {key.partition(".")[2] for key in keys} - OWN_KEYS) == (set(), set())
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The architecture's own keys, without its name."""
+    with GGUFFile(path) as file:
+        found = dict(file.metadata)
+    arch = found["general.architecture"]
+    return {
+        key.removeprefix(arch + "."): value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in found.items()
+        if key.startswith(arch + ".")
+    }
+
+
+def test_keys_of_state_space_models(make: Make) -> None:
+    one = metadata(make(CASES["mamba, tied"]))
+    sizes = {"conv_kernel": 3, "inner_size": 120, "state_size": 6, "time_step_rank": 7}
+    assert {key: one[f"ssm.{key}"] for key in sizes} == sizes
+    assert (one["attention.head_count"], one["feed_forward_length"], one["context_length"]) == (0, 0, 1 << 20)
+    assert "ssm.dt_b_c_rms" not in one
+    normed = metadata(make(CASES["falcon_mamba"]))
+    assert normed["ssm.dt_b_c_rms"] is True
+    assert "ssm.dt_b_c_rms_epsilon" not in normed
+    notes: list[str] = []
+    assert metadata(make(CASES["falcon_mamba, epsilon"], note=notes.append))["ssm.dt_b_c_rms_epsilon"] == pytest.approx(
+        0.3
+    )
+    assert any("an epsilon of 0.3" in note for note in notes)
+    two = metadata(make(CASES["mamba2"]))
+    sizes = {"conv_kernel": 4, "inner_size": 120, "state_size": 6, "time_step_rank": 6, "group_count": 2}
+    assert {key: two[f"ssm.{key}"] for key in sizes} == sizes
+
+
+def test_tensors_of_state_space_models_have_llama_cpps_shapes(make: Make) -> None:
+    path = make(CASES["mamba2"])
+    rng = np.random.RandomState(1)
+    stored = {
+        name: families.values(rng, name, shape)
+        for name, shape in families.unpack(families.recorded(DATA)["mamba2"][1]).items()
+    }
+    with GGUFFile(path) as file:
+        shapes = {name: tuple(file.tensors[f"blk.1.{name}"].shape) for name in ("ssm_a", "ssm_d", "ssm_norm.weight")}
+        decays = np.frombuffer(file.data("blk.1.ssm_a"), np.float32)
+    assert shapes == {"ssm_a": (6, 1), "ssm_d": (6, 1), "ssm_norm.weight": (2, 60)}
+    assert np.allclose(decays, -np.exp(stored["backbone.layers.1.mixer.A_log"]))
+
+
+ABSURD: list[tuple[str, dict[str, Any], str]] = [
+    ("mamba", {"ssm.conv_kernel": 1}, "convolutions of 1 tokens"),
+    ("mamba", {"ssm.state_size": 0}, "with 0 states"),
+    ("mamba", {"ssm.time_step_rank": -1}, "time_step_rank = -1"),
+    ("mamba", {"ssm.inner_size": 121}, "this model needs 242 x 60"),
+    ("mamba2", {"ssm.time_step_rank": 7}, "in 7 heads"),
+    ("mamba2", {"ssm.group_count": 4}, "and 4 groups"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), ABSURD, ids=[words for *_, words in ABSURD])
+def test_absurd_metadata_is_one_sentence(make: Make, name: str, changes: dict[str, Any], words: str) -> None:
+    with GGUFFile(make(CASES[name])) as file:
+        found = dict(file.metadata)
+        arch = found["general.architecture"]
+        found |= {f"{arch}.{key}": value for key, value in changes.items()}
+        with pytest.raises(GGPYError, match=words):
+            by_gguf_name(arch)(found, 461).build(Graph(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("mamba2", {"time_step_limit": [0.0, 0.1]}, "gives 'time_step_limit' as "),
+        ("mamba2", {"num_heads": 5}, "must make up 2.0 times the 'hidden_size' 60"),
+        ("mamba", {"hidden_act": "gelu"}, "gives 'hidden_act' as 'gelu'"),
+        ("mamba", {"time_step_rank": "full"}, "'time_step_rank' as 'full'"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(tmp_path: Path, name: str, changes: dict[str, Any], words: str) -> None:
+    families.write(tmp_path, CASES[name])
+    config = json.loads((tmp_path / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(GGPYError, match=words):
+        convert(tmp_path, "f32", tmp_path / "out.gguf")

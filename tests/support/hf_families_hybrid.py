@@ -1,0 +1,105 @@
+"""Tiny checkpoints of state-space models and their hybrids with attention, whose logits transformers has computed.
+
+`tests/data/hf_families_hybrid.npz` holds logits and shapes as `tests.support.hf_families_dense` says, made in the same
+way.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.support.hf_families_dense import pack, recorded, unpack
+from tests.support.tiny import write_safetensors, write_tokenizer
+
+__all__ = ["pack", "recorded", "unpack"]
+
+TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(80)]
+POSITIONS = [1, 15, 16, 40, 60, 79]
+COLUMNS = range(0, 461, 24)
+DATA = Path(__file__).parents[1] / "data" / "hf_families_hybrid.npz"
+
+ABSENT = object()
+
+_SHARED: dict[str, Any] = {
+    "vocab_size": 461, "hidden_size": 60, "num_hidden_layers": 4, "hidden_act": "silu", "torch_dtype": "float32",
+    "bos_token_id": 456, "eos_token_id": 458, "pad_token_id": 456, "tie_word_embeddings": False,
+}  # fmt: skip
+_MAMBA = {**_SHARED, "state_size": 6, "layer_norm_epsilon": 1e-5, "expand": 2, "conv_kernel": 4, "num_hidden_layers": 2}
+
+#: Each family's config.json.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mamba": {**_MAMBA, "architectures": ["MambaForCausalLM"], "use_bias": False, "use_conv_bias": True},
+    "falcon_mamba": {**_MAMBA, "architectures": ["FalconMambaForCausalLM"], "mixer_rms_eps": 1e-5},
+    "mamba2": {
+        **_MAMBA, "architectures": ["Mamba2ForCausalLM"], "num_heads": 6, "head_dim": 20, "n_groups": 2,
+        "chunk_size": 32, "time_step_limit": [0.0, {"__float__": "Infinity"}],
+    },
+}  # fmt: skip
+CONFIGS = {
+    kind: {"model_type": kind, **{key: value for key, value in config.items() if value is not ABSENT}}
+    for kind, config in CONFIGS.items()
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A `kind` of CONFIGS with `changes` of its config (ABSENT: the key is not there)."""
+
+    kind: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {key: value for key, value in {**CONFIGS[self.kind], **self.changes}.items() if value is not ABSENT}
+
+
+#: Each kind as it is, and with what is changed.
+CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
+    "mamba, tied": Case("mamba", {"tie_word_embeddings": True, "time_step_rank": 7, "conv_kernel": 3}),
+    "mamba, biases": Case("mamba", {"use_bias": True, "use_conv_bias": False, "expand": 1}),
+    "falcon_mamba, epsilon": Case("falcon_mamba", {"mixer_rms_eps": 0.3}),
+    "mamba2, biases": Case("mamba2", {"use_bias": True, "n_groups": 1, "tie_word_embeddings": True}),
+    "mamba2, whole blocks": Case("mamba2", {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "state_size": 16}),
+}  # fmt: skip
+
+
+def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights that keep logits lively: decays from a token to hundreds, routers that choose."""
+    drawn = rng.standard_normal(shape).astype(np.float32)
+    if name.endswith("A_log"):
+        return np.broadcast_to(np.linspace(-5, 1, shape[0], dtype=np.float32).reshape(-1, *[1] * (len(shape) - 1)),
+                               shape).copy() + np.float32(0.2) * drawn  # fmt: skip
+    if name.endswith("e_score_correction_bias"):
+        return np.float32(0.2) * drawn
+    if name.endswith(("dt_bias", "mixer.D")):
+        return drawn
+    if name.endswith("bias"):
+        return np.float32(0.3) * drawn
+    if len(shape) == 1 or "norm" in name:
+        return np.float32(0.1) * drawn + np.float32(1)
+    if "embed" in name:
+        return np.float32(0.3) * drawn
+    return drawn * np.float32(1.5 / np.sqrt(shape[-1]))
+
+
+def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
+    """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
+    if shapes is None:
+        name = next(name for name, other in CASES.items() if other == case)
+        shapes = unpack(recorded(DATA)[name][1])
+    write_tokenizer(folder, "qwen3")
+    rng = np.random.RandomState(1)
+    tensors = {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
+    (folder / "config.json").write_text(json.dumps(case.config), encoding="utf-8")
+    write_safetensors(folder / "model.safetensors", tensors)
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
+    """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone."""
+    kind = config["model_type"]
+    write(folder, Case(kind, config), unpack(recorded(DATA)[kind][1]))
