@@ -6,14 +6,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
+from ggpy import arguments
 from ggpy.engine.engine import Engine
 from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.outputs import PromptGroup, RequestOutput, TextDelta
 from ggpy.progress import requests_bar
-from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.sampling.sampling_params import SamplingParams, params_or_default
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,17 @@ class Answers:
             if request.finished:
                 errors.append(request.error)
         raise_if_all_failed(errors)
+
+
+def params_for_each(sampling_params: Any, n: int) -> list[SamplingParams]:
+    """Parameters for each of n prompts, of which callers give one for all, a list, or None. Raises GGPYError."""
+    one = sampling_params is None or isinstance(sampling_params, SamplingParams)
+    words = "SamplingParams, or a list of them"
+    given = [sampling_params] * n if one else arguments.several("sampling_params", sampling_params, words)
+    params = [params_or_default("sampling_params", value) for value in given]
+    if len(params) != n:
+        raise GGPYError(f"There are {n} prompts, but {len(params)} sets of sampling parameters.")
+    return params
 
 
 def answers_of(params: SamplingParams) -> list[SamplingParams]:

@@ -17,8 +17,9 @@ from ggpy.answers import raise_if_all_failed
 from ggpy.engine.async_engine import AsyncEngine
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
-from ggpy.llm import LLM, Message, Prompt
+from ggpy.llm import LLM
 from ggpy.outputs import RequestOutput, completion_output
+from ggpy.prompts import Message, Prompt
 from ggpy.sampling.sampling_params import SamplingParams, params_or_default
 
 

@@ -21,16 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import arguments
-from ggpy.answers import Answers, Asked, answers_of, raise_if_all_failed
+from ggpy.answers import Answers, Asked, answers_of, params_for_each, raise_if_all_failed
 from ggpy.engine.engine import Engine
 from ggpy.engine.follow import follow
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.host import forks
-from ggpy.host.memory import available_memory
 from ggpy.hub.find_model import find_model
+from ggpy.llm_options import default_cache_ram, load_options
 from ggpy.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput, TextDelta
-from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory, load_model
+from ggpy.prompts import Message, Prompt, conversations, encoded, several
+from ggpy.runtime.load import load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
 if TYPE_CHECKING:
@@ -38,13 +39,6 @@ if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
     from ggpy.notes import Notify
     from ggpy.runtime.runtime import Runtime
-
-Message = Mapping[str, Any]
-Prompt = str | Sequence[int] | Mapping[str, Any]
-
-MAX_PARALLEL = 1 << 16
-MAX_CONTEXT = (1 << 31) - 1
-MAX_THREADS = 1024  # more than any machine has cores; a slip such as -t 100000 would keep it busy for minutes
 
 
 class LLM:
@@ -98,47 +92,29 @@ class LLM:
         arguments.path("path", path)
         if file_type is not None:
             arguments.text("file_type", file_type)
-        n_parallel = arguments.whole(
-            "n_parallel", n_parallel, 1, MAX_PARALLEL, f"a whole number from 1 to {MAX_PARALLEL}"
-        )
         if cache_ram is not None:
             cache_ram = arguments.whole("cache_ram", cache_ram, 0, 1 << 60, "a number of bytes from 0")
-        if n_ctx is not None:
-            n_ctx = arguments.whole("n_ctx", n_ctx, 1, MAX_CONTEXT, f"a whole number from 1 to {MAX_CONTEXT}")
-        if n_threads is not None:
-            words = f"a whole number from 1 to {MAX_THREADS}; take the number of cores"
-            n_threads = arguments.whole("n_threads", n_threads, 1, MAX_THREADS, words)
-        for name, value in (("cache_type_k", cache_type_k), ("cache_type_v", cache_type_v)):
-            if value is not None:
-                arguments.text(name, value)
         speculation = None
         if speculative is not None or speculative_config is not None:
             from ggpy.engine.speculative import speculative_config as read_config
 
             speculation = read_config(speculative, speculative_config)
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
-        device = find_device(device, notify)
-        layers = find_gpu_layers(n_gpu_layers)
-        limit = find_kv_memory(kv_memory)
-        if arguments.text("split_mode", split_mode) not in ("layer", "row"):
-            raise arguments.wrong("split_mode", split_mode, "'layer' or 'row', what several GPUs share of a model")
-        if device == "cpu" and layers:
-            notify("n_gpu_layers (-ngl) is of no effect without a GPU: ask for one with the device 'cuda'")
-        self.path = find_model(path, file_type, notify)
-        model = load_model(
-            self.path,
-            n_ctx,
-            n_threads,
-            notify,
-            device=device,
-            n_gpu_layers=layers,
-            split_mode=split_mode,
-            batch_invariant=batch_invariant,
-            kv_memory=limit,
-            n_slots=n_parallel,
+        options = load_options(
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            n_parallel=n_parallel,
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,
+            device=device,
+            n_gpu_layers=n_gpu_layers,
+            split_mode=split_mode,
+            batch_invariant=batch_invariant,
+            kv_memory=kv_memory,
+            notify=notify,
         )
+        self.path = find_model(path, file_type, notify)
+        model = load_model(self.path, **options)
         self.file, self.tokenizer, self.template, self.runtime = (
             model.file,
             model.tokenizer,
@@ -207,10 +183,10 @@ class LLM:
         if (prompts is None) == (prompt_token_ids is None):
             raise GGPYError("generate needs prompts or prompt_token_ids, and not both.")
         if prompt_token_ids is None:
-            texts_and_ids = [self.encode(prompt) for prompt in _as_list("prompts", prompts)]
+            texts_and_ids = [self.encode(prompt) for prompt in several("prompts", prompts)]
         else:
-            several = _as_list("prompt_token_ids", prompt_token_ids)
-            texts_and_ids = [(None, arguments.token_ids("prompt_token_ids", ids)) for ids in several]
+            each = several("prompt_token_ids", prompt_token_ids)
+            texts_and_ids = [(None, arguments.token_ids("prompt_token_ids", ids)) for ids in each]
         return self._answer(texts_and_ids, sampling_params, stream, progress)
 
     @overload
@@ -249,11 +225,7 @@ class LLM:
         (`tools`, `enable_thinking` …), but for continue_final_message, which has the model go on with the last message.
         progress: as of `generate`.
         """
-        if isinstance(messages, (str, bytes, bytearray)) or not isinstance(messages, Sequence):
-            raise arguments.wrong("messages", messages, 'a list of messages: [{"role": "user", "content": "…"}]')
-        one = not messages or not isinstance(messages[0], (list, tuple))
-        conversations: list[Any] = [messages] if one else list(messages)
-        rendered = [self.render_chat(conversation, **template_values) for conversation in conversations]
+        rendered = [self.render_chat(one, **template_values) for one in conversations(messages)]
         return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream, progress)
 
     def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
@@ -266,7 +238,7 @@ class LLM:
         if not isinstance(params, BeamSearchParams):
             raise arguments.wrong("params", params, "BeamSearchParams")
         self._check_writes()
-        given = [ids for _, ids in map(self.encode, _as_list("prompts", prompts))]
+        given = [ids for _, ids in map(self.encode, several("prompts", prompts))]
         with self.lock:
             self._check_writes()
             return BeamSearcher(self.engine, params).run(given)
@@ -282,7 +254,7 @@ class LLM:
                 f"{self.path.name} is a {self.runtime.hparams.arch} model that writes text; embed takes a model made"
                 " for it, such as all-MiniLM-L6-v2."
             )
-        given = [self.encode(prompt) for prompt in _as_list("prompts", prompts)]
+        given = [self.encode(prompt) for prompt in several("prompts", prompts)]
         with self.lock:
             self._check_open()
             rows = self.engine.embed([ids for _, ids in given])
@@ -425,20 +397,7 @@ class LLM:
     def encode(self, prompt: Any) -> tuple[str | None, list[int]]:
         """The text of a prompt, None where it came as token ids, and its token ids; raises GGPYError for what is no
         prompt."""
-        if isinstance(prompt, Mapping):
-            ids = prompt.get("prompt_token_ids")
-            if ids is not None:
-                return None, arguments.token_ids("prompt_token_ids", ids)
-            prompt = prompt.get("prompt")
-        if isinstance(prompt, str):
-            if not prompt:
-                raise GGPYError("The prompt is empty; give it some text.")
-            return prompt, self.tokenize(prompt, add_special=True, parse_special=True)
-        try:
-            return None, arguments.token_ids("A prompt", prompt)
-        except GGPYError:
-            words = "a text, a list of token ids, or a dict with 'prompt' or 'prompt_token_ids'"
-            raise arguments.wrong("A prompt", prompt, words) from None
+        return encoded(prompt, self.tokenizer)
 
     def _answer(
         self,
@@ -450,14 +409,7 @@ class LLM:
         arguments.flag("stream", stream)
         if arguments.flag("progress", progress) and stream:
             raise GGPYError("progress is for answers that come at the end; leave it out, or stream=True.")
-        one = sampling_params is None or isinstance(sampling_params, SamplingParams)
-        words = "SamplingParams, or a list of them"
-        given = (
-            [sampling_params] * len(prompts) if one else arguments.several("sampling_params", sampling_params, words)
-        )
-        params = [params_or_default("sampling_params", value) for value in given]
-        if len(params) != len(prompts):
-            raise GGPYError(f"There are {len(prompts)} prompts, but {len(params)} sets of sampling parameters.")
+        params = params_for_each(sampling_params, len(prompts))
         if stream and any(one.best_of is not None and one.best_of > one.n for one in params):
             raise GGPYError("best_of compares whole answers, so none can be streamed; leave it out, or stream=True.")
         # What is wrong with any of them is said before the first is evaluated.
@@ -467,19 +419,6 @@ class LLM:
             self.engine.check(ids, resolved)
             asked.append(Asked(text, ids, resolved))
         return self._answers.deltas(asked) if stream else self._answers.outputs(asked, progress)
-
-
-def default_cache_ram() -> int:
-    """Bytes of host memory for conversations that lost their slot, where nothing is said."""
-    return min(2 << 30, available_memory() // 10)
-
-
-def _as_list(name: str, prompts: Any) -> list[Any]:
-    """The prompts as a list: a single prompt becomes a list of one; a list of numbers is a single prompt."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
-    prompts = arguments.several(name, prompts, "a text, a list of token ids, or a list of these")
-    return [prompts] if prompts and isinstance(prompts[0], (int, np.integer)) else prompts
 
 
 def _release(runtime: Runtime, file: GGUFFile) -> None:

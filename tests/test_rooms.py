@@ -32,6 +32,7 @@ ROOMS = (
     "ggpy.engine",
     "ggpy.convert",
     "ggpy.hub",
+    "ggpy.prompts", "ggpy.llm_options",
     "ggpy.outputs",
     "ggpy.answers",
     "ggpy.llm",

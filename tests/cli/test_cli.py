@@ -393,8 +393,8 @@ def test_an_answer_that_cannot_be_written(descriptor: int, status: int) -> None:
     code = (
         "import ggpy.llm; from ggpy.cli.main import main; from ggpy.runtime.load import Model\n"
         "from tests.support.doubles import *\n"
-        "def load(*args, notify=None, **placing):\n"
-        "    args[3]('a note')\n"
+        "def load(path, notify, **placing):\n"
+        "    notify('a note')\n"
         "    return Model(FakeFile(), ByteTokenizer(), FakeTemplate(), FakeRuntime(script=saying('Hi')))\n"
         "ggpy.llm.load_model = load\n"
         "main(['run', '-m', 'pyproject.toml', '-p', 'x'])\n"

@@ -18,9 +18,9 @@ from ggpy.cuda.weights.layout import READ_THREADS, SUMS, ActivationLayout, Matri
 from ggpy.cuda.weights.weights import Matrix, layout_of
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
-from ggpy.llm import find_device
 from ggpy.quant import FORMATS
 from ggpy.quant.formats import PACKED
+from ggpy.runtime.load import find_device
 from ggpy.runtime.planned import planned
 from ggpy.runtime.runtime import Runtime
 from tests.runtime.test_types import in_type

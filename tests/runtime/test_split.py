@@ -18,7 +18,7 @@ from ggpy.cpu.executor import CpuExecutor
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.program import Program
-from ggpy.llm import find_device, find_gpu_layers, find_kv_memory
+from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
 from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement, Stage
 from ggpy.runtime.planned import planned

@@ -1,0 +1,67 @@
+"""How `LLM` opens a model: its parameters, checked, as arguments of `load_model`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ggpy import arguments
+from ggpy.host.memory import available_memory
+from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
+
+if TYPE_CHECKING:
+    from ggpy.notes import Notify
+
+MAX_PARALLEL = 1 << 16
+MAX_CONTEXT = (1 << 31) - 1
+MAX_THREADS = 1024  # more than any machine has cores; a slip such as -t 100000 would keep it busy for minutes
+
+
+def load_options(
+    *,
+    n_ctx: Any,
+    n_threads: Any,
+    n_parallel: Any,
+    cache_type_k: Any,
+    cache_type_v: Any,
+    device: Any,
+    n_gpu_layers: Any,
+    split_mode: Any,
+    batch_invariant: bool,
+    kv_memory: Any,
+    notify: Notify,
+) -> dict[str, Any]:
+    """Arguments of `load_model`, by their names, from parameters of `LLM`. Raises GGPYError."""
+    words = f"a whole number from 1 to {MAX_PARALLEL}"
+    n_slots = arguments.whole("n_parallel", n_parallel, 1, MAX_PARALLEL, words)
+    if n_ctx is not None:
+        n_ctx = arguments.whole("n_ctx", n_ctx, 1, MAX_CONTEXT, f"a whole number from 1 to {MAX_CONTEXT}")
+    if n_threads is not None:
+        words = f"a whole number from 1 to {MAX_THREADS}; take the number of cores"
+        n_threads = arguments.whole("n_threads", n_threads, 1, MAX_THREADS, words)
+    for name, value in (("cache_type_k", cache_type_k), ("cache_type_v", cache_type_v)):
+        if value is not None:
+            arguments.text(name, value)
+    if arguments.text("split_mode", split_mode) not in ("layer", "row"):
+        raise arguments.wrong("split_mode", split_mode, "'layer' or 'row', what several GPUs share of a model")
+    device = find_device(device, notify)
+    layers = find_gpu_layers(n_gpu_layers)
+    if device == "cpu" and layers:
+        notify("n_gpu_layers (-ngl) is of no effect without a GPU: ask for one with the device 'cuda'")
+    return {
+        "n_ctx": n_ctx,
+        "n_threads": n_threads,
+        "n_slots": n_slots,
+        "cache_type_k": cache_type_k,
+        "cache_type_v": cache_type_v,
+        "device": device,
+        "n_gpu_layers": layers,
+        "split_mode": split_mode,
+        "batch_invariant": batch_invariant,
+        "kv_memory": find_kv_memory(kv_memory),
+        "notify": notify,
+    }
+
+
+def default_cache_ram() -> int:
+    """Bytes of host memory for conversations that lost their slot, where nothing is said."""
+    return min(2 << 30, available_memory() // 10)
