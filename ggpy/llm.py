@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ggpy import arguments
 from ggpy.answers import Answers, Asked, answers_of, params_for_each, raise_if_all_failed
 from ggpy.engine.engine import Engine
-from ggpy.engine.follow import follow
+from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.host import forks
@@ -35,6 +35,7 @@ from ggpy.runtime.load import load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
 if TYPE_CHECKING:
+    from ggpy.choose import ChoiceOutput
     from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
     from ggpy.gguf.file import GGUFFile
     from ggpy.notes import Notify
@@ -242,6 +243,36 @@ class LLM:
         with self.lock:
             self._check_writes()
             return BeamSearcher(self.engine, params).run(given)
+
+    def choose(
+        self,
+        prompt: Prompt | Sequence[Message],
+        options: Sequence[str],
+        *,
+        score_end: bool = False,
+        **template_values: Any,
+    ) -> ChoiceOutput:
+        """The probability of each of some texts as what follows a prompt: exact, by the model's own logits, with
+        nothing drawn. The prompt is evaluated once, the options beside each other.
+
+        prompt: as of `generate`, or the messages of one conversation with template_values, as of `chat`. score_end: the
+        probability that the answer is that text and ends; without it, that the answer begins with it, which an option
+        that others begin with shares with them.
+        """
+        from ggpy.choose import choice_output, option_requests
+
+        self._check_writes()
+        if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
+            text: str | None = self.render_chat(prompt, **template_values)  # type: ignore[arg-type]
+            ids = self.tokenize_chat(text)  # type: ignore[arg-type]
+        else:
+            if template_values:
+                raise GGPYError(f"{next(iter(template_values))} is for a conversation's template; give messages.")
+            text, ids = self.encode(prompt)
+        requests = option_requests(self.engine, ids, options, score_end)
+        for _ in follow(self.engine, self.lock, requests.values(), at_once(self.engine), self._check_open):
+            pass
+        return choice_output(text, ids, requests)
 
     def embed(self, prompts: Prompt | Sequence[Prompt], *, normalize: bool = True) -> list[EmbeddingRequestOutput]:
         """Texts as vectors, by a model made for that: one for each prompt, in their order; prompts as `generate` takes

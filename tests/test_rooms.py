@@ -34,7 +34,7 @@ ROOMS = (
     "ggpy.hub",
     "ggpy.prompts", "ggpy.llm_options",
     "ggpy.outputs",
-    "ggpy.answers",
+    "ggpy.answers", "ggpy.choose",
     "ggpy.llm",
     "ggpy.async_llm",
     "ggpy.conversation",

@@ -26,12 +26,17 @@ def logprobs_of(logits: Floats, token: int, k: int, tokenizer: Tokenizer) -> dic
     logits: float32 [n_vocab], as the model gave them. A token's rank counts those that are at least as likely, itself
     included; of equally likely ones among the k, the lower id comes first.
     """
-    peak = float(logits.max())
-    total = peak + float(np.log(np.exp(logits - np.float32(peak)).sum(dtype=np.float64)))
+    total = log_total(logits)
     rank = int(np.count_nonzero(logits >= logits[token]))
     best = largest(logits, logits.size if k < 0 else min(k, logits.size)).tolist() if k else []
     rows = [(token, rank), *zip(best, range(1, len(best) + 1), strict=True)]
     return {id: Logprob(float(logits[id]) - total, place, _text(tokenizer, id)) for id, place in rows}
+
+
+def log_total(logits: Floats) -> float:
+    """The logarithm of the sum of the exponentials of logits [n]: what they lose to become log-probabilities."""
+    peak = logits.max()
+    return float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
