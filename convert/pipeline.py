@@ -26,7 +26,7 @@ from ggpy.convert.writer import ALIGNMENT, OutputTensor, is_gguf, write_gguf
 from ggpy.errors import GGPYError, quoted
 from ggpy.files import check_target
 from ggpy.host.cores import usable_cpus
-from ggpy.models import by_hf_name
+from ggpy.models import by_gguf_name, by_hf_name
 from ggpy.models.hf import Layout, TensorRule
 from ggpy.models.hf_keys import known_config
 from ggpy.models.hf_sources import Read, Source, float32
@@ -173,10 +173,9 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     if file_type not in FILE_TYPES:
         raise GGPYError(f"There is no type {file_type!r}; choose one of {', '.join(FILE_TYPES)}.")
     model_class, config, config_notes = known_config(checkpoint.config)
-    architecture = by_hf_name(model_class)
-    layout = architecture.hf_layout(config)
+    layout = by_hf_name(model_class).hf_layout(config)
     # What no reader could run is refused before a byte is written.
-    architecture(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
+    by_gguf_name(layout.arch)(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
     found, stored = _match(checkpoint, layout)
     tied = not any(rule.target == "output.weight" for rule in found)
     n_layer = layout.metadata[f"{layout.arch}.block_count"]

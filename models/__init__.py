@@ -56,6 +56,8 @@ HOMES: dict[str, str] = {
     "bloom": "bloom.Bloom",
     "mamba": "mamba.Mamba",
     "mamba2": "mamba.Mamba2",
+    "nemotron_h": "nemotron_h.NemotronH",
+    "nemotron_h_moe": "nemotron_h.NemotronHMoe",
 }
 
 

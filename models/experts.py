@@ -40,6 +40,9 @@ class Experts:
     normalize: bool
     scale: float
     activation: str = "silu"
+    gated: bool = True  # the activation is a gate
+    n_groups: int = 0  # of experts, of which each token's best are chosen from; 0: all
+    n_groups_used: int = 0
 
     @classmethod
     def read(
@@ -49,6 +52,7 @@ class Experts:
         gating: str = "softmax",
         normalize: bool = True,
         activation: str = "silu",
+        gated: bool = True,
         whole: bool = False,
     ) -> Experts:
         """As the metadata says; `gating` and `normalize` are what absent keys mean in this architecture. `whole`: each
@@ -72,12 +76,16 @@ class Experts:
             )
         summing = m.find("{arch}.expert_weights_norm", bool)
         normalize = normalize if summing is None else summing
-        return cls(n_expert, n_used, n_ff, _GATINGS.get(number, gating), normalize, scale, activation)
+        gating, n_groups = _GATINGS.get(number, gating), m.integer("{arch}.expert_group_count", 0)
+        n_groups = n_groups if n_groups > 1 else 0
+        used = m.integer("{arch}.expert_group_used_count") if n_groups else 0
+        return cls(n_expert, n_used, n_ff, gating, normalize, scale, activation, gated, n_groups, used)
 
 
-def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts) -> Value:
+def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts, read: Value | None = None) -> Value:
     """The weighted sum of the chosen experts: x [n_tokens, n_embd] to [n_tokens, n_embd]. Gate and up come from two
-    tensors or, where the file has `ffn_gate_up_exps`, from one whose rows stand in that order."""
+    tensors or, where the file has `ffn_gate_up_exps`, from one whose rows stand in that order. `read`: what experts
+    take in the place of x, which the router reads, as wide as `n_embd`."""
     at = f"blk.{layer}."
     bias = at + "exp_probs_b.bias"
     route = g.route(
@@ -87,8 +95,13 @@ def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts) ->
         bias=bias if g.has(bias) else None,
         normalize=experts.normalize,
         scale=experts.scale,
+        n_groups=experts.n_groups,
+        n_groups_used=experts.n_groups_used,
     )
-    n_ff = experts.n_ff
+    n_ff, x = experts.n_ff, x if read is None else read
+    if not experts.gated:
+        up = g.activation(g.expert_linear(x, at + "ffn_up_exps", n_ff, route), experts.activation)
+        return g.combine(g.expert_linear(up, at + "ffn_down_exps", n_embd, route), route)
     if g.has(at + "ffn_gate_up_exps.weight"):
         both = g.expert_linear(x, at + "ffn_gate_up_exps", 2 * n_ff, route)
         gate, up = both.columns(0, n_ff), both.columns(n_ff, n_ff)
@@ -107,12 +120,15 @@ def shared_expert(g: Graph, x: Value, layer: int, n_embd: int, n_ff: int) -> Val
     return g.combine(g.expert_linear(g.glu(gate, up, "silu"), at + "ffn_down_shexp", n_embd, route), route)
 
 
-def plain_shared_expert(g: Graph, x: Value, layer: int, n_embd: int) -> Value:
+def plain_shared_expert(
+    g: Graph, x: Value, layer: int, n_embd: int, activation: str = "silu", *, gated: bool = True
+) -> Value:
     """The expert that every token takes, with a weight of 1: x [n_tokens, n_embd] to [n_tokens, n_embd]."""
     at = f"blk.{layer}.ffn_"
     n_ff = g.file.tensors[at + "up_shexp.weight"].shape[0]
-    gate, up = g.linear(x, at + "gate_shexp", n_ff), g.linear(x, at + "up_shexp", n_ff)
-    return g.linear(g.glu(gate, up, "silu"), at + "down_shexp", n_embd)
+    up = g.linear(x, at + "up_shexp", n_ff)
+    made = g.glu(g.linear(x, at + "gate_shexp", n_ff), up, activation) if gated else g.activation(up, activation)
+    return g.linear(made, at + "down_shexp", n_embd)
 
 
 # ---- checkpoints

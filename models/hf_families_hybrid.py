@@ -20,6 +20,16 @@ _MAMBA2 = {
     **without(_MAMBA, "intermediate_size", "time_step_rank"), "num_heads": 128, "head_dim": 64, "vocab_size": 32768,
     "hidden_size": 4096, "state_size": 128, "num_hidden_layers": 64, "n_groups": 8, "tie_word_embeddings": False,
 }  # fmt: skip
+_NEMOTRON_H: dict[str, Any] = {
+    "vocab_size": 131072, "hidden_size": 4096, "layers_block_type": None, "layer_types": None,
+    "hybrid_override_pattern": None, "tie_word_embeddings": False, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "head_dim": 128, "max_position_embeddings": 4096, "intermediate_size": 21504, "mlp_bias": False,
+    "ssm_state_size": 128, "mamba_num_heads": 128, "mamba_head_dim": 64, "n_groups": 8, "mamba_n_groups": None,
+    "conv_kernel": 4, "mamba_d_conv": None, "use_conv_bias": True, "mamba_conv_bias": None, "use_bias": False,
+    "n_routed_experts": 8, "n_shared_experts": 1, "moe_intermediate_size": 7688,
+    "moe_shared_expert_intermediate_size": 7688, "moe_latent_size": None, "num_experts_per_tok": 2,
+    "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "layer_norm_epsilon": 1e-5,
+}  # fmt: skip
 
 #: Keys beside a state-space layer's sizes.
 _BESIDE = {
@@ -50,5 +60,46 @@ HYBRID: dict[str, Family] = {
         _MAMBA2,
         {"time_step_limit": UNLIMITED},
         {**_BESIDE, "time_step_rank": UNREAD},
+    ),
+    "nemotron_h": Family(
+        ("NemotronHForCausalLM", "NemotronHModel"),
+        _NEMOTRON_H,
+        {
+            "time_step_limit": UNLIMITED,
+            "mamba_dt_limit": UNLIMITED,
+            "mlp_hidden_act": ("relu2",),
+            "mamba_hidden_act": ("silu", "swish", None),
+        },
+        {
+            **_BESIDE,
+            **dict.fromkeys(("mamba_dt_min", "mamba_dt_max", "mamba_dt_init_floor"), "training alone"),
+            **dict.fromkeys(
+                (
+                    "mamba_chunk_size",
+                    "use_mamba_kernels",
+                    "mamba_ssm_cache_dtype",
+                    "num_logits_to_keep",
+                    "moe_shared_expert_overlap",
+                ),
+                "how the original is run, not what it computes",
+            ),
+            **dict.fromkeys(
+                ("num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern"),
+                "layers that predict further tokens: they are left out",
+            ),
+            **dict.fromkeys(
+                (
+                    "num_hidden_layers",
+                    "attention_bias",
+                    "sliding_window",
+                    "attention_head_dim",
+                    "expand",
+                    "mamba_expand",
+                    "mamba_proj_bias",
+                    "moe_shared_expert_overlap",
+                ),
+                UNREAD,
+            ),
+        },
     ),
 }

@@ -46,6 +46,7 @@ CLASSES = {
     "starcoder2": "Starcoder2Config", "phi": "PhiConfig", "gpt_neox": "GPTNeoXConfig", "gpt2": "GPT2Config",
     "stablelm": "StableLmConfig", "falcon": "FalconConfig", "bloom": "BloomConfig",
     "mamba": "MambaConfig", "falcon_mamba": "FalconMambaConfig", "mamba2": "Mamba2Config",
+    "nemotron_h": "NemotronHConfig",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -169,13 +170,43 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "time_step_rank": ({}, 7),
     "mixer_rms_eps": ({}, 0.5),
     "num_heads": ({}, 8),
-    "n_groups": ({}, 3),
+    "n_groups": ({}, 1),
+    "layers_block_type": ({}, ["mamba", "attention"]),
+    "hybrid_override_pattern": ({}, "M*"),
+    "ssm_state_size": ({}, 7),
+    "mamba_num_heads": ({}, 9),
+    "mamba_head_dim": ({}, 9),
+    "mamba_n_groups": ({}, 2),
+    "mamba_d_conv": ({}, 5),
+    "mamba_conv_bias": ({}, False),
+    "moe_shared_expert_intermediate_size": ({}, 30),
+    "moe_latent_size": ({}, 30),
+    "n_group": ({}, 2),
+    "topk_group": ({}, 2),
 }
+
+#: Layers of Nemotron-H some of which have experts.
+_MIXED = {"layers_block_type": ["mamba", "moe", "attention"]}
 
 #: Such settings where a family has others.
 OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("qwen", "max_position_embeddings"): ({"seq_length": None}, 64),
     ("gpt_oss", "attention_bias"): ({}, False),
+    **{
+        ("nemotron_h", key): (_MIXED, CHANGES[key][1])
+        for key in (
+            "n_routed_experts",
+            "n_shared_experts",
+            "moe_intermediate_size",
+            "moe_shared_expert_intermediate_size",
+            "moe_latent_size",
+            "num_experts_per_tok",
+            "routed_scaling_factor",
+            "n_group",
+            "topk_group",
+            "norm_topk_prob",
+        )
+    },
     ("lfm2", "num_hidden_layers"): ({}, 6),
     ("mixtral", "num_local_experts"): ({}, 3),
     ("olmoe", "num_experts_per_tok"): ({}, 2),
@@ -243,6 +274,8 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("rotary_emb_base", "rotary_pct") if family == "gpt_neox" else ()),
         *(("n_embed", "seq_length") if family == "bloom" else ()),
         *(("intermediate_size",) if family in ("mamba", "falcon_mamba") else ()),
+        *(("hybrid_override_pattern", "mamba_n_groups", "mamba_d_conv", "mamba_conv_bias")
+          if family == "nemotron_h" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 

@@ -124,6 +124,22 @@ def test_keys_of_state_space_models(make: Make) -> None:
     assert {key: two[f"ssm.{key}"] for key in sizes} == sizes
 
 
+def test_keys_of_one_mixer_a_layer(make: Make) -> None:
+    dense, mixed = metadata(make(CASES["nemotron_h"])), metadata(make(CASES["nemotron_h_moe"]))
+    assert dense["feed_forward_length"] == [0, 90, 0, 0, 90, 0, 0, 90]
+    assert dense["attention.head_count_kv"] == [0, 0, 0, 2, 0, 0, 2, 0]
+    assert {"expert_count", "rope.dimension_count", "rope.freq_base"}.isdisjoint(dense)
+    assert mixed["feed_forward_length"] == [0, 46, 0, 46, 0, 90, 0]
+    assert mixed["attention.head_count_kv"] == [0, 0, 2, 0, 0, 0, 2]
+    sizes = {
+        "expert_count": 8, "expert_used_count": 3, "expert_feed_forward_length": 46, "expert_gating_func": 2,
+        "expert_shared_feed_forward_length": 38, "expert_group_count": 4, "expert_group_used_count": 2,
+        "expert_weights_norm": True, "ssm.inner_size": 60, "ssm.group_count": 3,
+    }  # fmt: skip
+    assert {key: mixed[key] for key in sizes} == sizes
+    assert metadata(make(CASES["nemotron_h_moe, narrow"]))["moe_latent_size"] == 34
+
+
 def test_tensors_of_state_space_models_have_llama_cpps_shapes(make: Make) -> None:
     path = make(CASES["mamba2"])
     rng = np.random.RandomState(1)
@@ -145,6 +161,8 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("mamba", {"ssm.inner_size": 121}, "this model needs 242 x 60"),
     ("mamba2", {"ssm.time_step_rank": 7}, "in 7 heads"),
     ("mamba2", {"ssm.group_count": 4}, "and 4 groups"),
+    ("nemotron_h_moe", {"expert_group_used_count": 5}, "in 5 of 4 groups"),
+    ("nemotron_h", {"feed_forward_length": np.array([90] * 6 + [0], np.int32)}, "for each of 8 layers"),
 ]
 
 
@@ -164,6 +182,9 @@ def test_absurd_metadata_is_one_sentence(make: Make, name: str, changes: dict[st
         ("mamba2", {"time_step_limit": [0.0, 0.1]}, "gives 'time_step_limit' as "),
         ("mamba2", {"num_heads": 5}, "must make up 2.0 times the 'hidden_size' 60"),
         ("mamba", {"hidden_act": "gelu"}, "gives 'hidden_act' as 'gelu'"),
+        ("nemotron_h", {"hybrid_override_pattern": "MX*"}, "'hybrid_override_pattern' as 'MX[*]'"),
+        ("nemotron_h", {"hybrid_override_pattern": None}, "must say what its layers are"),
+        ("nemotron_h", {"mlp_hidden_act": "silu"}, "gives 'mlp_hidden_act' as 'silu'"),
         ("mamba", {"time_step_rank": "full"}, "'time_step_rank' as 'full'"),
     ],
 )

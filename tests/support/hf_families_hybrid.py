@@ -29,6 +29,17 @@ _SHARED: dict[str, Any] = {
     "vocab_size": 461, "hidden_size": 60, "num_hidden_layers": 4, "hidden_act": "silu", "torch_dtype": "float32",
     "bos_token_id": 456, "eos_token_id": 458, "pad_token_id": 456, "tie_word_embeddings": False,
 }  # fmt: skip
+_ATTENTION: dict[str, Any] = {
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 14, "max_position_embeddings": 256,
+    "intermediate_size": 90,
+}  # fmt: skip
+_UNLIMITED = [0.0, {"__float__": "Infinity"}]
+_NEMOTRON = {
+    **_SHARED, **_ATTENTION, "architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h",
+    "num_hidden_layers": ABSENT, "hidden_act": ABSENT, "mlp_hidden_act": "relu2", "mamba_num_heads": 6,
+    "mamba_head_dim": 10, "n_groups": 3, "ssm_state_size": 6, "conv_kernel": 4, "layer_norm_epsilon": 1e-5,
+    "time_step_limit": _UNLIMITED, "chunk_size": 32,
+}  # fmt: skip
 _MAMBA = {**_SHARED, "state_size": 6, "layer_norm_epsilon": 1e-5, "expand": 2, "conv_kernel": 4, "num_hidden_layers": 2}
 
 #: Each family's config.json.
@@ -37,11 +48,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "falcon_mamba": {**_MAMBA, "architectures": ["FalconMambaForCausalLM"], "mixer_rms_eps": 1e-5},
     "mamba2": {
         **_MAMBA, "architectures": ["Mamba2ForCausalLM"], "num_heads": 6, "head_dim": 20, "n_groups": 2,
-        "chunk_size": 32, "time_step_limit": [0.0, {"__float__": "Infinity"}],
+        "chunk_size": 32, "time_step_limit": _UNLIMITED,
+    },
+    "nemotron_h": {**_NEMOTRON, "hybrid_override_pattern": "M-M*-M*-"},
+    "nemotron_h_moe": {
+        **_NEMOTRON, "layers_block_type": ["mamba", "moe", "attention", "moe", "mamba", "mlp", "attention"],
+        "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 46,
+        "moe_shared_expert_intermediate_size": 38, "routed_scaling_factor": 1.3, "n_group": 4, "topk_group": 2,
     },
 }  # fmt: skip
 CONFIGS = {
-    kind: {"model_type": kind, **{key: value for key, value in config.items() if value is not ABSENT}}
+    kind: {key: value for key, value in {"model_type": kind, **config}.items() if value is not ABSENT}
     for kind, config in CONFIGS.items()
 }
 
@@ -64,6 +81,12 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
     "mamba, biases": Case("mamba", {"use_bias": True, "use_conv_bias": False, "expand": 1}),
     "falcon_mamba, epsilon": Case("falcon_mamba", {"mixer_rms_eps": 0.3}),
     "mamba2, biases": Case("mamba2", {"use_bias": True, "n_groups": 1, "tie_word_embeddings": True}),
+    "nemotron_h, biases": Case("nemotron_h", {"mlp_bias": True, "use_bias": True, "use_conv_bias": False}),
+    "nemotron_h, whole blocks": Case(
+        "nemotron_h", {"hidden_size": 64, "intermediate_size": 96, "mamba_head_dim": 16, "head_dim": 16}
+    ),
+    "nemotron_h_moe, narrow": Case("nemotron_h_moe", {
+        "moe_latent_size": 34, "n_group": 1, "topk_group": 1, "norm_topk_prob": False}),
     "mamba2, whole blocks": Case("mamba2", {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "state_size": 16}),
 }  # fmt: skip
 
@@ -76,7 +99,7 @@ def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.
                                shape).copy() + np.float32(0.2) * drawn  # fmt: skip
     if name.endswith("e_score_correction_bias"):
         return np.float32(0.2) * drawn
-    if name.endswith(("dt_bias", "mixer.D")):
+    if name.endswith(("dt_bias", ".D")):
         return drawn
     if name.endswith("bias"):
         return np.float32(0.3) * drawn
@@ -101,5 +124,5 @@ def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone."""
-    kind = config["model_type"]
+    kind = max(CONFIGS, key=lambda kind: sum(config.get(key) == value for key, value in CONFIGS[kind].items()))
     write(folder, Case(kind, config), unpack(recorded(DATA)[kind][1]))
