@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggpy.answers import raise_if_all_failed
 from ggpy.engine.async_engine import AsyncEngine
@@ -21,6 +21,9 @@ from ggpy.llm import LLM
 from ggpy.outputs import RequestOutput, completion_output
 from ggpy.prompts import Message, Prompt
 from ggpy.sampling.sampling_params import SamplingParams, params_or_default
+
+if TYPE_CHECKING:
+    from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
 
 
 class AsyncLLM:
@@ -56,6 +59,11 @@ class AsyncLLM:
         """Answer a conversation as `LLM.chat` does; yields the answers so far, until all are finished."""
         text = self.llm.render_chat(messages, **template_values)
         return self._answer(text, self.llm.tokenize_chat(text), sampling_params, request_id, priority)
+
+    async def beam_search(self, prompt: Prompt, params: BeamSearchParams, priority: int = 0) -> BeamSearchOutput:
+        """The likeliest continuations of a prompt, as `LLM.beam_search` finds them; other requests go on meanwhile, in
+        the slots that the beams leave. Cancelling it ends the search."""
+        return await self._engine.search(self.llm.beam_search_request(prompt, params, priority))
 
     async def _answer(
         self,

@@ -36,6 +36,7 @@ from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults
 
 if TYPE_CHECKING:
     from ggpy.choose import ChoiceOutput
+    from ggpy.engine.beam_requests import BeamSearchRequest
     from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
     from ggpy.gguf.file import GGUFFile
     from ggpy.notes import Notify
@@ -232,17 +233,20 @@ class LLM:
     def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
         """The likeliest continuations of prompts, by a search that follows `params.beam_width` at a time: for each
         prompt, in their order, that many, the best first. Prompts as `generate` takes them; several are searched
-        together as far as `n_parallel` reaches. Other threads' requests wait meanwhile.
+        together as far as `n_parallel` reaches, beside other threads' requests.
         """
-        from ggpy.engine.beam_search import BeamSearcher, BeamSearchParams
+        from ggpy.engine.beam_requests import run_searches
 
-        if not isinstance(params, BeamSearchParams):
-            raise arguments.wrong("params", params, "BeamSearchParams")
+        searches = [self.beam_search_request(prompt, params) for prompt in several("prompts", prompts)]
+        run_searches(self.engine, self.lock, searches, self._check_open)
+        return [search.output() for search in searches]
+
+    def beam_search_request(self, prompt: Prompt, params: BeamSearchParams, priority: int = 0) -> BeamSearchRequest:
+        """The search for one prompt's continuations, for callers who watch it instead of waiting for its result."""
+        from ggpy.engine.beam_requests import BeamSearchRequest
+
         self._check_writes()
-        given = [ids for _, ids in map(self.encode, several("prompts", prompts))]
-        with self.lock:
-            self._check_writes()
-            return BeamSearcher(self.engine, params).run(given)
+        return BeamSearchRequest(self.engine, self.encode(prompt)[1], params, priority)
 
     def choose(
         self,

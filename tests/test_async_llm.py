@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ggpy import LLM, AsyncLLM, GGPYError, SamplingParams
+from ggpy import LLM, AsyncLLM, BeamSearchParams, GGPYError, SamplingParams
 from ggpy.convert.pipeline import convert
 from tests.support.tiny import tiny_checkpoint
 
@@ -94,3 +94,21 @@ def test_a_full_queue_is_an_error_of_that_call(path: Path) -> None:
             await texts(llm, "x", SamplingParams(n=2, max_tokens=3))
 
     run(path, full)
+
+
+def test_beams_beside_other_callers(path: Path) -> None:
+    params, search = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True), BeamSearchParams(2, 8)
+    with LLM(path, n_ctx=128, n_threads=2) as llm:
+        (alone,) = llm.generate("a prompt", params)
+        (beams,) = llm.beam_search("beams", search)
+
+    async def both(llm: AsyncLLM) -> None:
+        found, *others = await asyncio.gather(
+            llm.beam_search("beams", search), *(texts(llm, "a prompt", params) for _ in range(2))
+        )
+        assert [one.token_ids for one in found.sequences] == [one.token_ids for one in beams.sequences]
+        assert others == [[alone.outputs[0].text]] * 2
+        with pytest.raises(GGPYError, match="BeamSearchParams"):
+            await llm.beam_search("beams", params)  # type: ignore[arg-type]
+
+    run(path, both, n_parallel=3)

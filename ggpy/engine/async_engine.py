@@ -9,10 +9,15 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from ggpy.engine.engine import Engine
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
+
+if TYPE_CHECKING:
+    from ggpy.engine.beam_requests import BeamSearchRequest
+    from ggpy.engine.beam_search import BeamSearchOutput
 
 
 class AsyncEngine:
@@ -62,6 +67,26 @@ class AsyncEngine:
             self._news.pop(request, None)
             if not request.finished:
                 self.abort(request)
+
+    async def search(self, search: BeamSearchRequest) -> BeamSearchOutput:
+        """Run a beam search beside the requests. Leaving early ends it. Raises the error of one that fails."""
+        from ggpy.engine.beam_requests import BeamSearches
+
+        over, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(over.set)
+
+        search.on_finish = tell
+        try:
+            await asyncio.wrap_future(self._order(lambda: BeamSearches.of(self.engine).add(search)))
+            while not search.finished:
+                await over.wait()
+        finally:
+            if not search.finished and not self._closed:
+                self._order(search.end)
+        return search.output()
 
     def abort(self, request: Request) -> None:
         """End a request; its slot is free before the next step. From any thread."""
@@ -128,6 +153,8 @@ class AsyncEngine:
 
     def _end_all(self, reason: str, error: GGPYError | None) -> None:
         """End all requests, and tell those who wait for them."""
+        if self.engine.beams is not None:
+            self.engine.beams.end_all(error or GGPYError("The engine was closed; open the model again."))
         for request in [*self.engine.scheduler.running, *self.engine.scheduler.waiting]:
             request.error = error
             request.finish(reason)

@@ -1,30 +1,21 @@
 """Beam search: the likeliest continuations of a prompt, found by following several at a time.
 
-The definition is transformers' (`generation/utils.py`, `_beam_search`), the names are vLLM's. Every beam has a slot. A
-beam goes on in its parent's slot, and those that branch off get copies, so that the prompt is evaluated once, whatever
-kinds of state the model has: all beams are of one length, at which carried state stands too.
+The definition is transformers' (`generation/utils.py`, `_beam_search`), the names are vLLM's. Here are logits to beams;
+how these are evaluated is in `ggpy.engine.beam_requests`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import arguments
-from ggpy.engine.cache import Slot
-from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
-from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.stages import largest
-from ggpy.text.tokenizer.stream import StreamDecoder
-
-if TYPE_CHECKING:
-    from ggpy.engine.engine import Engine
 
 EarlyStopping = bool | Literal["never"]
 
@@ -155,125 +146,3 @@ class BeamSearch:
         longest = params.early_stopping == "never" and params.length_penalty > 0
         best = self.running[0].logprob / (self.max_tokens if longest else n_tokens) ** params.length_penalty
         return bool(best > self.finished[-1].score)
-
-
-@dataclass
-class _Running:
-    """One prompt's search, and its slots: those of the running beams, in their order, then others."""
-
-    index: int
-    request: Request
-    search: BeamSearch
-    slots: list[Slot]
-
-
-class BeamSearcher:
-    """Beam searches on an engine's slots, as many at a time as there are slots for. The caller holds the engine
-    meanwhile: requests that run in slots which are needed wait, and evaluate their tokens again."""
-
-    def __init__(self, engine: Engine, params: BeamSearchParams) -> None:
-        self.engine, self.params = engine, params
-        if params.beam_width > len(engine.slots):
-            raise GGPYError(
-                f"beam_width is {params.beam_width}, but the model was opened for {len(engine.slots)} sequences at a "
-                f"time; open it with n_parallel={params.beam_width}."
-            )
-
-    def run(self, prompts: Sequence[Sequence[int]]) -> list[BeamSearchOutput]:
-        """Search for the continuations of prompts, given as token ids."""
-        engine, width = self.engine, self.params.beam_width
-        params = SamplingParams().resolved()  # of a request that is never run: it checks a prompt, and knows its stops
-        requests = [engine.request(prompt, params) for prompt in prompts]
-        waiting = deque(enumerate(requests))
-        running: list[_Running] = []
-        found: list[list[Beam]] = [[] for _ in requests]
-        engine.drop_in_flight()
-        while waiting or running:
-            while waiting and (len(running) + 1) * width <= len(engine.slots):
-                running.append(self._begin(*waiting.popleft(), [slot for one in running for slot in one.slots]))
-            for one in running:
-                if one.search.done:
-                    found[one.index] = one.search.finished
-            running = [one for one in running if not one.search.done]
-            self._step(running)
-        return [self._output(request, beams) for request, beams in zip(requests, found, strict=True)]
-
-    def _begin(self, index: int, request: Request, held: list[Slot]) -> _Running:
-        """Evaluate a prompt in one of as many slots as there are beams."""
-        engine, prompt = self.engine, request.prompt
-        slots: list[Slot] = []
-        for _ in range(self.params.beam_width):
-            slots.append(engine.borrow([*held, *slots]))
-        slot, n = engine.scheduler.place(request, slots)
-        for other in slots:
-            if other is not slot:
-                engine.cache.park(other, 0)
-        while n < len(prompt):
-            end = min(n + engine.runtime.n_batch, next(stop for stop in [*request.stops, len(prompt)] if stop > n))
-            wanted = [end - n - 1] if end == len(prompt) else []
-            logits = engine.evaluate([(slot, prompt[n:end])], wanted, of_prompt=True)
-            n = end
-            if n in request.stops:
-                engine.cache.keep(slot)
-        room = engine.runtime.n_ctx - len(prompt) + 1  # the last token needs no cell
-        search = BeamSearch(self.params, min(self.params.max_tokens, room), engine.tokenizer.eog)
-        found = _Running(index, request, search, [slot, *(other for other in slots if other is not slot)])
-        self._branch(found, search.advance(logits))
-        return found
-
-    def _step(self, running: list[_Running]) -> None:
-        """Evaluate the last token of every beam, and choose those that run on."""
-        beams = [
-            (slot, beam.tokens[-1:])
-            for one in running
-            for slot, beam in zip(one.slots, one.search.running, strict=False)  # fewer beams than slots, at first
-        ]
-        most, rows = self.engine.runtime.n_batch, []
-        for first in range(0, len(beams), most):
-            here = beams[first : first + most]
-            rows.append(self.engine.evaluate(here, range(len(here)), of_prompt=False))
-            if len(beams) > most:
-                rows[-1] = rows[-1].copy()  # it is a view of what the next step writes over
-        at = 0
-        for one in running:
-            end = at + len(one.search.running)
-            logits = (rows[0] if len(rows) == 1 else np.concatenate(rows))[at:end]
-            self._branch(one, one.search.advance(logits))
-            at = end
-
-    def _branch(self, one: _Running, parents: list[int]) -> None:
-        """Give every beam a slot that holds what its parent's does: the parent's own, or a copy in another one."""
-        before, free = one.slots, set(parents)
-        spare = [slot for i, slot in enumerate(before) if i not in free]
-        one.slots = []
-        for parent in parents:
-            source = before[parent]
-            if parent in free:
-                free.remove(parent)
-                one.slots.append(source)
-            else:
-                self.engine.cache.copy(source, spare[0], len(source.tokens))
-                one.slots.append(spare.pop(0))
-        one.slots += spare
-
-    def _output(self, request: Request, beams: list[Beam]) -> BeamSearchOutput:
-        tokenizer, prompt, ends = self.engine.tokenizer, request.prompt, self.engine.tokenizer.eog
-        sequences = []
-        for beam in beams:
-            last = beam.tokens[-1]
-            stop = last if last in ends else None
-            said = beam.tokens if stop is None else beam.tokens[:-1]
-            decoder = StreamDecoder(tokenizer, skip_special=True)
-            sequences.append(
-                BeamSearchSequence(
-                    tokens=[*prompt, *beam.tokens],
-                    text=tokenizer.detokenize([*prompt, *said]),
-                    cum_logprob=float(beam.logprob),
-                    score=beam.score,
-                    n_prompt=len(prompt),
-                    output_text="".join([decoder.push(token) for token in said]) + decoder.flush(),
-                    finish_reason="length" if stop is None else "stop",
-                    stop_reason=stop,
-                )
-            )
-        return BeamSearchOutput(sequences)

@@ -23,6 +23,7 @@ from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import Grammar
 
 if TYPE_CHECKING:
+    from ggpy.engine.beam_requests import BeamSearches
     from ggpy.engine.speculative import SpeculativeConfig, Speculator
     from ggpy.runtime.runtime import Integers
     from ggpy.text.tokenizer import Tokenizer
@@ -69,6 +70,7 @@ class Engine:
             from ggpy.engine.speculative import Speculator
 
             self.speculator = Speculator(speculative, runtime, runtime.n_ctx)
+        self.beams: BeamSearches | None = None  # from the first search on
         self.n_evaluated = 0  # tokens that went through the runtime so far
         self._in_flight: Batch | None = None  # under way already
 
@@ -115,6 +117,8 @@ class Engine:
             self._in_flight = following
         if self.speculator is not None:
             self.speculator.learn()
+        if self.beams is not None:
+            self.beams.settle()
         return advanced
 
     def _schedule(self) -> Batch:
@@ -211,7 +215,7 @@ class Engine:
             gained = request.tokens[n:]  # several where a grammar forces some
             n_same = common_prefix(gained, draft[n_accepted:])
             n_accepted += n_same
-            if request.finished or n_same < len(gained):
+            if request.finished or not gained or n_same < len(gained):  # none: a beam, which waits for the others
                 break
         request.n_drafted += len(draft)
         request.n_accepted += n_accepted
@@ -264,10 +268,9 @@ class Engine:
         """Forget a batch that is under way: its requests may lose their slots, and its tokens will be chosen again."""
         self._in_flight = None
 
-    def borrow(self, held: Sequence[Slot] = ()) -> Slot:
-        """A slot for what is no request, beside those that are held already: a free one, or a running request's."""
-        taken = {slot.index for slot in held}
-        free = [slot for slot in self.slots if slot.request is None and slot.index not in taken]
+    def borrow(self) -> Slot:
+        """A slot for what is no request: a free one, or a running request's."""
+        free = [slot for slot in self.slots if slot.request is None]
         slot = min(free, key=lambda s: s.last_used) if free else self.scheduler.displace()
         self.cache.touch(slot)
         return slot

@@ -120,6 +120,11 @@ class Request:
         return self.n_computed >= len(self.prompt)
 
     @property
+    def draftable(self) -> bool:
+        """True where the tokens that may follow can be evaluated together with the last one."""
+        return self.generating
+
+    @property
     def n_pending_of_kind(self) -> int:
         """Tokens of one kind to evaluate next: the rest of the prompt, or one generated token, as at first."""
         return min(self.n_pending, 1 if self.generating else len(self.prompt) - self.n_computed)

@@ -118,7 +118,7 @@ class Speculator:
     def add_drafts(self, batch: Batch) -> None:
         """Add to a batch of generated tokens those that may follow them, as far as they are worth their time."""
         self._started = None
-        if not batch.requests or not all(request.generating for request in batch.requests):
+        if not batch.requests or not all(request.draftable for request in batch.requests):
             return
         began = time.perf_counter()
         n_known = sum(map(len, batch.chunks))

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from ggpy.engine.async_engine import AsyncEngine
+from ggpy.engine.beam_requests import BeamSearchRequest, run_searches
+from ggpy.engine.beam_search import BeamSearchParams
 from ggpy.engine.engine import Engine
 from ggpy.engine.request import Request
 from ggpy.engine.scheduler import QueueFull
@@ -181,3 +183,48 @@ def test_closing_ends_those_who_wait() -> None:
             await text_of(made, engine.request(tokens(9), GREEDY))
 
     asyncio.run(main())
+
+
+def test_a_beam_search_beside_requests() -> None:
+    engine = engine_of(n_slots=3)
+    params = BeamSearchParams(2, 9)
+    lonely = BeamSearchRequest(engine_of(n_slots=3), tokens(7), params)
+    run_searches(lonely.engine, threading.RLock(), [lonely])
+
+    async def both(made: AsyncEngine) -> None:
+        searches = [made.search(BeamSearchRequest(engine, tokens(7), params)) for _ in range(3)]
+        texts = [text_of(made, engine.request(tokens(i), GREEDY)) for i in range(4)]
+        results = await asyncio.gather(*searches, *texts)
+        assert results == [*[lonely.output()] * 3, *[alone(tokens(i)) for i in range(4)]]
+        endless = BeamSearchRequest(engine, tokens(8), BeamSearchParams(2, 200, ignore_eos=True))
+        for wait in (0, 0.001, 0.02):
+            task = asyncio.create_task(made.search(endless))
+            await asyncio.sleep(wait)
+            task.cancel()
+        assert await text_of(made, engine.request(tokens(4), GREEDY)) == alone(tokens(4))
+        assert endless.finished
+
+    run(engine, both)
+    assert not engine.has_work
+
+
+def test_a_beam_search_fails_with_the_runtime_and_ends_with_the_engine() -> None:
+    engine = engine_of(n_slots=2)
+    step = engine.runtime.step
+
+    def broken(*given: Any) -> Any:
+        raise OSError("no page")
+
+    async def fail(made: AsyncEngine) -> None:
+        engine.runtime.step = broken  # type: ignore[method-assign, assignment]
+        asked = [BeamSearchRequest(engine, tokens(i), BeamSearchParams(2, 200, ignore_eos=True)) for i in range(4)]
+        results = await asyncio.gather(*map(made.search, asked[:2]), return_exceptions=True)
+        assert [str(result) for result in results] == ["The runtime failed: no page"] * 2
+        engine.runtime.step = step  # type: ignore[method-assign]
+        tasks = [asyncio.create_task(made.search(one)) for one in asked[2:]]
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(made.close)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all("The engine was closed" in str(result) for result in results)
+
+    run(engine, fail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from ggpy import LLM, BeamSearchParams, GGPYError, SamplingParams
 from ggpy.convert.pipeline import convert
-from ggpy.engine.beam_search import BeamSearch, BeamSearcher
+from ggpy.engine.beam_requests import BeamSearches, BeamSearchRequest, run_searches
+from ggpy.engine.beam_search import BeamSearch, BeamSearchOutput
 from ggpy.engine.engine import Engine
 from tests.support import hf_beams
 from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, PassingRuntime
@@ -54,8 +56,16 @@ def plainly(engine: Engine, prompt: list[int], params: BeamSearchParams) -> list
     return [beam.tokens for beam in search.finished]
 
 
+def outputs(engine: Engine, prompts: list[list[int]], params: BeamSearchParams) -> list[BeamSearchOutput]:
+    searches = [BeamSearchRequest(engine, prompt, params) for prompt in prompts]
+    run_searches(engine, threading.RLock(), searches)
+    assert not engine.has_work
+    assert all(slot.request is None for slot in engine.slots)
+    return [search.output() for search in searches]
+
+
 def found(engine: Engine, prompt: list[int], params: BeamSearchParams) -> list[list[int]]:
-    (output,) = BeamSearcher(engine, params).run([prompt])
+    (output,) = outputs(engine, [prompt], params)
     return [sequence.token_ids for sequence in output.sequences]
 
 
@@ -99,26 +109,100 @@ def test_prompts_are_searched_together(kind: str) -> None:
     engine = engine_of(kind)
     prompts = [[BOS, *text.encode()] for text in ("one", "another", "and a third", "one and more")]
     params = BeamSearchParams(2, 6)
-    together = [[s.token_ids for s in output.sequences] for output in BeamSearcher(engine, params).run(prompts)]
+    together = [[s.token_ids for s in output.sequences] for output in outputs(engine, prompts, params)]
     assert together == [found(engine_of(kind), prompt, params) for prompt in prompts]
 
 
+@pytest.mark.parametrize("n_slots", [2, 4])
 @pytest.mark.parametrize("kind", RUNTIMES)
-def test_requests_that_run_meanwhile_go_on(kind: str) -> None:
-    engine, alone = engine_of(kind, n_slots=2), engine_of(kind, n_slots=2)
-    texts = []
-    for one, search in ((engine, True), (alone, False)):
-        request = one.request([BOS, *b"a request"], SamplingParams(temperature=0.8, seed=1, max_tokens=12).resolved())
-        one.add(request)
-        for _ in range(5):
-            one.step()
-        if search:
-            beams = found(one, [BOS, *b"beams"], BeamSearchParams(2, 5))
-            assert beams == found(engine_of(kind, n_slots=2), [BOS, *b"beams"], BeamSearchParams(2, 5))
-        while not request.finished:
-            one.step()
-        texts.append(request.token_ids)
-    assert texts[0] == texts[1]
+def test_requests_and_beams_go_on_beside_each_other(kind: str, n_slots: int) -> None:
+    """All get what each gets alone, whatever waits for slots, and whoever borrows one."""
+    engine = engine_of(kind, n_slots=n_slots)
+    prompts = [[BOS, *b"beams of one prompt"], [BOS, *b"beams of another"]]
+    params = BeamSearchParams(2, 8)
+    searches = [BeamSearchRequest(engine, prompt, params) for prompt in prompts]
+    asked = [SamplingParams(temperature=0.8, seed=i, max_tokens=5 + 7 * i).resolved() for i in range(4)]
+    requests = [engine.request([BOS, *b"a request", i], params) for i, params in enumerate(asked)]
+    for request in requests[:2]:
+        engine.add(request)
+    for _ in range(3):
+        engine.step()
+    for search in searches:
+        BeamSearches.of(engine).add(search)
+    for request in requests[2:]:
+        engine.add(request)
+    for step in range(200):
+        engine.step()
+        if step in (4, 9, 14):
+            engine.logits([1, 2, 3])
+    assert not engine.has_work
+    lonely = [found(engine_of(kind), prompt, params) for prompt in prompts]
+    assert [[s.token_ids for s in search.output().sequences] for search in searches] == lonely
+    for request in requests:
+        alone = engine_of(kind)
+        other = alone.request(request.prompt, request.params)
+        alone.add(other)
+        while alone.has_work:
+            alone.step()
+        assert request.token_ids == other.token_ids
+
+
+def test_beams_and_requests_share_steps() -> None:
+    engine = engine_of(n_slots=4)
+    request = engine.request([1], SamplingParams(temperature=0, max_tokens=40, ignore_eos=True).resolved())
+    engine.add(request)
+    engine.step()
+    search = BeamSearchRequest(engine, [2], BeamSearchParams(3, 6, ignore_eos=True))
+    run_searches(engine, threading.RLock(), [search])
+    assert engine.runtime.batches == [1, 2, 4, 4, 4, 4, 4]  # type: ignore[attr-defined]
+    assert request.n_chosen == 7
+
+
+def test_a_search_that_ends_early_leaves_its_slots() -> None:
+    engine = engine_of()
+    search, later = (BeamSearchRequest(engine, [i], BeamSearchParams(3, 100, ignore_eos=True)) for i in (1, 2))
+    ended = []
+    search.on_finish = lambda: ended.append(search)
+    for one in (search, later):
+        BeamSearches.of(engine).add(one)
+    for _ in range(4):
+        engine.step()
+    search.end()
+    search.end()
+    assert ended == [search]
+    engine.step()
+    assert not later.finished
+    BeamSearches.of(engine).end_all(GGPYError("over"))
+    with pytest.raises(GGPYError, match="over"):
+        later.output()
+    assert found(engine, [3], BeamSearchParams(4, 3)) == found(engine_of(), [3], BeamSearchParams(4, 3))
+
+
+def test_logits_of_no_use_end_their_search_alone() -> None:
+    engine = engine_of()
+    step = engine.runtime.step
+    bad, good = (BeamSearchRequest(engine, [i], BeamSearchParams(2, 8)) for i in (1, 2))
+
+    def damaged(*given: Any) -> Any:
+        logits = step(*given)
+        slots = {request.slot.index for request in bad.requests if request.slot is not None}
+        for row, i in zip(logits, given[3], strict=True):
+            row[:] = np.nan if given[1][i] in slots and given[2][i] == 3 else row
+        return logits
+
+    engine.runtime.step = damaged  # type: ignore[method-assign, assignment]
+    run_searches(engine, threading.RLock(), [bad, good])
+    with pytest.raises(GGPYError, match="no usable logits"):
+        bad.output()
+    assert [s.token_ids for s in good.output().sequences] == found(engine_of(), [2], BeamSearchParams(2, 8))
+
+
+def test_where_too_many_wait() -> None:
+    engine = Engine(FakeRuntime(n_slots=2), ByteTokenizer(), max_waiting=0)  # type: ignore[arg-type]
+    search = BeamSearchRequest(engine, [1], BeamSearchParams(2, 8))
+    run_searches(engine, threading.RLock(), [search])
+    with pytest.raises(GGPYError, match="wait already"):
+        search.output()
 
 
 def test_a_prompt_that_is_cached_is_not_evaluated_again() -> None:
@@ -139,13 +223,13 @@ def test_end_tokens_and_texts() -> None:
     """An end token is one of the tokens, and no part of the text."""
     engine = engine_of(script=lambda prefix: EOS if prefix[-1:] == [ord("b")] else ord("b"))
     prompt = [BOS, *b"a"]
-    (output,) = BeamSearcher(engine, BeamSearchParams(2, 8)).run([prompt])
+    (output,) = outputs(engine, [prompt], BeamSearchParams(2, 8))
     best = output.sequences[0]
     assert (best.tokens, best.token_ids) == ([*prompt, ord("b"), EOS], [ord("b"), EOS])
     assert (best.text, best.output_text) == ("<|begin|>ab", "b")
     assert (best.finish_reason, best.stop_reason) == ("stop", EOS)
     assert best.score == pytest.approx(best.cum_logprob / 2)
-    (output,) = BeamSearcher(engine, BeamSearchParams(2, 3, ignore_eos=True)).run([prompt])
+    (output,) = outputs(engine, [prompt], BeamSearchParams(2, 3, ignore_eos=True))
     assert [EOS in sequence.tokens for sequence in output.sequences] == [False, False]
     assert [sequence.finish_reason for sequence in output.sequences] == ["length", "length"]
 
@@ -160,11 +244,11 @@ def test_temperature_divides_the_logits() -> None:
 
 def test_errors() -> None:
     with pytest.raises(GGPYError, match="opened for 4 sequences at a time; open it with n_parallel=5"):
-        BeamSearcher(engine_of(), BeamSearchParams(5, 8))
+        BeamSearchRequest(engine_of(), [1], BeamSearchParams(5, 8))
     for wrong in ({"beam_width": 0}, {"max_tokens": 0}, {"early_stopping": "soon"}, {"length_penalty": "long"}):
         with pytest.raises(GGPYError, match=next(iter(wrong))):
             BeamSearchParams(**{"beam_width": 2, "max_tokens": 8, **wrong})  # type: ignore[arg-type]
     with pytest.raises(GGPYError, match="no usable logits"):
         BeamSearch(BeamSearchParams(2, 8), 8, ()).advance(np.full((1, 50), np.nan, np.float32))
     with pytest.raises(GGPYError, match="The prompt is empty"):
-        BeamSearcher(engine_of(), BeamSearchParams(2, 8)).run([[]])
+        BeamSearchRequest(engine_of(), [], BeamSearchParams(2, 8))
