@@ -23,14 +23,15 @@ def main() -> None:
     print("| sampling | machine code, ms a token | Python, ms a token | share |")
     print("|---|---|---|---|")
     with LLM(args.file, n_ctx=args.n_gen + 64, n_threads=args.threads, n_parallel=1) as llm:
-        team = llm.runtime._executor._team
+        team = llm.runtime.team
+        assert team is not None
         inside = 0.0
         run = team.run
 
-        def timed() -> None:
+        def timed(*program: int) -> None:
             nonlocal inside
             started = time.perf_counter()
-            run()
+            run(*program)
             inside += time.perf_counter() - started
 
         team.run = timed  # type: ignore[method-assign]

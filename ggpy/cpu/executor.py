@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 
 class CpuExecutor:
-    """Executor of one program, or of a stage of one. `run` evaluates the batch in its arrays and returns logits."""
+    """Executor of one program, or of a stage of one. `run` evaluates the batch in its arrays and returns logits.
+
+    team: the threads of another executor, whose steps and this one's take turns, and which is closed after this one."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class CpuExecutor:
         n_threads: int,
         cache_type: str,
         notify: Callable[[str], None],
+        team: Team | None = None,
     ) -> None:
         self.program, self.file = program, file
         self.n_batch, self.n_threads = n_batch, n_threads
@@ -65,7 +68,8 @@ class CpuExecutor:
         self._allocate_inputs()
         self._result = self._memory.rows(program.result)
         self._hidden_in = self._memory.rows(program.hidden_in) if program.hidden_in else None
-        self._team = Team(n_threads, self._ops, self._step)
+        self.team, self._owns_team = team or Team(n_threads), team is None
+        self._args = self._ops.ctypes.data, len(self._ops), self._step.ctypes.data
         self._weights.start()
         forks.watch(self)
 
@@ -79,7 +83,7 @@ class CpuExecutor:
     def after_fork(self, in_child: bool) -> None:
         if in_child:
             self._memory.reset_counters()  # of a step that another thread was in
-            self._team.lose_threads()
+            self.team.lose_threads()
 
     def _record(self, op: Op, r: np.ndarray) -> None:
         """Fill the record `r` [1] of an operation."""
@@ -169,9 +173,10 @@ class CpuExecutor:
         self._embeddings.read(self.tokens, self.positions, n)
         counts = self._counts
         counts[0], counts[1], counts[2], counts[3] = n, m, n <= self._small_step, n_segments
-        self._team.run()
+        self.team.run(*self._args)
         return self._result[: m if self.program.logits else 0]
 
     def close(self) -> None:
         self._weights.stop()
-        self._team.close()
+        if self._owns_team:
+            self.team.close()

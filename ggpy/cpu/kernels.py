@@ -13,8 +13,8 @@ PROTOTYPES = {
     "sample": "i:uiuuui",  # logits, their number, parameters, values and ids to work in, top-k
     "read": "v:uiu",  # from, bytes, 64 bytes for what they sum to
     "run_program": "v:uiuuii",  # operations, their number, step, team, thread, threads
-    "worker_loop": "i:uiuuiii",  # ... and the last job done
-    "submit_step": "i:uiuuiu",  # ... without thread; where to write who sleeps
+    "worker_loop": "i:uiii",  # team, thread, threads, and the last job done
+    "submit_step": "i:uiuuiu",  # as run_program, but for the thread; where to write who sleeps
 }
 OF_OPERATIONS = "v:uuii"  # the prototype of all others: operation, step, thread, threads
 

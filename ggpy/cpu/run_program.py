@@ -29,6 +29,7 @@ from ggpy.cpu.isa.layout import (
     OP,
     PATIENCE,
     PROBE,
+    PROGRAM,
     STATES,
     STOP,
 )
@@ -97,8 +98,8 @@ def run_program(ops, n_ops, step_at, team, tid, nth):  # type: ignore[no-untyped
     store_i64(own_patience, patience)
 
 
-def worker_loop(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-untyped-def]
-    """A worker's life: wait for the job after `job`, walk, again. Returns the last
+def worker_loop(team, tid, nth, job):  # type: ignore[no-untyped-def]
+    """A worker's life: wait for the job after `job`, walk its program, again. Returns the last
     job done, when it has waited long or the team stops."""
     state = team + types.uint64(STATES + LINE * tid)
     while True:
@@ -118,6 +119,9 @@ def worker_loop(ops, n_ops, step_at, team, tid, nth, job):  # type: ignore[no-un
                 if load_atomic(team + types.uint64(JOB)) == job or exchange(state, AWAKE) != ASLEEP:
                     return job
         job += 1
+        ops = types.uint64(load_atomic(team + types.uint64(PROGRAM)))
+        n_ops = load_atomic(team + types.uint64(PROGRAM + 8))
+        step_at = types.uint64(load_atomic(team + types.uint64(PROGRAM + 16)))
         run_program(ops, n_ops, step_at, team, tid, nth)
 
 
@@ -137,6 +141,9 @@ def submit_step(ops, n_ops, step_at, team, nth, sleepers):  # type: ignore[no-un
             asleep += 1
     if asleep:
         return -asleep
+    store_i64(team + types.uint64(PROGRAM), ops)  # all have left the job before, and will read this one's when posted
+    store_i64(team + types.uint64(PROGRAM + 8), n_ops)
+    store_i64(team + types.uint64(PROGRAM + 16), step_at)
     fetch_add(team + types.uint64(JOB), 1)
     wake(team + types.uint64(JOB), team + types.uint64(JOB_SLEEPERS))
     for tid in range(1, nth):

@@ -1,4 +1,4 @@
-"""The thread team: Python threads that walk a program together in machine code, meeting at barriers, with no Python
+"""The thread team: Python threads that walk programs together in machine code, meeting at barriers, with no Python
 between operations.
 
 Between steps workers spin for a few milliseconds, so that the next token finds them awake, then sleep; sooner where
@@ -17,11 +17,13 @@ from ggpy.host.cores import usable_cpus
 
 
 class Team:
-    """`n_threads` threads, the caller's among them, that run one program over and over."""
+    """`n_threads` threads, the caller's among them, that run programs, one at a time.
 
-    def __init__(self, n_threads: int, ops: np.ndarray, step: np.ndarray) -> None:
+    Models that take turns, as one that drafts for another, share a team: of two, the idle one's threads would wait
+    awake on the CPUs that the other needs."""
+
+    def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._ops, self._step = ops, step
         words = np.zeros((STATES + LINE * (n_threads + 1)) // 8, np.int64)
         self._words = words
         self._team = (words.ctypes.data + LINE - 1) // LINE * LINE
@@ -29,7 +31,6 @@ class Team:
         self._worker_loop, self._submit_step, self._run_program = (
             kernel(name).call for name in ("worker_loop", "submit_step", "run_program")
         )
-        self._args = (ops.ctypes.data, len(ops), step.ctypes.data, self._team)
         self._where_sleepers = self._sleepers.ctypes.data
         self._closed = False
         self._start()
@@ -55,23 +56,24 @@ class Team:
     def _work(self, tid: int) -> None:
         job = 0
         while True:
-            job = self._worker_loop(*self._args, tid, self.n_threads, job)
+            job = self._worker_loop(self._team, tid, self.n_threads, job)
             if self._closed:
                 return
             self._alarms[tid].acquire()
 
-    def run(self) -> None:
-        """One step: returns when every thread has finished the program."""
+    def run(self, ops: int, n_ops: int, step: int) -> None:
+        """One step of a program, given by the addresses of its operations' records and of its step's: returns when
+        every thread has finished."""
         if self._workers is None:
             self._start()
         while True:
-            asleep = self._submit_step(*self._args, self.n_threads, self._where_sleepers)
+            asleep = self._submit_step(ops, n_ops, step, self._team, self.n_threads, self._where_sleepers)
             try:
                 for i in range(abs(asleep)):
                     self._alarms[int(self._sleepers[i])].release()
             finally:
                 if asleep > 0:
-                    self._run_program(*self._args, 0, self.n_threads)
+                    self._run_program(ops, n_ops, step, self._team, 0, self.n_threads)
             if asleep >= 0:
                 return
 

@@ -23,6 +23,7 @@ from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement
 
 if TYPE_CHECKING:
+    from ggpy.cpu.threads import Team
     from ggpy.cuda.driver import Device
     from ggpy.cuda.executor import CudaExecutor
     from ggpy.cuda.tensor_parallel import TensorParallelExecutor
@@ -53,6 +54,7 @@ class Runtime:
 
     `placement`: the devices of its layers; without one, it is made here from `placing`, the arguments of `Placement`
     beside the file. `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
+    `beside`: a runtime on whose threads this one's layers on the CPU run; their steps take turns; it is closed last.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Runtime:
         n_threads: int | None = None,
         notify: Callable[[str], None] | None = None,
         placement: Placement | None = None,
+        beside: Runtime | None = None,
         **placing: Any,
     ) -> None:
         placement = placement or Placement(file, **placing)
@@ -72,7 +75,8 @@ class Runtime:
         self.n_ctx, self.n_slots = n_ctx, placement.n_slots
         self.n_batch = min(most_tokens, n_ctx)
         self.n_vocab = self.hparams.n_vocab
-        self.n_threads = n_threads or usable_cores()
+        self.team: Team | None = beside.team if beside else None  # of threads on the CPU, once there is one
+        self.n_threads = self.team.n_threads if self.team else n_threads or usable_cores()
         self.cache_type = placement.cache_type(self.device)
         # Whether generated tokens and prompts' are evaluated in ways of their own, as GPUs do where results shall not
         # depend on the batch. The CPU's never do.
@@ -120,7 +124,7 @@ class Runtime:
             return self._on_gpu(program, Device(*stage.gpus), notify)
         from ggpy.cpu.executor import CpuExecutor
 
-        return CpuExecutor(
+        executor = CpuExecutor(
             program,
             self.file,
             n_ctx=self.n_ctx,
@@ -129,7 +133,10 @@ class Runtime:
             n_threads=self.n_threads,
             cache_type=self.cache_type,
             notify=notify,
+            team=self.team,
         )
+        self.team = executor.team
+        return executor
 
     def _ranks_of(self, stage: Stage, placement: Placement, notify: Callable[[str], None]) -> TensorParallelExecutor:
         from ggpy.cuda.driver import Device

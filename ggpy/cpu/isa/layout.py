@@ -160,6 +160,7 @@ LINE = 128  # bytes of the longest cache line, Apple's: what threads write apart
 # The words that a team of threads shares, each group on a cache line of its own; then one line a thread.
 ARRIVED, GENERATION, JOB, STOP, STATES = (i * LINE for i in range(5))
 BARRIER_SLEEPERS, JOB_SLEEPERS = ARRIVED + 8, JOB + 8  # beside what is written just before they are looked at
+PROGRAM = JOB + 16  # of the job: the address of its operations, their number, and the address of its step
 MOST_PATIENCE, NAP = STOP + 8, STOP + 16  # how often to spin at most, and for how long to sleep (a timespec)
 PATIENCE = 8  # in a thread's line, behind its state: how often it spins at a barrier before it sleeps
 AWAKE, ASLEEP = 0, 1
