@@ -68,12 +68,23 @@ type_option = click.option(
     help="Type that a checkpoint folder given as MODEL is converted to.  [default: q8_0]",
 )
 
-# Of the commands that answer; a parameter of LLM, as those of `model_options`.
-spec_option = click.option(
-    "--spec",
-    "speculative",
-    type=click.Choice(["ngram"]),
-    help="Foresee tokens from what the text says earlier: the same answers, sooner where they repeat it.",
+# Of the commands that answer; parameters of LLM, as those of `model_options`.
+spec_options = together(
+    "speculation",
+    click.option(
+        "--spec",
+        "speculative",
+        type=click.Choice(["ngram"]),
+        help="Foresee tokens from what the text says earlier: the same answers, sooner where they repeat it.",
+    ),
+    click.option(
+        "--draft",
+        "--model-draft",
+        "draft_model",
+        type=FILE_NAME,
+        metavar="MODEL",
+        help="A second, much smaller model of the same vocabulary foresees tokens: the same answers, sooner.",
+    ),
 )
 
 # Parameters of LLM by their names. Cache types are spelt as llama.cpp does.
@@ -263,7 +274,9 @@ def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
 
     options = dict(model_options)
     check_placing(options)  # what the user may have got wrong comes before anything is fetched
-    path = find_model(options.pop("model"), options.pop("file_type"))
+    path = find_model(options.pop("model"), file_type := options.pop("file_type"))
+    if options.get("draft_model") is not None:
+        options["draft_model"] = find_model(options["draft_model"], file_type)
     return LLM(path, n_parallel=n_parallel, notify=note, **options)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ggpy import arguments
 from ggpy.answers import Answers, Asked, answers_of, params_for_each, raise_if_all_failed
-from ggpy.engine.engine import Engine
+from ggpy.engine.engine import Engine, speculates
 from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
@@ -31,16 +31,16 @@ from ggpy.hub.find_model import find_model
 from ggpy.llm_options import default_cache_ram, load_options
 from ggpy.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput, TextDelta
 from ggpy.prompts import Message, Prompt, conversations, encoded, several
-from ggpy.runtime.load import load_model
+from ggpy.runtime.load import Model, load_draft, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ggpy.choose import ChoiceOutput
     from ggpy.engine.beam_requests import BeamSearchRequest
     from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
-    from ggpy.gguf.file import GGUFFile
     from ggpy.notes import Notify
-    from ggpy.runtime.runtime import Runtime
 
 
 class LLM:
@@ -67,7 +67,8 @@ class LLM:
     working memory leave of 95 % of the free memory; None is all of that.
     speculative: "ngram" evaluates, together with each token, those that followed it earlier in the text: the same
     answers, sooner where they repeat what was said; speculative_config: the same with settings, {"method": "ngram",
-    "num_speculative_tokens": 24, …}, as vLLM's.
+    "num_speculative_tokens": 24, …}, as vLLM's. draft_model: a second, smaller model of the same vocabulary, which
+    drafts tokens that this one then evaluates together: again the same answers.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -90,6 +91,7 @@ class LLM:
         cache_ram: int | None = None,
         speculative: str | None = None,
         speculative_config: Mapping[str, Any] | None = None,
+        draft_model: str | os.PathLike[str] | None = None,
     ) -> None:
         arguments.path("path", path)
         if file_type is not None:
@@ -97,10 +99,10 @@ class LLM:
         if cache_ram is not None:
             cache_ram = arguments.whole("cache_ram", cache_ram, 0, 1 << 60, "a number of bytes from 0")
         speculation = None
-        if speculative is not None or speculative_config is not None:
+        if speculative is not None or speculative_config is not None or draft_model is not None:
             from ggpy.engine.speculative import speculative_config as read_config
 
-            speculation = read_config(speculative, speculative_config)
+            speculation = read_config(speculative, draft_model, speculative_config)
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
         options = load_options(
             n_ctx=n_ctx,
@@ -116,6 +118,7 @@ class LLM:
             notify=notify,
         )
         self.path = find_model(path, file_type, notify)
+        draft_path = find_model(speculation.model, file_type, notify) if speculation and speculation.model else None
         model = load_model(self.path, **options)
         self.file, self.tokenizer, self.template, self.runtime = (
             model.file,
@@ -125,15 +128,21 @@ class LLM:
         )
         # A GPU gives a slot's whole context, however little of it is filled: who wants that asks for it.
         host_bytes = (default_cache_ram() if self.runtime.device == "cpu" else 0) if cache_ram is None else cache_ram
+        drafting = _opened_draft(draft_path, model, notify) if draft_path and speculates(model.runtime) else None
         self.engine = Engine(
-            self.runtime, self.tokenizer, self.runtime.chain_for, host_bytes=host_bytes, speculative=speculation
+            self.runtime,
+            self.tokenizer,
+            self.runtime.chain_for,
+            host_bytes=host_bytes,
+            speculative=speculation,
+            draft=drafting.runtime if drafting else None,
         )
         if speculation is not None and self.engine.speculator is None:
             notify("speculation is off: the device chooses tokens by itself, and goes on without waiting for drafts")
         self.lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
         self._answers = Answers(self.engine, self.lock, self._check_open)
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
-        self._release = weakref.finalize(self, _release, self.runtime, self.file)
+        self._release = weakref.finalize(self, _release, *([drafting] if drafting else []), model)
         forks.watch(self)
         self.sampling_defaults = file_sampling_defaults(self.file.metadata, str(self.path))
 
@@ -456,6 +465,15 @@ class LLM:
         return self._answers.deltas(asked) if stream else self._answers.outputs(asked, progress)
 
 
-def _release(runtime: Runtime, file: GGUFFile) -> None:
-    runtime.close()
-    file.close()
+def _opened_draft(path: Path, model: Model, notify: Notify) -> Model:
+    """The model that drafts for another one, which is closed where that fails."""
+    try:
+        return load_draft(path, model, notify)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _release(*models: Model) -> None:
+    for model in models:
+        model.close()

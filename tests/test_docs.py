@@ -30,6 +30,7 @@ PAGES = [
     "docs/adding.md",
     "docs/batch.md",
     "docs/sampling.md",
+    "docs/speculation.md",
     "benchmarks/README.md",
 ]
 

@@ -24,6 +24,7 @@ from ggpy.sampling.structured import Grammar
 
 if TYPE_CHECKING:
     from ggpy.engine.beam_requests import BeamSearches
+    from ggpy.engine.draft_model import DraftRuntime
     from ggpy.engine.speculative import SpeculativeConfig, Speculator
     from ggpy.runtime.runtime import Integers
     from ggpy.text.tokenizer import Tokenizer
@@ -41,12 +42,19 @@ class RuntimeLike(Limits, Protocol):
     def sample(self, tokens: Integers, slots: Integers, positions: Integers, specs: SampleSpecs) -> SampledTokens: ...
 
 
+def speculates(runtime: Limits) -> bool:
+    """True where tokens can be drafted for a runtime. A device that samples by itself goes on without waiting for the
+    host, which would have to look at each token."""
+    return not runtime.max_sampled and not runtime.by_kind
+
+
 class Engine:
     """An engine that runs requests over a runtime's slots. Not thread-safe.
 
     chain_for: a function that gives a faster sampler than numpy's for parameters (resolved), or None; see `Sampler`.
     max_waiting: how many requests may wait for a slot; None: any number. host_bytes: of host memory for conversations
-    whose slot another one takes. speculative: how to draft tokens, where the runtime leaves the choice to the host.
+    whose slot another one takes. speculative: how to draft tokens, where the runtime leaves the choice to the host;
+    draft: the runtime of the small model that drafts them, with a slot for each of `runtime`'s.
     """
 
     def __init__(
@@ -57,19 +65,18 @@ class Engine:
         max_waiting: int | None = None,
         host_bytes: int = 0,
         speculative: SpeculativeConfig | None = None,
+        draft: DraftRuntime | None = None,
     ) -> None:
         self.runtime, self._chain_for = runtime, chain_for
         self.tokenizer = tokenizer
         self.cache = Cache(runtime, host_bytes)
         self.slots = self.cache.slots
         self.scheduler = Scheduler(runtime, self.cache, max_waiting)
-        # A device that samples by itself goes on without waiting for the host, which would have to look at each token.
-        able = not runtime.max_sampled and not runtime.by_kind
         self.speculator: Speculator | None = None
-        if speculative and able:
+        if speculative and speculates(runtime):
             from ggpy.engine.speculative import Speculator
 
-            self.speculator = Speculator(speculative, runtime, runtime.n_ctx)
+            self.speculator = Speculator(speculative, runtime, runtime.n_ctx, draft)
         self.beams: BeamSearches | None = None  # from the first search on
         self.n_evaluated = 0  # tokens that went through the runtime so far
         self._in_flight: Batch | None = None  # under way already

@@ -1,105 +1,169 @@
-"""Drafts by n-gram look-up: where a request's last tokens stand earlier in it, what follows there may follow here.
+"""Drafts by n-gram look-up: where a request's last tokens stand earlier in it, or in an answer to another request, what
+follows there may follow here.
 
-Text that repeats its prompt (code that is edited, a document that is quoted) or itself is foreseen so, without a model.
-How often that comes true depends most on how long the match is, so each length has a rate of its own, which every token
-measures, drafted or not.
+Text that repeats its prompt (code that is edited, a document that is quoted), itself or other answers is foreseen so,
+without a model. How often that comes true depends most on how long the match is, so each length has a rate of its own,
+which every token measures, drafted or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ggpy.engine.drafts import Draft, HitRates, StepCost
+
+if TYPE_CHECKING:
+    from ggpy.engine.request import Request
 
 CANDIDATES = 8  # earlier places that are looked at: the latest ones
-FORGETS = 0.97  # of what was seen, how much counts after one more look
-PRIOR = 8.0  # looks that a request's rates begin with, at the rates of those before
+POOL = 1 << 16  # tokens of answers that are kept for other requests; some 200 bytes each
+BREAK = -1  # between two answers
 
 
-class HitRates:
-    """How often the token after a match of n tokens was the one foreseen, for n from `least` to `most`. Those of an
-    engine begin with what answers of a small chat model show (0.3 after two tokens, 0.5 after four, 0.85 after twelve).
-    """
+def first_rates(least: int, most: int) -> list[float]:
+    """The rates after matches of `least` to `most` tokens that answers of a small chat model show: 0.3 after two, 0.5
+    after four, 0.85 after twelve."""
+    return [0.9 - 0.6 * 0.78 ** max(0, n - 2) for n in range(least, most + 1)]
 
-    def __init__(self, least: int, most: int, like: HitRates | None = None) -> None:
+
+@dataclass(frozen=True)
+class Match:
+    """The place after a match of a text's last tokens, in a text, and the match's length."""
+
+    place: int
+    n: int
+
+
+class NGramIndex:
+    """The places of n-grams in a text that grows. least, most: the shortest match that counts, and the longest that is
+    told from a longer one."""
+
+    def __init__(self, least: int, most: int) -> None:
         self.least, self.most = least, most
-        rates = [0.9 - 0.6 * 0.78 ** max(0, n - 2) for n in range(least, most + 1)] if like is None else like.rates()
-        self._hits = [PRIOR * rate for rate in rates]
-        self._looks = [PRIOR] * len(rates)
-
-    def rates(self) -> list[float]:
-        return [hits / looks for hits, looks in zip(self._hits, self._looks, strict=True)]
-
-    def rate(self, n: int) -> float:
-        """The rate after a match of n tokens, `most` at most."""
-        i = min(n, self.most) - self.least
-        return self._hits[i] / self._looks[i]
-
-    def learn(self, n: int, hit: bool) -> None:
-        i = n - self.least
-        self._hits[i] = FORGETS * self._hits[i] + hit
-        self._looks[i] = FORGETS * self._looks[i] + 1
-
-
-class NGramLookup:
-    """The places of n-grams in one request's tokens. least, most: the shortest match that counts, and the longest that
-    is told from a longer one. n_prompt: tokens that teach no rate, as no model chose them."""
-
-    def __init__(self, least: int, most: int, n_prompt: int, shared: HitRates) -> None:
-        self.least, self.most, self._n_prompt = least, most, n_prompt
-        self._shared, self._own = shared, HitRates(least, most, shared)
-        self._tokens: list[int] = []
+        self.tokens: list[int] = []
         self._latest: dict[tuple[int, ...], int] = {}  # an n-gram of `least` tokens: where it ended last
         self._before: list[int] = []  # for each length, where the n-gram that ends there ended before; -1: nowhere
-        self._found: tuple[int, int] | None = None  # the match of the last tokens
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Take the request's tokens, of which earlier calls have seen the beginning."""
-        least, seen = self.least, self._tokens
-        for i in range(len(seen), len(tokens)):
-            token = tokens[i]
-            if i >= self._n_prompt and self._found is not None:
-                place, n = self._found
-                hit = seen[place] == token
-                self._own.learn(n, hit)
-                self._shared.learn(n, hit)
-            before = -1
-            if i >= least:  # the n-gram before this token has something that follows it now
-                gram = tuple(seen[i - least : i])
-                before = self._latest.get(gram, -1)
-                self._latest[gram] = i
-            self._before.append(before)
-            seen.append(token)
-            self._found = self._find() if i >= self._n_prompt - 1 else None
+    def append(self, token: int) -> None:
+        seen, i = self.tokens, len(self.tokens)
+        before = -1
+        if i >= self.least:  # the n-gram before this token has something that follows it now
+            gram = tuple(seen[i - self.least :])
+            before = self._latest.get(gram, -1)
+            self._latest[gram] = i
+        self._before.append(before)
+        seen.append(token)
 
-    def draft(self, n_tokens: int) -> tuple[list[int], list[float]]:
-        """Up to so many tokens that may follow, and the chance of each that it and all before it do."""
-        if self._found is None:
-            return [], []
-        place, n = self._found
-        tokens: list[int] = []
-        chances: list[float] = []
-        chance = 1.0
-        end = len(self._tokens)
-        for i in range(n_tokens):
-            at = place + i
-            tokens.append(self._tokens[at] if at < end else tokens[at - end])  # what repeats itself goes on so
-            chance *= self._own.rate(n + i)
-            chances.append(chance)
-        return tokens, chances
-
-    def _find(self) -> tuple[int, int] | None:
-        """The place after the longest match of the last tokens, the latest of equals, and the match's length."""
-        seen, end = self._tokens, len(self._tokens)
-        place = self._latest.get(tuple(seen[end - self.least :]), -1) if end > self.least else -1
-        best: tuple[int, int] | None = None
+    def find(self, text: Sequence[int]) -> Match | None:
+        """The longest match of the last tokens of `text`, the latest of equals."""
+        seen, end = self.tokens, len(text)
+        place = self._latest.get(tuple(text[end - self.least :]), -1) if end >= self.least else -1
+        best: Match | None = None
         for _ in range(CANDIDATES):
             if place < 0:
                 break
             n = self.least
-            while n < self.most and n < place and seen[place - 1 - n] == seen[end - 1 - n]:
+            while n < self.most and n < place and n < end and seen[place - 1 - n] == text[end - 1 - n]:
                 n += 1
-            if best is None or n > best[1]:
-                best = place, n
+            if best is None or n > best.n:
+                best = Match(place, n)
                 if n == self.most:
                     break
             place = self._before[place]
         return best
+
+
+class NGramPool:
+    """Answers that were written, for requests that come to write alike."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+        self._index, self._older = NGramIndex(least, most), NGramIndex(least, most)
+        self.rates = HitRates(first_rates(least, most))
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Take an answer, with the end of its prompt before it. The older half goes when there is no more room."""
+        if len(self._index.tokens) + len(tokens) > POOL // 2:
+            self._older, self._index = self._index, NGramIndex(self.least, self.most)
+        for token in (BREAK, *tokens[-POOL // 2 :]):
+            self._index.append(token)
+
+    def find(self, text: Sequence[int]) -> tuple[Sequence[int], Match] | None:
+        """The longest match of the last tokens of `text`, and the text that it is in."""
+        found = [(index, index.find(text)) for index in (self._index, self._older)]
+        matches = [(index.tokens, match) for index, match in found if match and index.tokens[match.place] != BREAK]
+        return max(matches, key=lambda one: one[1].n, default=None)
+
+
+class NGramLookup:
+    """The look-up for one request. n_prompt: tokens that teach no rate, as no model chose them. shared: the rates of
+    all requests, with which this one's begin. pool: other requests' answers."""
+
+    def __init__(self, n_prompt: int, shared: HitRates, pool: NGramPool) -> None:
+        self._n_prompt, self._shared, self._pool = n_prompt, shared, pool
+        self._own = HitRates(shared.rates())
+        self._index = NGramIndex(pool.least, pool.most)
+        self._found: Match | None = None  # of the last tokens, in this request
+        self._pooled: tuple[Sequence[int], Match] | None = None  # in others
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take the request's tokens, of which earlier calls have seen the beginning."""
+        index, pool, least = self._index, self._pool, self._index.least
+        for token in tokens[len(index.tokens) :]:
+            if self._found is not None:
+                hit = index.tokens[self._found.place] == token
+                for rates in (self._own, self._shared):
+                    rates.learn(self._found.n - least, hit)
+            if self._pooled is not None:
+                text, match = self._pooled
+                pool.rates.learn(match.n - least, text[match.place] == token)
+            index.append(token)
+            if len(index.tokens) >= self._n_prompt:
+                self._found, self._pooled = index.find(index.tokens), pool.find(index.tokens)
+
+    def draft(self, n_tokens: int) -> Draft:
+        """Up to so many tokens that may follow, after whichever match comes true more often."""
+        least = self._index.least
+        own = self._own.rate(self._found.n - least) if self._found else 0.0
+        if self._pooled is not None and self._pool.rates.rate(self._pooled[1].n - least) > own:
+            text, match, rates = *self._pooled, self._pool.rates
+        elif self._found is not None:
+            text, match, rates = self._index.tokens, self._found, self._own
+        else:
+            return Draft()
+        draft, chance, end = Draft(), 1.0, len(text)
+        for i in range(n_tokens):
+            at = match.place + i
+            if at >= end and text is not self._index.tokens:
+                break
+            token = text[at] if at < end else draft.tokens[at - end]  # what repeats itself goes on so
+            if token == BREAK:
+                break
+            chance *= rates.rate(match.n - least + i)
+            draft.tokens.append(token)
+            draft.chances.append(chance)
+        return draft
+
+
+class NGramDrafter:
+    """Drafts by look-up for an engine's requests. least, most: as of `NGramIndex`."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self._pool = NGramPool(least, most)
+        self._shared = HitRates(first_rates(least, most))
+
+    def draft(self, requests: Sequence[Request], rooms: Sequence[int], cost: StepCost) -> list[Draft]:
+        drafts = []
+        for request, room in zip(requests, rooms, strict=True):
+            if request.lookup is None:
+                request.lookup = NGramLookup(len(request.prompt), self._shared, self._pool)
+            request.lookup.extend(request.tokens)
+            drafts.append(request.lookup.draft(room))
+        return drafts
+
+    def learn(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request.finish_reason in ("stop", "length"):
+                self._pool.add(request.tokens[max(0, len(request.prompt) - self._pool.most) :])

@@ -31,6 +31,10 @@ class Model:
     template: ChatTemplate | None
     runtime: Runtime
 
+    def close(self) -> None:
+        self.runtime.close()
+        self.file.close()
+
 
 def find_device(asked: str, notify: Notify | None = None) -> str:
     """The device that "cpu", "cuda", "cuda:1" or "auto" stands for; raises GGPYError for anything else. A note says
@@ -94,9 +98,16 @@ def find_kv_memory(asked: int | float | str | None) -> KVMemory | None:
     raise arguments.wrong("kv_memory", asked, words)
 
 
-def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Notify, **placing: Any) -> Model:
-    """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. placing:
-    the arguments of `Placement` beside the file."""
+def load_model(
+    path: Path,
+    n_ctx: int | None,
+    n_threads: int | None,
+    notify: Notify,
+    beside: Runtime | None = None,
+    **placing: Any,
+) -> Model:
+    """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. beside: a
+    runtime with which this one shares threads. placing: the arguments of `Placement` beside the file."""
     from ggpy.gguf.file import GGUFFile
     from ggpy.text.chat_template import ChatTemplate
     from ggpy.text.tokenizer import Tokenizer
@@ -113,13 +124,38 @@ def load_model(path: Path, n_ctx: int | None, n_threads: int | None, notify: Not
         placement = Placement(file, n_threads=n_threads, **placing)
         context = placement.context(n_ctx, notify)
         # The runtime first: its threads pack the weights while this one reads the vocabulary.
-        runtime = Runtime(file, context, n_threads, notify, placement)
+        runtime = Runtime(file, context, n_threads, notify, placement, beside)
         undo.callback(runtime.close)
         tokenizer = Tokenizer.from_gguf(file)
         check_rows(file, tokenizer)
         template = ChatTemplate.from_gguf(file, tokenizer)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
+
+
+def load_draft(path: Path, target: Model, notify: Notify) -> Model:
+    """Open a model that is to draft tokens for another one: on the CPU, on the other's threads, with as many slots, and
+    with the other's context as far as it was trained for that. Raises GGPYError where their vocabularies differ."""
+    from ggpy.gguf.file import GGUFFile
+    from ggpy.models import architecture_of
+
+    with GGUFFile(path) as file:
+        hparams = architecture_of(file).hparams
+    if not hparams.writes_text:
+        raise GGPYError(f"{path.name} is a {hparams.arch} model: it embeds texts and cannot draft any.")
+    runtime, said = target.runtime, f"the draft model {path.name}: "
+    n_ctx = min(runtime.n_ctx, hparams.n_ctx_train)
+    draft = load_model(
+        path, n_ctx, runtime.n_threads, lambda note: notify(said + note), runtime, n_slots=runtime.n_slots
+    )
+    difference = target.tokenizer.difference(draft.tokenizer)
+    if difference is not None:
+        draft.close()
+        raise GGPYError(
+            f"{path.name} cannot draft for {target.file.path.name}, as their vocabularies differ: {difference}; take a"
+            " smaller model of the same family."
+        )
+    return draft
 
 
 def check_rows(file: GGUFFile, tokenizer: Tokenizer) -> None:

@@ -79,6 +79,7 @@ class Sampler:
         self._window: deque[int] = deque()
         self._counts: dict[int, int] = {}
         names = params.active_samplers()
+        self._draws_more = "xtc" in names or bool(p.mirostat)
         self._dry: Dry | None = None
         if "dry" in names:
             last_n = n_ctx if p.dry_penalty_last_n == -1 else p.dry_penalty_last_n or 0
@@ -141,6 +142,25 @@ class Sampler:
         finally:
             for tokens, values in reversed(before):
                 logits[tokens] = values
+
+    def foresee(self, logits: Floats, ahead: int) -> int:
+        """The token that `sample` would choose from logits [n_vocab] `ahead` tokens later, with the random number that
+        is then next. A guess: what the tokens in between change (penalties), a grammar and choices that draw several
+        numbers or learn as they go are left out. The logits may be changed."""
+        for change in self._changes:
+            tokens, values = change(logits)
+            logits[tokens] = values
+        best = int(logits.argmax())
+        p = self.params
+        if not p.temperature or self._draws_more or not math.isfinite(logits[best]):
+            return best
+        uniform = self._upcoming(ahead)
+        if self._chain and (token := self._chain(logits, uniform)) >= 0:
+            return token
+        c = Candidates(logits, None, descending=False)
+        for stage in self._stages:
+            c = stage(c)
+        return stages.draw(c, uniform)
 
     def forced(self) -> int | None:
         """The next token, where a grammar leaves only one text to go on with; None where it is to be chosen."""

@@ -1,4 +1,4 @@
-"""`--spec ngram`: the same answer, and a word on what was foreseen."""
+"""`--spec ngram` and `--draft`: the same answer, and a word on what was foreseen."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_answer_is_the_same(model: Path) -> None:
     args = ["run", "-m", str(model), "--raw", "-p", "again and " * 20, "-n", "30", "--seed", "1"]
-    plain, drafted = (CliRunner().invoke(main, [*args, *more]) for more in ([], ["--spec", "ngram"]))
-    assert plain.exit_code == drafted.exit_code == 0, plain.output + drafted.output
-    assert plain.stdout == drafted.stdout
-    talk = CliRunner().invoke(main, ["chat", "-m", str(model), "-n", "9", "--spec", "ngram"], input="Hi\n")
-    assert talk.exit_code == 0, talk.output
+    ways = ["--spec", "ngram"], ["--draft", str(model)]
+    plain, *drafted = (CliRunner().invoke(main, [*args, *more]) for more in ([], *ways))
+    for found, way in zip(drafted, ways, strict=True):
+        assert plain.exit_code == found.exit_code == 0, plain.output + found.output
+        assert plain.stdout == found.stdout
+        talk = CliRunner().invoke(main, ["chat", "-m", str(model), "-n", "9", *way], input="Hi\n")
+        assert talk.exit_code == 0, talk.output
 
 
 def test_drafts_in_the_line_of_timings() -> None:
@@ -40,4 +42,10 @@ def test_what_it_does_not_go_with(model: Path) -> None:
     refused = CliRunner().invoke(main, [*args, "ngram", "--num-beams", "2"])
     assert refused.exit_code == 1
     assert "so --spec has no place" in refused.stderr
+    refused = CliRunner().invoke(main, [*args, "ngram", "--draft", str(model)])
+    assert refused.exit_code == 1
+    assert "both say how to speculate" in refused.stderr
+    refused = CliRunner().invoke(main, [*args[:-1], "--draft", str(model) + "x"])
+    assert refused.exit_code == 1
+    assert "model.ggufx" in refused.stderr
     assert CliRunner().invoke(main, [*args, "eagle"]).exit_code == 2

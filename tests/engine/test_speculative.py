@@ -12,10 +12,11 @@ import pytest
 
 from ggpy import LLM, GGPYError, SamplingParams
 from ggpy.convert.pipeline import convert
+from ggpy.engine.drafts import Draft, HitRates, StepTimes
 from ggpy.engine.engine import Engine
-from ggpy.engine.ngram_lookup import HitRates, NGramLookup
+from ggpy.engine.ngram_lookup import POOL, NGramLookup, NGramPool, first_rates
 from ggpy.engine.request import Request
-from ggpy.engine.speculative import SpeculativeConfig, StepTimes, speculative_config
+from ggpy.engine.speculative import SpeculativeConfig, speculative_config
 from ggpy.sampling.structured import StructuredOutputsParams
 from tests.support import hf_beams
 from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, PassingRuntime
@@ -172,7 +173,7 @@ def test_drafts_stop_where_they_do_not_come_true() -> None:
     run(engine, request)
     assert request.n_drafted < 60
     assert request.lookup is not None
-    assert request.lookup._own.rate(2) < 0.4
+    assert request.lookup._own.rate(0) < 0.4
 
 
 def test_a_busy_batch_shares_what_pays() -> None:
@@ -207,30 +208,59 @@ def test_an_error_in_a_draft_is_its_requests_own() -> None:
     assert fine.n_chosen == 90
 
 
+def lookup_of(tokens: list[int], n_prompt: int | None = None, pool: NGramPool | None = None) -> NGramLookup:
+    pool = pool or NGramPool(2, 8)
+    lookup = NGramLookup(len(tokens) if n_prompt is None else n_prompt, HitRates(first_rates(2, 8)), pool)
+    lookup.extend(tokens)
+    return lookup
+
+
 def test_the_longest_match_is_taken_and_goes_on() -> None:
     tokens = [1, 2, 3, 4, 5, 9, 2, 3, 7, 8, 1, 2, 3]
-    lookup = NGramLookup(2, 8, len(tokens), HitRates(2, 8))
-    lookup.extend(tokens)
-    assert lookup.draft(4)[0] == [4, 5, 9, 2]  # after 1 2 3, not after the later 2 3
+    lookup = lookup_of(tokens)
+    assert lookup.draft(4).tokens == [4, 5, 9, 2]  # after 1 2 3, not after the later 2 3
     lookup.extend([*tokens, 9, 2, 3])
-    assert lookup.draft(3)[0] == [7, 8, 1]
-    repeating = [5, 6, 7] * 3
-    lookup = NGramLookup(2, 8, len(repeating), HitRates(2, 8))
-    lookup.extend(repeating)
-    assert lookup.draft(7)[0] == [5, 6, 7, 5, 6, 7, 5]
-    assert NGramLookup(2, 8, 3, HitRates(2, 8)).draft(4) == ([], [])
+    assert lookup.draft(3).tokens == [7, 8, 1]
+    assert lookup_of([5, 6, 7] * 3).draft(7).tokens == [5, 6, 7, 5, 6, 7, 5]
+    assert lookup_of([1, 2, 3]).draft(4) == Draft()
+
+
+def test_answers_to_others_are_looked_up_too() -> None:
+    pool = NGramPool(2, 8)
+    pool.add([1, 2, 3, 4, 5, 6])
+    pool.add([9, 9, 2, 3, 7])
+    assert lookup_of([1, 2, 3], pool=pool).draft(9).tokens == [4, 5, 6]  # and not on into the next answer
+    assert lookup_of([4, 2, 3], pool=pool).draft(9).tokens == [7]  # the later of equals
+    assert lookup_of([5, 6], pool=pool).draft(9) == Draft()
+    for _ in range(40):
+        lookup_of([1, 2, 3, 8], 3, pool)  # in vain
+    assert lookup_of([1, 2, 3, 9, 1, 2, 3], pool=pool).draft(1).tokens == [9]
+    for _ in range(POOL // 8):
+        pool.add([11, 12, 13, 14, 15, 16, 17])
+    assert len(pool._index.tokens) + len(pool._older.tokens) <= POOL
+    assert lookup_of([1, 2, 3], pool=pool).draft(9) == Draft()
+
+
+def test_a_request_learns_from_those_before() -> None:
+    engine = engine_of("full", script=lambda prefix: zlib.crc32(bytes(prefix[-3:])) % 255)
+    for n_steps in (60, 30):
+        request = engine.request([BOS, *b"once upon"], params(max_tokens=60))
+        assert run(engine, request) <= n_steps
+    plain = engine_of("full", None, script=lambda prefix: zlib.crc32(bytes(prefix[-3:])) % 255)
+    again = plain.request([BOS, *b"once upon"], params(max_tokens=60))
+    run(plain, again)
+    assert again.tokens == request.tokens
 
 
 def test_rates_are_those_of_what_was_seen() -> None:
-    shared = HitRates(2, 4)
+    shared = HitRates(first_rates(2, 4))
     before = shared.rates()
     assert before == sorted(before)
     for i in range(300):
-        shared.learn(3, hit=i % 4 == 0)
-    assert shared.rate(3) == pytest.approx(0.25, abs=0.05)
+        shared.learn(1, hit=i % 4 == 0)
+    assert shared.rate(1) == pytest.approx(0.25, abs=0.05)
     assert (shared.rates()[0], shared.rates()[2]) == (before[0], before[2])
-    assert HitRates(2, 4, shared).rates() == pytest.approx(shared.rates())
-    assert shared.rate(99) == shared.rate(4)
+    assert shared.rate(99) == shared.rate(2)
 
 
 def test_step_times() -> None:
@@ -241,6 +271,10 @@ def test_step_times() -> None:
     assert times.estimate(1) == 2.0
     assert times.estimate(8) == pytest.approx(2.0 * 1.8 / 1.1)
     times.learn(9, 10.0)
+    assert times.estimate(9) == pytest.approx(2.0 * 1.9 / 1.1)  # of one that may have been disturbed
+    for _ in range(2):
+        times.learn(9, 10.0)
+    assert times.estimate(9) == 10.0
     assert times.estimate(5) == pytest.approx(6.0)
     assert times.estimate(17) == pytest.approx(10.0 * 2.7 / 1.9)
     for _ in range(400):
@@ -249,18 +283,26 @@ def test_step_times() -> None:
 
 
 def test_settings() -> None:
-    assert speculative_config(None, None) is None
-    assert speculative_config("ngram", None) == SpeculativeConfig()
+    assert speculative_config(None, None, None) is None
+    assert speculative_config("ngram", None, None) == SpeculativeConfig()
+    assert speculative_config(None, "small.gguf", None) == SpeculativeConfig("draft_model", model=Path("small.gguf"))
     given = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4}
-    assert speculative_config(None, given) == SpeculativeConfig("ngram", 5, 4, 2)
-    assert speculative_config(None, {"method": "ngram", "prompt_lookup_max": 1}) == SpeculativeConfig("ngram", 24, 1, 1)
-    assert speculative_config(None, {"prompt_lookup_min": 14}) == SpeculativeConfig("ngram", 24, 14, 14)
+    for config, meant in (
+        (given, SpeculativeConfig("ngram", 5, 4, 2)),
+        ({"method": "ngram", "prompt_lookup_max": 1}, SpeculativeConfig("ngram", 24, 1, 1)),
+        ({"prompt_lookup_min": 14}, SpeculativeConfig("ngram", 24, 14, 14)),
+        ({"model": "x", "num_speculative_tokens": 5}, SpeculativeConfig("draft_model", 5, model="x")),
+    ):
+        assert speculative_config(None, None, config) == meant
     for wrong, message in (
-        (("eagle", None), "speculative method is 'eagle', but it must be 'ngram'"),
-        (("ngram", given), "leave one of them out"),
-        ((None, {"method": "ngram", "model": "x"}), "speculative_config is"),
-        ((None, {"num_speculative_tokens": 0}), "num_speculative_tokens is 0"),
-        ((None, {"prompt_lookup_min": 5, "prompt_lookup_max": 3}), "the least may not be above the most"),
+        (("eagle", None, None), "speculative method is 'eagle', but it must be 'ngram' or 'draft_model'"),
+        (("ngram", None, given), "speculative and speculative_config both say .*leave one of them out"),
+        (("ngram", "x", None), "speculative and draft_model both say"),
+        (("draft_model", None, None), "needs a model"),
+        ((None, None, {"method": "ngram", "model": "x"}), "no other does"),
+        ((None, None, {"method": "ngram", "draft": "x"}), "speculative_config is"),
+        ((None, None, {"num_speculative_tokens": 0}), "num_speculative_tokens is 0"),
+        ((None, None, {"prompt_lookup_min": 5, "prompt_lookup_max": 3}), "the least may not be above the most"),
     ):
         with pytest.raises(GGPYError, match=message):
             speculative_config(*wrong)

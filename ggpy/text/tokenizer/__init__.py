@@ -56,6 +56,10 @@ class Tokenizer:
         with GGUFFile(source) as file:  # what is decoded later, as merges are, was read with the header
             return cls(file.metadata, str(file.path))
 
+    def difference(self, other: Tokenizer) -> str | None:
+        """In words for an error, where another vocabulary differs, padding aside; None where ids mean the same."""
+        return self._vocabulary.difference(other._vocabulary)
+
     def tokenize(
         self, text: str, add_special: bool = True, parse_special: bool = False, *, continues: bool = False
     ) -> list[int]:

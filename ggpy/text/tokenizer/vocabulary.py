@@ -270,6 +270,16 @@ class Vocabulary:
         elif "modern-bert" in model_name:
             self.flagged["lstrip"] = frozenset({self.ids["[MASK]"]} if "[MASK]" in self.ids else ())
 
+    def difference(self, other: Vocabulary) -> str | None:
+        """The first token that another vocabulary has not alike, in words for an error; None where there is none.
+        Unused tokens, which stand for rows that a matrix has too many, count as none."""
+        for i, (mine, others) in enumerate(zip(self.tokens, other.tokens, strict=False)):
+            if mine != others and not (self.kinds[i] | other.kinds[i]) & UNUSED:
+                return f"token {i} is {quoted(mine, 40)} in one, and {quoted(others, 40)} in the other"
+        longer, n = max(self, other, key=len), min(len(self), len(other))
+        more = next((i for i in range(n, len(longer)) if not longer.kinds[i] & UNUSED), None)
+        return None if more is None else f"token {more}, {quoted(longer.tokens[more], 40)}, is in one of them alone"
+
     def special_ids(self) -> list[int]:
         """Tokens that are found in a text before anything else cuts it."""
         kinds = np.frombuffer(bytes(self.kinds), np.uint8)
