@@ -144,10 +144,13 @@ class ChatTemplate:
 
     def reads(self, name: str) -> bool:
         """True where the template, or the one for tools, names a value or a role."""
-        sources = (self.source, self._tool_source or "")
-        return (name == "tools" and bool(self._tool_source)) or any(
-            re.search(rf"\b{re.escape(name)}\b", source) for source in sources
-        )
+        found = re.search(rf"\b{re.escape(name)}\b", self.whole_source)
+        return found is not None or (name == "tools" and bool(self._tool_source))
+
+    @property
+    def whole_source(self) -> str:
+        """The text of the template and of the one for tools."""
+        return f"{self.source}\n{self._tool_source}" if self._tool_source else self.source
 
     def _template(self, source: str) -> Template:
         from ggpy.text.template_sandbox import TemplateEnvironment

@@ -1,4 +1,4 @@
-"""Pieces of an answer as they come: thoughts, prose, and calls of tools."""
+"""The parts of a reply as they come: thoughts, text, and calls of tools."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """A piece of the thoughts before an answer."""
+    """A piece of the model's thoughts."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ContentDelta:
-    """A piece of the answer itself."""
+    """A piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ToolCallDelta:
-    """A piece of a tool call. name: in a call's first piece alone. arguments: a piece of JSON text."""
+    """A piece of a tool call. index: the call's, from 0; name: in a call's first delta alone; arguments: the next piece
+    of the arguments, which together are the text of one JSON object."""
 
     index: int
     id: str
