@@ -172,6 +172,10 @@ class Request:
         before, self._n_taken = self._n_taken, len(self._deltas)
         return "".join(self._deltas[before : self._n_taken])
 
+    def keep_in_text(self, tokens: frozenset[int]) -> None:
+        """Have the text hold these control tokens, for who parses it."""
+        self._stream.keep(tokens)
+
     @property
     def timings(self) -> Timings:
         return Timings(

@@ -35,9 +35,12 @@ _WORDS = {
 
 
 class Body(BaseModel):
-    """A body, or an object within one. Values are taken as they are, never turned into another type."""
+    """A body, or an object within one. Values are taken as they are, never turned into another type. A field whose name
+    Python or pydantic has for itself has an underscore behind it here."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, protected_namespaces=(), alias_generator=lambda name: name.rstrip("_")
+    )
 
     @model_validator(mode="before")
     @classmethod

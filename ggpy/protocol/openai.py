@@ -1,56 +1,46 @@
-"""OpenAI's API as data: request bodies to sampling parameters, answers to response bodies.
+"""OpenAI's API as data: request bodies to the one request type.
 
 A field that would change an answer and is not followed is refused by its name; fields that only label a request are
 passed over. Beside OpenAI's own, the sampling parameters that other servers take by the same names are followed
-(`top_k`, `min_p`, `repetition_penalty` …), and `chat_template_kwargs`. What a body leaves out is the model's own
-default.
+(`top_k`, `min_p`, `repetition_penalty` …), and `chat_template_kwargs`. Of what a body leaves out, the model's own
+default holds.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
-from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import AnyRequest, ChatRequest, CompletionRequest, EmbeddingsRequest, Reasoning
+from ggpy.protocol import openai_messages
+from ggpy.protocol.body import read, wrong
+from ggpy.protocol.errors import RequestError, unsupported
+from ggpy.protocol.generation import (
+    AnyRequest,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    Reasoning,
+    RerankRequest,
+)
+from ggpy.protocol.openai_bodies import (
+    COMPLETION_TOKENS,
+    MOST_TOP_LOGPROBS,
+    PARAMETERS,
+    ChatBody,
+    CompletionBody,
+    EmbeddingsBody,
+    Generation,
+    NamedTool,
+    RerankBody,
+    ResponseFormat,
+    Sampling,
+)
 from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.sampling.structured import StructuredOutputsParams
 
-COMPLETION_TOKENS = 16  # `max_tokens` of /v1/completions where it is left out, as OpenAI has it
-
-#: Fields that become sampling parameters, and those parameters' names.
-_SAMPLING = {
-    "max_tokens": "max_tokens",
-    "max_completion_tokens": "max_tokens",
-    **{
-        name: name
-        for name in (
-            "temperature", "top_p", "n", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
-            "top_k", "min_p", "typical_p", "repetition_penalty", "repeat_last_n", "stop_token_ids", "ignore_eos",
-        )
-    },
-}  # fmt: skip
-
-#: Fields that say who asks, or how the asking is billed and stored.
-_LABELS = (
-    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-)  # fmt: skip
-
-#: Fields that are not followed, and their values that ask for nothing.
-_ASKS_NOTHING: dict[str, tuple[Any, ...]] = {
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "echo": (False,),
-    "best_of": (1,),
-    "suffix": ("",),
-    "functions": ([],),
-    "function_call": ("none",),
-    "parallel_tool_calls": (True,),
-}
+#: Efforts that ask for no thoughts.
+NO_EFFORT = ("none", "minimal")
 
 
 def parse(method: Any, url: Any, body: Any) -> AnyRequest:
@@ -60,78 +50,27 @@ def parse(method: Any, url: Any, body: Any) -> AnyRequest:
         raise RequestError(f"url is {quoted(url, 80)}, but it must be one of {', '.join(PATHS)}.", "url", 404)
     if method != "POST":
         raise RequestError(f"method is {quoted(method, 80)}, but {url} takes 'POST' alone.", "method", 405)
-    if not isinstance(body, dict):
-        raise RequestError(f"body is {quoted(body, 80)}, but it must be an object of fields.", "body")
-    fields = _Fields(body)
-    request = PATHS[url](fields)
-    fields.refuse_rest(url)
-    return request
+    return PATHS[url](url, body)
 
 
-class _Fields:
-    """A body's fields, taken out one by one; null stands for one that is left out."""
-
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        self._left = {name: value for name, value in body.items() if value is not None}
-
-    def take(self, name: str) -> Any:
-        return self._left.pop(name, None)
-
-    def needed(self, name: str) -> Any:
-        if name not in self._left:
-            raise RequestError(f"{name} is missing; give it.", name)
-        return self.take(name)
-
-    def text(self, name: str) -> str | None:
-        value = self.take(name)
-        return None if value is None else _checked(name, arguments.text, name, value)
-
-    def flag(self, name: str) -> bool:
-        value = self.take(name)
-        return False if value is None else _checked(name, arguments.flag, name, value)
-
-    def object(self, name: str) -> dict[str, Any]:
-        value = self.take(name)
-        if value is not None and not isinstance(value, dict):
-            raise _wrong(name, value, "an object")
-        return value or {}
-
-    def refuse_rest(self, url: str) -> None:
-        """Refuse what nobody has taken and what asks for something."""
-        for name, value in self._left.items():
-            if name in _LABELS or any(value == nothing for nothing in _ASKS_NOTHING.get(name, ())):
-                continue
-            if name in _ASKS_NOTHING:
-                raise RequestError(f"{name} is not supported yet; leave it out.", name, code="unsupported_parameter")
-            raise RequestError(f"{quoted(name, 80)} is no field of {url}.", name, code="unknown_parameter")
-
-
-def _checked(param: str, check: Callable[..., Any], *given: Any) -> Any:
-    try:
-        return check(*given)
-    except GGPYError as error:
-        raise RequestError(str(error), param) from None
-
-
-def _wrong(name: str, value: object, words: str) -> RequestError:
-    return RequestError(str(arguments.wrong(name, value, words)), name)
-
-
-def _params(fields: _Fields, max_tokens: int | None = None) -> SamplingParams:
-    values: dict[str, Any] = {}
-    for name, ours in _SAMPLING.items():
-        value = fields.take(name)
+def sampling_params(body: Sampling, **others: Any) -> SamplingParams:
+    """Sampling parameters from a body's fields, and others that are known to be right. Raises RequestError."""
+    values: dict[str, Any] = dict(others)
+    for name in Sampling.model_fields:
+        value = getattr(body, name)
         if value is None:
             continue
+        ours = PARAMETERS.get(name, name)
         if name == "logit_bias":
             value = _biases(value)
         try:
             SamplingParams(**{ours: value})  # alone, so that the field is known
         except GGPYError as error:
             raise RequestError(name + str(error).removeprefix(ours), name) from None
-        if values.setdefault(ours, value) != value:
-            raise RequestError("max_tokens and max_completion_tokens differ; give one of them.", name)
-    return SamplingParams(**{"max_tokens": max_tokens, **values})
+        if name in PARAMETERS and values.get(ours, value) != value:
+            raise RequestError(f"{ours} and {name} differ; give one of them.", name)
+        values[ours] = value
+    return SamplingParams(**values)
 
 
 def _biases(value: Any) -> Any:
@@ -139,132 +78,163 @@ def _biases(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if not all(name.isascii() and name.isdigit() and len(name) < 10 for name in value):
-        raise _wrong("logit_bias", value, "an object of token ids and numbers")
+        raise wrong("logit_bias", value, "an object of token ids and numbers")
     return {int(name): bias for name, bias in value.items()}
 
 
-def _stream(fields: _Fields) -> tuple[bool, bool]:
-    stream, options = fields.flag("stream"), fields.object("stream_options")
-    if options and not stream:
+def _stream(body: Generation) -> dict[str, Any]:
+    if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options is for stream; leave it out, or set stream.", "stream_options")
-    inner = _Fields(options)
-    usage = inner.flag("include_usage")
-    inner.flag("include_obfuscation")  # padding against those who listen to a connection
-    inner.refuse_rest("stream_options")
-    return stream, usage
+    return {
+        "stream": body.stream,
+        "include_usage": body.stream_options is not None and body.stream_options.include_usage,
+    }
 
 
-def _chat(fields: _Fields) -> ChatRequest:
-    model, messages = fields.text("model"), fields.needed("messages")
-    if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", messages, 'a list of messages: [{"role": "user", "content": "…"}]')
-    values = fields.object("chat_template_kwargs")
-    if "messages" in values:
-        raise RequestError("chat_template_kwargs cannot hold messages; they have a field of their own.", "messages")
-    effort = fields.text("reasoning_effort")
-    tools = _tools(fields)
-    stream, include_usage = _stream(fields)
-    found = [_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
+def _structured(body: ChatBody | CompletionBody) -> StructuredOutputsParams | None:
+    """The form that an answer has to have, from whichever field gives it."""
+    given = {
+        "response_format": _response_format(body.response_format),
+        "structured_outputs": _own(body),
+        "grammar": {"grammar": body.grammar} if body.grammar is not None else None,
+    }
+    forms = {name: form for name, form in given.items() if form is not None}
+    if len(forms) > 1:
+        raise RequestError(f"{' and '.join(forms)} both give the answer's form; give one of them.", next(iter(forms)))
+    for name, form in forms.items():
+        try:
+            return StructuredOutputsParams(**form)
+        except GGPYError as error:
+            raise RequestError(f"{name}: {error}", name) from None
+    return None
+
+
+def _own(body: Generation) -> dict[str, Any] | None:
+    asked = body.structured_outputs
+    return None if asked is None else asked.model_dump(by_alias=True, exclude_unset=True)
+
+
+def _response_format(asked: ResponseFormat | None) -> dict[str, Any] | None:
+    if asked is None or asked.type == "text":
+        return None
+    if asked.type == "json_schema":
+        if asked.json_schema is None:
+            raise RequestError("response_format.json_schema is missing; give it.", "response_format.json_schema")
+        return {"json": asked.json_schema.schema_}
+    return {"json_object": True} if asked.schema_ is None else {"json": asked.schema_}
+
+
+def _chat(url: str, given: Any) -> ChatRequest:
+    body = read(ChatBody, given, url)
+    if body.top_logprobs is not None and not 0 <= body.top_logprobs <= MOST_TOP_LOGPROBS:
+        raise wrong("top_logprobs", body.top_logprobs, f"a whole number from 0 to {MOST_TOP_LOGPROBS}")
+    if body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs is for logprobs; leave it out, or set logprobs.", "top_logprobs")
+    params = sampling_params(
+        body, logprobs=(body.top_logprobs or 0) if body.logprobs else None, structured_outputs=_structured(body)
+    )
+    values = dict(body.chat_template_kwargs)
+    for name in ("messages", "tools"):
+        if name in values:
+            words = f"chat_template_kwargs cannot hold {name}; they have a field of their own."
+            raise RequestError(words, "chat_template_kwargs")
+    messages = [openai_messages.message(f"messages[{i}]", one) for i, one in enumerate(body.messages)]
+    if openai_messages.is_prefill(messages) and not body.add_generation_prompt and body.continue_final_message is None:
+        values.setdefault("continue_final_message", True)
+    for name in ("add_generation_prompt", "continue_final_message"):
+        if getattr(body, name) is not None:
+            values[name] = getattr(body, name)
+    tools = given["tools"] if body.tools else []  # as they came: templates write them out
     return ChatRequest(
-        model,
-        found,
-        _params(fields),
+        body.model,
+        messages,
+        params,
         tools,
-        reasoning=Reasoning(effort=effort),
-        template_values=values,
-        stream=stream,
-        include_usage=include_usage,
+        tool_choice(body.tool_choice, {tool.function.name for tool in body.tools}),
+        body.parallel_tool_calls,
+        _reasoning(body, values),
+        values,
+        **_stream(body),
     )
 
 
-def _tools(fields: _Fields) -> list[dict[str, Any]]:
-    """The tools that the model is to be told of."""
-    tools, choice = fields.take("tools"), fields.take("tool_choice")
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise _wrong("tools", tools, "a list of objects")
-    if choice == "none":
-        return []
-    if choice not in (None, "auto"):
-        words = "tool_choice can be 'auto' or 'none'; to have a tool called is not supported yet."
-        raise RequestError(words, "tool_choice", code="unsupported_parameter")
-    return tools or []
+def tool_choice(given: Any, names: set[str]) -> str | dict[str, Any]:
+    """Which of the tools of these names is to be called: "auto", "none", "required" or one of them."""
+    if given is None:
+        return "auto"
+    if given in ("auto", "none"):
+        return str(given)
+    if not names:
+        raise RequestError("tool_choice asks for a call, but there are no tools; give some.", "tool_choice")
+    if given == "required":
+        return "required"
+    if not isinstance(given, dict):
+        words = '\'auto\', \'none\', \'required\' or {"type": "function", "function": {"name": …}}'
+        raise wrong("tool_choice", given, words)
+    if given.get("type") not in (None, "function"):
+        raise unsupported(f"tool_choice of the type {quoted(given['type'], 40)}", "name a function")
+    try:
+        named = read(NamedTool, given, "tool_choice")
+    except RequestError as error:
+        raise RequestError(f"tool_choice.{error}", "tool_choice") from None
+    if named.function.name not in names:
+        known = ", ".join(sorted(names))
+        words = f"tool_choice names {quoted(named.function.name, 80)}, but the tools are {known}."
+        raise RequestError(words, "tool_choice")
+    return named.model_dump()
 
 
-def _message(name: str, message: Any) -> dict[str, Any]:
-    """A message as templates read it: its content one text, the arguments of tool calls as objects."""
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise _wrong(name, message, 'a message: {"role": "user", "content": "…"}')
-    found = {key: value for key, value in message.items() if value is not None}
-    for key in ("function_call", "audio"):
-        if key in found:
-            raise RequestError(f"{name}.{key} is not supported.", f"{name}.{key}", code="unsupported_parameter")
-    if "content" in found:
-        found["content"] = _content(f"{name}.content", found["content"])
-    if "tool_calls" in found:
-        calls = found["tool_calls"]
-        if not isinstance(calls, list):
-            raise _wrong(f"{name}.tool_calls", calls, "a list of calls")
-        found["tool_calls"] = [_tool_call(f"{name}.tool_calls[{i}]", call) for i, call in enumerate(calls)]
-    return found
+def _reasoning(body: ChatBody, values: dict[str, Any]) -> Reasoning:
+    """The settings of thoughts, wherever a client puts them; taken out of `values` where they stand there."""
+    options = body.reasoning
+    effort = values.pop("reasoning_effort", None) or body.reasoning_effort or (options.effort if options else None)
+    if effort is not None and not isinstance(effort, str):
+        raise wrong("reasoning_effort", effort, "a text")
+    enabled = body.enable_thinking if options is None or options.enabled is None else options.enabled
+    for name in ("enable_thinking", "thinking"):
+        if isinstance(values.get(name), bool):
+            enabled = values.pop(name)
+    if effort in NO_EFFORT and enabled is None:
+        enabled = False
+    budget = body.reasoning_budget if options is None or options.max_tokens is None else options.max_tokens
+    if budget is not None and budget < -1:
+        raise wrong("reasoning_budget", budget, "a number of tokens, or -1 for any")
+    if budget == 0:
+        enabled = False
+    return Reasoning(enabled, effort, None if budget in (None, -1, 0) else budget)
 
 
-def _content(name: str, content: Any) -> str:
-    """The text of a message; that of several parts is joined by line ends."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise _wrong(name, content, "a text, or a list of parts")
-    texts = []
-    for i, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text" or not isinstance(part.get("text"), str):
-            words = f"{name}[{i}] is of the type {quoted(kind, 80)}; parts can be texts alone."
-            raise RequestError(words, f"{name}[{i}]", code="unsupported_parameter" if kind else None)
-        texts.append(part["text"])
-    return "\n".join(texts)
+def _completion(url: str, given: Any) -> CompletionRequest:
+    body = read(CompletionBody, given, url)
+    if body.logprobs is not None and not 0 <= body.logprobs <= MOST_TOP_LOGPROBS:
+        raise wrong("logprobs", body.logprobs, f"a whole number from 0 to {MOST_TOP_LOGPROBS}")
+    if body.echo and body.logprobs is not None:
+        raise unsupported("echo with logprobs", "leave one of them out")
+    if body.max_tokens is None and body.max_completion_tokens is None:
+        body.max_tokens = COMPLETION_TOKENS
+    params = sampling_params(body, logprobs=body.logprobs, structured_outputs=_structured(body))
+    return CompletionRequest(body.model, body.prompt, params, echo=body.echo, **_stream(body))
 
 
-def _tool_call(name: str, call: Any) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict):
-        raise _wrong(name, call, 'a call: {"type": "function", "function": {"name": "…", "arguments": "…"}}')
-    given = function.get("arguments")
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            raise _wrong(f"{name}.function.arguments", given, "JSON") from None
-    return {**call, "function": {**function, "arguments": given}}
+def _embeddings(url: str, given: Any) -> EmbeddingsRequest:
+    body = read(EmbeddingsBody, given, url)
+    return EmbeddingsRequest(body.model, body.input, body.encoding_format == "base64")
 
 
-def _completion(fields: _Fields) -> CompletionRequest:
-    model, prompts = fields.text("model"), _prompts("prompt", fields.needed("prompt"))
-    return CompletionRequest(model, prompts, _params(fields, COMPLETION_TOKENS), *_stream(fields))
+def _rerank(url: str, given: Any) -> RerankRequest:
+    body = read(RerankBody, given, url)
+    documents = [one if isinstance(one, str) else one.text for one in body.documents]
+    for name, empty in (("query", not body.query), ("documents", not documents or not all(documents))):
+        if empty:
+            raise RequestError(f"{name} is empty; give some text.", name)
+    if body.top_n is not None and body.top_n < 1:
+        raise wrong("top_n", body.top_n, "a whole number from 1")
+    return RerankRequest(body.model, body.query, documents, body.top_n, body.return_documents)
 
 
-def _embeddings(fields: _Fields) -> EmbeddingsRequest:
-    model, inputs = fields.text("model"), _prompts("input", fields.needed("input"))
-    form = fields.text("encoding_format")
-    if form not in (None, "float", "base64"):
-        raise _wrong("encoding_format", form, "'float' or 'base64'")
-    return EmbeddingsRequest(model, inputs, form == "base64")
-
-
-def _prompts(name: str, value: Any) -> list[str | list[int]]:
-    """One text, one list of token ids, or a list of either, as a list."""
-    words = "a text, a list of texts, a list of token ids, or a list of such lists; none of them empty"
-    several = value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
-    if not all(_is_prompt(prompt) for prompt in several):
-        raise _wrong(name, value, words)
-    return several
-
-
-def _is_prompt(value: Any) -> bool:
-    return bool(value) and (isinstance(value, str) or (isinstance(value, list) and all(type(i) is int for i in value)))
-
-
-PATHS: dict[str, Callable[[_Fields], AnyRequest]] = {
+PATHS: dict[str, Callable[[str, Any], AnyRequest]] = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _completion,
     "/v1/embeddings": _embeddings,
+    "/v1/rerank": _rerank,
 }

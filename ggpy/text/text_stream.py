@@ -31,6 +31,10 @@ class TextStream:
         self._held = ""  # with control tokens
         self._shows = bytearray()  # for each character of `_held`: 1 if it is shown, 0 if it belongs to a control token
 
+    def keep(self, tokens: frozenset[int]) -> None:
+        """Show these control tokens from now on."""
+        self._decoder.kept = tokens
+
     def push(self, token: int, may_stop: bool = True) -> str:
         """The text that this token makes certain; empty once a stop string was met. may_stop: whether one that ends
         with this token counts."""
@@ -55,7 +59,7 @@ class TextStream:
 
     def _hidden(self, token: int) -> str:
         """The vocabulary's text of a token that shows nothing; else an empty text."""
-        if not self._skip_special or self._tokenizer.token_bytes(token, special=False):
+        if not self._skip_special or token in self._decoder.kept or self._tokenizer.token_bytes(token, special=False):
             return ""
         return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
 

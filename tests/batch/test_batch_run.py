@@ -26,6 +26,7 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|begin|>' + m.role + ':' + m.content + '<|end|>' }}{% endfor %}<|begin|>assistant:"
 )
 HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_stop_is_told_from_a_limit(make: Any) -> None:
         (BatchLine("bad", "POST", CHAT, None), 400, "body", "an object"),
         (line("bad", CHAT, messages=HELLO, temperature=-1), 400, "temperature", "temperature is -1"),
         (line("bad", CHAT, messages=HELLO, stream=True), 400, "stream", "no place in a batch"),
-        (line("bad", CHAT, messages=HELLO, tools=[{"type": "function"}]), 400, "tools", "does not read it"),
+        (line("bad", CHAT, messages=HELLO, tools=[TOOL]), 400, "tools", "does not read it"),
         (line("bad", CHAT, messages=HELLO, reasoning_effort="low"), 400, "reasoning_effort", "does not read it"),
         (line("bad", CHAT, messages=[{"role": "user"}]), 400, "messages", "the chat template"),
         (line("bad", CHAT, messages=HELLO, logit_bias={"9999": 1}), 400, "logit_bias", "token id 9999"),

@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import ChatRequest, CompletionRequest, EmbeddingsRequest, Finished, Timing, Usage
+from ggpy.protocol.generation import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingsRequest,
+    Finished,
+    Reasoning,
+    Timing,
+    Usage,
+)
 from ggpy.protocol.openai import parse
+from ggpy.protocol.openai_bodies import PARAMETERS, Sampling
 from ggpy.protocol.openai_responses import chat_completion, completion, embeddings, error_body
 from ggpy.protocol.replies import Reply
+from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.sampling.structured import StructuredOutputsParams
 
 CHAT, TEXT, VECTORS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -75,10 +86,16 @@ def test_what_asks_for_nothing_is_taken() -> None:
         ("logit_bias", {"a": 1}, "logit_bias is"),
         ("logit_bias", [1], "logit_bias is"),
         ("logit_bias", {"1": "x"}, "logit_bias is"),
-        ("logprobs", True, "logprobs is not supported yet"),
-        ("response_format", {"type": "json_object"}, "response_format is not supported yet"),
+        ("logprobs", 2, "logprobs is 2, but it must be true or false"),
+        ("top_logprobs", 21, "top_logprobs is 21"),
+        ("top_logprobs", 2, "top_logprobs is for logprobs"),
+        ("grammar", 2, "grammar is 2, but it must be a text"),
+        ("modalities", ["text", "audio"], "modalities is not supported"),
+        ("verbosity", "high", "verbosity is not supported"),
+        ("n", True, "n is True"),
         ("tools", {}, "tools is {}"),
-        ("tool_choice", "required", "is not supported yet"),
+        ("tool_choice", "required", "there are no tools"),
+        ("reasoning_effort", 3, "reasoning_effort is 3, but it must be a text"),
         ("model", 3, "model is 3"),
         ("stream", "yes", "stream is 'yes'"),
         ("stream_options", {"include_usage": True}, "stream_options is for stream"),
@@ -148,7 +165,8 @@ def test_values_for_the_template() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert chat(tools=tools).tools == tools
     request = chat(reasoning_effort="low", chat_template_kwargs={"enable_thinking": False})
-    assert (request.reasoning.effort, request.template_values) == ("low", {"enable_thinking": False})
+    assert (request.reasoning, request.template_values) == (Reasoning(False, "low"), {})
+    assert chat(chat_template_kwargs={"documents": []}).template_values == {"documents": []}
     assert refused(CHAT, {"messages": HELLO, "chat_template_kwargs": {"messages": []}}).status == 400
 
 
@@ -205,3 +223,82 @@ def test_responses() -> None:
     (coded,) = embeddings("m", [vector], Usage(3), as_base64=True)["data"]
     assert plain["embedding"] == [0.5, -1.0]
     assert np.frombuffer(base64.b64decode(coded["embedding"]), "<f4").tolist() == [0.5, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("response_format", {"type": "xml"}, "response_format.type"),
+        ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"schema": 3}},
+            "response_format.json_schema.schema",
+        ),
+        ("tools", [{"type": "function"}], "tools[0].function"),
+        ("tools", [{"type": "custom", "function": {"name": "f"}}], "tools[0].type"),
+        ("tools", [{"type": "function", "function": {"name": 3}}], "tools[0].function.name"),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": []}}], "tools[0].function.parameters"),
+        ("stream_options", {"usage": True}, "usage"),
+        ("reasoning", {"effort": 2}, "reasoning.effort"),
+        ("structured_outputs", {"choice": [1]}, "structured_outputs.choice[0]"),
+    ],
+)
+def test_a_field_within_a_field_is_named(field: str, value: Any, param: str) -> None:
+    error = refused(CHAT, {"messages": HELLO, field: value})
+    assert error.param is not None
+    assert error.param.endswith(param)
+    assert param in str(error)
+
+
+def test_every_sampling_field_is_a_parameter() -> None:
+    assert not {name for name in Sampling.model_fields if not hasattr(SamplingParams, PARAMETERS.get(name, name))}
+
+
+def test_forms_of_answers() -> None:
+    schema = {"type": "object"}
+    named = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
+    forms: list[tuple[dict[str, Any], StructuredOutputsParams]] = [
+        ({"response_format": {"type": "json_object"}}, StructuredOutputsParams(json_object=True)),
+        ({"response_format": named}, StructuredOutputsParams(json=schema)),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, StructuredOutputsParams(choice=["a", "b"])),
+        ({"structured_outputs": {"json": schema}}, StructuredOutputsParams(json=schema)),
+        ({"grammar": 'root ::= "a"'}, StructuredOutputsParams(grammar='root ::= "a"')),
+    ]
+    for given, expected in forms:
+        assert chat(**given).params.structured_outputs == expected
+    twice = {"response_format": {"type": "json_object"}, "grammar": "x"}
+    assert "both" in str(refused(CHAT, {"messages": HELLO, **twice}))
+
+
+def test_tools_that_are_to_be_called() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    named = {"type": "function", "function": {"name": "f"}}
+    assert chat(tools=tools, tool_choice="required").tool_choice == "required"
+    assert chat(tools=tools, tool_choice=named, parallel_tool_calls=False).tool_choice == named
+    assert chat(tools=tools, tool_choice="none").tool_choice == "none"
+    unknown = {"type": "function", "function": {"name": "g"}}
+    for choice in (unknown, "any", {"type": "allowed_tools"}, {"type": "function"}):
+        assert refused(CHAT, {"messages": HELLO, "tools": tools, "tool_choice": choice}).param is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"reasoning_effort": "none"}, Reasoning(False, "none")),
+        ({"reasoning": {"effort": "high"}}, Reasoning(None, "high")),
+        ({"enable_thinking": True, "reasoning_budget": 100}, Reasoning(True, None, 100)),
+        ({"reasoning_budget": 0}, Reasoning(False)),
+        ({"reasoning_budget": -1}, Reasoning()),
+        ({"chat_template_kwargs": {"thinking": True}}, Reasoning(True)),
+    ],
+)
+def test_every_way_to_ask_for_thoughts_is_one_setting(given: dict[str, Any], found: Reasoning) -> None:
+    assert chat(**given).reasoning == found
+
+
+def test_the_beginning_of_an_answer_is_continued() -> None:
+    prefilled = [*HELLO, {"role": "assistant", "content": "I"}]
+    assert chat(messages=prefilled).template_values == {"continue_final_message": True}
+    assert chat(messages=prefilled, add_generation_prompt=True).template_values == {"add_generation_prompt": True}
+    assert chat(messages=prefilled, continue_final_message=False).template_values == {"continue_final_message": False}
