@@ -6,28 +6,33 @@ The one way for files of requests and for the server.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
-from ggpy.protocol.errors import RequestError
+from ggpy.protocol.errors import RequestError, unsupported
 from ggpy.protocol.generation import (
     ChatRequest,
     CompletionRequest,
     Delta,
     EmbeddingsRequest,
     Finished,
+    Reasoning,
     RerankRequest,
     Timing,
     TokenLogprob,
     Usage,
 )
 from ggpy.sampling.logprobs import Logprob
+from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.text.reply import ReplyFormat, ReplyParser
-from ggpy.text.reply.events import ContentDelta
+from ggpy.text.reply.events import ContentDelta, ToolCallDelta
 from ggpy.text.reply.events import Event as ReplyEvent
+
+if TYPE_CHECKING:
+    from ggpy.text.chat_template import ChatTemplate
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Answer:
     request: Request
     parser: ReplyParser | None = None
     prefix: str = ""  # written before the model's own text
+    one_call: bool = False  # calls of tools after the first are left out
     _n_scored: int = field(default=0, init=False)
 
     def events(self, text: str, finished: bool) -> Iterator[Delta | Finished]:
@@ -57,7 +63,11 @@ class Answer:
         if self.parser is None:
             return [ContentDelta(text)] if text else []
         parts = self.parser.feed(text) if text else []
-        return [*parts, *self.parser.finish()] if finished else parts
+        if finished:
+            parts = [*parts, *self.parser.finish()]
+        if self.one_call:
+            parts = [part for part in parts if not (isinstance(part, ToolCallDelta) and part.index)]
+        return parts
 
     def _new_logprobs(self, finished: bool) -> list[TokenLogprob]:
         """Log-probabilities of the tokens since the last call, without a token that ended the text."""
@@ -94,19 +104,46 @@ def answers_to(llm: LLM, form: ReplyFormat, asked: ChatRequest | CompletionReque
     """The answers that a request asks for, each yet to be run: all to its first prompt, then those to the next. Raises
     RequestError where the model cannot take it."""
     prompts = prompts_of(llm, asked)
-    params, prefixes = asked.params, [""] * len(prompts)
-    if isinstance(asked, CompletionRequest) and asked.echo:
+    params, prefixes, kept = asked.params, [""] * len(prompts), frozenset[int]()
+    if isinstance(asked, ChatRequest):
+        params = _with_calls(form, asked)
+        ids = (llm.tokenizer.token_id(text) for text in form.kept_tokens)
+        kept = frozenset(token for token in ids if token is not None)
+    elif asked.echo:
         prefixes = [p if isinstance(p, str) else llm.detokenize(p) for p in asked.prompts]
     found: list[Answer] = []
-    for (text, ids), prefix in zip(prompts, prefixes, strict=True):
+    for (text, ids_of_prompt), prefix in zip(prompts, prefixes, strict=True):
         try:
-            requests = llm.requests(ids, params)
+            requests = llm.requests(ids_of_prompt, params)
         except GGPYError as error:
             raise RequestError(str(error), _field_of(error)) from None
         for request in requests:
-            parser = form.parser(text, asked.tools) if isinstance(asked, ChatRequest) and text is not None else None
-            found.append(Answer(len(found), request, parser, prefix))
+            parser = None
+            if isinstance(asked, ChatRequest):
+                tools = asked.tools if asked.tool_choice != "none" else []
+                parser = form.parser(text or "", tools)
+                request.keep_in_text(kept)
+            one_call = isinstance(asked, ChatRequest) and not asked.parallel_tool_calls
+            found.append(Answer(len(found), request, parser, prefix, one_call))
     return found
+
+
+def _with_calls(form: ReplyFormat, asked: ChatRequest) -> SamplingParams:
+    """The parameters of a chat, with the grammar of the calls that it is to hold. Raises RequestError."""
+    needed = asked.tool_choice not in ("auto", "none")
+    strict = asked.tool_choice != "none" and any(tool["function"].get("strict") for tool in asked.tools)
+    if not needed and not strict:
+        return asked.params
+    grammar = form.grammar(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+    if grammar is None:
+        if needed:
+            words = "tool_choice can be 'auto' or 'none' with this model: the form of its calls is not known."
+            raise RequestError(words, "tool_choice", code="unsupported_parameter")
+        return asked.params
+    if asked.params.structured_outputs is not None:
+        words = "response_format cannot be followed beside calls that are to have a form; leave one of them out."
+        raise RequestError(words, "response_format")
+    return replace(asked.params, structured_outputs=grammar)
 
 
 def _field_of(error: GGPYError) -> str | None:
@@ -117,8 +154,8 @@ def _field_of(error: GGPYError) -> str | None:
     return "response_format" if said.startswith(forms) else None
 
 
-#: Values for a chat template that change an answer only where it knows them.
-_NEEDED_IN_TEMPLATE = ("tools", "reasoning_effort")
+#: Efforts that ask for no thoughts, and the one that asks for what a model does by itself.
+_NO_EFFORT, _USUAL_EFFORT = ("none", "minimal"), "medium"
 
 AnyPrompts = ChatRequest | CompletionRequest | EmbeddingsRequest | RerankRequest
 
@@ -160,20 +197,40 @@ def _encoded(llm: LLM, name: str, prompt: Any) -> tuple[str | None, list[int]]:
 def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
     if llm.template is None:
         raise RequestError(f"{llm.path.name} has no chat template; ask /v1/completions.", "messages")
-    values = dict(asked.template_values)
-    if asked.reasoning.effort is not None:
-        values.setdefault("reasoning_effort", asked.reasoning.effort)
+    values = {**asked.template_values, **_thinking(llm.template, asked.reasoning)}
     if asked.tools and asked.tool_choice != "none":
+        if not llm.template.reads("tools"):
+            words = f"tools are not supported by {llm.path.name}: its chat template does not read it."
+            raise RequestError(words, "tools", code="unsupported_parameter")
         values["tools"] = asked.tools
-    for name in _NEEDED_IN_TEMPLATE:
-        if name in values and not llm.template.reads(name):
-            words = f"{name} is not supported by {llm.path.name}: its chat template does not read it."
-            raise RequestError(words, name, code="unsupported_parameter")
     messages = asked.messages
     if not llm.template.reads("developer"):  # a newer name for the same role
         messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     try:
         text = llm.render_chat(messages, **values)
+        if asked.reasoning.enabled is False and text.rstrip().endswith("<think>"):  # as the templates that can do it
+            text = f"{text.rstrip()}\n\n</think>\n\n"
         return text, llm.tokenize_chat(text)
     except GGPYError as error:
         raise RequestError(str(error), "messages") from None
+
+
+def _thinking(template: ChatTemplate, asked: Reasoning) -> dict[str, Any]:
+    """The values by which a template is told of thoughts. Raises RequestError where it can be told of none."""
+    if asked.budget is not None:
+        raise unsupported("reasoning_budget")
+    values: dict[str, Any] = {}
+    enabled, effort = asked.enabled, asked.effort
+    if effort is not None:
+        if template.reads("reasoning_effort"):
+            values["reasoning_effort"] = effort
+        elif enabled is None and effort != _USUAL_EFFORT:
+            enabled = effort not in _NO_EFFORT
+    switch = next((name for name in ("enable_thinking", "thinking") if template.reads(name)), None)
+    if enabled is not None and switch is not None:
+        values[switch] = enabled
+    elif enabled and not values and not template.reads("think"):
+        name = "enable_thinking" if effort is None else "reasoning_effort"
+        words = f"{name} is not supported: the model's chat template does not read it."
+        raise RequestError(words, name, code="unsupported_parameter")
+    return values
