@@ -100,10 +100,12 @@ def _token_logprob(token: int, row: Mapping[int, Logprob], k: int) -> TokenLogpr
     return TokenLogprob(token, row[token], top)
 
 
-def answers_to(llm: LLM, form: ReplyFormat, asked: ChatRequest | CompletionRequest) -> list[Answer]:
-    """The answers that a request asks for, each yet to be run: all to its first prompt, then those to the next. Raises
-    RequestError where the model cannot take it."""
-    prompts = prompts_of(llm, asked)
+def answers_to(
+    llm: LLM, form: ReplyFormat, asked: ChatRequest | CompletionRequest, max_tokens: int | None = None
+) -> list[Answer]:
+    """The answers that a request asks for, each yet to be run: all to its first prompt, then those to the next.
+    max_tokens: of a prompt. Raises RequestError where the model cannot take it."""
+    prompts = prompts_of(llm, asked, max_tokens)
     params, prefixes, kept = asked.params, [""] * len(prompts), frozenset[int]()
     if isinstance(asked, ChatRequest):
         params = _with_calls(form, asked)
@@ -160,9 +162,9 @@ _NO_EFFORT, _USUAL_EFFORT = ("none", "minimal"), "medium"
 AnyPrompts = ChatRequest | CompletionRequest | EmbeddingsRequest | RerankRequest
 
 
-def prompts_of(llm: LLM, asked: AnyPrompts) -> list[tuple[str | None, list[int]]]:
-    """A request's prompts as text, None where they came as token ids, and as token ids. Raises RequestError where the
-    model cannot take them."""
+def prompts_of(llm: LLM, asked: AnyPrompts, max_tokens: int | None = None) -> list[tuple[str | None, list[int]]]:
+    """A request's prompts as text, None where they came as token ids, and as token ids. max_tokens: of each. Raises
+    RequestError where the model cannot take them."""
     embeds = isinstance(asked, EmbeddingsRequest)
     if embeds and llm.runtime.hparams.writes_text:
         raise RequestError(f"{llm.path.name} writes text; embeddings need a model made for them.", "model")
@@ -180,6 +182,9 @@ def prompts_of(llm: LLM, asked: AnyPrompts) -> list[tuple[str | None, list[int]]
     longest = max(len(ids) for _, ids in found)
     if longest > llm.n_ctx:
         words = f"{name} has {longest} tokens, but the context holds {llm.n_ctx}; shorten it or ask for a larger one."
+        raise RequestError(words, name, code="context_length_exceeded")
+    if max_tokens is not None and longest > max_tokens:
+        words = f"{name} has {longest} tokens, but this server takes prompts of up to {max_tokens}; shorten it."
         raise RequestError(words, name, code="context_length_exceeded")
     strange = next((i for _, ids in found for i in ids if not 0 <= i < llm.n_vocab), None)
     if strange is not None:

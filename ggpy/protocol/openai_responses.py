@@ -43,6 +43,20 @@ def usage_body(usage: Usage) -> Json:
     return counts
 
 
+def timings_body(end: Finished) -> Json:
+    """Times of one answer, by llama-server's names: milliseconds, and tokens a second."""
+    usage, timing = end.usage, end.timing
+    return {
+        "cache_n": usage.cached_tokens or 0,
+        "prompt_n": usage.prompt_tokens - (usage.cached_tokens or 0),
+        "prompt_ms": round(timing.prompt_s * 1000, 3),
+        "prompt_per_second": round(timing.prompt_rate, 3),
+        "predicted_n": usage.completion_tokens,
+        "predicted_ms": round(timing.decode_s * 1000, 3),
+        "predicted_per_second": round(timing.decode_rate, 3),
+    }
+
+
 def chat_completion(model: str, replies: Sequence[Reply], usage: Usage) -> Json:
     """The body for the answers to a conversation."""
     choices = [
@@ -54,7 +68,7 @@ def chat_completion(model: str, replies: Sequence[Reply], usage: Usage) -> Json:
         }
         for index, reply in enumerate(replies)
     ]
-    return _body("chatcmpl-", "chat.completion", model, choices, usage)
+    return _body("chatcmpl-", "chat.completion", model, choices, usage, replies)
 
 
 def _message(reply: Reply) -> Json:
@@ -83,7 +97,7 @@ def completion(model: str, replies: Sequence[Reply], usage: Usage) -> Json:
                 "finish_reason": reply.end.finish_reason if reply.end else None,
             }
         )
-    return _body("cmpl-", "text_completion", model, choices, usage)
+    return _body("cmpl-", "text_completion", model, choices, usage, replies)
 
 
 def embeddings(model: str, vectors: Sequence[NDArray[np.float32]], usage: Usage, as_base64: bool = False) -> Json:
@@ -100,8 +114,8 @@ def embeddings(model: str, vectors: Sequence[NDArray[np.float32]], usage: Usage,
     return {"object": "list", "data": data, "model": model, "usage": counts}
 
 
-def _body(prefix: str, kind: str, model: str, choices: list[Json], usage: Usage) -> Json:
-    return {
+def _body(prefix: str, kind: str, model: str, choices: list[Json], usage: Usage, replies: Sequence[Reply]) -> Json:
+    body: Json = {
         "id": new_id(prefix),
         "object": kind,
         "created": int(time.time()),
@@ -109,6 +123,9 @@ def _body(prefix: str, kind: str, model: str, choices: list[Json], usage: Usage)
         "choices": choices,
         "usage": usage_body(usage),
     }
+    if replies and replies[0].end:
+        body["timings"] = timings_body(replies[0].end)
+    return body
 
 
 class ChunkStream:
@@ -133,7 +150,8 @@ class ChunkStream:
                 yield self._chunk([choice])
             return
         self._ends.append(event)
-        yield self._chunk([{**self._end(event), "logprobs": None, "finish_reason": event.finish_reason}])
+        chunk = self._chunk([{**self._end(event), "logprobs": None, "finish_reason": event.finish_reason}])
+        yield {**chunk, "timings": timings_body(event)}
 
     def last(self) -> Iterator[Json]:
         """The chunk after the last event, where one was asked for."""

@@ -2,39 +2,82 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.openai_responses import error_body
+from ggpy.protocol.openai_responses import error_body as openai_error
 from ggpy.server import openai
+from ggpy.server.middleware import ApiKeys, RequestLog
 from ggpy.server.service import Service
 
 
 def create_app(service: Service) -> Starlette:
-    """The application over a service, which it closes when it ends."""
+    """The application over a service, whose models it closes when it ends."""
+    settings = service.settings
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        beside = [asyncio.create_task(service.models.unload_idle())]
+        if settings.preload:
+            beside.append(asyncio.create_task(_preload(service)))
         yield
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await service.models.close()
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
+    async def metrics(request: Request) -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    around = [Middleware(RequestLog, service.metrics, settings.log_json)]
+    if settings.cors_origins:
+        around.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id"],
+            )
+        )
+    if settings.api_keys:
+        around.append(Middleware(ApiKeys, settings.api_keys, error_body))
     app = Starlette(
-        routes=[Route("/health", health), *openai.routes(service)],
+        routes=[Route("/health", health), Route("/metrics", metrics), *openai.routes(service)],
+        middleware=around,
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
     )
     app.state.service = service
     return app
+
+
+async def _preload(service: Service) -> None:
+    try:
+        async with service.model_for(None):
+            pass
+    except RequestError as error:  # whoever asks for it is told, too
+        logging.getLogger("ggpy.server").error("%s", error)
+
+
+def error_body(path: str, error: RequestError) -> dict[str, Any]:
+    """An error in the shape of the protocol that a path belongs to."""
+    return openai_error(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -45,4 +88,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not take {request.method}.",
     }.get(error.status_code, str(error.detail))
     known = RequestError(words, status=error.status_code)
-    return JSONResponse(error_body(known), error.status_code, headers=error.headers)
+    return JSONResponse(error_body(request.url.path, known), error.status_code, error.headers)

@@ -14,24 +14,53 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ggpy.errors import GGPYError
+from ggpy.errors import GGPYError, shown
 from ggpy.protocol.errors import RequestError
+from ggpy.server.settings import Settings
+from ggpy.units import size_text
 
 log = logging.getLogger("ggpy.server")
 
 T = TypeVar("T")
+
+#: Headers of errors: when to try again; that the rest of a body is not read.
+_HEADERS = {
+    408: {"connection": "close"},
+    413: {"connection": "close"},
+    429: {"retry-after": "1"},
+    503: {"retry-after": "5"},
+}
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 ErrorBody = Callable[[RequestError], dict[str, Any]]
 
 
 async def read_json(request: Request) -> Any:
-    """The value that a request's body holds. Raises RequestError."""
-    body = await request.body()
+    """The value that a request's body holds. Raises RequestError: 413 where it is too large, 408 where it does not
+    come, 400 where it is no JSON."""
+    settings: Settings = request.app.state.service.settings
+    try:
+        body = await asyncio.wait_for(_read(request, settings.max_body), settings.timeout)
+    except asyncio.TimeoutError:
+        raise RequestError(f"The body did not come within {settings.timeout:g} seconds.", "body", 408) from None
     try:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        said = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
+        said = "it nests too deeply" if isinstance(error, RecursionError) else shown(error, 100)
         raise RequestError(f"The body is no JSON ({said}).", "body") from None
+
+
+async def _read(request: Request, most: int) -> bytes:
+    told = request.headers.get("content-length", "")
+    found = bytearray()
+    if not (told.isdecimal() and int(told) > most):
+        async for piece in request.stream():
+            found += piece
+            if len(found) > most:
+                break
+        else:
+            return bytes(found)
+    raise RequestError(f"The body is larger than {size_text(most)}, the most that this server takes.", "body", 413)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -50,7 +79,7 @@ def answering(error_body: ErrorBody) -> Callable[[Endpoint], Endpoint]:
                 return Response(status_code=499)  # nobody reads it
             except Exception as error:
                 known = known_error(error)
-                return JSONResponse(error_body(known), known.status)
+                return JSONResponse(error_body(known), known.status, _HEADERS.get(known.status))
 
         return answered
 
@@ -77,30 +106,42 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
             raise ClientDisconnect
         return await working
     finally:
-        await _ended(working, gone)
+        await ended(working, gone)
 
 
 class Stream(Response):
-    """A body that is sent as it comes. What makes it is closed when the client goes."""
+    """A body that is sent as it comes. Its maker is closed when the client goes, or takes nothing for as long as the
+    server's time-out."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
         self.status_code, self.media_type, self.background = 200, media_type, None
         self._pieces = pieces
+        self._sending_since: float | None = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        timeout: float = scope["app"].state.service.settings.timeout
         sending = asyncio.ensure_future(self._send(send))
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            while not (sending.done() or gone.done() or self._is_stuck(timeout)):
+                # Looked at now and then: a timer for each piece would cost as much as sending it.
+                await asyncio.wait({sending, gone}, timeout=timeout / 2, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _ended(sending, gone)
+            await ended(sending, gone)
+
+    def _is_stuck(self, timeout: float) -> bool:
+        since = self._sending_since
+        return since is not None and asyncio.get_running_loop().time() - since > timeout
 
     async def _send(self, send: Send) -> None:
+        now = asyncio.get_running_loop().time
         async with aclosing(self._pieces):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for piece in self._pieces:
+                self._sending_since = now()
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._sending_since = None
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -109,7 +150,7 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _ended(*tasks: asyncio.Future[Any]) -> None:
+async def ended(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ggpy.errors import quoted
 from ggpy.protocol import openai, openai_responses
+from ggpy.protocol.errors import RequestError
 from ggpy.protocol.generation import (
     ChatRequest,
     CompletionRequest,
@@ -44,24 +46,44 @@ def routes(service: Service) -> list[Route]:
     async def embed(request: Request) -> Response:
         asked = openai.parse(request.method, request.url.path, await read_json(request))
         assert isinstance(asked, EmbeddingsRequest)
-        model, vectors, usage = await service.embed(asked)
+        model, vectors, usage = await while_connected(request, service.embed(asked))
         return JSONResponse(openai_responses.embeddings(model, vectors, usage, asked.base64))
 
     @answering(error_body)
     async def models(request: Request) -> Response:
-        loaded = service.models.loaded
-        data = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "ggpy", "loaded": name in loaded}
-            for name in service.models.specs
-        ]
-        return JSONResponse({"object": "list", "data": data})
+        return JSONResponse({"object": "list", "data": [_model(service, name) for name in service.models.specs]})
+
+    @answering(error_body)
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        spec = service.models.named(name)
+        if name not in (spec.name, *spec.aliases):
+            raise RequestError(f"There is no model {quoted(name, 80)}.", "model", 404, "model_not_found")
+        return JSONResponse(_model(service, spec.name))
 
     return [
         Route("/v1/chat/completions", generate, methods=["POST"]),
         Route("/v1/completions", generate, methods=["POST"]),
         Route("/v1/embeddings", embed, methods=["POST"]),
         Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
     ]
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    """A model of the list, with its state, and what is known of it once it is loaded."""
+    found = service.models.loaded.get(name)
+    body: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "ggpy"}
+    if found is None:
+        state = "loading" if service.models.loading == name else "unloaded"
+        return {**body, "status": {"value": state}}
+    llm = found.llm
+    hparams = llm.runtime.hparams
+    meta = {
+        "architecture": hparams.arch, "n_ctx": llm.n_ctx, "n_ctx_train": hparams.n_ctx_train, "n_vocab": llm.n_vocab,
+        "n_embd": hparams.n_embd, "size": llm.file.size,
+    }  # fmt: skip
+    return {**body, "created": found.created, "status": {"value": "loaded"}, "meta": meta}
 
 
 async def _whole(asked: ChatRequest | CompletionRequest, events: AsyncGenerator[Event, None]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from ggpy.errors import GGPYError
@@ -20,34 +21,59 @@ from ggpy.protocol.generation import (
     Started,
     Usage,
 )
+from ggpy.server.metrics import Metrics
 from ggpy.server.models import LoadedModel, Models
+from ggpy.server.settings import Settings
 
 
 class Service:
     """The models, and how requests to them are answered: shared by the routes of all protocols."""
 
-    def __init__(self, models: Models) -> None:
-        self.models = models
+    def __init__(self, models: Models, settings: Settings | None = None) -> None:
+        self.models, self.settings = models, settings or Settings()
+        self.metrics = Metrics(models)
+        self._present: Counter[str] = Counter()  # requests to each model, from their arrival to their end
 
-    async def answer(self, asked: ChatRequest | CompletionRequest) -> AsyncGenerator[Event, None]:
+    @asynccontextmanager
+    async def model_for(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[LoadedModel]:
+        """The model of a name, loaded, for one request that needs its engine. Raises RequestError: 404 for a name that
+        is none, 429 where too many requests wait for it, 503 where it cannot be loaded."""
+        spec = self.models.named(name)
+        n_present, most = self._present[spec.name], spec.n_parallel + self.settings.max_queue
+        if n_present >= most:
+            words = f"{n_present} requests to {spec.name} run or wait already, the most that may; try again later."
+            raise RequestError(words, status=429, code="queue_full")
+        self._present[spec.name] += 1
+        try:
+            async with self.models.use(spec, keep_alive) as model:
+                yield model
+        finally:
+            self._present[spec.name] -= 1
+
+    async def answer(
+        self, asked: ChatRequest | CompletionRequest, keep_alive: float | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events of a request: `Started` once it is understood, then pieces of its answers as they come, and a
         `Finished` for each. Closing it ends the request before the engine's next step. Raises RequestError."""
-        async with self.models.use(asked.model) as model:
-            answers: list[Answer] = await model.run(answers_to, model.llm, model.form, asked)
+        async with self.model_for(asked.model, keep_alive) as model:
+            most = self.settings.max_prompt_tokens
+            answers: list[Answer] = await model.run(answers_to, model.llm, model.form, asked, most)
             n_prompt = sum(len(answer.request.prompt) for answer in answers[:: asked.params.n])
             yield Started(model.name, n_prompt)
             async with aclosing(_together(model, answers)) as events:
                 async for event in events:
+                    if isinstance(event, Finished):
+                        self.metrics.answer(model.name, event)
                     yield event
 
-    async def embed(self, asked: EmbeddingsRequest) -> tuple[str, list[Any], Usage]:
-        """The model's name, a vector for each input, float32 [n_embd], and the tokens read."""
-        async with self.models.use(asked.model) as model:
-            return await model.run(_embedded, model, asked)
+    async def embed(self, asked: EmbeddingsRequest, keep_alive: float | None = None) -> tuple[str, list[Any], Usage]:
+        """The model's name, a vector for each input, float32 [n_embd], and the tokens read. Raises RequestError."""
+        async with self.model_for(asked.model, keep_alive) as model:
+            return await model.run(_embedded, model, asked, self.settings.max_prompt_tokens)
 
 
-def _embedded(model: LoadedModel, asked: EmbeddingsRequest) -> tuple[str, list[Any], Usage]:
-    inputs = [ids for _, ids in prompts_of(model.llm, asked)]
+def _embedded(model: LoadedModel, asked: EmbeddingsRequest, most: int | None) -> tuple[str, list[Any], Usage]:
+    inputs = [ids for _, ids in prompts_of(model.llm, asked, most)]
     vectors = [output.outputs.embedding for output in model.llm.embed(inputs)]
     return model.name, vectors, Usage(sum(map(len, inputs)))
 

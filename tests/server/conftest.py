@@ -34,7 +34,7 @@ def llm(model_path: Path) -> Iterator[LLM]:
 @pytest.fixture(scope="session")
 def server(model_path: Path) -> Iterator[Running]:
     """One server for all tests that leave it as it is."""
-    with Running([ModelSpec("tiny", str(model_path), {"n_ctx": 256, "n_threads": 2})]) as running:
+    with Running([ModelSpec("tiny", str(model_path), {"n_ctx": 256, "n_threads": 2, "n_parallel": 2})]) as running:
         yield running
 
 
@@ -44,7 +44,7 @@ def serve(model_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
     def start(specs: Sequence[ModelSpec] | None = None, **settings: Any) -> Running:
-        given = specs or [ModelSpec("tiny", str(model_path), {"n_ctx": 256, "n_threads": 2})]
+        given = specs or [ModelSpec("tiny", str(model_path), {"n_ctx": 256, "n_threads": 2, "n_parallel": 2})]
         started.append(Running(given, **settings))
         return started[-1].__enter__()
 

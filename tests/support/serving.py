@@ -12,17 +12,18 @@ from ggpy import LLM
 from ggpy.server.app import create_app
 from ggpy.server.models import Models, ModelSpec
 from ggpy.server.service import Service
+from ggpy.server.settings import Settings
 
 
 def open_spec(spec: ModelSpec) -> LLM:
-    return LLM(spec.source or "", **{"n_parallel": 2, **spec.options})
+    return LLM(spec.source or "", **spec.options)
 
 
 class Running:
     """A server within a `with` block."""
 
-    def __init__(self, specs: Sequence[ModelSpec], **settings: Any) -> None:
-        self.service = Service(Models(specs, open_spec), **settings)
+    def __init__(self, specs: Sequence[ModelSpec], models: dict[str, Any] | None = None, **settings: Any) -> None:
+        self.service = Service(Models(specs, open_spec, **(models or {})), Settings(**settings))
         config = Config(create_app(self.service), port=0, log_config=None, access_log=False, lifespan="on", ws="none")
         self._server = Server(config)
         self._ready = threading.Event()
