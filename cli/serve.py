@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import FILE_NAME, PLACING, FileName, check_placing, spec_option, together
+from ggpy.cli.options import FILE_NAME, PLACING, FileName, check_placing, spec_options, together
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
@@ -69,7 +69,6 @@ _model_options = together(
         metavar="N",
         help="Requests to a model that are answered together, each with a context of its own.",
     ),
-    spec_option,
 )
 
 _models_options = together(
@@ -148,6 +147,7 @@ _limit_options = together(
     """,
 )
 @_model_options
+@spec_options
 @_models_options
 @_binding_options
 @_limit_options
@@ -161,6 +161,7 @@ _limit_options = together(
 )
 def serve(
     model_options: dict[str, Any],
+    speculation: dict[str, Any],
     keeping: dict[str, Any],
     binding: dict[str, Any],
     limits: dict[str, Any],
@@ -181,6 +182,7 @@ def serve(
     from ggpy.server.settings import Settings, read_keys
 
     names, file_type = model_options.pop("models"), model_options.pop("file_type")
+    model_options |= speculation
     specs = models_of.specs_of_names(names, model_options)
     if config:
         specs += models_of.specs_of_config(config["models"], model_options, config["where"])

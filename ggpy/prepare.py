@@ -123,7 +123,7 @@ def answers_to(
             parser = None
             if isinstance(asked, ChatRequest):
                 tools = asked.tools if asked.tool_choice != "none" else []
-                parser = form.parser(text or "", tools)
+                parser = form.parser(text or "", tools, asked.stream)
                 request.keep_in_text(kept)
             one_call = isinstance(asked, ChatRequest) and not asked.parallel_tool_calls
             found.append(Answer(len(found), request, parser, prefix, one_call))
@@ -136,7 +136,8 @@ def _with_calls(form: ReplyFormat, asked: ChatRequest) -> SamplingParams:
     strict = asked.tool_choice != "none" and any(tool["function"].get("strict") for tool in asked.tools)
     if not needed and not strict:
         return asked.params
-    grammar = form.grammar(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+    grammar_of = getattr(form, "grammar", None)
+    grammar = grammar_of and grammar_of(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     if grammar is None:
         if needed:
             words = "tool_choice can be 'auto' or 'none' with this model: the form of its calls is not known."

@@ -220,6 +220,9 @@ class ByteTokenizer:
     def detokenize(self, ids: Any, skip_special: bool = False) -> str:
         return b"".join(self.token_bytes(i, not skip_special) for i in ids).decode("utf-8", "replace")
 
+    def token_id(self, text: str) -> int | None:
+        return self._special.get(text)
+
     def is_control(self, id: int) -> bool:
         return id >= 256
 
