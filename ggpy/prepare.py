@@ -28,7 +28,7 @@ from ggpy.protocol.generation import (
 from ggpy.sampling.logprobs import Logprob
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.text.reply import ReplyFormat, ReplyParser
-from ggpy.text.reply.events import ContentDelta, ToolCallDelta
+from ggpy.text.reply.events import ContentDelta, ReasoningDelta, ToolCallDelta
 from ggpy.text.reply.events import Event as ReplyEvent
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Answer:
     prefix: str = ""  # written before the model's own text
     one_call: bool = False  # calls of tools after the first are left out
     _n_scored: int = field(default=0, init=False)
+    _n_thoughts: int = field(default=0, init=False)  # tokens until the last of them
 
     def events(self, text: str, finished: bool) -> Iterator[Delta | Finished]:
         """The events of the text that came since the last call. finished: nothing follows."""
@@ -65,6 +66,8 @@ class Answer:
         parts = self.parser.feed(text) if text else []
         if finished:
             parts = [*parts, *self.parser.finish()]
+        if parts and isinstance(parts[-1], ReasoningDelta):
+            self._n_thoughts = self.request.n_chosen
         if self.one_call:
             parts = [part for part in parts if not (isinstance(part, ToolCallDelta) and part.index)]
         return parts
@@ -89,7 +92,7 @@ class Answer:
             "tool_calls" if calls else "length" if request.finish_reason == "length" else "stop",
             request.stop_reason,
             request.reached_context,
-            Usage(len(request.prompt), request.n_chosen, timings.n_reused),
+            Usage(len(request.prompt), request.n_chosen, timings.n_reused, self._n_thoughts),
             Timing(timings.first_token_s, timings.prompt_s, timings.decode_s, timings.prompt_rate, timings.decode_rate),
         )
 

@@ -142,10 +142,11 @@ Event = Started | Delta | Finished
 
 def total_usage(ends: Iterable[Finished], n_answers: int) -> Usage:
     """The usage of a whole request from the ends of its answers; each prompt, which has `n_answers`, counts once."""
-    prompt = completion = cached = 0
+    prompt = completion = cached = thoughts = 0
     for end in ends:
         if end.choice % n_answers == 0:
             prompt += end.usage.prompt_tokens
             cached += end.usage.cached_tokens or 0
         completion += end.usage.completion_tokens
-    return Usage(prompt, completion, cached)
+        thoughts += end.usage.reasoning_tokens or 0
+    return Usage(prompt, completion, cached, thoughts)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.openai_responses import error_body as openai_error
-from ggpy.server import openai
+from ggpy.server import openai, responses
 from ggpy.server.middleware import ApiKeys, RequestLog
 from ggpy.server.service import Service
 
@@ -58,7 +58,12 @@ def create_app(service: Service) -> Starlette:
     if settings.api_keys:
         around.append(Middleware(ApiKeys, settings.api_keys, error_body))
     app = Starlette(
-        routes=[Route("/health", health), Route("/metrics", metrics), *openai.routes(service)],
+        routes=[
+            Route("/health", health),
+            Route("/metrics", metrics),
+            *openai.routes(service),
+            *responses.routes(service),
+        ],
         middleware=around,
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
