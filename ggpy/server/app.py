@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.openai_responses import error_body as openai_error
-from ggpy.server import openai, responses
+from ggpy.server import openai, page, responses
 from ggpy.server.middleware import ApiKeys, RequestLog
 from ggpy.server.service import Service
 
@@ -63,6 +63,7 @@ def create_app(service: Service) -> Starlette:
             Route("/metrics", metrics),
             *openai.routes(service),
             *responses.routes(service),
+            *page.routes(),
         ],
         middleware=around,
         exception_handlers={HTTPException: _http_error},
