@@ -55,9 +55,8 @@ class ChatServer:
         return JSONResponse({"error": error}, 401)
 
     async def _models(self, request: Request) -> Response:
-        data = [
-            {"id": name, "object": "model", "loaded": name == "qwen3-0.6b"} for name in ("qwen3-0.6b", "smollm2-135m")
-        ]
+        loaded = {"status": {"value": "loaded"}, "meta": {"n_ctx": 8192}}
+        data = [{"id": "qwen3-0.6b", **loaded}, {"id": "smollm2-135m", "status": {"value": "unloaded"}}]
         return self._refusal(request) or JSONResponse({"object": "list", "data": data})
 
     async def _props(self, request: Request) -> Response:
@@ -70,7 +69,7 @@ class ChatServer:
             "seed": -1,
             "n_predict": -1,
         }
-        body = {"default_generation_settings": {"params": params, "n_ctx": 8192}}
+        body = {"default_generation_settings": {"params": params}}
         return self._refusal(request) or JSONResponse(body)
 
     async def _chat(self, request: Request) -> Response:

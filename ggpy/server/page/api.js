@@ -50,21 +50,20 @@ function errorOf(body, status) {
   return new ApiError(typeof message === "string" && message ? message : JSON.stringify(error), status, error?.param ?? null);
 }
 
-/** The models of the server: {id, …} each. */
-export async function listModels(signal) {
-  const body = await (await ask("v1/models", { signal })).json();
-  return Array.isArray(body?.data) ? body.data.filter((model) => typeof model?.id === "string") : [];
+/** The models of the server: {id, state, context} each; context in tokens, null until the model is loaded. */
+export async function listModels() {
+  const body = await (await ask("v1/models")).json();
+  const known = (Array.isArray(body?.data) ? body.data : []).filter((model) => typeof model?.id === "string");
+  return known.map(({ id, status, meta }) => ({ id, state: status?.value ?? "loaded", context: meta?.n_ctx ?? null }));
 }
 
-/** A model's defaults and context, {defaults: {temperature, …}, context: tokens or null}; empty if it does not say. */
-export async function modelProperties(model, signal) {
+/** What a model samples with by default, {temperature, …}; empty if the server does not say. Loads no model. */
+export async function modelDefaults(model) {
   try {
-    const body = await (await ask(`props?model=${encodeURIComponent(model)}&autoload=false`, { signal })).json();
-    const settings = body?.default_generation_settings ?? {};
-    return { defaults: settings.params ?? settings, context: settings.n_ctx ?? body?.n_ctx ?? null };
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    return { defaults: {}, context: null };
+    const body = await (await ask(`props?model=${encodeURIComponent(model)}&autoload=false`)).json();
+    return body?.default_generation_settings?.params ?? {};
+  } catch {
+    return {};
   }
 }
 

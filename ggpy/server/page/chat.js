@@ -2,7 +2,7 @@
 // of conversations), "open" (another conversation), "path" (which messages are shown), "message" (detail: one that
 // changed), "settings", "problem" (detail: a sentence).
 
-import { ApiError, chat as askServer, modelProperties } from "./api.js";
+import { ApiError, chat as askServer, listModels, modelDefaults } from "./api.js";
 import { newId } from "./dom.js";
 import { preferences } from "./preferences.js";
 import { AnswerReader, requestBody } from "./request.js";
@@ -17,9 +17,9 @@ export class Chat extends EventTarget {
   constructor(store) {
     super();
     this.store = store;
-    this.models = [];
+    this.models = []; // {id, state, context}
     this.running = new Map(); // message id → {message, conversation, controller}
-    this.properties = new Map(); // model → {defaults, context}
+    this.defaults = new Map(); // model → {temperature, …}
     this.list = [];
     this.#show(this.#blank(), new Tree());
     if ("BroadcastChannel" in globalThis) {
@@ -61,14 +61,21 @@ export class Chat extends EventTarget {
     return this.models.some((model) => model.id === wanted) ? wanted : (this.models[0]?.id ?? wanted);
   }
 
-  get context() {
-    return this.properties.get(this.model)?.context ?? null;
+  #contextOf(model) {
+    return this.models.find((found) => found.id === model)?.context ?? null;
   }
 
-  async loadProperties() {
+  /** Ask the server for its models, and for the defaults of the one that answers next. */
+  async loadModels() {
+    this.models = await listModels();
+    this.#emit("settings");
+    await this.loadDefaults();
+  }
+
+  async loadDefaults() {
     const { model } = this;
     if (!model) return;
-    this.properties.set(model, await modelProperties(model));
+    this.defaults.set(model, await modelDefaults(model));
     this.#emit("settings");
   }
 
@@ -203,8 +210,8 @@ export class Chat extends EventTarget {
           this.#store(conversation, [message], true);
         }
       }
-      if (!this.properties.get(model)?.context) await this.loadProperties(); // of a model that this has loaded
-      const context = this.properties.get(model)?.context;
+      if (!this.#contextOf(model)) await this.loadModels().catch(() => {}); // this answer has loaded it
+      const context = this.#contextOf(model);
       if (context && message.stats) message.stats.context = context;
       message.state = "done";
     } catch (error) {
@@ -237,7 +244,7 @@ export class Chat extends EventTarget {
   chooseModel(id) {
     preferences.set("model", id);
     this.changeSettings({ model: id });
-    return this.loadProperties();
+    return this.loadDefaults();
   }
 
   async rename(id, title) {

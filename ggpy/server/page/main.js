@@ -1,6 +1,6 @@
 // The page put together: header, sidebar, transcript, composer; keys; the model's choice.
 
-import { ApiError, listModels } from "./api.js";
+import { ApiError } from "./api.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { askKey, showShortcuts } from "./dialogs.js";
@@ -79,23 +79,20 @@ class Page {
   async loadModels() {
     this.problems.replaceChildren();
     try {
-      this.chat.models = await listModels();
+      await this.chat.loadModels();
     } catch (error) {
       if (error instanceof ApiError && error.status === 401) {
         if (await askKey(error.message)) await this.loadModels();
         return;
       }
       this.problem(error.message || t("noServer"));
-      return;
     }
-    this.#showModels();
-    await this.chat.loadProperties();
   }
 
   #showModels() {
     const { models, model } = this.chat;
-    const names = models.map(({ id, loaded }) => h("option", { value: id, selected: id === model },
-      loaded === false ? t("notLoaded", { name: id }) : id));
+    const names = models.map(({ id, state }) => h("option", { value: id, selected: id === model },
+      state === "unloaded" ? t("notLoaded", { name: id }) : id));
     this.models.replaceChildren(...(names.length ? names : [h("option", {}, t("noModels"))]));
     this.models.disabled = names.length < 1;
   }
@@ -124,7 +121,7 @@ class Page {
     if (location.hash !== hash) history.pushState(null, "", hash || location.pathname + location.search);
     this.#showModels();
     this.#title();
-    if (!this.chat.properties.has(this.chat.model)) this.chat.loadProperties();
+    if (!this.chat.defaults.has(this.chat.model)) this.chat.loadDefaults();
   }
 
   #openHash() {

@@ -19,7 +19,7 @@ export function showSettings(chat, { shortcuts }) {
 
 function fields(chat, again) {
   const { settings } = chat.conversation;
-  const { defaults = {} } = chat.properties.get(chat.model) ?? {};
+  const defaults = chat.defaults.get(chat.model) ?? {};
   const change = (name) => (event) => chat.changeSettings({ [name]: event.target.value });
   const said = h("p", { class: "note", role: "status" });
   return [
