@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.openai_responses import error_body as openai_error
 from ggpy.server import openai, page, responses
+from ggpy.server.http import JsonResponse
 from ggpy.server.middleware import ApiKeys, RequestLog
 from ggpy.server.service import Service
 
@@ -39,7 +40,7 @@ def create_app(service: Service) -> Starlette:
         await service.models.close()
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JsonResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -94,4 +95,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not take {request.method}.",
     }.get(error.status_code, str(error.detail))
     known = RequestError(words, status=error.status_code)
-    return JSONResponse(error_body(request.url.path, known), error.status_code, error.headers)
+    return JsonResponse(error_body(request.url.path, known), error.status_code, error.headers)

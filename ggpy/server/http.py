@@ -35,6 +35,13 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 ErrorBody = Callable[[RequestError], dict[str, Any]]
 
 
+class JsonResponse(JSONResponse):
+    """A value as JSON. What no UTF-8 can hold, as half a pair of surrogates from a request, becomes a question mark."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
 async def read_json(request: Request) -> Any:
     """The value that a request's body holds. Raises RequestError: 413 where it is too large, 408 where it does not
     come, 400 where it is no JSON."""
@@ -79,7 +86,7 @@ def answering(error_body: ErrorBody) -> Callable[[Endpoint], Endpoint]:
                 return Response(status_code=499)  # nobody reads it
             except Exception as error:
                 known = known_error(error)
-                return JSONResponse(error_body(known), known.status, _HEADERS.get(known.status))
+                return JsonResponse(error_body(known), known.status, _HEADERS.get(known.status))
 
         return answered
 
@@ -110,38 +117,28 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class Stream(Response):
-    """A body that is sent as it comes. Its maker is closed when the client goes, or takes nothing for as long as the
-    server's time-out."""
+    """A body that is sent as it comes. Its maker is closed when the client goes."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
         self.status_code, self.media_type, self.background = 200, media_type, None
         self._pieces = pieces
-        self._sending_since: float | None = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        timeout: float = scope["app"].state.service.settings.timeout
         sending = asyncio.ensure_future(self._send(send))
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            while not (sending.done() or gone.done() or self._is_stuck(timeout)):
-                # Looked at now and then: a timer for each piece would cost as much as sending it.
-                await asyncio.wait({sending, gone}, timeout=timeout / 2, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                await sending
         finally:
             await ended(sending, gone)
 
-    def _is_stuck(self, timeout: float) -> bool:
-        since = self._sending_since
-        return since is not None and asyncio.get_running_loop().time() - since > timeout
-
     async def _send(self, send: Send) -> None:
-        now = asyncio.get_running_loop().time
         async with aclosing(self._pieces):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for piece in self._pieces:
-                self._sending_since = now()
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                self._sending_since = None
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -11,10 +11,10 @@ import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ggpy.protocol.errors import RequestError
+from ggpy.server.http import JsonResponse
 from ggpy.server.metrics import Metrics
 
 log = logging.getLogger("ggpy.requests")
@@ -97,12 +97,13 @@ class ApiKeys:
         words = "The API key is missing or wrong; send it as 'Authorization: Bearer KEY'."
         error = RequestError(words, status=401, code="invalid_api_key")
         headers = {"www-authenticate": "Bearer"}
-        await JSONResponse(self._error_body(scope["path"], error), 401, headers)(scope, receive, send)
+        await JsonResponse(self._error_body(scope["path"], error), 401, headers)(scope, receive, send)
 
     def _knows(self, headers: Headers) -> bool:
         kind, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-        found = [hmac.compare_digest(given.encode("utf-8", "surrogateescape"), key) for key in self._keys]
+        # Headers were decoded as Latin-1, whatever they hold; keys are compared as their bytes in UTF-8.
+        found = [hmac.compare_digest(given.encode("latin-1"), key) for key in self._keys]
         return any(found)
 
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ggpy.errors import quoted
@@ -20,12 +20,13 @@ from ggpy.protocol.generation import (
     EmbeddingsRequest,
     Event,
     Finished,
+    RerankRequest,
     Started,
     total_usage,
 )
 from ggpy.protocol.openai_responses import ChatChunks, ChunkStream, CompletionChunks, error_body
 from ggpy.protocol.replies import replies
-from ggpy.server.http import Stream, answering, known_error, read_json, while_connected
+from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
 from ggpy.server.service import Service
 
 
@@ -40,18 +41,26 @@ def routes(service: Service) -> list[Route]:
         if asked.stream:
             first = await while_connected(request, anext(events))
             return Stream(_sent(asked, first, events), "text/event-stream")
-        return JSONResponse(await while_connected(request, _whole(asked, events)))
+        return JsonResponse(await while_connected(request, _whole(asked, events)))
 
     @answering(error_body)
     async def embed(request: Request) -> Response:
         asked = openai.parse(request.method, request.url.path, await read_json(request))
         assert isinstance(asked, EmbeddingsRequest)
         model, vectors, usage = await while_connected(request, service.embed(asked))
-        return JSONResponse(openai_responses.embeddings(model, vectors, usage, asked.base64))
+        return JsonResponse(openai_responses.embeddings(model, vectors, usage, asked.base64))
+
+    @answering(error_body)
+    async def rerank(request: Request) -> Response:
+        asked = openai.parse(request.method, request.url.path, await read_json(request))
+        assert isinstance(asked, RerankRequest)
+        async with service.model_for(asked.model) as model:
+            words = f"{model.name} cannot rank documents; reranking is not supported yet."
+            raise RequestError(words, "model", 501, "unsupported_parameter")
 
     @answering(error_body)
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(service, name) for name in service.models.specs]})
+        return JsonResponse({"object": "list", "data": [_model(service, name) for name in service.models.specs]})
 
     @answering(error_body)
     async def model(request: Request) -> Response:
@@ -59,12 +68,13 @@ def routes(service: Service) -> list[Route]:
         spec = service.models.named(name)
         if name not in (spec.name, *spec.aliases):
             raise RequestError(f"There is no model {quoted(name, 80)}.", "model", 404, "model_not_found")
-        return JSONResponse(_model(service, spec.name))
+        return JsonResponse(_model(service, spec.name))
 
     return [
         Route("/v1/chat/completions", generate, methods=["POST"]),
         Route("/v1/completions", generate, methods=["POST"]),
         Route("/v1/embeddings", embed, methods=["POST"]),
+        Route("/v1/rerank", rerank, methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ggpy.errors import quoted
@@ -19,7 +19,7 @@ from ggpy.protocol.generation import ChatRequest, Event
 from ggpy.protocol.openai_responses import error_body
 from ggpy.protocol.responses_bodies import PATH, ResponsesRequest, parse
 from ggpy.protocol.responses_events import ResponseStream
-from ggpy.server.http import Stream, answering, known_error, read_json, while_connected
+from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
 from ggpy.server.service import Service
 
 MOST_KEPT = 1024  # responses
@@ -79,18 +79,18 @@ def routes(service: Service) -> list[Route]:
             return Stream(_sent(asked, conversation, stream, first, events, kept), "text/event-stream")
         await while_connected(request, _taken(stream, events))
         _keep(asked, conversation, stream, kept)
-        return JSONResponse(stream.body)
+        return JsonResponse(stream.body)
 
     @answering(error_body)
     async def get(request: Request) -> Response:
-        return JSONResponse(kept.get(request.path_params["name"], "response_id").body)
+        return JsonResponse(kept.get(request.path_params["name"], "response_id").body)
 
     @answering(error_body)
     async def delete(request: Request) -> Response:
         name = request.path_params["name"]
         kept.get(name, "response_id")
         kept.remove(name)
-        return JSONResponse({"id": name, "object": "response", "deleted": True})
+        return JsonResponse({"id": name, "object": "response", "deleted": True})
 
     return [
         Route(PATH, create, methods=["POST"]),

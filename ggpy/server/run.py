@@ -49,12 +49,13 @@ class Binding:
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's HTTP, which closes a connection whose next request does not come in time once it has begun, or whose
-    first one does not begin."""
+    """uvicorn's HTTP, which does not wait for ever: not for a request that has begun, not for the first one, and not
+    for a client that takes nothing of its answer."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._late: asyncio.TimerHandle | None = None
+        self._asked_late: asyncio.TimerHandle | None = None
+        self._read_late: asyncio.TimerHandle | None = None
         self._await_request()
 
     def data_received(self, data: bytes) -> None:
@@ -62,19 +63,36 @@ class HttpProtocol(H11Protocol):
         between = self.cycle is None or self.cycle.response_complete
         if between and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._await_request()
-        elif self._late is not None:
-            self._late.cancel()
-            self._late = None
+        else:
+            self._asked_late = _cancel(self._asked_late)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_late = self.loop.call_later(self._timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_late = _cancel(self._read_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
+        self._asked_late, self._read_late = _cancel(self._asked_late), _cancel(self._read_late)
         super().connection_lost(exc)
 
     def _await_request(self) -> None:
-        if self._late is None:
-            timeout = self.config.app.state.service.settings.timeout  # type: ignore[union-attr]
-            self._late = self.loop.call_later(timeout, self.transport.close)
+        if self._asked_late is None:
+            self._asked_late = self.loop.call_later(self._timeout, self.transport.close)
+
+    @property
+    def _timeout(self) -> float:
+        timeout: float = self.config.app.state.service.settings.timeout  # type: ignore[union-attr]
+        return timeout
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Cancel a timer; returns that there is none."""
+    if timer is not None:
+        timer.cancel()
+    return None
 
 
 def server(app: Starlette, binding: Binding, **others: Any) -> Server:
