@@ -54,6 +54,7 @@ HOMES: dict[str, str] = {
     "stablelm": "stablelm.StableLM",
     "falcon": "falcon.Falcon",
     "bloom": "bloom.Bloom",
+    "granitehybrid": "granite_hybrid.GraniteHybrid",
     "mamba": "mamba.Mamba",
     "mamba2": "mamba.Mamba2",
     "nemotron_h": "nemotron_h.NemotronH",

@@ -185,6 +185,19 @@ def add_expert_keys(
         layout.notes.append(f"the file says {', and '.join(beyond)}; other engines may pass over it in {arch}.")
 
 
+def group_keys(arch: str, config: Config, n_expert: int) -> dict[str, int]:
+    """The groups that experts stand in, and how many of them a token's experts are chosen from."""
+    n_groups = config.integer("n_group", default=1)
+    if n_expert % n_groups:
+        raise GGPYError(
+            f"{config.where} gives {n_expert} experts in {n_groups} groups ('n_group'); they must be alike."
+        )
+    return {
+        f"{arch}.expert_group_count": n_groups,
+        f"{arch}.expert_group_used_count": config.integer("topk_group", default=1, most=n_groups),
+    }
+
+
 def expert_rules(
     to: str, of: str, n_expert: int, n_ff: int, n_embd: int, names: tuple[str, str, str] = PROJECTIONS
 ) -> list[TensorRule]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggpy.models.base import HyperParameters
 from ggpy.models.decoder import Decoder
-from ggpy.models.experts import PROJECTIONS, expert_count, expert_rules
+from ggpy.models.experts import PROJECTIONS, expert_count, expert_rules, group_keys
 
 if TYPE_CHECKING:
     from ggpy.models.hf import Layout, TensorRule
@@ -101,6 +101,7 @@ class Glm4Moe(Glm4):
             f"{arch}.expert_gating_func": 2,
             f"{arch}.expert_weights_scale": config.number("routed_scaling_factor"),
             f"{arch}.expert_weights_norm": config.flag("norm_topk_prob", default=True),
+            **group_keys(arch, config, n_expert),
         }
         layout = Layout(arch, metadata, decoder_rules(sizes, block, tied=tied), sizes.n_vocab, "model.", tied)
         add_rope(layout, config, sizes.head_dim, partial=True)

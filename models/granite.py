@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ggpy.models.hf_config import Config
 
 #: The factors' names in a config and in GGUF.
-_FACTORS = {
+FACTORS = {
     "embedding_multiplier": "embedding_scale", "residual_multiplier": "residual_scale",
     "attention_multiplier": "attention.scale", "logits_scaling": "logit_scale",
 }  # fmt: skip
@@ -55,7 +55,7 @@ class Granite(Decoder):
         from ggpy.models.hf import decoder_layout
 
         layout = decoder_layout(config, cls.name, interleaved=True)
-        layout.metadata |= {f"{cls.name}.{key}": config.number(name) for name, key in _FACTORS.items()}
+        layout.metadata |= {f"{cls.name}.{key}": config.number(name) for name, key in FACTORS.items()}
         return layout
 
 
@@ -65,10 +65,6 @@ class GraniteMoe(Granite):
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
-        from ggpy.models.hf import TensorRule
-        from ggpy.models.hf_parts import fused_glu_rules
-        from ggpy.models.hf_sources import Stored
-
         layout = super().hf_layout(config)
         n_layer, n_embd = config.integer("num_hidden_layers"), config.integer("hidden_size")
         n_ff, n_expert = config.integer("intermediate_size"), expert_count(config, n_layer)
@@ -80,18 +76,28 @@ class GraniteMoe(Granite):
             rule for rule in layout.tensors if ".ffn_" not in rule.target or "norm" in rule.target
         ]
         for layer in range(n_layer):
-            to, of = f"blk.{layer}.", f"model.layers.{layer}."
-            at = of + "block_sparse_moe."
-            both = Stored(at + "input_linear.weight", (n_expert, 2 * n_ff, n_embd))
-            rules += [
-                TensorRule(to + "ffn_gate_inp.weight", at + "router.layer.weight", (n_expert, n_embd)),
-                TensorRule(to + "ffn_gate_exps.weight", both.slice(0, n_ff, axis=1)),
-                TensorRule(to + "ffn_up_exps.weight", both.slice(n_ff, n_ff, axis=1)),
-                TensorRule(to + "ffn_down_exps.weight", at + "output_linear.weight", (n_expert, n_embd, n_ff)),
-            ]
-            if n_shared:
-                both = Stored(of + "shared_mlp.input_linear.weight", (2 * n_shared, n_embd))
-                down = of + "shared_mlp.output_linear.weight"
-                rules += fused_glu_rules(to, both, down, n_shared, n_embd, suffix="_shexp")
+            rules += mixture_rules(f"blk.{layer}.", f"model.layers.{layer}.", n_ff, n_expert, n_shared, n_embd)
         layout.tensors = rules
         return layout
+
+
+def mixture_rules(to: str, of: str, n_ff: int, n_expert: int, n_shared: int, n_embd: int) -> list[TensorRule]:
+    """A layer's router and experts, and the expert that every token takes where `n_shared`, its width, is not 0. Gate
+    and up stand in one matrix in checkpoints."""
+    from ggpy.models.hf import TensorRule
+    from ggpy.models.hf_parts import fused_glu_rules
+    from ggpy.models.hf_sources import Stored
+
+    at = of + "block_sparse_moe."
+    both = Stored(at + "input_linear.weight", (n_expert, 2 * n_ff, n_embd))
+    rules = [
+        TensorRule(to + "ffn_gate_inp.weight", at + "router.layer.weight", (n_expert, n_embd)),
+        TensorRule(to + "ffn_gate_exps.weight", both.slice(0, n_ff, axis=1)),
+        TensorRule(to + "ffn_up_exps.weight", both.slice(n_ff, n_ff, axis=1)),
+        TensorRule(to + "ffn_down_exps.weight", at + "output_linear.weight", (n_expert, n_embd, n_ff)),
+    ]
+    if n_shared:
+        both = Stored(of + "shared_mlp.input_linear.weight", (2 * n_shared, n_embd))
+        down = of + "shared_mlp.output_linear.weight"
+        rules += fused_glu_rules(to, both, down, n_shared, n_embd, suffix="_shexp")
+    return rules

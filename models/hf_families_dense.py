@@ -51,7 +51,7 @@ _GLM4_MOE = {
     "num_key_value_heads": 8, "head_dim": None, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
     "attention_bias": False, "moe_intermediate_size": 1408, "num_experts_per_tok": 8, "n_shared_experts": 1,
     "n_routed_experts": 128, "routed_scaling_factor": 1.0, "first_k_dense_replace": 1, "norm_topk_prob": True,
-    "use_qk_norm": False, "partial_rotary_factor": 0.5,
+    "use_qk_norm": False, "partial_rotary_factor": 0.5, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
 _OLMO2 = {**_BASE, "vocab_size": 50304, "rms_norm_eps": 1e-5, "attention_bias": False}
 _OLMO3 = {**_OLMO2, "sliding_window": 4096, "layer_types": None, "rope_theta": 500000.0}
@@ -157,9 +157,7 @@ DENSE: dict[str, Family] = {
     ),
     "minicpm": Family(("MiniCPMForCausalLM", "MiniCPMModel"), _MINICPM, {"num_experts": (0, None)}),
     "glm4": Family(("Glm4ForCausalLM", "Glm4Model"), _GLM4),
-    "glm4_moe": Family(
-        ("Glm4MoeForCausalLM", "Glm4MoeModel"), _GLM4_MOE, {"n_group": (1, None), "topk_group": (1, None)}, _FURTHER
-    ),
+    "glm4_moe": Family(("Glm4MoeForCausalLM", "Glm4MoeModel"), _GLM4_MOE, ignored=_FURTHER),
     "olmo2": Family(("Olmo2ForCausalLM", "Olmo2Model"), _OLMO2),
     "olmo3": Family(("Olmo3ForCausalLM", "Olmo3Model"), _OLMO3),
     "olmoe": Family(("OlmoeForCausalLM", "OlmoeModel"), _OLMOE),

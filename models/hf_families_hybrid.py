@@ -30,6 +30,17 @@ _NEMOTRON_H: dict[str, Any] = {
     "moe_shared_expert_intermediate_size": 7688, "moe_latent_size": None, "num_experts_per_tok": 2,
     "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "layer_norm_epsilon": 1e-5,
 }  # fmt: skip
+_GRANITE_HYBRID: dict[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_parameters": None, "rope_scaling": None,
+    "rope_theta": 10000.0, "partial_rotary_factor": None, "original_max_position_embeddings": None,
+    "attention_bias": False, "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0,
+    "attention_multiplier": 1.0, "num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024,
+    "position_embedding_type": None, "layer_types": None, "layers_block_type": None, "mamba_n_heads": 128,
+    "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_head": "auto", "mamba_d_conv": 4, "mamba_expand": 2,
+    "mamba_conv_bias": True, "mamba_proj_bias": False,
+}  # fmt: skip
 
 #: Keys beside a state-space layer's sizes.
 _BESIDE = {
@@ -60,6 +71,15 @@ HYBRID: dict[str, Family] = {
         _MAMBA2,
         {"time_step_limit": UNLIMITED},
         {**_BESIDE, "time_step_rank": UNREAD},
+    ),
+    "granitemoehybrid": Family(
+        ("GraniteMoeHybridForCausalLM", "GraniteMoeHybridModel"),
+        _GRANITE_HYBRID,
+        {"time_step_limit": UNLIMITED},
+        {
+            "mamba_chunk_size": "how the original is run, not what it computes",
+            **dict.fromkeys(("init_method", "normalization_function"), UNREAD),
+        },
     ),
     "nemotron_h": Family(
         ("NemotronHForCausalLM", "NemotronHModel"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ggpy.errors import GGPYError
 from ggpy.models.base import MAX_LAYERS, Architecture
-from ggpy.models.experts import Experts, expert_count, expert_ffn, plain_shared_expert
+from ggpy.models.experts import Experts, expert_count, expert_ffn, group_keys, plain_shared_expert
 from ggpy.models.layers import plain_ffn, self_attention
 from ggpy.models.state_space import StateSpace, mamba2_mixer
 
@@ -151,12 +151,10 @@ def _expert_keys(arch: str, config: Config, n_expert: int) -> dict[str, Metadata
         "expert_weights_norm": config.flag("norm_topk_prob", default=True),
         "expert_weights_scale": config.number("routed_scaling_factor"),
         "expert_gating_func": 2,
-        "expert_group_count": config.integer("n_group"),
-        "expert_group_used_count": config.integer("topk_group"),
     }
     if config.get("moe_latent_size") is not None:
         keys["moe_latent_size"] = config.integer("moe_latent_size")
-    return {f"{arch}.{key}": value for key, value in keys.items()}
+    return {f"{arch}.{key}": value for key, value in keys.items()} | group_keys(arch, config, n_expert)
 
 
 class _Mixers:

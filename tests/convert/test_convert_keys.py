@@ -46,7 +46,7 @@ CLASSES = {
     "starcoder2": "Starcoder2Config", "phi": "PhiConfig", "gpt_neox": "GPTNeoXConfig", "gpt2": "GPT2Config",
     "stablelm": "StableLmConfig", "falcon": "FalconConfig", "bloom": "BloomConfig",
     "mamba": "MambaConfig", "falcon_mamba": "FalconMambaConfig", "mamba2": "Mamba2Config",
-    "nemotron_h": "NemotronHConfig",
+    "nemotron_h": "NemotronHConfig", "granitemoehybrid": "GraniteMoeHybridConfig",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -176,24 +176,46 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "ssm_state_size": ({}, 7),
     "mamba_num_heads": ({}, 9),
     "mamba_head_dim": ({}, 9),
-    "mamba_n_groups": ({}, 2),
+    "mamba_n_groups": ({}, 1),
     "mamba_d_conv": ({}, 5),
     "mamba_conv_bias": ({}, False),
     "moe_shared_expert_intermediate_size": ({}, 30),
     "moe_latent_size": ({}, 30),
+    "position_embedding_type": ({}, "rope"),
+    "mamba_n_heads": ({"mamba_d_head": "auto"}, 4),
+    "mamba_d_state": ({}, 7),
+    "mamba_d_head": ({}, 8),
+    "mamba_expand": ({"mamba_d_head": "auto"}, 3),
+    "mamba_proj_bias": ({}, True),
     "n_group": ({}, 2),
-    "topk_group": ({}, 2),
+    "topk_group": ({"n_group": 2}, 2),
 }
 
 #: Layers of Nemotron-H some of which have experts.
 _MIXED = {"layers_block_type": ["mamba", "moe", "attention"]}
+_TURNING = {"position_embedding_type": "rope"}
 
 #: Such settings where a family has others.
 OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("qwen", "max_position_embeddings"): ({"seq_length": None}, 64),
     ("gpt_oss", "attention_bias"): ({}, False),
     **{
-        ("nemotron_h", key): (_MIXED, CHANGES[key][1])
+        ("granitemoehybrid", key): (_TURNING | CHANGES[key][0], CHANGES[key][1])
+        for key in (
+            "rope_parameters",
+            "rope_scaling",
+            "rope_theta",
+            "partial_rotary_factor",
+            "original_max_position_embeddings",
+        )
+    },
+    ("granitemoehybrid", "num_hidden_layers"): ({}, 6),
+    ("granitemoehybrid", "intermediate_size"): ({"num_local_experts": 4}, 30),
+    ("granitemoehybrid", "num_experts_per_tok"): ({"num_local_experts": 4}, 3),
+    ("granitemoehybrid", "layer_types"): ({}, ["mamba"] * 5),
+    ("granitemoehybrid", "layers_block_type"): ({"layer_types": None}, ["mamba", "attention"] * 2 + ["mamba"]),
+    **{
+        ("nemotron_h", key): (_MIXED | CHANGES[key][0], CHANGES[key][1])
         for key in (
             "n_routed_experts",
             "n_shared_experts",
@@ -276,6 +298,7 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("intermediate_size",) if family in ("mamba", "falcon_mamba") else ()),
         *(("hybrid_override_pattern", "mamba_n_groups", "mamba_d_conv", "mamba_conv_bias")
           if family == "nemotron_h" else ()),
+        *(("layers_block_type",) if family == "granitemoehybrid" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 

@@ -210,7 +210,8 @@ def test_files_of_other_converters(make: Make) -> None:
     [
         ("smollm3", {"no_rope_layers": [1]}, "'no_rope_layers' as"),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "'short_factor' as"),
-        ("glm4_moe", {"n_group": 2}, "gives 'n_group' as 2"),
+        ("glm4_moe", {"topk_group": 2}, "'topk_group' as 2"),
+        ("glm4_moe", {"n_group": 3}, "8 experts in 3 groups"),
         ("olmoe", {"clip_qkv": 8.0}, "gives 'clip_qkv' as 8.0"),
         ("olmo3", {"rope_parameters": {"rope_theta": 5.0}}, "rope's settings by kind of layer"),
         ("olmo3", {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}}, "scales rope of sliding layers"),

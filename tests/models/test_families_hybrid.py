@@ -140,6 +140,29 @@ def test_keys_of_one_mixer_a_layer(make: Make) -> None:
     assert metadata(make(CASES["nemotron_h_moe, narrow"]))["moe_latent_size"] == 34
 
 
+def test_keys_of_granite_4(make: Make) -> None:
+    dense, mixed = metadata(make(CASES["granitemoehybrid"])), metadata(make(CASES["granitemoehybrid_moe"]))
+    factors = {"embedding_scale": 3.0, "residual_scale": 0.6, "attention.scale": 0.4, "logit_scale": 1.7}
+    assert {key: dense[key] for key in factors} == pytest.approx(factors)
+    assert dense["attention.head_count_kv"] == [0, 2, 0, 0, 2]
+    assert (dense["feed_forward_length"], dense["rope.scaling.finetuned"]) == (38, False)
+    sizes = {
+        "expert_count": 6,
+        "feed_forward_length": 46,
+        "expert_shared_feed_forward_length": 38,
+        "ssm.group_count": 2,
+    }
+    assert {key: mixed[key] for key in sizes} == sizes
+    names = [metadata_name(make(CASES["granitemoehybrid" + end])) for end in (", attention alone", "")]
+    assert names == ["granite", "granitehybrid"]
+    assert metadata_name(make(CASES["granitemoehybrid, experts and attention"])) == "granitemoe"
+
+
+def metadata_name(path: Path) -> str:
+    with GGUFFile(path) as file:
+        return str(file.metadata["general.architecture"])
+
+
 def test_tensors_of_state_space_models_have_llama_cpps_shapes(make: Make) -> None:
     path = make(CASES["mamba2"])
     rng = np.random.RandomState(1)
@@ -185,6 +208,9 @@ def test_absurd_metadata_is_one_sentence(make: Make, name: str, changes: dict[st
         ("nemotron_h", {"hybrid_override_pattern": "MX*"}, "'hybrid_override_pattern' as 'MX[*]'"),
         ("nemotron_h", {"hybrid_override_pattern": None}, "must say what its layers are"),
         ("nemotron_h", {"mlp_hidden_act": "silu"}, "gives 'mlp_hidden_act' as 'silu'"),
+        ("granitemoehybrid", {"layer_types": ["mamba"]}, "must list 5 layers"),
+        ("granitemoehybrid", {"layer_types": ["slow"] * 5}, "'slow' in 'layer_types'"),
+        ("granitemoehybrid", {"mamba_d_head": 8}, "make up the 128 columns"),
         ("mamba", {"time_step_rank": "full"}, "'time_step_rank' as 'full'"),
     ],
 )

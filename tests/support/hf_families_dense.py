@@ -196,6 +196,7 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
         "use_qk_norm": False, "norm_topk_prob": False, "attention_bias": False, "n_shared_experts": 2,
         "first_k_dense_replace": 0,
     }),
+    "glm4_moe, groups": Case("glm4_moe", {"n_group": 4, "topk_group": 2}),
     "olmo2, biases": Case("olmo2", {"attention_bias": True}),
     "olmo3, yarn": Case("olmo3", {
         "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}}),

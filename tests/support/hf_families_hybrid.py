@@ -40,6 +40,14 @@ _NEMOTRON = {
     "mamba_head_dim": 10, "n_groups": 3, "ssm_state_size": 6, "conv_kernel": 4, "layer_norm_epsilon": 1e-5,
     "time_step_limit": _UNLIMITED, "chunk_size": 32,
 }  # fmt: skip
+_GRANITE = {
+    **_SHARED, **_ATTENTION, "architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid",
+    "head_dim": ABSENT, "hidden_size": 64, "num_hidden_layers": 5, "rms_norm_eps": 1e-5, "rope_theta": 500.0,
+    "layer_types": ["mamba", "attention", "mamba", "mamba", "attention"], "shared_intermediate_size": 38,
+    "embedding_multiplier": 3.0, "logits_scaling": 1.7, "residual_multiplier": 0.6, "attention_multiplier": 0.4,
+    "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_state": 6, "mamba_expand": 2,
+    "time_step_limit": _UNLIMITED, "mamba_chunk_size": 32, "position_embedding_type": "nope",
+}  # fmt: skip
 _MAMBA = {**_SHARED, "state_size": 6, "layer_norm_epsilon": 1e-5, "expand": 2, "conv_kernel": 4, "num_hidden_layers": 2}
 
 #: Each family's config.json.
@@ -49,6 +57,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mamba2": {
         **_MAMBA, "architectures": ["Mamba2ForCausalLM"], "num_heads": 6, "head_dim": 20, "n_groups": 2,
         "chunk_size": 32, "time_step_limit": _UNLIMITED,
+    },
+    "granitemoehybrid": {**_GRANITE, "num_local_experts": 0},
+    "granitemoehybrid_moe": {
+        **_GRANITE, "num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 46,
     },
     "nemotron_h": {**_NEMOTRON, "hybrid_override_pattern": "M-M*-M*-"},
     "nemotron_h_moe": {
@@ -87,6 +99,15 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
     ),
     "nemotron_h_moe, narrow": Case("nemotron_h_moe", {
         "moe_latent_size": 34, "n_group": 1, "topk_group": 1, "norm_topk_prob": False}),
+    "granitemoehybrid, rope": Case("granitemoehybrid", {
+        "position_embedding_type": "rope", "attention_bias": True, "mamba_proj_bias": True, "mamba_conv_bias": False,
+        "mamba_d_head": "auto", "tie_word_embeddings": True,
+    }),
+    "granitemoehybrid, attention alone": Case("granitemoehybrid", {
+        "position_embedding_type": "rope", "layer_types": ["full_attention"] * 5}),
+    "granitemoehybrid, experts and attention": Case("granitemoehybrid_moe", {
+        "layer_types": ["attention"] * 5}),
+    "granitemoehybrid, whole blocks": Case("granitemoehybrid", {"shared_intermediate_size": 96, "mamba_d_state": 16}),
     "mamba2, whole blocks": Case("mamba2", {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "state_size": 16}),
 }  # fmt: skip
 
