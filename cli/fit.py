@@ -14,6 +14,7 @@ from ggpy.units import size_text
 
 if TYPE_CHECKING:
     from ggpy.host.memory import MemoryUse
+    from ggpy.runtime.host_memory import HostMemory
     from ggpy.runtime.placement import Placement, Stage
     from ggpy.runtime.sums import StateUse
 
@@ -64,7 +65,7 @@ def fit(model_options: dict[str, Any], parallel: int, output: str) -> int:
     from ggpy.cli.interrupts import raise_interrupts
     from ggpy.cli.terminal import note
     from ggpy.hub.header import open_header
-    from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
+    from ggpy.runtime.load import find_cache_ram, find_device, find_gpu_layers, find_kv_memory
     from ggpy.runtime.placement import Placement
 
     options = dict(model_options)
@@ -72,9 +73,10 @@ def fit(model_options: dict[str, Any], parallel: int, output: str) -> int:
     options["device"] = find_device(options["device"], note)
     options["n_gpu_layers"] = find_gpu_layers(options["n_gpu_layers"])
     options["kv_memory"] = find_kv_memory(options["kv_memory"])
+    options["cache_ram"] = find_cache_ram(options["cache_ram"])
     raise_interrupts()
     with open_header(options.pop("model"), options.pop("file_type")) as file:
-        answer = Answer.of(Placement(file, n_slots=parallel, **options), n_ctx)
+        answer = Answer.of(Placement(file, n_slots=parallel, engine=True, **options), n_ctx)
     click.echo(json.dumps(answer.as_json(), indent=2) if output == "json" else "\n".join(answer.lines()))
     return 0 if answer.fits else 1
 
@@ -83,18 +85,20 @@ def fit(model_options: dict[str, Any], parallel: int, output: str) -> int:
 class Answer:
     """The memory of one model with a context of n_ctx tokens for each sequence.
 
-    in_file: bytes of embedding tables that are read from the file. checkpoints: the most bytes of copies of state that
-    cannot be cut back, which an engine keeps beside it. largest: the largest context that fits; 0 for none.
+    kv_cells: where that is a number, tokens of cache that sequences share. in_file: bytes of embedding tables that are
+    read from the file. kept: what an engine may keep of earlier conversations in host memory. largest: the largest
+    context that fits; 0 for none.
     """
 
     placement: Placement
     n_ctx: int
     n_batch: int
     stages: Sequence[Stage]
+    kv_cells: int | None
     uses: Sequence[MemoryUse]
     states: Sequence[StateUse]
     in_file: int
-    checkpoints: int
+    kept: HostMemory
     largest: int
     fits: bool
 
@@ -102,7 +106,6 @@ class Answer:
     def of(placement: Placement, asked: int | None) -> Answer:
         """The answer for a context that was asked for, or the one that would be chosen."""
         from ggpy.cpu.sizes import table_bytes
-        from ggpy.engine.cache import CHECKPOINT_BYTES, CHECKPOINTS
         from ggpy.graph.operations import Embed
         from ggpy.host.memory import within
         from ggpy.runtime.sums import state_uses
@@ -110,22 +113,23 @@ class Answer:
         trained = placement.hparams.n_ctx_train
         n_ctx = asked or placement.largest(trained) or min(trained, 256)
         stages, n_batch = placement.place(n_ctx)
-        uses = placement.uses(stages, n_ctx, n_batch)
+        kv_cells = placement.kv_cells(stages, n_ctx, n_batch)
+        uses = placement.uses(stages, n_ctx, n_batch, kv_cells=kv_cells)
         program = placement.program(False)
         cache_type = placement.cache_type(stages[-1].device)
         states = state_uses(program.states, n_ctx, n_batch, cache_type)
         on_cpu = not stages[0].on_gpu
         by_position = any(isinstance(op.operation, Embed) and op.operation.index == "position" for op in program.ops)
-        passing = sum(state.per_slot for state in states if not state.per_token) if on_cpu else 0
         return Answer(
             placement,
             n_ctx,
             n_batch,
             stages,
+            kv_cells,
             uses,
             states,
             table_bytes(program) if on_cpu else 0,
-            min(CHECKPOINTS * placement.n_slots * passing, CHECKPOINT_BYTES),
+            placement.host_memory(stages, n_ctx, n_batch),
             placement.largest(trained if by_position else MAX_CONTEXT),
             within(uses, placement.kv_memory),
         )
@@ -140,6 +144,7 @@ class Answer:
             "n_ctx": self.n_ctx,
             "n_ctx_train": place.hparams.n_ctx_train,
             "n_parallel": place.n_slots,
+            "shared_tokens": self.kv_cells,
             "n_batch": self.n_batch,
             "cache_type": place.cache_type(self.stages[-1].device),
             "devices": [
@@ -149,6 +154,7 @@ class Answer:
                     "weights": use.weights,
                     "state": use.state,
                     "working": use.working,
+                    "earlier": use.kept,
                     "total": use.total,
                     "free": use.free,
                 }
@@ -165,7 +171,8 @@ class Answer:
                 for state in self.states
             ],
             "embeddings_in_file": self.in_file,
-            "checkpoints_at_most": self.checkpoints,
+            "checkpoints_at_most": self.kept.checkpoints,
+            "parked_at_most": self.kept.parked,
             "fits": self.fits,
             "largest_context": self.largest,
         }
@@ -198,6 +205,7 @@ class Answer:
                     ("weights", "weights"),
                     ("state", "state"),
                     ("working memory", "working"),
+                    ("earlier turns", "kept"),
                     ("in all", "total"),
                     ("free", "free"),
                 )
@@ -212,13 +220,17 @@ class Answer:
                 yield self._state_line(state)
             if self.in_file:
                 yield f"embeddings: {size_text(self.in_file)} stay in the file, rows are read as tokens occur"
-            if self.checkpoints:
-                yield f"checkpoints of earlier turns: up to {size_text(self.checkpoints)} more"
+            yield (
+                f"earlier turns: up to {size_text(self.kept.checkpoints)} of checkpoints, "
+                f"{size_text(self.kept.parked)} of conversations whose place another takes (--cache-ram)"
+            )
         yield self._verdict()
 
     @property
     def _each(self) -> str:
         n = self.placement.n_slots
+        if self.kv_cells:
+            return f" for each of {n} sequences, which share {self.kv_cells}"
         return f" for each of {n} sequences" if n > 1 else ""
 
     def _state_line(self, state: StateUse) -> str:
@@ -232,5 +244,5 @@ class Answer:
         if not self.largest:
             return "It does not fit: not even a small context does."
         more = " or more" if self.largest == MAX_CONTEXT else ""
-        largest = f"up to {self.largest} tokens{more}{self._each} would fit (-c {self.largest})"
+        largest = f"up to {self.largest} tokens{more} would fit (-c {self.largest})"
         return f"It fits; {largest}." if self.fits else f"It does not fit; {largest}."

@@ -134,7 +134,13 @@ PLACING: tuple[Decorator, ...] = (
         "--kv-memory",
         metavar="BYTES|SHARE",
         help="Most memory for keys, values and other state, from which the context is chosen without -c: 2G, or 50% of "
-        "what weights and working memory leave of 95% of the free memory.  [default: 100%]",
+        "what all else leaves of 95% of the free memory.  [default: 100%]",
+    ),
+    click.option(
+        "--cache-ram",
+        metavar="BYTES",
+        help="Host memory for conversations whose place another takes: 1G, or 0.  [default: a tenth of what weights "
+        "and working memory leave, at most 2G; with a GPU 0]",
     ),
 )
 
@@ -281,9 +287,10 @@ def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
 
 
 def check_placing(options: dict[str, Any]) -> None:
-    """Check the options whose texts say where a model runs. Raises GGPYError."""
-    from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
+    """Check the options whose texts say where a model runs, and in which memory. Raises GGPYError."""
+    from ggpy.runtime.load import find_cache_ram, find_device, find_gpu_layers, find_kv_memory
 
     find_device(options["device"])
     find_gpu_layers(options["n_gpu_layers"])
     find_kv_memory(options["kv_memory"])
+    find_cache_ram(options["cache_ram"])

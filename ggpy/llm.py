@@ -28,7 +28,7 @@ from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.hub.find_model import find_model
-from ggpy.llm_options import default_cache_ram, load_options
+from ggpy.llm_options import load_options
 from ggpy.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput, TextDelta
 from ggpy.prompts import Message, Prompt, conversations, encoded, several
 from ggpy.runtime.load import Model, load_draft, load_model
@@ -49,9 +49,11 @@ class LLM:
     path: a GGUF file, or whatever else `ggpy.hub.find_model` finds: a checkpoint folder, which is converted into the
     cache on first use, a model known by name, hf:user/repo or modelscope:user/repo; the attribute `path` is then the
     file. file_type: the type that a folder is converted to, such as "q4_0"; None takes q8_0.
-    n_ctx: tokens of context for each of `n_parallel` requests evaluated together; None takes the context that the model
-    was trained with, as far as memory holds it. n_threads: None takes the physical cores that the process may use.
-    notify: called with one-line notes (the context chosen, a first compilation); None logs them.
+    n_ctx: tokens of context that a request may have; None takes the context that the model was trained with, as far as
+    memory holds it. n_parallel: requests evaluated together. On the CPU they share the cache where memory does not hold
+    so many whole contexts, each with as much as its prompt and `max_tokens` take. n_threads: None takes the physical
+    cores that the process may use. notify: called with one-line notes (the context chosen, a first compilation); None
+    logs them.
     cache_type_k, cache_type_v: how keys and values are cached, "f16", "bf16", "f32" (these two on the CPU alone) or
     "q8_0", which takes half the memory of f16; None takes f16, or f32 for a float32 model on the CPU. A number
     beyond a type's range is clipped to its largest one, and that is reported once. device: "cpu", "cuda" for NVIDIA
@@ -61,10 +63,11 @@ class LLM:
     GPUs share, "layer" or "row": see `ggpy.graph.tensor_parallel`. batch_invariant: on a GPU too, what a request gets
     does not depend on the requests evaluated with it, at the price of speed with many; on the CPU that always holds.
     cache_ram: bytes of host memory for conversations whose place another one takes, so that they go on without being
-    evaluated again; None: on the CPU a tenth of the free memory, at most 2 GiB, on a GPU none.
+    evaluated again, as in 1 << 30 or "1G"; None: on the CPU a tenth of what the weights and the working memory leave of
+    95 % of the free memory, at most 2 GiB, on a GPU none.
     kv_memory: the most memory that keys, values and other state of all requests take, from which the context is chosen
-    where `n_ctx` is None: bytes, as in 2 << 30 or "2G", or a share, as in 0.5 or "50%", of what the weights and the
-    working memory leave of 95 % of the free memory; None is all of that.
+    where `n_ctx` is None: bytes, as in 2 << 30 or "2G", or a share, as in 0.5 or "50%", of what weights, working memory
+    and host memory for earlier conversations leave of 95 % of the free memory; None is all of that.
     speculative: "ngram" evaluates, together with each token, those that followed it earlier in the text: the same
     answers, sooner where they repeat what was said; speculative_config: the same with settings, {"method": "ngram",
     "num_speculative_tokens": 24, …}, as vLLM's. draft_model: a second, smaller model of the same vocabulary, which
@@ -88,7 +91,7 @@ class LLM:
         batch_invariant: bool = False,
         file_type: str | None = None,
         kv_memory: int | float | str | None = None,
-        cache_ram: int | None = None,
+        cache_ram: int | str | None = None,
         speculative: str | None = None,
         speculative_config: Mapping[str, Any] | None = None,
         draft_model: str | os.PathLike[str] | None = None,
@@ -96,8 +99,6 @@ class LLM:
         arguments.path("path", path)
         if file_type is not None:
             arguments.text("file_type", file_type)
-        if cache_ram is not None:
-            cache_ram = arguments.whole("cache_ram", cache_ram, 0, 1 << 60, "a number of bytes from 0")
         speculation = None
         if speculative is not None or speculative_config is not None or draft_model is not None:
             from ggpy.engine.speculative import speculative_config as read_config
@@ -115,6 +116,7 @@ class LLM:
             split_mode=split_mode,
             batch_invariant=batch_invariant,
             kv_memory=kv_memory,
+            cache_ram=cache_ram,
             notify=notify,
         )
         self.path = find_model(path, file_type, notify)
@@ -126,14 +128,12 @@ class LLM:
             model.template,
             model.runtime,
         )
-        # A GPU gives a slot's whole context, however little of it is filled: who wants that asks for it.
-        host_bytes = (default_cache_ram() if self.runtime.device == "cpu" else 0) if cache_ram is None else cache_ram
         drafting = _opened_draft(draft_path, model, notify) if draft_path and speculates(model.runtime) else None
         self.engine = Engine(
             self.runtime,
             self.tokenizer,
             self.runtime.chain_for,
-            host_bytes=host_bytes,
+            host_memory=self.runtime.host_memory,
             speculative=speculation,
             draft=drafting.runtime if drafting else None,
         )

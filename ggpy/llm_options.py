@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
-from ggpy.host.memory import available_memory
-from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
+from ggpy.runtime.load import find_cache_ram, find_device, find_gpu_layers, find_kv_memory
 
 if TYPE_CHECKING:
     from ggpy.notes import Notify
@@ -28,6 +27,7 @@ def load_options(
     split_mode: Any,
     batch_invariant: bool,
     kv_memory: Any,
+    cache_ram: Any,
     notify: Notify,
 ) -> dict[str, Any]:
     """Arguments of `load_model`, by their names, from parameters of `LLM`. Raises GGPYError."""
@@ -58,10 +58,7 @@ def load_options(
         "split_mode": split_mode,
         "batch_invariant": batch_invariant,
         "kv_memory": find_kv_memory(kv_memory),
+        "cache_ram": find_cache_ram(cache_ram),
+        "engine": True,
         "notify": notify,
     }
-
-
-def default_cache_ram() -> int:
-    """Bytes of host memory for conversations that lost their slot, where nothing is said."""
-    return min(2 << 30, available_memory() // 10)

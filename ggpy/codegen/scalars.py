@@ -47,7 +47,7 @@ def _storer(kind: Any) -> Any:
 
 
 load_i8, load_u8, load_u16 = _loader(types.int8), _loader(types.uint8), _loader(types.uint16)
-load_i32, load_u32 = _loader(types.int32), _loader(types.uint32)
+load_i32, load_u32, load_i64 = _loader(types.int32), _loader(types.uint32), _loader(types.int64)
 load_f32, load_f64 = _loader(types.float32), _loader(types.float64)
 store_i8, store_u8, store_u16 = _storer(types.int8), _storer(types.uint8), _storer(types.uint16)
 store_i32, store_u32, store_i64 = _storer(types.int32), _storer(types.uint32), _storer(types.int64)

@@ -45,6 +45,7 @@ class CpuExecutor:
         cache_type: str,
         notify: Callable[[str], None],
         team: Team | None = None,
+        kv_cells: int | None = None,
     ) -> None:
         self.program, self.file = program, file
         self.n_batch, self.n_threads = n_batch, n_threads
@@ -54,9 +55,9 @@ class CpuExecutor:
         for name in names:
             kernels.kernel(name)  # before threads ask for them
         self._weights = PackedWeights(program.matrices(), file, n_threads, notify)
-        self._memory = Memory(program, file, n_ctx, n_slots, n_batch, n_threads, cache_type)
+        self._memory = Memory(program, file, n_ctx, n_slots, n_batch, n_threads, cache_type, kv_cells)
         states = self._memory.states
-        self.copy_state, self.save, self.load = states.copy, states.save, states.load
+        self.copy_state, self.move, self.save, self.load = states.copy, states.move, states.save, states.load
         self.checkpoint, self.restore = states.checkpoint, states.restore
         self._embeddings = Embeddings(file, n_ctx, n_batch)
         # Attention that sees a whole sequence is not summed in parts that depend on a token's position alone.

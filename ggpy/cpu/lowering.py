@@ -114,7 +114,8 @@ def _record_heads(a: ops.Attention, memory: Memory, r: np.ndarray) -> None:
     r["head_pad"], r["max_parts"] = round_up(a.v_head_dim, 16), memory.max_parts
     r["key_pad"] = round_up(a.head_dim, 16) if a.latent else a.head_dim
     r["causal"], r["window"], r["chunk"], r["softcap"] = a.causal, a.window, a.chunk, a.softcap
-    r["cache_k"], r["cache_v"], r["n_ctx"] = memory.states.cache(a.cache_layer)
+    for name, value in memory.states.cache(a.cache_layer).items():
+        r[name] = value
     if a.sinks:
         r["sinks"] = memory.vector(a.sinks)
 

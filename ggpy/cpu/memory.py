@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cpu.isa.layout import LINE
-from ggpy.cpu.sizes import WorkingSizes, round_up, row_stride, state_bytes
+from ggpy.cpu.sizes import WorkingSizes, position_bytes, round_up, row_stride, state_bytes
 from ggpy.gguf.slices import read_vector
 from ggpy.graph.state import SPAN, KVState, State
 
@@ -37,87 +37,146 @@ def address(array: np.ndarray) -> int:
     return int(array.ctypes.data)
 
 
-class SlotStates:
-    """The state of every slot: keys and values, and what convolutions and recurrent layers carry on."""
+class Cells:
+    """Keys and values of a layer's attention: for each head a row of cells, in which a slot has a range.
 
-    def __init__(self, states: list[State], n_ctx: int, n_slots: int, n_batch: int, cache_type: str) -> None:
-        self._n_slots = n_slots
-        self._memory: dict[State, list[np.ndarray]] = {}  # uint8 [n_slots, bytes of a slot]
-        self._cells: dict[int, tuple[KVState, int]] = {}
-        shared: dict[tuple[int, ...], list[np.ndarray]] = {}
-        for state in states:
-            sizes = state_bytes(state, n_ctx, n_batch, cache_type)
-            made = shared.get(sizes) if isinstance(state, KVState) and not state.causal else None
-            if made is None:
-                made = [allocate(n_slots * size)[: n_slots * size].reshape(n_slots, size) for size in sizes]
-            if isinstance(state, KVState):
-                self._cells[state.layer] = state, state.n_cells(n_ctx, n_batch)
-                if not state.causal:
-                    shared[sizes] = made
-            self._memory[state] = made
-        # what a slot cannot be cut back from: a ring that goes round, a convolution's inputs, a recurrent matrix
-        self._passing = [
-            state
-            for state in self._memory
-            if not isinstance(state, KVState) or (state.causal and self._cells[state.layer][1] < n_ctx)
+    starts: int64 [n_slots], where each slot's range begins. size: cells of a head, a multiple of 16. most: the most
+    cells of a slot; where that is less than the context, it is a ring.
+    """
+
+    def __init__(self, state: KVState, starts: np.ndarray, size: int, most: int, cache_type: str) -> None:
+        self.state, self.starts, self.size, self.most = state, starts, size, most
+        # uint8 [n_head_kv, bytes of a head's cells], of keys and of values, or of keys that are both
+        self.parts = [
+            allocate(size * n_bytes)[: size * n_bytes].reshape(state.n_head_kv, -1)
+            for n_bytes in position_bytes(state, cache_type)
         ]
 
-    def cache(self, layer: int) -> tuple[int, int, int]:
-        """Where the keys and the values of a layer lie, and how many cells a slot has there."""
-        state, n_cells = self._cells[layer]
-        memory = self._memory[state]  # of keys and of values, or of keys that are both
-        return address(memory[0]), address(memory[-1]), n_cells
+    def of(self, slot: int, n: int | None = None) -> list[np.ndarray]:
+        """The first n cells of a slot, in whole blocks of 16, or all of a ring's: views [n_head_kv, bytes]."""
+        n = self.most if n is None else min(self.most, round_up(n, 16))
+        return self.range(int(self.starts[slot]), n)
+
+    def range(self, start: int, n: int) -> list[np.ndarray]:
+        per_cell = [part.shape[1] // self.size for part in self.parts]
+        return [part[:, start * b : (start + n) * b] for part, b in zip(self.parts, per_cell, strict=True)]
+
+
+class SlotStates:
+    """The state of every slot: keys and values, and what convolutions and recurrent layers carry on.
+
+    kv_cells: cells that the slots share in layers that keep every position, a multiple of SPAN; `move` says which are
+    whose. None: each slot has the whole context.
+    """
+
+    def __init__(
+        self, states: list[State], n_ctx: int, n_slots: int, n_batch: int, cache_type: str, kv_cells: int | None = None
+    ) -> None:
+        self._cells: dict[int, Cells] = {}  # by layer
+        self._floats: dict[State, np.ndarray] = {}  # uint8 [n_slots, bytes of a slot]
+        whole = round_up(n_ctx, SPAN)
+        slots = np.arange(n_slots, dtype=np.int64)
+        self._starts = slots * (0 if kv_cells else whole)  # of all layers that keep every position
+        shared: list[Cells] = []
+        self._keeping: list[Cells] = []  # what a slot can be cut back from
+        self._passing: list[Cells] = []  # rings that go round
+        for state in states:
+            if not isinstance(state, KVState):
+                (size,) = state_bytes(state, n_ctx, n_batch, cache_type)
+                self._floats[state] = allocate(n_slots * size)[: n_slots * size].reshape(n_slots, size)
+                continue
+            most = state.n_cells(n_ctx, n_batch)
+            if state.grows(n_ctx, n_batch):
+                cells = Cells(state, self._starts, kv_cells or n_slots * whole, most, cache_type)
+                self._keeping.append(cells)
+            elif state.causal:
+                cells = Cells(state, slots * most, n_slots * most, most, cache_type)
+                self._passing.append(cells)
+            else:  # of a step alone, which layers share, and nobody comes back to
+                sizes = position_bytes(state, cache_type)
+                found = next((other for other in shared if position_bytes(other.state, cache_type) == sizes), None)
+                cells = found or Cells(state, slots * most, n_slots * most, most, cache_type)
+                shared += [] if found else [cells]
+            self._cells[state.layer] = cells
+
+    def cache(self, layer: int) -> dict[str, int]:
+        """Where the keys and the values of a layer lie, for records."""
+        cells = self._cells[layer]
+        return {
+            "cache_k": address(cells.parts[0]),
+            "cache_v": address(cells.parts[-1]),
+            "n_ctx": cells.most,
+            "starts": address(cells.starts),
+            "head_cells": cells.size,
+        }
 
     def floats(self, state: State) -> tuple[int, int]:
         """Where a convolution's or recurrent layer's state lies, and the bytes from slot to slot."""
-        (memory,) = self._memory[state]
+        memory = self._floats[state]
         return address(memory), memory.strides[0]
+
+    def move(self, slot: int, start: int, n: int) -> None:
+        """Have a slot's range begin at another cell, in layers that keep every position; its first n tokens come with
+        it."""
+        for cells in self._keeping:
+            for to, of in zip(cells.range(start, round_up(n, 16)), cells.of(slot, n), strict=True):
+                to[:] = of  # numpy sees where they overlap
+        self._starts[slot] = start
 
     def copy(self, source: int, target: int, n: int) -> None:
         """Make a slot's state that of another one: keys and values of the first n tokens, and all of what passes."""
-        for state, memory in self._memory.items():
-            for part in memory:
-                self._cells_of(state, part[target], n)[:] = self._cells_of(state, part[source], n)
+        for to, of in zip(self._parts(target, n), self._parts(source, n), strict=True):
+            to[:] = of
 
-    def _cells_of(self, state: State, slot: np.ndarray, n: int) -> np.ndarray:
-        """The part of a slot's state that n tokens have filled, where that is known."""
-        if not isinstance(state, KVState) or state in self._passing:
-            return slot
-        _, n_cells = self._cells[state.layer]
-        heads = slot.reshape(state.n_head_kv, -1)  # each [position / 16]([16 positions])
-        return heads[:, : min(n_cells, round_up(n, 16)) * heads.shape[1] // n_cells]
+    def _parts(self, slot: int, n: int) -> Iterator[np.ndarray]:
+        """Views of a slot's state: of keys and values what n tokens have filled, and all of what passes."""
+        for cells in self._keeping:
+            yield from cells.of(slot, n)
+        yield from self._passing_parts(slot)
+
+    def _passing_parts(self, slot: int) -> Iterator[np.ndarray]:
+        for cells in self._passing:
+            yield from cells.of(slot)
+        for memory in self._floats.values():
+            yield memory[slot]
 
     def save(self, slot: int, n: int) -> list[np.ndarray]:
         """A copy of a slot's state, keys and values of the first n tokens: uint8 arrays whose sizes follow from n."""
-        return [
-            self._cells_of(state, part[slot], n).copy().reshape(-1)
-            for state, memory in self._memory.items()
-            for part in memory
-        ]
+        return [part.copy().reshape(-1) for part in self._parts(slot, n)]
 
-    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
-        """Put back what `save` gave, into any slot. Raises ValueError where an array is of another size."""
-        for state, memory in self._memory.items():
-            for part in memory:
-                cells = self._cells_of(state, part[slot], n)
-                cells[:] = next(kept).reshape(cells.shape)
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None:
+        """Put back the first n of the n_kept tokens that `save` gave, into any slot. Raises ValueError where an array
+        is of another size."""
+        for cells in self._keeping:
+            for to in cells.of(slot, n):
+                n_bytes = to.shape[1] // min(cells.most, round_up(n, 16)) * min(cells.most, round_up(n_kept, 16))
+                to[:] = next(kept).reshape(len(to), n_bytes)[:, : to.shape[1]]
+        for to in self._passing_parts(slot):
+            to[:] = next(kept).reshape(to.shape)
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
-        """A copy of what a slot cannot be cut back from."""
-        return [part[slot].copy() for state in self._passing for part in self._memory[state]]
+        """A copy of what a slot cannot be cut back from: rings that go round, convolutions' inputs, matrices."""
+        return [part.copy() for part in self._passing_parts(slot)]
 
     def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
         """Put back what `checkpoint` gave for a sequence that the slot still holds the beginning of."""
-        for state in self._passing:
-            for part in self._memory[state]:
-                part[slot] = next(kept)
+        for part in self._passing_parts(slot):
+            part[:] = next(kept)
 
 
 class Memory:
     """Buffers, states and working memory of a program, for steps of up to `n_batch` tokens."""
 
     def __init__(
-        self, program: Program, file: GGUFFile, n_ctx: int, n_slots: int, n_batch: int, n_threads: int, cache_type: str
+        self,
+        program: Program,
+        file: GGUFFile,
+        n_ctx: int,
+        n_slots: int,
+        n_batch: int,
+        n_threads: int,
+        cache_type: str,
+        kv_cells: int | None = None,
     ) -> None:
         self.program, self.file, self.n_batch = program, file, n_batch
         self.n_ctx, self.n_ctx_asked = round_up(n_ctx, SPAN), n_ctx
@@ -128,7 +187,7 @@ class Memory:
             rope: np.zeros(size // 4, np.float32).reshape(self.n_ctx, -1, 2) for rope, size in sizes.angles.items()
         }
         self.n_angles = 0  # positions that the tables reach
-        self.states = SlotStates(program.states, self.n_ctx, n_slots, n_batch, cache_type)
+        self.states = SlotStates(program.states, self.n_ctx, n_slots, n_batch, cache_type, kv_cells)
         self.token_bytes, self.private_stride = sizes.token_bytes, sizes.private_stride
         self.scratch_stride, self.max_parts = sizes.scratch_stride, sizes.max_parts
         self.activations, self.scratch, self.parts = map(allocate, (sizes.activations, sizes.scratch, sizes.parts))

@@ -88,11 +88,17 @@ def state_bytes(state: State, n_ctx: int, n_batch: int, cache_type: str) -> tupl
         return (4 * state.n_rows * round_up(state.n_cols, 16),)
     if isinstance(state, RecurrentState):
         return (4 * state.n_head * state.n_rows * round_up(state.n_cols, 16),)
-    cells = state.n_head_kv * state.n_cells(n_ctx, n_batch)
+    n_cells = state.n_cells(n_ctx, n_batch)
+    return tuple(n_cells * size for size in position_bytes(state, cache_type))
+
+
+def position_bytes(state: KVState, cache_type: str) -> tuple[int, ...]:
+    """Bytes of the keys and of the values of one position, of all heads; of a latent cache, of what is both."""
     cache_k, cache_v = cache_types(cache_type)
     if isinstance(state, LatentState):
-        return (cells * cell_bytes(cache_k, round_up(state.head_dim, 16)),)
-    return cells * cell_bytes(cache_k, state.head_dim), cells * cell_bytes(cache_v, round_up(state.v_head_dim, 16))
+        return (state.n_head_kv * cell_bytes(cache_k, round_up(state.head_dim, 16)),)
+    sizes = cell_bytes(cache_k, state.head_dim), cell_bytes(cache_v, round_up(state.v_head_dim, 16))
+    return tuple(state.n_head_kv * size for size in sizes)
 
 
 # ---- what steps work in
@@ -153,6 +159,26 @@ class WorkingSizes:
 
 def _row_bytes(table: TensorInfo) -> int:
     return table.nbytes // table.shape[0] if table.type_name in PACKED else 2 * table.shape[1]
+
+
+def slots_bytes(
+    states: Iterable[State], n_ctx: int, n_slots: int, n_batch: int, cache_type: str, kv_cells: int | None = None
+) -> int:
+    """Bytes of all slots' states. kv_cells: cells that the slots have ranges of, in layers that keep every position;
+    None: as many as all contexts have."""
+    found = 0
+    states = list(states)
+    if kv_cells is not None:
+        growing = [s for s in states if isinstance(s, KVState) and s.grows(n_ctx, n_batch)]
+        found = sum(kv_cells * sum(position_bytes(state, cache_type)) for state in growing)
+        states = [state for state in states if state not in growing]
+    return found + n_slots * slot_bytes(states, n_ctx, n_batch, cache_type)
+
+
+def checkpoint_bytes(states: Iterable[State], n_ctx: int, n_batch: int, cache_type: str) -> int:
+    """Bytes of a copy of what one slot cannot be cut back from."""
+    passing = (s for s in states if not isinstance(s, KVState) or (s.causal and not s.grows(n_ctx, n_batch)))
+    return sum(sum(state_bytes(state, n_ctx, n_batch, cache_type)) for state in passing)
 
 
 def slot_bytes(states: Iterable[State], n_ctx: int, n_batch: int, cache_type: str) -> int:

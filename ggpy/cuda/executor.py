@@ -400,7 +400,7 @@ class CudaExecutor:
         self.device.synchronize()
         return kept
 
-    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None:
         """Put back what `save` gave."""
         self.device.use()
         arrays = [(next(kept), *place) for place in self._slot_caches(slot)]

@@ -91,9 +91,9 @@ class TensorParallelExecutor:
     def save(self, slot: int, n: int) -> list[np.ndarray]:
         return [array for rank in self.ranks for array in rank.save(slot, n)]
 
-    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None:
         for rank in self.ranks:
-            rank.load(slot, kept, n)
+            rank.load(slot, kept, n, n_kept)
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         return []

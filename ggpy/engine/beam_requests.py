@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ggpy import arguments
 from ggpy.engine.beam_search import Beam, BeamSearch, BeamSearchOutput, BeamSearchParams, BeamSearchSequence
+from ggpy.engine.cells import in_cells
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.sampling.sampling_params import SamplingParams
@@ -25,15 +26,14 @@ from ggpy.text.tokenizer.stream import StreamDecoder
 if TYPE_CHECKING:
     from ggpy.engine.engine import Engine
 
-#: Nothing is drawn; log-probabilities are asked for so that logits come to the host.
-_PARAMS = SamplingParams(temperature=0, logprobs=0).resolved()
-
 
 class BeamRequest(Request):
     """A beam's place in the engine: its tokens, its slot, and the logits after its last token once they are there."""
 
-    def __init__(self, engine: Engine, prompt: Sequence[int]) -> None:
-        super().__init__(prompt, _PARAMS, engine.tokenizer, engine.runtime.n_ctx)
+    def __init__(self, engine: Engine, prompt: Sequence[int], max_tokens: int) -> None:
+        # Nothing is drawn; log-probabilities are asked for so that logits come to the host. max_tokens: for its cells.
+        params = SamplingParams(temperature=0, logprobs=0, max_tokens=max_tokens).resolved()
+        super().__init__(prompt, params, engine.tokenizer, engine.runtime.n_ctx)
         self.row: NDArray[np.float32] | None = None
 
     @property
@@ -63,16 +63,27 @@ class BeamSearchRequest:
                 f"beam_width is {params.beam_width}, but the model was opened for {len(engine.slots)} sequences at a "
                 f"time; open it with n_parallel={params.beam_width}."
             )
-        engine.check(prompt, _PARAMS)
+        engine.check(prompt, SamplingParams().resolved())
         self.engine, self.params = engine, params
         self.on_finish: Callable[[], None] = lambda: None
         room = engine.runtime.n_ctx - len(prompt) + 1  # the last token needs no cell
         self.search = BeamSearch(params, min(params.max_tokens, room), engine.tokenizer.eog)
-        first = BeamRequest(engine, prompt)
+        first = BeamRequest(engine, prompt, self.search.max_tokens)
         first.priority, first.stops = priority, engine.cache.stops(prompt, engine.tokenizer)
         self.prompt, self.requests = first.prompt, [first]  # those of the running beams, in their order, then others
         self.finished = False
         self.error: GGPYError | None = None
+        total = engine.cache.cells.total
+        if 0 < total < self.n_cells:
+            raise GGPYError(
+                f"{params.beam_width} beams of {engine.scheduler.n_cells(first)} tokens need a cache of {self.n_cells} "
+                f"tokens, but it has {total}; take fewer beams or a smaller max_tokens, or more memory (kv_memory)."
+            )
+
+    @property
+    def n_cells(self) -> int:
+        """The cells of all beams."""
+        return self.params.beam_width * in_cells(self.engine.scheduler.n_cells(self.requests[0]))
 
     @property
     def active(self) -> list[BeamRequest]:
@@ -111,14 +122,15 @@ class BeamSearchRequest:
                 running.remove(request)
 
     def _hold_slots(self) -> bool:
-        """Take free slots for the beams to come; True where there is one for each."""
+        """Take free slots with their cells for the beams to come; True where there is one for each."""
         free = [slot for slot in self.engine.slots if slot.request is None]
         for slot in sorted(free, key=lambda s: (len(s.tokens) > 0, s.last_used)):
             if len(self.requests) == self.params.beam_width:
                 break
-            self.engine.cache.park(slot, 0)
-            self.engine.cache.rewind(slot, 0)
-            other = BeamRequest(self.engine, self.prompt)
+            other = BeamRequest(self.engine, self.prompt, self.search.max_tokens)
+            self.engine.cache.clear(slot)
+            if not self.engine.cache.reserve(slot, self.engine.scheduler.n_cells(other)):
+                break
             other.priority, other.arrival = self.requests[0].priority, self.requests[0].arrival
             other.begin(slot, 0)
             self.requests.append(other)
@@ -176,8 +188,8 @@ class BeamSearchRequest:
 
 
 class BeamSearches:
-    """The searches of an engine. They begin in the order in which they came, as many as the slots hold beams of, so
-    that none waits for slots that another one waits with."""
+    """The searches of an engine. They begin in the order in which they came, as many as slots and cells hold beams of,
+    so that none waits for what another one waits with."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -206,8 +218,7 @@ class BeamSearches:
     def _begin(self) -> None:
         self._running = [search for search in self._running if not search.finished]
         self._waiting = [search for search in self._waiting if not search.finished]
-        held, most = sum(search.params.beam_width for search in self._running), len(self._engine.slots)
-        while self._waiting and held + self._waiting[0].params.beam_width <= most:
+        while self._waiting and self._fits(self._waiting[0]):
             search = self._waiting.pop(0)
             try:
                 self._engine.add(search.requests[0])
@@ -215,7 +226,12 @@ class BeamSearches:
                 search.end(error)
             else:
                 self._running.append(search)
-                held += search.params.beam_width
+
+    def _fits(self, search: BeamSearchRequest) -> bool:
+        """True where one more search finds slots and cells, once requests that are none leave them."""
+        together, cells = [*self._running, search], self._engine.cache.cells
+        enough = not cells.total or sum(one.n_cells for one in together) <= cells.total
+        return enough and sum(one.params.beam_width for one in together) <= len(self._engine.slots)
 
     def end_all(self, error: GGPYError) -> None:
         for search in [*self._running, *self._waiting]:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ggpy.engine.cells import Cells, CellState, in_cells
 from ggpy.graph.state import Reach
+from ggpy.runtime.host_memory import CHECKPOINTS, CHECKPOINTS_ALONE, HostMemory
 
 if TYPE_CHECKING:
     from ggpy.engine.request import Request
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
 WORTH_KEEPING = 64  # tokens of a slot that would be lost
 CHECKPOINT_EVERY = 4096  # tokens of a prompt
-CHECKPOINTS = 6  # of a slot
-CHECKPOINT_BYTES = 1 << 30  # of all slots; the longest unused slot's oldest go first
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -42,7 +42,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return start
 
 
-class SlotState(Protocol):
+class SlotState(CellState, Protocol):
     """The interface that the cache needs of a runtime."""
 
     n_slots: int
@@ -50,7 +50,7 @@ class SlotState(Protocol):
 
     def copy_state(self, source: int, target: int, n: int) -> None: ...
     def save(self, slot: int, n: int) -> list[np.ndarray]: ...
-    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None: ...
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None: ...
     def checkpoint(self, slot: int) -> list[np.ndarray]: ...
     def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None: ...
 
@@ -70,16 +70,19 @@ class Checkpoint:
 
 @dataclass(eq=False)
 class Slot:
-    """One request's place in the runtime's cache. `tokens[i]` is the token that cell i holds."""
+    """One request's place in the runtime's cache. `tokens[i]` is the token that cell i holds, of `capacity` cells from
+    `start` on among those that slots share."""
 
     index: int
     tokens: list[int] = field(default_factory=list)
     n_prompt: int = 0  # of them, how many at the start were evaluated as a prompt's
-    request: Request | None = None
+    request: Request | None = None  # whose it is; None: free, and what it holds may be reused
     last_used: int = 0
     stands: int = 0  # the length that carried state is of; -1 after a step that was broken off
     written: int = 0  # the greatest length that cells were written for
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    start: int = 0
+    capacity: int = 0
 
     def common_prefix(self, tokens: Sequence[int]) -> int:
         return common_prefix(self.tokens, tokens)
@@ -118,15 +121,48 @@ class Parked(Slot):
 
 
 class Cache:
-    """The slots of a runtime. host_bytes: of conversations that are kept when their slot is taken; the longest unused
-    ones go first."""
+    """The slots of a runtime. host_memory: what may be kept beside them, of which the longest unused goes first."""
 
-    def __init__(self, state: SlotState, host_bytes: int = 0) -> None:
-        self._state, self.host_bytes = state, host_bytes
+    def __init__(self, state: SlotState, host_memory: HostMemory = CHECKPOINTS_ALONE) -> None:
+        self._state, self.host_memory = state, host_memory
         self.parked: list[Parked] = []
         self.reach = state.reach
         self.slots = [Slot(i) for i in range(state.n_slots)]
+        self.cells = Cells(state, self.slots)
         self._clock = 0
+
+    # ---- cells
+
+    def admits(self, n: int) -> bool:
+        """True where n more tokens find cells beside those of running requests."""
+        taken = sum(slot.capacity for slot in self.slots if slot.request is not None)
+        return not self.cells.total or taken + in_cells(n) <= self.cells.total
+
+    def reserve(self, slot: Slot, n: int) -> bool:
+        """Give a slot cells for n tokens, which it keeps as far as it holds them. What free slots hold gives way, the
+        longest unused first, as far as it must: False where that is not enough, and then nothing has."""
+        idle = sorted((s for s in self.slots if s.request is None and s is not slot), key=lambda s: s.last_used)
+        if in_cells(n) - slot.capacity > self.cells.n_free + sum(other.capacity for other in idle):
+            return not self.cells.total
+        while not self.cells.resize(slot, n):
+            self.clear(idle.pop(0))
+        return True
+
+    def clear(self, slot: Slot) -> None:
+        """Empty a slot that is free; what it held is kept in host memory, if that is worth it."""
+        self.park(slot, 0)
+        self.rewind(slot, 0)
+        if self.cells.total:
+            self.cells.resize(slot, 0)
+
+    def release(self, slot: Slot) -> None:
+        """Make a slot free, with what it holds to be reused, and the cells behind that to be taken."""
+        self.touch(slot)
+        slot.request = None
+        if self.cells.total:
+            self.cells.resize(slot, len(slot.tokens))
+
+    # ---- what slots hold
 
     def touch(self, slot: Slot) -> None:
         """Record that a slot was used just now."""
@@ -167,7 +203,7 @@ class Cache:
     def park(self, slot: Slot, n: int) -> None:
         """Keep what a slot holds in host memory before it is cut back to n tokens, if that is worth it."""
         length = len(slot.tokens)
-        if not self.host_bytes or length - n < WORTH_KEEPING or slot.stands != length:
+        if not self.host_memory.parked or length - n < WORTH_KEEPING or slot.stands != length:
             return
         parked = Parked(-1, [*slot.tokens], slot.n_prompt, None, slot.last_used, length, slot.written)
         parked.checkpoints = [*slot.checkpoints]
@@ -182,13 +218,13 @@ class Cache:
         if not any(common_prefix(other.tokens, parked.tokens) == n for other in self.parked):
             self.parked.append(parked)
         self.parked.sort(key=lambda other: other.last_used)
-        room = self.host_bytes - sum(other.nbytes for other in self.parked)
+        room = self.host_memory.parked - sum(other.nbytes for other in self.parked)
         while room < 0 and self.parked:
             room += self.parked.pop(0).nbytes
 
     def fetch(self, parked: Parked, slot: Slot, n: int) -> None:
         """Make a free slot hold the first n tokens of a conversation in host memory, a length that `reusable` gave."""
-        self._state.load(slot.index, iter(parked.kept), len(parked.tokens))
+        self._state.load(slot.index, iter(parked.kept), n, len(parked.tokens))
         slot.tokens, slot.n_prompt, slot.checkpoints = [*parked.tokens], parked.n_prompt, [*parked.checkpoints]
         slot.stands, slot.written = parked.stands, parked.written
         self.rewind(slot, n)
@@ -201,7 +237,7 @@ class Cache:
             return
         slot.checkpoints.append(Checkpoint(length, slot.written, self._state.checkpoint(slot.index)))
         del slot.checkpoints[:-CHECKPOINTS]
-        room = CHECKPOINT_BYTES - sum(c.nbytes for s in self.slots for c in s.checkpoints)
+        room = self.host_memory.checkpoints - sum(c.nbytes for s in self.slots for c in s.checkpoints)
         for other in sorted(self.slots, key=lambda s: s.last_used):
             while room < 0 and other.checkpoints:
                 room += other.checkpoints.pop(0).nbytes

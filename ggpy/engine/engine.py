@@ -17,6 +17,7 @@ from ggpy.engine.cache import Cache, Checkpoint, Parked, Slot, common_prefix
 from ggpy.engine.request import Request
 from ggpy.engine.scheduler import Batch, Limits, Scheduler
 from ggpy.errors import GGPYError
+from ggpy.runtime.host_memory import CHECKPOINTS_ALONE, HostMemory
 from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs
 from ggpy.sampling.sampler import Chain
 from ggpy.sampling.sampling_params import SamplingParams
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 class RuntimeLike(Limits, Protocol):
     """The interface that the engine needs of a runtime."""
-
-    n_ctx: int
 
     def step(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int = 0
@@ -52,9 +51,9 @@ class Engine:
     """An engine that runs requests over a runtime's slots. Not thread-safe.
 
     chain_for: a function that gives a faster sampler than numpy's for parameters (resolved), or None; see `Sampler`.
-    max_waiting: how many requests may wait for a slot; None: any number. host_bytes: of host memory for conversations
-    whose slot another one takes. speculative: how to draft tokens, where the runtime leaves the choice to the host;
-    draft: the runtime of the small model that drafts them, with a slot for each of `runtime`'s.
+    max_waiting: how many requests may wait for a slot; None: any number. host_memory: limits for checkpoints and for
+    conversations whose slot another one takes. speculative: how to draft tokens, where the runtime leaves the choice to
+    the host; draft: the runtime of the small model that drafts them, with a slot for each of `runtime`'s.
     """
 
     def __init__(
@@ -63,13 +62,13 @@ class Engine:
         tokenizer: Tokenizer,
         chain_for: Callable[[SamplingParams], Chain | None] = lambda params: None,
         max_waiting: int | None = None,
-        host_bytes: int = 0,
+        host_memory: HostMemory = CHECKPOINTS_ALONE,
         speculative: SpeculativeConfig | None = None,
         draft: DraftRuntime | None = None,
     ) -> None:
         self.runtime, self._chain_for = runtime, chain_for
         self.tokenizer = tokenizer
-        self.cache = Cache(runtime, host_bytes)
+        self.cache = Cache(runtime, host_memory)
         self.slots = self.cache.slots
         self.scheduler = Scheduler(runtime, self.cache, max_waiting)
         self.speculator: Speculator | None = None
@@ -132,6 +131,9 @@ class Engine:
         batch = self.scheduler.schedule()
         if self.speculator is not None:
             self.speculator.add_drafts(batch)
+            for request, draft in batch.drafts.items():
+                assert request.slot is not None
+                del draft[max(0, request.slot.capacity - len(request.tokens)) :]
         return batch
 
     def run(self, batch: Batch) -> Batch:
@@ -241,10 +243,11 @@ class Engine:
         self._check(tokens, "The sequence of tokens")
         self.drop_in_flight()
         slot = self.borrow()
+        self.cache.rewind(slot, 0)
+        self.make_room(slot, len(tokens))
         n, n_batch = len(tokens), self.runtime.n_batch
         ids = [int(token) for token in tokens]
         result = np.empty((n, self.runtime.n_vocab), np.float32)
-        self.cache.rewind(slot, 0)
         for start in range(0, n, n_batch):
             end = min(start + n_batch, n)
             result[start:end] = self.evaluate([(slot, ids[start:end])], range(end - start), of_prompt=True)
@@ -276,11 +279,18 @@ class Engine:
         self._in_flight = None
 
     def borrow(self) -> Slot:
-        """A slot for what is no request: a free one, or a running request's."""
+        """A slot for what is no request: a free one, or a running request's. It has no cells yet: see `make_room`."""
         free = [slot for slot in self.slots if slot.request is None]
         slot = min(free, key=lambda s: s.last_used) if free else self.scheduler.displace()
         self.cache.touch(slot)
         return slot
+
+    def make_room(self, slot: Slot, n: int) -> None:
+        """Give a borrowed slot cells for n tokens; where they are too few, requests that run wait again."""
+        while not self.cache.reserve(slot, n):
+            if not self.scheduler.running:
+                raise GGPYError("A beam search holds the cache; try again when it is over.")
+            self.scheduler.displace()
 
     def saved(self, tokens: Sequence[int] | None = None) -> Parked:
         """A copy of the state of the slot that was used last, or that holds the longest beginning of `tokens`. Raises
@@ -298,7 +308,8 @@ class Engine:
     def load(self, parked: Parked) -> None:
         """Put a saved conversation into a free slot. Raises ValueError where the state is of another shape."""
         slot = self.borrow()
-        self.cache.park(slot, 0)
+        self.cache.clear(slot)
+        self.make_room(slot, len(parked.tokens))
         try:
             self.cache.fetch(parked, slot, len(parked.tokens))
         except (ValueError, StopIteration) as error:
@@ -326,6 +337,8 @@ class Engine:
         slots, n_batch = self.slots[: len(together)], self.runtime.n_batch
         for slot in slots:
             self.cache.rewind(slot, 0)
+        for slot, tokens in zip(slots, together, strict=True):
+            self.make_room(slot, len(tokens))
         *before, rest = [together[0][i : i + n_batch] for i in range(0, len(together[0]), n_batch)]
         for chunk in before:
             self.evaluate([(slots[0], chunk)], (), of_prompt=True)

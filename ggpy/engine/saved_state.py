@@ -24,7 +24,7 @@ from ggpy.gguf.metadata import TypedMetadata
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
 
-VERSION = 1
+VERSION = 2
 MAGIC = "ggpy-state"
 LONGEST_HEADER = 64 << 20  # bytes
 SAMPLES, SAMPLE_BYTES = 32, 1024  # of the weights, for a model's key

@@ -1,7 +1,9 @@
 """The choice of what the next step evaluates: which requests get slots, in which order, and how much of each prompt.
 
 Generating requests come first, one token each, then chunks of prompts fill the step up to `n_batch` tokens, so that no
-stream waits longer than one such chunk. Requests wait in the order of their priority, then of arrival.
+stream waits longer than one such chunk. Requests wait in the order of their priority, then of arrival, for a slot and
+for cells: as many as the prompt and `max_tokens` take. One that says no `max_tokens` gets `GROWTH` at a time; where it
+finds no more, the request that came last waits again.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampledTokens, SampleSpecs, s
 WORTH_WAITING = 32
 #: Waiting requests that are looked at in a step, for each slot: as many may wait for one whose prompt they share.
 LOOK_AHEAD = 4
+#: Tokens for which a request that may go on to the context's end has cells beside those that it has.
+GROWTH = 1024
 
 
 class Limits(SlotState, Protocol):
     """The interface that the scheduler needs of a runtime."""
 
+    n_ctx: int
     n_batch: int
     n_vocab: int
     max_sampled: int  # tokens of a step that `sample` takes; 0 where there is no such way
@@ -79,8 +84,7 @@ class Scheduler:
     def retire(self, request: Request) -> None:
         """Take a request out; its slot's cells can still be reused."""
         if request.slot is not None:
-            self.cache.touch(request.slot)
-            request.slot.request = None
+            self.cache.release(request.slot)
             request.slot = None
         if request in self.running:
             self.running.remove(request)
@@ -98,8 +102,21 @@ class Scheduler:
         self.waiting.insert(0, request)
         return slot
 
+    def n_cells(self, request: Request) -> int:
+        """The tokens that a request is given cells for, before or after it begins."""
+        n, most = len(request.tokens), request.params.max_tokens
+        return min(self.limits.n_ctx, max(n, len(request.prompt) + most) if most is not None else n + GROWTH)
+
+    def _grow(self, request: Request) -> None:
+        """Give a running request cells for its pending tokens, and some more."""
+        while request.slot is not None and request.slot.capacity < len(request.tokens):
+            if not any(self.cache.reserve(request.slot, n) for n in (self.n_cells(request), len(request.tokens))):
+                self.displace()
+
     def schedule(self) -> Batch:
         """The batch of the next step."""
+        for request in sorted(self.running, key=lambda r: (r.priority, r.arrival or 0)):
+            self._grow(request)
         self._admit()
         batch, room, by_kind = Batch(), self.limits.n_batch, self.limits.by_kind
         for request in self.running:
@@ -141,6 +158,8 @@ class Scheduler:
             n = max(reusable[slot] for slot in free)
             if any(self._will_share(other, request) >= n + WORTH_WAITING for other in self.running):
                 continue
+            if not self.cache.admits(self.n_cells(request)):
+                return  # none overtakes it, else it might wait for ever
             self.waiting.remove(request)
             request.begin(*self.place(request, free, reusable))
             self.running.append(request)
@@ -154,16 +173,20 @@ class Scheduler:
         slot = max(free, key=lambda s: (reusable[s], -s.last_used))
         n = reusable[slot]
         source = max(reusable, key=lambda s: reusable[s])
-        if reusable[source] >= n + WORTH_WAITING:
+        copied = reusable[source] >= n + WORTH_WAITING  # from host memory or from a request that runs
+        if copied:
             slot = min(free, key=lambda s: (len(s.tokens) > 0, s.last_used))
-            self.cache.park(slot, 0)
-            if isinstance(source, Parked):
-                self.cache.fetch(source, slot, reusable[source])
-            else:
-                self.cache.copy(source, slot, reusable[source])
-            n = self._n_reusable(slot, request)
+            n = 0
         self.cache.park(slot, n)
         self.cache.rewind(slot, n)
+        if not self.cache.reserve(slot, self.n_cells(request)):
+            raise ValueError("a request is placed that was not admitted")
+        if copied:
+            n = reusable[source]
+            if isinstance(source, Parked):
+                self.cache.fetch(source, slot, n)
+            else:
+                self.cache.copy(source, slot, n)
         return slot, n
 
     def _reusable(self, request: Request) -> dict[Slot, int]:

@@ -43,9 +43,9 @@ class Executor(Protocol):
         """A copy of a slot's state of n tokens, on the host: uint8 arrays."""
         ...
 
-    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
-        """Put back what `save` gave, taken from `kept` in order, into any slot. Raises ValueError where an array is of
-        another size than this executor's."""
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None:
+        """Put back at least the first n of the n_kept tokens whose state `save` gave, taken from `kept` in order, into
+        any slot. Raises ValueError where an array is of another size than this executor's."""
         ...
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:

@@ -37,6 +37,11 @@ class KVState:
         ring = (-(-(self.window + n_batch) // PART) + 1) * PART
         return min(whole, ring)
 
+    def grows(self, n_ctx: int, n_batch: int) -> bool:
+        """True where every position of a sequence has a cell of its own, so that a sequence takes as many as it has
+        tokens; else a slot's state has one size."""
+        return self.causal and self.n_cells(n_ctx, n_batch) >= n_ctx
+
 
 @dataclass(frozen=True)
 class LatentState(KVState):
@@ -91,7 +96,7 @@ class Reach:
         for state in states:
             if not isinstance(state, KVState):
                 carried = True
-            elif state.causal and state.n_cells(n_ctx, n_batch) < n_ctx:
+            elif state.causal and not state.grows(n_ctx, n_batch):
                 rings.add((state.n_cells(n_ctx, n_batch), state.window))
         return Reach(carried, frozenset(rings))
 

@@ -24,7 +24,8 @@ class MemoryUse:
     """Bytes of memory that a model, or some of its layers, takes on a device.
 
     device: "cpu" or "cuda:N". free: bytes of the device's memory that can be had. weights: as they are kept there.
-    state: of all sequences (keys, values and the like). working: what steps work in.
+    state: of all sequences (keys, values and the like). working: what steps work in. kept: what an engine may keep
+    beside, copies of state to go on from.
     """
 
     device: str
@@ -32,15 +33,22 @@ class MemoryUse:
     weights: int
     working: int
     state: int
+    kept: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.working + self.state
+        return self.weights + self.working + self.state + self.kept
 
     @property
     def room(self) -> int:
-        """Bytes that weights and working memory leave for state."""
-        return max(0, usable(self.free) - self.weights - self.working)
+        """Bytes that all else leaves for state."""
+        return max(0, usable(self.free) - self.weights - self.working - self.kept)
+
+    def allowed(self, kv_memory: KVMemory | None) -> int:
+        """Bytes that state may take."""
+        if isinstance(kv_memory, int):
+            return min(self.room, kv_memory)
+        return int((1.0 if kv_memory is None else kv_memory) * self.room)
 
 
 KVMemory = int | float  # bytes for the state of all sequences together; or a share of the room for it, up to 1.0
@@ -103,14 +111,15 @@ def choose_context(
 
 def _too_much(uses: Sequence[MemoryUse], kv_memory: KVMemory | None) -> str:
     """The figures by which a model does not fit, as the end of a sentence."""
-    state, weights, working, free = (
-        size_text(sum(getattr(use, name) for use in uses)) for name in ("state", "weights", "working", "free")
+    state, weights, working, kept, free = (
+        size_text(sum(getattr(use, name) for use in uses)) for name in ("state", "weights", "working", "kept", "free")
     )
     needs = f"needs {state} for keys, values and other state, {weights} for the weights and {working} to work in"
+    if any(use.kept for use in uses):
+        needs += f", beside {kept} for earlier turns (--cache-ram)"
     if kv_memory is None or not within(uses):
         return f"{needs}, but {free} of memory are free"
-    room = sum(use.room for use in uses)
-    allowed = kv_memory if isinstance(kv_memory, int) else int(kv_memory * room)
+    allowed = kv_memory if isinstance(kv_memory, int) else sum(use.allowed(kv_memory) for use in uses)
     return f"needs {state} for keys, values and other state, but --kv-memory allows {size_text(allowed)}"
 
 

@@ -98,6 +98,17 @@ def find_kv_memory(asked: int | float | str | None) -> KVMemory | None:
     raise arguments.wrong("kv_memory", asked, words)
 
 
+def find_cache_ram(asked: int | str | None) -> int | None:
+    """The bytes that a number or a text, "2G" or "0", stands for. Raises GGPYError for anything else."""
+    if isinstance(asked, str):
+        match = _AMOUNT.fullmatch(asked.strip())
+        if match and match[2] != "%":
+            return min(int(float(match[1]) * _UNITS[match[2].upper()]), sys.maxsize)
+    elif asked is None:
+        return None
+    return arguments.whole("cache_ram", asked, 0, sys.maxsize, "bytes: 2G, 512M, 1073741824, or 0 for none")
+
+
 def load_model(
     path: Path,
     n_ctx: int | None,

@@ -43,9 +43,9 @@ class PipelineExecutor:
     def save(self, slot: int, n: int) -> list[np.ndarray]:
         return [array for stage in self.stages for array in stage.save(slot, n)]
 
-    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None:
         for stage in self.stages:
-            stage.load(slot, kept, n)
+            stage.load(slot, kept, n, n_kept)
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         return [array for stage in self.stages for array in stage.checkpoint(slot)]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
+from ggpy.cpu.sizes import round_up
 from ggpy.errors import GGPYError, OutOfMemory
-from ggpy.graph.state import Reach
+from ggpy.graph.state import SPAN, Reach
 from ggpy.host.cores import usable_cores
 from ggpy.host.memory import KVMemory, MemoryUse, available_memory, choose_context, largest_context, usable, within
 from ggpy.models import architecture_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
     from ggpy.graph.program import Program
     from ggpy.graph.tensor_parallel import Rank
+    from ggpy.runtime.host_memory import HostMemory
 
 LEAST_CONTEXT = 256  # tokens; a model that was not asked for one must have as many
 ENOUGH_CONTEXT = 4096  # tokens; for less, layers are rather left to the CPU, where no context was asked for
@@ -69,7 +71,9 @@ class Placement:
     but the rows of every matrix. n_slots: sequences in the cache. n_batch: most tokens of a step; chosen here
     where it is None. cache_type_k, cache_type_v: see `ggpy.runtime.cache_types`. batch_invariant: on a GPU too,
     a sequence's result does not depend on the rest of the batch. n_threads: the CPU's, each with memory of its own.
-    kv_memory: a limit for keys, values and other state, see `ggpy.host.memory.KVMemory`.
+    kv_memory: a limit for keys, values and other state, see `ggpy.host.memory.KVMemory`. engine: an engine runs the
+    slots, which then may share cells (`kv_cells`), and keeps copies of state in host memory: checkpoints, and
+    conversations, of these `cache_ram` bytes (`HostMemory.of`).
     """
 
     def __init__(
@@ -85,16 +89,18 @@ class Placement:
         batch_invariant: bool = False,
         n_threads: int | None = None,
         kv_memory: KVMemory | None = None,
+        engine: bool = False,
+        cache_ram: int | None = None,
     ) -> None:
         self.file, self.device, self.n_slots, self.n_batch = file, device, n_slots, n_batch
-        self.kv_memory = kv_memory
+        self.kv_memory, self.engine = kv_memory, engine
         self.cache_types = cache_type_k, cache_type_v
         self.hparams = architecture_of(file).hparams
         self.n_layer = self.hparams.n_layer
         self.by_rows, self.batch_invariant = split_mode == "row", batch_invariant
         # Found out once: the same answers serve the choice of the context and the making of the runtime.
         self.program = cache(self._planned)
-        self.sums = Sums(self.program, self.cache_type, n_slots, n_threads or usable_cores())
+        self.sums = Sums(self.program, self.cache_type, n_slots, n_threads or usable_cores(), engine, cache_ram)
         self._free = cache(self._free_bytes)
         # Of the last layers, how many a device can run, and what it has no kernel for in the one before these.
         self.able, self.unsupported = 0, None
@@ -169,18 +175,51 @@ class Placement:
             found = self._fitting(n, n_ctx)
             if not found or found[1] < least_batch:
                 return None
-            return self.uses(self._stages(n, found[0]), n_ctx, self._step(found[1], n_ctx), free)
+            stages = self._stages(n, found[0])
+            least = round_up(n_ctx, SPAN) if self._share_cells(stages) else None  # one request has to fit
+            return self.uses(stages, n_ctx, self._step(found[1], n_ctx), free, least)
 
         return uses
 
-    def uses(self, stages: Sequence[Stage], n_ctx: int, n_batch: int, free: int | None = None) -> list[MemoryUse]:
+    def _share_cells(self, stages: Sequence[Stage]) -> bool:
+        """True where slots may have ranges of cells: GPUs' kernels know slots of one length alone."""
+        return self.engine and self.n_slots > 1 and not any(stage.on_gpu for stage in stages)
+
+    def kv_cells(self, stages: Sequence[Stage], n_ctx: int, n_batch: int) -> int | None:
+        """How many cells slots share, of those that keep every position: as many as memory holds, but at least one
+        context. None where each slot has the whole context, as there is memory for that."""
+        whole = round_up(n_ctx, SPAN)
+        if not self._share_cells(stages):
+            return None
+        (use,) = self.uses(stages, n_ctx, n_batch, kv_cells=0)
+        (one,) = self.uses(stages, n_ctx, n_batch, use.free, kv_cells=SPAN)
+        if one.state == use.state:
+            return None
+        cells = (use.allowed(self.kv_memory) - use.state) // (one.state - use.state) * SPAN
+        return None if cells >= self.n_slots * whole else max(whole, cells)
+
+    def host_memory(self, stages: Sequence[Stage], n_ctx: int, n_batch: int) -> HostMemory:
+        """Limits of what an engine keeps beside the slots."""
+        last, on_cpu = stages[-1].device, next((stage.n_layers for stage in stages if not stage.on_gpu), 0)
+        use = self.sums.on_cpu(on_cpu, n_ctx, n_batch, available_memory(), last)
+        return self.sums.host_memory(on_cpu, n_ctx, n_batch, use.room + use.kept, last)
+
+    def uses(
+        self,
+        stages: Sequence[Stage],
+        n_ctx: int,
+        n_batch: int,
+        free: int | None = None,
+        kv_cells: int | None = None,
+    ) -> list[MemoryUse]:
         """The memory that stages take, with what `place` gave for that context: one entry a stage, or a GPU of those
-        that share rows. free: bytes of the machine's memory; measured where it is not given."""
+        that share rows. free: bytes of the machine's memory; measured where it is not given. kv_cells: what the
+        function of that name gave."""
         found, last = [], stages[-1].device
         for stage in stages:
             if not stage.on_gpu:
                 free = available_memory() if free is None else free
-                found.append(self.sums.on_cpu(stage.n_layers, n_ctx, n_batch, free, last))
+                found.append(self.sums.on_cpu(stage.n_layers, n_ctx, n_batch, free, last, kv_cells))
             elif len(stage.gpus) > 1:
                 gpus = [f"cuda:{gpu}" for gpu in stage.gpus]
                 found += self.sums.on_ranks(gpus, stage.n_layers, n_ctx, n_batch, [self._free(gpu) for gpu in gpus])

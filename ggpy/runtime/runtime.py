@@ -23,6 +23,7 @@ from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement
 
 if TYPE_CHECKING:
+    from ggpy.cpu.executor import CpuExecutor
     from ggpy.cpu.threads import Team
     from ggpy.cuda.driver import Device
     from ggpy.cuda.executor import CudaExecutor
@@ -52,6 +53,9 @@ def _within(values: Integers, least: int, limit: int) -> bool:
 class Runtime:
     """One model with a key/value cache of `n_slots` sequences of up to `n_ctx` tokens.
 
+    `kv_cells`: where that is a number, slots have no cells of their own, but ranges of so many that all share: see
+    `assign_cells`. Else each has the whole context.
+
     `placement`: the devices of its layers; without one, it is made here from `placing`, the arguments of `Placement`
     beside the file. `notify` receives one-line notes: that kernels are being compiled, that a type runs slowly.
     `beside`: a runtime on whose threads this one's layers on the CPU run; their steps take turns; it is closed last.
@@ -74,6 +78,9 @@ class Runtime:
         self.file, self.device = file, placement.device if self.stages[-1].on_gpu else "cpu"
         self.n_ctx, self.n_slots = n_ctx, placement.n_slots
         self.n_batch = min(most_tokens, n_ctx)
+        self.kv_cells = placement.kv_cells(self.stages, n_ctx, self.n_batch)
+        self.host_memory = placement.host_memory(self.stages, n_ctx, self.n_batch)
+        self._capacities = np.zeros(self.n_slots, np.int64)  # of slots that share cells
         self.n_vocab = self.hparams.n_vocab
         self.team: Team | None = beside.team if beside else None  # of threads on the CPU, once there is one
         self.n_threads = self.team.n_threads if self.team else n_threads or usable_cores()
@@ -82,6 +89,8 @@ class Runtime:
         # depend on the batch. The CPU's never do.
         self.by_kind = placement.batch_invariant and self.device != "cpu"
         notify = self._notify = notify or _quiet
+        if self.kv_cells:
+            notify(f"{self.n_slots} sequences share a cache of {self.kv_cells} tokens, up to {n_ctx} each")
         self._cut = False, False  # what the user has been told of `Executor.cut`
         if self.device != "cpu":
             notify(placement.describe(self.stages))
@@ -134,6 +143,7 @@ class Runtime:
             cache_type=self.cache_type,
             notify=notify,
             team=self.team,
+            kv_cells=self.kv_cells,
         )
         self.team = executor.team
         return executor
@@ -273,6 +283,8 @@ class Runtime:
                 to[: len(values)] = values
             else:
                 raise ValueError(f"a {name} outside {least}..{limit - 1}")
+        if self.kv_cells and not (x.positions[:n] < self._capacities[x.slots[:n]]).all():
+            raise ValueError("a position outside its slot's cells")
 
     def copy_state(self, source: int, target: int, n: int) -> None:
         """Make a slot's state that of another slot, keys and values at least of the first n tokens."""
@@ -282,9 +294,18 @@ class Runtime:
         """A copy of a slot's state of n tokens, on the host: uint8 arrays."""
         return self._executor.save(slot, n)
 
-    def load(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
-        """Put back what `save` gave, into any slot. Raises ValueError where an array is of another size."""
-        self._executor.load(slot, kept, n)
+    def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None:
+        """Put back at least the first n of the n_kept tokens whose state `save` gave, into any slot. Raises ValueError
+        where an array is of another size."""
+        self._executor.load(slot, kept, n, n_kept)
+
+    def assign_cells(self, slot: int, start: int, n_cells: int, n: int) -> None:
+        """Where slots share cells (`kv_cells`), give a slot those from `start` on, so many that no other slot has; its
+        first n tokens come with it."""
+        assert self.kv_cells is not None
+        assert 0 <= start <= start + n_cells <= self.kv_cells
+        cast("CpuExecutor", self._executor).move(slot, start, n)
+        self._capacities[slot] = n_cells
 
     def checkpoint(self, slot: int) -> list[np.ndarray]:
         """A copy of what a slot cannot be cut back from; see `reach` and `ggpy.graph.state.Reach`."""

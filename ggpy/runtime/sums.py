@@ -4,14 +4,15 @@ and a context is chosen, and which `ggpy fit` shows."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from ggpy.cpu.sizes import WorkingSizes, slot_bytes, weight_bytes
+from ggpy.cpu.sizes import WorkingSizes, checkpoint_bytes, slot_bytes, slots_bytes, weight_bytes
 from ggpy.graph.state import ConvState, KVState, LatentState, State
 from ggpy.graph.tensor_parallel import Rank
 from ggpy.host.memory import MemoryUse
+from ggpy.runtime.host_memory import HostMemory
 
 if TYPE_CHECKING:
     from ggpy.graph.program import Program
@@ -27,12 +28,22 @@ class Sums:
     """The sums of one model, for caches of `n_slots` sequences and `n_threads` threads on the CPU.
 
     program: see `Programs`. cache_type: gives the types of keys and values where a device, "cpu" or another, runs the
-    last layers. n_ctx is a slot's tokens everywhere, n_batch the most tokens of a step, as the runtime makes it.
+    last layers. cache_ram: bytes for parked conversations (`HostMemory.of`); 0 and no checkpoints without an engine.
+    n_ctx is the most tokens of a slot everywhere, n_batch the most of a step, as the runtime makes it.
     """
 
-    def __init__(self, program: Programs, cache_type: Callable[[str], str], n_slots: int, n_threads: int) -> None:
+    def __init__(
+        self,
+        program: Programs,
+        cache_type: Callable[[str], str],
+        n_slots: int,
+        n_threads: int,
+        engine: bool = False,
+        cache_ram: int | None = None,
+    ) -> None:
         self._program, self._cache_type = program, cache_type
         self._n_slots, self._n_threads = n_slots, n_threads
+        self._engine, self._cache_ram = engine, cache_ram
         # Found out once: a search for the largest context asks for the same ones again and again.
         self._stage, self._cpu_weights = cache(self._cpu_stage), cache(self._cpu_weight_bytes)
         self._working, self._gpu_cache = cache(self._working_bytes), cache(self._cache_bytes)
@@ -40,14 +51,28 @@ class Sums:
 
     # ---- the CPU
 
-    def on_cpu(self, n: int, n_ctx: int, n_batch: int, free: int, device: str = "cpu") -> MemoryUse:
-        """The first n layers on the CPU; `device` is that of the last layers."""
+    def on_cpu(
+        self, n: int, n_ctx: int, n_batch: int, free: int, device: str = "cpu", kv_cells: int | None = None
+    ) -> MemoryUse:
+        """The first n layers on the CPU; `device` is that of the last layers. kv_cells: see `slots_bytes`."""
         if not n:
             return MemoryUse("cpu", free, 0, 0, 0)
         stage = self._stage(n)
         working = WorkingSizes(stage, n_ctx, n_batch, self._n_threads).total
-        state = self._n_slots * slot_bytes(stage.states, n_ctx, n_batch, self._cache_type(device))
-        return MemoryUse("cpu", free, self._cpu_weights(n), working, state)
+        state = slots_bytes(stage.states, n_ctx, self._n_slots, n_batch, self._cache_type(device), kv_cells)
+        use = MemoryUse("cpu", free, self._cpu_weights(n), working, state)
+        return replace(use, kept=self.host_memory(n, n_ctx, n_batch, use.room, device).total)
+
+    def host_memory(self, n: int, n_ctx: int, n_batch: int, room: int, device: str) -> HostMemory:
+        """Limits of what an engine keeps beside the slots, where the first n layers run on the CPU and leave so much
+        room."""
+        if not self._engine:
+            return HostMemory()
+        states = self._stage(n).states if n else ()
+        checkpoint = checkpoint_bytes(states, n_ctx, n_batch, self._cache_type(device))
+        # A GPU gives a slot's whole context, however little of it is filled: who wants that asks for it.
+        parked = 0 if self._cache_ram is None and device != "cpu" else self._cache_ram
+        return HostMemory.of(self._n_slots, checkpoint, room, parked)
 
     def _cpu_stage(self, n: int) -> Program:
         whole = self._program(False)

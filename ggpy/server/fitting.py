@@ -15,7 +15,7 @@ def fits(source: str | None, file_type: str | None, options: Mapping[str, Any]) 
     """True where the memory for a model is free, or where only loading it will tell. options: parameters of `LLM`."""
     from ggpy.host.memory import within
     from ggpy.hub.header import open_header
-    from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
+    from ggpy.runtime.load import find_cache_ram, find_device, find_gpu_layers, find_kv_memory
     from ggpy.runtime.placement import Placement
 
     try:
@@ -31,9 +31,12 @@ def fits(source: str | None, file_type: str | None, options: Mapping[str, Any]) 
                 batch_invariant=bool(options.get("batch_invariant")),
                 n_threads=options.get("n_threads"),
                 kv_memory=find_kv_memory(options.get("kv_memory")),
+                engine=True,
+                cache_ram=find_cache_ram(options.get("cache_ram")),
             )
             n_ctx = options.get("n_ctx") or min(placement.hparams.n_ctx_train, LEAST_CONTEXT)
             stages, n_batch = placement.place(n_ctx)
-            return within(placement.uses(stages, n_ctx, n_batch), placement.kv_memory)
+            cells = placement.kv_cells(stages, n_ctx, n_batch)
+            return within(placement.uses(stages, n_ctx, n_batch, kv_cells=cells), placement.kv_memory)
     except GGPYError:
         return True

@@ -58,7 +58,7 @@ def test_a_folder_and_its_file_take_the_same(tmp_path: Path) -> None:
 def test_what_options_change(tmp_path: Path) -> None:
     folder = family_checkpoint(tmp_path, "llama", max_position_embeddings=8192)
     (plain,) = figures("-m", folder, "-c", 4096)["devices"]
-    assert plain["total"] == plain["weights"] + plain["state"] + plain["working"]
+    assert plain["total"] == plain["weights"] + plain["state"] + plain["working"] + plain["earlier"]
     (four,) = figures("-m", folder, "-c", 4096, "--parallel", 4)["devices"]
     assert (four["state"], four["weights"]) == (4 * plain["state"], plain["weights"])
     (eight_bits,) = figures("-m", folder, "-c", 4096, "-ctk", "q8_0", "-ctv", "q8_0")["devices"]
@@ -79,6 +79,30 @@ def test_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ggpy.runtime.placement.available_memory", lambda: 1 << 20)
     status, text = fit("-m", folder)
     assert (status, text.splitlines()[-1]) == (1, "It does not fit: not even a small context does.")
+
+
+def test_sequences_share_what_memory_holds(tmp_path: Path) -> None:
+    """One whole context has to fit; what sequences find beside it they share."""
+    folder = family_checkpoint(tmp_path, "llama", max_position_embeddings=1 << 16)
+    few = figures("-m", folder, "--kv-memory", "20M", "--parallel", 4, "-c", 16384)
+    assert (few["shared_tokens"], few["devices"][0]["state"], few["fits"]) == (20480, 20 << 20, True)
+    _, text = fit("-m", folder, "--kv-memory", "20M", "--parallel", 4, "-c", 16384)
+    assert "context 16384 tokens for each of 4 sequences, which share 20480, steps of 512" in text
+    assert figures("-m", folder, "--kv-memory", "20M", "--parallel", 4)["n_ctx"] == 20480
+    assert not figures("-m", folder, "--kv-memory", "20M", "--parallel", 4, "-c", 20544)["fits"]
+    enough = figures("-m", folder, "--kv-memory", "64M", "--parallel", 4, "-c", 16384)
+    assert (enough["shared_tokens"], enough["devices"][0]["state"]) == (None, 64 << 20)
+
+
+def test_earlier_turns_are_counted(tmp_path: Path) -> None:
+    folder = family_checkpoint(tmp_path, "llama")
+    (usual,) = figures("-m", folder)["devices"]
+    assert usual["earlier"] == pytest.approx(0.095 * GIB, rel=0.05)
+    (none,) = figures("-m", folder, "--cache-ram", "0")["devices"]
+    assert none["earlier"] == 0
+    many = figures("-m", folder, "--cache-ram", "300M")
+    assert (many["devices"][0]["earlier"], many["parked_at_most"], many["fits"]) == (300 << 20, 300 << 20, True)
+    assert not figures("-m", folder, "--cache-ram", "1G")["fits"]
 
 
 def test_windows_and_states_of_one_size(tmp_path: Path) -> None:

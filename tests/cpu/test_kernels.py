@@ -280,7 +280,8 @@ def check_attention(
     k, v = (rng.standard_normal((n_head_kv, n_ctx, head_dim)).astype(np.float32) for _ in range(2))
     (keys, k), (values, v) = cached(k, cache_k, head_dim, True), cached(v, cache_v, pad, False)
     slot = 1  # slot 0 holds what must not be seen
-    keys, values = (np.stack([np.full_like(t, 99), t]) for t in (keys, values))
+    keys, values = (np.concatenate([np.full_like(t, 99), t], 1) for t in (keys, values))
+    starts = np.array([0, n_ctx])
     q = rng.standard_normal((n_tokens, n_head, head_dim)).astype(np.float32)
     out = np.zeros((n_tokens, n_head * head_dim), np.float32)
     parts = np.full((n_tokens, n_head, -(-n_ctx // PART), pad + 16), np.nan, np.float32)
@@ -293,6 +294,7 @@ def check_attention(
     op["dst"], op["dst_stride"] = out.ctypes.data, out.strides[0]
     op["src2"], op["scratch"] = parts.ctypes.data, scratch.ctypes.data
     op["cache_k"], op["cache_v"], op["n_ctx"] = keys.ctypes.data, values.ctypes.data, n_ctx
+    op["starts"], op["head_cells"] = starts.ctypes.data, 2 * n_ctx
     op["n_head"], op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = (
         n_head,
         n_head_kv,
@@ -348,14 +350,16 @@ def test_the_cache_holds_what_is_stored(tier, cache_type):
         v.ctypes.data,
         v[0].nbytes,
     )
+    starts = np.array([0, n_ctx])
     op["cache_k"], op["cache_v"], op["n_ctx"] = caches[0].ctypes.data, caches[1].ctypes.data, n_ctx
+    op["starts"], op["head_cells"] = starts.ctypes.data, 2 * n_ctx
     op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = n_head_kv, head_dim, head_dim, head_dim
     call(f"rope_store.{cache_type}", tier, op, step)  # n_rot is 0: keys are not turned
     for x, found, is_key in ((k, caches[0], True), (v, caches[1], False)):
         padded = np.zeros((n_head_kv, n_ctx, head_dim), np.float32)
         padded[:, positions] = x.swapaxes(0, 1)
         expected, _ = cached(padded, cache_type, head_dim, is_key)
-        assert np.array_equal(found.reshape(2, -1)[1], expected.reshape(-1))
+        assert np.array_equal(found.reshape(n_head_kv, 2, -1)[:, 1], expected.reshape(n_head_kv, -1))
 
 
 def assembly(name: str, tier: str) -> str:

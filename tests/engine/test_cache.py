@@ -12,6 +12,7 @@ from ggpy.engine.cache import Cache
 from ggpy.engine.engine import Engine
 from ggpy.engine.request import Request
 from ggpy.graph.state import ConvState, KVState, Reach, RecurrentState
+from ggpy.runtime.host_memory import HostMemory
 from ggpy.sampling.sampling_params import SamplingParams
 from tests.support.doubles import BOS, EOS, ByteTokenizer, PassingRuntime, saying
 
@@ -156,7 +157,7 @@ def test_checkpoints_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         answer(engine, turn("user", text) + ASKS)
     assert all(len(slot.checkpoints) == cache.CHECKPOINTS for slot in engine.slots)
     size = engine.slots[0].checkpoints[0].nbytes
-    monkeypatch.setattr(cache, "CHECKPOINT_BYTES", 3 * size)
+    monkeypatch.setattr(engine.cache, "host_memory", HostMemory(3 * size))
     answer(engine, turn("user", "c" * 100) + ASKS)
     other, last = sorted(engine.slots, key=lambda slot: slot.last_used)
     assert (len(other.checkpoints), len(last.checkpoints)) == (0, 3)

@@ -206,7 +206,7 @@ def test_sampled_texts_are_of_the_same_distribution() -> None:
 
         def _logits(self, slot: int, n: int) -> Any:
             logits = np.full(N_VOCAB, -30.0, np.float32)
-            last = self.cells[slot, n - 1] % 3
+            last = self.of(slot)[0][n - 1] % 3
             logits[:3] = self.sharp * np.roll([0.0, 1.0, 2.0], last)
             return logits
 

@@ -13,6 +13,7 @@ import pytest
 from ggpy import LLM, GGPYError, SamplingParams
 from ggpy.convert.pipeline import convert
 from ggpy.engine.engine import Engine
+from ggpy.runtime.host_memory import HostMemory
 from tests.engine.test_scheduler import GREEDY, KINDS, finish, tokens
 from tests.support.doubles import ByteTokenizer
 from tests.support.families import family_checkpoint
@@ -23,7 +24,7 @@ FAMILIES = ["qwen3", "gemma3_text", "qwen3_5_text", "lfm2"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_conversations_take_turns_in_one_slot(kind: str) -> None:
     runtime = KINDS[kind](n_slots=1, n_ctx=1000)
-    engine = Engine(runtime, ByteTokenizer(), host_bytes=1 << 20)
+    engine = Engine(runtime, ByteTokenizer(), host_memory=HostMemory(parked=1 << 20))
     talks = [tokens(150, i) for i in range(3)]
     for turn in range(3):
         for i, talk in enumerate(talks):
@@ -42,7 +43,7 @@ def test_conversations_take_turns_in_one_slot(kind: str) -> None:
 
 
 def test_host_memory_is_bounded() -> None:
-    engine = Engine(KINDS["full"](n_slots=1, n_ctx=1000), ByteTokenizer(), host_bytes=2000)
+    engine = Engine(KINDS["full"](n_slots=1, n_ctx=1000), ByteTokenizer(), host_memory=HostMemory(parked=2000))
     for i in range(6):
         finish(engine, engine.request(tokens(150, i), GREEDY))
     kept = engine.cache.parked
@@ -114,7 +115,7 @@ def test_what_is_no_state_of_this_model_is_refused(open_model: Any, tmp_path: Pa
     flipped[-1] ^= 1
     cases = {
         b"": "is no saved state", b"{}\n": "is no saved state", b"\xff\xfe\n": "is no saved state",
-        changed(version=2): "another version", changed(model="x"): "another model",
+        changed(version=3): "another version", changed(model="x"): "another model",
         changed(cache_type="q8_0"): "a cache of 'q8_0'", changed(tokens=[-1]): "makes no sense",
         changed(tokens="no"): "makes no sense", changed(sizes=[1, "2"]): "makes no sense",
         changed(written=3): "makes no sense", changed(tokens=[1] * 3000, written=3000): "more than the context",

@@ -195,7 +195,7 @@ def test_an_error_in_a_draft_is_its_requests_own() -> None:
     class Broken(FakeRuntime):
         def _logits(self, slot: int, n: int) -> Any:
             logits = super()._logits(slot, n)
-            return np.full_like(logits, np.nan) if n == 105 and self.cells[slot, 0] == BOS else logits
+            return np.full_like(logits, np.nan) if n == 105 and self.of(slot)[0][0] == BOS else logits
 
     engine = engine_of("full")
     engine = Engine(Broken(script=copying(11)), ByteTokenizer(), speculative=SpeculativeConfig())  # type: ignore[arg-type]

@@ -32,10 +32,11 @@ def stored(tier: str, cache: str, x: np.ndarray) -> tuple[np.ndarray, list[bool]
     cuts that the step reports."""
     dims = len(x)
     op, step = records()
-    zero, other = np.zeros(1, np.int32), np.ones(dims, np.float32)
+    zero, other, start = np.zeros(1, np.int32), np.ones(dims, np.float32), np.zeros(1, np.int64)
     caches = np.zeros((2, 16 * cell_bytes(cache, dims)), np.uint8)
     step["n_tokens"], step["positions"], step["slots"] = 1, zero.ctypes.data, zero.ctypes.data
     op["cache_k"], op["cache_v"], op["n_ctx"] = caches[0].ctypes.data, caches[1].ctypes.data, 16
+    op["starts"], op["head_cells"] = start.ctypes.data, 16
     op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = 1, dims, dims, dims
     said = []
     for k, v in ((x, other), (other, x), (other, other)):

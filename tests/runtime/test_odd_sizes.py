@@ -115,7 +115,9 @@ def test_heads_are_normalised_and_turned(tier: str, head_dim: int, n_rot: int, n
     for at, stride, x in (("src", "src_stride", q), ("src2", "src2_stride", k), ("src3", "src3_stride", v)):
         op[at], op[stride] = x.ctypes.data, x[0].nbytes
     op["weight"], op["weight2"], op["eps"] = norms[0].ctypes.data, norms[1].ctypes.data, 1e-6
+    start = np.zeros(1, np.int64)
     op["cache_k"], op["cache_v"], op["n_ctx"] = keys.ctypes.data, values.ctypes.data, n_ctx
+    op["starts"], op["head_cells"] = start.ctypes.data, n_ctx
     op["n_head"], op["n_head_kv"], op["head_dim"], op["v_dim"], op["head_pad"] = 3, 1, head_dim, head_dim, pad
     op["n_rot"], op["neox"] = n_rot, neox
     call("rope_store.f32", tier, op, step)

@@ -17,6 +17,7 @@ from ggpy.convert.pipeline import convert
 from ggpy.cpu.executor import CpuExecutor
 from ggpy.cpu.memory import Memory
 from ggpy.gguf.file import GGUFFile
+from ggpy.runtime.host_memory import CHECKPOINTS
 from ggpy.runtime.placement import Placement
 from ggpy.runtime.runtime import Runtime
 from tests.support.families import CONFIGS, family_checkpoint
@@ -127,10 +128,27 @@ def test_windows_take_the_step_that_is_used(tmp_path: Path) -> None:
             stages, batch = placement.place(4096)
             (use,) = placement.uses(stages, 4096, batch)
             memory = Memory(placement.program(False), file, 4096, 1, batch, 1, placement.cache_type("cpu"))
-            rings = sum(part.nbytes for parts in memory.states._memory.values() for part in parts)
-            assert use.state == rings
+            assert use.state == sum(array.nbytes for array in arrays(memory.states) if array.dtype == np.uint8)
             states[n_batch] = use.state
         assert states[16] < states[512] == states[None]
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_5"])
+def test_checkpoints_and_parked_conversations_are_counted(tmp_path: Path, kind: str) -> None:
+    """The limits of what an engine keeps beside the slots, against copies as they are made."""
+    convert(family_checkpoint(tmp_path, kind, max_position_embeddings=8192), "q8_0", tmp_path / "model.gguf")
+    with GGUFFile(tmp_path / "model.gguf") as file:
+        placement = Placement(file, n_slots=2, engine=True, cache_ram=1 << 20)
+        stages, batch = placement.place(4096)
+        (use,) = placement.uses(stages, 4096, batch)
+        memory = Memory(placement.program(False), file, 4096, 2, batch, 1, placement.cache_type("cpu"))
+        checkpoint = sum(part.nbytes for part in memory.states.checkpoint(0))
+        limits = placement.host_memory(stages, 4096, batch)
+        assert limits.checkpoints == 2 * CHECKPOINTS * checkpoint > 0
+        assert use.kept == limits.total == limits.checkpoints + (1 << 20)
+        assert use.total == use.weights + use.working + use.state + use.kept
+        short = placement.sums.host_memory(placement.n_layer, 4096, batch, 8 * checkpoint, "cpu")
+        assert short.checkpoints == 2 * checkpoint  # a quarter of what is free
 
 
 def test_an_encoder_is_counted_with_whole_sequences(model: Callable[[str], Path]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.graph.state import Reach
+from ggpy.runtime.host_memory import HostMemory
 from ggpy.sampling import stages
 from ggpy.text.chat_messages import plain_messages
 
@@ -46,7 +48,9 @@ class FakeChosen:
 
 
 class FakeRuntime:
-    """Logits are a function of the whole prefix: `script(prefix)` names the next token, else a hash of the prefix."""
+    """Logits are a function of the whole prefix: `script(prefix)` names the next token, else a hash of the prefix.
+
+    kv_cells: cells that slots share, as in `ggpy.runtime.runtime.Runtime`."""
 
     def __init__(
         self,
@@ -56,30 +60,34 @@ class FakeRuntime:
         script: Any = None,
         max_sampled: int = 0,
         by_kind: bool = False,
+        kv_cells: int | None = None,
     ) -> None:
         self.device, self.reach, self.copied, self.loaded = "cpu", Reach(), 0, 0
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
-        self.cells = np.full((n_slots, n_ctx), -1, np.int32)
+        self.kv_cells, self.moved = kv_cells, 0
+        self.ranges = [(0, 0) if kv_cells else (i * n_ctx, n_ctx) for i in range(n_slots)]  # first cell, and how many
+        self.cells = np.full(kv_cells or n_slots * n_ctx, -1, np.int32)
         self.by_kind = by_kind
-        self.generated = np.zeros((n_slots, n_ctx), bool)  # whether a cell's token was evaluated as a generated one
+        self.generated = np.zeros(len(self.cells), bool)  # whether a cell's token was evaluated as a generated one
         self.script = script
         self.batches: list[int] = []  # tokens in each step
         self.max_sampled, self.max_top_k = max_sampled, 128
         self.chosen: list[Any] = [None] * n_slots  # the last token chosen for each slot
         self.under_way: list[FakeChosen] = []
         self.closed = False
-        self.cache_type = "f16"
+        self.cache_type, self.host_memory = "f16", HostMemory(1 << 30, 1 << 30)
         self.hparams = SimpleNamespace(arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx, writes_text=True)
 
     def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> NDArray[np.float32]:
         assert 0 < len(tokens) <= self.n_batch
         assert len(tokens) == len(slots) == len(positions)
         self.batches.append(len(tokens))
-        cells = list(zip(slots, positions, strict=True))
+        assert all(position < self.ranges[slot][1] for slot, position in zip(slots, positions, strict=True))
+        cells = [self.ranges[slot][0] + position for slot, position in zip(slots, positions, strict=True)]
         assert len(set(cells)) == len(cells), "a cell is written twice"
-        self.cells[slots, positions] = tokens
+        self.cells[cells] = tokens
         assert len(set(list(slots)[:n_generated])) == n_generated
-        self.generated[slots, positions] = self.by_kind & (np.arange(len(tokens)) < n_generated)
+        self.generated[cells] = self.by_kind & (np.arange(len(tokens)) < n_generated)
         rows = [self._logits(slots[i], positions[i] + 1) for i in outputs]
         return np.array(rows, np.float32).reshape(len(outputs), N_VOCAB)
 
@@ -99,9 +107,9 @@ class FakeRuntime:
         return self.under_way[-1]
 
     def _logits(self, slot: int, n: int) -> NDArray[np.float32]:
-        prefix = self.cells[slot, :n]
+        prefix, generated = self.of(slot, n)
         assert (prefix >= 0).all(), "attends to a cell that was never written"
-        rng = np.random.default_rng(zlib.crc32((2 * prefix + self.generated[slot, :n]).tobytes()))
+        rng = np.random.default_rng(zlib.crc32((2 * prefix + generated).tobytes()))
         logits = rng.standard_normal(N_VOCAB).astype(np.float32)
         if self.script is not None:
             logits[self.script(prefix.tolist())] = 20.0
@@ -109,17 +117,42 @@ class FakeRuntime:
             logits[EOS] = -5.0
         return logits
 
+    def of(self, slot: int, n: int | None = None) -> list[NDArray[Any]]:
+        """A slot's first n cells, or all, and how each was evaluated: views."""
+        start, capacity = self.ranges[slot]
+        assert (n or 0) <= capacity
+        end = start + (capacity if n is None else n)
+        return [self.cells[start:end], self.generated[start:end]]
+
+    def assign_cells(self, slot: int, start: int, n_cells: int, n: int) -> None:
+        held = [part.copy() for part in self.of(slot, n)]
+        self.moved += n * (start != self.ranges[slot][0])
+        self.of(slot)[0][:] = -1
+        self.ranges[slot] = start, n_cells
+        spans = sorted(span for span in self.ranges if span[1])
+        assert all(first + size <= after for (first, size), (after, _) in pairwise(spans)), "ranges overlap"
+        assert all(first >= 0 and first + size <= len(self.cells) for first, size in spans)
+        self.of(slot)[0][:] = -1
+        self._fill(slot, held)
+
+    def _fill(self, slot: int, held: list[NDArray[Any]]) -> None:
+        for to, part in zip(self.of(slot, len(held[0])), held, strict=True):
+            to[:] = part
+
     def copy_state(self, source: int, target: int, n: int) -> None:
         self.copied += n
-        self.cells[target, :n], self.generated[target, :n] = self.cells[source, :n], self.generated[source, :n]
-        self.cells[target, n:] = -1
+        self.of(target)[0][:] = -1
+        self._fill(target, self.of(source, n))
 
     def save(self, slot: int, n: int) -> list[NDArray[Any]]:
-        return [self.cells[slot, :n].copy(), self.generated[slot, :n].copy()]
+        return [part.copy() for part in self.of(slot, n)]
 
-    def load(self, slot: int, kept: Iterator[NDArray[Any]], n: int) -> None:
+    def load(self, slot: int, kept: Iterator[NDArray[Any]], n: int, n_kept: int) -> None:
         self.loaded += n
-        self.cells[slot], self.cells[slot, :n], self.generated[slot, :n] = -1, next(kept), next(kept)
+        self.of(slot)[0][:] = -1
+        held = [next(kept), next(kept)]
+        assert len(held[0]) == len(held[1]) == n_kept
+        self._fill(slot, [part[:n] for part in held])
 
     def checkpoint(self, slot: int) -> list[NDArray[Any]]:
         return []
@@ -155,9 +188,9 @@ class PassingRuntime(FakeRuntime):
             if self.reach.carried:
                 state, n = (0, 0) if position == 0 else self.state[slot].tolist()
                 assert n == position, "carried state is of another length"
-                assert position == 0 or state == self._hash(self.cells[slot, :position]), "of other tokens"
+                assert position == 0 or state == self._hash(self.of(slot, position)[0]), "of other tokens"
                 self.state[slot] = zlib.crc32(np.int64([state, token]).tobytes()), position + 1
-            self.cells[slot, position] = token
+            self.of(slot)[0][position] = token
             if self.n_cells:
                 seen = np.arange(max(0, position - self.window + 1), position)
                 assert (self.ring[slot, seen % self.n_cells] == seen).all(), "sees a cell that was written over"
@@ -167,8 +200,8 @@ class PassingRuntime(FakeRuntime):
     def save(self, slot: int, n: int) -> list[NDArray[Any]]:
         return [*super().save(slot, n), *self.checkpoint(slot)]
 
-    def load(self, slot: int, kept: Iterator[NDArray[Any]], n: int) -> None:
-        super().load(slot, kept, n)
+    def load(self, slot: int, kept: Iterator[NDArray[Any]], n: int, n_kept: int) -> None:
+        super().load(slot, kept, n, n_kept)
         self.state[slot], self.ring[slot] = next(kept), next(kept)
 
     @staticmethod

@@ -61,7 +61,12 @@ OP = np.dtype(
         ("sinks", np.uint64),  # float32 [n_head]: scores without a value; 0: none
         ("slopes", np.uint64),  # float32 [n_head]: ALiBi's; 0: none
         ("max_parts", np.int64),  # of a head's positions: n_ctx / PART, rounded up
-        ("n_ctx", np.int64),  # cells of a slot in this layer, a multiple of 64; position p is in cell p % n_ctx
+        (
+            "n_ctx",
+            np.int64,
+        ),  # most cells of a slot in this layer, a multiple of 64; position p is in cell p % n_ctx
+        ("starts", np.uint64),  # int64 [n_slots]: where each slot's cells begin among a key/value head's
+        ("head_cells", np.int64),  # cells of a key/value head, of all slots together
         ("groups", np.uint64),  # int32 of chosen experts' rows, see `GROUP_WORDS`
         ("pairs", np.uint64),
         ("places", np.uint64),

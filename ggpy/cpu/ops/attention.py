@@ -1,27 +1,27 @@
 """Attention over the cache: one pass with a running softmax (arXiv 2205.14135),
 query heads that share a key/value head computed together.
 
-The cache of a layer, in half or single precision, each slot contiguous:
+The cache of a layer, in half or single precision; a slot is a range of every head's cells, of any length (`starts`):
 
-    keys    [slot][kv head][position / 16][head_dim][16 positions]   a vector of scores needs no sum across lanes
-    values  [slot][kv head][position][head_dim padded to 16]
+    keys    [kv head][cell / 16][head_dim][16 cells]   a vector of scores needs no sum across lanes
+    values  [kv head][cell][head_dim padded to 16]
 
-or as q8_0, int8 codes with a half-precision scale for every 32 dimensions of a position, scales behind 16 positions:
+or as q8_0, int8 codes with a half-precision scale for every 32 dimensions of a cell, scales behind 16 cells:
 
-    keys    [slot][kv head][position / 16]([head_dim][16 positions] codes, [head_dim / 32][16 positions] scales)
-    values  [slot][kv head][position / 16]([16 positions][head_dim] codes, [head_dim / 32][16 positions] scales)
+    keys    [kv head][cell / 16]([head_dim][16 cells] codes, [head_dim / 32][16 cells] scales)
+    values  [kv head][cell / 16]([16 cells][head_dim] codes, [head_dim / 32][16 cells] scales)
 
 A latent cache has keys alone, whose first dimensions are the values, in the form of values:
 
-    keys    [slot][kv head][position][head_dim padded to 16]
+    keys    [kv head][cell][head_dim padded to 16]
 
 Its scores are sums across lanes, one for each 16 lanes of products: of 576 dimensions a tenth of the work of scores,
 where values read out of the form of keys would take a quarter of theirs. With 16 heads of 576 and 512 dimensions behind
 4096 positions it is as fast as keys and values apart, out of half the memory (AVX-512, one thread, f16: 1.2 ms a token,
 with both 1.35; 128 tokens together 120 ms, with both 115).
 
-A layer whose tokens see a window has fewer cells than the context: position p is in cell p % n_ctx, and as n_ctx then
-is a multiple of PART, the positions of a part are neighbours there too.
+A slot's position p is in its cell p, but in a layer whose tokens see a window it is in cell p % n_ctx of fewer than the
+context has; as n_ctx then is a multiple of PART, the positions of a part are neighbours there too.
 
 Every PART positions are summed apart and joined in order, by the same code whether one thread takes all parts of a row
 or, in a small step, each part is work of its own: a token's result depends neither on its batch nor on the number of
@@ -38,7 +38,7 @@ from numba import carray, njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.codegen.scalars import fetch_add, load_f32, load_i32, store_f32, store_i32
+from ggpy.codegen.scalars import fetch_add, load_f32, load_i32, load_i64, store_f32, store_i32
 from ggpy.cpu.isa.layout import ROW_STATE_BYTES, ROW_TILES
 from ggpy.cpu.isa.records import as_op, as_step
 from ggpy.cpu.isa.vector import LOG2_E, Vec, f32, i32
@@ -292,11 +292,12 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
         n_rows = types.int64(load_i32(seg + types.uint64(8))) * group
         first_position = types.int64(load_i32(seg + types.uint64(12)))
         end = first_position + n_rows // group
+        start_cell = load_i64(op.starts + types.uint64(8 * slot))
         unit_rows = rows_of_unit(op, n_rows, WIDE, nth)
         for kv_head in range(op.n_head_kv):
-            slot_head = slot * op.n_head_kv + kv_head
-            keys = op.cache_k + types.uint64(slot_head * op.n_ctx * key_bytes(op.key_pad))
-            values = op.cache_v + types.uint64(slot_head * op.n_ctx * value_bytes(value_dims))
+            first_cell = kv_head * op.head_cells + start_cell
+            keys = op.cache_k + types.uint64(first_cell * key_bytes(op.key_pad))
+            values = op.cache_v + types.uint64(first_cell * value_bytes(value_dims))
             for u in range((n_rows + unit_rows - 1) // unit_rows):
                 row = (u if step.small else (n_rows - 1) // unit_rows - u) * unit_rows
                 last_row = min(n_rows, row + unit_rows)
@@ -325,7 +326,7 @@ def attention(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
                 for part in range(first_part, last_part):
                     cell = part_cell(op, part)
                     if dequantized:
-                        n = min(PART, op.n_ctx - cell)
+                        n = min(PART, (end + SPAN - 1) // SPAN * SPAN - part * PART)
                         k = keys + types.uint64(cell * key_bytes(op.key_pad))
                         v = values + types.uint64(cell * value_bytes(value_dims))
                         if not LATENT:

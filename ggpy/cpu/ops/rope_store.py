@@ -17,6 +17,7 @@ from ggpy.codegen.scalars import (
     f32_to_f16,
     load_f32,
     load_i32,
+    load_i64,
     store_f32,
     store_i8,
     store_i64,
@@ -70,9 +71,9 @@ def rope_store(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             normalize(at, norm, op.head_dim, op.eps)
         if is_key:
             slot = types.int64(load_i32(step.slots + types.uint64(4 * token)))
-            slot_head = slot * op.n_head_kv + head
+            start = load_i64(op.starts + types.uint64(8 * slot))
             own = position - position // op.n_ctx * op.n_ctx
-            cell, lane = slot_head * op.n_ctx + (own & ~15), own & 15
+            cell, lane = head * op.head_cells + start + (own & ~15), own & 15
             block = op.cache_k + types.uint64(cell * key_bytes(op.key_pad))
             if store_key(block, lane, at, op.head_dim, op.key_pad):
                 store_i64(step_at + types.uint64(CUT_KEYS), 1)
