@@ -4,6 +4,9 @@ import { copyButton, h, icon, iconButton } from "./dom.js";
 import { MarkdownView } from "./markdown_view.js";
 import { number, t } from "./words.js";
 
+/** Whether browsers say when a message comes near the screen (`content-visibility`). */
+const SAYS_WHEN_SEEN = "oncontentvisibilityautostatechange" in document.documentElement;
+
 /** actions: {regenerate, retry, edit, showVersion, answerCalls}, each given the message's id first. */
 export class MessageView {
   constructor(message, actions) {
@@ -35,6 +38,8 @@ export class MessageView {
     this.thoughtView = new MarkdownView(this.thoughtText);
     this.content = h("div", { class: "content markdown" });
     this.contentView = new MarkdownView(this.content);
+    this.seen = !SAYS_WHEN_SEEN;
+    this.element.addEventListener("contentvisibilityautostatechange", ({ skipped }) => { if (!skipped) this.see(); });
     this.calls = h("div", { class: "calls" });
     this.note = h("p", { class: "note", hidden: true });
     this.body.append(this.name, this.thought, this.content, this.calls, this.note);
@@ -55,9 +60,18 @@ export class MessageView {
     this.thought.hidden = !message.reasoning;
     this.summary.textContent = thinks ? t("thinking") : seconds >= 1 ? t("thoughtFor", { s: number(seconds) }) : t("thought");
     this.#thought();
-    this.contentView.update(message.content);
+    if (this.seen || running) this.see();
+    else this.content.textContent = message.content; // which the browser's own search finds
     this.#updateCalls(running);
     this.#updateNote(running);
+  }
+
+  /** Show what was written as it was meant. Markdown is read when it comes near the screen: a thousand answers are a second. */
+  see() {
+    if (!this.contentView) return;
+    if (!this.seen) this.content.replaceChildren();
+    this.seen = true;
+    this.contentView.update(this.message.content);
   }
 
   /** What is folded is not laid out; it is made when it is unfolded. */

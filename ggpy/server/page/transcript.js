@@ -6,6 +6,7 @@ import { MessageView } from "./message_view.js";
 import { t } from "./words.js";
 
 const NEAR = 48; // pixels from the end that count as at the end
+const SEEN_AT_ONCE = 8; // messages at the end, which are seen when a conversation is opened
 
 export class Transcript {
   constructor(chat) {
@@ -33,12 +34,20 @@ export class Transcript {
       ended: ({ detail }) => this.#ended(detail),
     };
     for (const [name, listener] of Object.entries(this.listeners)) chat.addEventListener(name, listener);
+    // Heights are guesses until a message comes near the screen.
+    this.sizes = new ResizeObserver(() => { if (this.follows) this.scrollToEnd(); });
+    this.sizes.observe(this.list);
+    this.sizes.observe(this.scroller);
+    this.beforePrint = () => this.views.forEach((view) => view.see());
+    addEventListener("beforeprint", this.beforePrint);
     this.#opened();
   }
 
   /** The page is built again, in another language. */
   dispose() {
     for (const [name, listener] of Object.entries(this.listeners)) this.chat.removeEventListener(name, listener);
+    this.sizes.disconnect();
+    removeEventListener("beforeprint", this.beforePrint);
   }
 
   #opened() {
@@ -56,6 +65,7 @@ export class Transcript {
     if (path.slice(same).some((message) => running.has(message.id))) this.follows = true; // something was asked
     for (const view of this.views.splice(same)) view.element.remove();
     for (const message of path.slice(same)) this.views.push(new MessageView(message, this.actions));
+    for (const view of this.views.slice(-SEEN_AT_ONCE)) view.see();
     for (const view of this.views) this.#update(view);
     this.list.append(...this.views.slice(same).map((view) => view.element));
     this.welcome.hidden = path.length > 0;

@@ -53,6 +53,36 @@ def test_chats_are_found_renamed_deleted_exported_and_imported(page: Page, api: 
     assert page.count(".entry") == 3
 
 
+def test_a_long_chat_opens_at_its_end_and_is_read_as_it_comes_into_view(page: Page, tmp_path: Path) -> None:
+    n = 400
+    messages = [
+        {
+            "id": str(i),
+            "parent": str(i - 1),
+            "order": i,
+            "role": ("user", "assistant")[i % 2],
+            "content": f"**{i}**\n\n" * 9,
+        }
+        for i in range(n)
+    ]
+    chats = [{"title": "长", "messages": messages, "leaf": str(n - 1)}]
+    (tmp_path / "long.json").write_text(json.dumps({"format": "ggpy.chats", "chats": chats}))
+    page.give_files(".sidebar input[type=file]", tmp_path / "long.json")
+    page.wait_for(".entry .title", "长")
+    page.click(".entry .title")
+    page.wait(f"document.querySelectorAll('.message').length === {n}")
+    scroller = "document.querySelector('.scroller')"
+    page.wait(f"{scroller}.scrollTop + {scroller}.clientHeight > {scroller}.scrollHeight - 4")
+    assert page.text(".message.assistant strong") == str(n - 1)
+    assert page.count(".message.assistant strong") < 9 * n / 4
+    assert page.run("document.querySelector('.message.assistant .content').textContent").startswith("**1**")
+    page.run(f"{scroller}.scrollTop = 0")
+    page.wait_for(".message.assistant:nth-child(2) strong", "1")
+    assert not page.run("document.querySelector('.to-end').hidden")
+    page.click(".to-end")
+    page.wait(f"{scroller}.scrollTop + {scroller}.clientHeight > {scroller}.scrollHeight - 4")
+
+
 def test_two_windows_show_the_same_chats(browser: Chromium, page: Page, api: ChatServer) -> None:
     other = browser.open(api.url, language="zh-CN", beside=page)
     ready(other)
