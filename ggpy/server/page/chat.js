@@ -61,6 +61,11 @@ export class Chat extends EventTarget {
     return this.models.some((model) => model.id === wanted) ? wanted : (this.models[0]?.id ?? wanted);
   }
 
+  /** Whether an answer is being generated in a conversation, shown or not. */
+  isBusy(id) {
+    return [...this.running.values()].some((run) => run.message.conversation === id);
+  }
+
   #contextOf(model) {
     return this.models.find((found) => found.id === model)?.context ?? null;
   }
@@ -81,10 +86,9 @@ export class Chat extends EventTarget {
 
   async loadList() {
     const known = new Map([...this.list, this.conversation].map((conversation) => [conversation.id, conversation]));
-    const busy = new Set([...this.running.values()].map((run) => run.message.conversation));
     this.list = (await this.store.conversations()).map((found) => {
       const own = known.get(found.id);
-      return !own || busy.has(found.id) ? (own ?? found) : Object.assign(own, found);
+      return !own || this.isBusy(found.id) ? (own ?? found) : Object.assign(own, found);
     });
     this.list.sort((a, b) => b.updated - a.updated);
     this.#emit("list");
@@ -121,7 +125,7 @@ export class Chat extends EventTarget {
 
   async #changedElsewhere(id) {
     await this.loadList();
-    if (id === this.conversation.id && ![...this.running.values()].some((run) => run.message.conversation === id)) await this.open(id);
+    if (id === this.conversation.id && !this.isBusy(id)) await this.open(id);
   }
 
   #add(fields) {
@@ -143,7 +147,6 @@ export class Chat extends EventTarget {
       const title = (content.trim() || attachments[0]?.name || "").replace(/\s+/g, " ");
       this.conversation.title = title.length > TITLE ? `${title.slice(0, TITLE).trimEnd()}…` : title;
     }
-    this.#emit("list");
     await this.#answer(message.id, [message]);
   }
 
@@ -198,6 +201,7 @@ export class Chat extends EventTarget {
     const controller = new AbortController();
     this.running.set(message.id, { message, controller });
     this.#emit("path");
+    this.#emit("list");
     await this.#store(conversation, [...unsaved, message]);
     let stored = performance.now();
     try {

@@ -44,7 +44,7 @@ export async function askKey(words) {
 
 const KEYS = [
   ["Enter", "keySend"], ["Shift+Enter", "keyLine"], ["Esc", "keyStop"], ["↑", "keyEditLast"], ["Ctrl+Shift+O", "keyNew"],
-  ["Ctrl+K", "keySearch"], ["/", "keyFocus"], ["?", "keyHelp"],
+  ["Ctrl+K", "keySearch"], ["F2+Delete", "keyRename"], ["/", "keyFocus"], ["?", "keyHelp"],
 ];
 
 export function showShortcuts() {

@@ -6,7 +6,8 @@ const KEY = "ggpy";
 const INITIAL = { theme: "auto", language: "", apiKey: "", model: "", sidebar: true, defaults: {} };
 
 const chosen = { ...INITIAL, ...read() };
-chosen.language ||= navigator.languages?.[0]?.toLowerCase().startsWith("zh") ? "zh" : "en";
+if (!["auto", "light", "dark"].includes(chosen.theme)) chosen.theme = INITIAL.theme;
+if (!["en", "zh"].includes(chosen.language)) chosen.language = navigator.languages?.[0]?.toLowerCase().startsWith("zh") ? "zh" : "en";
 
 function read() {
   try {

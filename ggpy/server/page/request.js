@@ -95,8 +95,8 @@ export class AnswerReader {
     }
     if (delta.content) message.content += delta.content;
     for (const piece of delta.tool_calls ?? []) {
-      message.toolCalls ??= [];
-      const call = (message.toolCalls[piece.index ?? 0] ??= { id: "", name: "", arguments: "" });
+      const calls = (message.toolCalls ??= []);
+      const call = (calls[Math.min(piece.index ?? 0, calls.length)] ??= { id: "", name: "", arguments: "" });
       if (piece.id) call.id = piece.id;
       if (piece.function?.name) call.name += piece.function.name;
       if (piece.function?.arguments) call.arguments += piece.function.arguments;

@@ -73,7 +73,7 @@ export class Sidebar {
         onkeydown: (event) => {
           if (event.key === "F2") this.#rename(entry, conversation);
           if (event.key === "Delete") this.#remove(conversation);
-        } }, title),
+        } }, this.chat.isBusy(id) ? h("span", { class: "busy", role: "img", aria: { label: t("busy") } }) : null, title),
       h("div", { class: "entry-actions" },
         iconButton("edit", t("rename"), () => this.#rename(entry, conversation), { data: { key: `${id} rename` } }),
         iconButton("export", t("exportOne"), () => this.#export(conversation), { data: { key: `${id} export` } }),

@@ -14,6 +14,7 @@ export class Transcript {
     this.views = []; // of the path, in order
     this.dirty = new Set();
     this.follows = true;
+    this.top = 0; // where the reader was last
     this.list = h("div", { class: "messages", role: "log", aria: { live: "off", label: t("thisChat") } });
     this.toEnd = iconButton("down", t("toBottom"), () => this.scrollToEnd(), { class: "to-end", hidden: true });
     this.welcome = h("div", { class: "welcome" }, h("h2", {}, t("welcome")), h("p", {}, t("welcomeHint")));
@@ -107,7 +108,9 @@ export class Transcript {
 
   #scrolled() {
     const { scrollTop, clientHeight, scrollHeight } = this.scroller;
-    this.follows = scrollTop + clientHeight >= scrollHeight - NEAR;
+    if (scrollTop + clientHeight >= scrollHeight - NEAR) this.follows = true;
+    else if (scrollTop < this.top) this.follows = false; // by the reader: what grows or is laid out again moves nothing up
+    this.top = scrollTop;
     this.toEnd.hidden = this.follows;
   }
 
