@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ggpy.cli.options import (
+    answer_options,
     default_model_sampling,
     model_options,
     open_model,
     sampling_options,
     sampling_params,
-    spec_options,
 )
 from ggpy.errors import GGPYError
 
@@ -34,18 +34,16 @@ if TYPE_CHECKING:
 )
 @model_options
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
-@spec_options
+@answer_options
 @sampling_options
-def chat(
-    model_options: dict[str, Any], sampling: dict[str, Any], system: str | None, speculation: dict[str, Any]
-) -> int:
+def chat(model_options: dict[str, Any], sampling: dict[str, Any], system: str | None, answering: dict[str, Any]) -> int:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation; /help lists the commands.
 
     When stdin is no terminal, each of its lines is a message, and the answers go to stdout.
     """
     params = sampling_params(sampling if model_options["model"] else default_model_sampling(sampling))
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    with open_model(model_options | speculation) as llm:
+    with open_model(model_options | answering) as llm:
         from ggpy.cli.chat_session import ChatSession
         from ggpy.cli.interrupts import raise_interrupts
 

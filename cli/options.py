@@ -69,8 +69,8 @@ type_option = click.option(
 )
 
 # Of the commands that answer; parameters of LLM, as those of `model_options`.
-spec_options = together(
-    "speculation",
+answer_options = together(
+    "answering",
     click.option(
         "--spec",
         "speculative",
@@ -84,6 +84,14 @@ spec_options = together(
         type=FILE_NAME,
         metavar="MODEL",
         help="A second, much smaller model of the same vocabulary foresees tokens: the same answers, sooner.",
+    ),
+    click.option(
+        "--context-shift",
+        is_flag=True,
+        help="An answer that has filled the context goes on without the oldest half of what follows the first message.",
+    ),
+    click.option(
+        "--keep", "n_keep", type=click.IntRange(min=0), metavar="N", help="With that: the prompt's first N tokens stay."
     ),
 )
 

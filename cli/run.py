@@ -9,12 +9,12 @@ import click
 
 from ggpy.cli.options import (
     FILE_NAME,
+    answer_options,
     default_model_sampling,
     model_options,
     open_model,
     sampling_options,
     sampling_params,
-    spec_options,
 )
 from ggpy.errors import GGPYError
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     "--num-beams", type=click.IntRange(1, 1024), default=1, metavar="N",
     help="Search for the likeliest answer, following N at a time; it is shown when it is whole.",
 )  # fmt: skip
-@spec_options
+@answer_options
 @sampling_options
 @click.option(
     "--json-schema", type=FILE_NAME, metavar="FILE", help="The answer is JSON that follows the schema in this file."
@@ -70,7 +70,7 @@ def run(
     raw: bool,
     prompt_cache: str | None,
     num_beams: int,
-    speculation: dict[str, Any],
+    answering: dict[str, Any],
     json_schema: str | None,
     grammar: str | None,
     verbose: bool,
@@ -85,7 +85,7 @@ def run(
     text = _prompt_text(prompt, prompt_file)
     params = _structured(params, json_schema, grammar)
     if num_beams > 1:
-        _check_beams(sampling | speculation | {"json_schema": json_schema, "grammar": grammar})
+        _check_beams(sampling | answering | {"json_schema": json_schema, "grammar": grammar})
     if raw and system is not None:
         raise GGPYError("--raw completes the prompt as it stands, so -s/--system has no place; leave one of them out.")
     if not model and not raw and system is None:
@@ -93,7 +93,7 @@ def run(
 
         system = DEFAULT.system
     started = time.perf_counter()
-    with open_model(model_options | speculation, num_beams) as llm:
+    with open_model(model_options | answering, num_beams) as llm:
         if prompt_cache is not None:
             _load_state(llm, prompt_cache)
         prompt_ids = _prompt_ids(llm, text, system, raw)
@@ -157,7 +157,7 @@ def _check_beams(sampling: dict[str, Any]) -> None:
     from ggpy.cli.options import SAMPLING_NAMES
 
     options = {parameter: option for option, parameter in SAMPLING_NAMES.items()}
-    options |= {"speculative": "spec", "draft_model": "draft"}
+    options |= {"speculative": "spec", "draft_model": "draft", "n_keep": "keep"}
     followed = ("max_tokens", "ignore_eos")
     given = [name for name, value in sampling.items() if value and name not in followed]  # 0 turns a choice off
     if given:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import FILE_NAME, PLACING, FileName, check_placing, spec_options, together
+from ggpy.cli.options import FILE_NAME, PLACING, FileName, answer_options, check_placing, together
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
@@ -147,7 +147,7 @@ _limit_options = together(
     """,
 )
 @_model_options
-@spec_options
+@answer_options
 @_models_options
 @_binding_options
 @_limit_options
@@ -161,7 +161,7 @@ _limit_options = together(
 )
 def serve(
     model_options: dict[str, Any],
-    speculation: dict[str, Any],
+    answering: dict[str, Any],
     keeping: dict[str, Any],
     binding: dict[str, Any],
     limits: dict[str, Any],
@@ -182,7 +182,7 @@ def serve(
     from ggpy.server.settings import Settings, read_keys
 
     names, file_type = model_options.pop("models"), model_options.pop("file_type")
-    model_options |= speculation
+    model_options |= answering
     specs = models_of.specs_of_names(names, model_options)
     if config:
         specs += models_of.specs_of_config(config["models"], model_options, config["where"])

@@ -28,7 +28,7 @@ from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.hub.find_model import find_model
-from ggpy.llm_options import load_options
+from ggpy.llm_options import context_shift_of, load_options
 from ggpy.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput, TextDelta
 from ggpy.prompts import Message, Prompt, conversations, encoded, several
 from ggpy.runtime.load import Model, load_draft, load_model
@@ -72,6 +72,8 @@ class LLM:
     answers, sooner where they repeat what was said; speculative_config: the same with settings, {"method": "ngram",
     "num_speculative_tokens": 24, …}, as vLLM's. draft_model: a second, smaller model of the same vocabulary, which
     drafts tokens that this one then evaluates together: again the same answers.
+    context_shift: an answer that has filled its context goes on, without the oldest half of what follows the first
+    message, or the first `n_keep` tokens of the prompt (half the context at most); else it ends, as "length".
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -95,6 +97,8 @@ class LLM:
         speculative: str | None = None,
         speculative_config: Mapping[str, Any] | None = None,
         draft_model: str | os.PathLike[str] | None = None,
+        context_shift: bool = False,
+        n_keep: int | None = None,
     ) -> None:
         arguments.path("path", path)
         if file_type is not None:
@@ -104,6 +108,7 @@ class LLM:
             from ggpy.engine.speculative import speculative_config as read_config
 
             speculation = read_config(speculative, draft_model, speculative_config)
+        shift = context_shift_of(context_shift, n_keep)
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
         options = load_options(
             n_ctx=n_ctx,
@@ -119,6 +124,8 @@ class LLM:
             cache_ram=cache_ram,
             notify=notify,
         )
+        if shift is not None:
+            shift.notify = notify
         self.path = find_model(path, file_type, notify)
         draft_path = find_model(speculation.model, file_type, notify) if speculation and speculation.model else None
         model = load_model(self.path, **options)
@@ -136,6 +143,7 @@ class LLM:
             host_memory=self.runtime.host_memory,
             speculative=speculation,
             draft=drafting.runtime if drafting else None,
+            context_shift=shift,
         )
         if speculation is not None and self.engine.speculator is None:
             notify("speculation is off: the device chooses tokens by itself, and goes on without waiting for drafts")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
+from ggpy.errors import GGPYError
 from ggpy.runtime.load import find_cache_ram, find_device, find_gpu_layers, find_kv_memory
 
 if TYPE_CHECKING:
+    from ggpy.engine.context_shift import ContextShift
     from ggpy.notes import Notify
 
 MAX_PARALLEL = 1 << 16
@@ -62,3 +64,16 @@ def load_options(
         "engine": True,
         "notify": notify,
     }
+
+
+def context_shift_of(context_shift: Any, n_keep: Any) -> ContextShift | None:
+    """How answers go on in a full context, from parameters of `LLM`; None: they end. Raises GGPYError."""
+    if n_keep is not None:
+        n_keep = arguments.whole("n_keep", n_keep, 0, MAX_CONTEXT, f"a whole number from 0 to {MAX_CONTEXT}")
+    if not arguments.flag("context_shift", context_shift):
+        if n_keep is not None:
+            raise GGPYError("n_keep (--keep) says what stays in a full context; ask for context_shift with it.")
+        return None
+    from ggpy.engine.context_shift import ContextShift
+
+    return ContextShift(n_keep)

@@ -146,7 +146,7 @@ def test_top_k_is_switched_off_by_either_word(top_k: int) -> None:
 @pytest.mark.parametrize(
     "name",
     ["path", "n_ctx", "n_threads", "n_parallel", "notify", "cache_type_k", "cache_type_v", "device", "n_gpu_layers",
-     "split_mode"],
+     "split_mode", "kv_memory", "cache_ram", "context_shift", "n_keep"],
 )  # fmt: skip
 def test_opening_a_model(name: str, llm: LLM) -> None:
     assert unbroken(lambda value: LLM(**{"path": "fake.gguf", name: value}).generate("a", GREEDY)) > len(ODD) // 2

@@ -176,7 +176,7 @@ class DraftModel:
         """Cut a request's slot back to what it holds of the request's tokens, and return those that it does not."""
         slot, tokens = self._slot(request), request.tokens
         owner, n = self._held.get(slot, (None, 0))
-        if owner is not request:
+        if owner is not request or n > len(tokens):  # of which some were dropped since
             n = slot.common_prefix(tokens)
             source = max(self.cache.slots, key=lambda other: other.common_prefix(tokens))
             of_source = self.cache.reusable(source, min(source.common_prefix(tokens), len(tokens) - 1))

@@ -25,6 +25,7 @@ from ggpy.sampling.structured import Grammar
 
 if TYPE_CHECKING:
     from ggpy.engine.beam_requests import BeamSearches
+    from ggpy.engine.context_shift import ContextShift
     from ggpy.engine.draft_model import DraftRuntime
     from ggpy.engine.speculative import SpeculativeConfig, Speculator
     from ggpy.runtime.runtime import Integers
@@ -54,6 +55,7 @@ class Engine:
     max_waiting: how many requests may wait for a slot; None: any number. host_memory: limits for checkpoints and for
     conversations whose slot another one takes. speculative: how to draft tokens, where the runtime leaves the choice to
     the host; draft: the runtime of the small model that drafts them, with a slot for each of `runtime`'s.
+    context_shift: how answers go on where their context is full; None: they end.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class Engine:
         host_memory: HostMemory = CHECKPOINTS_ALONE,
         speculative: SpeculativeConfig | None = None,
         draft: DraftRuntime | None = None,
+        context_shift: ContextShift | None = None,
     ) -> None:
-        self.runtime, self._chain_for = runtime, chain_for
+        self.runtime, self._chain_for, self._context_shift = runtime, chain_for, context_shift
         self.tokenizer = tokenizer
         self.cache = Cache(runtime, host_memory)
         self.slots = self.cache.slots
@@ -91,6 +94,7 @@ class Engine:
         request = Request(prompt, params, self.tokenizer, self.runtime.n_ctx, self._chain_for(params))
         request.priority = priority
         request.stops = self.cache.stops(request.prompt, self.tokenizer)
+        request.shifts = self._context_shift is not None
         return request
 
     def check(self, prompt: Sequence[int], params: SamplingParams) -> None:
@@ -234,6 +238,19 @@ class Engine:
         else:  # the state has gone too far: those that were kept are evaluated again
             self.cache.go_back(slot, way_back)
             request.n_computed = way_back.length
+        if not request.finished and len(request.tokens) > self.runtime.n_ctx:
+            self._shift(request)
+
+    def _shift(self, request: Request) -> None:
+        """Have a request go on whose context is full."""
+        slot, shift = request.slot, self._context_shift
+        assert slot is not None
+        assert shift is not None
+        n_keep = shift.shift(request, self.tokenizer, self.runtime.n_ctx)
+        if self.cache.reach.everywhere:
+            request.stops = []  # no checkpoint is needed to come back to
+        request.n_computed = self.cache.reusable(slot, n_keep)
+        self.cache.rewind(slot, request.n_computed)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """The logits after every token, float32 [n_tokens, n_vocab].

@@ -66,7 +66,10 @@ class Request:
     ) -> None:
         self.prompt = list(prompt)
         self.params = params
-        self.tokens = list(prompt)  # prompt and chosen tokens
+        self.tokens = list(prompt)  # in the context: prompt and chosen tokens, unless `drop` took some of them
+        self.token_ids: list[int] = []  # the chosen tokens, an end token included
+        self.n_prompt = len(prompt)  # of `tokens`, how many at the start are evaluated as a prompt's
+        self.shifts = False  # goes on where the context is full: see `ggpy.engine.context_shift`
         self.priority = 0  # the lower number first
         self.arrival: int | None = None  # the order in which requests came
         self.error: GGPYError | None = None  # why it ended as "error"
@@ -101,13 +104,8 @@ class Request:
         self._started = self._first = self._last = 0.0
 
     @property
-    def token_ids(self) -> list[int]:
-        """The chosen tokens, an end token included."""
-        return self.tokens[len(self.prompt) :]
-
-    @property
     def n_chosen(self) -> int:
-        return len(self.tokens) - len(self.prompt)
+        return len(self.token_ids)
 
     @property
     def n_pending(self) -> int:
@@ -117,7 +115,7 @@ class Request:
     @property
     def generating(self) -> bool:
         """True where the next token to evaluate was generated; else it is the prompt's."""
-        return self.n_computed >= len(self.prompt)
+        return self.n_computed >= self.n_prompt
 
     @property
     def draftable(self) -> bool:
@@ -127,7 +125,7 @@ class Request:
     @property
     def n_pending_of_kind(self) -> int:
         """Tokens of one kind to evaluate next: the rest of the prompt, or one generated token, as at first."""
-        return min(self.n_pending, 1 if self.generating else len(self.prompt) - self.n_computed)
+        return min(self.n_pending, 1 if self.generating else self.n_prompt - self.n_computed)
 
     @property
     def most_reusable(self) -> int:
@@ -223,6 +221,7 @@ class Request:
         params = self.params
         self.sampler.accept((token,))
         self.tokens.append(token)
+        self.token_ids.append(token)
         self._last = time.perf_counter()
         self._first = self._first or self._last
         ends = token in self._ends
@@ -239,9 +238,14 @@ class Request:
             self.finish("stop")
         elif self.n_chosen == params.max_tokens:
             self.finish("length")
-        elif len(self.tokens) > self._n_ctx:  # this token has no cell left to be evaluated in
+        elif len(self.tokens) > self._n_ctx and not self.shifts:  # this token has no cell left to be evaluated in
             self.reached_context = True
             self.finish("length")
+
+    def drop(self, first: int, n: int) -> None:
+        """Take n tokens out of the context; what is left is a prompt to be evaluated, but for its last token."""
+        del self.tokens[first : first + n]
+        self.n_prompt, self.stops, self.lookup = len(self.tokens) - 1, [first], None
 
     def finish(self, reason: str, stop_reason: str | int | None = None) -> None:
         self._deltas.append(self._stream.finish())

@@ -198,13 +198,13 @@ class Scheduler:
         evaluated as they would be now."""
         n = min(slot.common_prefix(request.tokens), request.most_reusable)
         if self.limits.by_kind:
-            n = min(n, slot.n_prompt, len(request.prompt))
+            n = min(n, slot.n_prompt, request.n_prompt)
         return self.cache.reusable(slot, n)
 
     def _will_share(self, other: Request, request: Request) -> int:
         """How many tokens another request's slot will hold for this one, of which it is yet to evaluate some; 0 where
         it has them all."""
-        n = min(common_prefix(other.prompt, request.tokens), request.most_reusable)
+        n = min(common_prefix(other.tokens[: other.n_prompt], request.tokens), request.most_reusable)
         if n <= other.n_computed:
             return 0
         if not self.cache.reach.carried:

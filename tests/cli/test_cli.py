@@ -134,13 +134,13 @@ def test_run_streams_the_answer_alone_to_stdout(call: Any) -> None:
     assert "prompt 23 tok, " in result.stderr
     assert " tok/s · decode 11 tok, " in result.stderr
     assert " tok/s · first token 0." in result.stderr
-    prompt = bytes(t for t in call.runtime.cells[0] if 0 <= t < 256)
+    prompt = bytes(t for t in call.runtime.of(0)[0] if 0 <= t < 256)
     assert prompt.startswith(b"user:Helloassistant:Hi")
 
 
 def test_run_raw_system_file_and_stdin(call: Any, tmp_path: Path) -> None:
     def prompt() -> bytes:
-        return bytes(int(t) for t in call.runtime.cells[0] if 0 <= t < 256)
+        return bytes(int(t) for t in call.runtime.of(0)[0] if 0 <= t < 256)
 
     call("run", "-m", MODEL, "--raw", "-p", "Once", "-n", "1")
     assert prompt() == b"Once"
