@@ -7,8 +7,22 @@ from typing import Any
 
 import pytest
 
+from tests.support.matrix import left_out
+
 # A job that a shell starts in the background ignores Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="run every case of matrices, not a sample of each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave cases of matrices out that a sample does without; one that is asked for by its name is run."""
+    named = any("[" in argument for argument in config.args)
+    if out := left_out(items, named or config.getoption("--whole")):
+        config.hook.pytest_deselected(items=list(out))
+        items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.matrix(strength=1)
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_elementwise(name: str, tier: str) -> None:
@@ -49,6 +50,7 @@ def test_elementwise(name: str, tier: str) -> None:
     assert np.isnan(out[:, 160:]).all()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 @pytest.mark.parametrize("n_cols", [12, 54, 96, 100])
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def product(
     return out[:, :n_rows], x[:, :n_cols].astype(np.float64) @ exact.T + bias[:n_rows] + 0.5 * accumulate
 
 
+@pytest.mark.matrix(strength=1)  # 2.5 s to compile a type for a tier
 @pytest.mark.parametrize("n_tokens", [1, 2, 3, 13, 16, 37])
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("tier", TIERS)
@@ -164,6 +165,7 @@ def test_the_plain_tier_errs_only_by_rounded_activations(name):
 
 
 # What output matrices are kept in, and a type with minima and one scale for 32.
+@pytest.mark.matrix(strength=1)
 @pytest.mark.parametrize("name", ["Q6_K", "Q8_0", "Q4_1"])
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_logits_are_products_of_16_bits(tier, name):
@@ -253,6 +255,14 @@ def cached(x: np.ndarray, cache_type: str, pad: int, is_key: bool) -> tuple[np.n
     return laid_out(kept if is_key else np.pad(kept, ((0, 0), (0, 0), (0, pad - x.shape[-1])))), found
 
 
+def is_attention(tier: str, cache_type: str, head_dim: int, **others: int) -> bool:
+    """Whether there is such a case: q8_0 has blocks of 32; how two types go together, and how bf16 is dequantized, is
+    no matter of the tier."""
+    alone = "-" not in cache_type and cache_type != "bf16"
+    return not ("q8_0" in cache_type and head_dim % 32) and (alone or tier in ("plain", *TIERS[:1]))
+
+
+@pytest.mark.matrix(possible=is_attention)
 @pytest.mark.parametrize("cache_type", ["f16", "f32", "q8_0", "bf16", "q8_0-f16", "f16-q8_0"])
 @pytest.mark.parametrize(("head_dim", "n_head", "n_head_kv"), [(64, 6, 2), (80, 4, 4), (24, 5, 1), (128, 16, 2)])
 @pytest.mark.parametrize("small", [0, 1])
@@ -261,11 +271,6 @@ def cached(x: np.ndarray, cache_type: str, pad: int, is_key: bool) -> tuple[np.n
 )
 @pytest.mark.parametrize("tier", ["plain", *TIERS])
 def test_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small):
-    cache_k, cache_v = cache_types(cache_type)
-    if "q8_0" in cache_type and head_dim % 32:
-        pytest.skip("q8_0 has blocks of 32")
-    if (cache_k != cache_v or cache_k == "bf16") and tier not in ("plain", *TIERS[:1]):
-        pytest.skip("how two types go together, and how bf16 is dequantized, is no matter of the tier")
     check_attention(tier, cache_type, head_dim, n_head, n_head_kv, n_past, n_tokens, window, small)
 
 
