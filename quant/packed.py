@@ -8,9 +8,9 @@ description serves all kernels of a format: a quantized stripe is a run of 32-co
     codes    one or two bit planes: b bits of every code in b vectors of 64 bytes. Byte 4r+c of a vector belongs to row
              r and to column c of each of its 8 / b groups of four columns; see `Plane.place`
 
-Formats with two levels of scales put 16 half precision super-scales (and super-minima) before every eight blocks. So a
-group of four columns is one 64-byte load in which each 32-bit lane belongs to one row: what an 8-bit dot-product
-instruction sums into that row's lane, with no sums across lanes.
+Formats whose scales are multiples of super-scales put 16 of these (and super-minima), in half precision, before every
+eight blocks. So a group of four columns is one 64-byte load in which each 32-bit lane belongs to one row: what an 8-bit
+dot-product instruction sums into that row's lane, with no sums across lanes.
 
 Formats that choose their weights from a codebook of vectors are packed as what the vectors are made of: six, eight or
 sixteen different numbers, so three or four bits and a look-up table. They grow by that (IQ2_XXS from 2.06 to 3.31 bits
@@ -80,7 +80,7 @@ class Packed:
         return "f32" if self.is_float else "q8"
 
     @property
-    def header(self) -> bool:
+    def super_scales(self) -> bool:
         """True where super-scales stand before every 256 columns."""
         return SCALES[self.scales][1]
 
@@ -93,8 +93,8 @@ class Packed:
         return SCALES[self.scales][0]
 
     @property
-    def header_bytes(self) -> int:
-        return (2 + 2 * self.minima) * ROWS if self.header else 0
+    def super_bytes(self) -> int:
+        return (2 + 2 * self.minima) * ROWS if self.super_scales else 0
 
     @property
     def minima_at(self) -> int:
@@ -125,7 +125,7 @@ class Packed:
     def stripe_bytes(self, n_cols: int) -> int:
         if self.is_float:
             return self.padded(n_cols) * ROWS * self.bits // 8
-        return n_cols // BLOCK * self.block_bytes + (n_cols // 256 * self.header_bytes)
+        return n_cols // BLOCK * self.block_bytes + (n_cols // 256 * self.super_bytes)
 
     def matrix_bytes(self, n_rows: int, n_cols: int) -> int:
         return -(-n_rows // ROWS) * self.stripe_bytes(n_cols)

@@ -167,14 +167,14 @@ class StepQueue:
         source, layout, memory = step.activations.srcs[0], step.layout, self.memory
         planes = self.weights.matrix(step.infos).planes if memory else (0,) * 8
         eps, norm = step.eps, self._norm(step)
-        x, x_stride, levels, level_stride = self._place(source)[0], 0, 0, 0
+        x, x_stride, scales, scale_stride = self._place(source)[0], 0, 0, 0
         if step.joins and self._takes_parts(step, n):
             heads = step.joins.attention
             inputs = f"parts{self._splits(heads, 1)}x{heads.head_dim}"
             x = memory.parts if memory else 0
         elif n > 1 or step.separate or not step.aligned:
             inputs = "ready"
-            x, x_stride, levels, level_stride = self._activations(step, n, rows_offset)
+            x, x_stride, scales, scale_stride = self._activations(step, n, rows_offset)
         else:
             inputs = "norm" if eps >= 0 else "plain"
         n_rows, half_rows = layout.n_rows, 0
@@ -194,8 +194,8 @@ class StepQueue:
         for first in range(0, n, at_once):
             self._launch(
                 f"matvec.{layout.packed.name}.{layout.n_cols}.{at_once}.{inputs}.{outputs}.{shape.ring}",
-                grid, *planes, n_rows, half_rows, x + first * x_stride, x_stride, levels + first * level_stride,
-                level_stride, norm, eps, self._bias(step), goal[0] + first * goal[1], goal[1], last, self._epochs,
+                grid, *planes, n_rows, half_rows, x + first * x_stride, x_stride, scales + first * scale_stride,
+                scale_stride, norm, eps, self._bias(step), goal[0] + first * goal[1], goal[1], last, self._epochs,
                 *ahead, shared=shape.shared_bytes,
             )  # fmt: skip
         if step.partial:
@@ -279,20 +279,20 @@ class StepQueue:
                     self.weights.vector(info, sizes=[size])
 
     def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
-        """Queue the activations that products of n tokens read: address, stride, address and stride of the levels."""
+        """Queue the activations that products of n tokens read: address, stride, address and stride of the scales."""
         (region,), memory, dtype = step.activations.srcs, self.memory, step.quantize.dtype
         source, n_cols = self._place(region), region.n_cols
         layout = ActivationLayout(dtype, n, n_cols)
         at = memory.activations if memory else 0
-        levels = at + layout.levels_at
+        scales = at + layout.scales_at
         if not step.shares_activations:
             rows = memory.inputs("outputs") + rows_offset if memory and step.quantize.select else 0
             self._launch(
                 f"activations.{dtype}.{n_cols}{'' if step.aligned else '.unaligned'}",
                 n, *source, rows, self._norm(step), step.eps,
-                at, layout.code_stride, levels, layout.level_stride, shared=SUMS,
+                at, layout.code_stride, scales, layout.scale_stride, shared=SUMS,
             )  # fmt: skip
-        return at, layout.code_stride, levels, layout.level_stride
+        return at, layout.code_stride, scales, layout.scale_stride
 
     def _results(self, step: Product) -> Place:
         """The place for the products' results; of several, each one's buffer becomes its columns of a wide one."""

@@ -44,10 +44,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", PACKED)
 def test_planes_lie_apart_and_aligned(name: str) -> None:
-    for n_cols in (32, 256, 2048, 5504) if not PACKED[name].header else (256, 2048, 5632):
+    for n_cols in (32, 256, 2048, 5504) if not PACKED[name].super_scales else (256, 2048, 5632):
         layout = MatrixLayout(PACKED[name], 7, n_cols)
         end = 0
-        for plane in (layout.codes, layout.high, layout.levels, layout.supers):
+        for plane in (layout.codes, layout.high, layout.scales, layout.supers):
             assert plane.offset == end
             assert plane.stride % 16 == 0
             end += -(-7 * plane.stride // 256) * 256
@@ -57,7 +57,9 @@ def test_planes_lie_apart_and_aligned(name: str) -> None:
 def test_two_kernels_of_decoding_find_room_on_a_multiprocessor() -> None:
     for name in QUANTIZED:
         for n_cols in (2048, 4096, 11008):
-            shape = MatvecShape(PACKED[name], n_cols if not PACKED[name].header else 11264, 1, ring_kib(H100_SHARED))
+            shape = MatvecShape(
+                PACKED[name], n_cols if not PACKED[name].super_scales else 11264, 1, ring_kib(H100_SHARED)
+            )
             assert shape.slots >= 2
             assert 2 * (shape.shared_bytes + 1024) <= 228 << 10
 
@@ -186,7 +188,7 @@ def emulated(name: str, n_rows: int = 5, n_cols: int = 512) -> tuple[Any, np.nda
     device = EmulatedDevice()
     to, of = device.allocate(layout.n_bytes, zero=True), device.allocate(raw.nbytes)
     device.upload(of, raw.ctypes.data, raw.nbytes)
-    planes = layout.codes, layout.high, layout.levels, layout.supers
+    planes = layout.codes, layout.high, layout.scales, layout.supers
     addresses = [to + plane.offset for plane in planes]
     strides = [plane.stride for plane in planes]
     if PACKED[name].is_float:
@@ -219,17 +221,17 @@ def test_products_with_vectors(name: str) -> None:
     dtype = "f32" if PACKED[name].is_float else "q8"
     activations = ActivationLayout(dtype, 2, 512)
     at = device.allocate(activations.n_bytes)
-    levels = at + activations.levels_at
+    scales = at + activations.scales_at
     src = device.memory_map.add(x)
-    stride, level_stride = activations.code_stride, activations.level_stride
+    stride, scale_stride = activations.code_stride, activations.scale_stride
     device.kernel(f"activations.{dtype}.512").launch(
-        2, src, 2048, 0, 0, -1.0, at, stride, levels, level_stride, shared=SUMS
+        2, src, 2048, 0, 0, -1.0, at, stride, scales, scale_stride, shared=SUMS
     )
     ring = ring_kib(device.shared_limit)
     shape = MatvecShape(PACKED[name], 512, 2, ring)
     out = np.full((2, 5), np.nan, np.float32)
     device.kernel(f"matvec.{name}.512.2.ready.rows.{ring}").launch(
-        1, *addresses, *strides, 5, 0, at, stride, levels, level_stride, 0, -1.0, 0,
+        1, *addresses, *strides, 5, 0, at, stride, scales, scale_stride, 0, -1.0, 0,
         device.memory_map.add(out), 20, 0, 0, 0, 0, 0, shared=shape.shared_bytes,
     )  # fmt: skip
     if dtype == "q8":

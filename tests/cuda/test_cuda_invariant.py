@@ -155,13 +155,13 @@ def test_a_vector_is_multiplied_alike_alone_and_among_others(name: str, inputs: 
     alone = product(1, inputs, first + 5 * first_bytes, 0, 0, 0, norm, eps)[0]
     layout = ActivationLayout(dtype, n, n_cols)
     at = device.allocate(layout.n_bytes)
-    levels, stride, level_stride = at + layout.levels_at, layout.code_stride, layout.level_stride
+    scales, stride, scale_stride = at + layout.scales_at, layout.code_stride, layout.scale_stride
     device.kernel(f"activations.{dtype}.{n_cols}").launch(
-        n, rows, row_bytes, 0, norm, eps, at, stride, levels, level_stride, shared=SUMS
+        n, rows, row_bytes, 0, norm, eps, at, stride, scales, scale_stride, shared=SUMS
     )
     assert np.isfinite(alone).all()
     for tokens, start in ((2, 4), (8, 0)):
-        places = at + start * stride, stride, levels + start * level_stride, level_stride
+        places = at + start * stride, stride, scales + start * scale_stride, scale_stride
         assert np.array_equal(product(tokens, "ready", *places, 0, eps)[5 - start], alone)
 
 

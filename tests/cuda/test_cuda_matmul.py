@@ -72,7 +72,7 @@ def random_matrix(name: str, n_rows: int, n_cols: int, seed: int = 0) -> tuple[n
     else:
         put_codes(p, layout, codes, put)
         codes = codes - p.offset
-    scale, minimum = random_levels(p, layout, n_rows, rng, put)
+    scale, minimum = random_scales(p, layout, n_rows, rng, put)
     values = scale * codes.reshape(n_rows, n, p.n_scales, -1) + p.minimum_sign * minimum
     return data, values.reshape(n_rows, padded).astype(np.float32)[:, :n_cols]
 
@@ -110,7 +110,7 @@ def put_codes(p: Packed, layout: MatrixLayout, codes: np.ndarray, put: Callable[
         put(layout.high, words)
 
 
-def random_levels(
+def random_scales(
     p: Packed, layout: MatrixLayout, n_rows: int, rng: np.random.Generator, put: Callable[[Plane, np.ndarray], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scales and minima, [n_rows, blocks, scales of a block, 1], such that values lie around 0.1."""
@@ -119,12 +119,12 @@ def random_levels(
     none = np.zeros((n_rows, n, scales, 1), np.float32)
     if p.scales == "half":
         kept = (rng.uniform(0.5, 1.0, (n_rows, n, scales, 1 + p.minima)) * 0.4 / largest).astype(np.float16)
-        put(layout.levels, kept)
+        put(layout.scales, kept)
         kept = kept.astype(np.float32)
         return kept[..., :1], kept[..., 1:] if p.minima else none
     if p.scales == "power":
         exponents = rng.integers(118, 124, (n_rows, n, 1, 1))
-        put(layout.levels, exponents.astype(np.uint8))
+        put(layout.scales, exponents.astype(np.uint8))
         return 2.0 ** (exponents - 128.0), none
     tops = rng.uniform(0.5, 1.0, (n_rows, -(-n // 8), 1 + p.minima)) * (0.2 if p.scales == "super" else 0.005) / largest
     tops = tops.astype(np.float16)
@@ -135,10 +135,10 @@ def random_levels(
     low, high, kind = (-128, 128, np.int8) if p.scales == "signed byte" else (0, 64, np.uint8)
     if p.scales == "nibbles":
         pairs = rng.integers(0, 16, (n_rows, n, 2, 2))
-        put(layout.levels, (pairs[..., 0] | pairs[..., 1] << 4).astype(np.uint8))
+        put(layout.scales, (pairs[..., 0] | pairs[..., 1] << 4).astype(np.uint8))
     else:
         pairs = rng.integers(low, high, (n_rows, n, scales, 1 + p.minima)).astype(kind)
-        put(layout.levels, pairs.view(np.uint8))
+        put(layout.scales, pairs.view(np.uint8))
     return top[..., :1] * pairs[..., :1], top[..., 1:] * pairs[..., 1:] if p.minima else none
 
 
@@ -282,7 +282,7 @@ class TestOnGpu:
 
     def test_product(self, name: str, n_tokens: int, n_rows: int, n_cols: int) -> None:
         gpu, rng, packed = Arrays(), np.random.default_rng(n_tokens), PACKED[name]
-        columns = 1 if packed.is_float else 256 if packed.header else BLOCK
+        columns = 1 if packed.is_float else 256 if packed.super_scales else BLOCK
         if n_cols % columns:
             n_cols = n_cols // columns * columns
         data, values = random_matrix(name, n_rows, n_cols)

@@ -81,12 +81,12 @@ def tile_function(p: Packed) -> Any:
 
     else:
         code, number, scale_value = code_reader(p), number_of(p), scale_of(p)
-        group, n_scales, header, minima, minima_at = p.group, p.n_scales, p.header, p.minima, p.minima_at
-        header_bytes, block_bytes, sign, unit = p.header_bytes, p.block_bytes, p.minimum_sign, p.unit
+        group, n_scales, super_scales, minima, minima_at = p.group, p.n_scales, p.super_scales, p.minima, p.minima_at
+        super_bytes, block_bytes, sign, unit = p.super_bytes, p.block_bytes, p.minimum_sign, p.unit
         scale_bytes, nibbles = p.scale_bytes, p.scales == "nibbles"
 
         @njit
-        def stored_level(at):  # type: ignore[no-untyped-def]
+        def stored_scale(at):  # type: ignore[no-untyped-def]
             return types.int64(load_u16(at)) if scale_bytes == 2 else types.int64(load_u8(at))
 
         @njit
@@ -95,12 +95,12 @@ def tile_function(p: Packed) -> Any:
             block = weight
             for i in range(n_cols // 32):
                 top, top_minimum = types.float32(1.0), types.float32(1.0)
-                if header:
-                    at = weight + types.uint64(i // 8 * (header_bytes + 8 * block_bytes))
+                if super_scales:
+                    at = weight + types.uint64(i // 8 * (super_bytes + 8 * block_bytes))
                     top = f16_to_f32(load_u16(at + types.uint64(2 * row))) * types.float32(unit)
                     if minima:
                         top_minimum = f16_to_f32(load_u16(at + types.uint64(32 + 2 * row)))
-                    block = at + types.uint64(header_bytes + i % 8 * block_bytes)
+                    block = at + types.uint64(super_bytes + i % 8 * block_bytes)
                 else:
                     block = weight + types.uint64(i * block_bytes)
                 x_at = x + types.uint64(i * TOKEN_BLOCK_BYTES)
@@ -112,11 +112,11 @@ def tile_function(p: Packed) -> Any:
                         dot += number(code(block, row, c)) * x_code
                         x_sum += x_code
                     at = block + types.uint64(scale_bytes * (16 * s + row))
-                    stored = stored_level(at)
+                    stored = stored_scale(at)
                     scale = scale_value(top, stored & 15 if nibbles else stored)
                     total += types.float64(scale * x_scale) * dot
                     if minima:
-                        stored = stored >> 4 if nibbles else stored_level(at + types.uint64(minima_at))
+                        stored = stored >> 4 if nibbles else stored_scale(at + types.uint64(minima_at))
                         minimum = scale_value(top_minimum, stored)
                         x_total = load_f32(x_at + types.uint64(36)) if n_scales == 1 else x_scale * types.float32(x_sum)
                         total += types.float64(sign) * minimum * x_total

@@ -99,7 +99,7 @@ class QuantizedTile:
     def lift(self) -> int:
         """Bits by which codes are shifted up, and super-scales down, to reach an offset that `starts` has a sum for."""
         kept = SUM_STARTS[0][0] if self.p.n_scales == 1 else HALVES
-        small = self.p.header and not self.p.table and 0 < self.p.offset < kept
+        small = self.p.super_scales and not self.p.table and 0 < self.p.offset < kept
         return kept.bit_length() - self.p.offset.bit_length() if small else 0
 
     def codes(self, block: Block, g: int) -> ir.Value:
@@ -123,7 +123,7 @@ class QuantizedTile:
             out = b.xor(out, v.int(-0x7F7F7F80))  # 0x80808080: +128 in every byte
         return out
 
-    def headers(self, block: Block) -> list[ir.Value]:
+    def super_scales(self, block: Block) -> list[ir.Value]:
         """Super-scales and super-minima; minima of 16 columns multiply -HALVES times the activations' sum of codes."""
         v, p, b = self.v, self.p, self.v.b
         of_minima = p.minimum_sign * (1.0 if p.n_scales == 1 else -1 / HALVES)
@@ -132,32 +132,32 @@ class QuantizedTile:
         found = [v.load_f16(v.at(at, 2 * (ROWS * k + row))) for k in range(len(factors))]
         return [h if f == 1.0 else b.fmul(h, v.float(f)) for h, f in zip(found, factors, strict=True)]
 
-    def levels(self, block: Block, header: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
+    def scales_and_minima(self, block: Block, supers: list[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
         """The scales of the block's rows and their minima (as they are added)."""
         v, p, b = self.v, self.p, self.v.b
         top, row = block
         if p.scales == "super":
-            return [header[0]], []
+            return [supers[0]], []
         if p.scales == "nibbles":
             both = [v.load_u8_int(v.at(top, ROWS * i + row)) for i in range(p.n_scales)]
             parts = [[b.and_(pair, v.int(15)) for pair in both], [b.lshr(pair, v.int(4)) for pair in both]]
-            scales, minima = ([b.fmul(b.sitofp(x, v.vf), h) for x in xs] for xs, h in zip(parts, header, strict=True))
+            scales, minima = ([b.fmul(b.sitofp(x, v.vf), h) for x in xs] for xs, h in zip(parts, supers, strict=True))
             return scales, minima
         load = {"half": v.load_f16, "power": v.load_power, "byte": v.load_u8, "signed byte": v.load_s8}[p.scales]
         found = [
             [load(v.at(top, at + (i * ROWS + row) * p.scale_bytes)) for i in range(p.n_scales)]
             for at in (0, p.minima_at)[: 1 + p.minima]
         ]
-        if p.header:
-            found = [[b.fmul(x, h) for x in xs] for xs, h in zip(found, header, strict=True)]
+        if p.super_scales:
+            found = [[b.fmul(x, h) for x in xs] for xs, h in zip(found, supers, strict=True)]
         return found[0], found[1] if p.minima else []
 
     def block(
-        self, blocks: list[Block], x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
+        self, blocks: list[Block], x: ir.Value, totals: list[ir.Value], supers: list[list[ir.Value]]
     ) -> list[ir.Value]:
         """Add one block of each stripe to `totals`, a vector for each of `blocks` and token."""
         v, p, b, w, tokens = self.v, self.p, self.v.b, self.width, self.tokens
-        levels = [self.levels(block, header) for block, header in zip(blocks, headers, strict=True)]
+        found = [self.scales_and_minima(block, its) for block, its in zip(blocks, supers, strict=True)]
         scale_at, sum_at = BLOCK * w, BLOCK * w + 4 * w
         per_scale = 8 // p.n_scales
         dot = v.dot_signed if p.signed else v.dot
@@ -176,7 +176,7 @@ class QuantizedTile:
                     for s, code in enumerate(codes):
                         sums[s * tokens + t] = dot(sums[s * tokens + t], code, four)
             for t in range(tokens):
-                for s, (scales, _) in enumerate(levels):
+                for s, (scales, _) in enumerate(found):
                     k = s * tokens + t
                     totals[k] = v.fma(b.sitofp(sums[k], v.vf), b.fmul(scales[i], x_scale(t)), totals[k])
         for i in range(p.n_scales * p.minima):
@@ -186,7 +186,7 @@ class QuantizedTile:
                     x_sum = b.fmul(b.sitofp(minus[t], v.vf), x_scale(t))
                 else:
                     x_sum = x_sums(t)
-                for s, (_, minima) in enumerate(levels):
+                for s, (_, minima) in enumerate(found):
                     totals[s * tokens + t] = v.fma(minima[i], x_sum, totals[s * tokens + t])
         return totals
 
@@ -207,7 +207,7 @@ class QuantizedTile:
         together = n_vectors if self.tokens > 1 or len(self.rows) == 1 else 1
 
         def blocks(
-            count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], headers: list[list[ir.Value]]
+            count: ir.Value, weight: ir.Value, x: ir.Value, totals: list[ir.Value], supers: list[list[ir.Value]]
         ) -> list[ir.Value]:
             def one(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
                 w_at, x_at, *sums = carried
@@ -215,19 +215,19 @@ class QuantizedTile:
                 found, n = [], self.tokens
                 for s in range(0, n_vectors, together):
                     e = s + together
-                    found += self.block(vectors(w_at)[s:e], x_at, sums[s * n : e * n], headers[s:e])
+                    found += self.block(vectors(w_at)[s:e], x_at, sums[s * n : e * n], supers[s:e])
                 return [v.at(w_at, p.block_bytes), v.at(x_at, step), *found]
 
             return v.loop(count, [weight, x, *totals], one)
 
         n_blocks = b.lshr(n_cols, v.const(5))
-        if not p.header:
+        if not p.super_scales:
             return blocks(n_blocks, weight, x, totals, [[]] * n_vectors)[2:]
 
         def eight(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             w_at, x_at, *sums = carried
-            headers = [self.headers(block) for block in vectors(w_at)]
-            return blocks(v.const(8), v.at(w_at, p.header_bytes), x_at, sums, headers)
+            supers = [self.super_scales(block) for block in vectors(w_at)]
+            return blocks(v.const(8), v.at(w_at, p.super_bytes), x_at, sums, supers)
 
         return v.loop(b.lshr(n_blocks, v.const(3)), [weight, x, *totals], eight)[2:]
 

@@ -56,7 +56,7 @@ read_codes: Any = None  # these names are set by `specialized`
 read_scales: Any = None
 write_low: Any = None
 write_high: Any = None
-SKIP = SIZE = HEADER_BYTES = BLOCK_BYTES = CODES_AT = MINIMA = MINIMA_AT = N_SCALES = SCALE_BYTES = ELEMENT = WORDS = 0
+SKIP = SIZE = SUPER_BYTES = BLOCK_BYTES = CODES_AT = MINIMA = MINIMA_AT = N_SCALES = SCALE_BYTES = ELEMENT = WORDS = 0
 
 
 def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, scratch):  # type: ignore[no-untyped-def]
@@ -66,16 +66,16 @@ def pack_blocks(raw, out, n_rows, n_cols, row_bytes, stripe_bytes, first, last, 
             source = raw + types.uint64((16 * s + row) * row_bytes)
             stripe = out + types.uint64(s * stripe_bytes)
             for i in range(n_cols // 32):
-                header = stripe
+                supers = stripe
                 block = stripe + types.uint64(i * BLOCK_BYTES)
-                if HEADER_BYTES:
-                    header = stripe + types.uint64(i // 8 * (HEADER_BYTES + 8 * BLOCK_BYTES))
-                    block = header + types.uint64(HEADER_BYTES + i % 8 * BLOCK_BYTES)
+                if SUPER_BYTES:
+                    supers = stripe + types.uint64(i // 8 * (SUPER_BYTES + 8 * BLOCK_BYTES))
+                    block = supers + types.uint64(SUPER_BYTES + i % 8 * BLOCK_BYTES)
                 found = read_scales(source, i)
-                if HEADER_BYTES:
-                    store_u16(header + types.uint64(2 * row), types.uint16(found[0]))
+                if SUPER_BYTES:
+                    store_u16(supers + types.uint64(2 * row), types.uint16(found[0]))
                     if MINIMA:
-                        store_u16(header + types.uint64(32 + 2 * row), types.uint16(found[1]))
+                        store_u16(supers + types.uint64(32 + 2 * row), types.uint16(found[1]))
                 for k in range(N_SCALES):
                     at = block + types.uint64(SCALE_BYTES * (16 * k + row))
                     scale, minimum = found[2 + k], found[4 + k]
@@ -130,7 +130,7 @@ def pack_names(p: Packed) -> dict[str, Any]:
         "write_high": _plane_writer(high),
         "SKIP": skip,
         "SIZE": form.type_size,
-        "HEADER_BYTES": p.header_bytes,
+        "SUPER_BYTES": p.super_bytes,
         "BLOCK_BYTES": p.block_bytes,
         "CODES_AT": p.codes_at,
         "MINIMA": int(p.minima),

@@ -102,19 +102,19 @@ def block_sum(x, memory, n_warps):  # type: ignore[no-untyped-def]
 def unpacker(p: Packed) -> tuple[int, Any]:
     """(n, `unpack(raw, words)`): the n words that a lane reads of 32 columns, made operands of dot products.
 
-    raw [n]: its words of codes, of high, its levels, and its super-scales. words [8] becomes four columns' codes each,
+    raw [n]: its words of codes, of high, its scales, and its super-scales. words [8] becomes four columns' codes each,
     or the `numbers` they stand for, columns 4w .. 4w + 3 in words[w]. Returns the scales of the first and the last 16
     columns, and the minima to add.
     """
     n_codes, high_bits = low_bits(p), bits_above(p)
-    levels_of, codes_of = _levels(p, n_codes + high_bits), _looked_up(p) if numbers(p) else _codes(p)
+    scales_of, codes_of = _scales(p, n_codes + high_bits), _looked_up(p) if numbers(p) else _codes(p)
 
     @inline
     def unpack(raw, words):  # type: ignore[no-untyped-def]
         codes_of(raw, words)
-        return levels_of(raw)
+        return scales_of(raw)
 
-    return n_codes + high_bits + 1 + p.header, unpack
+    return n_codes + high_bits + 1 + p.super_scales, unpack
 
 
 def _codes(p: Packed) -> Any:
@@ -172,62 +172,62 @@ def _looked_up(p: Packed) -> Any:
     return codes_of
 
 
-def _levels(p: Packed, level_at: int) -> Any:
-    """`levels_of(raw)`: scales and minima, from the levels at raw[level_at] and the super-scales after them."""
+def _scales(p: Packed, scales_at: int) -> Any:
+    """`scales_of(raw)`: scales and minima, from the scales at raw[scales_at] and the super-scales after them."""
     half, power, nibbles, alone = (p.scales == form for form in ("half", "power", "nibbles", "super"))
     minima, two, unit, sign = p.minima, p.n_scales == 2, f32(p.unit), f32(p.minimum_sign)
     scaled, signed = p.unit != 1.0, p.scales == "signed byte"
 
     @inline
-    def levels_of(raw):  # type: ignore[no-untyped-def]
-        level = raw[level_at]
+    def scales_of(raw):  # type: ignore[no-untyped-def]
+        word = raw[scales_at]
         none = f32(0.0)
         if half:
             if minima:
-                scale, minimum = halves_to_f32(level)
+                scale, minimum = halves_to_f32(word)
                 return scale, scale, sign * minimum, sign * minimum
             if two:
-                scale, scale2 = halves_to_f32(level)
+                scale, scale2 = halves_to_f32(word)
                 return scale, scale2, none, none
-            scale = half_to_f32(level)
+            scale = half_to_f32(word)
             return scale, scale, none, none
         if power:  # a float's own exponent, and one less
-            scale = bits_to_f32(level << u32(23)) * f32(0.5)
+            scale = bits_to_f32(word << u32(23)) * f32(0.5)
             return scale, scale, none, none
         if minima:
-            d, dmin = halves_to_f32(raw[level_at + 1])
+            d, dmin = halves_to_f32(raw[scales_at + 1])
             dmin *= sign
             if nibbles:
-                last = level >> u32(8)
-                scale, minimum = d * f32(level & u32(15)), dmin * f32((level >> u32(4)) & u32(15))
+                last = word >> u32(8)
+                scale, minimum = d * f32(word & u32(15)), dmin * f32((word >> u32(4)) & u32(15))
                 return scale, d * f32(last & u32(15)), minimum, dmin * f32(last >> u32(4))
-            scale, minimum = d * f32(level & u32(255)), dmin * f32(level >> u32(8))
+            scale, minimum = d * f32(word & u32(255)), dmin * f32(word >> u32(8))
             return scale, scale, minimum, minimum
-        d = half_to_f32(raw[level_at + 1])
+        d = half_to_f32(raw[scales_at + 1])
         if scaled:
             d *= unit
         if alone:
             return d, d, none, none
-        scale = d * f32(signed_byte(level) if signed else i32(level & u32(255)))
+        scale = d * f32(signed_byte(word) if signed else i32(word & u32(255)))
         if two:
-            return scale, d * f32(signed_byte(level >> u32(8)) if signed else i32(level >> u32(8))), none, none
+            return scale, d * f32(signed_byte(word >> u32(8)) if signed else i32(word >> u32(8))), none, none
         return scale, scale, none, none
 
-    return levels_of
+    return scales_of
 
 
 def block_reader(p: Packed, shared: bool) -> Any:
-    """`fetch(codes, last, high, levels, supers, block, raw)`: one block of a row into what `unpacker` reads. The row's
+    """`fetch(codes, last, high, scales, supers, block, raw)`: one block of a row into what `unpacker` reads. The row's
     addresses in its planes are given, or where those lie in shared memory; `last`: of the second run of 8-bit codes."""
-    bits, n_codes, high_bits, header = p.bits, low_bits(p), bits_above(p), p.header
+    bits, n_codes, high_bits, super_scales = p.bits, low_bits(p), bits_above(p), p.super_scales
     layout = MatrixLayout(p, 1, BLOCK)
-    level_at, level_bytes, super_bytes = n_codes + high_bits, layout.level_bytes, layout.super_bytes
+    scales_at, scale_bytes, super_bytes = n_codes + high_bits, layout.scale_bytes, layout.super_bytes
     loads = (shared_load_u8, shared_load_u16, shared_load_u32, shared_load_64, shared_load_128)
     load_8, load_16, load_32, load_64, load_128 = loads if shared else (load_u8, stream_u16, stream_32, stream_64, stream_128)  # fmt: skip  # noqa: E501
     place = shared_at if shared else at
 
     @inline
-    def fetch(codes, last, high, levels, supers, block, raw):  # type: ignore[no-untyped-def]
+    def fetch(codes, last, high, scales, supers, block, raw):  # type: ignore[no-untyped-def]
         if n_codes == 2:
             raw[0], raw[1] = load_64(place(codes, block * i32(8)))
         else:
@@ -238,17 +238,17 @@ def block_reader(p: Packed, shared: bool) -> Any:
             raw[n_codes] = load_32(place(high, block * i32(4)))
         elif high_bits == 2:
             raw[n_codes], raw[n_codes + 1] = load_64(place(high, block * i32(8)))
-        if level_bytes == 4:
-            raw[level_at] = load_32(place(levels, block * i32(4)))
-        elif level_bytes == 2:
-            raw[level_at] = load_16(place(levels, block * i32(2)))
-        elif level_bytes == 1:
-            raw[level_at] = load_8(place(levels, block))
-        if header:
+        if scale_bytes == 4:
+            raw[scales_at] = load_32(place(scales, block * i32(4)))
+        elif scale_bytes == 2:
+            raw[scales_at] = load_16(place(scales, block * i32(2)))
+        elif scale_bytes == 1:
+            raw[scales_at] = load_8(place(scales, block))
+        if super_scales:
             if super_bytes == 4:
-                raw[level_at + 1] = load_32(place(supers, (block >> i32(3)) * i32(4)))
+                raw[scales_at + 1] = load_32(place(supers, (block >> i32(3)) * i32(4)))
             else:
-                raw[level_at + 1] = load_16(place(supers, (block >> i32(3)) * i32(2)))
+                raw[scales_at + 1] = load_16(place(supers, (block >> i32(3)) * i32(2)))
 
     return fetch
 

@@ -31,13 +31,13 @@ def token_of(tokens, chosen, i):  # type: ignore[no-untyped-def]
 
 
 def source(name: str) -> Source:
-    """embed.TYPE(tokens, chosen, codes, high, levels, supers, their strides, n_blocks, n_cols, dst, dst_stride): a
+    """embed.TYPE(tokens, chosen, codes, high, scales, supers, their strides, n_blocks, n_cols, dst, dst_stride): a
     block of threads a token; dst float32 rows. A token below 0 is the one chosen for slot -1 - token."""
     p = PACKED[name]
     if p.is_float:
         kind = {"F32": 2, "BF16": 1, "F16": 0}[name]
 
-        def embed_floats(tokens, chosen, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+        def embed_floats(tokens, chosen, codes, high, scales, supers, code_stride, high_stride, scale_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
             wait_for_previous()
             release_next()
             i = cuda.blockIdx.x
@@ -63,18 +63,18 @@ def source(name: str) -> Source:
     fetch, (size, unpack) = block_reader(p, False), unpacker(p)
     offset, signed = p.offset, p.signed or bool(numbers(p))
 
-    def embed_blocks(tokens, chosen, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    def embed_blocks(tokens, chosen, codes, high, scales, supers, code_stride, high_stride, scale_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         wait_for_previous()
         release_next()
         i = cuda.blockIdx.x
         row = u64(token_of(tokens, chosen, i))
         codes_at, high_at = codes + row * u64(code_stride), high + row * u64(high_stride)
-        levels_at, supers_at = levels + row * u64(level_stride), supers + row * u64(super_stride)
+        scales_at, supers_at = scales + row * u64(scale_stride), supers + row * u64(super_stride)
         out = dst + u64(i) * u64(dst_stride)
         raw = cuda.local.array(size, types.uint32)
         w = cuda.local.array(8, types.uint32)
         for block in range(cuda.threadIdx.x, n_blocks, THREADS):
-            fetch(codes_at, at(codes_at, n_blocks * i32(16)), high_at, levels_at, supers_at, i32(block), raw)
+            fetch(codes_at, at(codes_at, n_blocks * i32(16)), high_at, scales_at, supers_at, i32(block), raw)
             first, second, minimum, minimum2 = unpack(raw, w)
             for k in range(8):
                 scale, add = (first, minimum) if k < 4 else (second, minimum2)

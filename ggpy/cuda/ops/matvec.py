@@ -60,9 +60,9 @@ from ggpy.cuda.weights.layout import SUMS, MatvecShape, bits_above, numbers
 from ggpy.quant.formats import PACKED
 
 SIGNATURE = (
-    "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, levels, supers and their strides
+    "u64 u64 u64 u64 i32 i32 i32 i32 "  # codes, high, scales, supers and their strides
     "i32 i32 "  # rows of the result, half_rows
-    "u64 i32 u64 i32 u64 f32 "  # x (codes), its stride; levels of x, their stride; norm weight, eps
+    "u64 i32 u64 i32 u64 f32 "  # x (codes), its stride; scales of x, their stride; norm weight, eps
     "u64 u64 i32 i32 u64 "  # bias or 0, dst, dst_stride, accumulate, epochs
     "u64 u64 i32"  # what will be read next, in one place or two (or 0), and how much of each is a warp's to ask for
 )
@@ -74,7 +74,7 @@ def _where(shared: bool) -> tuple[Any, Any, Any]:
 
 
 def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
-    """(`copy(to, codes, high, levels, supers, unit, lane)`, `dot(of, chunk, item, lane, on, x, x_stride, xl, xl_stride,
+    """(`copy(to, codes, high, scales, supers, unit, lane)`, `dot(of, chunk, item, lane, on, x, x_stride, xl, xl_stride,
     total)`).
 
     copy: start to copy a unit of a row, given by its addresses in the planes, to shared memory. dot: add the
@@ -83,15 +83,15 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
     p, tokens, n_blocks, chunks = shape.packed, shape.n_tokens, shape.layout.n_blocks, shape.chunks
     (size, unpack), fetch = unpacker(p), block_reader(p, True)
     place, take_128, take_64 = _where(shared)
-    offset, two_scales, minima, header, bits = (
+    offset, two_scales, minima, super_scales, bits = (
         0 if numbers(p) else p.offset,
         p.n_scales == 2,
         p.minima,
-        p.header,
+        p.super_scales,
         p.bits,
     )
-    high_bits, high_at, levels_at, supers_at = bits_above(p), shape.high_at, shape.levels_at, shape.supers_at
-    level_bytes, super_bytes = shape.layout.level_bytes, shape.layout.super_bytes
+    high_bits, high_at, scales_at, supers_at = bits_above(p), shape.high_at, shape.scales_at, shape.supers_at
+    scale_bytes, super_bytes = shape.layout.scale_bytes, shape.layout.super_bytes
     run_bytes = min(16, shape.layout.code_bytes)  # of a block's codes
     whole = shape.n_items % (32 * chunks) == 0
     x_blocks = shape.padded_blocks if shared else n_blocks
@@ -116,15 +116,15 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
                     copy_16_or_zero(to + u32(piece * i32(16)), at(of, source * i32(16)), size)
 
     @inline
-    def copy(to, codes, high, levels, supers, unit, lane):  # type: ignore[no-untyped-def]
+    def copy(to, codes, high, scales, supers, unit, lane):  # type: ignore[no-untyped-def]
         pieces(to, codes, lane, unit, run_bytes)
         if bits == 8:
             pieces(to + u32(half), at(codes, i32(16 * n_blocks)), lane, unit, run_bytes)
         if high_bits:
             pieces(to + u32(high_at), high, lane, unit, 4 * high_bits)
-        if level_bytes:
-            pieces(to + u32(levels_at), levels, lane, unit, level_bytes)
-        if header:  # pieces of 4 bytes
+        if scale_bytes:
+            pieces(to + u32(scales_at), scales, lane, unit, scale_bytes)
+        if super_scales:  # pieces of 4 bytes
             n_words, first_word = chunks * super_bytes, unit * i32(chunks * super_bytes)
             if lane < i32(n_words):
                 inside = (first_word + lane) * i32(4) < i32(-(-n_blocks // 8) * super_bytes)
@@ -137,7 +137,7 @@ def _quantized(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
         raw = cuda.local.array(size, types.uint32)
         w = cuda.local.array(8, types.uint32)
         b = i32(32 * chunk) + lane  # of the unit
-        fetch(of, of + u32(half), of + u32(high_at), of + u32(levels_at), of + u32(supers_at), b, raw)
+        fetch(of, of + u32(half), of + u32(high_at), of + u32(scales_at), of + u32(supers_at), b, raw)
         scale, scale2, minimum, minimum2 = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
         if signed_nibbles:
             for k in range(4):
@@ -202,7 +202,7 @@ def _floats(shape: MatvecShape, shared: bool) -> tuple[Any, Any]:
     per = 4 if kind == 2 else 8
 
     @inline
-    def copy(to, codes, high, levels, supers, unit, lane):  # type: ignore[no-untyped-def]
+    def copy(to, codes, high, scales, supers, unit, lane):  # type: ignore[no-untyped-def]
         for k in range(chunks):
             item = (unit * i32(chunks) + i32(k)) * i32(32) + lane
             if item < i32(n_items):
@@ -256,7 +256,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
     _, read_weights = row_reader(n_cols, threads)
     norm = norm_function(n_cols, threads)
     write = writer(n_cols, threads, "f32" if p.is_float else "q8", True, shape.padded_blocks)
-    levels_after = 32 * shape.padded_blocks
+    scales_after = 32 * shape.padded_blocks
     send = sender(ranks)
 
     @inline
@@ -285,7 +285,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
         copy_commit()
         return after(row, second, unit, step)
 
-    def matvec(codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride,
+    def matvec(codes, high, scales, supers, code_stride, high_stride, scale_stride, super_stride,
                n_rows, half_rows, x, x_stride, xl, xl_stride, norm_weight, eps,
                bias, dst, dst_stride, accumulate, epochs, ahead, ahead_too, piece):  # type: ignore[no-untyped-def]  # fmt: skip
         tid = i32(cuda.threadIdx.x)
@@ -295,7 +295,7 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
         step = i32(i32(cuda.gridDim.x) * i32(warps))
         memory = dynamic_shared()
         ring = memory + u32(SUMS) + u32(warp * i32(slots * unit_bytes))
-        planes, strides = (codes, high, levels, supers), (code_stride, high_stride, level_stride, super_stride)
+        planes, strides = (codes, high, scales, supers), (code_stride, high_stride, scale_stride, super_stride)
         # Weights depend on no kernel before: have some under way while that one ends.
         far = row, False, i32(0)
         for s in range(early):
@@ -313,15 +313,15 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
             if norm_here:
                 norm(held, weights, eps, memory)
             here = memory + u32(activations_at)
-            here_levels = here + u32(levels_after)
-            write(held, here, here_levels)
+            here_scales = here + u32(scales_after)
+            write(held, here, here_scales)
             sync_block()
         else:
             wait_for_previous()
             release_next()
             for s in range(early, slots):
                 far = ask(planes, strides, half_rows, n_rows, far, step, lane, ring + u32(s * unit_bytes))
-            here, here_levels = x, xl
+            here, here_scales = x, xl
 
         total = cuda.local.array(tokens, types.float32)
         gate = cuda.local.array(tokens, types.float32)
@@ -343,11 +343,11 @@ def source(name: str, n_cols_: str, tokens_: str, inputs: str, outputs: str, rin
             for k in range(chunks):
                 item = i32((unit * i32(chunks) + i32(k)) * i32(32) + lane)
                 if padded:
-                    dot(of, k, item, lane, True, here, x_stride, here_levels, xl_stride, total)
+                    dot(of, k, item, lane, True, here, x_stride, here_scales, xl_stride, total)
                 else:
                     on = item < i32(n_items)
                     dot(
-                        of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_levels, xl_stride, total
+                        of, k, item if on else i32(n_items - 1), lane, on, here, x_stride, here_scales, xl_stride, total
                     )
             sync_warp()  # before another unit takes this one's place
             far = ask(planes, strides, half_rows, n_rows, far, step, lane, of)

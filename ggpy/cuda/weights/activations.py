@@ -139,7 +139,7 @@ def norm_function(n_cols: int, threads: int) -> Any:
 
 
 def writer(n_cols: int, threads: int, dtype: str, shared: bool, n_blocks: int) -> Any:
-    """`write(held, codes, levels)`: what `row_reader` holds as activations of one token, laid out as
+    """`write(held, codes, scales)`: what `row_reader` holds as activations of one token, laid out as
     `ggpy.cuda.weights.layout.ActivationLayout` has `n_blocks` blocks of 32 columns, with zeros after the last
     column."""
     place, put, put_floats = storage(shared)
@@ -149,7 +149,7 @@ def writer(n_cols: int, threads: int, dtype: str, shared: bool, n_blocks: int) -
     assert threads % 8 == 0
 
     @inline
-    def write_floats(held, codes, levels):  # type: ignore[no-untyped-def]
+    def write_floats(held, codes, scales):  # type: ignore[no-untyped-def]
         first = place(codes, i32(cuda.threadIdx.x) * i32(16))
         for k in range(n_stores):
             a, b, c, d = f32(0.0), f32(0.0), f32(0.0), f32(0.0)
@@ -159,8 +159,8 @@ def writer(n_cols: int, threads: int, dtype: str, shared: bool, n_blocks: int) -
                 put_floats(place(first, i32(k * threads * 16)), a, b, c, d)
 
     @inline
-    def write_codes(held, codes, levels):  # type: ignore[no-untyped-def]
-        """Write codes and levels. Eight lanes side by side share a block: its scale, and the sums of codes of its
+    def write_codes(held, codes, scales):  # type: ignore[no-untyped-def]
+        """Write codes and scales. Eight lanes side by side share a block: its scale, and the sums of codes of its
         halves as two int16. Shuffles between lanes are issued for all blocks together, so that the lanes wait once and
         not for each block; a loop over the masks around that would not be unrolled."""
         scale = cuda.local.array(n_each, types.float32)
@@ -194,14 +194,14 @@ def writer(n_cols: int, threads: int, dtype: str, shared: bool, n_blocks: int) -
         i = i32(cuda.threadIdx.x)
         block, w = i >> i32(3), i & i32(7)
         first = place(codes, (w >> i32(2)) * i32(16 * n_blocks) + block * i32(16) + (w & i32(3)) * i32(4))
-        first_levels = place(levels, block * i32(8))
+        first_scales = place(scales, block * i32(8))
         for k in range(n_stores):
             if (k + 1) * threads <= n_items or i < i32(n_items - k * threads):
                 put(place(first, i32(k * threads * 2)), word[k] if k < n_each else u32(0))
         if w == i32(0):
             for k in range(n_stores):
                 if (k + 1) * threads <= n_items or i < i32(n_items - k * threads):
-                    here = place(first_levels, i32(k * threads))
+                    here = place(first_scales, i32(k * threads))
                     put(here, f32_to_bits(scale[k]) if k < n_each else u32(0))
                     put(place(here, i32(4)), u32(sums[k]) if k < n_each else u32(0))
 
@@ -216,7 +216,7 @@ def rounded(x, by):  # type: ignore[no-untyped-def]
 
 
 def source(dtype: str, n_cols_: str, loads: str = "") -> Source:
-    """activations.DTYPE.COLUMNS(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride), or
+    """activations.DTYPE.COLUMNS(src, src_stride, rows, weight, eps, codes, code_stride, scales, scale_stride), or
     activations.DTYPE.COLUMNS.unaligned, for rows that begin at any multiple of 4 bytes.
 
     Block i makes row rows[i] of src (row i where `rows` is 0) token i of the activations: RMS-normalised where eps is
@@ -228,7 +228,7 @@ def source(dtype: str, n_cols_: str, loads: str = "") -> Source:
     held_size = 4 * n_each
     norm, write = norm_function(n_cols, THREADS), writer(n_cols, THREADS, dtype, False, -(-n_cols // 32))
 
-    def activations(src, src_stride, rows, weight, eps, codes, code_stride, levels, level_stride):  # type: ignore[no-untyped-def]  # fmt: skip
+    def activations(src, src_stride, rows, weight, eps, codes, code_stride, scales, scale_stride):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         wait_for_previous()
         held = cuda.local.array(held_size, types.float32)
@@ -241,6 +241,6 @@ def source(dtype: str, n_cols_: str, loads: str = "") -> Source:
         if eps >= f32(0.0):
             read_weights(weight, weights)
             norm(held, weights, eps, dynamic_shared())
-        write(held, codes + u64(u32(i)) * u64(u32(code_stride)), levels + u64(u32(i)) * u64(u32(level_stride)))
+        write(held, codes + u64(u32(i)) * u64(u32(code_stride)), scales + u64(u32(i)) * u64(u32(scale_stride)))
 
     return Source(activations, "u64 i32 u64 u64 f32 u64 i32 u64 i32", THREADS)

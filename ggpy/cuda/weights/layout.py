@@ -8,9 +8,9 @@ warp reads one row of one plane as one run of 16-byte loads. A quantized row is 
              row is two such runs, columns 0..15 of every block and then columns 16..31 of every block
     high     the bits above the fourth, 4 bytes a block and bit: in word p, byte c, `field` bits for each of the
              8 / field groups of four columns; bits field * k of it belong to column 4 * (8 / field * p + k) + c
-    levels   scales and minima of a block in one of the forms of `ggpy.quant.packed.SCALES`: a scale and its minimum
+    scales   scales and minima of a block in one of the forms of `ggpy.quant.packed.SCALES`: a scale and its minimum
              side by side, or the scales of the first and the last 16 columns
-    supers   what the bytes of `levels` are multiples of, every 256 columns: one half, or two (scales, minima)
+    supers   what the bytes of `scales` are multiples of, every 256 columns: one half, or two (scales, minima)
 
 So the 32-bit word w of a block holds columns 4w .. 4w+3 in its low nibbles and 16 + 4w .. in its high ones: the operand
 of an 8-bit dot product, and the fragment that lane w of a row holds in `mma.m16n8k32`. Floats are one plane, `codes`.
@@ -115,8 +115,8 @@ class MatrixLayout:
         return 4 * bits_above(self.packed)
 
     @property
-    def level_bytes(self) -> int:
-        """Bytes of a block in the plane `levels`."""
+    def scale_bytes(self) -> int:
+        """Bytes of a block in the plane `scales`."""
         p = self.packed
         if p.is_float:
             return 0
@@ -125,7 +125,7 @@ class MatrixLayout:
     @property
     def super_bytes(self) -> int:
         """Bytes of 256 columns in the plane `supers`."""
-        return (2 + 2 * self.packed.minima) if self.packed.header else 0
+        return (2 + 2 * self.packed.minima) if self.packed.super_scales else 0
 
     def _planes(self) -> tuple[Plane, Plane, Plane, Plane]:
         planes, at = [], 0
@@ -133,7 +133,7 @@ class MatrixLayout:
         for row in (
             self.n_blocks * self.code_bytes,
             self.n_blocks * self.high_bytes,
-            self.n_blocks * self.level_bytes,
+            self.n_blocks * self.scale_bytes,
             n_supers * self.super_bytes,
         ):
             stride = round_up(row, 16)
@@ -151,7 +151,7 @@ class MatrixLayout:
         return self._planes()[1]
 
     @property
-    def levels(self) -> Plane:
+    def scales(self) -> Plane:
         return self._planes()[2]
 
     @property
@@ -169,7 +169,7 @@ class MatrixLayout:
 class ActivationLayout:
     """Activations of a small step as products read them, [n_tokens, n_cols]; every array starts on ALIGN bytes.
 
-    "q8":  codes int8 [token][2][block][16], columns 0..15 of all blocks and then 16..31; levels [token][block] of 8
+    "q8":  codes int8 [token][2][block][16], columns 0..15 of all blocks and then 16..31; scales [token][block] of 8
            bytes: the scale as float32, and the sums of the first and the last 16 codes as int16
     "f32": float32 [token][padded columns]
     """
@@ -187,16 +187,16 @@ class ActivationLayout:
         return self.padded_cols * (4 if self.dtype == "f32" else 1)
 
     @property
-    def levels_at(self) -> int:
+    def scales_at(self) -> int:
         return round_up(self.n_tokens * self.code_stride, ALIGN)
 
     @property
-    def level_stride(self) -> int:
+    def scale_stride(self) -> int:
         return 0 if self.dtype == "f32" else self.padded_cols // BLOCK * 8
 
     @property
     def n_bytes(self) -> int:
-        return self.levels_at + round_up(self.n_tokens * self.level_stride, ALIGN)
+        return self.scales_at + round_up(self.n_tokens * self.scale_stride, ALIGN)
 
 
 @dataclass(frozen=True)
@@ -259,12 +259,12 @@ class MatvecShape:
         return (self.ring << 10) // self.blocks // (self.threads // 32)
 
     def _parts(self, chunks: int = 0) -> tuple[int, int, int, int]:
-        """Bytes of a unit of that many chunks, in the planes codes, high, levels and supers."""
+        """Bytes of a unit of that many chunks, in the planes codes, high, scales and supers."""
         layout, chunks = self.layout, chunks or self.chunks
         if self.packed.is_float:
             return 512 * chunks, 0, 0, 0
         blocks = 32 * chunks
-        sizes = layout.code_bytes * blocks, layout.high_bytes * blocks, layout.level_bytes * blocks
+        sizes = layout.code_bytes * blocks, layout.high_bytes * blocks, layout.scale_bytes * blocks
         return (*sizes, round_up(layout.super_bytes * blocks // 8, 16))
 
     @property
@@ -273,7 +273,7 @@ class MatvecShape:
         return self._parts()[0]
 
     @property
-    def levels_at(self) -> int:
+    def scales_at(self) -> int:
         return sum(self._parts()[:2])
 
     @property

@@ -20,7 +20,7 @@ THREADS = 256
 
 
 def source(name: str) -> Source:
-    """pack.TYPE(raw, row_bytes, n_rows, n_blocks, codes, high, levels, supers, and the strides of these four)
+    """pack.TYPE(raw, row_bytes, n_rows, n_blocks, codes, high, scales, supers, and the strides of these four)
 
     raw: `n_rows` rows of the file, `row_bytes` apart; the four addresses are of the first of these rows in its planes.
     pack.F32 and pack.F16 (for every type of two bytes) copy `n_blocks` columns.
@@ -35,7 +35,7 @@ def source(name: str) -> Source:
     layout = MatrixLayout(p, 1, BLOCK)
     code_bytes, high_bytes = min(16, layout.code_bytes), layout.high_bytes
 
-    def pack(raw, row_bytes, n_rows, n_blocks, codes, high, levels, supers, code_stride, high_stride, level_stride, super_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    def pack(raw, row_bytes, n_rows, n_blocks, codes, high, scales, supers, code_stride, high_stride, scale_stride, super_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         item = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         row, block = item // n_blocks, item % n_blocks
         if row >= n_rows:
@@ -44,8 +44,8 @@ def source(name: str) -> Source:
         to = codes + u64(row) * u64(code_stride) + u64(code_bytes * block)
         to_high = high + u64(row) * u64(high_stride) + u64(high_bytes * block)
         store_codes(top, sub, to, at(to, 16 * n_blocks), to_high)
-        to_levels, to_supers = levels + u64(row) * u64(level_stride), supers + u64(row) * u64(super_stride)
-        store_scales(read_scales(top, sub), to_levels, to_supers, block)
+        to_scales, to_supers = scales + u64(row) * u64(scale_stride), supers + u64(row) * u64(super_stride)
+        store_scales(read_scales(top, sub), to_scales, to_supers, block)
 
     return Source(pack, "u64 i32 i32 i32 u64 u64 u64 u64 i32 i32 i32 i32", THREADS)
 
@@ -108,26 +108,26 @@ def _looked_up(p: Packed, four: Any) -> Any:
 
 
 def _scales(p: Packed) -> Any:
-    """`store(found, levels, supers, block)`: store the scales that a reader found in the row's planes."""
+    """`store(found, scales, supers, block)`: store the scales that a reader found in the row's planes."""
     layout = MatrixLayout(p, 1, BLOCK)
-    each, super_bytes, size = layout.level_bytes, layout.super_bytes, p.scale_bytes
-    header, minima, two, nibbles = p.header, p.minima, p.n_scales == 2, p.scales == "nibbles"
+    each, super_bytes, size = layout.scale_bytes, layout.super_bytes, p.scale_bytes
+    super_scales, minima, two, nibbles = p.super_scales, p.minima, p.n_scales == 2, p.scales == "nibbles"
     put = store_u16 if size == 2 else store_u8
 
     @inline
-    def store(found, levels, supers, block):  # type: ignore[no-untyped-def]
+    def store(found, scales, supers, block):  # type: ignore[no-untyped-def]
         d, dmin, first, last, minimum, minimum2 = found
         if nibbles:
             first |= minimum << u32(4)
             last |= minimum2 << u32(4)
-        to = at(levels, each * block)
+        to = at(scales, each * block)
         if each:
             put(to, first)
             if two:
                 put(at(to, size), last)
             elif minima:
                 put(at(to, size), minimum)
-        if header and block % 8 == 0:
+        if super_scales and block % 8 == 0:
             store_u16(at(supers, block // 8 * super_bytes), d)
             if minima:
                 store_u16(at(supers, block // 8 * super_bytes + 2), dmin)

@@ -33,10 +33,10 @@ class Matrix:
 
     @property
     def planes(self) -> tuple[int, int, int, int, int, int, int, int]:
-        """Addresses of codes, high, levels and supers, and their strides: the first arguments of kernels."""
-        planes = self.layout.codes, self.layout.high, self.layout.levels, self.layout.supers
-        codes, high, levels, supers = (self.address + plane.offset for plane in planes)
-        return codes, high, levels, supers, *(plane.stride for plane in planes)  # type: ignore[return-value]
+        """Addresses of codes, high, scales and supers, and their strides: the first arguments of kernels."""
+        planes = self.layout.codes, self.layout.high, self.layout.scales, self.layout.supers
+        codes, high, scales, supers = (self.address + plane.offset for plane in planes)
+        return codes, high, scales, supers, *(plane.stride for plane in planes)  # type: ignore[return-value]
 
 
 def layout_of(infos: Sequence[TensorInfo]) -> MatrixLayout:
@@ -124,10 +124,10 @@ class Weights:
             if info.type_name not in PACKED:
                 rows = read_halves(self.file, info, rows).view(np.uint8)
             self.device.upload(staging, rows.ctypes.data, rows.nbytes)
-            codes, high, levels, supers, *strides = matrix.planes
+            codes, high, scales, supers, *strides = matrix.planes
             to = [
                 address + (first + start) * stride
-                for address, stride in zip((codes, high, levels, supers), strides, strict=True)
+                for address, stride in zip((codes, high, scales, supers), strides, strict=True)
             ]
             if layout.packed.is_float:
                 grid = -(-len(rows) * n_cols // PACK_THREADS)

@@ -45,45 +45,45 @@ class RowReader:
         """The scales of the first and the last 16 columns, then the minima to add, in formats that have them; each
         twice in a register."""
         w, p = self.w, self.packed
-        level_bytes = MatrixLayout(p, 1, BLOCK).level_bytes
-        if level_bytes == 4:
-            self.level = w.load(self.rows["levels"] + 4 * block)
-        elif level_bytes and block == 0:
-            self.level = w.load(self.rows["levels"])
-            if level_bytes == 1:  # the word has two tiles' levels
-                self.level = self.level >> ((tile & 1) << 4)
-        if p.header and block == 0:
+        scale_bytes = MatrixLayout(p, 1, BLOCK).scale_bytes
+        if scale_bytes == 4:
+            self.scale_word = w.load(self.rows["scales"] + 4 * block)
+        elif scale_bytes and block == 0:
+            self.scale_word = w.load(self.rows["scales"])
+            if scale_bytes == 1:  # the word has two tiles' scales
+                self.scale_word = self.scale_word >> ((tile & 1) << 4)
+        if p.super_scales and block == 0:
             self._supers(tile)
         if p.scales == "half":
-            if level_bytes == 2:
-                scale = w.twice(self.level, block)
+            if scale_bytes == 2:
+                scale = w.twice(self.scale_word, block)
                 return scale, scale
-            first, second = w.twice(self.level, 0), w.twice(self.level, 1)
+            first, second = w.twice(self.scale_word, 0), w.twice(self.scale_word, 1)
             return (first, first, second, second) if p.minima else (first, second)
         if p.scales == "power":
             # a float's own exponent, so twice the scale (and the numbers half): 0 then needs no case of its own
-            scale = w.as_float((self.level >> (8 * block) & 255) << 23)
+            scale = w.as_float((self.scale_word >> (8 * block) & 255) << 23)
             scale = w.halves(scale, scale)
             return scale, scale
         if p.scales == "super":
             return self.supers, self.supers
         if p.scales == "nibbles":
-            scales, minima = self.level & 0x0F0F0F0F, self.level >> 4 & 0x0F0F0F0F
+            scales, minima = self.scale_word & 0x0F0F0F0F, self.scale_word >> 4 & 0x0F0F0F0F
             pairs = [
                 w.half2_mul(self._two_bytes(v, block), by) for v, by in ((scales, self.supers), (minima, self.add))
             ]
             return tuple(w.twice(pair, which) for pair in pairs for which in range(2))
-        if level_bytes == 1:
+        if scale_bytes == 1:
             if block == 0:
-                self.pair = w.half2_mul(self._two_bytes(self.level, 0), self.supers)
+                self.pair = w.half2_mul(self._two_bytes(self.scale_word, 0), self.supers)
             scale = w.twice(self.pair, block)
             return scale, scale
-        both = w.half2_mul(self._two_bytes(self.level, block), self.supers)
+        both = w.half2_mul(self._two_bytes(self.scale_word, block), self.supers)
         first, second = w.twice(both, 0), w.twice(both, 1)
         return (first, first, second, second) if p.minima else (first, second)
 
     def _supers(self, tile: Value) -> None:
-        """Load the factors of the bytes of the levels: one for scales and one for minima, or one for both scales."""
+        """Load the factors of the bytes of the scales: one for scales and one for minima, or one for both scales."""
         w, p = self.w, self.packed
         supers = w.load(self.rows["supers"])
         if p.minima:

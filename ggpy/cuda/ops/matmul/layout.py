@@ -51,11 +51,11 @@ def tile_planes(packed: Packed) -> list[TilePlane]:
     planes = [TilePlane("codes", codes, pitch, 16)]
     if packed.bits == 8:
         planes.append(TilePlane("last", codes, pitch, 16))
-    for name, size in (("high", layout.high_bytes), ("levels", layout.level_bytes)):
+    for name, size in (("high", layout.high_bytes), ("scales", layout.scale_bytes)):
         if size:
             pitch = max(4, BLOCKS * size)
             planes.append(TilePlane(name, BLOCKS * size, pitch, min(16, pitch)))
-    if packed.header:
+    if packed.super_scales:
         planes.append(TilePlane("supers", 4, 4, 4))
     return planes
 

@@ -181,7 +181,7 @@ class _Product:
         copies: list[Copy] = []
         start, stride = weight, weight
         codes = layout.code_bytes // 2 if self.packed.bits == 8 else layout.code_bytes
-        sizes = {"codes": codes, "last": codes, "high": layout.high_bytes, "levels": layout.level_bytes}
+        sizes = {"codes": codes, "last": codes, "high": layout.high_bytes, "scales": layout.scale_bytes}
         for plane in self.planes:
             if plane.name == "supers":
                 row_bytes = (n_blocks + 7) // 8 * layout.super_bytes
