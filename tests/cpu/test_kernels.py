@@ -256,7 +256,7 @@ def cached(x: np.ndarray, cache_type: str, pad: int, is_key: bool) -> tuple[np.n
 
 
 def is_attention(tier: str, cache_type: str, head_dim: int, **others: int) -> bool:
-    """Whether there is such a case: q8_0 has blocks of 32; how two types go together, and how bf16 is dequantized, is
+    """True for cases that there are: q8_0 has blocks of 32; how two types go together, and how bf16 is dequantized, is
     no matter of the tier."""
     alone = "-" not in cache_type and cache_type != "bf16"
     return not ("q8_0" in cache_type and head_dim % 32) and (alone or tier in ("plain", *TIERS[:1]))
