@@ -150,7 +150,7 @@ FAMILIES = [
            "<channel|>{% endif %}" + _calls("<|tool_call>call:{{ f.name }}{{ g(f.arguments) }}<tool_call|>")
            + "{{ m.content }}", opens="<|turn>model\n", closes="<turn|>"),
     Family("granite", "{{ m.content }}" + _calls(_CALL, "<|tool_call|>[", "]", ", "), closes="<|end_of_text|>"),
-    Family("granite", "{{ m.content }}" + _calls(f"<|tool_call|>{_CALL}<|/tool_call|>"), closes="<|end|>"),
+    Family("phi4", "{{ m.content }}" + _calls(f"<|tool_call|>{_CALL}<|/tool_call|>"), closes="<|end|>"),
     Family("nemotron", "{{ m.content }}" + _calls(_CALL, "\n<TOOLCALL>[", "]</TOOLCALL>", ", ")),
     Family("tool-calls", "{% if m.reasoning_content %}Here are my reasoning steps:\n{{ m.reasoning_content }}\n"
            "[BEGIN FINAL RESPONSE]\n{% endif %}{{ m.content }}" + _calls(_CALL, "\n<tool_calls>[", "]</tool_calls>", ", ")),
@@ -176,6 +176,8 @@ FAMILIES = [
            n_calls=1, writes_content=False),
     Family("common", _THINK + "{{ m.content }}" + _calls(f"\n<tool_{{{{ 'call' }}}}>{_CALL}</tool_{{{{ 'call' }}}}>")),
 ]  # fmt: skip
+
+BY_NAME = {family.name: family for family in reversed(FAMILIES)}
 
 
 @dataclass

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ggpy.text.reply.cursor import Markers, Reading, Unparsed, literal, maybe, peek, space, until, word
-from ggpy.text.reply.json_text import dumps, escaped, json_string
+from ggpy.text.reply.grammar import Lark, repeated
+from ggpy.text.reply.json_text import dumps, escaped, json_string, loads
 from ggpy.text.reply.parser import Reader
 
 _NAME = re.compile(r"[\w.\-/]+")
@@ -37,6 +40,14 @@ class GemmaCalls:
         reply.end_call()
         yield from space(cur)
         yield from maybe(cur, "<tool_call|>")
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        # With JSON's quotes, which are read, too: what a schema says of texts is said of those.
+        calls = (
+            f"{lark.text(f'<|tool_call>call:{name}')} {lark.json(schema)} {lark.text('<tool_call|>')}"
+            for name, schema in functions.items()
+        )
+        return repeated(lark.either(calls), lark.text(""), parallel)
 
 
 def _value(reply: Reader) -> Reading[None]:
@@ -98,7 +109,11 @@ def _scalar(reply: Reader, c: str) -> Reading[None]:
 def _key(reply: Reader) -> Reading[str]:
     cur = reply.cur
     parts: list[str] = []
-    if (yield from peek(cur)) == "<":
+    c = yield from peek(cur)
+    if c == '"':
+        yield from json_string(cur, parts.append)
+        parts = [str(loads("".join(parts)))]
+    elif c == "<":
         yield from literal(cur, _QUOTE)
         if (yield from until(cur, _QUOTES, parts.append)) is None:
             raise Unparsed

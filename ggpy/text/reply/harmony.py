@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ggpy.text.reply.cursor import Markers, Reading, Unparsed, maybe, peek, space, until
+from ggpy.text.reply.grammar import Lark
 from ggpy.text.reply.json_calls import read_arguments
-from ggpy.text.reply.parser import Reader
+from ggpy.text.reply.parser import Reader, Thoughts
 
 CONTROLS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
+THOUGHTS = Thoughts("<|channel|>analysis<|message|>", "<|end|>", True, "<|start|>assistant<|channel|>final<|message|>")
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _BODY = Markers([*_ENDS, "<|start|>", "<|channel|>"])
 _HEADER = Markers(["<|message|>", "<|start|>", *_ENDS])
@@ -77,3 +81,20 @@ def _message(reply: Reader) -> Reading[None]:
     say = out.reasoning if channels and channels[-1] == "analysis" else out.content
     yield from until(cur, _BODY, say)
     out.edge()
+
+
+def harmony_grammar(lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+    """A call; thoughts before it are no part of the grammar but for where they begin."""
+    calls = (
+        f"{lark.text(f'<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>')} {lark.json(schema)}"
+        for name, schema in functions.items()
+    )
+    return lark.either(calls)
+
+
+def harmony_reply(lark: Lark, functions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Any reply whose calls are of these functions; of thoughts the beginning alone."""
+    channels = (lark.text(f"<|channel|>{name}<|message|>") for name in ("final", "commentary"))
+    said = f"{lark.either(channels)} {lark.any_text()}"
+    before = f"({lark.text(THOUGHTS.begin)} | {said} {lark.text('<|end|>')}) {lark.text('<|start|>assistant')}"
+    return f"({before})* ({said} | {harmony_grammar(lark, functions, False)})"

@@ -3,11 +3,14 @@ R, Apertus and others, which differ in the markers around them."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ggpy.text.reply.cursor import Reading, Unparsed, literal, maybe, peek, space
+from ggpy.text.reply.grammar import Lark, repeated
 from ggpy.text.reply.json_text import dumps, json_read, json_value, key, loads
 from ggpy.text.reply.parser import Reader
 
@@ -30,6 +33,10 @@ class JsonCalls:
     declared: bool = False
     by_name: bool = False
     fenced: bool = False
+    # What a grammar writes, though others are read:
+    keys: tuple[str, str] = ("name", "arguments")
+    in_list: bool = False
+    pad: str = ""  # within the markers
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -65,6 +72,24 @@ class JsonCalls:
             yield from self._read_call(reply)
             yield from space(cur)
             closing = yield from literal(cur, ",", "]")
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        name_key, arguments_key = self.keys
+        call = lark.either(
+            f"{lark.text(f'{{{json.dumps(name)}: ')} {lark.json(schema)} {lark.text('}')}"
+            if self.by_name
+            else f"{lark.text(f'{{{json.dumps(name_key)}: {json.dumps(name)}, {json.dumps(arguments_key)}: ')} "
+            f"{lark.json(schema)} {lark.text('}')}"
+            for name, schema in functions.items()
+        )
+        opening = lark.text(
+            (self.begins[0] if self.begins else self.begins_at_edge[0].removesuffix("{"))
+            + ("\n```json\n" if self.fenced else "") + self.pad
+        )  # fmt: skip
+        closing = lark.text(self.pad + (f"\n{self.end}" if self.fenced else self.end))
+        if self.in_list:
+            return f"{opening} {lark.text('[')} {repeated(call, lark.text(', '), parallel)} {lark.text(']')} {closing}"
+        return repeated(lark.rule(f"{opening} {call} {closing}"), lark.text("\n"), parallel and bool(self.begins))
 
     def _read_call(self, reply: Reader) -> Reading[None]:
         cur, out = reply.cur, reply.out

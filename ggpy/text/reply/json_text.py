@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from ggpy.text.reply.cursor import Cursor, Emit, Reading, Unparsed, peek, run, space, word
 
@@ -18,9 +18,13 @@ _DEEPEST = 64  # what callers of json.loads, ours and others', take without a th
 def loads(text: str) -> Any:
     """The value of a JSON text. Raises Unparsed."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise Unparsed from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no value of JSON")
 
 
 def dumps(value: Any) -> str:

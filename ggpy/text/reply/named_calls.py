@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ggpy.text.reply.cursor import Reading, Unparsed, literal, maybe, peek, space, word
+from ggpy.text.reply.grammar import Lark, repeated
 from ggpy.text.reply.json_calls import JsonCalls, read_arguments
 from ggpy.text.reply.parser import Reader
 
 NAME = re.compile(r"[\w.\-/]+")
 _COUNTED = re.compile(r"[\w.\-/:]+")
-_LIST = JsonCalls()
+_LIST = JsonCalls(("[TOOL_CALLS]",), in_list=True)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,17 @@ class NamedCalls:
                 yield from maybe(cur, self.section[1])
                 return
 
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        call = lark.either(
+            f"{lark.text(self._opening(name))} {lark.json(schema)} {lark.text(''.join(self.end[:1]))}"
+            for name, schema in functions.items()
+        )
+        before, after = self.section or ("", "")
+        return f"{lark.text(before)} {repeated(call, lark.text(''), parallel)} {lark.text(after)}"
+
+    def _opening(self, name: str) -> str:
+        return f"{self.begin}{name}{self.between[0]}"
+
     def _read_call(self, reply: Reader) -> Reading[None]:
         cur, out = reply.cur, reply.out
         yield from space(cur)
@@ -75,7 +89,9 @@ def _an_object_follows(reply: Reader) -> Reading[None]:
 @dataclass(frozen=True)
 class MistralCalls:
     """[TOOL_CALLS][{…}, …] of older models; [TOOL_CALLS]NAME[CALL_ID]ID[ARGS]{…} of newer ones, some of which leave out
-    what stands between."""
+    what stands between. named: a grammar writes the newer form."""
+
+    named: bool = False
 
     begins: tuple[str, ...] = ("[TOOL_CALLS]",)
     begins_at_edge: tuple[str, ...] = ()
@@ -100,6 +116,12 @@ class MistralCalls:
         yield from read_arguments(reply)
         reply.end_call()
 
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        if not self.named:
+            return _LIST.grammar(lark, functions, parallel)
+        calls = (f"{lark.text(f'[TOOL_CALLS]{name}[ARGS]')} {lark.json(schema)}" for name, schema in functions.items())
+        return repeated(lark.either(calls), lark.text(""), parallel)
+
 
 @dataclass(frozen=True)
 class DeepSeekCalls(NamedCalls):
@@ -109,6 +131,11 @@ class DeepSeekCalls(NamedCalls):
     between: tuple[str, ...] = ("<｜tool▁sep｜>",)
     end: tuple[str, ...] = ("<｜tool▁call▁end｜>",)
     section: tuple[str, str] | None = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
+    fenced: bool = False  # in a grammar
+
+    def _opening(self, name: str) -> str:
+        named = f"function{self.between[0]}{name}\n```json\n" if self.fenced else f"{name}{self.between[0]}"
+        return self.begin + named
 
     def _read_call(self, reply: Reader) -> Reading[None]:
         cur, out = reply.cur, reply.out
@@ -141,6 +168,9 @@ class KimiCalls(NamedCalls):
     between: tuple[str, ...] = ("<|tool_call_argument_begin|>",)
     end: tuple[str, ...] = ("<|tool_call_end|>",)
     section: tuple[str, str] | None = ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>")
+
+    def _opening(self, name: str) -> str:
+        return f"{self.begin}functions.{name}:0{self.between[0]}"
 
     def _read_call(self, reply: Reader) -> Reading[None]:
         cur, out = reply.cur, reply.out
@@ -185,3 +215,13 @@ class RecipientCalls:
         out.call(name)
         yield from read_arguments(reply)
         reply.end_call()
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        calls = (f"{lark.text(name + chr(10))} {lark.json(schema)}" for name, schema in functions.items())
+        return repeated(lark.either(calls), lark.text(">>>"), parallel)  # the prompt ends with the first sign
+
+    def reply(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        """Any reply whose calls are of these functions."""
+        text = lark.text("all" + chr(10))
+        calls = self.grammar(lark, functions, parallel)
+        return f"{text} {lark.any_text()} | ({text} {lark.free('>>>')})? {calls}"

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ggpy.text.reply.cursor import Cursor, Markers, Reading, Unparsed, following, space, until
 from ggpy.text.reply.events import Event
+from ggpy.text.reply.grammar import Lark
 from ggpy.text.reply.output import Output, random_id
 
 
@@ -29,14 +30,24 @@ class CallSyntax(Protocol):
     def read(self, reply: Reader, marker: str) -> Reading[None]:
         """Read calls from their marker on. Raises Unparsed where there are none."""
 
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        """An expression for a call of one of the functions, whose schemas are given by name; parallel: for several."""
+
 
 @dataclass(frozen=True)
 class Thoughts:
-    """The markers around thoughts. anywhere: they may also come after some text, as the markers are no words."""
+    """The markers around thoughts. anywhere: they may also come after some text, as the markers are no words. leads:
+    the text after thoughts that leads over to the answer."""
 
     begin: str
     end: str
     anywhere: bool = False
+    leads: str = ""
+
+    @property
+    def closing(self) -> str:
+        """The text that ends thoughts wherever they stand."""
+        return f"{self.end}{self.leads}" if self.anywhere else f"\n{self.end}\n\n"
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ggpy.text.reply.cursor import Reading, Unparsed, literal, maybe, peek, run, space, word
+from ggpy.text.reply.grammar import Lark
+from ggpy.text.reply.json_calls import JsonCalls
 from ggpy.text.reply.json_text import dumps
 from ggpy.text.reply.parser import Reader
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[\w.]+")
 _PLAIN = re.compile(r"""[^"'()\[\]{}\\]+""")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+_JSON = JsonCalls()
+_DECLARED = JsonCalls(declared=True)
 _DEEPEST = 32
 _LONGEST = 1 << 20  # characters of calls: Python's parser takes 100 times as many bytes
 _NAMES = {"true": True, "false": False, "null": None}
@@ -40,6 +45,10 @@ class PythonCalls:
         if not declared:
             cur.take(len(marker))
             yield from space(cur)
+        if not declared and (yield from peek(cur, 2)).startswith(("{", "[{")):
+            yield from _JSON.read_calls(reply)
+            yield from self._end(reply)
+            return
         text = yield from literal(cur, "[")
         yield from space(cur)
         first = yield from word(cur, _NAME)
@@ -53,9 +62,17 @@ class PythonCalls:
             reply.out.call(name)
             reply.out.arguments(dumps(arguments))
             reply.end_call()
+        yield from self._end(reply)
+
+    def _end(self, reply: Reader) -> Reading[None]:
         if self.end:
-            yield from space(cur)
-            yield from maybe(cur, self.end)
+            yield from space(reply.cur)
+            yield from maybe(reply.cur, self.end)
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        # As JSON, which LFM2 writes, too, where it is told so: Python's texts are not JSON's.
+        begins = self.begins or self.begins_at_edge
+        return JsonCalls(begins, self.end, in_list=begins is self.begins).grammar(lark, functions, parallel)
 
 
 @dataclass(frozen=True)
@@ -67,13 +84,11 @@ class BuiltinCalls:
     controls: tuple[str, ...] = ("<|python_tag|>",)
 
     def read(self, reply: Reader, marker: str) -> Reading[None]:
-        from ggpy.text.reply.json_calls import JsonCalls
-
         cur = reply.cur
         cur.take(len(marker))
         yield from space(cur)
         if (yield from peek(cur)) in ("{", "["):
-            yield from JsonCalls(declared=True).read_calls(reply)
+            yield from _DECLARED.read_calls(reply)
             return
         name = yield from word(cur, _NAME)
         if (yield from peek(cur)) != "(":
@@ -83,6 +98,9 @@ class BuiltinCalls:
             reply.out.call(name.removesuffix(".call"))
             reply.out.arguments(dumps(arguments))
         reply.end_call()
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        return JsonCalls(self.begins, keys=("name", "parameters")).grammar(lark, functions, parallel=False)
 
 
 def bracketed(reply: Reader, closing: str = "") -> Reading[str]:

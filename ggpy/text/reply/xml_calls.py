@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ggpy.text.reply.cursor import Emit, Markers, Reading, Unparsed, following, literal, maybe, peek, space, until, word
+from ggpy.text.reply.grammar import Lark, repeated
 from ggpy.text.reply.json_calls import JsonCalls
 from ggpy.text.reply.json_text import dumps, escaped, loads
 from ggpy.text.reply.parser import Reader
@@ -70,6 +71,35 @@ class XmlCalls:
     def _end(self, reply: Reader) -> Reading[None]:
         yield from space(reply.cur)
         yield from maybe(reply.cur, self.end)
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Mapping[str, Any]], parallel: bool) -> str:
+        calls = (self._written(lark, name, schema) for name, schema in functions.items())
+        return repeated(lark.either(calls), lark.text("\n"), parallel)
+
+    def _written(self, lark: Lark, name: str, schema: Mapping[str, Any]) -> str:
+        """A call of one function with its markers: as elements, where these can say what the schema does, or JSON."""
+        line = "\n" if self.lines else ""
+        if not _writes_as_elements(schema):
+            json = JsonCalls((self.begin,), self.end)
+            return json.grammar(lark, {name: schema}, parallel=False)
+        required = schema.get("required") or ()
+        parts = [lark.text(self.begin + ("\n" if self.opening else "") + f"{self.opening}{name}{self.named}\n")]
+        for key, inner in schema.get("properties", {}).items():
+            opening = f"{self.key_opening}{key}{self.keyed}"
+            if self.says_kind:
+                opening += ("true" if _types(inner) == {"string"} else "false") + '">'
+            opening += (f"\n{self.value_opening}" if self.value_opening else "") + line
+            closing = line + self.value_closing
+            if options := _options(inner) if _types(inner) == {"string"} else ():
+                value = f"({' | '.join(map(lark.text, options))}) {lark.text(closing)}"
+            elif _types(inner) == {"string"}:
+                value = lark.free(self.value_closing)  # which is found wherever it stands
+            else:
+                value = f"{lark.json(inner)} {lark.text(closing)}"
+            one = lark.rule(f"{lark.text(opening)} {value} {lark.text(chr(10))}")
+            parts.append(one if key in required else f"{one}?")
+        parts.append(lark.text(self.closing + ("\n" if self.closing else "") + self.end))
+        return " ".join(parts)
 
     def _read_function(self, reply: Reader, declared: bool) -> Reading[None]:
         cur, out = reply.cur, reply.out
@@ -173,6 +203,41 @@ def _types(schema: Any, depth: int = 8) -> frozenset[str]:
     return frozenset(found)
 
 
+#: What a schema of a text may say that elements can follow.
+_OF_TEXTS = frozenset(("type", "description", "title", "default", "examples", "enum", "const"))
+#: The same of a function's parameters.
+_OF_FUNCTIONS = frozenset((
+    "type", "description", "title", "properties", "required", "additionalProperties", "$schema",
+))  # fmt: skip
+
+
+def _writes_as_elements(schema: Mapping[str, Any]) -> bool:
+    """True where elements can say all that a function's schema does."""
+    properties = schema.get("properties", {})
+    return (
+        schema.keys() <= _OF_FUNCTIONS
+        and isinstance(properties, Mapping)
+        and all(_KEY.fullmatch(key) and key == key.strip() and _is_plain(inner) for key, inner in properties.items())
+    )
+
+
+def _is_plain(schema: Any) -> bool:
+    """True where the text of a value says which it is: it is JSON other than a text, or any text, or one of some."""
+    if not isinstance(schema, Mapping) or "$ref" in str(schema):
+        return False
+    kinds = _types(schema)
+    if kinds != {"string"}:
+        return "string" not in kinds and not ({"enum", "const"} & schema.keys() and not kinds)
+    return schema.keys() <= _OF_TEXTS and all(map(_is_text, _options(schema)))
+
+
+def _options(schema: Mapping[str, Any]) -> list[Any]:
+    """The values that a schema names."""
+    if "const" in schema:
+        return [schema["const"]]
+    return [*schema["enum"]] if isinstance(schema.get("enum"), list) else []
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -183,18 +248,15 @@ def typed(text: str, kinds: frozenset[str]) -> str:
     said = _PYTHON.get(said, said)
     try:
         value = loads(said)
-        json = dumps(value)
     except Unparsed:
         try:
             value = _python_value(said) if said[:1] in ("{", "[") else text
-            json = dumps(value)
+            said = dumps(value)
         except Unparsed:
             return dumps(text)
-    if isinstance(value, str) and not kinds and not said.startswith('"'):
+    if isinstance(value, str) and not said.startswith('"'):
         return dumps(text)
-    if not kinds or _type_of(value) & kinds or "string" not in kinds:
-        return json if not isinstance(value, str) or said.startswith('"') else dumps(text)
-    return dumps(text)
+    return said if not kinds or _type_of(value) & kinds or "string" not in kinds else dumps(text)
 
 
 def _python_value(text: str) -> Any:

@@ -9,9 +9,7 @@ import pytest
 
 from ggpy.text.chat_template import CHATML, ChatTemplate
 from ggpy.text.reply import reply_format
-from tests.support.reply_templates import FAMILIES, parse
-
-BY_NAME = {family.name: family for family in reversed(FAMILIES)}
+from tests.support.reply_templates import BY_NAME, parse
 
 
 def reads(name: str, text: str, prompt: str = "", **options: Any) -> tuple[str, str, list[tuple[str, Any]]]:

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.hangs import ends
-from tests.support.reply_templates import FAMILIES, TOOLS, Family, parse
+from tests.support.reply_templates import BY_NAME, FAMILIES, TOOLS, Family, parse
 
-BY_NAME = {family.name: family for family in FAMILIES}
 ANYWHERE = [
     "{",
     "}",
