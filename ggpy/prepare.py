@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
-from ggpy.protocol.errors import RequestError, unsupported
+from ggpy.protocol.errors import RequestError
 from ggpy.protocol.generation import (
     ChatRequest,
     CompletionRequest,
@@ -27,9 +27,12 @@ from ggpy.protocol.generation import (
 )
 from ggpy.sampling.logprobs import Logprob
 from ggpy.sampling.sampling_params import SamplingParams
-from ggpy.text.reply import ReplyFormat, ReplyParser
+from ggpy.sampling.structured import StructuredOutputsParams
+from ggpy.sampling.thoughts import ThoughtWatch
+from ggpy.text.reply import ReplyFormat, ReplyParser, reply_format
 from ggpy.text.reply.events import ContentDelta, ReasoningDelta, ToolCallDelta
 from ggpy.text.reply.events import Event as ReplyEvent
+from ggpy.text.reply.reasoning import ReasoningSettings, reasoning_settings
 
 if TYPE_CHECKING:
     from ggpy.text.chat_template import ChatTemplate
@@ -94,6 +97,7 @@ class Answer:
             request.reached_context,
             Usage(len(request.prompt), request.n_chosen, timings.n_reused, self._n_thoughts),
             Timing(timings.first_token_s, timings.prompt_s, timings.decode_s, timings.prompt_rate, timings.decode_rate),
+            request.sampler.thoughts is not None and request.sampler.thoughts.cut,
         )
 
 
@@ -111,7 +115,7 @@ def answers_to(
     prompts = prompts_of(llm, asked, max_tokens)
     params, prefixes, kept = asked.params, [""] * len(prompts), frozenset[int]()
     if isinstance(asked, ChatRequest):
-        params = _with_calls(form, asked)
+        params = _with_calls(llm, form, asked)
         ids = (llm.tokenizer.token_id(text) for text in form.kept_tokens)
         kept = frozenset(token for token in ids if token is not None)
     elif asked.echo:
@@ -121,35 +125,41 @@ def answers_to(
         try:
             requests = llm.requests(ids_of_prompt, params)
         except GGPYError as error:
-            raise RequestError(str(error), _field_of(error)) from None
+            field = "tools" if params is not asked.params else _field_of(error)
+            raise RequestError(str(error), field) from None
         for request in requests:
             parser = None
             if isinstance(asked, ChatRequest):
                 tools = asked.tools if asked.tool_choice != "none" else []
                 parser = form.parser(text or "", tools, asked.stream)
                 request.keep_in_text(kept)
+                request.sampler.thoughts = _watch(llm, form, asked, text or "")
             one_call = isinstance(asked, ChatRequest) and not asked.parallel_tool_calls
             found.append(Answer(len(found), request, parser, prefix, one_call))
     return found
 
 
-def _with_calls(form: ReplyFormat, asked: ChatRequest) -> SamplingParams:
+def _with_calls(llm: LLM, form: ReplyFormat, asked: ChatRequest) -> SamplingParams:
     """The parameters of a chat, with the grammar of the calls that it is to hold. Raises RequestError."""
-    needed = asked.tool_choice not in ("auto", "none")
-    strict = asked.tool_choice != "none" and any(tool["function"].get("strict") for tool in asked.tools)
-    if not needed and not strict:
+    if not asked.tools:
         return asked.params
-    grammar_of = getattr(form, "grammar", None)
-    grammar = grammar_of and grammar_of(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+    tokenizer = llm.tokenizer
+
+    def control(text: str) -> int | None:
+        token = tokenizer.token_id(text)
+        return token if token is not None and not tokenizer.token_bytes(token, special=False) else None
+
+    thinks = form.writes_thoughts and asked.reasoning.enabled is not False
+    try:
+        grammar = form.grammar(asked.tools, asked.tool_choice, asked.parallel_tool_calls, control, thinks)
+    except GGPYError as error:
+        raise RequestError(str(error), "tool_choice") from None
     if grammar is None:
-        if needed:
-            words = "tool_choice can be 'auto' or 'none' with this model: the form of its calls is not known."
-            raise RequestError(words, "tool_choice", code="unsupported_parameter")
         return asked.params
     if asked.params.structured_outputs is not None:
         words = "response_format cannot be followed beside calls that are to have a form; leave one of them out."
         raise RequestError(words, "response_format")
-    return replace(asked.params, structured_outputs=grammar)
+    return replace(asked.params, structured_outputs=StructuredOutputsParams(grammar=grammar))
 
 
 def _field_of(error: GGPYError) -> str | None:
@@ -159,9 +169,6 @@ def _field_of(error: GGPYError) -> str | None:
     forms = ("The grammar", "The JSON schema", "The regular expression", "Structured outputs")
     return "response_format" if said.startswith(forms) else None
 
-
-#: Efforts that ask for no thoughts, and the one that asks for what a model does by itself.
-_NO_EFFORT, _USUAL_EFFORT = ("none", "minimal"), "medium"
 
 AnyPrompts = ChatRequest | CompletionRequest | EmbeddingsRequest | RerankRequest
 
@@ -206,7 +213,7 @@ def _encoded(llm: LLM, name: str, prompt: Any) -> tuple[str | None, list[int]]:
 def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
     if llm.template is None:
         raise RequestError(f"{llm.path.name} has no chat template; ask /v1/completions.", "messages")
-    values = {**asked.template_values, **_thinking(llm.template, asked.reasoning)}
+    values = {**_thinking(llm.template, asked.reasoning).values, **asked.template_values}
     if asked.tools and asked.tool_choice != "none":
         if not llm.template.reads("tools"):
             words = f"tools are not supported by {llm.path.name}: its chat template does not read it."
@@ -217,29 +224,29 @@ def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
         messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     try:
         text = llm.render_chat(messages, **values)
-        if asked.reasoning.enabled is False and text.rstrip().endswith("<think>"):  # as the templates that can do it
-            text = f"{text.rstrip()}\n\n</think>\n\n"
         return text, llm.tokenize_chat(text)
     except GGPYError as error:
         raise RequestError(str(error), "messages") from None
 
 
-def _thinking(template: ChatTemplate, asked: Reasoning) -> dict[str, Any]:
-    """The values by which a template is told of thoughts. Raises RequestError where it can be told of none."""
-    if asked.budget is not None:
-        raise unsupported("reasoning_budget")
-    values: dict[str, Any] = {}
-    enabled, effort = asked.enabled, asked.effort
-    if effort is not None:
-        if template.reads("reasoning_effort"):
-            values["reasoning_effort"] = effort
-        elif enabled is None and effort != _USUAL_EFFORT:
-            enabled = effort not in _NO_EFFORT
-    switch = next((name for name in ("enable_thinking", "thinking") if template.reads(name)), None)
-    if enabled is not None and switch is not None:
-        values[switch] = enabled
-    elif enabled and not values and not template.reads("think"):
-        name = "enable_thinking" if effort is None else "reasoning_effort"
-        words = f"{name} is not supported: the model's chat template does not read it."
-        raise RequestError(words, name, code="unsupported_parameter")
-    return values
+def _thinking(template: ChatTemplate, asked: Reasoning) -> ReasoningSettings:
+    """The settings of thoughts for a template. Raises RequestError where it can be told of none."""
+    try:
+        return reasoning_settings(template, reply_format(template), asked.enabled, asked.effort, asked.budget)
+    except GGPYError as error:
+        name = "enable_thinking" if asked.effort is None else "reasoning_effort"
+        raise RequestError(str(error), name, code="unsupported_parameter") from None
+
+
+def _watch(llm: LLM, form: ReplyFormat, asked: ChatRequest, prompt: str) -> ThoughtWatch | None:
+    """The watch over a reply's thoughts."""
+    found = form.thoughts_at(prompt)
+    if found is None or llm.template is None:
+        return None
+    thoughts, inside = found
+    tokenizer = llm.tokenizer
+    closing = tokenizer.tokenize(thoughts.closing, add_special=False, parse_special=True, continues=True)
+    return ThoughtWatch(
+        thoughts.begin.encode(), thoughts.end.encode(), closing, tokenizer.token_bytes, inside, thoughts.anywhere,
+        _thinking(llm.template, asked.reasoning).budget, tokenizer.eog,
+    )  # fmt: skip

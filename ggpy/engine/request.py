@@ -206,13 +206,13 @@ class Request:
         if isinstance(chosen, int):
             token = self.sampler.take(chosen)
         else:
-            forced = self.sampler.forced() if self._has_grammar else None
+            forced = self.sampler.forced() if self.sampler.forces else None
             token = self.sampler.sample(chosen) if forced is None else forced
             if self.logprobs is not None and self.cumulative_logprob is not None:
                 self.logprobs.append(logprobs_of(chosen, token, self.params.logprobs or 0, self._tokenizer))
                 self.cumulative_logprob += self.logprobs[-1][token].logprob
         self._take(token)
-        if self._has_grammar and self.logprobs is None:  # which the logits of each token give
+        if self.sampler.forces and self.logprobs is None:  # which the logits of each token give
             while not self.finished and (forced := self.sampler.forced()) is not None:
                 self._take(forced)
 

@@ -127,7 +127,8 @@ class Delta:
 @dataclass(frozen=True)
 class Finished:
     """The end of one answer. finish_reason: "stop", "length" or "tool_calls"; stop_reason: the stop string, or the
-    token, that ended it; reached_context: "length" because the context was full. usage: this answer's own."""
+    token, that ended it; reached_context: "length" because the context was full. usage: this answer's own.
+    reasoning_cut: thoughts were ended by their budget."""
 
     choice: int
     finish_reason: str
@@ -135,6 +136,7 @@ class Finished:
     reached_context: bool
     usage: Usage
     timing: Timing
+    reasoning_cut: bool = False
 
 
 Event = Started | Delta | Finished

@@ -39,9 +39,6 @@ from ggpy.protocol.openai_bodies import (
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import StructuredOutputsParams
 
-#: Efforts that ask for no thoughts.
-NO_EFFORT = ("none", "minimal")
-
 
 def parse(method: Any, url: Any, body: Any) -> AnyRequest:
     """The request of a method, a path and a decoded body. Raises RequestError: 404 for an unknown path, 405 for another
@@ -194,7 +191,7 @@ def _reasoning(body: ChatBody, values: dict[str, Any]) -> Reasoning:
     for name in ("enable_thinking", "thinking"):
         if isinstance(values.get(name), bool):
             enabled = values.pop(name)
-    if effort in NO_EFFORT and enabled is None:
+    if effort == "none" and enabled is None:
         enabled = False
     budget = body.reasoning_budget if options is None or options.max_tokens is None else options.max_tokens
     if budget is not None and budget < -1:

@@ -45,6 +45,11 @@ def usage_body(usage: Usage) -> Json:
     return counts
 
 
+def _cut(end: Finished | None) -> Json:
+    """The field that says that thoughts were ended by their budget."""
+    return {"reasoning_cut": True} if end is not None and end.reasoning_cut else {}
+
+
 def timings_body(end: Finished) -> Json:
     """Times of one answer, by llama-server's names: milliseconds, and tokens a second."""
     usage, timing = end.usage, end.timing
@@ -67,6 +72,7 @@ def chat_completion(model: str, replies: Sequence[Reply], usage: Usage) -> Json:
             "message": _message(reply),
             "logprobs": _chat_logprobs(reply.logprobs),
             "finish_reason": reply.end.finish_reason if reply.end else None,
+            **_cut(reply.end),
         }
         for index, reply in enumerate(replies)
     ]
@@ -152,7 +158,9 @@ class ChunkStream:
                 yield self._chunk([choice])
             return
         self._ends.append(event)
-        chunk = self._chunk([{**self._end(event), "logprobs": None, "finish_reason": event.finish_reason}])
+        chunk = self._chunk(
+            [{**self._end(event), "logprobs": None, "finish_reason": event.finish_reason, **_cut(event)}]
+        )
         yield {**chunk, "timings": timings_body(event)}
 
     def last(self) -> Iterator[Json]:

@@ -11,7 +11,7 @@ from ggpy.errors import GGPYError, quoted
 from ggpy.protocol.body import Body, only, read, wrong
 from ggpy.protocol.errors import RequestError, unsupported
 from ggpy.protocol.generation import ChatRequest, Reasoning
-from ggpy.protocol.openai import NO_EFFORT, sampling_params, tool_choice
+from ggpy.protocol.openai import sampling_params, tool_choice
 from ggpy.protocol.openai_bodies import MOST_TOP_LOGPROBS, Labels, ReasoningOptions, Sampling
 from ggpy.protocol.openai_messages import arguments_of, content
 from ggpy.sampling.structured import StructuredOutputsParams
@@ -107,7 +107,7 @@ def parse(given: Any) -> ResponsesRequest:
         tools,
         _choice(body.tool_choice, {tool.name for tool in body.tools}),
         body.parallel_tool_calls,
-        Reasoning(False if effort in NO_EFFORT else None, effort),
+        Reasoning(False if effort == "none" else None, effort),
         dict(body.chat_template_kwargs),
         body.stream,
     )

@@ -23,6 +23,7 @@ from ggpy.sampling.sample_spec import BANNED, SAMPLE_SPEC, TopKChain
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.stages import Candidates, Floats, Indices, penalize
 from ggpy.sampling.structured import Grammar
+from ggpy.sampling.thoughts import ThoughtWatch
 
 Chain = Callable[[Floats, float], int]
 Stage = Callable[[Candidates], Candidates]
@@ -65,6 +66,8 @@ class Sampler:
         self._uniforms: deque[float] = deque()  # drawn, and not yet used
         self._n_chosen = 0
         self._grammar = grammar
+        #: Watches thoughts, in which a grammar does not hold.
+        self.thoughts: ThoughtWatch | None = None
         self._masked = np.empty(0, np.float32)  # the logits that the grammar leaves
         never = [*banned, *(word[0] for word in bad_words if len(word) == 1)]
         bias = dict(params.logit_bias or {}) | dict.fromkeys(never, -math.inf)
@@ -103,9 +106,11 @@ class Sampler:
             self._n_chosen += len(tokens)
             if self._bad_words:
                 self._recent.extend(tokens)
-            if self._grammar is not None:
-                for token in tokens:
-                    self._grammar.accept(token)
+            for token in tokens if self._grammar is not None or self.thoughts is not None else ():
+                if (grammar := self._grammar_now) is not None:
+                    grammar.accept(token)
+                if self.thoughts is not None:
+                    self.thoughts.accept(token)
         if self._dry is not None:
             self._dry.accept(tokens)
         if not self._window_size:
@@ -124,11 +129,17 @@ class Sampler:
 
         Raises GGPYError where they define no distribution.
         """
-        if self._grammar is not None:
+        if (grammar := self._grammar_now) is not None:
             if self._masked.size != logits.size:
                 self._masked = np.empty_like(logits)
-            self._grammar.mask(logits, self._masked)
+            grammar.mask(logits, self._masked)
             logits = self._masked
+        token = self._sample_changed(logits)
+        if self._grammar is not None and self.thoughts is not None:
+            return self.thoughts.instead_of(token)
+        return token
+
+    def _sample_changed(self, logits: Floats) -> int:
         if not self._changes:
             return self._sample(logits)
         before: list[tuple[Indices, Floats]] = []  # far less than a copy of the whole vocabulary
@@ -162,15 +173,29 @@ class Sampler:
             c = stage(c)
         return stages.draw(c, uniform)
 
+    @property
+    def forces(self) -> bool:
+        """True where a token may follow that nobody chooses."""
+        return self._grammar is not None or (self.thoughts is not None and self.thoughts.chooses)
+
     def forced(self) -> int | None:
-        """The next token, where a grammar leaves only one text to go on with; None where it is to be chosen."""
-        following = self._grammar.forced() if self._grammar is not None else ()
+        """The next token, where thoughts have to end or a grammar leaves only one text to go on with; None where it is
+        to be chosen."""
+        if self.thoughts is not None and (closing := self.thoughts.forced()) is not None:
+            return closing
+        grammar = self._grammar_now
+        following = grammar.forced() if grammar is not None else ()
         return following[0] if following else None
 
     @property
     def finished(self) -> bool:
         """True where a grammar lets nothing follow."""
-        return self._grammar is not None and self._grammar.finished
+        return (grammar := self._grammar_now) is not None and grammar.finished
+
+    @property
+    def _grammar_now(self) -> Grammar | None:
+        """The grammar, where it holds."""
+        return None if self.thoughts is not None and self.thoughts.inside else self._grammar
 
     def _changes_before(self, penalties: Sequence[str]) -> list[Callable[[Floats], tuple[Indices, Any]]]:
         """Functions that give tokens and their new logits, in the order in which they are applied."""
@@ -279,7 +304,7 @@ class Sampler:
             return token
         best = int(logits.argmax())  # numpy's argmax finds NaN before any number
         if not math.isfinite(logits[best]):
-            if self._grammar is not None and logits[best] == -math.inf:
+            if self._grammar_now is not None and logits[best] == -math.inf:
                 raise GGPYError(
                     "No token is left that the structured output allows: biases, bad_words or min_tokens forbid all."
                 )
@@ -300,6 +325,8 @@ class Sampler:
         The random number remains reserved for this token until `take` gets the result. The next call changes the row:
         making another for every token took 3 us.
         """
+        if self.thoughts is not None and self.thoughts.chooses:
+            return None
         row = self._spec
         if row is None or self._ends.size:
             row = self._spec = self._fixed_spec(n_vocab, most, ahead)

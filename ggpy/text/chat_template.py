@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
@@ -146,6 +147,24 @@ class ChatTemplate:
         """True where the template, or the one for tools, names a value or a role."""
         found = re.search(rf"\b{re.escape(name)}\b", self.whole_source)
         return found is not None or (name == "tools" and bool(self._tool_source))
+
+    @cached_property
+    def values_read(self) -> frozenset[str]:
+        """The names of the values that the template, or the one for tools, takes from outside; empty where it is
+        faulty."""
+        from jinja2 import meta
+
+        from ggpy.text.template_budget import limits
+        from ggpy.text.template_sandbox import TemplateEnvironment
+
+        found: set[str] = set()
+        for source in (self.source, self._tool_source or ""):
+            try:
+                with limits():
+                    found |= meta.find_undeclared_variables(TemplateEnvironment().parse(source))
+            except Exception:  # untrusted code can raise anything; rendering says what is wrong
+                return frozenset()
+        return frozenset(found)
 
     @property
     def whole_source(self) -> str:

@@ -105,7 +105,7 @@ class Vocabulary:
         return text.decode()
 
     def follows(self, grammar: str, text: str) -> bool:
-        """Whether a text can be written."""
+        """True where a text can be written."""
         matcher, at = self.matcher(grammar), 0
         while at < len(text):
             control = next((c for c in sorted(self.ids, key=len, reverse=True) if text.startswith(c, at)), None)
