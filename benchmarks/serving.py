@@ -1,9 +1,11 @@
 """Answers to requests that arrive in time, as a server sees them: waits for the first token and between tokens.
 
 python benchmarks/serving.py model-q4_0.gguf --rates 0.5,1,2 --requests 40 --parallel 8
+python benchmarks/serving.py model-q4_0.gguf --repeat 4096 -c 8192
 
 Arrivals are Poisson's, at each of the rates. Of the prompts some are long and most short, and half begin with the same
-text. All of it follows from --seed. The engine is asked in this process, so that no connection is measured.
+text. All of it follows from --seed. The engine is asked in this process, so that no connection is measured. --repeat
+measures another thing: the first token of one prompt, and of the same prompt again.
 """
 
 from __future__ import annotations
@@ -151,6 +153,40 @@ def chunk_time(llm: LLM, seed: int) -> float:
     return statistics.median([llm.generate([ids], once)[0].outputs[0].timings.prompt_s for ids in prompts][1:])
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """The wait for the first token of a prompt, and of the same prompt again, in milliseconds; evaluated: how many
+    tokens of the prompt were evaluated then."""
+
+    n_prompt: int
+    cold_ms: float
+    again_ms: float
+    evaluated: int
+
+    @property
+    def share(self) -> float:
+        return self.again_ms / self.cold_ms
+
+
+def repeated(llm: LLM, n: int, seed: int) -> Repeated:
+    """A prompt of n tokens twice, each with an answer of 16; the medians of three such prompts, after one more."""
+    params = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+    waits = []
+    for i in range(4):
+        ids = [(seed + i) % llm.n_vocab, *text_ids(llm, np.random.default_rng(seed + i), n - 1)]
+        pair = [llm.generate([ids], params)[0].outputs[0].timings for _ in range(2)]
+        waits.append([timings.first_token_s for timings in pair])
+    cold, again = np.median(waits[1:], 0) * 1e3
+    return Repeated(n, round(float(cold), 1), round(float(again), 2), pair[1].n_prompt)
+
+
+def said(found: Repeated) -> str:
+    return (
+        f"{found.n_prompt} tokens: the first token after {found.cold_ms:.0f} ms, again after {found.again_ms:.1f} ms "
+        f"({found.share:.2%}), {found.evaluated} evaluated"
+    )
+
+
 def row(result: Result) -> str:
     cells = [
         f"{result.rate:g}",
@@ -178,11 +214,16 @@ def main() -> None:
     parser.add_argument("-t", "--threads", type=int, metavar="N", help="default: as ggpy chooses")
     parser.add_argument("--device", default="cpu", metavar="NAME")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
+    parser.add_argument("--repeat", type=int, metavar="N", help="a prompt of N tokens twice, and nothing else")
     parser.add_argument("--json", action="store_true", help="results as JSON")
     args = parser.parse_args()
     rates = [float(rate) for rate in args.rates.split(",")]
     options: dict[str, Any] = {"n_ctx": args.ctx_size, "n_threads": args.threads, "n_parallel": args.parallel}
     with LLM(args.file, device=args.device, **options) as llm:
+        if args.repeat:
+            found = repeated(llm, args.repeat, args.seed)
+            print(json.dumps(asdict(found)) if args.json else said(found))
+            return
         if not args.json:
             print(f"{args.parallel} together, chunks of {llm.runtime.n_batch} tokens\n")
             print(HEADER)

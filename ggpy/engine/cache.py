@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WORTH_KEEPING = 64  # tokens of a slot that would be lost
 CHECKPOINT_EVERY = 4096  # tokens of a prompt
+LONG_PROMPT = 256  # tokens beside which a step of one is little
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -254,11 +255,13 @@ class Cache:
 
     def stops(self, prompt: Sequence[int], tokenizer: Tokenizer) -> list[int]:
         """The lengths of a prompt at which to take checkpoints, ascending: every so many tokens, before its last
-        control token, where the message begins that the model is to write, and at its end."""
+        control token, where the message begins that the model is to write, and at its end. Of carried state that is
+        before the last token of a long prompt, from which the same prompt can go on: it costs a step of one token."""
         if self.reach.everywhere:
             return []
-        found = {*range(CHECKPOINT_EVERY, len(prompt), CHECKPOINT_EVERY), len(prompt)}
+        n = len(prompt)
+        found = set(range(CHECKPOINT_EVERY, n, CHECKPOINT_EVERY))
         if self.reach.carried:  # a ring's checkpoint at the end reaches back that far
-            last = next((i for i in range(len(prompt) - 1, 0, -1) if tokenizer.is_control(prompt[i])), 0)
+            last = next((i for i in range(n - 1, 0, -1) if tokenizer.is_control(prompt[i])), 0)
             found |= {last} - {0}
-        return sorted(found)
+        return sorted(found | {n - 1 if self.reach.carried and n >= LONG_PROMPT else n})

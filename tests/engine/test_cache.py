@@ -81,6 +81,16 @@ def test_the_same_prompt_again(kind: str) -> None:
     assert second.timings.n_reused > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_prompt_again(kind: str) -> None:
+    """Without a control token in it: its last token alone is evaluated, or what a step of the ring does not reach."""
+    engine, _ = engine_of(kind, n_ctx=600)
+    prompt = [BOS, *np.random.default_rng(1).integers(0, 256, 400).tolist()]
+    first, second = answer(engine, prompt, 60), answer(engine, prompt, 60)
+    assert first.token_ids == second.token_ids
+    assert second.timings.n_prompt == 1
+
+
 def test_a_ring_is_cut_as_far_as_it_reaches() -> None:
     """Its cells beside those that the next token sees, without a checkpoint; further with one."""
     for back, restored in ((0, 0), (41, 0), (42, 1)):

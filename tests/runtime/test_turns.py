@@ -51,3 +51,4 @@ def test_the_next_turn_evaluates_what_is_new(kind: str, models: dict[str, Path])
         carried = llm.runtime.reach.carried
         assert n == 40 + 7 + (3 if carried else 0)  # from before the control token
         assert found == answer(fresh, changed, 8)[0]
+        assert answer(llm, changed, 8) == (found, 1 + 7)  # the same again: its last token alone
