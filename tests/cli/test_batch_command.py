@@ -17,7 +17,7 @@ from ggpy import LLM, SamplingParams
 from ggpy.convert.pipeline import convert
 from tests.support.tiny import tiny_checkpoint
 
-N = 150
+N = 60
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def asked(tmp_path: Path) -> Path:
     path = tmp_path / "in.jsonl"
-    body = {"max_tokens": 40, "temperature": 0, "ignore_eos": True}
+    body = {"max_tokens": 30, "temperature": 0, "ignore_eos": True}
     lines = [
         {"custom_id": f"r{i}", "method": "POST", "url": "/v1/completions", "body": {"prompt": f"a {i}", **body}}
         for i in range(N)
@@ -79,7 +79,7 @@ def test_killed_again_and_again(model: Path, asked: Path, tmp_path: Path) -> Non
     assert len(rows) == len(out.read_bytes().splitlines()) == N + 1
     assert rows.pop("bad")["status_code"] == 400
     with LLM(model, n_ctx=128, n_threads=2) as llm:
-        params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+        params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
         outputs = llm.generate([f"a {i}" for i in range(N)], params)
     assert [rows[f"r{i}"]["body"]["choices"][0]["text"] for i in range(N)] == [o.outputs[0].text for o in outputs]
     before = out.read_bytes()

@@ -280,6 +280,7 @@ def test_operation(tmp_path: Path, name: str) -> None:
     compare(CASES[name], tmp_path / "tensors.gguf", [7, 1, 1, 30, 2, 1])
 
 
+@pytest.mark.matrix(strength=1)
 @pytest.mark.parametrize("tier", tiers()[1:])
 @pytest.mark.parametrize("name", CASES)
 def test_operation_in_every_tier(tmp_path: Path, name: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +318,7 @@ def test_results_depend_on_neither_steps_nor_threads(tmp_path: Path, name: str) 
     assert np.array_equal(together, run(CASES[name], path, [5, 30, 1, 1, 20, 3, 5], 2))
 
 
+@pytest.mark.matrix(strength=1)
 @pytest.mark.parametrize("tier", [tiers()[0], "plain"])
 @pytest.mark.parametrize("cache_type", CACHE_TYPES[1:])
 def test_latent_cache_of_every_type(
