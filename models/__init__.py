@@ -54,6 +54,7 @@ HOMES: dict[str, str] = {
     "stablelm": "stablelm.StableLM",
     "falcon": "falcon.Falcon",
     "bloom": "bloom.Bloom",
+    "falcon-h1": "falcon_h1.FalconH1",
     "granitehybrid": "granite_hybrid.GraniteHybrid",
     "mamba": "mamba.Mamba",
     "mamba2": "mamba.Mamba2",

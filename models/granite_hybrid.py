@@ -58,7 +58,9 @@ class GraniteHybrid(Granite):
         def block(layer: int, to: str, of: str) -> list[TensorRule]:
             rules = norm_rules(to, of, n_embd, norms)
             if state and recurrent[layer]:
-                rules += mamba2_rules(to, of + "mamba.", state, n_embd, bias=proj_bias, conv_bias=conv_bias)
+                rules += mamba2_rules(
+                    to, of + "mamba.", state, n_embd, bias=proj_bias, conv_bias=conv_bias, out_bias=proj_bias
+                )
             else:
                 rules += attention_rules(to, of + "self_attn.", sizes, bias=bias, out_bias=bias, interleaved=True)
             if mixed:

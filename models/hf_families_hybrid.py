@@ -41,6 +41,18 @@ _GRANITE_HYBRID: dict[str, Any] = {
     "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_head": "auto", "mamba_d_conv": 4, "mamba_expand": 2,
     "mamba_conv_bias": True, "mamba_proj_bias": False,
 }  # fmt: skip
+_FALCON_H1: dict[str, Any] = {
+    "vocab_size": 128000, "tie_word_embeddings": False, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": None,
+    "rms_norm_eps": 1e-5, "max_position_embeddings": 8192, "rope_parameters": None, "rope_scaling": None,
+    "rope_theta": 10000.0, "partial_rotary_factor": None, "original_max_position_embeddings": None,
+    "attention_bias": False, "mlp_bias": False, "projectors_bias": False, "mamba_d_ssm": 1024, "mamba_n_heads": 128,
+    "mamba_d_head": "auto", "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2,
+    "mamba_conv_bias": True, "mamba_proj_bias": False, "mamba_rms_norm": False, "mamba_norm_before_gate": True,
+    "lm_head_multiplier": 1.0, "embedding_multiplier": 1.0, "mlp_multipliers": None, "key_multiplier": 1.0,
+    "attention_out_multiplier": 1.0, "attention_in_multiplier": 1.0, "ssm_multipliers": None, "ssm_in_multiplier": 1.0,
+    "ssm_out_multiplier": 1.0,
+}  # fmt: skip
 
 #: Keys beside a state-space layer's sizes.
 _BESIDE = {
@@ -79,6 +91,28 @@ HYBRID: dict[str, Family] = {
         {
             "mamba_chunk_size": "how the original is run, not what it computes",
             **dict.fromkeys(("init_method", "normalization_function"), UNREAD),
+        },
+    ),
+    "falcon_h1": Family(
+        ("FalconH1ForCausalLM", "FalconH1Model"),
+        _FALCON_H1,
+        {"time_step_limit": UNLIMITED},
+        {
+            **dict.fromkeys(
+                ("mamba_chunk_size", "num_logits_to_keep"), "how the original is run, not what it computes"
+            ),
+            **dict.fromkeys(
+                (
+                    "mamba_use_mlp",
+                    "mlp_expansion_factor",
+                    "attn_layer_indices",
+                    "time_step_min",
+                    "time_step_max",
+                    "time_step_floor",
+                    "time_step_rank",
+                ),
+                UNREAD,
+            ),
         },
     ),
     "nemotron_h": Family(

@@ -33,29 +33,26 @@ def conv_rules(to: str, of: str, n: int, width: int, *, bias: bool) -> list[Tens
 
 
 def mamba2_rules(
-    to: str, of: str, s: StateSpace, n_embd: int, *, bias: bool, conv_bias: bool, norm: bool = True,
-    factors: tuple[float, ...] = (1.0,) * 5, out_factor: float = 1.0,
+    to: str, of: str, s: StateSpace, n_embd: int, *, bias: bool, conv_bias: bool, out_bias: bool, norm: bool = True,
+    factors: tuple[float, ...] = (1.0,) * 5, in_factor: float = 1.0,
 ) -> list[TensorRule]:  # fmt: skip
-    """The tensors of one mixer. `factors`: of the input matrix's rows for the gate, x, B, C and dt; `out_factor`: of
-    the output's."""
+    """The tensors of one mixer. `factors`: of what the input matrix gives for the gate, x, B, C and dt; `in_factor`: of
+    what it takes."""
 
-    def given(source: Source) -> Source:
+    def given(source: Source, factor: float) -> Source:
         parts, first = [], 0
-        for n, factor in zip((s.n_inner, s.n_inner, s.n_shared, s.n_shared, s.n_head), factors, strict=True):
-            parts.append(source.slice(first, n).times(factor))
+        for n, own in zip((s.n_inner, s.n_inner, s.n_shared, s.n_shared, s.n_head), factors, strict=True):
+            parts.append(source.slice(first, n).times(own * factor))
             first += n
-        return concat(parts) if set(factors) != {1.0} else source
-
-    def out(source: Source) -> Source:
-        return source.times(out_factor)
+        return concat(parts) if {factor, *factors} != {1.0} else source
 
     n_given = s.n_inner + s.n_mixed + s.n_head
     return [
         *linear_rules(
             to + "ssm_in",
-            given(Stored(of + "in_proj.weight", (n_given, n_embd))),
+            given(Stored(of + "in_proj.weight", (n_given, n_embd)), in_factor),
             (n_given, n_embd),
-            given(Stored(of + "in_proj.bias", (n_given,))) if bias else "",
+            given(Stored(of + "in_proj.bias", (n_given,)), 1.0) if bias else "",
         ),
         *conv_rules(to, of, s.n_mixed, s.width, bias=conv_bias),
         TensorRule(to + "ssm_dt.bias", of + "dt_bias", (s.n_head,)),
@@ -64,9 +61,9 @@ def mamba2_rules(
         *([_norm(to, of, s)] if norm else []),
         *linear_rules(
             to + "ssm_out",
-            out(Stored(of + "out_proj.weight", (n_embd, s.n_inner))),
+            of + "out_proj.weight",
             (n_embd, s.n_inner),
-            out(Stored(of + "out_proj.bias", (n_embd,))) if bias else "",
+            of + "out_proj.bias" if out_bias else "",
         ),
     ]
 

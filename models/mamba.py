@@ -191,4 +191,4 @@ class Mamba2(_StateSpaceModel):
 
         bias, conv_bias = config.flag("use_bias", default=False), config.flag("use_conv_bias", default=True)
         state = cls._sizes(config, sizes.n_embd)
-        return mamba2_rules(to, of, state, sizes.n_embd, bias=bias, conv_bias=conv_bias)
+        return mamba2_rules(to, of, state, sizes.n_embd, bias=bias, conv_bias=conv_bias, out_bias=bias)

@@ -174,7 +174,7 @@ class _Mixers:
                 config.flag("use_bias", default=False),
                 config.flag("mamba_conv_bias", "use_conv_bias", default=True),
             )
-            return mamba2_rules(to, of, self.state, n_embd, bias=bias, conv_bias=conv_bias)
+            return mamba2_rules(to, of, self.state, n_embd, bias=bias, conv_bias=conv_bias, out_bias=bias)
         if kind == "attention":
             return attention_rules(to, of, self.sizes)
         if kind == "mlp":

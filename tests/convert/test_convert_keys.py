@@ -47,6 +47,7 @@ CLASSES = {
     "stablelm": "StableLmConfig", "falcon": "FalconConfig", "bloom": "BloomConfig",
     "mamba": "MambaConfig", "falcon_mamba": "FalconMambaConfig", "mamba2": "Mamba2Config",
     "nemotron_h": "NemotronHConfig", "granitemoehybrid": "GraniteMoeHybridConfig",
+    "falcon_h1": "FalconH1Config",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -187,6 +188,24 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "mamba_d_head": ({}, 8),
     "mamba_expand": ({"mamba_d_head": "auto"}, 3),
     "mamba_proj_bias": ({}, True),
+    "projectors_bias": ({}, True),
+    "mamba_d_ssm": ({"mamba_d_head": "auto"}, 36),
+    "mamba_rms_norm": ({"mamba_rms_norm": True}, False),
+    "mamba_norm_before_gate": ({}, True),
+    **dict.fromkeys(
+        (
+            "lm_head_multiplier",
+            "embedding_multiplier",
+            "key_multiplier",
+            "attention_out_multiplier",
+            "attention_in_multiplier",
+            "ssm_in_multiplier",
+            "ssm_out_multiplier",
+        ),
+        ({}, 2.5),
+    ),
+    "mlp_multipliers": ({}, [0.5, 0.6]),
+    "ssm_multipliers": ({}, [0.5] * 5),
     "n_group": ({}, 2),
     "topk_group": ({"n_group": 2}, 2),
 }
@@ -209,6 +228,7 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
             "original_max_position_embeddings",
         )
     },
+    ("falcon_h1", "mamba_expand"): ({"mamba_d_ssm": None, "mamba_d_head": "auto"}, 3),
     ("granitemoehybrid", "num_hidden_layers"): ({}, 6),
     ("granitemoehybrid", "intermediate_size"): ({"num_local_experts": 4}, 30),
     ("granitemoehybrid", "num_experts_per_tok"): ({"num_local_experts": 4}, 3),

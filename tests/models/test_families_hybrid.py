@@ -163,6 +163,32 @@ def metadata_name(path: Path) -> str:
         return str(file.metadata["general.architecture"])
 
 
+def test_factors_are_multiplied_into_matrices(make: Make) -> None:
+    """As llama.cpp's converter does, whose keys say nothing of them."""
+    shapes = families.unpack(families.recorded(DATA)["falcon_h1"][1])
+    rng = np.random.RandomState(1)
+    stored = {name: families.values(rng, name, shape) for name, shape in sorted(shapes.items())}
+    path, at = make(CASES["falcon_h1"]), "model.layers.1."
+    given = stored[at + "mamba.in_proj.weight"] * 1.3
+    for first, last, factor in ((0, 72, 0.7), (72, 144, 1.1), (144, 156, 0.9), (156, 168, 1.2), (168, 174, 0.6)):
+        given[first:last] *= factor
+    expected = {
+        "token_embd.weight": 3.0 * stored["model.embed_tokens.weight"],
+        "output.weight": 0.7 * stored["lm_head.weight"],
+        "blk.1.attn_k.weight": 1.1 * 0.8 * stored[at + "self_attn.k_proj.weight"],
+        "blk.1.ffn_down.weight": 1.2 * stored[at + "feed_forward.down_proj.weight"],
+        "blk.1.ssm_in.weight": given,
+        "blk.1.ssm_out.weight": 0.8 * stored[at + "mamba.out_proj.weight"],
+    }
+    with GGUFFile(path) as file:
+        for name, values in expected.items():
+            assert np.allclose(np.frombuffer(file.data(name), np.float32).reshape(values.shape), values), name
+    two_factors = make(CASES["falcon_h1, biases"])
+    with GGUFFile(two_factors) as file:
+        head, table = (np.frombuffer(file.data(name), np.float32) for name in ("output.weight", "token_embd.weight"))
+    assert np.allclose(head / 0.7, table / 3.0)
+
+
 def test_tensors_of_state_space_models_have_llama_cpps_shapes(make: Make) -> None:
     path = make(CASES["mamba2"])
     rng = np.random.RandomState(1)
@@ -211,6 +237,9 @@ def test_absurd_metadata_is_one_sentence(make: Make, name: str, changes: dict[st
         ("granitemoehybrid", {"layer_types": ["mamba"]}, "must list 5 layers"),
         ("granitemoehybrid", {"layer_types": ["slow"] * 5}, "'slow' in 'layer_types'"),
         ("granitemoehybrid", {"mamba_d_head": 8}, "make up the 128 columns"),
+        ("falcon_h1", {"mamba_norm_before_gate": True}, "normalise behind the gate"),
+        ("falcon_h1", {"ssm_multipliers": [1.0]}, "must list 5 numbers"),
+        ("falcon_h1", {"mamba_d_head": 8}, "make up 72 columns"),
         ("mamba", {"time_step_rank": "full"}, "'time_step_rank' as 'full'"),
     ],
 )

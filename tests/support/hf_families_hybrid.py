@@ -58,6 +58,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **_MAMBA, "architectures": ["Mamba2ForCausalLM"], "num_heads": 6, "head_dim": 20, "n_groups": 2,
         "chunk_size": 32, "time_step_limit": _UNLIMITED,
     },
+    "falcon_h1": {
+        **_SHARED, **_ATTENTION, "architectures": ["FalconH1ForCausalLM"], "rms_norm_eps": 1e-5, "rope_theta": 500.0,
+        "mamba_d_ssm": 72, "mamba_n_heads": 6, "mamba_d_head": 12, "mamba_n_groups": 2, "mamba_d_state": 6,
+        "mamba_chunk_size": 32, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "num_hidden_layers": 2,
+        "time_step_limit": _UNLIMITED, "lm_head_multiplier": 0.7, "embedding_multiplier": 3.0,
+        "mlp_multipliers": [0.9, 1.2], "key_multiplier": 0.8, "attention_in_multiplier": 1.1,
+        "attention_out_multiplier": 0.9, "ssm_in_multiplier": 1.3, "ssm_out_multiplier": 0.8,
+        "ssm_multipliers": [0.7, 1.1, 0.9, 1.2, 0.6],
+    },
     "granitemoehybrid": {**_GRANITE, "num_local_experts": 0},
     "granitemoehybrid_moe": {
         **_GRANITE, "num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 46,
@@ -99,6 +108,14 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
     ),
     "nemotron_h_moe, narrow": Case("nemotron_h_moe", {
         "moe_latent_size": 34, "n_group": 1, "topk_group": 1, "norm_topk_prob": False}),
+    "falcon_h1, biases": Case("falcon_h1", {
+        "attention_bias": True, "mlp_bias": True, "projectors_bias": True, "mamba_proj_bias": True,
+        "mamba_rms_norm": False, "mamba_norm_before_gate": True, "tie_word_embeddings": True,
+    }),
+    "falcon_h1, plain": Case("falcon_h1", {
+        "mamba_d_ssm": None, "mamba_d_head": "auto", "mamba_conv_bias": False, "tie_word_embeddings": True,
+        "mlp_multipliers": ABSENT, "ssm_multipliers": ABSENT, "lm_head_multiplier": 1.0, "embedding_multiplier": 1.0,
+    }),
     "granitemoehybrid, rope": Case("granitemoehybrid", {
         "position_embedding_type": "rope", "attention_bias": True, "mamba_proj_bias": True, "mamba_conv_bias": False,
         "mamba_d_head": "auto", "tie_word_embeddings": True,
