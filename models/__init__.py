@@ -54,6 +54,8 @@ HOMES: dict[str, str] = {
     "stablelm": "stablelm.StableLM",
     "falcon": "falcon.Falcon",
     "bloom": "bloom.Bloom",
+    "deepseek2": "deepseek2.Deepseek2",
+    "minicpm3": "minicpm3.MiniCPM3",
     "falcon-h1": "falcon_h1.FalconH1",
     "granitehybrid": "granite_hybrid.GraniteHybrid",
     "mamba": "mamba.Mamba",

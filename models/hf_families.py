@@ -11,6 +11,7 @@ from typing import Any
 
 from ggpy.models.hf_families_dense import DENSE
 from ggpy.models.hf_families_hybrid import HYBRID
+from ggpy.models.hf_families_latent import LATENT
 from ggpy.models.hf_family import UNREAD, Family
 
 # Sizes have defaults as well: transformers writes them out, but files that people edit leave some away.
@@ -197,4 +198,5 @@ FAMILIES: dict[str, Family] = {
     "lfm2_moe": Family(("Lfm2MoeForCausalLM", "Lfm2MoeModel"), _LFM2_MOE),
     **DENSE,
     **HYBRID,
+    **LATENT,
 }

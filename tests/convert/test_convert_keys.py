@@ -47,7 +47,8 @@ CLASSES = {
     "stablelm": "StableLmConfig", "falcon": "FalconConfig", "bloom": "BloomConfig",
     "mamba": "MambaConfig", "falcon_mamba": "FalconMambaConfig", "mamba2": "Mamba2Config",
     "nemotron_h": "NemotronHConfig", "granitemoehybrid": "GraniteMoeHybridConfig",
-    "falcon_h1": "FalconH1Config",
+    "falcon_h1": "FalconH1Config", "deepseek_v3": "DeepseekV3Config", "deepseek_v2": "DeepseekV2Config",
+    "glm4_moe_lite": "Glm4MoeLiteConfig", "minicpm3": "MiniCPM3Config",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -188,6 +189,12 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "mamba_d_head": ({}, 8),
     "mamba_expand": ({"mamba_d_head": "auto"}, 3),
     "mamba_proj_bias": ({}, True),
+    "kv_lora_rank": ({}, 64),
+    "q_lora_rank": ({}, 50),
+    "qk_rope_head_dim": ({}, 8),
+    "qk_nope_head_dim": ({}, 64),
+    "v_head_dim": ({}, 96),
+    "mlp_layer_types": ({}, ["dense"] * 3),
     "projectors_bias": ({}, True),
     "mamba_d_ssm": ({"mamba_d_head": "auto"}, 36),
     "mamba_rms_norm": ({"mamba_rms_norm": True}, False),
@@ -228,6 +235,19 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
             "original_max_position_embeddings",
         )
     },
+    **{
+        (family, key): ({"rope_scaling": None, "rope_theta": 500.0}, value)
+        for family in ("deepseek_v2", "deepseek_v3")
+        for key, value in (("rope_theta", 77.0), ("rope_parameters", _YARN))
+    },
+    **{(family, "num_experts_per_tok"): ({}, 2) for family in ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")},
+    **{
+        (family, key): ({}, value)
+        for family in ("deepseek_v2", "deepseek_v3")
+        for key, value in (("n_shared_experts", 1), ("first_k_dense_replace", 2))
+    },
+    ("glm4_moe_lite", "n_shared_experts"): ({}, 1),
+    ("deepseek_v3", "topk_group"): ({}, 1),
     ("falcon_h1", "mamba_expand"): ({"mamba_d_ssm": None, "mamba_d_head": "auto"}, 3),
     ("granitemoehybrid", "num_hidden_layers"): ({}, 6),
     ("granitemoehybrid", "intermediate_size"): ({"num_local_experts": 4}, 30),
@@ -373,7 +393,8 @@ def test_ignored_keys_change_nothing(family: str) -> None:
     ignored = (IGNORED.keys() | FAMILIES[family].ignored.keys()) - elsewhere
     assert outcome(family, {**CONFIGS[family], **dict.fromkeys(ignored, 7)}) == before
     others = {key for other in FAMILIES if other != "qwen" for key in FAMILIES[other].followed} - REFUSED.keys()
-    for key in others - FAMILIES[family].followed.keys() if family != "qwen" else ():
+    own = FAMILIES[family].followed.keys() | FAMILIES[family].permitted.keys()
+    for key in others - own if family != "qwen" else ():
         beside, value = CHANGES[key]
         assert outcome(family, {**CONFIGS[family], **beside, key: value}) == outcome(
             family, {**CONFIGS[family], **beside}

@@ -13,10 +13,14 @@ import pytest
 
 from ggpy import LLM
 from ggpy.convert.pipeline import convert
+from ggpy.convert.writer import OutputTensor, write_gguf
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.language import Graph
+from ggpy.graph.operations import Attention
+from ggpy.graph.state import LatentState
 from ggpy.models import architecture_of, by_gguf_name
+from ggpy.quant import FORMATS
 from ggpy.runtime.runtime import Runtime
 from tests.support import hf_families_hybrid as families
 from tests.support.evaluate import evaluate
@@ -163,6 +167,56 @@ def metadata_name(path: Path) -> str:
         return str(file.metadata["general.architecture"])
 
 
+def test_keys_of_latent_attention(make: Make) -> None:
+    three, two = metadata(make(CASES["deepseek_v3"])), metadata(make(CASES["deepseek_v2"]))
+    sizes = {
+        "attention.head_count": 3, "attention.head_count_kv": 1, "attention.key_length": 38,
+        "attention.value_length": 32, "attention.key_length_mla": 38, "attention.value_length_mla": 64,
+        "attention.kv_lora_rank": 32, "attention.q_lora_rank": 26, "rope.dimension_count": 6,
+        "leading_dense_block_count": 1, "expert_gating_func": 2, "expert_weights_norm": True, "expert_shared_count": 2,
+        "expert_group_count": 4, "expert_group_used_count": 2,
+    }  # fmt: skip
+    assert {key: three[key] for key in sizes} == sizes
+    assert three["rope.scaling.yarn_log_multiplier"] == pytest.approx(0.1)
+    assert "rope.scaling.attn_factor" not in three
+    assert two["rope.scaling.yarn_log_multiplier"] == pytest.approx(0.0707)
+    assert (two["expert_gating_func"], two["expert_weights_norm"]) == (1, False)
+    assert {"attention.q_lora_rank", "expert_group_count"}.isdisjoint(two)
+    notes: list[str] = []
+    assert "rope.scaling.attn_factor" in metadata(make(CASES["deepseek_v3, other scales"], note=notes.append))
+    assert any("what rope turns is scaled" in note for note in notes)
+
+
+def test_only_the_latent_vector_is_cached(make: Make) -> None:
+    with GGUFFile(make(CASES["deepseek_v3"])) as file:
+        graph = Graph(file)
+        architecture_of(file).build(graph)
+    states = [node.operation.state for node in graph.nodes if isinstance(node.operation, Attention)]
+    assert states == [LatentState(layer, 1, 38, 32) for layer in range(3)]
+
+
+def test_files_from_before_latent_caches(make: Make) -> None:
+    """Their keys and values come out of one matrix, and every head's are cached."""
+    with GGUFFile(make(CASES["deepseek_v2"])) as file:
+        found = dict(file.metadata)
+        tensors = {
+            name: np.frombuffer(file.data(name), np.float32).reshape(info.shape) for name, info in file.tensors.items()
+        }
+        path = file.path.with_name("old.gguf")
+    for layer in range(3):
+        k, v = (tensors.pop(f"blk.{layer}.attn_{part}_b.weight") for part in "kv")
+        tensors[f"blk.{layer}.attn_kv_b.weight"] = np.concatenate([k.transpose(0, 2, 1), v], 1).reshape(-1, 32)
+    for key in ("key_length_mla", "value_length_mla"):
+        del found[f"deepseek2.attention.{key}"]
+    found |= {f"deepseek2.attention.{key}": n for key, n in (("value_length", 64), ("head_count_kv", 3))}
+    outputs = [OutputTensor(name, x.shape, FORMATS["F32"]) for name, x in tensors.items()]
+    with write_gguf(path, found, outputs) as writer:
+        for x in tensors.values():
+            writer.write(FORMATS["F32"].quantize(np.ascontiguousarray(x.reshape(-1, x.shape[-1]))))
+    ours, theirs = logits(path)[POSITIONS][:, list(COLUMNS)], LOGITS["deepseek_v2"]
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
 def test_factors_are_multiplied_into_matrices(make: Make) -> None:
     """As llama.cpp's converter does, whose keys say nothing of them."""
     shapes = families.unpack(families.recorded(DATA)["falcon_h1"][1])
@@ -210,6 +264,9 @@ ABSURD: list[tuple[str, dict[str, Any], str]] = [
     ("mamba", {"ssm.inner_size": 121}, "this model needs 242 x 60"),
     ("mamba2", {"ssm.time_step_rank": 7}, "in 7 heads"),
     ("mamba2", {"ssm.group_count": 4}, "and 4 groups"),
+    ("deepseek_v3", {"attention.key_length_mla": 6}, "with 0 and 6 dimensions"),
+    ("deepseek_v3", {"rope.scaling.yarn_log_multiplier": -1.0}, "a yarn_log_multiplier of -1.0"),
+    ("deepseek_v2", {"expert_group_count": 2, "expert_group_used_count": 1}, "chosen by softmax from 2 groups"),
     ("nemotron_h_moe", {"expert_group_used_count": 5}, "in 5 of 4 groups"),
     ("nemotron_h", {"feed_forward_length": np.array([90] * 6 + [0], np.int32)}, "for each of 8 layers"),
 ]
@@ -240,6 +297,11 @@ def test_absurd_metadata_is_one_sentence(make: Make, name: str, changes: dict[st
         ("falcon_h1", {"mamba_norm_before_gate": True}, "normalise behind the gate"),
         ("falcon_h1", {"ssm_multipliers": [1.0]}, "must list 5 numbers"),
         ("falcon_h1", {"mamba_d_head": 8}, "make up 72 columns"),
+        ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "gives 'topk_method' as 'group_limited_greedy'"),
+        ("deepseek_v2", {"num_key_value_heads": 1}, "gives 1 'num_key_value_heads'"),
+        ("deepseek_v3", {"rope_interleave": False}, "gives 'rope_interleave' as False"),
+        ("deepseek_v3", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale_all_dim": 1}}, "'mscale_all_dim'"),
+        ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "'mlp_layer_types' as"),
         ("mamba", {"time_step_rank": "full"}, "'time_step_rank' as 'full'"),
     ],
 )

@@ -33,6 +33,16 @@ _ATTENTION: dict[str, Any] = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 14, "max_position_embeddings": 256,
     "intermediate_size": 90,
 }  # fmt: skip
+_LATENT: dict[str, Any] = {
+    "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 256,
+    "intermediate_size": 90, "kv_lora_rank": 32, "qk_rope_head_dim": 6, "qk_nope_head_dim": 32, "v_head_dim": 64,
+    "moe_intermediate_size": 46, "num_experts_per_tok": 3, "n_shared_experts": 2, "n_routed_experts": 8,
+    "routed_scaling_factor": 1.3, "first_k_dense_replace": 1, "rope_theta": 500.0, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+_LATENT_YARN = {
+    "type": "yarn", "rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 32,
+    "beta_slow": 1,
+}  # fmt: skip
 _UNLIMITED = [0.0, {"__float__": "Infinity"}]
 _NEMOTRON = {
     **_SHARED, **_ATTENTION, "architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h",
@@ -57,6 +67,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mamba2": {
         **_MAMBA, "architectures": ["Mamba2ForCausalLM"], "num_heads": 6, "head_dim": 20, "n_groups": 2,
         "chunk_size": 32, "time_step_limit": _UNLIMITED,
+    },
+    "deepseek_v3": {
+        **_SHARED, **_LATENT, "architectures": ["DeepseekV3ForCausalLM"], "q_lora_rank": 26, "n_group": 4,
+        "topk_group": 2, "norm_topk_prob": True, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+        "rope_theta": ABSENT, "rope_scaling": {**_LATENT_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+    },
+    "deepseek_v2": {
+        **_SHARED, **_LATENT, "architectures": ["DeepseekV2ForCausalLM"], "q_lora_rank": None, "n_group": 1,
+        "topk_group": 1, "norm_topk_prob": False, "scoring_func": "softmax", "topk_method": "greedy",
+        "rope_theta": ABSENT, "rope_scaling": {**_LATENT_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+    },
+    "glm4_moe_lite": {
+        **_SHARED, **_LATENT, "architectures": ["Glm4MoeLiteForCausalLM"], "q_lora_rank": 26, "n_group": 1,
+        "topk_group": 1, "norm_topk_prob": True, "first_k_dense_replace": ABSENT, "topk_method": "noaux_tc",
+        "rms_norm_eps": 1e-5, "num_nextn_predict_layers": 1,
+    },
+    "minicpm3": {
+        **_SHARED, **_LATENT, "architectures": ["MiniCPM3ForCausalLM"], "q_lora_rank": 26, "scale_emb": 3,
+        "scale_depth": 1.2, "dim_model_base": 36, "tie_word_embeddings": True, "num_hidden_layers": 2,
+        "qk_nope_head_dim": 14, "v_head_dim": 18, "kv_lora_rank": 22,
+        **dict.fromkeys(
+            ("moe_intermediate_size", "num_experts_per_tok", "n_shared_experts", "n_routed_experts",
+             "routed_scaling_factor", "first_k_dense_replace"), ABSENT,
+        ),
     },
     "falcon_h1": {
         **_SHARED, **_ATTENTION, "architectures": ["FalconH1ForCausalLM"], "rms_norm_eps": 1e-5, "rope_theta": 500.0,
@@ -115,6 +149,24 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
     "falcon_h1, plain": Case("falcon_h1", {
         "mamba_d_ssm": None, "mamba_d_head": "auto", "mamba_conv_bias": False, "tie_word_embeddings": True,
         "mlp_multipliers": ABSENT, "ssm_multipliers": ABSENT, "lm_head_multiplier": 1.0, "embedding_multiplier": 1.0,
+    }),
+    "deepseek_v3, other scales": Case("deepseek_v3", {
+        "q_lora_rank": None, "first_k_dense_replace": 0, "norm_topk_prob": False, "attention_bias": True,
+        "rope_scaling": {**_LATENT_YARN, "mscale": 0.5, "mscale_all_dim": 1.2}, "num_hidden_layers": 2,
+    }),
+    "deepseek_v2, biases": Case("deepseek_v2", {
+        "q_lora_rank": 26, "attention_bias": True, "mlp_bias": True, "rope_scaling": ABSENT, "rope_theta": 500.0,
+        "tie_word_embeddings": True, "num_hidden_layers": 2,
+    }),
+    "deepseek_v2, whole blocks": Case("deepseek_v2", {
+        "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 64, "qk_rope_head_dim": 32,
+        "num_attention_heads": 4, "num_key_value_heads": 4,
+    }),
+    "glm4_moe_lite, two dense": Case("glm4_moe_lite", {"mlp_layer_types": ["dense", "dense", "sparse"]}),
+    "minicpm3, long": Case("minicpm3", {
+        "original_max_position_embeddings": 48, "attention_bias": True, "tie_word_embeddings": False,
+        "v_head_dim": None, "scale_depth": None, "dim_model_base": None,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 2.0, 3.5]},
     }),
     "granitemoehybrid, rope": Case("granitemoehybrid", {
         "position_embedding_type": "rope", "attention_bias": True, "mamba_proj_bias": True, "mamba_conv_bias": False,
