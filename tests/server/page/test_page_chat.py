@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.support.chat_server import ChatServer
 from tests.support.chromium import CTRL, SHIFT, Chromium, Page
 from tests.support.page import Open, ask, done, ready, shown, until
+from tests.support.serving import Running
 
 
 def test_a_chat_is_streamed_stopped_and_there_after_a_reload(page: Page, api: ChatServer) -> None:
@@ -222,4 +223,29 @@ def test_a_key_is_asked_for_kept_and_sent(browser: Chromium, opened: Open, api: 
     page.press("Enter")
     page.wait_for(".message.assistant .content", "你说：又一次")
     assert page.problems == []
+    page.close()
+
+
+def test_it_chats_with_a_model_of_the_real_server(browser: Chromium, server: Running) -> None:
+    page = browser.open(server.url + "/", language="zh-CN")
+    ready(page)
+    assert page.run("document.querySelector('.models').value") == "tiny"
+    page.click(".open-settings")
+    page.run("document.getElementById('max_tokens').focus()")
+    page.type("24")
+    page.press("Escape")
+    ask(page, "你好")
+    assert "24 个词元" in page.text(".stats")
+    assert "词元/秒" in page.text(".stats")
+    assert "上下文" in page.text(".stats")
+    assert "%" in page.text(".stats")
+    assert "已达到最多词元数" in page.text(".message.assistant .note")
+    before = shown(page)
+    page.reload()
+    ready(page)
+    assert shown(page) == before
+    ask(page, "long " * 400)  # more than the context of 256 tokens
+    assert "256" in page.text(".note.error")
+    assert page.problems == []
+    assert [url for url in page.requests if not url.startswith(server.url)] == []
     page.close()
