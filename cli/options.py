@@ -74,8 +74,9 @@ answer_options = together(
     click.option(
         "--spec",
         "speculative",
-        type=click.Choice(["ngram"]),
-        help="Foresee tokens from what the text says earlier: the same answers, sooner where they repeat it.",
+        type=click.Choice(["ngram", "mtp"]),
+        help="Foresee tokens, from what the text says earlier (ngram) or by the model's own prediction head (mtp): the"
+        " same answers, sooner.",
     ),
     click.option(
         "--draft",

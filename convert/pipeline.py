@@ -176,6 +176,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     layout = by_hf_name(model_class).hf_layout(config)
     # What no reader could run is refused before a byte is written.
     by_gguf_name(layout.arch)(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
+    layout.take_predictor(checkpoint.tensors)
     found, stored = _match(checkpoint, layout)
     tied = not any(rule.target == "output.weight" for rule in found)
     n_layer = layout.metadata[f"{layout.arch}.block_count"]

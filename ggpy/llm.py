@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ggpy.engine.beam_requests import BeamSearchRequest
     from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
     from ggpy.notes import Notify
+    from ggpy.runtime.prediction_head import PredictionHead
 
 
 class LLM:
@@ -69,9 +70,10 @@ class LLM:
     where `n_ctx` is None: bytes, as in 2 << 30 or "2G", or a share, as in 0.5 or "50%", of what weights, working memory
     and host memory for earlier conversations leave of 95 % of the free memory; None is all of that.
     speculative: "ngram" evaluates, together with each token, those that followed it earlier in the text: the same
-    answers, sooner where they repeat what was said; speculative_config: the same with settings, {"method": "ngram",
-    "num_speculative_tokens": 24, …}, as vLLM's. draft_model: a second, smaller model of the same vocabulary, which
-    drafts tokens that this one then evaluates together: again the same answers.
+    answers, sooner where they repeat what was said; "mtp" has the model's own head predict further tokens, where the
+    file has one (Qwen3.5, Qwen3-Next, GLM-4.5), with the same answers again. speculative_config: the same with
+    settings, {"method": "ngram", "num_speculative_tokens": 24, …}, as vLLM's. draft_model: a second, smaller model of
+    the same vocabulary, which drafts tokens that this one then evaluates together: again the same answers.
     context_shift: an answer that has filled its context goes on, without the oldest half of what follows the first
     message, or the first `n_keep` tokens of the prompt (half the context at most); else it ends, as "length".
 
@@ -136,6 +138,7 @@ class LLM:
             model.runtime,
         )
         drafting = _opened_draft(draft_path, model, notify) if draft_path and speculates(model.runtime) else None
+        heads = speculation is not None and speculation.method == "mtp" and speculates(model.runtime)
         self.engine = Engine(
             self.runtime,
             self.tokenizer,
@@ -144,6 +147,7 @@ class LLM:
             speculative=speculation,
             draft=drafting.runtime if drafting else None,
             context_shift=shift,
+            head=_opened_head(model, notify) if heads else None,
         )
         if speculation is not None and self.engine.speculator is None:
             notify("speculation is off: the device chooses tokens by itself, and goes on without waiting for drafts")
@@ -477,6 +481,18 @@ def _opened_draft(path: Path, model: Model, notify: Notify) -> Model:
     """The model that drafts for another one, which is closed where that fails."""
     try:
         return load_draft(path, model, notify)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _opened_head(model: Model, notify: Notify) -> PredictionHead:
+    """The model's own prediction head, opened beside it; the model is closed where that fails."""
+    from ggpy.runtime.prediction_head import PredictionHead
+
+    try:
+        head = model.runtime.head = PredictionHead(model.runtime, notify)
+        return head
     except BaseException:
         model.close()
         raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,8 @@ from ggpy.gguf.metadata import TypedMetadata
 from ggpy.graph.rope import Rope
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ggpy.graph.language import Graph, Value
     from ggpy.models.hf import Layout
     from ggpy.models.hf_config import Config
@@ -57,6 +60,7 @@ class HyperParameters:
     n_expert: int = 0  # that a router chooses from
     n_expert_used: int = 0  # by one token
     writes_text: bool = True  # whether what comes out are logits; else one vector a text
+    predictors: tuple[LayerParameters, ...] = ()  # blocks behind the model's own that predict further tokens
 
     def __post_init__(self) -> None:
         for key in ("n_vocab", "n_ctx_train", "n_embd"):
@@ -137,6 +141,9 @@ class Architecture:
     yarn_truncates: ClassVar[bool] = True  # whether the ends of YaRN's ramp are rounded to whole dimensions
     #: Whether `rope.scaling.yarn_log_multiplier` divides YaRN's scale of results (DeepSeek's mscale_all_dim).
     yarn_log_multiplier: ClassVar[bool] = False
+
+    #: Whether a head that predicts further tokens goes on from its row after the norm before its logits, or before it.
+    predictor_goes_on_normed: ClassVar[bool] = False
 
     def __init__(self, metadata: Mapping[str, Any], n_vocab: int, where: str = "the model's file") -> None:
         """`where` names the file in errors."""
@@ -315,7 +322,18 @@ class Architecture:
                 f"The metadata counts {hparams.n_layer - n_layer} of {hparams.n_layer} blocks as such that predict"
                 " further tokens, which is impossible."
             )
-        return replace(hparams, n_layer=n_layer, layers=hparams.layers[:n_layer])
+        return replace(hparams, n_layer=n_layer, layers=hparams.layers[:n_layer], predictors=hparams.layers[n_layer:])
+
+    def with_predictors(self) -> Self:
+        """The same architecture, the blocks that predict further tokens being layers."""
+        made, hp = copy(self), self.hparams
+        made.hparams = replace(hp, n_layer=hp.n_layer + len(hp.predictors), layers=hp.layers + hp.predictors)
+        return made
+
+    def build_predictor(self, g: Graph) -> Value | None:
+        """Describe the model's own head that predicts a further token, from each token's hidden row and the token after
+        it to the logits of the one after that; None where the file or the family has none. See `next_token`."""
+        return None
 
     def pooling(self, default: str = "none") -> str:
         """How the rows of a text become one vector: "mean", "cls" (the first), "last", or "none"; `default` where the

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ggpy.models.base import Architecture
 from ggpy.models.experts import Experts, expert_ffn, plain_shared_expert
 from ggpy.models.layers import glu_ffn, plain_ffn, self_attention
+from ggpy.models.next_token import predictor
 
 if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
@@ -42,6 +43,13 @@ class Decoder(Architecture):
             x = self.layer(g, x, layer, ropes[layer])
         x = self.norm(g, g.select_outputs(x), "output_norm")
         return g.scale(g.output(x, hp.n_vocab), self.logit_factor())
+
+    def build_predictor(self, g: Graph) -> Value | None:
+        hp, layer = self.hparams, self.hparams.n_layer
+        if not hp.predictors:
+            return None
+        whole, rope = self.with_predictors(), self.file_rope(g)
+        return predictor(g, whole.hparams, layer, lambda x: whole.layer(g, x, layer, rope))
 
     # ---- what families replace
 

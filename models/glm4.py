@@ -71,9 +71,10 @@ class Glm4Moe(Glm4):
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
-        from ggpy.models.hf import Layout
+        from ggpy.models.hf import Layout, TensorRule
         from ggpy.models.hf_parts import Sizes, attention_rules, decoder_rules, norm_rules
         from ggpy.models.hf_rope import add_rope
+        from ggpy.models.next_token import predictor_rules
 
         arch, sizes = cls.name, Sizes.read(config)
         n_expert = expert_count(config, sizes.n_layer, "n_routed_experts")
@@ -105,12 +106,20 @@ class Glm4Moe(Glm4):
         }
         layout = Layout(arch, metadata, decoder_rules(sizes, block, tied=tied), sizes.n_vocab, "model.", tied)
         add_rope(layout, config, sizes.head_dim, partial=True)
-        layout.left_out = (
-            (
-                rf"model\.layers\.{sizes.n_layer}\.",
-                "the layer that predicts further tokens is left out: the text is the same without.",
-            ),
-        )
+        n, of, shape = sizes.n_layer, f"model.layers.{sizes.n_layer}.", (sizes.n_vocab, sizes.n_embd)
+        names = of + "eh_proj", of + "enorm", of + "hnorm", of + "shared_head.norm"
+
+        def norm(target: str, source: str, n_cols: int) -> TensorRule:
+            return TensorRule(target + ".weight", source + ".weight", (n_cols,))
+
+        layout.predictor = [
+            *block(n, f"blk.{n}.", of),
+            *predictor_rules(n, sizes.n_embd, norm, names),
+            TensorRule(f"blk.{n}.nextn.embed_tokens.weight", of + "embed_tokens.weight", shape, required=False),
+            TensorRule(f"blk.{n}.nextn.shared_head_head.weight", of + "shared_head.head.weight", shape, required=False),
+        ]
+        incomplete = "the layer that predicts further tokens is incomplete, and left out: the text is the same without."
+        layout.left_out = ((rf"model\.layers\.{n}\.", incomplete),)
         return layout
 
     @staticmethod

@@ -6,7 +6,8 @@ checked whole before a byte is written. Knows nothing of files: a config is a ma
 
 from __future__ import annotations
 
-from collections.abc import Container
+import re
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,22 @@ class Layout:
     renames: tuple[tuple[str, str], ...] = ()
     #: Regular expressions of (renamed) tensors that are no part of the file, each with the reason, for the user.
     left_out: tuple[tuple[str, str], ...] = ()
+    #: The tensors of a block behind the others that predicts further tokens, for checkpoints that have it.
+    predictor: list[TensorRule] = field(default_factory=list)
+
+    def take_predictor(self, stored: Iterable[str]) -> None:
+        """Make the block that predicts further tokens part of the file, where all of it is among the checkpoint's
+        tensors of these names."""
+        names = set()
+        for name in stored:
+            for pattern, other in self.renames:
+                name = re.sub(pattern, other, name)
+            names.add(name)
+        rules = [rule.chosen(names) for rule in self.predictor]
+        if rules and all(name in names for rule in rules if rule.required for name in rule.names):
+            self.tensors = self.tensors + self.predictor
+            self.metadata[f"{self.arch}.block_count"] += 1
+            self.metadata[f"{self.arch}.nextn_predict_layers"] = 1
 
     @property
     def rope_factors(self) -> tuple[np.ndarray | None, ...]:

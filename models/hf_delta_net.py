@@ -15,6 +15,7 @@ from ggpy.models.hf import Layout, TensorRule
 from ggpy.models.hf_parts import Sizes, glu_rules, head_rule
 from ggpy.models.hf_rope import add_rope
 from ggpy.models.hf_sources import Source, Stored, concat
+from ggpy.models.next_token import predictor_rules
 
 if TYPE_CHECKING:
     from ggpy.models.hf_config import Config
@@ -55,9 +56,26 @@ def delta_net_layout(config: Config, arch: str, *, tiled: bool) -> Layout:
         renames=((r"^model\.language_model\.", "model."), (r"^model\.(mtp|visual)\.", r"\1.")),
         left_out=(
             (r"visual\.", "what the model sees with is left out: the file holds its text model."),
-            (r"mtp\.", "the layers that predict further tokens ('mtp') are left out: the text is the same without."),
+            (
+                r"mtp\.",
+                "the layers that predict further tokens ('mtp') are left out, all but a whole first one.",
+            ),
         ),
     )
+    to, of = f"blk.{n_layer}.", "mtp.layers.0."
+    layout.predictor = [
+        _norm(to + "attn_norm", of + "input_layernorm", n_embd),
+        *attention(to, of + "self_attn."),
+        _norm(to + "post_attention_norm", of + "post_attention_layernorm", n_embd),
+        *(
+            _experts(config, to, of + "mlp.", n_expert, n_embd)
+            if mixed
+            else glu_rules(to, of + "mlp.", config.integer("intermediate_size"), n_embd)
+        ),
+        *predictor_rules(
+            n_layer, n_embd, _norm, ("mtp.fc", "mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.norm")
+        ),
+    ]
     if config.get("intermediate_size") is not None:
         layout.metadata[f"{arch}.feed_forward_length"] = config.integer("intermediate_size")
     if mixed:

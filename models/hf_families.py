@@ -118,7 +118,8 @@ _PICTURES = dict.fromkeys(
     "pictures, which are not read",
 )
 _FURTHER_TOKENS = dict.fromkeys(
-    ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"), "layers that predict further tokens: they are left out"
+    ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"),
+    "layers that predict further tokens: the tensors say which there are",
 ) | {"mamba_ssm_dtype": "how the original is run"}
 
 #: By the config's "model_type".

@@ -139,7 +139,8 @@ _BLOCK = {
 }  # fmt: skip
 _BESIDE_BLOCK = dict.fromkeys(("use_embedding_sharing", "layer_switch", "order_of_interleaved_layers"), UNREAD)
 _FURTHER = dict.fromkeys(
-    ("num_nextn_predict_layers", "num_mtp_layers"), "layers that predict further tokens: they are left out"
+    ("num_nextn_predict_layers", "num_mtp_layers"),
+    "layers that predict further tokens: the tensors say which there are",
 )
 
 #: By the config's "model_type".

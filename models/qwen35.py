@@ -16,6 +16,7 @@ from ggpy.models.base import Architecture, HyperParameters
 from ggpy.models.delta_net import DeltaNet
 from ggpy.models.experts import Experts, expert_ffn, shared_expert
 from ggpy.models.layers import glu_ffn
+from ggpy.models.next_token import predictor
 
 if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
@@ -32,6 +33,7 @@ class Qwen35(Architecture):
     hf_names: ClassVar[tuple[str, ...]] = ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration")
     rope_style = "neox"
     tiled: ClassVar[bool] = True
+    predictor_goes_on_normed = True
 
     def read_hparams(self, n_vocab: int) -> HyperParameters:
         return self.without_predictors(super().read_hparams(n_vocab))
@@ -54,15 +56,21 @@ class Qwen35(Architecture):
         sizes, recurrent = DeltaNet.read(self.metadata), self.recurrent_layers()
         x = g.embed(hp.n_embd)
         for layer in g.layers(hp.n_layer):
-            at = f"blk.{layer}."
-            normed = g.norm(x, at + "attn_norm", hp.norm_eps)
-            if recurrent[layer]:
-                x = g.add(x, self._delta_net(g, normed, layer, sizes))
-            else:
-                x = g.add(x, self._attention(g, normed, layer, rope))
-            normed = g.norm(x, at + "post_attention_norm", hp.norm_eps)  # before the feed-forward, despite its name
-            x = g.add(x, self._feed_forward(g, normed, layer))
+            x = self._block(g, x, layer, rope, sizes if recurrent[layer] else None)
         return g.output(g.norm(g.select_outputs(x), "output_norm", hp.norm_eps), hp.n_vocab)
+
+    def build_predictor(self, g: Graph) -> Value | None:
+        whole, layer, rope = self.with_predictors(), self.hparams.n_layer, self.rope(g.vector("rope_freqs.weight"))
+        return predictor(g, whole.hparams, layer, lambda x: whole._block(g, x, layer, rope, None))
+
+    def _block(self, g: Graph, x: Value, layer: int, rope: Rope, delta: DeltaNet | None) -> Value:
+        """A layer: a delta net of these sizes, or attention, and the feed-forward."""
+        at, eps = f"blk.{layer}.", self.hparams.norm_eps
+        normed = g.norm(x, at + "attn_norm", eps)
+        mixed = self._delta_net(g, normed, layer, delta) if delta else self._attention(g, normed, layer, rope)
+        x = g.add(x, mixed)
+        normed = g.norm(x, at + "post_attention_norm", eps)  # before the feed-forward, despite its name
+        return g.add(x, self._feed_forward(g, normed, layer))
 
     def _attention(self, g: Graph, x: Value, layer: int, rope: Rope) -> Value:
         """Attention whose query matrix has two halves for each head: the query, and a gate on the result."""

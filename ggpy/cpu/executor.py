@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class CpuExecutor:
     """Executor of one program, or of a stage of one. `run` evaluates the batch in its arrays and returns logits.
 
-    team: the threads of another executor, whose steps and this one's take turns, and which is closed after this one."""
+    team: the threads of another executor, whose steps and this one's take turns, and which is closed after this one;
+    weights: those of another one over the same file."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class CpuExecutor:
         notify: Callable[[str], None],
         team: Team | None = None,
         kv_cells: int | None = None,
+        weights: PackedWeights | None = None,
     ) -> None:
         self.program, self.file = program, file
         self.n_batch, self.n_threads = n_batch, n_threads
@@ -54,7 +56,7 @@ class CpuExecutor:
         compile_missing(names, notify)
         for name in names:
             kernels.kernel(name)  # before threads ask for them
-        self._weights = PackedWeights(program.matrices(), file, n_threads, notify)
+        self.weights = PackedWeights(program.matrices(), file, n_threads, notify, weights)
         self._memory = Memory(program, file, n_ctx, n_slots, n_batch, n_threads, cache_type, kv_cells)
         states = self._memory.states
         self.copy_state, self.move, self.save, self.load = states.copy, states.move, states.save, states.load
@@ -69,9 +71,10 @@ class CpuExecutor:
         self._allocate_inputs()
         self._result = self._memory.rows(program.result)
         self._hidden_in = self._memory.rows(program.hidden_in) if program.hidden_in else None
+        self._residual = self._memory.rows(program.residual) if program.residual else None
         self.team, self._owns_team = team or Team(n_threads), team is None
         self._args = self._ops.ctypes.data, len(self._ops), self._step.ctypes.data
-        self._weights.start()
+        self.weights.start()
         forks.watch(self)
 
     # ---- preparation
@@ -79,7 +82,7 @@ class CpuExecutor:
     def before_fork(self) -> None:
         """Finish packing before a fork: a child has no packing threads, but shares the packed weights."""
         with contextlib.suppress(Exception):  # which the first step raises
-            self._weights.finish()
+            self.weights.finish()
 
     def after_fork(self, in_child: bool) -> None:
         if in_child:
@@ -97,7 +100,7 @@ class CpuExecutor:
             r["dst"], r["dst_stride"] = memory.address(op.dst), memory.stride(op.dst.buffer)
         for region, (at, stride) in zip(op.srcs, SOURCES, strict=False):
             r[at], r[stride] = memory.address(region), memory.stride(region.buffer)
-        lowering.record(op, op.operation, Places(memory, self._weights, self._embeddings), r)
+        lowering.record(op, op.operation, Places(memory, self.weights, self._embeddings), r)
 
     def _place_barriers(self) -> None:
         """Place a barrier before each operation that accesses memory which another thread may have touched since the
@@ -146,6 +149,16 @@ class CpuExecutor:
         assert self._hidden_in is not None
         self._hidden_in[:n] = before.send_hidden(n)
 
+    def set_hidden(self, rows: np.ndarray) -> None:
+        """Set the rows [n, n_cols] that another program made for the next step's n tokens."""
+        assert self._hidden_in is not None
+        self._hidden_in[: len(rows)] = rows
+
+    def residual(self, n: int) -> np.ndarray:
+        """The rows that logits are made from, of all n tokens of the last step: float32 [n, n_embd], a view."""
+        assert self._residual is not None
+        return self._residual[:n]
+
     def send_hidden(self, n: int) -> np.ndarray:
         """Hidden states of the last step's n tokens, for the stage after this one: float32 [n, n_cols], a view."""
         return self._result[:n]
@@ -157,8 +170,8 @@ class CpuExecutor:
         Returns the logits, float32 [m, n_vocab]: a view of working memory, valid until the next step. A stage with
         another one after it has none.
         """
-        if self._weights.packing:
-            self._weights.finish()
+        if self.weights.packing:
+            self.weights.finish()
         if n == 1:
             last = int(self.positions[0])
             segment = self._first_segment
@@ -178,6 +191,6 @@ class CpuExecutor:
         return self._result[: m if self.program.logits else 0]
 
     def close(self) -> None:
-        self._weights.stop()
+        self.weights.stop()
         if self._owns_team:
             self.team.close()

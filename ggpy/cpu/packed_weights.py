@@ -24,12 +24,19 @@ PACK_BYTES = 1 << 20  # of GGUF data a thread packs at a time: in its own cache 
 
 class PackedWeights:
     """Stripes of matrices, and of each matrix of a stack: experts lie one behind the other, each padded to whole
-    stripes."""
+    stripes. beside: packed weights of the same file, whose matrices are not packed twice."""
 
     def __init__(
-        self, matrices: list[TensorInfo], file: GGUFFile, n_threads: int, notify: Callable[[str], None]
+        self,
+        matrices: list[TensorInfo],
+        file: GGUFFile,
+        n_threads: int,
+        notify: Callable[[str], None],
+        beside: PackedWeights | None = None,
     ) -> None:
-        self.file, self._matrices = file, matrices
+        self.file, self._beside = file, beside
+        known: dict[str, int] = beside._starts if beside else {}
+        matrices = self._matrices = [m for m in matrices if m.name not in known]
         unpacked = sorted({m.type_name for m in matrices if m.type_name not in PACKED})
         if unpacked:
             notify(
@@ -38,8 +45,8 @@ class PackedWeights:
             )
         sizes = arena_bytes(matrices)
         self._arena = allocate(sum(sizes))
-        starts = self._arena.ctypes.data + np.cumsum([0, *sizes[:-1]])
-        self._starts = {m.name: int(start) for m, start in zip(matrices, starts, strict=True)}
+        starts = self._arena.ctypes.data + np.cumsum([0, *sizes])[:-1]
+        self._starts: dict[str, int] = known | {m.name: int(start) for m, start in zip(matrices, starts, strict=True)}
         self._n_threads = n_threads
         self._jobs: list[Future[None]] = []
 
@@ -64,6 +71,8 @@ class PackedWeights:
     def finish(self) -> None:
         """Wait until the weights are packed; the first step does so. Raises the error of a packing thread, every
         time: a step whose wait was interrupted, or failed, must not leave the next one with half the weights."""
+        if self._beside and self._beside.packing:
+            self._beside.finish()
         for job in self._jobs:
             job.result()
         self.file.check_unchanged()

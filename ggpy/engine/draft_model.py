@@ -1,34 +1,22 @@
-"""Drafts by a second, smaller model of the same vocabulary.
-
-It chooses each token as the request's sampler would from its logits, with the random number that the sampler will use
-there: where the two models' distributions are alike, so are the tokens drawn, at any temperature. What the text becomes
-does not depend on it. Its steps are measured as the large model's are; what the two cost, and how often drafts come
-true by how sure the small model was, say how many tokens are drafted, or whether any are.
-"""
+"""Drafts by a second, smaller model of the same vocabulary, whose slots follow the text by the cache's own means."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggpy.engine.cache import Cache, Checkpoint, Slot, SlotState
-from ggpy.engine.drafts import GAIN, Draft, HitRates, StepCost, StepTimes
+from ggpy.engine.model_drafter import ModelDrafter
 
 if TYPE_CHECKING:
     from ggpy.engine.request import Request
+    from ggpy.engine.scheduler import Batch
     from ggpy.runtime.runtime import Integers
 
-#: Probabilities that the small model gave its token: from each on, drafts have a rate of their own.
-GRADES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.96, 0.99)
-SHARE = 0.3  # of a large model's step, a small model's, where it is not measured yet
-PROBES = 0.01  # of the time without drafts, how much goes into seeing whether they would pay by now
 WORTH_COPYING = 64  # tokens that another slot holds for a request, beyond its own
-CATCHING_UP = 32  # tokens to read before drafting, beyond those of the last step, that have to be made up for
-AHEAD = 256  # tokens that a request without a limit is taken to be long
 
 
 class DraftRuntime(SlotState, Protocol):
@@ -43,130 +31,21 @@ class DraftRuntime(SlotState, Protocol):
     ) -> NDArray[np.float32]: ...
 
 
-class DraftModel:
+class DraftModel(ModelDrafter):
     """Drafts of a small model, which has a slot for each of the large one's. n_vocab: the large model's."""
 
     def __init__(self, runtime: DraftRuntime, n_vocab: int) -> None:
-        self.runtime, self._n_vocab = runtime, n_vocab
+        super().__init__(n_vocab)
+        self.runtime = runtime
         self.cache = Cache(runtime)
-        self.times = StepTimes()
-        self._rates = HitRates([0.15 + 0.8 * grade for grade in GRADES])
-        self._overall = HitRates([0.7])
         self._ways: dict[Slot, Checkpoint] = {}  # back to where a draft began, where state is carried
         self._held: dict[Slot, tuple[Request, int]] = {}  # the tokens of a request that a slot is known to hold
-        self._made: dict[Request, tuple[int, Draft, list[int]]] = {}  # where a draft began, and its tokens' grades
-        self._idle = 0.0  # seconds of steps without drafts since drafts were tried last
 
-    # ---- drafts
+    def observe(self, batch: Batch) -> None:
+        """See `drafts.Drafter`."""
 
-    def draft(self, requests: Sequence[Request], rooms: Sequence[int], cost: StepCost) -> list[Draft]:
-        drafts = {request: Draft() for request in requests}
-        self._made = {}
-        able = {request: room for request, room in zip(requests, rooms, strict=True) if self._has_room(request, room)}
-        if able and cost.times.known:
-            self._draft(able, drafts, len(requests), cost)
-        return list(drafts.values())
-
-    def _has_room(self, request: Request, room: int) -> bool:
-        return room > 0 and len(request.tokens) < self.runtime.n_ctx
-
-    def _draft(self, rooms: dict[Request, int], drafts: dict[Request, Draft], n_requests: int, cost: StepCost) -> None:
-        pending = {request: self._prepare(request) for request in rooms}
-        deepest = self._depth(pending, rooms, n_requests, cost)
-        if not deepest:
-            return
-        began = time.perf_counter()
-        active, rows = self._read(pending)
-        expected = float(n_requests)
-        chances = dict.fromkeys(active, 1.0)
-        made = 0
-        for depth in range(deepest):
-            if depth and active:
-                rate = expected / (time.perf_counter() - began + cost.seconds(made))
-                active = self._worth_going_on(active, rooms, drafts, cost, rate, made)
-                chunks = [(self._slot(request), drafts[request].tokens[-1:]) for request in active]
-                rows = self._step(chunks, len(chunks)) if chunks else rows[:0]
-            for request, logits in zip(active, rows, strict=True):
-                token, grade = self._choose(request, logits, depth)
-                chances[request] *= self._rates.rate(grade)
-                expected += chances[request]
-                made += 1
-                drafts[request].tokens.append(token)
-                drafts[request].chances.append(chances[request])
-                _, _, grades = self._made.setdefault(request, (len(request.tokens), drafts[request], []))
-                grades.append(grade)
-
-    def _depth(
-        self, pending: dict[Request, list[int]], rooms: dict[Request, int], n_requests: int, cost: StepCost
-    ) -> int:
-        """The most tokens to draft for a request: 0 where none would pay, and 1 to see whether that is still so."""
-        plain, n = cost.seconds(0), len(pending)
-        step = self.times.estimate(n) if self.times.known else SHARE * plain
-        rate, expected, best, most = self._overall.rate(0), float(n_requests), 0.0, max(rooms.values())
-        for depth in range(1, most + 1):
-            expected += n * rate**depth
-            best = max(best, expected / (cost.seconds(n * depth) + depth * step))
-        n_pending = sum(map(len, pending.values()))
-        reading = self.times.estimate(n_pending) if self.times.known else step * n_pending / 8
-        if best < GAIN * n_requests / plain:
-            self._idle += plain
-            trial = reading + cost.seconds(n) - plain
-            if PROBES * self._idle < trial:
-                return 0
-            self._idle = 0.0
-            return 1
-        if n_pending > n * CATCHING_UP:
-            ahead = sum(min(AHEAD, (request.params.max_tokens or AHEAD) - request.n_chosen) for request in pending)
-            if reading > ahead * (plain / n_requests - 1 / best):
-                return 0
-        return most
-
-    def _worth_going_on(
-        self,
-        active: list[Request],
-        rooms: dict[Request, int],
-        drafts: dict[Request, Draft],
-        cost: StepCost,
-        rate: float,
-        made: int,
-    ) -> list[Request]:
-        """The requests of which one more drafted token gives more than `rate`, tokens a second."""
-        n = len(active)
-        more = (self.times.estimate(n) + cost.seconds(made + n) - cost.seconds(made)) / n
-        usual = self._overall.rate(0)
-        return [
-            request
-            for request in active
-            if len(drafts[request].tokens) < rooms[request]
-            and len(self._slot(request).tokens) < self.runtime.n_ctx
-            and drafts[request].chances[-1] * usual > rate * more
-        ]
-
-    def _choose(self, request: Request, logits: NDArray[np.float32], ahead: int) -> tuple[int, int]:
-        """The token that may follow, and the grade of its probability."""
-        n = min(len(logits), self._n_vocab)
-        if n < self._n_vocab:  # rows of padding that this model has not
-            wider = np.full(self._n_vocab, -np.inf, np.float32)
-            wider[:n] = logits
-            logits = wider
-        logits = logits[: self._n_vocab]
-        token = request.sampler.foresee(logits, ahead)
-        with np.errstate(invalid="ignore", over="ignore"):
-            chance = 1 / float(np.exp(logits - logits[token]).sum())
-        return token, sum(chance >= grade for grade in GRADES[1:])
-
-    # ---- what was chosen
-
-    def learn(self, requests: Sequence[Request]) -> None:
-        for request, (n, draft, grades) in self._made.items():
-            for token, grade, chosen in zip(draft.tokens, grades, request.tokens[n:], strict=False):
-                self._rates.learn(grade, token == chosen)
-                self._overall.learn(0, token == chosen)
-                if token != chosen:
-                    break
-        self._made = {}
-
-    # ---- the small model's slots
+    def _goes_on(self, request: Request, n_drafted: int) -> bool:
+        return len(request.tokens) + n_drafted <= self.runtime.n_ctx
 
     def _slot(self, request: Request) -> Slot:
         assert request.slot is not None
@@ -212,6 +91,9 @@ class DraftModel:
         if self.cache.reach.carried:
             self._ways.update((slot, self.cache.way_back(slot)) for slot, _ in chunks)
         return read, logits
+
+    def _go_on(self, drafts: list[tuple[Request, list[int]]]) -> NDArray[np.float32]:
+        return self._step([(self._slot(request), tokens[-1:]) for request, tokens in drafts], len(drafts))
 
     def _step(self, chunks: list[tuple[Slot, list[int]]], n_outputs: int) -> NDArray[np.float32]:
         """Evaluate the next tokens of slots; the logits after the last ones of the first `n_outputs`."""

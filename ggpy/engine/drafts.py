@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ggpy.engine.request import Request
+    from ggpy.engine.scheduler import Batch
 
 GAIN = 1.05  # tokens a second over those without drafts, below which drafts are not worth it
 SLOPE = 0.1  # the time of one more token, in steps of one: 0.06 to 0.12 measured on CPUs, for up to 32 tokens
@@ -35,6 +36,10 @@ class Drafter(Protocol):
     def draft(self, requests: Sequence[Request], rooms: Sequence[int], cost: StepCost) -> list[Draft]:
         """A draft for each request, of as many tokens as there is room for at most. cost: of the step that evaluates
         them, in which all are in."""
+        ...
+
+    def observe(self, batch: Batch) -> None:
+        """Look at a batch that the model has just evaluated, before tokens are chosen."""
         ...
 
     def learn(self, requests: Sequence[Request]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ggpy.engine.beam_requests import BeamSearches
     from ggpy.engine.context_shift import ContextShift
     from ggpy.engine.draft_model import DraftRuntime
+    from ggpy.engine.prediction_head import Head
     from ggpy.engine.speculative import SpeculativeConfig, Speculator
     from ggpy.runtime.runtime import Integers
     from ggpy.text.tokenizer import Tokenizer
@@ -54,8 +55,8 @@ class Engine:
     chain_for: a function that gives a faster sampler than numpy's for parameters (resolved), or None; see `Sampler`.
     max_waiting: how many requests may wait for a slot; None: any number. host_memory: limits for checkpoints and for
     conversations whose slot another one takes. speculative: how to draft tokens, where the runtime leaves the choice to
-    the host; draft: the runtime of the small model that drafts them, with a slot for each of `runtime`'s.
-    context_shift: how answers go on where their context is full; None: they end.
+    the host; draft: the runtime of the small model that drafts them, with a slot for each of `runtime`'s; head: the
+    model's own. context_shift: how answers go on where their context is full; None: they end.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Engine:
         speculative: SpeculativeConfig | None = None,
         draft: DraftRuntime | None = None,
         context_shift: ContextShift | None = None,
+        head: Head | None = None,
     ) -> None:
         self.runtime, self._chain_for, self._context_shift = runtime, chain_for, context_shift
         self.tokenizer = tokenizer
@@ -78,7 +80,7 @@ class Engine:
         if speculative and speculates(runtime):
             from ggpy.engine.speculative import Speculator
 
-            self.speculator = Speculator(speculative, runtime, runtime.n_ctx, draft)
+            self.speculator = Speculator(speculative, runtime, runtime.n_ctx, draft, head)
         self.beams: BeamSearches | None = None  # from the first search on
         self.n_evaluated = 0  # tokens that went through the runtime so far
         self._in_flight: Batch | None = None  # under way already
@@ -164,6 +166,8 @@ class Engine:
         if batch.specs is None:
             n_generated = sum(request.generating for request in batch.requests) if self.runtime.by_kind else 0
             batch.result = self.runtime.step(tokens, slots, positions, outputs, n_generated)
+            if self.speculator is not None:
+                self.speculator.observe(batch)
         else:
             batch.result = self.runtime.sample(tokens, slots, positions, batch.specs)
         self.n_evaluated += len(tokens)

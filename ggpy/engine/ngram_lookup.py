@@ -16,6 +16,7 @@ from ggpy.engine.drafts import Draft, HitRates, StepCost
 
 if TYPE_CHECKING:
     from ggpy.engine.request import Request
+    from ggpy.engine.scheduler import Batch
 
 CANDIDATES = 8  # earlier places that are looked at: the latest ones
 POOL = 1 << 16  # tokens of answers that are kept for other requests; some 200 bytes each
@@ -162,6 +163,9 @@ class NGramDrafter:
             request.lookup.extend(request.tokens)
             drafts.append(request.lookup.draft(room))
         return drafts
+
+    def observe(self, batch: Batch) -> None:
+        """See `drafts.Drafter`."""
 
     def learn(self, requests: Sequence[Request]) -> None:
         for request in requests:

@@ -21,10 +21,11 @@ from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
     from ggpy.engine.draft_model import DraftRuntime
+    from ggpy.engine.prediction_head import Head
     from ggpy.engine.request import Request
     from ggpy.engine.scheduler import Batch, Limits
 
-METHODS = ("ngram", "draft_model")
+METHODS = ("ngram", "mtp", "draft_model")
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,16 @@ def speculative_config(speculative: Any, draft_model: Any, config: Any) -> Specu
 
 
 class Speculator:
-    """The choice of drafts for an engine's batches. draft: the runtime of a small model, where one drafts."""
+    """The choice of drafts for an engine's batches. draft: the runtime of a small model, where one drafts; head: the
+    model's own."""
 
     def __init__(
-        self, config: SpeculativeConfig, limits: Limits, n_ctx: int, draft: DraftRuntime | None = None
+        self,
+        config: SpeculativeConfig,
+        limits: Limits,
+        n_ctx: int,
+        draft: DraftRuntime | None = None,
+        head: Head | None = None,
     ) -> None:
         self.config, self._limits, self._n_ctx = config, limits, n_ctx
         self.times = StepTimes()
@@ -97,6 +104,11 @@ class Speculator:
 
             assert draft is not None
             self.drafter = DraftModel(draft, limits.n_vocab)
+        elif config.method == "mtp":
+            from ggpy.engine.prediction_head import HeadDrafter
+
+            assert head is not None
+            self.drafter = HeadDrafter(head, n_ctx)
         else:
             from ggpy.engine.ngram_lookup import NGramDrafter
 
@@ -123,6 +135,10 @@ class Speculator:
             if n:
                 batch.drafts[request] = one.tokens[:n]
         self._started = batch.requests, n_known + sum(counts), time.perf_counter()
+
+    def observe(self, batch: Batch) -> None:
+        """Have the drafter look at a batch that was just evaluated."""
+        self.drafter.observe(batch)
 
     def learn(self) -> None:
         """Take in how long the batch took that `add_drafts` saw last, now that its tokens are chosen."""

@@ -24,6 +24,7 @@ from ggpy.graph.operations import (
     Concat,
     Elementwise,
     Embed,
+    Hidden,
     Linear,
     Mul,
     Norm,
@@ -118,9 +119,15 @@ class Graph(Weights):
         self.nodes.append(node)
         return Value(node, 0, n_cols)
 
-    def embed(self, n_embd: int) -> Value:
+    def embed(self, n_embd: int, name: str = "token_embd") -> Value:
         """The embedding rows of the batch's tokens: [n_tokens, n_embd]."""
-        return self._embed("token_embd", n_embd, "token")
+        return self._embed(name, n_embd, "token")
+
+    def hidden(self, n_embd: int) -> Value:
+        """Rows of another program, one for each of the batch's tokens: [n_tokens, n_embd]. The first operation of a
+        graph that reads any."""
+        assert not self.nodes
+        return self._add(Hidden(), (), n_embd)
 
     def embed_positions(self, name: str, n_embd: int) -> Value:
         """Rows of the table `name` by the tokens' positions: [n_tokens, n_embd]."""

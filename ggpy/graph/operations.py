@@ -49,6 +49,11 @@ class Embed(Operation):
 
 
 @dataclass(frozen=True)
+class Hidden(Operation):
+    """Rows that another program made, one for each token, and that are there before this one runs."""
+
+
+@dataclass(frozen=True)
 class Norm(Operation):
     """A norm over the columns of a row, or, where `width` is not 0, over each run of `width` columns; times a weight of
     as many entries as the row or the run has, plus a bias.

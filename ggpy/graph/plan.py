@@ -19,6 +19,7 @@ from ggpy.graph.operations import (
     Attention,
     Combine,
     GroupExperts,
+    Hidden,
     JoinAttention,
     Linear,
     Norm,
@@ -42,8 +43,10 @@ def plan(graph: Graph, logits: Value, activation_dtype: ActivationDtype) -> Prog
     """The program that computes `logits`. `activation_dtype(weight, gives_logits)`: the dtype in which a device's
     product with a weight reads activations."""
     steps = fuse(graph.nodes, logits, activation_dtype)
-    program = place(steps, logits)
-    verify(program, steps)
+    hidden = next((node for node in graph.nodes if isinstance(node.operation, Hidden)), None)
+    selected = [node.inputs[0].node for node in graph.nodes if isinstance(node.operation, SelectOutputs)]
+    program = place(steps, logits, hidden, selected[-1] if selected else None)
+    verify(program, steps, hidden)
     return program
 
 
@@ -108,7 +111,7 @@ def fuse(nodes: list[Node], logits: Value, activation_dtype: ActivationDtype) ->
 
     for node in nodes:
         operation = node.operation
-        if node in inside or node in taken_in:
+        if node in inside or node in taken_in or isinstance(operation, Hidden):
             continue
         if node in sums:
             made, into = sums[node]
@@ -202,8 +205,9 @@ def _sums_into_products(
 # ---- place
 
 
-def place(steps: list[Step], logits: Value) -> Program:
-    """Give every value a buffer, reusing those that nothing reads any more."""
+def place(steps: list[Step], logits: Value, hidden: Node | None = None, residual: Node | None = None) -> Program:
+    """Give every value a buffer, reusing those that nothing reads any more. hidden: rows that are there before the
+    program runs; residual: those of all tokens that logits are made from, which stay."""
     last_use: dict[Node, int] = {}
     for index, step in enumerate(steps):
         for value in (*step.reads, *((step.into,) if step.into else ())):
@@ -211,6 +215,8 @@ def place(steps: list[Step], logits: Value) -> Program:
         if step.node:
             last_use.setdefault(step.node, index)
     last_use[logits.node] = len(steps)
+    if residual is not None and residual in last_use:
+        last_use[residual] = len(steps)
 
     buffers: list[Buffer] = []
     free: list[Buffer] = []
@@ -231,6 +237,9 @@ def place(steps: list[Step], logits: Value) -> Program:
             buffers.append(buffer)
         return Region(buffer, 0, node.n_cols)
 
+    if hidden is not None:
+        home[hidden] = new(hidden)
+    hidden_in = home.get(hidden) if hidden else None
     for index, step in enumerate(steps):
         srcs = tuple(region(value) for value in step.reads)
         dst = None
@@ -242,15 +251,18 @@ def place(steps: list[Step], logits: Value) -> Program:
             buffer = home.pop(node).buffer
             if all(other.buffer is not buffer for other in home.values()) and buffer not in free:
                 free.append(buffer)
-    return Program(tuple(ops), tuple(buffers), region(logits))
+    kept = home.get(residual) if residual else None
+    return Program(tuple(ops), tuple(buffers), region(logits), hidden_in, residual=kept)
 
 
 # ---- verify
 
 
-def verify(program: Program, steps: list[Step]) -> None:
+def verify(program: Program, steps: list[Step], hidden: Node | None = None) -> None:
     """Run the program on names: every operand must hold the value that its step reads. Raises AssertionError."""
     holds: dict[Buffer, Node] = {}
+    if hidden is not None and program.hidden_in is not None:
+        holds[program.hidden_in.buffer] = hidden
     order: Node | None = None  # the route in whose order rows for chosen experts stand
     for op, step in zip(program.ops, steps, strict=True):
         if isinstance(op.operation, GroupExperts):

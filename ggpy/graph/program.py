@@ -60,7 +60,8 @@ class Program:
     """The operations in order, the buffers they use, and where logits end up.
 
     A `stage` of a program begins with `hidden_in`, the rows of all tokens that the stage before it leaves as its
-    `hidden_out`; the first has none, and the last gives logits instead.
+    `hidden_out`; the first has none, and the last gives logits instead. `residual`: the rows of all tokens that logits
+    are made from, before their norm, where the program has one for each token.
     """
 
     ops: tuple[Op, ...]
@@ -68,6 +69,7 @@ class Program:
     logits: Region | None
     hidden_in: Region | None = None
     hidden_out: Region | None = None
+    residual: Region | None = None
 
     @property
     def result(self) -> Region:
@@ -147,7 +149,8 @@ class Program:
         ops = self.ops[begin:end]
         used = {region.buffer for op in ops for region in (*op.srcs, op.dst) if region}
         buffers = tuple(buffer for buffer in self.buffers if buffer in used)
-        return Program(ops, buffers, None if hidden_out else self.logits, hidden_in, hidden_out)
+        logits, residual = (None, None) if hidden_out else (self.logits, self.residual)
+        return Program(ops, buffers, logits, hidden_in, hidden_out, residual)
 
     def matrices(self) -> list[TensorInfo]:
         """The weights of matrix products, each once, in the order of first use."""

@@ -26,3 +26,10 @@ def planned(file: GGUFFile, device: str = "cpu", rank: Rank | None = None) -> Pr
 
         graph, logits = shard(graph, logits, rank)
     return plan(graph, logits, cpu_activation_dtype if device == "cpu" else activation_dtype)
+
+
+def planned_predictor(file: GGUFFile) -> Program | None:
+    """The program of a model's own head that predicts a further token, on the CPU; None where the file has none."""
+    graph = Graph(file)
+    logits = architecture_of(file).build_predictor(graph)
+    return plan(graph, logits, cpu_activation_dtype) if logits else None

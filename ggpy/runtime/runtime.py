@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ggpy.graph.state import Reach
     from ggpy.graph.tensor_parallel import Rank
     from ggpy.runtime.placement import Stage
+    from ggpy.runtime.prediction_head import PredictionHead
     from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs, SamplingExecutor
     from ggpy.sampling.sampler import Chain
     from ggpy.sampling.sampling_params import SamplingParams
@@ -91,6 +92,7 @@ class Runtime:
         notify = self._notify = notify or _quiet
         if self.kv_cells:
             notify(f"{self.n_slots} sequences share a cache of {self.kv_cells} tokens, up to {n_ctx} each")
+        self.head: PredictionHead | None = None  # the model's own, where it is to draft tokens
         self._cut = False, False  # what the user has been told of `Executor.cut`
         if self.device != "cpu":
             notify(placement.describe(self.stages))
@@ -289,6 +291,8 @@ class Runtime:
     def copy_state(self, source: int, target: int, n: int) -> None:
         """Make a slot's state that of another slot, keys and values at least of the first n tokens."""
         self._executor.copy_state(source, target, n)
+        if self.head is not None:
+            self.head.copy_state(source, target, n)
 
     def save(self, slot: int, n: int) -> list[np.ndarray]:
         """A copy of a slot's state of n tokens, on the host: uint8 arrays."""
@@ -330,4 +334,6 @@ class Runtime:
 
     def close(self) -> None:
         """Stop the threads, or give back the GPU's memory. The runtime cannot be used afterwards."""
+        if self.head is not None:
+            self.head.close()
         self._executor.close()

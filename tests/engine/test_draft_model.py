@@ -13,13 +13,12 @@ import pytest
 
 from ggpy import LLM, GGPYError, SamplingParams
 from ggpy.convert.pipeline import convert
-from ggpy.engine.drafts import StepTimes
 from ggpy.engine.engine import Engine
 from ggpy.engine.request import Request
 from ggpy.engine.speculative import SpeculativeConfig
 from ggpy.sampling.structured import StructuredOutputsParams
 from tests.support import hf_beams
-from tests.support.doubles import BOS, N_VOCAB, ByteTokenizer, FakeRuntime, PassingRuntime
+from tests.support.doubles import BOS, N_VOCAB, ByteTokenizer, FakeRuntime, FixedTimes, PassingRuntime
 
 KINDS: dict[str, Any] = {
     "full": FakeRuntime,
@@ -38,21 +37,6 @@ def story(prefix: list[int]) -> int:
 def nearly(prefix: list[int]) -> int:
     """The same, but for every fifth token."""
     return story(prefix) ^ (len(prefix) % 5 == 0)
-
-
-class FixedTimes(StepTimes):
-    """Times of steps that need no clock: of one token, and for each more a share of that."""
-
-    def __init__(self, first: float, slope: float = 0.05) -> None:
-        super().__init__()
-        self.first, self.slope = first, slope
-
-    @property
-    def known(self) -> bool:
-        return True
-
-    def estimate(self, n_tokens: int) -> float:
-        return self.first * (1 + self.slope * (n_tokens - 1))
 
 
 def engine_of(
@@ -213,7 +197,7 @@ def test_sampled_texts_are_of_the_same_distribution() -> None:
     engine = engine_of(draft=Few(0.3))
     engine.runtime = Few(1.0)
     engine.scheduler.limits = engine.cache._state = engine.runtime
-    n = 1500
+    n = 900
     counts: Counter[tuple[int, ...]] = Counter()
     accepted = drafted = 0
     for seed in range(n):

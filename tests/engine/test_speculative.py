@@ -19,7 +19,7 @@ from ggpy.engine.request import Request
 from ggpy.engine.speculative import SpeculativeConfig, speculative_config
 from ggpy.sampling.structured import StructuredOutputsParams
 from tests.support import hf_beams
-from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, PassingRuntime
+from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, FixedTimes, PassingRuntime
 
 KINDS: dict[str, Any] = {
     "full": FakeRuntime,
@@ -29,17 +29,6 @@ KINDS: dict[str, Any] = {
     "both": lambda **given: PassingRuntime(True, 128, 40, **given),
 }
 TEXT = b"the quick brown fox jumps over the lazy dog, and the slow brown dog looks on. "
-
-
-class FixedTimes(StepTimes):
-    """Times of steps that need no clock: those of one more token are this share of the first one's."""
-
-    def __init__(self, slope: float) -> None:
-        super().__init__()
-        self.slope = slope
-
-    def estimate(self, n_tokens: int) -> float:
-        return 1 + self.slope * (n_tokens - 1)
 
 
 def copying(every: int) -> Any:
@@ -59,7 +48,7 @@ def engine_of(kind: str, slope: float | None = 0.05, every: int = 11, **given: A
     runtime = KINDS[kind](**{"script": copying(every), **given})
     engine = Engine(runtime, ByteTokenizer(), speculative=config)  # type: ignore[arg-type]
     if engine.speculator is not None and slope is not None:
-        engine.speculator.times = FixedTimes(slope)
+        engine.speculator.times = FixedTimes(1.0, slope)
     return engine
 
 
@@ -147,7 +136,7 @@ def test_models_of_every_kind_of_state(kind: str, tmp_path: Path) -> None:
     for speculative in ("ngram", None):
         with LLM(tmp_path / "model.gguf", n_ctx=2304, n_threads=2, n_parallel=2, speculative=speculative) as llm:
             if llm.engine.speculator is not None:
-                llm.engine.speculator.times = FixedTimes(0.05)
+                llm.engine.speculator.times = FixedTimes(1.0)
             few = dict.fromkeys((5, 9, 17), 1e4)  # tokens to choose from, so that they repeat
             options = {"max_tokens": 60, "logit_bias": few, "min_p": 0.0, "top_p": 1.0}
             several = [SamplingParams(seed=i, temperature=25.0 * i, **options) for i in range(3)]
@@ -200,7 +189,7 @@ def test_an_error_in_a_draft_is_its_requests_own() -> None:
     engine = engine_of("full")
     engine = Engine(Broken(script=copying(11)), ByteTokenizer(), speculative=SpeculativeConfig())  # type: ignore[arg-type]
     assert engine.speculator is not None
-    engine.speculator.times = FixedTimes(0.05)
+    engine.speculator.times = FixedTimes(1.0)
     broken, fine = engine.request([BOS, *TEXT], params()), engine.request([ord(" "), *TEXT], params())
     run(engine, broken, fine)
     assert broken.error is not None
@@ -295,7 +284,7 @@ def test_settings() -> None:
     ):
         assert speculative_config(None, None, config) == meant
     for wrong, message in (
-        (("eagle", None, None), "speculative method is 'eagle', but it must be 'ngram' or 'draft_model'"),
+        (("eagle", None, None), "speculative method is 'eagle', but it must be 'ngram' or 'mtp' or 'draft_model'"),
         (("ngram", None, given), "speculative and speculative_config both say .*leave one of them out"),
         (("ngram", "x", None), "speculative and draft_model both say"),
         (("draft_model", None, None), "needs a model"),

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ggpy.engine.drafts import StepTimes
 from ggpy.errors import GGPYError
 from ggpy.graph.state import Reach
 from ggpy.runtime.host_memory import HostMemory
@@ -218,6 +219,21 @@ class PassingRuntime(FakeRuntime):
     def restore(self, slot: int, kept: Iterator[NDArray[Any]]) -> None:
         self.restored += 1
         self.state[slot], self.ring[slot] = next(kept), next(kept)
+
+
+class FixedTimes(StepTimes):
+    """Times of steps that need no clock: of one token, and for each more a share of that."""
+
+    def __init__(self, first: float, slope: float = 0.05) -> None:
+        super().__init__()
+        self.first, self.slope = first, slope
+
+    @property
+    def known(self) -> bool:
+        return True
+
+    def estimate(self, n_tokens: int) -> float:
+        return self.first * (1 + self.slope * (n_tokens - 1))
 
 
 class ByteTokenizer:
