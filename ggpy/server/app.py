@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ggpy.protocol.anthropic_responses import error_body as anthropic_error
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.openai_responses import error_body as openai_error
-from ggpy.server import openai, page, responses
+from ggpy.server import anthropic, openai, page, responses
 from ggpy.server.http import JsonResponse
 from ggpy.server.middleware import ApiKeys, RequestLog
 from ggpy.server.service import Service
@@ -64,6 +65,7 @@ def create_app(service: Service) -> Starlette:
             Route("/metrics", metrics),
             *openai.routes(service),
             *responses.routes(service),
+            *anthropic.routes(service),
             *page.routes(),
         ],
         middleware=around,
@@ -84,7 +86,7 @@ async def _preload(service: Service) -> None:
 
 def error_body(path: str, error: RequestError) -> dict[str, Any]:
     """An error in the shape of the protocol that a path belongs to."""
-    return openai_error(error)
+    return anthropic_error(error) if path.startswith("/v1/messages") else openai_error(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -42,7 +42,7 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     )
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     convert(folder, "f32", folder / "tiny.gguf")
-    with Running([ModelSpec("tiny", str(folder / "tiny.gguf"), {"n_ctx": 512, "n_threads": 2})]) as running:
+    with Running([ModelSpec("tiny", str(folder / "tiny.gguf"), {"n_ctx": 2048, "n_threads": 2})]) as running:
         yield running
 
 
