@@ -1,0 +1,162 @@
+"""The routes of Ollama's API."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import ggpy
+from ggpy.protocol.generation import EmbeddingsRequest, Event
+from ggpy.protocol.ollama import Asked, parse_chat, parse_embed, parse_embeddings, parse_generate, parse_show
+from ggpy.protocol.ollama_responses import Lines, error_body, nothing_asked
+from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
+from ggpy.server.models import LoadedModel
+from ggpy.server.service import Service
+
+Json = dict[str, Any]
+
+
+def routes(service: Service) -> list[Route]:
+    """The routes, over a service."""
+
+    def writing(parse: Callable[[Any], Asked], chat: bool) -> Callable[..., Any]:
+        @answering(error_body)
+        async def write(request: Request) -> Response:
+            asked = parse(await read_json(request))
+            if asked.request is None:
+                return JsonResponse(await _load(service, asked, chat))
+            events = service.answer(asked.request, asked.keep_alive)
+            lines = Lines(chat)
+            if asked.stream:
+                first = await while_connected(request, anext(events))
+                return Stream(_sent(lines, first, events), "application/x-ndjson")
+            return JsonResponse(await while_connected(request, _whole(lines, events)))
+
+        return write
+
+    @answering(error_body)
+    async def embed(request: Request) -> Response:
+        asked, keep_alive = parse_embed(await read_json(request))
+        began = time.perf_counter()
+        if not asked.inputs:
+            return JsonResponse({"model": asked.model, "embeddings": []})
+        model, vectors, usage = await while_connected(request, service.embed(asked, keep_alive))
+        return JsonResponse({
+            "model": model, "embeddings": [vector.tolist() for vector in vectors],
+            "total_duration": int((time.perf_counter() - began) * 1e9), "load_duration": 0,
+            "prompt_eval_count": usage.prompt_tokens,
+        })  # fmt: skip
+
+    @answering(error_body)
+    async def embeddings(request: Request) -> Response:
+        asked, keep_alive = parse_embeddings(await read_json(request))
+        assert isinstance(asked, EmbeddingsRequest)
+        _, vectors, _ = await while_connected(request, service.embed(asked, keep_alive))
+        return JsonResponse({"embedding": vectors[0].tolist()})
+
+    @answering(error_body)
+    async def show(request: Request) -> Response:
+        async with service.model_for(parse_show(await read_json(request))) as model:
+            return JsonResponse(await model.run(_shown, model))
+
+    @answering(error_body)
+    async def tags(request: Request) -> Response:
+        loaded = service.models.loaded
+        return JsonResponse({"models": [_tag(name, loaded.get(name)) for name in service.models.specs]})
+
+    @answering(error_body)
+    async def ps(request: Request) -> Response:
+        found = []
+        for name, model in service.models.loaded.items():
+            left = 0.0 if model.keep_alive is None else min(model.keep_alive, 1e9)
+            expires = datetime.now(timezone.utc) + timedelta(seconds=left) if left else datetime.max
+            found.append({
+                **_tag(name, model), "expires_at": expires.replace(tzinfo=timezone.utc).isoformat(), "size_vram": 0,
+                "context_length": model.llm.n_ctx,
+            })  # fmt: skip
+        return JsonResponse({"models": found})
+
+    @answering(error_body)
+    async def version(request: Request) -> Response:
+        return JsonResponse({"version": ggpy.__version__})
+
+    return [
+        Route("/api/chat", writing(parse_chat, chat=True), methods=["POST"]),
+        Route("/api/generate", writing(parse_generate, chat=False), methods=["POST"]),
+        Route("/api/embed", embed, methods=["POST"]),
+        Route("/api/embeddings", embeddings, methods=["POST"]),
+        Route("/api/show", show, methods=["POST"]),
+        Route("/api/tags", tags),
+        Route("/api/ps", ps),
+        Route("/api/version", version),
+    ]
+
+
+async def _load(service: Service, asked: Asked, chat: bool) -> Json:
+    """Load a model that is asked for nothing, or have it leave where it is not to stay."""
+    name = service.models.named(asked.model).name
+    if asked.keep_alive == 0:
+        await service.models.unload(name)
+        return nothing_asked(name, chat, unloaded=True)
+    async with service.model_for(asked.model, asked.keep_alive):
+        return nothing_asked(name, chat, unloaded=False)
+
+
+async def _whole(lines: Lines, events: AsyncGenerator[Event, None]) -> Json:
+    async with aclosing(events):
+        return lines.whole([event async for event in events])
+
+
+async def _sent(lines: Lines, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        list(lines.lines(first))
+        try:
+            async for event in events:
+                for line in lines.lines(event):
+                    yield _encoded(line)
+        except Exception as error:
+            yield _encoded(error_body(known_error(error)))
+
+
+def _encoded(line: Json) -> bytes:
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+
+
+def _tag(name: str, model: LoadedModel | None) -> Json:
+    """A model in a list, with what is known of it once it is loaded."""
+    created = 0 if model is None else model.created
+    return {
+        "name": name, "model": name, "modified_at": datetime.fromtimestamp(created, timezone.utc).isoformat(),
+        "size": 0 if model is None else model.llm.file.size, "digest": "", "details": _details(model),
+    }  # fmt: skip
+
+
+def _details(model: LoadedModel | None) -> Json:
+    family = "" if model is None else model.llm.runtime.hparams.arch
+    return {
+        "parent_model": "", "format": "gguf", "family": family, "families": [family] if family else [],
+        "parameter_size": "", "quantization_level": "",
+    }  # fmt: skip
+
+
+def _shown(model: LoadedModel) -> Json:
+    llm, form = model.llm, model.form
+    able = ["completion"] if llm.runtime.hparams.writes_text else ["embedding"]
+    able += ["tools"] if form.shows_tools else []
+    able += ["thinking"] if form.writes_thoughts else []
+    plain = {
+        key: value for key, value in llm.file.metadata.items() if isinstance(value, (str, int, float, bool))
+    }  # fmt: skip
+    template = plain.pop("tokenizer.chat_template", "")
+    return {
+        "modelfile": "", "parameters": "", "license": "", "template": template, "details": _details(model),
+        "model_info": plain, "capabilities": able, "modified_at": _tag(model.name, model)["modified_at"],
+    }  # fmt: skip
