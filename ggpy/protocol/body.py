@@ -39,7 +39,11 @@ class Body(BaseModel):
     Python or pydantic has for itself has an underscore behind it here."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, protected_namespaces=(), alias_generator=lambda name: name.rstrip("_")
+        extra="forbid",
+        strict=True,
+        protected_namespaces=(),
+        alias_generator=lambda name: name.rstrip("_"),
+        defer_build=True,  # a server listens before it knows how to read every body
     )
 
     @model_validator(mode="before")

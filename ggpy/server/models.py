@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ggpy.engine.async_engine import AsyncEngine
 from ggpy.errors import GGPYError, quoted
-from ggpy.llm import LLM
 from ggpy.protocol.errors import RequestError
-from ggpy.text.reply import ReplyFormat, reply_format
+
+if TYPE_CHECKING:
+    from ggpy.llm import LLM
 
 log = logging.getLogger("ggpy.server")
 
@@ -42,9 +42,12 @@ class LoadedModel:
     event loop neither renders templates nor tokenizes, and one long prompt does not hold up the others."""
 
     def __init__(self, name: str, llm: LLM) -> None:
+        from ggpy.engine.async_engine import AsyncEngine
+        from ggpy.text.reply import reply_format
+
         self.name, self.llm = name, llm
         self.engine = AsyncEngine(llm.engine, llm.lock)
-        self.form: ReplyFormat = reply_format(llm.template)
+        self.form = reply_format(llm.template)
         self.created = int(time.time())
         self.n_users = 0
         self.last_used = time.monotonic()

@@ -6,10 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ggpy.errors import GGPYError
-from ggpy.prepare import Answer, answers_to, prompts_of
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.generation import (
     ChatRequest,
@@ -24,6 +23,9 @@ from ggpy.protocol.generation import (
 from ggpy.server.metrics import Metrics
 from ggpy.server.models import LoadedModel, Models
 from ggpy.server.settings import Settings
+
+if TYPE_CHECKING:
+    from ggpy.prepare import Answer
 
 
 class Service:
@@ -55,6 +57,8 @@ class Service:
     ) -> AsyncGenerator[Event, None]:
         """The events of a request: `Started` once it is understood, then pieces of its answers as they come, and a
         `Finished` for each. Closing it ends the request before the engine's next step. Raises RequestError."""
+        from ggpy.prepare import answers_to
+
         async with self.model_for(asked.model, keep_alive) as model:
             most = self.settings.max_prompt_tokens
             answers: list[Answer] = await model.run(answers_to, model.llm, model.form, asked, most)
@@ -73,6 +77,8 @@ class Service:
 
 
 def _embedded(model: LoadedModel, asked: EmbeddingsRequest, most: int | None) -> tuple[str, list[Any], Usage]:
+    from ggpy.prepare import prompts_of
+
     inputs = [ids for _, ids in prompts_of(model.llm, asked, most)]
     vectors = [output.outputs.embedding for output in model.llm.embed(inputs)]
     return model.name, vectors, Usage(sum(map(len, inputs)))

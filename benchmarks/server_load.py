@@ -1,0 +1,310 @@
+"""A server under load: no token lost or mixed up, memory flat, little time of its own.
+
+python benchmarks/server_load.py model.gguf --clients 64 --seconds 600 --parallel 8
+
+Many clients stream completions from `ggpy serve`, each one after the other, with pauses of random lengths; some leave
+in the middle. Hostile ones are among them: half-open connections, readers that do not read, bodies that are none. Each
+answer is compared with the one that the library gives to the same request alone. Meanwhile `/health` is asked and the
+server's memory is read. Then as many clients ask without pauses, and what they get a second is compared with the same
+requests given to the engine in a process without a server; the clients' own work, on the same machine, counts as the
+server's. All of it follows from --seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ggpy import LLM, AsyncLLM, SamplingParams
+
+TEXT = (
+    "the river runs through a city of old stone and new glass where people read write trade and sing until late in the"
+    " evening while boats carry bread salt wine letters and news from one bank to the other under seven bridges"
+)
+POST = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, and the text that it is answered with."""
+
+    body: dict[str, Any]
+    text: str
+    n_tokens: int
+
+
+@dataclass
+class Counts:
+    """A count of all that happened. waits: seconds until the first text, and between texts; health: of /health."""
+
+    whole: int = 0
+    left: int = 0
+    wrong: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    hostile: int = 0
+    n_tokens: int = 0
+    first: list[float] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
+    memory: list[tuple[float, int]] = field(default_factory=list)  # seconds from the start, bytes
+
+
+def questions(llm: LLM, n: int, rng: random.Random, n_ctx: int) -> list[Question]:
+    """Requests of different lengths, half of which begin alike, with their answers, each found alone."""
+    found = []
+    beginning = " ".join(rng.choices(TEXT.split(), k=40))
+    for i in range(n):
+        text = " ".join(rng.choices(TEXT.split(), k=rng.choice((4, 12, 60))))
+        prompt = f"{beginning} {text}" if i % 2 else text
+        n_tokens = min(rng.choice((4, 16, 32, 64)), n_ctx // 4)
+        values: dict[str, Any] = {"max_tokens": n_tokens, "seed": i, "temperature": rng.choice((0.0, 0.8))}
+        (output,) = llm.generate(prompt, SamplingParams(**values, ignore_eos=True))
+        body = {"prompt": prompt, **values, "ignore_eos": True, "stream": True}
+        found.append(Question(body, output.outputs[0].text, len(output.outputs[0].token_ids)))
+    return found
+
+
+class Connection:
+    """HTTP of just what is needed, as a client library would take more time than the server."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> Connection:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.writer.close()
+
+    def send(self, path: str, body: Any = None) -> None:
+        data = b"" if body is None else json.dumps(body).encode()
+        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(data)}\r\n\r\n"
+        self.writer.write(head.encode() + data)
+
+    async def status(self) -> int:
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        return int(head.split(b" ", 2)[1])
+
+    async def texts(self) -> Any:
+        """The pieces of a streamed completion, up to its end."""
+        while True:
+            line = await self.reader.readline()
+            if not line or line == b"data: [DONE]\n":
+                return
+            if line.startswith(b"data: "):
+                event = json.loads(line[6:])
+                if "error" in event:
+                    raise RuntimeError(event["error"]["message"])
+                yield event["choices"][0]["text"]
+
+
+async def client(port: int, asked: list[Question], counts: Counts, rng: random.Random, end: float, calm: bool) -> None:
+    """One client's requests, one after the other. calm: with pauses, and some left in the middle."""
+    while time.monotonic() < end:
+        if calm:
+            await asyncio.sleep(rng.expovariate(2.0))
+        question = rng.choice(asked)
+        leaves = rng.randrange(question.n_tokens) if calm and rng.random() < 0.2 else None
+        try:
+            async with Connection(port) as connection:
+                began = time.monotonic()
+                connection.send("/v1/completions", question.body)
+                status = await connection.status()
+                if status != 200:
+                    counts.failed[f"status {status}"] += 1
+                    continue
+                said = ""
+                async for text in connection.texts():
+                    if not said:
+                        counts.first.append(time.monotonic() - began)
+                    said += text
+                    if leaves is not None and len(said) >= leaves:
+                        break
+                if leaves is not None:
+                    counts.left += 1
+                    counts.wrong += not question.text.startswith(said)
+                else:
+                    counts.whole += 1
+                    counts.n_tokens += question.n_tokens
+                    counts.wrong += said != question.text
+        except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:
+            counts.failed[f"{type(error).__name__}: {error}"] += 1
+
+
+async def hostile(port: int, counts: Counts, rng: random.Random, end: float) -> None:
+    """Clients that mean harm, one after the other; each has a few seconds."""
+    flood = {"prompt": "a", "max_tokens": 64, "n": 8, "stream": True, "ignore_eos": True}
+    while time.monotonic() < end:
+        try:
+            async with Connection(port) as connection:
+                kind = rng.randrange(5)
+                if kind == 0:
+                    connection.writer.write(POST + b"content-le")
+                elif kind == 1:
+                    connection.writer.write(POST + b"content-length: 100000000\r\n\r\n")
+                    connection.writer.write(b"x" * 100_000)
+                elif kind == 2:
+                    connection.writer.write(POST + b"content-length: 4\r\n\r\n\xff\xfe{]")
+                elif kind == 3:
+                    connection.send("/v1/completions", flood)  # and nothing is read
+                else:
+                    name = rng.choice(("prompt", "max_tokens", "temperature", "stop", "logit_bias"))
+                    connection.send("/v1/completions", {"prompt": "a", name: [{"a": [None]}]})
+                await asyncio.sleep(rng.uniform(0.1, 3))
+            counts.hostile += 1
+        except OSError:
+            counts.hostile += 1
+
+
+async def watch(port: int, pid: int, counts: Counts, end: float) -> None:
+    """Time /health and read the server's memory, ten times a second."""
+    began = time.monotonic()
+    while time.monotonic() < end:
+        asked = time.monotonic()
+        async with Connection(port) as connection:
+            connection.send("/health")
+            await connection.status()
+        counts.health.append(time.monotonic() - asked)
+        counts.memory.append((asked - began, memory(pid)))
+        await asyncio.sleep(0.1)
+
+
+def memory(pid: int) -> int:
+    """Bytes of a process in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def start(options: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
+    """A server on a free port, with its model loaded."""
+    command = [
+        sys.executable, "-m", "ggpy", "serve", "-m", options.model, "--port", "0", "--parallel", str(options.parallel),
+        "-c", str(options.n_ctx), "-t", str(options.threads), "--timeout", "10", "--max-queue", "1000",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    port = 0
+    for line in process.stderr:
+        if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
+            port = int(match[1])
+        if line.startswith("loaded "):
+            return process, port
+    raise SystemExit("the server did not start")
+
+
+async def load(port: int, pid: int, asked: list[Question], options: argparse.Namespace) -> Counts:
+    counts, end = Counts(), time.monotonic() + options.seconds
+    seeds = random.Random(options.seed)
+    clients = [
+        client(port, asked, counts, random.Random(seeds.random()), end, calm=True) for _ in range(options.clients)
+    ]
+    others = [hostile(port, counts, random.Random(seeds.random()), end) for _ in range(options.hostile)]
+    await asyncio.gather(*clients, *others, watch(port, pid, counts, end))
+    return counts
+
+
+async def through_server(port: int, asked: list[Question], options: argparse.Namespace) -> float:
+    """Tokens a second of clients that ask without pauses."""
+    counts, began = Counts(), time.monotonic()
+    seeds = random.Random(options.seed)
+    end = began + options.throughput
+    each = [random.Random(seeds.random()) for _ in range(options.clients)]
+    clients = [client(port, asked, counts, rng, end, calm=False) for rng in each]
+    await asyncio.gather(*clients)
+    return counts.n_tokens / (time.monotonic() - began)
+
+
+async def by_itself(llm: LLM, asked: list[Question], options: argparse.Namespace) -> float:
+    """Tokens a second of the same requests, given to the engine in this process."""
+    engine, n_tokens, began = AsyncLLM(llm=llm), 0, time.monotonic()
+    seeds = random.Random(options.seed)
+
+    async def one(rng: random.Random) -> None:
+        nonlocal n_tokens
+        while time.monotonic() < began + options.throughput:
+            question = rng.choice(asked)
+            names = ("max_tokens", "seed", "temperature", "ignore_eos")
+            params = SamplingParams(**{name: question.body[name] for name in names})
+            async for _ in engine.generate(question.body["prompt"], params):
+                pass
+            n_tokens += question.n_tokens
+
+    await asyncio.gather(*(one(random.Random(seeds.random())) for _ in range(options.clients)))
+    taken = time.monotonic() - began
+    await asyncio.to_thread(engine.close)
+    return n_tokens / taken
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def growth(samples: list[tuple[float, int]]) -> float:
+    """By what share memory grew over the last half: the mean of its last tenth beside that of its first tenth."""
+    half = [size for _, size in samples[len(samples) // 2 :]]
+    tenth = max(1, len(half) // 10)
+    return sum(half[-tenth:]) / sum(half[:tenth]) - 1 if half else 0.0
+
+
+def report(counts: Counts, served: float, alone: float) -> dict[str, Any]:
+    return {
+        "answers": counts.whole,
+        "left in the middle": counts.left,
+        "hostile": counts.hostile,
+        "wrong": counts.wrong,
+        "failed": dict(counts.failed),
+        "first text p50, p99, ms": [round(1000 * percentile(counts.first, share), 1) for share in (0.5, 0.99)],
+        "/health p50, p99, max, ms": [round(1000 * percentile(counts.health, share), 1) for share in (0.5, 0.99, 1.0)],
+        "memory at the end, MB": round(counts.memory[-1][1] / 1e6) if counts.memory else 0,
+        "memory grown over the last half, %": round(100 * growth(counts.memory), 2),
+        "tokens/s served": round(served, 1),
+        "tokens/s of the engine": round(alone, 1),
+        "overhead, %": round(100 * (1 - served / alone), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--hostile", type=int, default=4, help="hostile clients among them")
+    parser.add_argument("--seconds", type=float, default=600, help="of load")
+    parser.add_argument("--throughput", type=float, default=20, help="seconds of clients without pauses")
+    parser.add_argument("--parallel", type=int, default=8)
+    parser.add_argument("-c", "--n-ctx", type=int, default=512)
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("--questions", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    with LLM(options.model, n_ctx=options.n_ctx, n_parallel=options.parallel, n_threads=options.threads) as llm:
+        asked = questions(llm, options.questions, random.Random(options.seed), options.n_ctx)
+        alone = asyncio.run(by_itself(llm, asked, options))
+    process, port = start(options)
+    try:
+        counts = asyncio.run(load(port, process.pid, asked, options))
+        served = asyncio.run(through_server(port, asked, options))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    result = report(counts, served, alone)
+    result["tracebacks"] = said.count("Traceback")
+    result["exit status"] = process.returncode
+    print(json.dumps(result, indent=2))
+    sys.exit(bool(counts.wrong or counts.failed or result["tracebacks"] or process.returncode))
+
+
+if __name__ == "__main__":
+    main()
