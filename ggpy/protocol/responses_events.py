@@ -153,11 +153,11 @@ class ResponseStream:
     def _index(self) -> int:
         return len(self.body["output"]) - 1
 
-    def _of_item(self, name: str, **fields: Any) -> Json:
+    def _of_item(self, name: str, /, **fields: Any) -> Json:
         assert self._open is not None
         return self._event(name, item_id=self._open["id"], output_index=self._index, **fields)
 
-    def _event(self, name: str, **fields: Any) -> Json:
+    def _event(self, name: str, /, **fields: Any) -> Json:
         self._n_events += 1
         return {"type": name, "sequence_number": self._n_events - 1, **fields}
 

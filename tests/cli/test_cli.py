@@ -91,7 +91,10 @@ def python(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], [], ["run", "--help"], ["pull"], ["chat", "-h"]])
+LIGHT = [["--help"], ["--version"], [], ["run", "--help"], ["pull"], ["chat", "-h"], ["serve", "-h"]]
+
+
+@pytest.mark.parametrize("args", LIGHT)
 def test_light_commands_import_nothing_heavy(args: list[str], tmp_path: Path) -> None:
     result = python("-X", "importtime", "-m", "ggpy", *args, GGPY_CACHE=str(tmp_path))
     assert result.returncode == 0, result.stderr
@@ -100,6 +103,7 @@ def test_light_commands_import_nothing_heavy(args: list[str], tmp_path: Path) ->
     }
     assert "click" in imported
     assert not imported & {"numba", "llvmlite", "numpy", "jinja2", "rich", "prompt_toolkit", "gguf"}
+    assert not imported & {"starlette", "uvicorn", "pydantic"}
 
 
 def test_help_and_version(call: Any) -> None:
