@@ -29,6 +29,7 @@ PAGES = [
     "docs/text.md",
     "docs/adding.md",
     "docs/batch.md",
+    "docs/serving.md",
     "docs/sampling.md",
     "docs/speculation.md",
     "benchmarks/README.md",

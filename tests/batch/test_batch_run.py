@@ -114,7 +114,7 @@ def test_a_stop_is_told_from_a_limit(make: Any) -> None:
         (line("bad", CHAT, messages=HELLO, temperature=-1), 400, "temperature", "temperature is -1"),
         (line("bad", CHAT, messages=HELLO, stream=True), 400, "stream", "no place in a batch"),
         (line("bad", CHAT, messages=HELLO, tools=[TOOL]), 400, "tools", "does not read it"),
-        (line("bad", CHAT, messages=HELLO, reasoning_effort="low"), 400, "reasoning_effort", "does not read it"),
+        (line("bad", CHAT, messages=HELLO, reasoning_effort="low"), 400, "reasoning_effort", "knows of no thoughts"),
         (line("bad", CHAT, messages=[{"role": "user"}]), 400, "messages", "the chat template"),
         (line("bad", CHAT, messages=HELLO, logit_bias={"9999": 1}), 400, "logit_bias", "token id 9999"),
         (line("bad", TEXT, prompt=[N_VOCAB]), 400, "prompt", f"token id {N_VOCAB}"),
