@@ -18,6 +18,7 @@ from ggpy.engine.request import Request
 from ggpy.engine.scheduler import Batch, Limits, Scheduler
 from ggpy.errors import GGPYError
 from ggpy.runtime.host_memory import CHECKPOINTS_ALONE, HostMemory
+from ggpy.sampling.masks import computed_meanwhile
 from ggpy.sampling.sample_spec import SampledTokens, SampleSpecs
 from ggpy.sampling.sampler import Chain
 from ggpy.sampling.sampling_params import SamplingParams
@@ -165,7 +166,8 @@ class Engine:
             outputs += range(len(tokens) - n + request.first_row(len(chunk)), len(tokens))
         if batch.specs is None:
             n_generated = sum(request.generating for request in batch.requests) if self.runtime.by_kind else 0
-            batch.result = self.runtime.step(tokens, slots, positions, outputs, n_generated)
+            with computed_meanwhile(batch.grammars()):
+                batch.result = self.runtime.step(tokens, slots, positions, outputs, n_generated)
             if self.speculator is not None:
                 self.speculator.observe(batch)
         else:

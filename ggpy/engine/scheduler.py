@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from ggpy.engine.cache import Cache, Checkpoint, Parked, Slot, SlotState, common
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampledTokens, SampleSpecs, sampled_by_last_step
+
+if TYPE_CHECKING:
+    from ggpy.sampling.structured import Grammar
 
 #: Tokens that a request has to share with one that is just being evaluated, beyond what a slot holds already, to wait
 #: for it: less is evaluated sooner than waited for.
@@ -61,6 +64,11 @@ class Batch:
 
     def __iter__(self) -> Iterator[tuple[Request, list[int]]]:
         return zip(self.requests, self.chunks, strict=True)
+
+    def grammars(self) -> list[Grammar]:
+        """The grammars that say which token may follow those of this step."""
+        complete = [request.sampler.grammar for request, chunk in self if len(chunk) == request.n_pending]
+        return [grammar for grammar in complete if grammar is not None]
 
 
 class Scheduler:

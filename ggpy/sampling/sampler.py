@@ -26,6 +26,7 @@ from ggpy.sampling.structured import Grammar
 from ggpy.sampling.thoughts import ThoughtWatch
 
 Chain = Callable[[Floats, float], int]
+Change = Callable[[Floats], tuple[Indices, Any]]
 Stage = Callable[[Candidates], Candidates]
 
 _PENALTIES = ("penalties", "dry")  # the samplers that leave all candidates in
@@ -37,6 +38,10 @@ def _unusable(largest: float) -> GGPYError:
         "or its numbers may not fit the arithmetic, which on a GPU is half precision in part: try --device cpu, "
         "`ggpy inspect`, or another quantization of it."
     )
+
+
+def _none_left() -> GGPYError:
+    return GGPYError("No token is left that the structured output allows: biases, bad_words or min_tokens forbid all.")
 
 
 class Sampler:
@@ -107,7 +112,7 @@ class Sampler:
             if self._bad_words:
                 self._recent.extend(tokens)
             for token in tokens if self._grammar is not None or self.thoughts is not None else ():
-                if (grammar := self._grammar_now) is not None:
+                if (grammar := self.grammar) is not None:
                     grammar.accept(token)
                 if self.thoughts is not None:
                     self.thoughts.accept(token)
@@ -129,19 +134,31 @@ class Sampler:
 
         Raises GGPYError where they define no distribution.
         """
-        if (grammar := self._grammar_now) is not None:
-            if self._masked.size != logits.size:
-                self._masked = np.empty_like(logits)
-            grammar.mask(logits, self._masked)
-            logits = self._masked
-        token = self._sample_changed(logits)
+        only: Indices | None = None
+        if (grammar := self.grammar) is not None:
+            only, bias = grammar.mask()
+            if only is not None:
+                only = only[only < logits.size]
+            elif bias is not None:
+                logits = self._masked_by(bias, logits)
+        token = self._sample_changed(logits, only)
         if self._grammar is not None and self.thoughts is not None:
             return self.thoughts.instead_of(token)
         return token
 
-    def _sample_changed(self, logits: Floats) -> int:
+    def _masked_by(self, bias: Floats, logits: Floats) -> Floats:
+        """A copy of logits [n_vocab], to which `bias` is added; of tokens that it does not know minus infinity."""
+        if self._masked.size != logits.size:
+            self._masked = np.empty_like(logits)
+        n = min(bias.size, logits.size)
+        with np.errstate(invalid="ignore"):  # infinity and NaN: reported where logits are looked at
+            np.add(logits[:n], bias[:n], out=self._masked[:n])
+        self._masked[n:] = -np.inf
+        return self._masked
+
+    def _sample_changed(self, logits: Floats, only: Indices | None) -> int:
         if not self._changes:
-            return self._sample(logits)
+            return self._sample(logits, only)
         before: list[tuple[Indices, Floats]] = []  # far less than a copy of the whole vocabulary
         try:
             for change in self._changes:
@@ -149,7 +166,7 @@ class Sampler:
                 if tokens.size:
                     before.append((tokens, logits[tokens]))
                     logits[tokens] = values
-            return self._sample(logits)
+            return self._sample(logits, only)
         finally:
             for tokens, values in reversed(before):
                 logits[tokens] = values
@@ -183,23 +200,23 @@ class Sampler:
         to be chosen."""
         if self.thoughts is not None and (closing := self.thoughts.forced()) is not None:
             return closing
-        grammar = self._grammar_now
+        grammar = self.grammar
         following = grammar.forced() if grammar is not None else ()
         return following[0] if following else None
 
     @property
     def finished(self) -> bool:
         """True where a grammar lets nothing follow."""
-        return (grammar := self._grammar_now) is not None and grammar.finished
+        return (grammar := self.grammar) is not None and grammar.finished
 
     @property
-    def _grammar_now(self) -> Grammar | None:
+    def grammar(self) -> Grammar | None:
         """The grammar, where it holds."""
         return None if self.thoughts is not None and self.thoughts.inside else self._grammar
 
-    def _changes_before(self, penalties: Sequence[str]) -> list[Callable[[Floats], tuple[Indices, Any]]]:
+    def _changes_before(self, penalties: Sequence[str]) -> list[Change]:
         """Functions that give tokens and their new logits, in the order in which they are applied."""
-        changes: list[Callable[[Floats], tuple[Indices, Any]]] = []
+        changes: list[Change] = []
         if self._bias.size:
             changes.append(self._biased)
         if self._ends.size:
@@ -297,25 +314,28 @@ class Sampler:
             uniforms.extend(self.rng.random(64).tolist())
         return uniforms[ahead]
 
-    def _sample(self, logits: Floats) -> int:
-        p = self.params
+    def _sample(self, logits: Floats, only: Indices | None = None) -> int:
+        """One token by logits [n_vocab], or by those of some ids alone."""
+        p, n_vocab = self.params, logits.size
         uniform = self._draw() if p.temperature else 0.0
-        if self._chain and (token := self._chain(logits, uniform)) >= 0:
+        if only is not None:
+            if not only.size:
+                raise _none_left()
+            logits = logits[only]
+        elif self._chain and (token := self._chain(logits, uniform)) >= 0:
             return token
         best = int(logits.argmax())  # numpy's argmax finds NaN before any number
         if not math.isfinite(logits[best]):
-            if self._grammar_now is not None and logits[best] == -math.inf:
-                raise GGPYError(
-                    "No token is left that the structured output allows: biases, bad_words or min_tokens forbid all."
-                )
+            if self.grammar is not None and logits[best] == -math.inf:
+                raise _none_left()
             raise _unusable(logits[best])
         if not p.temperature:
-            return best
-        c = Candidates(logits, None, descending=False)
+            return best if only is None else int(only[best])
+        c = Candidates(logits, only, descending=False)
         for stage in self._stages:
             c = stage(c)
         if self._mirostat is not None:
-            return self._mirostat.choose(c, uniform, logits.size)
+            return self._mirostat.choose(c, uniform, n_vocab)
         return stages.draw(c, uniform)
 
     def spec(self, n_vocab: int, most: int, ahead: int = 0) -> NDArray[Any] | None:

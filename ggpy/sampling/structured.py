@@ -10,13 +10,14 @@ import json
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import arguments
 from ggpy.errors import GGPYError, shown
+from ggpy.sampling.stages import Floats, Indices
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -110,37 +111,74 @@ def _schema(value: Any) -> Any:
     return found
 
 
+#: For each byte of a mask what its eight tokens' logits gain: nothing, or minus infinity.
+_BIASES = np.where((np.arange(256)[:, None] >> np.arange(8)) & 1, 0, -np.inf).astype(np.float32)
+_FEW = 16  # at most one in so many bytes of a mask allows a token: these are then told one by one
+
+
+class Mask(NamedTuple):
+    """Which tokens may follow: few, by their ids, as between the values of JSON; or whichever get no -inf."""
+
+    allowed: Indices | None  # the ids of all that may
+    bias: Floats | None  # [n]: what to add to logits, 0 or minus infinity; of tokens from n on none may follow
+
+
 class Grammar:
     """Tokens that may follow in one answer. Made for a model and parameters; raises GGPYError where these cannot be
     followed, or where llguidance is not installed."""
 
     def __init__(self, tokenizer: Tokenizer, params: StructuredOutputsParams) -> None:
-        self._n_vocab = tokenizer.n_vocab
-        self._matcher = _matcher(tokenizer, params)
-        self._bits = np.zeros(-(-tokenizer.n_vocab // 32), np.int32)
+        self.n_words = -(-tokenizer.n_vocab // 32)  # of a mask's bits, in int32
+        self.matcher = _matcher(tokenizer, params)
+        self._mask: Mask | None = None  # of the next token, once it is known
+        self._bias: Floats = np.empty((0, 8), np.float32)  # where it is made
+        self._forced: list[int] | None = None
 
     @property
     def finished(self) -> bool:
-        """True where nothing but an end can follow."""
-        return bool(self._matcher.is_stopped())
+        """True where nothing but an end can follow. Raises GGPYError where the grammar grows too large to follow."""
+        self._check()
+        return bool(self.matcher.is_stopped())
 
     def forced(self) -> list[int]:
         """The tokens that follow whatever the model says: those that spell the only text possible, as the tokenizer
         spells it."""
-        return list(self._matcher.compute_ff_tokens())
+        if self._forced is None:
+            self._forced = list(self.matcher.compute_ff_tokens())
+        return self._forced
 
     def accept(self, token: int) -> None:
         """Go on after a token. Raises GGPYError where the grammar grows too large to follow."""
-        if not self._matcher.consume_token(token):
-            raise GGPYError(f"The structured output cannot go on ({shown(self._matcher.get_error(), 150)}).")
+        self._mask = self._forced = None
+        if not self.matcher.consume_token(token):
+            self._check()
 
-    def mask(self, logits: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Write logits [n] into `out`, -inf in place of those of tokens that may not follow."""
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-        n = min(self._n_vocab, logits.size)
-        allowed = np.unpackbits(self._bits.view(np.uint8), count=n, bitorder="little").view(np.bool_)
-        out.fill(-np.inf)
-        np.copyto(out[:n], logits[:n], where=allowed)
+    def learn(self, bits: NDArray[np.int32]) -> None:
+        """Take the mask of the next token, int32 [n_words], a bit a token."""
+        octets = bits.view(np.uint8)
+        some = np.flatnonzero(octets)
+        if some.size * _FEW <= octets.size:
+            rows, columns = np.nonzero(np.unpackbits(octets[some], bitorder="little").reshape(-1, 8))
+            self._mask = Mask(8 * some[rows] + columns, None)
+            return
+        if not self._bias.size:
+            self._bias = np.empty((octets.size, 8), np.float32)
+        _BIASES.take(octets, axis=0, mode="clip", out=self._bias)
+        self._mask = Mask(None, self._bias.reshape(-1))
+
+    def mask(self) -> Mask:
+        """The mask of the next token. Raises GGPYError where the grammar grows too large to follow."""
+        if self._mask is None:
+            bits = np.empty(self.n_words, np.int32)
+            self.matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+            self.learn(bits)
+        self._check()
+        assert self._mask is not None
+        return self._mask
+
+    def _check(self) -> None:
+        if self.matcher.is_error():
+            raise GGPYError(f"The structured output cannot go on ({shown(self.matcher.get_error(), 150)}).")
 
 
 class _Vocabulary:

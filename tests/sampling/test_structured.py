@@ -7,7 +7,9 @@ import json
 import math
 import re
 import sys
+import threading
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from ggpy.engine.engine import Engine
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.sampling import structured
+from ggpy.sampling.sampler import Sampler
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import Grammar, StructuredOutputsParams
 from ggpy.text.tokenizer import Tokenizer
@@ -38,6 +41,9 @@ SCHEMA = {
 }
 GBNF = 'root ::= pair ("," pair)?\npair ::= [a-c]{2} "=" num\nnum ::= "0" | [1-9] [0-9]?\n'
 LARK = 'start: pair ("," pair)?\npair: /[a-c]{2}/ "=" num\nnum: "0" | /[1-9][0-9]?/\n'
+
+
+GREEDY = SamplingParams(temperature=0).resolved()
 
 
 def engine_of(tokenizer: Any = None, **options: Any) -> Engine:
@@ -102,18 +108,71 @@ def test_a_models_own_vocabulary(kind: str) -> None:
         ids: list[int] = []
         while not grammar.finished and len(ids) < 300:
             logits = rng.standard_normal(tokenizer.n_vocab + 5).astype(np.float32)
-            out = np.empty_like(logits)
-            grammar.mask(logits, out)
-            allowed = np.flatnonzero(out > -math.inf)
-            assert allowed.size
-            assert allowed.max() < tokenizer.n_vocab
-            np.testing.assert_array_equal(out[allowed], logits[allowed])
-            token = int(out.argmax())
+            token = Sampler(GREEDY, grammar=grammar).sample(logits)
+            assert token < tokenizer.n_vocab
+            assert len(grammar.forced()) == 0 or token == grammar.forced()[0]
             if token in tokenizer.eog:
                 break
             grammar.accept(token)
             ids.append(token)
         assert follows(json.loads(tokenizer.detokenize(ids)))
+
+
+class Masked(Grammar):
+    """A grammar that allows what bits say."""
+
+    def __init__(self, allowed: np.ndarray) -> None:
+        self.matcher: Any = SimpleNamespace(is_error=lambda: False)
+        self._bias = np.empty(0, np.float32)
+        self.learn(np.packbits(allowed, bitorder="little").view(np.int32))
+
+
+@pytest.mark.parametrize("share", [0.002, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"temperature": 0},
+        {"logit_bias": {0: 3.0, 900: -math.inf, 5: 2.0}, "top_k": 3},
+        {"top_p": 0.7, "min_p": 0.01, "temperature": 1.5},
+        {"typical_p": 0.6},
+        {"top_n_sigma": 1.0, "dynatemp_range": 0.4},
+        {"mirostat": 1},
+        {"mirostat": 2, "repetition_penalty": 1.5, "repeat_last_n": 64},
+        {"samplers": "temperature;top_p;penalties;top_k", "top_p": 0.9, "frequency_penalty": 1.0},
+    ],
+    ids=str,
+)
+def test_masks_of_every_kind_leave_the_same_choice(share: float, asked: dict[str, Any]) -> None:
+    """Told by what may follow, or as biases: the tokens are those of logits that are minus infinity."""
+    rng = np.random.default_rng(0)
+    allowed = rng.random(2048) < share
+    allowed[7] = True
+    both = SamplingParams(**{"seed": 3, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0, **asked}).resolved()
+    one, other = Sampler(both), Sampler(both, grammar=Masked(allowed))
+    for sampler in (one, other):
+        sampler.accept(range(0, 2048, 5), of_prompt=True)
+    for _ in range(40):
+        logits = 2 * rng.standard_normal(2050).astype(np.float32)
+        masked = np.where(np.pad(allowed, (0, 2)), logits, np.float32(-np.inf))
+        kept = logits.copy()
+        assert other.sample(logits) == one.sample(masked)
+        np.testing.assert_array_equal(logits, kept)
+
+
+def test_masks_are_there_when_the_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, inline = engine_of(n_slots=4), []
+    learn = Grammar.learn
+
+    def learned(grammar: Grammar, bits: Any) -> None:
+        inline.append(threading.current_thread() is threading.main_thread())
+        learn(grammar, bits)
+
+    monkeypatch.setattr(Grammar, "learn", learned)
+    requests = [engine.request([i], params({"json": SCHEMA}, seed=i)) for i in range(6)]
+    run(engine, *requests)
+    assert all(follows(json.loads(request.text)) for request in requests if request.finish_reason == "stop")
+    assert len(inline) > 100
+    assert not any(inline)
 
 
 def test_blanks_have_an_end() -> None:
