@@ -7,6 +7,7 @@ vocabulary once a model, and knows a schema once it has compiled it.
 from __future__ import annotations
 
 import json
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 _WHITESPACE = r"[ ]|\n[ \t]{0,20}"
 _KINDS = ("json", "json_object", "regex", "choice", "grammar")
 _KEPT = 32  # compiled grammars of a model
+_MOST_SCHEMA = 500_000  # bytes: a text of a million that has to be written took 15 s and 250 MB to begin with
+#: Bytes of stack for each character: llguidance calls itself for every $ref within another, and takes up to 27 KB then.
+_STACK = 1024
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,11 @@ class StructuredOutputsParams:
             if self.grammar is not None:
                 return str(llguidance.grammar_from("grammar", self.grammar))
             schema = {"type": "object"} if self.json_object else self.json
-            blanks: dict[str, Any] = {"whitespace_pattern": self.whitespace_pattern or _WHITESPACE}
+            options: dict[str, Any] = {"whitespace_pattern": self.whitespace_pattern or _WHITESPACE}
             if self.disable_any_whitespace:
-                blanks = {"whitespace_flexible": False}
-            return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=blanks))
+                options = {"whitespace_flexible": False}
+            options |= {"lenient": False, "coerce_one_of": False}  # whatever the schema's "x-guidance" says
+            return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options))
         except ValueError as error:
             raise self.refused(str(error)) from None
 
@@ -93,6 +98,8 @@ class StructuredOutputsParams:
         name = "grammar" if self.json is None else "JSON schema"
         name = name if self.regex is None else "regular expression"
         said = " ".join(message.split())
+        if "recursion limit" in said:
+            said = "it is nested more than 120 deep"
         return GGPYError(f"The {name} cannot be followed ({shown(said, 180)}); replace that part of it.")
 
 
@@ -104,10 +111,18 @@ def _schema(value: Any) -> Any:
         raise arguments.wrong("json", value, words)
     try:
         found = json.loads(given if isinstance(given, str) else json.dumps(given))
-    except (ValueError, TypeError, RecursionError) as error:
+        n = len(json.dumps(found, ensure_ascii=False, allow_nan=False).encode())
+    except RecursionError:
+        raise GGPYError("json is nested too deeply for a JSON schema.") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise GGPYError(f"json holds {half}, half a surrogate pair, which no JSON text can; leave it out.") from None
+    except (ValueError, TypeError) as error:
         raise GGPYError(f"json is no JSON ({shown(error, 100)}); it must be {words}.") from None
     if not isinstance(found, dict):
         raise arguments.wrong("json", value, words)
+    if n > _MOST_SCHEMA:
+        raise GGPYError(f"json takes {n} bytes, but a schema may take {_MOST_SCHEMA}; make it shorter.")
     return found
 
 
@@ -149,7 +164,9 @@ class Grammar:
 
     def accept(self, token: int) -> None:
         """Go on after a token. Raises GGPYError where the grammar grows too large to follow."""
-        self._mask = self._forced = None
+        forced, self._mask, self._forced = self._forced, None, None
+        if forced and forced[0] == token:
+            self._forced = forced[1:] or None  # who asks again for each of 5000 waits for seconds
         if not self.matcher.consume_token(token):
             self._check()
 
@@ -209,33 +226,74 @@ class _Compiled:
 
 
 _compiled: weakref.WeakKeyDictionary[Tokenizer, _Compiled] = weakref.WeakKeyDictionary()
+_compiling = threading.Lock()  # requests are checked by whichever thread they come from
 
 
 def _matcher(tokenizer: Tokenizer, params: StructuredOutputsParams) -> LLMatcher:
     """A matcher at the beginning of an answer. Raises GGPYError."""
     llguidance = _llguidance()
     grammar = params.compiled()
-    known = _compiled.get(tokenizer)
-    if known is None:
-        ends = sorted(tokenizer.eog)
-        if not ends:
-            raise GGPYError("Structured outputs need a token that ends an answer, and the model's file names none.")
-        vocabulary = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.n_vocab, eos_token=ends
-        )
-        known = _compiled[tokenizer] = _Compiled(vocabulary, {})
-    matcher = known.grammars.pop(grammar, None)
-    if matcher is None:
-        wrong, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, known.vocabulary)
-        if wrong or messages:
-            raise params.refused(messages[0])
-        matcher = llguidance.LLMatcher(known.vocabulary, grammar, log_level=0)
-        if matcher.is_error():
-            raise params.refused(matcher.get_error())
-    known.grammars[grammar] = matcher
-    while len(known.grammars) > _KEPT:
-        del known.grammars[next(iter(known.grammars))]
-    return matcher.deep_copy()
+    with _compiling:
+        known = _compiled.get(tokenizer)
+        if known is None:
+            ends = sorted(tokenizer.eog)
+            if not ends:
+                raise GGPYError("Structured outputs need a token that ends an answer, and the model's file names none.")
+            vocabulary = llguidance.LLTokenizer(
+                llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.n_vocab, eos_token=ends
+            )
+            known = _compiled[tokenizer] = _Compiled(vocabulary, {})
+        matcher = known.grammars.pop(grammar, None)
+        if matcher is None:
+            matcher = _compile(grammar, known.vocabulary, params)
+        known.grammars[grammar] = matcher
+        while len(known.grammars) > _KEPT:
+            del known.grammars[next(iter(known.grammars))]
+        return matcher.deep_copy()
+
+
+def _compile(grammar: str, vocabulary: LLTokenizer, params: StructuredOutputsParams) -> LLMatcher:
+    """A grammar's matcher, in a thread whose stack is deep enough for it. Raises GGPYError."""
+    matchers: list[LLMatcher] = []
+    errors: list[GGPYError] = []
+
+    def compile() -> None:
+        try:
+            matchers.append(_compiled_here(grammar, vocabulary, params))
+        except GGPYError as error:
+            errors.append(error)
+
+    before = threading.stack_size(max(16 << 20, _STACK * len(grammar)))
+    try:
+        thread = threading.Thread(target=compile, name="ggpy-grammar", daemon=True)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    for error in errors:
+        raise error
+    return matchers[0]
+
+
+def _compiled_here(grammar: str, vocabulary: LLTokenizer, params: StructuredOutputsParams) -> LLMatcher:
+    llguidance = _llguidance()
+    limits = llguidance.LLParserLimits(verbose_errors=False)  # else they are pages of its state
+    wrong, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, vocabulary, limits=limits)
+    if wrong or messages:
+        raise params.refused(messages[0])
+    matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
+    # The first choice is tried: what is too large, or has no end, shows only there.
+    trial = matcher.deep_copy()
+    trial.consume_tokens(trial.compute_ff_tokens())
+    trial.compute_bitmask()
+    if not trial.is_error():
+        return matcher
+    message = trial.get_error()
+    if "NoExtension" in message:
+        message = "no text can follow it: a $ref or a rule leads to itself alone"
+    elif "items" in message:
+        message = f"too many properties or alternatives in one place: {message}"
+    raise params.refused(message)
 
 
 def _llguidance() -> Any:
