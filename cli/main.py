@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("ggpy.cli.chat:chat", "Talk with a model."),
     "serve": ("ggpy.cli.serve:serve", "Answer clients of OpenAI's, Anthropic's and Ollama's APIs."),
     "batch": ("ggpy.cli.batch:batch", "Answer a file of requests."),
+    "embed": ("ggpy.cli.embed:embed", "Give texts as vectors."),
+    "rank": ("ggpy.cli.rank:rank", "Rank documents by a query."),
     "convert": ("ggpy.cli.convert:convert", "Convert a checkpoint folder to a GGUF file."),
     "inspect": ("ggpy.cli.inspect:inspect", "Show what a GGUF file holds."),
     "fit": ("ggpy.cli.fit:fit", "Say what memory a model takes, and what fits."),

@@ -153,6 +153,10 @@ class Checkpoint:
         unlisted = {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
         return {**unlisted, **listed}
 
+    def module_tensors(self, folder: str) -> dict[str, SourceTensor]:
+        """The tensors of a module in a folder of its own, as sentence-transformers saves them."""
+        return dict(self._shard(f"{folder}/{_WHOLE}").tensors)
+
     def _shard(self, name: str) -> SafetensorsFile:
         path = self.folder / name
         if not path.is_file():

@@ -19,7 +19,8 @@ import numpy as np
 
 from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import sampling_metadata
-from ggpy.convert.pooling import pooling_metadata
+from ggpy.convert.pooling import add_pooling
+from ggpy.convert.rerankers import add_reranker
 from ggpy.convert.safetensors import SourceTensor
 from ggpy.convert.tokenizer_export import export_tokenizer
 from ggpy.convert.writer import ALIGNMENT, OutputTensor, is_gguf, write_gguf
@@ -174,6 +175,9 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         raise GGPYError(f"There is no type {file_type!r}; choose one of {', '.join(FILE_TYPES)}.")
     model_class, config, config_notes = known_config(checkpoint.config)
     layout = by_hf_name(model_class).hf_layout(config)
+    add_pooling(checkpoint, layout)
+    tokenizer, tokenizer_notes = export_tokenizer(checkpoint, layout.n_vocab)
+    add_reranker(checkpoint, layout, tokenizer)
     # What no reader could run is refused before a byte is written.
     by_gguf_name(layout.arch)(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
     layout.take_predictor(checkpoint.tensors)
@@ -196,9 +200,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
                 file_type, rule.target, rule.shape, tied=tied, n_layer=n_layer, n_expert=n_expert, pure=pure
             )
         tensors.append(PlannedTensor(OutputTensor(rule.target, rule.shape, chosen), rule.values, read))
-    tokenizer, tokenizer_notes = export_tokenizer(checkpoint, layout.n_vocab)
     sampling, sampling_notes = sampling_metadata(checkpoint)
-    pooling, pooling_notes = pooling_metadata(checkpoint, layout.arch)
     metadata = {
         "general.architecture": layout.arch,
         "general.type": "model",
@@ -206,7 +208,6 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
         "general.name": checkpoint.folder.resolve().name,
         "general.size_label": _size_label(tensors, n_expert),
         **layout.metadata,
-        **pooling,
         "general.file_type": FILE_TYPES[file_type],
         **tokenizer,
         "general.quantization_version": QUANTIZATION_VERSION,
@@ -215,7 +216,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     return Plan(
         metadata,
         tensors,
-        [*checkpoint.notes, *config_notes, *layout.notes, *tokenizer_notes, *sampling_notes, *pooling_notes],
+        [*checkpoint.notes, *config_notes, *layout.notes, *tokenizer_notes, *sampling_notes],
     )
 
 

@@ -1,8 +1,9 @@
-"""How the rows of a text become one vector, as sentence-transformers' files in a folder say, in GGUF's `pooling_type`.
+"""How the rows of a text become one vector, as sentence-transformers' files in a folder say, in GGUF's `pooling_type`
+and, for EmbeddingGemma, two matrices.
 
 `modules.json` lists what stands behind each other: the transformer, a pooling whose settings are in a folder of its
-own, a normalisation to length 1 (which callers ask for, or do themselves). Anything else there computes what a GGUF
-file has no place for. Source: `sentence_transformers` 5, `models/Pooling.py`.
+own, matrices, a normalisation to length 1 (which callers ask for, or do themselves). Anything else there computes what
+a GGUF file has no place for. Source: `sentence_transformers` 5, `models/Pooling.py` and `models/Dense.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 from ggpy.convert.checkpoint import Checkpoint, is_plain_name
 from ggpy.errors import GGPYError, quoted
 from ggpy.models.base import POOLINGS
+from ggpy.models.gemma_embedding import DENSE, GemmaEmbedding
+from ggpy.models.hf import Layout, TensorRule
+from ggpy.models.hf_config import Config
 
 #: Ways of pooling by the names of their settings: as flags, and as the value of "pooling_mode".
 _MODES = {
@@ -21,34 +25,51 @@ _MODES = {
     "lasttoken": "last", "pooling_mode_lasttoken": "last",
 }  # fmt: skip
 
-_WITHOUT_EFFECT = ("Transformer", "Normalize")
+#: The last is how a reranker that answers in words is scored: see `ggpy.convert.rerankers`.
+_WITHOUT_EFFECT = ("Transformer", "Normalize", "LogitScore")
 
 
-def pooling_metadata(checkpoint: Checkpoint, arch: str) -> tuple[dict[str, Any], list[str]]:
-    """The key `pooling_type`, where the folder says how to pool, and notes for the user.
+def add_pooling(checkpoint: Checkpoint, layout: Layout) -> None:
+    """The key `pooling_type` and the matrices behind it, where the folder has them, and notes for the user.
 
     GGPYError for modules that GGUF or ggpy has no place for.
     """
     where = str(checkpoint.folder / "modules.json")
+    n_dense = 0
     modules = _modules(checkpoint, where)
-    if not modules:
-        return {}, []
-    metadata: dict[str, Any] = {}
     for module in modules:
         kind, path = (str(module.get(key) or "") for key in ("type", "path"))
         kind = kind.rpartition(".")[2]
+        if kind in ("Pooling", "Dense") and not is_plain_name(path):
+            raise GGPYError(f"{where} puts the {kind.lower()} in {path!r:.80}, which is no folder beside it.")
         if kind == "Pooling":
-            if not is_plain_name(path):
-                raise GGPYError(f"{where} puts the pooling in {path!r:.80}, which is no folder beside it.")
             name = f"{path}/config.json"
             mode = _mode(checkpoint.json(name), str(checkpoint.folder / name))
-            metadata[f"{arch}.pooling_type"] = POOLINGS.index(mode)
+            layout.metadata[f"{layout.arch}.pooling_type"] = POOLINGS.index(mode)
+        elif kind == "Dense" and layout.arch == GemmaEmbedding.name and n_dense < len(DENSE):
+            _add_dense(checkpoint, layout, path, DENSE[n_dense])
+            n_dense += 1
         elif kind not in _WITHOUT_EFFECT:
             raise GGPYError(
                 f"{where} lists {quoted(kind)}, which changes the embeddings; ggpy converts what is made of a"
                 " transformer, a pooling and a normalisation."
             )
-    return metadata, _notes(checkpoint)
+    if modules:
+        layout.notes += _notes(checkpoint)
+
+
+def _add_dense(checkpoint: Checkpoint, layout: Layout, folder: str, target: str) -> None:
+    """A matrix behind the pooling, as the tensor `target`."""
+    settings = Config(checkpoint.json(f"{folder}/config.json"), str(checkpoint.folder / folder / "config.json"))
+    n_in, n_out = settings.integer("in_features"), settings.integer("out_features")
+    activation = str(settings.get("activation_function") or "")
+    if settings.flag("bias", default=True) or not activation.endswith(".Identity"):
+        raise GGPYError(
+            f"{settings.where} has a bias, or the activation {activation!r:.60}; GGUF has a place for plain matrices."
+        )
+    checkpoint.tensors |= {f"{folder}.{name}": t for name, t in checkpoint.module_tensors(folder).items()}
+    layout.tensors.append(TensorRule(target + ".weight", f"{folder}.linear.weight", (n_out, n_in)))
+    layout.metadata |= {f"{layout.arch}.{target}_feat_in": n_in, f"{layout.arch}.{target}_feat_out": n_out}
 
 
 def _modules(checkpoint: Checkpoint, where: str) -> list[Mapping[str, Any]]:

@@ -29,7 +29,7 @@ from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.hub.find_model import find_model
 from ggpy.llm_options import context_shift_of, load_options
-from ggpy.outputs import EmbeddingOutput, EmbeddingRequestOutput, RequestOutput, TextDelta
+from ggpy.outputs import EmbeddingRequestOutput, RankOutput, RequestOutput, TextDelta
 from ggpy.prompts import Message, Prompt, conversations, encoded, several
 from ggpy.runtime.load import Model, load_draft, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ggpy.choose import ChoiceOutput
     from ggpy.engine.beam_requests import BeamSearchRequest
     from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
+    from ggpy.engine.embed import Embedder
     from ggpy.notes import Notify
     from ggpy.runtime.prediction_head import PredictionHead
 
@@ -299,27 +300,80 @@ class LLM:
             pass
         return choice_output(text, ids, requests)
 
-    def embed(self, prompts: Prompt | Sequence[Prompt], *, normalize: bool = True) -> list[EmbeddingRequestOutput]:
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling: str | None = None,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        progress: bool = False,
+    ) -> list[EmbeddingRequestOutput]:
         """Texts as vectors, by a model made for that: one for each prompt, in their order; prompts as `generate` takes
-        them. normalize: scale each to length 1, so that a product of two is their cosine. As many texts are evaluated
-        together as `n_parallel` says and a step holds."""
+        them, any number of them, as many evaluated together as a step holds.
+
+        pooling: how the rows of a text's tokens become one: "mean", "cls" (the first) or "last", or "none" for all of
+        them, [n_tokens, n_cols]; None is as the model was trained. normalize: scale each to length 1, so that a product
+        of two is their cosine. dimensions: keep only so many of the first, as models trained for it (Matryoshka)
+        allow. progress: show a bar on a terminal."""
+        from ggpy import embeddings
+
+        embeddings.check_pooling(pooling)
         arguments.flag("normalize", normalize)
+        arguments.flag("progress", progress)
+        if dimensions is not None:
+            dimensions = arguments.whole("dimensions", dimensions, 1, 1 << 20, "a number of dimensions from 1")
         self._check_open()
-        if self.runtime.hparams.writes_text:
-            raise GGPYError(
-                f"{self.path.name} is a {self.runtime.hparams.arch} model that writes text; embed takes a model made"
-                " for it, such as all-MiniLM-L6-v2."
-            )
+        own = self.runtime.hparams.pooling
+        embeddings.check_embeds(self.runtime.hparams.arch, own, self.path.name)
+        assert own is not None
         given = [self.encode(prompt) for prompt in several("prompts", prompts)]
-        with self.lock:
-            self._check_open()
-            rows = self.engine.embed([ids for _, ids in given])
-        if normalize:
-            rows = [row / max(float(np.linalg.norm(row)), 1e-12) for row in rows]
-        return [
-            EmbeddingRequestOutput(text, ids, EmbeddingOutput(row))
-            for (text, ids), row in zip(given, rows, strict=True)
-        ]
+        return embeddings.embed(
+            self._embedder, self.lock, self._check_open, given, own, pooling, normalize, dimensions, progress
+        )
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        normalize: bool = True,
+        instruction: str | None = None,
+        progress: bool = False,
+    ) -> list[RankOutput]:
+        """Documents in the order in which they answer a query, the best first, by a model made for that: one with a
+        classifier (bge-reranker, ms-marco-MiniLM …) or Qwen3-Reranker.
+
+        top_n: only so many. normalize: scores from 0 to 1 (a sigmoid; of Qwen3's yes and no their softmax), else the
+        classifier's own numbers. instruction: what the task is, for models that are told it. progress: show a bar on a
+        terminal."""
+        from ggpy import ranking
+
+        arguments.text("query", query)
+        words = "a list of texts"
+        texts = arguments.several("documents", documents, words)
+        if not all(isinstance(text, str) for text in texts):
+            raise arguments.wrong("documents", documents, words)
+        arguments.flag("normalize", normalize)
+        arguments.flag("progress", progress)
+        if top_n is not None:
+            top_n = arguments.whole("top_n", top_n, 1, 1 << 31, "a number of documents from 1")
+        if instruction is not None:
+            arguments.text("instruction", instruction)
+        self._check_open()
+        ranker = ranking.Ranker(self.file, self.tokenizer, self.runtime.hparams)
+        if instruction is not None and not ranker.takes_instruction:
+            raise GGPYError(f"{self.path.name} is told no instruction; leave it out.")
+        pairs = [ranker.tokenize(query, text, instruction) for text in texts]
+        scores = ranker.run(self._embedder, self.engine, self.lock, self._check_open, pairs, progress)
+        return ranking.ranked(texts, pairs, scores, normalize)[:top_n]
+
+    @property
+    def _embedder(self) -> Embedder:
+        from ggpy.engine.embed import Embedder
+
+        return Embedder(self.runtime, self.runtime.n_types)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits after each token, float32 [n_tokens, n_vocab]; answers being generated go on undisturbed."""

@@ -1,4 +1,5 @@
-"""Results of the Python API, by vLLM's names: answers and their log-probabilities, embeddings, pieces of text."""
+"""Results of the Python API, by vLLM's names: answers and their log-probabilities, embeddings, ranks, pieces of
+text."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class EmbeddingOutput:
-    """One text as a vector: float32 [n_embd]."""
+    """One text as a vector: float32 [n_cols]; without pooling a vector for each of its tokens: [n_tokens, n_cols]."""
 
     embedding: NDArray[np.float32]
 
@@ -58,6 +59,18 @@ class EmbeddingRequestOutput:
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: EmbeddingOutput
+
+
+@dataclass(frozen=True)
+class RankOutput:
+    """A document and how well it answers the query. `index`: its place in the list that was given; `score`: the higher
+    the better, from 0 to 1, or the classifier's own number; `n_tokens`: of query and document together, as the model
+    read them."""
+
+    index: int
+    score: float
+    document: str
+    n_tokens: int
 
 
 class TextDelta(str):

@@ -12,14 +12,15 @@ Advance = Callable[[int], None]  # one more is done, which took so many generate
 
 
 @contextmanager
-def requests_bar(total: int, done: int = 0, notify: Notify | None = None) -> Iterator[Advance]:
+def requests_bar(total: int, done: int = 0, notify: Notify | None = None, unit: str = "tok/s") -> Iterator[Advance]:
     """A bar on stderr for `total` requests, of which `done` were there before; yields what to call with the generated
-    tokens of each that is done. notify: where stderr is no terminal, called with a line for every tenth."""
+    tokens of each that is done, or whatever `unit` counts. notify: where stderr is no terminal, called with a line for
+    every tenth."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        with _lines(total, done, notify or (lambda line: None)) as advance:
+        with _lines(total, done, notify or (lambda line: None), unit) as advance:
             yield advance
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,13 +33,13 @@ def requests_bar(total: int, done: int = 0, notify: Notify | None = None) -> Ite
         def advance(tokens: int) -> None:
             nonlocal n_tokens
             n_tokens += tokens
-            bar.update(task, advance=1, description=_rate(n_tokens, started))
+            bar.update(task, advance=1, description=_rate(n_tokens, started, unit))
 
         yield advance
 
 
 @contextmanager
-def _lines(total: int, done: int, notify: Notify) -> Iterator[Advance]:
+def _lines(total: int, done: int, notify: Notify, unit: str) -> Iterator[Advance]:
     started, n_tokens, said = time.perf_counter(), 0, 10 * done // max(total, 1)
 
     def advance(tokens: int) -> None:
@@ -47,10 +48,10 @@ def _lines(total: int, done: int, notify: Notify) -> Iterator[Advance]:
         tenths = 10 * done // max(total, 1)
         if tenths > said:
             said = tenths
-            notify(f"{10 * tenths:3d}%  {done} of {total}  {_rate(n_tokens, started)}")
+            notify(f"{10 * tenths:3d}%  {done} of {total}  {_rate(n_tokens, started, unit)}")
 
     yield advance
 
 
-def _rate(n_tokens: int, started: float) -> str:
-    return f"{n_tokens / max(time.perf_counter() - started, 1e-9):.1f} tok/s"
+def _rate(n_tokens: int, started: float, unit: str) -> str:
+    return f"{n_tokens / max(time.perf_counter() - started, 1e-9):.1f} {unit}"

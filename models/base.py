@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 #: How rows become one vector, by the number under `pooling_type` (`llama_pooling_type` in llama.h).
-POOLINGS = ("none", "mean", "cls", "last")
+POOLINGS = ("none", "mean", "cls", "last", "rank")
 
 #: Layers believed: each takes memory before a tensor of it is looked for.
 MAX_LAYERS = 4096
@@ -59,7 +59,9 @@ class HyperParameters:
     layers: tuple[LayerParameters, ...]
     n_expert: int = 0  # that a router chooses from
     n_expert_used: int = 0  # by one token
-    writes_text: bool = True  # whether what comes out are logits; else one vector a text
+    #: How the rows of a text become one vector, one of POOLINGS; "rank" gives scores of texts. None: what comes out are
+    #: logits, and the model writes text.
+    pooling: str | None = None
     predictors: tuple[LayerParameters, ...] = ()  # blocks behind the model's own that predict further tokens
 
     def __post_init__(self) -> None:
@@ -100,6 +102,10 @@ class HyperParameters:
         return values.pop() if values else 0
 
     @property
+    def writes_text(self) -> bool:
+        return self.pooling is None
+
+    @property
     def n_head(self) -> int:
         return self._alike("n_head")
 
@@ -135,8 +141,11 @@ class Architecture:
     norm_eps_key: ClassVar[str] = "layer_norm_rms_epsilon"
     #: Every so many layers one without the window, the last of them; where the file does not say it by layer. 0: none.
     window_period: ClassVar[int] = 0
-    writes_text: ClassVar[bool] = True  # `HyperParameters.writes_text`
     attends: ClassVar[bool] = True  # whether some layers have heads
+    #: Whether its files may embed texts: `build` then ends in `pooled` where the file says how rows become one vector.
+    pools: ClassVar[bool] = False
+    #: How rows become one vector where the file does not say; None: such a file writes text.
+    default_pooling: ClassVar[str | None] = None
     default_window: ClassVar[int] = 0  # where the file gives none
     yarn_truncates: ClassVar[bool] = True  # whether the ends of YaRN's ramp are rounded to whole dimensions
     #: Whether `rope.scaling.yarn_log_multiplier` divides YaRN's scale of results (DeepSeek's mscale_all_dim).
@@ -183,7 +192,7 @@ class Architecture:
             ),
             n_expert=n_expert,
             n_expert_used=m.integer("{arch}.expert_used_count", 0),
-            writes_text=self.writes_text,
+            pooling=self._pooling() if self.pools else None,
         )
 
     def _head_dim(self, suffix: str, default: int) -> int:
@@ -335,17 +344,19 @@ class Architecture:
         it to the logits of the one after that; None where the file or the family has none. See `next_token`."""
         return None
 
-    def pooling(self, default: str = "none") -> str:
-        """How the rows of a text become one vector: "mean", "cls" (the first), "last", or "none"; `default` where the
-        file does not say."""
-        number = self.metadata.integer("{arch}.pooling_type", POOLINGS.index(default))
+    def _pooling(self) -> str | None:
+        """How the rows of a text become one vector, by `pooling_type`; None for a file that writes text."""
+        number = self.metadata.find("{arch}.pooling_type", int)
+        if number is None:
+            return self.default_pooling
         if not 0 <= number < len(POOLINGS):
             raise GGPYError(
                 f"{self.metadata.where} pools its rows by method {number} ('{self.name}.pooling_type'); ggpy knows "
                 + ", ".join(f"{i} ({name})" for i, name in enumerate(POOLINGS))
                 + "."
             )
-        return POOLINGS[number]
+        # Decoders are written with 0 by some converters, and go on to write text.
+        return None if number == 0 and self.default_pooling is None else POOLINGS[number]
 
     def check(self, freq_factors: Any = None, long_factors: Any = None) -> None:
         """GGPYError for metadata beside the hyper-parameters that no model can have; factors as in `rope`."""

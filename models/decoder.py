@@ -13,6 +13,7 @@ from ggpy.models.base import Architecture
 from ggpy.models.experts import Experts, expert_ffn, plain_shared_expert
 from ggpy.models.layers import glu_ffn, plain_ffn, self_attention
 from ggpy.models.next_token import predictor
+from ggpy.models.pooled import decoded
 
 if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
@@ -41,6 +42,8 @@ class Decoder(Architecture):
         x = self.embed(g)
         for layer in g.layers(hp.n_layer):
             x = self.layer(g, x, layer, ropes[layer])
+        if hp.pooling is not None:
+            return decoded(g, x, hp)
         x = self.norm(g, g.select_outputs(x), "output_norm")
         return g.scale(g.output(x, hp.n_vocab), self.logit_factor())
 

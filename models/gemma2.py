@@ -58,21 +58,26 @@ class Gemma2(Architecture):
         return scores, logits
 
     def build(self, g: Graph) -> Value:
+        hp, x = self.hparams, self.rows(g)
+        logits = g.output(g.norm(g.select_outputs(x), "output_norm", hp.norm_eps), hp.n_vocab)
+        return g.softcap(logits, self.softcaps()[1])
+
+    def rows(self, g: Graph, *, causal: bool = True) -> Value:
+        """The last layer's rows: [n_tokens, n_embd]."""
         hp, eps = self.hparams, self.hparams.norm_eps
         full, sliding = self.ropes(g.vector("rope_freqs.weight"))
-        scale, (softcap, final_softcap) = self.attention_scale(), self.softcaps()
+        scale, softcap = self.attention_scale(), self.softcaps()[0]
         # Trained with this factor rounded to bfloat16; files carry no such type, and their readers do not round.
         x = g.scale(g.embed(hp.n_embd), math.sqrt(hp.n_embd))
         for layer in g.layers(hp.n_layer):
             at = f"blk.{layer}."
             rope = sliding if hp.window(layer) else full
             y = g.norm(x, at + "attn_norm", eps)
-            y = self_attention(g, y, layer, hp, rope, scale=scale, softcap=softcap)
+            y = self_attention(g, y, layer, hp, rope, scale=scale, softcap=softcap, causal=causal)
             x = g.add(x, g.norm(y, at + "post_attention_norm", eps))
             y = glu_ffn(g, g.norm(x, at + "ffn_norm", eps), layer, hp, "gelu_tanh")
             x = g.add(x, g.norm(y, at + "post_ffw_norm", eps))
-        logits = g.output(g.norm(g.select_outputs(x), "output_norm", eps), hp.n_vocab)
-        return g.softcap(logits, final_softcap)
+        return x
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:

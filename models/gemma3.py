@@ -35,14 +35,20 @@ class Gemma3(Gemma2):
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
+        if cls is Gemma3 and config.flag("use_bidirectional_attention", default=False):
+            from ggpy.models import by_gguf_name
+
+            return by_gguf_name("gemma-embedding").hf_layout(config)
         full, sliding = (_rope(config, kind) for kind in _KINDS)
         layout = cls._layout(config, head_norms=True, rope=full)
         if config.get("final_logit_softcapping") is not None:
-            layout.metadata["gemma3.final_logit_softcapping"] = config.number("final_logit_softcapping")
-        if "gemma3.attention.sliding_window" in layout.metadata:
-            layout.metadata["gemma3.rope.freq_base_swa"] = sliding.number("rope_theta")
+            layout.metadata[f"{cls.name}.final_logit_softcapping"] = config.number("final_logit_softcapping")
+        if f"{cls.name}.attention.sliding_window" in layout.metadata:
+            layout.metadata[f"{cls.name}.rope.freq_base_swa"] = sliding.number("rope_theta")
             if (sliding.get("rope_type", "type") or "default") != "default":
-                raise GGPYError(f"{sliding.where} scales rope of sliding layers; GGUF's gemma3 has no place for that.")
+                raise GGPYError(
+                    f"{sliding.where} scales rope of sliding layers; GGUF's {cls.name} has no place for that."
+                )
         # The text model's names in a model that sees, as several versions of transformers saved them.
         layout.renames = (
             (r"^(model\.language_model|language_model\.model)\.", "model."),

@@ -20,6 +20,11 @@ class Config:
         self.values = values
         self.where = where
         self.defaults = defaults or {}
+        #: Read beside the keys that layouts follow: the classes under "architectures", a classifier's labels, the id of
+        #: the token that pads texts.
+        self.classes: tuple[str, ...] = ()
+        self.labels: tuple[str, ...] = ()
+        self.padding: int | None = None
 
     def get(self, *keys: str) -> Any:
         """The first of these keys that is there and not null, else None."""

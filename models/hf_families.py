@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ggpy.models.hf_families_dense import DENSE
+from ggpy.models.hf_families_encoders import ENCODERS
 from ggpy.models.hf_families_hybrid import HYBRID
 from ggpy.models.hf_families_latent import LATENT
 from ggpy.models.hf_family import UNREAD, Family
@@ -49,17 +50,13 @@ _GEMMA2 = {
 _GEMMA3 = {
     **{key: value for key, value in _GEMMA2.items() if key not in ("attn_logit_softcapping", "rope_theta")},
     "vocab_size": 262208, "max_position_embeddings": 131072, "final_logit_softcapping": None, "rope_theta": None,
-    "rope_local_base_freq": None, "sliding_window_pattern": 6,
+    "rope_local_base_freq": None, "sliding_window_pattern": 6, "use_bidirectional_attention": False,
 }  # fmt: skip
 _GELU_TANH = ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new")
 _NOT_READ = dict.fromkeys(
     ("hidden_act", "sliding_window_size", "_sliding_window_pattern"),
     "Gemma's code reads 'hidden_activation', 'sliding_window' and 'layer_types'",
 )
-_BERT = {
-    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
-}  # fmt: skip
 # What all with experts or hybrid layers define in their own way.
 _QWEN3_MOE = {
     **{key: value for key, value in _QWEN2.items() if key not in ("max_window_layers", "layer_types")},
@@ -128,7 +125,10 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(("MistralForCausalLM", "MistralModel"), _MISTRAL),
     "qwen": Family(("QWenLMHeadModel", "QWenModel"), _QWEN),
     "qwen2": Family(("Qwen2ForCausalLM", "Qwen2Model"), _QWEN2),
-    "qwen3": Family(("Qwen3ForCausalLM", "Qwen3Model"), {**_QWEN2, "head_dim": 128, "attention_bias": False}),
+    "qwen3": Family(
+        ("Qwen3ForCausalLM", "Qwen3Model", "Qwen3ForSequenceClassification"),
+        {**_QWEN2, "head_dim": 128, "attention_bias": False},
+    ),
     "gemma2": Family(("Gemma2ForCausalLM", "Gemma2Model"), _GEMMA2, {"hidden_activation": _GELU_TANH}, _NOT_READ),
     "gemma3_text": Family(
         ("Gemma3ForCausalLM", "Gemma3TextModel"),
@@ -144,24 +144,6 @@ FAMILIES: dict[str, Family] = {
             "images, which are not read",
         ),
         text="gemma3_text",
-    ),
-    "bert": Family(
-        ("BertModel", "BertForMaskedLM", "BertForPreTraining"),
-        _BERT,
-        {"hidden_act": ("gelu", "gelu_python"), "position_embedding_type": ("absolute", None), "is_decoder": (False,)},
-        dict.fromkeys(
-            (
-                "directionality",
-                "pooler_fc_size",
-                "pooler_num_attention_heads",
-                "pooler_num_fc_layers",
-                "pooler_size_per_head",
-                "pooler_type",
-                "classifier_dropout",
-                "tie_word_embeddings",
-            ),
-            "a part that is left out: the pooler, classifiers, the head that predicts words",
-        ),
     ),
     "qwen3_moe": Family(("Qwen3MoeForCausalLM", "Qwen3MoeModel"), _QWEN3_MOE),
     "gpt_oss": Family(
@@ -200,4 +182,5 @@ FAMILIES: dict[str, Family] = {
     **DENSE,
     **HYBRID,
     **LATENT,
+    **ENCODERS,
 }

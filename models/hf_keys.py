@@ -7,6 +7,7 @@ is named to the user, as it may be the setting that makes a model another one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ggpy.errors import GGPYError
@@ -102,6 +103,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "quantization": (None, {}),  # MLX
     "quantization_config": (None, {}),
     "compression_config": (None, {}),
+    "lora_adaptations": (None, []),
     # gpt-oss's and LFM2's.
     "swiglu_limit": (7.0,),
     "swiglu_alpha": (1.702,),
@@ -115,6 +117,8 @@ _ADVICE = {
         "the weights are already quantized; convert the original checkpoint": """quantization quantization_config
             compression_config""",
         "this is a model of more than text; ggpy converts text models": "text_config vision_config audio_config",
+        "the original applies one of these adapters to every text; convert a checkpoint without them, such as"
+        " jinaai/jina-embeddings-v3-hf": "lora_adaptations",
         "ggpy converts no mixtures of experts": "num_experts num_local_experts n_routed_experts",
     }.items()
     for key in keys.split()
@@ -154,7 +158,18 @@ def known_config(config: Config) -> tuple[str, Config, list[str]]:
         )
     if unknown:
         notes.append(f"{config.where} has keys that ggpy does not know; they play no part: {listed(unknown)}.")
-    return family.classes[0], Config(values, where, {**defaults, "model_type": name}), notes
+    known = Config(values, where, {**defaults, "model_type": name})
+    known.classes, known.labels = tuple(config.get("architectures") or ()), _labels(config)
+    known.padding = None if config.get("pad_token_id") is None else config.integer("pad_token_id", least=0)
+    return family.classes[0], known, notes
+
+
+def _labels(config: Config) -> tuple[str, ...]:
+    """The labels of a classifier, by number; transformers counts two where the config names none."""
+    named = config.get("id2label")
+    if isinstance(named, Mapping) and named:
+        return tuple(str(named[key]) for key in sorted(named, key=lambda key: (len(str(key)), str(key))))
+    return tuple(f"LABEL_{i}" for i in range(config.integer("num_labels", default=2, most=1 << 16)))
 
 
 def _unknown_keys(config: Config, name: str) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ggpy.models.pooled import decoded
+
 if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
     from ggpy.graph.operations import Temperature
@@ -31,7 +33,8 @@ def self_attention(
     Query, key and value come from three matrices or, where the file has `attn_qkv`, from one whose rows stand in that
     order. `rope`: None where positions stand elsewhere. `scale` of scores: None for 1 / sqrt(head_dim). `head_norms`:
     the norms of query and key, where the file has their weights: "head" by the root mean square of each head, "head
-    after rope" behind rope, "layer" by mean and variance of each head, "wide" over the columns of all heads together.
+    after rope" behind rope, "layer" by mean and variance of each head, "wide" over the columns of all heads together,
+    "wide layer" so by mean and variance.
     `alibi` and `temperature` as in `operations.Attention`.
     """
     at, size = f"blk.{layer}.", hp.layers[layer]
@@ -41,9 +44,9 @@ def self_attention(
         q, k, v = qkv.columns(0, n_q), qkv.columns(n_q, n_kv), qkv.columns(n_q + n_kv, n_kv)
     else:
         q, k, v = g.linear(x, at + "attn_q", n_q), g.linear(x, at + "attn_k", n_kv), g.linear(x, at + "attn_v", n_kv)
-    q_norm, k_norm, apart = at + "attn_q_norm", at + "attn_k_norm", head_norms in ("layer", "wide")
+    q_norm, k_norm, apart = at + "attn_q_norm", at + "attn_k_norm", head_norms in ("layer", "wide", "wide layer")
     if apart and g.has(q_norm + ".weight"):
-        kind, width = ("layer", size.head_dim) if head_norms == "layer" else ("rms", 0)
+        kind, width = "rms" if head_norms == "wide" else "layer", size.head_dim if head_norms == "layer" else 0
         q = g.norm(q, q_norm, hp.norm_eps, kind, width)
         k = g.norm(k, k_norm, hp.norm_eps, kind, width)
     attended = g.attention(
@@ -90,9 +93,9 @@ def plain_ffn(g: Graph, x: Value, layer: int, hp: HyperParameters, activation: s
 
 def pre_norm_decoder(g: Graph, hp: HyperParameters, rope: Rope) -> Value:
     """The decoder that Llama and Qwen share: RMS norm before attention and
-    before the feed-forward, residual sums around both."""
+    before the feed-forward, residual sums around both. Who builds with it has files that embed texts as well."""
     x = g.embed(hp.n_embd)
     for layer in g.layers(hp.n_layer):
         x = g.add(x, self_attention(g, g.norm(x, f"blk.{layer}.attn_norm", hp.norm_eps), layer, hp, rope))
         x = g.add(x, glu_ffn(g, g.norm(x, f"blk.{layer}.ffn_norm", hp.norm_eps), layer, hp))
-    return g.output(g.norm(g.select_outputs(x), "output_norm", hp.norm_eps), hp.n_vocab)
+    return decoded(g, x, hp)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Llama(Decoder):
     name = "llama"
     hf_names = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
+    pools = True
     rope_style = "interleaved"
 
     @classmethod

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Qwen2(Architecture):
     name = "qwen2"
     hf_names = ("Qwen2ForCausalLM",)
+    pools = True
     rope_style = "neox"
 
     def build(self, g: Graph) -> Value:

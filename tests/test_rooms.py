@@ -34,6 +34,7 @@ ROOMS = (
     "ggpy.hub",
     "ggpy.prompts", "ggpy.llm_options",
     "ggpy.outputs",
+    "ggpy.embeddings", "ggpy.ranking",
     "ggpy.answers", "ggpy.choose",
     "ggpy.llm",
     "ggpy.async_llm",

@@ -127,6 +127,7 @@ class CpuExecutor:
         """The arrays that describe a batch; kernels read them where they are."""
         n = self.n_batch
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n, np.int32) for _ in range(4))
+        self.types = np.zeros(n, np.int32)  # of tokens, behind the step's own all 0
         self._segments = np.zeros((n, 4), np.int32)
         self._step = np.zeros(1, STEP)
         for name in ("slots", "positions", "outputs"):
@@ -143,6 +144,20 @@ class CpuExecutor:
         """See `Executor.cut`."""
         keys, values = self._cut
         return keys != 0, values != 0
+
+    @property
+    def n_types(self) -> int:
+        """The types of tokens that the model tells apart; 0 for one that knows none."""
+        return self._embeddings.n_types
+
+    @property
+    def unpooled(self) -> bool:
+        """True while steps give rows as they are, in place of those that a sequence's rows are pooled into."""
+        return bool(self._step["unpooled"][0])
+
+    @unpooled.setter
+    def unpooled(self, value: bool) -> None:
+        self._step["unpooled"] = value
 
     def receive_hidden(self, before: StageExecutor, n: int) -> None:
         """Set the hidden states, from the stage before this one, that the next step of n tokens begins with."""
@@ -182,9 +197,10 @@ class CpuExecutor:
             segments = token_segments(self.slots[:n], self.positions[:n])
             n_segments = len(segments)
             self._segments[:n_segments] = segments
+        self._memory.states.place(self._segments[:n_segments])
         if last >= self._memory.n_angles:
             self._memory.turn_to(last)
-        self._embeddings.read(self.tokens, self.positions, n)
+        self._embeddings.read(self.tokens, self.positions, self.types, n)
         counts = self._counts
         counts[0], counts[1], counts[2], counts[3] = n, m, n <= self._small_step, n_segments
         self.team.run(*self._args)

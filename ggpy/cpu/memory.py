@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cpu.isa.layout import LINE
-from ggpy.cpu.sizes import WorkingSizes, position_bytes, round_up, row_stride, state_bytes
+from ggpy.cpu.sizes import WorkingSizes, position_bytes, round_up, row_stride, state_bytes, step_cells
 from ggpy.gguf.slices import read_vector
 from ggpy.graph.state import SPAN, KVState, State
 
@@ -77,6 +77,8 @@ class SlotStates:
         whole = round_up(n_ctx, SPAN)
         slots = np.arange(n_slots, dtype=np.int64)
         self._starts = slots * (0 if kv_cells else whole)  # of all layers that keep every position
+        self._step_starts = np.zeros(n_slots, np.int64)  # of layers that keep no position: see `place`
+        self._places = any(isinstance(state, KVState) and not state.causal for state in states)
         shared: list[Cells] = []
         self._keeping: list[Cells] = []  # what a slot can be cut back from
         self._passing: list[Cells] = []  # rings that go round
@@ -95,7 +97,8 @@ class SlotStates:
             else:  # of a step alone, which layers share, and nobody comes back to
                 sizes = position_bytes(state, cache_type)
                 found = next((other for other in shared if position_bytes(other.state, cache_type) == sizes), None)
-                cells = found or Cells(state, slots * most, n_slots * most, most, cache_type)
+                size = step_cells(n_slots, n_batch)
+                cells = found or Cells(state, self._step_starts, size, most, cache_type)
                 shared += [] if found else [cells]
             self._cells[state.layer] = cells
 
@@ -109,6 +112,16 @@ class SlotStates:
             "starts": address(cells.starts),
             "head_cells": cells.size,
         }
+
+    def place(self, segments: np.ndarray) -> None:
+        """Where layers keep no position, put a step's sequences side by side: int32 [n][slot, first token, tokens,
+        position of the first], each whole and in a slot of its own."""
+        if not self._places:
+            return
+        if segments[:, 3].any() or len(set(segments[:, 0].tolist())) < len(segments):
+            raise ValueError("a text in pieces, of a model whose tokens see those after them")
+        taken = -(-segments[:, 2].astype(np.int64) // SPAN) * SPAN
+        self._step_starts[segments[:, 0]] = np.cumsum(taken) - taken
 
     def floats(self, state: State) -> tuple[int, int]:
         """Where a convolution's or recurrent layer's state lies, and the bytes from slot to slot."""

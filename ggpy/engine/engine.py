@@ -6,7 +6,6 @@ kept a step ahead: it goes on without waiting for the host. Knows nothing of fil
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -276,6 +275,24 @@ class Engine:
             result[start:end] = self.evaluate([(slot, ids[start:end])], range(end - start), of_prompt=True)
         return result
 
+    def last_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """The logits after the last token, float32 [n_vocab]. Borrows a slot as `logits` does, and goes on from what it
+        holds of the same beginning."""
+        self._check(tokens, "The sequence of tokens")
+        self.drop_in_flight()
+        ids = [int(token) for token in tokens]
+        slot, n_batch = self.borrow(), self.runtime.n_batch
+        shared = min(common_prefix(slot.tokens, ids), len(ids) - 1)
+        kept = shared if self.cache.reach.everywhere else 0
+        self.cache.rewind(slot, kept)
+        self.make_room(slot, len(ids))
+        logits = np.empty(0, np.float32)
+        for start in range(kept, len(ids), n_batch):
+            chunk = ids[start : start + n_batch]
+            outputs = (len(chunk) - 1,) if start + len(chunk) == len(ids) else ()
+            logits = self.evaluate([(slot, chunk)], outputs, of_prompt=True)
+        return logits[0].copy()
+
     def evaluate(
         self, chunks: Sequence[tuple[Slot, list[int]]], outputs: Sequence[int], of_prompt: bool
     ) -> NDArray[np.float32]:
@@ -338,37 +355,6 @@ class Engine:
         except (ValueError, StopIteration) as error:
             self.cache.rewind(slot, 0)
             raise ValueError("a state of another shape") from error
-
-    def embed(self, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """The vectors that a model which embeds gives for sequences of tokens: float32 [n_embd] each."""
-        for tokens in prompts:
-            self._check(tokens, "The sequence of tokens")
-        found: list[NDArray[np.float32]] = []
-        waiting = deque([int(token) for token in tokens] for tokens in prompts)
-        while waiting:
-            together = [waiting.popleft()]
-            while waiting and len(together) < len(self.slots):
-                if sum(map(len, together)) + len(waiting[0]) > self.runtime.n_batch:
-                    break
-                together.append(waiting.popleft())
-            found += self._embed(together)
-        return found
-
-    def _embed(self, together: list[list[int]]) -> list[NDArray[np.float32]]:
-        """The vectors of some sequences, each in a slot of its own: in one step, or, of a single one that need not be
-        whole, in several."""
-        slots, n_batch = self.slots[: len(together)], self.runtime.n_batch
-        for slot in slots:
-            self.cache.rewind(slot, 0)
-        for slot, tokens in zip(slots, together, strict=True):
-            self.make_room(slot, len(tokens))
-        *before, rest = [together[0][i : i + n_batch] for i in range(0, len(together[0]), n_batch)]
-        for chunk in before:
-            self.evaluate([(slots[0], chunk)], (), of_prompt=True)
-        chunks = [rest, *together[1:]]
-        ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
-        rows = self.evaluate(list(zip(slots, chunks, strict=True)), ends.tolist(), of_prompt=True)
-        return [row.copy() for row in rows]
 
     def _check(self, tokens: Sequence[int], what: str) -> None:
         n_vocab, n_ctx = self.runtime.n_vocab, self.runtime.n_ctx

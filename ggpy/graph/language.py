@@ -134,7 +134,7 @@ class Graph(Weights):
         return self._embed(name, n_embd, "position")
 
     def embed_types(self, name: str, n_embd: int) -> Value:
-        """The first row of the table `name`, of token types, for every token: [n_tokens, n_embd]."""
+        """Rows of the table `name` by the tokens' types, of which a step may say nothing: [n_tokens, n_embd]."""
         return self._embed(name, n_embd, "type")
 
     def _embed(self, name: str, n_embd: int, index: str) -> Value:
@@ -410,7 +410,8 @@ class Graph(Weights):
         return self._add(SelectOutputs(), (x,), x.n_cols, outputs_only=True)
 
     def pool(self, x: Value, kind: str) -> Value:
-        """One row for each wanted output, of the sequence that it ends; `kind` is one of `operations.POOLINGS`."""
+        """One row for each wanted output, of the sequence that it ends; `kind` is one of `operations.POOLINGS`. A step
+        may ask for rows as they are instead: those of the wanted outputs."""
         assert kind in POOLINGS
         return self._add(Pool(kind), (x,), x.n_cols, outputs_only=True)
 

@@ -38,7 +38,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Embed(Operation):
-    """Rows of a table: by "token", by "position", or the first one for every token ("type")."""
+    """Rows of a table: by "token", by "position", or by the token's "type", which is 0 where a step does not say."""
 
     table: TensorInfo
     index: str = "token"
@@ -227,7 +227,7 @@ class SelectOutputs(Operation):
 @dataclass(frozen=True)
 class Pool(Operation):
     """One row for each wanted output, of the sequence from position 0 up to that token: the "mean" of its rows, the
-    first ("cls") or the "last"."""
+    first ("cls") or the "last". In a step without pooling (`Runtime.embed`) it is the last whatever the kind."""
 
     kind: str
 

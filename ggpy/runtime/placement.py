@@ -62,6 +62,10 @@ class Stage:
         return [int(number) for number in self.device.partition(":")[2].split(",") if number]
 
 
+#: Texts of a step, at most, of a model whose slots carry nothing from step to step, and so have no memory of their own.
+ENCODER_SLOTS = 64
+
+
 class Placement:
     """A division of one model's layers over devices.
 
@@ -100,6 +104,8 @@ class Placement:
         self.by_rows, self.batch_invariant = split_mode == "row", batch_invariant
         # Found out once: the same answers serve the choice of the context and the making of the runtime.
         self.program = cache(self._planned)
+        if self.hparams.pooling is not None and not any(a.causal for a in self.program(False).attentions):
+            self.n_slots = n_slots = max(n_slots, ENCODER_SLOTS)
         self.sums = Sums(self.program, self.cache_type, n_slots, n_threads or usable_cores(), engine, cache_ram)
         self._free = cache(self._free_bytes)
         # Of the last layers, how many a device can run, and what it has no kernel for in the one before these.

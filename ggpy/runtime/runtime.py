@@ -205,6 +205,38 @@ class Runtime:
             self._tell_of_cuts()
         return logits
 
+    def embed(
+        self,
+        tokens: Integers,
+        slots: Integers,
+        positions: Integers,
+        outputs: Integers,
+        types: Integers | None = None,
+        pooled: bool = True,
+    ) -> np.ndarray:
+        """Evaluate a batch of a model that embeds texts, as `step` does: for each of `outputs` [m] the row of the
+        sequence that it ends, or, where not `pooled`, the token's own: float32 [m, n_cols], a view valid until the next
+        step. types [n]: of the tokens, for models that tell a text's parts apart; None is 0 for all."""
+        if types is not None and (len(types) != len(tokens) or not _within(types, 0, max(1, self.n_types))):
+            raise ValueError(f"{len(types)} types of {len(tokens)} tokens, where the model knows {self.n_types}")
+        if self.device != "cpu":  # GPUs run none that pool more than one row, or tell types apart
+            return self.step(tokens, slots, positions, outputs)
+        cpu = cast("CpuExecutor", self._executor)
+        try:
+            cpu.unpooled = not pooled
+            if types is not None:
+                cpu.types[: len(types)] = types
+            return self.step(tokens, slots, positions, outputs)
+        finally:
+            cpu.unpooled = False
+            if types is not None:
+                cpu.types[: len(types)] = 0
+
+    @property
+    def n_types(self) -> int:
+        """The types of tokens that the model tells apart; 0 for one that knows none."""
+        return cast("CpuExecutor", self._executor).n_types if self.device == "cpu" else 0
+
     def _evaluate(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int
     ) -> np.ndarray:

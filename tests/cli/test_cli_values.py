@@ -44,6 +44,8 @@ BASES = {
     "doctor": [],
     "pull": [],
     "batch": ["-m", "fake.gguf", "requests.jsonl"],
+    "embed": ["-m", "fake.gguf", "text"],
+    "rank": ["-m", "fake.gguf", "-q", "text", "text"],
 }
 # A number of samples is nobody's business but the user's, who may want to wait.
 WAITS = {("bench", "repeats")}

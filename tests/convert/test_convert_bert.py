@@ -99,7 +99,8 @@ def test_delicate_matrices_of_a_quantized_file_stay_f32(tmp_path: Path) -> None:
         ({"is_decoder": True}, "'is_decoder' as True"),
         ({"num_attention_heads": 7}, "7 'num_attention_heads'"),
         ({"num_attention_heads": 20}, "even number of dimensions"),
-        ({"architectures": ["BertForSequenceClassification"]}, "'BertForSequenceClassification', which ggpy does not"),
+        ({"architectures": ["BertForTokenClassification"]}, "'BertForTokenClassification', which ggpy does not"),
+        ({"feed_forward_type": "glu"}, "'feed_forward_type' as 'glu'"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -163,8 +164,8 @@ def test_what_is_done_to_texts_before_the_model_is_noted(tmp_path: Path) -> None
     put(tmp_path / "sentence_bert_config.json", {"max_seq_length": 64})
     put(tmp_path / "config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
     notes = convert_again(tmp_path)[1]
-    assert "cuts this model's texts at 64 tokens; the file takes them up to 100." in notes[1]
-    assert "'query: '" in notes[2]
+    assert "cuts this model's texts at 64 tokens; the file takes them up to 100." in notes[0]
+    assert "'query: '" in notes[1]
 
 
 def test_a_pooling_that_nobody_knows() -> None:
@@ -172,9 +173,9 @@ def test_a_pooling_that_nobody_knows() -> None:
         "block_count": 2, "context_length": 64, "embedding_length": 60, "feed_forward_length": 90,
         "attention.head_count": 6, "attention.layer_norm_epsilon": 1e-12,
     }  # fmt: skip
-    for number, kind in ((0, "none"), (1, "mean"), (2, "cls"), (3, "last"), (None, "mean")):
+    for number, kind in ((0, "none"), (1, "mean"), (2, "cls"), (3, "last"), (4, "rank"), (None, "mean")):
         entries = {f"bert.{key}": value for key, value in sizes.items()}
         entries |= {"bert.pooling_type": number} if number is not None else {}
-        assert by_gguf_name("bert")(entries, 461).pooling("mean") == kind
-    with pytest.raises(GGPYError, match=r"by method 4 .*; ggpy knows 0 \(none\)"):
-        by_gguf_name("bert")({**entries, "bert.pooling_type": 4}, 461).check()
+        assert by_gguf_name("bert")(entries, 461).hparams.pooling == kind
+    with pytest.raises(GGPYError, match=r"by method 5 .*; ggpy knows 0 \(none\)"):
+        by_gguf_name("bert")({**entries, "bert.pooling_type": 5}, 461)

@@ -23,6 +23,7 @@ from ggpy.errors import GGPYError
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
 from ggpy.models.hf_families import FAMILIES, Family
+from ggpy.models.hf_families_encoders import ENCODERS
 from ggpy.models.hf_keys import IGNORED, REFUSED, known_config
 from tests.support.families import CONFIGS
 from tests.support.tiny import tiny_checkpoint
@@ -49,6 +50,9 @@ CLASSES = {
     "nemotron_h": "NemotronHConfig", "granitemoehybrid": "GraniteMoeHybridConfig",
     "falcon_h1": "FalconH1Config", "deepseek_v3": "DeepseekV3Config", "deepseek_v2": "DeepseekV2Config",
     "glm4_moe_lite": "Glm4MoeLiteConfig", "minicpm3": "MiniCPM3Config",
+    "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig", "camembert": "CamembertConfig",
+    "nomic_bert": "NomicBertConfig", "jina_embeddings_v3": "JinaEmbeddingsV3Config", "modernbert": "ModernBertConfig",
+    "eurobert": "EuroBertConfig",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -61,6 +65,7 @@ PUBLISHED = """_name_or_path architectures attention_bias auto_map attn_dropout_
     use_flash_attn use_logn_attn use_mrope""".split()  # noqa: SIM905
 
 _YARN = {"rope_type": "yarn", "factor": 4.0}
+_EXPERTS = {"moe_every_n_layers": 2, "moe_top_k": 1, "num_experts": 5}
 _WINDOW = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 16}
 
 #: For each followed key, settings to stand beside it and a value that must change the layout or be refused.
@@ -215,6 +220,22 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "ssm_multipliers": ({}, [0.5] * 5),
     "n_group": ({}, 2),
     "topk_group": ({"n_group": 2}, 2),
+    "feed_forward_type": ({}, "geglu"),
+    "use_bidirectional_attention": ({}, True),
+    "max_trained_positions": ({"n_positions": 100}, 50),
+    "activation_function": ({}, "relu"),
+    "qkv_proj_bias": ({}, True),
+    "mlp_fc1_bias": ({}, True),
+    "mlp_fc2_bias": ({}, True),
+    "moe_every_n_layers": ({}, 2),
+    "moe_top_k": ({}, 2),
+    "norm_bias": ({}, True),
+    "global_rope_theta": ({}, 77.0),
+    "local_rope_theta": ({}, 77.0),
+    "local_attention": ({}, 8),
+    "global_attn_every_n_layers": ({}, 3),
+    "classifier_pooling": ({}, "cls"),
+    "classifier_bias": ({}, True),
 }
 
 #: Layers of Nemotron-H some of which have experts.
@@ -254,6 +275,14 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("granitemoehybrid", "num_experts_per_tok"): ({"num_local_experts": 4}, 3),
     ("granitemoehybrid", "layer_types"): ({}, ["mamba"] * 5),
     ("granitemoehybrid", "layers_block_type"): ({"layer_types": None}, ["mamba", "attention"] * 2 + ["mamba"]),
+    ("bert", "position_embedding_type"): ({}, "alibi"),
+    ("nomic_bert", "num_experts"): (_EXPERTS, 4),
+    ("nomic_bert", "moe_top_k"): (_EXPERTS, 2),
+    ("nomic_bert", "rotary_emb_base"): ({"rope_parameters": {}}, 77.0),
+    **{
+        (family, "rope_theta"): ({"rope_parameters": {}}, 77.0)
+        for family in ("nomic_bert", "jina_embeddings_v3", "eurobert")
+    },
     **{
         ("nemotron_h", key): (_MIXED | CHANGES[key][0], CHANGES[key][1])
         for key in (
@@ -307,6 +336,14 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
 }
 
 
+#: Names of settings in the code that comes with Nomic's models.
+_NOMICS_OWN = (
+    "n_embd", "n_layer", "n_head", "n_inner", "n_positions", "layer_norm_epsilon", "rotary_emb_base",
+    "max_trained_positions", "activation_function", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias",
+    "moe_every_n_layers", "num_experts", "moe_top_k",
+)  # fmt: skip
+
+
 def outcome(kind: str, settings: dict[str, Any]) -> tuple[str, list[str]]:
     """All of the layout that a config leads to, as a text, and the notes on its keys."""
     model_class, config, notes = known_config(Config(settings))
@@ -339,6 +376,9 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("hybrid_override_pattern", "mamba_n_groups", "mamba_d_conv", "mamba_conv_bias")
           if family == "nemotron_h" else ()),
         *(("layers_block_type",) if family == "granitemoehybrid" else ()),
+        *(("position_embedding_type", "feed_forward_type") if family == "bert" else ()),
+        *(_NOMICS_OWN if family == "nomic_bert" else ()),
+        *(("global_rope_theta", "local_rope_theta", "global_attn_every_n_layers") if family == "modernbert" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 
@@ -390,12 +430,15 @@ def test_followed_keys_change_the_file(family: str) -> None:
 def test_ignored_keys_change_nothing(family: str) -> None:
     before = outcome(family, CONFIGS[family])
     elsewhere = {"architectures", "model_type", "auto_map", *FAMILIES[family].permitted}
+    if family in ENCODERS:  # read beside the tables: where RoBERTa's positions begin, a classifier's labels
+        elsewhere |= {"pad_token_id", "num_labels", "id2label"}
     ignored = (IGNORED.keys() | FAMILIES[family].ignored.keys()) - elsewhere
     assert outcome(family, {**CONFIGS[family], **dict.fromkeys(ignored, 7)}) == before
     others = {key for other in FAMILIES if other != "qwen" for key in FAMILIES[other].followed} - REFUSED.keys()
     own = FAMILIES[family].followed.keys() | FAMILIES[family].permitted.keys()
-    for key in others - own if family != "qwen" else ():
+    for key in others - own - elsewhere if family != "qwen" else ():
         beside, value = CHANGES[key]
+        beside = {k: v for k, v in beside.items() if (family, k) != ("modernbert", "rope_scaling")}  # which it refuses
         assert outcome(family, {**CONFIGS[family], **beside, key: value}) == outcome(
             family, {**CONFIGS[family], **beside}
         )

@@ -437,4 +437,7 @@ def test_every_model_class_is_converted(tmp_path: Path, name: str) -> None:
     folder = families.family_checkpoint(tmp_path, kind, architectures=[name])
     convert(folder, "q8_0", tmp_path / "m.gguf")
     with GGUFFile(tmp_path / "m.gguf") as file:
-        assert by_gguf_name(file.metadata["general.architecture"]) is by_hf_name(name)
+        config = known_config(Config({**families.CONFIGS[kind], "architectures": [name]}))[1]
+        assert by_gguf_name(file.metadata["general.architecture"]) is by_gguf_name(
+            by_hf_name(name).hf_layout(config).arch
+        )

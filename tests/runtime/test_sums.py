@@ -58,7 +58,7 @@ def anonymous() -> int:
 
 
 KINDS = sorted(CONFIGS)
-N_CTX, N_SLOTS = {"bert": 96}, 6
+N_CTX, N_SLOTS = dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), 96), 6
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import pytest
 
 from ggpy import LLM, SamplingParams
 from ggpy.convert.pipeline import convert
+from tests.support import hf_families_bert, hf_families_encoders
 from tests.support.families import CONFIGS, family_checkpoint
 
-KINDS = [kind for kind in CONFIGS if kind != "bert"]
+KINDS = [kind for kind in CONFIGS if kind not in (*hf_families_bert.CONFIGS, *hf_families_encoders.CONFIGS)]
 N_CTX = 2304  # more than the cells of a ring
 
 

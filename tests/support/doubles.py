@@ -77,7 +77,9 @@ class FakeRuntime:
         self.under_way: list[FakeChosen] = []
         self.closed = False
         self.cache_type, self.host_memory = "f16", HostMemory(1 << 30, 1 << 30)
-        self.hparams = SimpleNamespace(arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx, writes_text=True)
+        self.hparams = SimpleNamespace(
+            arch="fake", n_layer=1, n_embd=8, n_ctx_train=n_ctx, writes_text=True, pooling=None
+        )
 
     def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> NDArray[np.float32]:
         assert 0 < len(tokens) <= self.n_batch

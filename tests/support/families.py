@@ -9,6 +9,7 @@ from typing import Any
 from tests.support import (
     hf_families_bert,
     hf_families_dense,
+    hf_families_encoders,
     hf_families_gemma,
     hf_families_hybrid,
     hf_families_moe,
@@ -18,7 +19,7 @@ from tests.support import (
 #: Each family's config.json, and those of other kinds of the same families in `tiny`.
 CONFIGS: dict[str, dict[str, Any]] = {
     **tiny.CONFIGS, **hf_families_gemma.CONFIGS, **hf_families_bert.CONFIGS, **hf_families_moe.CONFIGS,
-    **hf_families_dense.CONFIGS, **hf_families_hybrid.CONFIGS,
+    **hf_families_dense.CONFIGS, **hf_families_hybrid.CONFIGS, **hf_families_encoders.CONFIGS,
 }  # fmt: skip
 
 _WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
@@ -27,6 +28,7 @@ _WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
     **dict.fromkeys(hf_families_moe.CONFIGS, hf_families_moe.write_checkpoint),
     **dict.fromkeys(hf_families_dense.CONFIGS, hf_families_dense.write_checkpoint),
     **dict.fromkeys(hf_families_hybrid.CONFIGS, hf_families_hybrid.write_checkpoint),
+    **dict.fromkeys(hf_families_encoders.CONFIGS, hf_families_encoders.write_checkpoint),
 }
 
 

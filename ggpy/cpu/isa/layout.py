@@ -110,6 +110,7 @@ STEP = np.dtype(
         ("segments", np.uint64),  # int32 [n_segments][4]: slot, first token, tokens, position of the first
         ("cut_keys", np.int64),  # set, and never reset, where a key was beyond what the cache holds (CACHE_LIMITS)
         ("cut_values", np.int64),
+        ("unpooled", np.int64),  # each wanted output is a row by itself, not one for its sequence
     ],
     align=True,
 )

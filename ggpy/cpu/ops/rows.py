@@ -74,16 +74,17 @@ def concat(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
 
 def pool(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
     """dst = for each wanted output the sequence up to it as one row: the mean of its rows where `flag` is 0, the first
-    where it is 1, else the last. A sequence's rows lie side by side, the first at position 0."""
+    where it is 1, else the last; in an unpooled step the last too. A sequence's rows lie side by side, the first at
+    position 0."""
     op = carray(as_op(op_at), 1)[0]
     step = carray(as_step(step_at), 1)[0]
     for i in range(step.n_outputs * tid // nth, step.n_outputs * (tid + 1) // nth):
         last = types.int64(load_i32(step.outputs + types.uint64(4 * i)))
         first = last - types.int64(load_i32(step.positions + types.uint64(4 * last)))
-        if op.flag == 1:
-            last = first
-        elif op.flag == 2:
+        if step.unpooled or op.flag == 2:
             first = last
+        elif op.flag == 1:
+            last = first
         dst = op.dst + types.uint64(i * op.dst_stride)
         for column in range(op.n_cols):
             total = types.float64(0.0)

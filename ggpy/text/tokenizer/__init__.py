@@ -89,9 +89,22 @@ class Tokenizer:
             ids += self._encoder.encode(piece)
             begins = False
         if add_special:
-            ids += [self.eos] if self.add_eos and self.eos is not None else []
-            ids += self._vocabulary.after
+            ids += self._ends()
         return ids
+
+    def tokenize_pair(self, first: str, second: str) -> tuple[list[int], int]:
+        """The token ids of two texts as cross-encoders read them together, and the index from which on they belong to
+        the second: BERT puts [SEP] between them, RoBERTa and its kind </s> twice."""
+        begin, end = self.tokenize(first, parse_special=True), [*self._ends()]
+        if end and self.token_text(end[-1]) == "</s>":
+            begin += end
+        second_ids = self.tokenize(second, add_special=False, parse_special=True)
+        return begin + second_ids + end, len(begin)
+
+    def _ends(self) -> tuple[int, ...]:
+        """The tokens that are put after a text."""
+        ends = (self.eos,) if self.add_eos and self.eos is not None else ()
+        return ends + self._vocabulary.after
 
     def tokenize_chat(self, rendered: str) -> list[int]:
         """The token ids of a conversation that a chat template wrote, special tokens parsed.
