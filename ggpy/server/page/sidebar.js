@@ -67,18 +67,26 @@ export class Sidebar {
     const { id } = conversation;
     const current = id === this.chat.conversation.id;
     const title = conversation.title || t("newChat");
-    const entry = h("div", { class: `entry${current ? " current" : ""}` },
+    // Its buttons are made when it is pointed at or focused: of a thousand chats, nearly none is.
+    const fill = () => {
+      if (!entry.querySelector(".entry-actions, .rename")) entry.append(this.#actions(entry, conversation));
+    };
+    const entry = h("div", { class: `entry${current ? " current" : ""}`, onpointerenter: fill, onfocusin: fill },
       h("button", { type: "button", class: "title", title, data: { key: id }, aria: current ? { current: "page" } : {},
         onclick: async () => { await this.chat.open(id); this.chosen(); },
         onkeydown: (event) => {
           if (event.key === "F2") this.#rename(entry, conversation);
           if (event.key === "Delete") this.#remove(conversation);
-        } }, this.chat.isBusy(id) ? h("span", { class: "busy", role: "img", aria: { label: t("busy") } }) : null, title),
-      h("div", { class: "entry-actions" },
-        iconButton("edit", t("rename"), () => this.#rename(entry, conversation), { data: { key: `${id} rename` } }),
-        iconButton("export", t("exportOne"), () => this.#export(conversation), { data: { key: `${id} export` } }),
-        iconButton("trash", t("remove"), () => this.#remove(conversation), { data: { key: `${id} remove` } })));
+        } }, this.chat.isBusy(id) ? h("span", { class: "busy", role: "img", aria: { label: t("busy") } }) : null, title));
+    if (current) fill();
     return entry;
+  }
+
+  #actions(entry, conversation) {
+    return h("div", { class: "entry-actions" },
+      iconButton("edit", t("rename"), () => this.#rename(entry, conversation)),
+      iconButton("export", t("exportOne"), () => this.#export(conversation)),
+      iconButton("trash", t("remove"), () => this.#remove(conversation)));
   }
 
   #rename(entry, { id, title }) {
