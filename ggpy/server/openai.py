@@ -26,6 +26,7 @@ from ggpy.protocol.generation import (
 )
 from ggpy.protocol.openai_responses import ChatChunks, ChunkStream, CompletionChunks, error_body
 from ggpy.protocol.replies import replies
+from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
 from ggpy.server.service import Service
 
@@ -80,6 +81,12 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
+#: Sampling parameters whose defaults, of the model's file or llama.cpp's, the list of models shows.
+_SHOWN = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+
+
 def _model(service: Service, name: str) -> dict[str, Any]:
     """A model of the list, with its state, and what is known of it once it is loaded."""
     found = service.models.loaded.get(name)
@@ -89,9 +96,10 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         return {**body, "status": {"value": state}}
     llm = found.llm
     hparams = llm.runtime.hparams
+    defaults = SamplingParams().resolved(llm.sampling_defaults)
     meta = {
         "architecture": hparams.arch, "n_ctx": llm.n_ctx, "n_ctx_train": hparams.n_ctx_train, "n_vocab": llm.n_vocab,
-        "n_embd": hparams.n_embd, "size": llm.file.size,
+        "n_embd": hparams.n_embd, "size": llm.file.size, "sampling": {name: getattr(defaults, name) for name in _SHOWN},
     }  # fmt: skip
     return {**body, "created": found.created, "status": {"value": "loaded"}, "meta": meta}
 

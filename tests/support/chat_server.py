@@ -39,7 +39,6 @@ class ChatServer:
         return [
             *page.routes(),
             Route("/v1/models", self._models),
-            Route("/props", self._props),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
         ]
 
@@ -55,22 +54,10 @@ class ChatServer:
         return JSONResponse({"error": error}, 401)
 
     async def _models(self, request: Request) -> Response:
-        loaded = {"status": {"value": "loaded"}, "meta": {"n_ctx": 8192}}
+        sampling = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0}
+        loaded = {"status": {"value": "loaded"}, "meta": {"n_ctx": 8192, "sampling": sampling}}
         data = [{"id": "qwen3-0.6b", **loaded}, {"id": "smollm2-135m", "status": {"value": "unloaded"}}]
         return self._refusal(request) or JSONResponse({"object": "list", "data": data})
-
-    async def _props(self, request: Request) -> Response:
-        params = {
-            "temperature": 0.6,
-            "top_k": 20,
-            "top_p": 0.95,
-            "min_p": 0.0,
-            "repeat_penalty": 1.0,
-            "seed": -1,
-            "n_predict": -1,
-        }
-        body = {"default_generation_settings": {"params": params}}
-        return self._refusal(request) or JSONResponse(body)
 
     async def _chat(self, request: Request) -> Response:
         if refusal := self._refusal(request):

@@ -1,4 +1,4 @@
-// The server, spoken to as any of its clients would: OpenAI's API, and llama-server's /props for a model's defaults.
+// The server, spoken to as any of its clients would: OpenAI's API.
 
 import { preferences } from "./preferences.js";
 
@@ -50,21 +50,13 @@ function errorOf(body, status) {
   return new ApiError(typeof message === "string" && message ? message : JSON.stringify(error), status, error?.param ?? null);
 }
 
-/** The models of the server: {id, state, context} each; context in tokens, null until the model is loaded. */
+/** The models of the server: {id, state, context, sampling} each. Once the model is loaded: its context in tokens, and
+ * what it samples with by default, {temperature, …}. */
 export async function listModels() {
   const body = await (await ask("v1/models")).json();
   const known = (Array.isArray(body?.data) ? body.data : []).filter((model) => typeof model?.id === "string");
-  return known.map(({ id, status, meta }) => ({ id, state: status?.value ?? "loaded", context: meta?.n_ctx ?? null }));
-}
-
-/** What a model samples with by default, {temperature, …}; empty if the server does not say. Loads no model. */
-export async function modelDefaults(model) {
-  try {
-    const body = await (await ask(`props?model=${encodeURIComponent(model)}&autoload=false`)).json();
-    return body?.default_generation_settings?.params ?? {};
-  } catch {
-    return {};
-  }
+  return known.map(({ id, status, meta }) => ({ id, state: status?.value ?? "loaded", context: meta?.n_ctx ?? null,
+    sampling: meta?.sampling ?? {} }));
 }
 
 /** The chunks of a streamed chat completion. Raises ApiError for an error before or within it. */

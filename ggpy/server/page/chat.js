@@ -2,7 +2,7 @@
 // of conversations), "open" (another conversation), "path" (which messages are shown), "message" (detail: one that
 // changed), "settings", "problem" (detail: a sentence).
 
-import { ApiError, chat as askServer, listModels, modelDefaults } from "./api.js";
+import { ApiError, chat as askServer, listModels } from "./api.js";
 import { newId } from "./dom.js";
 import { preferences } from "./preferences.js";
 import { AnswerReader, requestBody } from "./request.js";
@@ -17,9 +17,8 @@ export class Chat extends EventTarget {
   constructor(store) {
     super();
     this.store = store;
-    this.models = []; // {id, state, context}
+    this.models = []; // {id, state, context, sampling}
     this.running = new Map(); // message id → {message, conversation, controller}
-    this.defaults = new Map(); // model → {temperature, …}
     this.list = [];
     this.#show(this.#blank(), new Tree());
     if ("BroadcastChannel" in globalThis) {
@@ -70,17 +69,13 @@ export class Chat extends EventTarget {
     return this.models.find((found) => found.id === model)?.context ?? null;
   }
 
-  /** Ask the server for its models, and for the defaults of the one that answers next. */
-  async loadModels() {
-    this.models = await listModels();
-    this.#emit("settings");
-    await this.loadDefaults();
+  /** What the model that answers next samples with where the settings leave it to the model; empty until it is loaded. */
+  get defaults() {
+    return this.models.find((found) => found.id === this.model)?.sampling ?? {};
   }
 
-  async loadDefaults() {
-    const { model } = this;
-    if (!model) return;
-    this.defaults.set(model, await modelDefaults(model));
+  async loadModels() {
+    this.models = await listModels();
     this.#emit("settings");
   }
 
@@ -248,7 +243,6 @@ export class Chat extends EventTarget {
   chooseModel(id) {
     preferences.set("model", id);
     this.changeSettings({ model: id });
-    return this.loadDefaults();
   }
 
   async rename(id, title) {

@@ -121,7 +121,6 @@ class Page {
     if (location.hash !== hash) history.pushState(null, "", hash || location.pathname + location.search);
     this.#showModels();
     this.#title();
-    if (!this.chat.defaults.has(this.chat.model)) this.chat.loadDefaults();
   }
 
   #openHash() {

@@ -6,10 +6,10 @@ export const PARAMETERS = [
   { name: "top_p", low: 0, high: 1, step: 0.01 },
   { name: "top_k", low: 0, high: 1000, step: 1 },
   { name: "min_p", low: 0, high: 1, step: 0.01 },
-  { name: "repetition_penalty", low: 0.01, high: 5, step: 0.01, alias: "repeat_penalty" },
+  { name: "repetition_penalty", low: 0.01, high: 5, step: 0.01 },
   { name: "presence_penalty", low: -2, high: 2, step: 0.1 },
   { name: "frequency_penalty", low: -2, high: 2, step: 0.1 },
-  { name: "max_tokens", low: 1, high: 10_000_000, step: 1, alias: "n_predict" },
+  { name: "max_tokens", low: 1, high: 10_000_000, step: 1 },
   { name: "seed", low: 0, high: 4294967295, step: 1 },
 ];
 

@@ -19,7 +19,7 @@ export function showSettings(chat, { shortcuts }) {
 
 function fields(chat, again) {
   const { settings } = chat.conversation;
-  const defaults = chat.defaults.get(chat.model) ?? {};
+  const { defaults } = chat;
   const change = (name) => (event) => chat.changeSettings({ [name]: event.target.value });
   const said = h("p", { class: "note", role: "status" });
   return [
@@ -49,10 +49,9 @@ function section(name, field) {
 }
 
 /** A number, empty for the model's default, which is shown in its place. */
-function numberField(chat, { name, low, high, step, alias }, defaults) {
-  const known = defaults[name] ?? defaults[alias];
-  // llama-server's -1 and like values say that there is no limit, or that a seed is drawn.
-  const shown = Number.isFinite(known) && known >= low && known <= high ? String(Math.round(known * 1e4) / 1e4) : t("modelDefault");
+function numberField(chat, { name, low, high, step }, defaults) {
+  const known = defaults[name];
+  const shown = Number.isFinite(known) ? String(Math.round(known * 1e4) / 1e4) : t("modelDefault");
   const field = h("input", { type: "number", id: name, min: low, max: high, step: step < 1 ? "any" : "1", placeholder: shown,
     inputmode: step < 1 ? "decimal" : "numeric", value: chat.conversation.settings.params[name] ?? "", oninput: () => {
       const { params } = chat.conversation.settings;

@@ -134,7 +134,7 @@ def test_settings_are_sent_and_empty_ones_are_the_models(page: Page, api: ChatSe
     assert not {"temperature", "top_p", "seed", "tools", "stop", "chat_template_kwargs"} & api.requests[-1].keys()
     page.click(".open-settings")
     assert page.run("document.getElementById('temperature').placeholder") == "0.6"
-    assert page.run("document.getElementById('repetition_penalty').placeholder") == "1"  # llama-server's repeat_penalty
+    assert page.run("document.getElementById('repetition_penalty').placeholder") == "1"
     assert page.run("document.getElementById('seed').placeholder") == "默认"
     for name, text in {"system": "你是诗人。", "temperature": "0.3", "top_k": "5", "stopTexts": "完\n\n。"}.items():
         page.run(f"document.getElementById('{name}').focus()")
@@ -235,6 +235,9 @@ def test_it_chats_with_a_model_of_the_real_server(browser: Chromium, server: Run
     page.type("24")
     page.press("Escape")
     ask(page, "你好")
+    page.click(".open-settings")  # it is loaded now: its file says nothing, so as llama.cpp
+    assert page.run("document.getElementById('temperature').placeholder") == "0.8"
+    page.press("Escape")
     assert "24 个词元" in page.text(".stats")
     assert "词元/秒" in page.text(".stats")
     assert "上下文" in page.text(".stats")
