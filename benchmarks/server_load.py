@@ -19,6 +19,7 @@ import os
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ggpy import LLM, AsyncLLM, SamplingParams
+from ggpy import LLM, SamplingParams
+from ggpy.engine.async_engine import AsyncEngine
 
 TEXT = (
     "the river runs through a city of old stone and new glass where people read write trade and sing until late in the"
@@ -214,36 +216,61 @@ async def load(port: int, pid: int, asked: list[Question], options: argparse.Nam
     return counts
 
 
-async def through_server(port: int, asked: list[Question], options: argparse.Namespace) -> float:
-    """Tokens a second of clients that ask without pauses."""
-    counts, began = Counts(), time.monotonic()
-    seeds = random.Random(options.seed)
-    end = began + options.throughput
+async def through_server(port: int, asked: list[Question], options: argparse.Namespace, seed: int) -> int:
+    """Tokens of clients that ask without pauses for some seconds."""
+    counts, end = Counts(), time.monotonic() + options.throughput
+    seeds = random.Random(seed)
     each = [random.Random(seeds.random()) for _ in range(options.clients)]
-    clients = [client(port, asked, counts, rng, end, calm=False) for rng in each]
-    await asyncio.gather(*clients)
-    return counts.n_tokens / (time.monotonic() - began)
+    await asyncio.gather(*(client(port, asked, counts, rng, end, calm=False) for rng in each))
+    return counts.n_tokens
 
 
-async def by_itself(llm: LLM, asked: list[Question], options: argparse.Namespace) -> float:
-    """Tokens a second of the same requests, given to the engine in this process."""
-    engine, n_tokens, began = AsyncLLM(llm=llm), 0, time.monotonic()
-    seeds = random.Random(options.seed)
+async def by_itself(llm: LLM, asked: list[Question], options: argparse.Namespace, seed: int) -> int:
+    """Tokens of the same requests, given to the engine in this process."""
+    engine, n_tokens, end = AsyncEngine(llm.engine, llm.lock), 0, time.monotonic() + options.throughput
+    seeds = random.Random(seed)
 
     async def one(rng: random.Random) -> None:
         nonlocal n_tokens
-        while time.monotonic() < began + options.throughput:
+        while time.monotonic() < end:
             question = rng.choice(asked)
             names = ("max_tokens", "seed", "temperature", "ignore_eos")
             params = SamplingParams(**{name: question.body[name] for name in names})
-            async for _ in engine.generate(question.body["prompt"], params):
+            async for _ in engine.follow(llm.request(llm.tokenize(question.body["prompt"]), params)):
                 pass
             n_tokens += question.n_tokens
 
     await asyncio.gather(*(one(random.Random(seeds.random())) for _ in range(options.clients)))
-    taken = time.monotonic() - began
     await asyncio.to_thread(engine.close)
-    return n_tokens / taken
+    return n_tokens
+
+
+def compare(llm: LLM, port: int, pid: int, asked: list[Question], options: argparse.Namespace) -> dict[str, Any]:
+    """The server beside the engine, in turns, as the machine may be busy with other things: tokens a second, and CPU
+    time a token of the process that has the engine."""
+    rates: list[tuple[float, float]] = []
+    times: list[tuple[float, float]] = []
+    for i in range(options.rounds):
+        began, cpu = time.monotonic(), time.process_time()
+        n = asyncio.run(by_itself(llm, asked, options, options.seed + i))
+        alone = n / (time.monotonic() - began), (time.process_time() - cpu) / n
+        began, cpu = time.monotonic(), cpu_seconds(pid)
+        n = asyncio.run(through_server(port, asked, options, options.seed + i))
+        served = n / (time.monotonic() - began), (cpu_seconds(pid) - cpu) / n
+        rates.append((alone[0], served[0]))
+        times.append((alone[1], served[1]))
+    return {
+        "tokens/s of the engine, of the server, by round": [[round(one, 1) for one in pair] for pair in rates],
+        "overhead in time, median of rounds, %": round(100 * statistics.median(a / b - 1 for a, b in rates), 1),
+        "CPU ms a token of the engine, of the server, by round": [[round(1e3 * t, 3) for t in pair] for pair in times],
+        "overhead in CPU time, median of rounds, %": round(100 * statistics.median(b / a - 1 for a, b in times), 1),
+    }
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -258,7 +285,7 @@ def growth(samples: list[tuple[float, int]]) -> float:
     return sum(half[-tenth:]) / sum(half[:tenth]) - 1 if half else 0.0
 
 
-def report(counts: Counts, served: float, alone: float) -> dict[str, Any]:
+def report(counts: Counts) -> dict[str, Any]:
     return {
         "answers": counts.whole,
         "left in the middle": counts.left,
@@ -269,9 +296,6 @@ def report(counts: Counts, served: float, alone: float) -> dict[str, Any]:
         "/health p50, p99, max, ms": [round(1000 * percentile(counts.health, share), 1) for share in (0.5, 0.99, 1.0)],
         "memory at the end, MB": round(counts.memory[-1][1] / 1e6) if counts.memory else 0,
         "memory grown over the last half, %": round(100 * growth(counts.memory), 2),
-        "tokens/s served": round(served, 1),
-        "tokens/s of the engine": round(alone, 1),
-        "overhead, %": round(100 * (1 - served / alone), 2),
     }
 
 
@@ -281,7 +305,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--hostile", type=int, default=4, help="hostile clients among them")
     parser.add_argument("--seconds", type=float, default=600, help="of load")
-    parser.add_argument("--throughput", type=float, default=20, help="seconds of clients without pauses")
+    parser.add_argument("--rounds", type=int, default=4, help="of clients without pauses, beside the engine alone")
+    parser.add_argument("--throughput", type=float, default=10, help="seconds of each")
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("-c", "--n-ctx", type=int, default=512)
     parser.add_argument("-t", "--threads", type=int, default=2)
@@ -291,15 +316,14 @@ def main() -> None:
 
     with LLM(options.model, n_ctx=options.n_ctx, n_parallel=options.parallel, n_threads=options.threads) as llm:
         asked = questions(llm, options.questions, random.Random(options.seed), options.n_ctx)
-        alone = asyncio.run(by_itself(llm, asked, options))
-    process, port = start(options)
-    try:
-        counts = asyncio.run(load(port, process.pid, asked, options))
-        served = asyncio.run(through_server(port, asked, options))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    result = report(counts, served, alone)
+        process, port = start(options)
+        try:
+            counts = asyncio.run(load(port, process.pid, asked, options))
+            result = report(counts)
+            result |= compare(llm, port, process.pid, asked, options) if options.rounds else {}
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
     result["tracebacks"] = said.count("Traceback")
     result["exit status"] = process.returncode
     print(json.dumps(result, indent=2))

@@ -20,7 +20,6 @@ from ggpy.protocol.generation import (
     EmbeddingsRequest,
     Finished,
     Reasoning,
-    RerankRequest,
     Timing,
     TokenLogprob,
     Usage,
@@ -170,7 +169,9 @@ def _field_of(error: GGPYError) -> str | None:
     return "response_format" if said.startswith(forms) else None
 
 
-AnyPrompts = ChatRequest | CompletionRequest | EmbeddingsRequest | RerankRequest
+LONG_TEXT = 1 << 20  # characters, which take about a second to tokenize
+
+AnyPrompts = ChatRequest | CompletionRequest | EmbeddingsRequest
 
 
 def prompts_of(llm: LLM, asked: AnyPrompts, max_tokens: int | None = None) -> list[tuple[str | None, list[int]]]:
@@ -186,10 +187,8 @@ def prompts_of(llm: LLM, asked: AnyPrompts, max_tokens: int | None = None) -> li
         name, found = "messages", [_rendered(llm, asked)]
     elif isinstance(asked, CompletionRequest):
         name, found = "prompt", [_encoded(llm, "prompt", prompt) for prompt in asked.prompts]
-    elif isinstance(asked, EmbeddingsRequest):
-        name, found = "input", [_encoded(llm, "input", prompt) for prompt in asked.inputs]
     else:
-        raise RequestError("Reranking is not supported yet.", status=501)
+        name, found = "input", [_encoded(llm, "input", prompt) for prompt in asked.inputs]
     longest = max(len(ids) for _, ids in found)
     if longest > llm.n_ctx:
         words = f"{name} has {longest} tokens, but the context holds {llm.n_ctx}; shorten it or ask for a larger one."
@@ -203,7 +202,16 @@ def prompts_of(llm: LLM, asked: AnyPrompts, max_tokens: int | None = None) -> li
     return found
 
 
+def _check_length(llm: LLM, name: str, text: str) -> None:
+    """Refuse a text of which no tokenization can fit the context, before seconds are spent on one."""
+    if len(text) > LONG_TEXT and len(text) > llm.n_ctx * llm.tokenizer.longest_token:
+        words = f"{name} has {len(text)} characters, far more than the context of {llm.n_ctx} tokens holds; shorten it."
+        raise RequestError(words, name, code="context_length_exceeded")
+
+
 def _encoded(llm: LLM, name: str, prompt: Any) -> tuple[str | None, list[int]]:
+    if isinstance(prompt, str):
+        _check_length(llm, name, prompt)
     try:
         return llm.encode(prompt)
     except GGPYError as error:
@@ -224,7 +232,10 @@ def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
         messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     try:
         text = llm.render_chat(messages, **values)
+        _check_length(llm, "messages", text)
         return text, llm.tokenize_chat(text)
+    except RequestError:
+        raise
     except GGPYError as error:
         raise RequestError(str(error), "messages") from None
 

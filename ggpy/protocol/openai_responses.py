@@ -6,10 +6,10 @@ import base64
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import Delta, Event, Finished, Started, TokenLogprob, Usage, total_usage
+from ggpy.protocol.generation import Delta, Event, Finished, RerankRequest, Started, TokenLogprob, Usage, total_usage
 from ggpy.protocol.replies import Reply
 from ggpy.text.reply.events import ContentDelta, ReasoningDelta, ToolCallDelta
 
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Json = dict[str, Any]
+
+
+class Ranked(Protocol):
+    """A document of a list that was ranked."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def n_tokens(self) -> int: ...
 
 
 def new_id(kind: str) -> str:
@@ -120,6 +131,16 @@ def embeddings(model: str, vectors: Sequence[NDArray[np.float32]], usage: Usage,
     ]
     counts = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
     return {"object": "list", "data": data, "model": model, "usage": counts}
+
+
+def ranking(model: str, ranked: Sequence[Ranked], asked: RerankRequest) -> Json:
+    """The body for documents in the order of their scores, as Jina and vLLM have it."""
+    results: list[Json] = [{"index": one.index, "relevance_score": one.score} for one in ranked[: asked.top_n]]
+    if asked.return_documents:
+        results = [{**result, "document": {"text": asked.documents[result["index"]]}} for result in results]
+    n_tokens = sum(one.n_tokens for one in ranked)
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return {"id": new_id("rerank-"), "object": "list", "model": model, "results": results, "usage": usage}
 
 
 def _body(prefix: str, kind: str, model: str, choices: list[Json], usage: Usage, replies: Sequence[Reply]) -> Json:

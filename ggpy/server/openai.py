@@ -53,11 +53,10 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def rerank(request: Request) -> Response:
-        asked = openai.parse(request.method, request.url.path, await read_json(request))
+        asked = openai.parse(request.method, "/v1/rerank", await read_json(request))
         assert isinstance(asked, RerankRequest)
-        async with service.model_for(asked.model) as model:
-            words = f"{model.name} cannot rank documents; reranking is not supported yet."
-            raise RequestError(words, "model", 501, "unsupported_parameter")
+        model, ranked = await while_connected(request, service.rank(asked))
+        return JsonResponse(openai_responses.ranking(model, ranked, asked))
 
     @answering(error_body)
     async def models(request: Request) -> Response:
@@ -75,7 +74,7 @@ def routes(service: Service) -> list[Route]:
         Route("/v1/chat/completions", generate, methods=["POST"]),
         Route("/v1/completions", generate, methods=["POST"]),
         Route("/v1/embeddings", embed, methods=["POST"]),
-        Route("/v1/rerank", rerank, methods=["POST"]),
+        *(Route(path, rerank, methods=["POST"]) for path in ("/v1/rerank", "/rerank")),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
     ]

@@ -17,6 +17,7 @@ from ggpy.protocol.generation import (
     EmbeddingsRequest,
     Event,
     Finished,
+    RerankRequest,
     Started,
     Usage,
 )
@@ -26,6 +27,7 @@ from ggpy.server.settings import Settings
 
 if TYPE_CHECKING:
     from ggpy.prepare import Answer
+    from ggpy.protocol.openai_responses import Ranked
 
 
 class Service:
@@ -74,6 +76,21 @@ class Service:
         """The model's name, a vector for each input, float32 [n_embd], and the tokens read. Raises RequestError."""
         async with self.model_for(asked.model, keep_alive) as model:
             return await model.run(_embedded, model, asked, self.settings.max_prompt_tokens)
+
+    async def rank(self, asked: RerankRequest, keep_alive: float | None = None) -> tuple[str, list[Ranked]]:
+        """The model's name, and all documents, the best first. Raises RequestError."""
+        async with self.model_for(asked.model, keep_alive) as model:
+            return model.name, await model.run(_ranked, model, asked)
+
+
+def _ranked(model: LoadedModel, asked: RerankRequest) -> list[Ranked]:
+    rank = getattr(model.llm, "rank", None)
+    if rank is None:
+        raise RequestError("Documents cannot be ranked yet.", status=501)
+    try:
+        return list(rank(asked.query, asked.documents))
+    except GGPYError as error:
+        raise RequestError(str(error), "model" if "model" in str(error) else "documents") from None
 
 
 def _embedded(model: LoadedModel, asked: EmbeddingsRequest, most: int | None) -> tuple[str, list[Any], Usage]:

@@ -15,6 +15,7 @@ from ggpy.protocol import openai, responses_bodies
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.openai_bodies import ChatBody, CompletionBody, EmbeddingsBody, RerankBody
 from ggpy.protocol.responses_bodies import ResponsesBody
+from tests.support.hangs import ends
 from tests.support.serving import Running
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -120,6 +121,18 @@ def test_a_body_that_is_too_large(serve: Callable[..., Running]) -> None:
     server.check()
 
 
+def test_a_text_far_beyond_the_context_is_not_tokenized(server: Running, client: httpx.Client) -> None:
+    text = "a b " * (3 << 20)
+    with ends(20):
+        for path, body in (
+            ("/v1/completions", {"prompt": text}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
+        ):
+            response = client.post(path, json=body)
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
+    server.check()
+
+
 def test_connections_that_stand_still_are_closed(serve: Callable[..., Running]) -> None:
     server = serve(timeout=0.3, keep_alive=1)
     begun = [b"", b"POST /v1/comp", b"GET /health HTTP/1.1\r\nhost: a\r\n\r\nGET /hea"]
@@ -137,7 +150,7 @@ def test_connections_that_stand_still_are_closed(serve: Callable[..., Running]) 
 def test_a_reader_that_reads_nothing_is_left(serve: Callable[..., Running]) -> None:
     server = serve(timeout=0.3)
     server.check()
-    body = json.dumps({"prompt": "a", "max_tokens": 250, "n": 64, "stream": True, "ignore_eos": True, "logprobs": 20})
+    body = json.dumps({"prompt": "a", "max_tokens": 250, "n": 16, "stream": True, "ignore_eos": True, "logprobs": 20})
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", server.port))

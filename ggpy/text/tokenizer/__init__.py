@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
@@ -146,6 +147,11 @@ class Tokenizer:
     def is_control(self, token: int) -> bool:
         """True where the token steers the model and is not part of any text."""
         return bool(self._known(token)[1] & CONTROL)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token, as the vocabulary writes it: no token stands for more."""
+        return max(map(len, self._vocabulary.tokens))
 
     def _known(self, token: int) -> tuple[int, int]:
         """A token of the vocabulary, and its kinds."""
