@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from ggpy.convert.vocabulary import NORMAL, UNIGRAM, USER_DEFINED, Vocabulary, set_charsmap
+from ggpy.convert.vocabulary import NORMAL, USER_DEFINED, Vocabulary, set_charsmap
 from ggpy.errors import GGPYError
 from ggpy.text.tokenizer.vocabulary import OWN
 
@@ -54,8 +54,8 @@ def read_sentencepiece_model(data: bytes, where: str) -> Vocabulary:
     if kind not in (1, 2):
         raise GGPYError(f"{where} is a {_MODEL_KINDS.get(kind, kind)} model; GGUF has a place for BPE and Unigram.")
     if kind == 1:
-        vocabulary.note(UNIGRAM)
-    if not byte_fallback:
+        vocabulary.model = "t5"
+    if not byte_fallback and kind == 2:
         vocabulary.extra[f"{OWN}fuse_unk"] = True  # of unknown characters side by side it makes one token
     set_charsmap(vocabulary, charsmap)
     if remove_extra_whitespaces:

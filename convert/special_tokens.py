@@ -102,7 +102,7 @@ def special_token_metadata(
 def named_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
     """The special tokens, `bos_token` and so on, as the original's templates see them: what the files name, else the
     default of the tokenizer's class. A null in a file is no token, whatever the class."""
-    if vocabulary.model == "llama":
+    if vocabulary.in_pieces:
         defaults = {f"{role}_token": vocabulary.texts[id] for role, id in vocabulary.special_ids.items()}
     else:
         defaults = CLASS_TOKENS.get(tokenizer_class(checkpoint, tokenizer_config) or "", {})
@@ -169,7 +169,7 @@ def _around(keys: Mapping[str, Any], vocabulary: Vocabulary, tokenizer_config: M
 def _no_eos(vocabulary: Vocabulary) -> dict[str, Any]:
     """An end for readers that would take token 11, a comma, or 2 where none is named: one that no answer holds."""
     unused = (id for id, type in vocabulary.types.items() if type == UNUSED)
-    byte = vocabulary.find("<0xFF>" if vocabulary.model == "llama" else byte_level_text(b"\xff"))
+    byte = vocabulary.find("<0xFF>" if vocabulary.in_pieces else byte_level_text(b"\xff"))
     stand_in = next(unused, byte)  # the byte 255 is in no text
     if stand_in is None:
         vocabulary.note("no end-of-text token is named, and other readers of GGUF may take a token of text for it.")

@@ -90,7 +90,7 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
             " merges.txt, BERT's vocab.txt, or qwen.tiktoken."
         )
     _add_tokens(checkpoint, vocabulary, config)
-    if vocabulary.model == "llama":
+    if vocabulary.in_pieces:
         if isinstance(config.get("add_prefix_space"), bool):
             vocabulary.add_space_prefix = config["add_prefix_space"]
         if isinstance(config.get("legacy"), bool):

@@ -14,7 +14,6 @@ from ggpy.convert.pre_tokenizer import flat
 from ggpy.convert.vocabulary import (
     BYTE,
     NORMAL,
-    UNIGRAM,
     UNKNOWN,
     Vocabulary,
     added_tokens,
@@ -70,7 +69,7 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
     unknown = vocabulary.find(model["unk_token"]) if isinstance(model.get("unk_token"), str) else None
     if unknown is not None:
         vocabulary.special_ids["unk"] = unknown
-    if vocabulary.model == "llama":
+    if vocabulary.in_pieces:
         _read_spaces(vocabulary, tokenizer, where)
     if vocabulary.model == "bert":
         wordpiece.set_normalizer(vocabulary, tokenizer.get("normalizer"), where)
@@ -89,7 +88,7 @@ def read_tokenizer_json(tokenizer: Mapping[str, Any], config: Mapping[str, Any],
 def set_normalizer(vocabulary: Vocabulary, node: Any, where: str) -> None:
     """Record how the original normalizes text, in a key of our own where GGUF's keys and names do not say it."""
     steps: list[Mapping[str, Any]] = []
-    pieces = vocabulary.model == "llama"
+    pieces = vocabulary.in_pieces
     for step in flat(node, "normalizers"):
         kind = step.get("type")
         if kind == "Precompiled":
@@ -210,10 +209,7 @@ def _unigram(model: Mapping[str, Any], where: str) -> Vocabulary:
     pieces = model.get("vocab")
     if not isinstance(pieces, list) or not pieces:
         raise GGPYError(f"{where} has no vocabulary.")
-    vocabulary = Vocabulary("llama", "default", scores={})
-    vocabulary.note(UNIGRAM)
-    if model.get("byte_fallback") is not True:
-        vocabulary.extra[f"{OWN}fuse_unk"] = True
+    vocabulary = Vocabulary("t5", "default", scores={})
     for id, entry in enumerate(pieces):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
             raise GGPYError(f"{where} holds {entry!r:.60} in its vocabulary, which is not a piece and its score.")
@@ -242,6 +238,9 @@ def _read_spaces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], where: st
     )
     spaces = any(step.get("type") == "Replace" and _is_a_space(step.get("pattern")) for step in steps)
     for step in flat(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+        if step.get("type") == "WhitespaceSplit" and vocabulary.model == "t5":
+            vocabulary.extra["tokenizer.ggml.remove_extra_whitespaces"] = True
+            continue
         if step.get("type") == "Split" and _is_a_space(step.get("pattern")) and spaces:
             continue  # there are none left to cut at
         if step.get("type") != "Metaspace" or step.get("replacement", "\u2581") != "\u2581":
@@ -253,7 +252,10 @@ def _read_spaces(vocabulary: Vocabulary, tokenizer: Mapping[str, Any], where: st
             vocabulary.set_space_prefix(str(scheme))
         inside = next((text for text in vocabulary.texts.values() if "\u2581" in text[1:].lstrip("\u2581")), None)
         runs = any(text.startswith("\u2581\u2581") for text in vocabulary.texts.values())
-        if step.get("split", True) is True and (inside or runs):
+        if step.get("split", True) is True and (inside or runs) and vocabulary.model == "t5":
+            vocabulary.extra[f"{OWN}cuts_at_spaces"] = True
+            vocabulary.note("the tokenizer cuts a text at spaces before it looks for pieces", own=True)
+        elif step.get("split", True) is True and (inside or runs):
             vocabulary.note("the tokenizer cuts a text at spaces before it merges, which readers of GGUF do not.")
 
 
@@ -299,7 +301,7 @@ def _token_id(entry: Any, vocabulary: Vocabulary, where: str) -> int:
 def check_decoder(vocabulary: Vocabulary, node: Any, where: str) -> None:
     """Refuse a decoder that would turn tokens into other text than readers of GGUF do."""
     plain: tuple[dict[str, Any], ...] = ({"type": "ByteLevel"},)
-    if vocabulary.model == "llama":
+    if vocabulary.in_pieces:
         plain = (
             {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
             {"type": "Strip", "content": " ", "stop": 0},

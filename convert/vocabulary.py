@@ -16,8 +16,6 @@ from ggpy.text.tokenizer.vocabulary import FLAGS, OWN
 # GGUF's token types, which are SentencePiece's own.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
-UNIGRAM = "the tokenizer is Unigram; GGUF readers merge its pieces greedily, so rare texts may be cut otherwise."
-
 #: Score of tokens that were added to a SentencePiece vocabulary: below every piece.
 ADDED_SCORE = -1000.0
 
@@ -39,8 +37,8 @@ class AddedToken:
 
 @dataclass
 class Vocabulary:
-    """Tokens by id. `model` is GGUF's word for the kind: "gpt2" (byte-level BPE), "llama" (SentencePiece) or "bert"
-    (WordPiece)."""
+    """Tokens by id. `model` is GGUF's word for the kind: "gpt2" (byte-level BPE), "llama" (SentencePiece), "t5"
+    (Unigram) or "bert" (WordPiece)."""
 
     model: str
     pre: str
@@ -59,6 +57,11 @@ class Vocabulary:
     extra: dict[str, Any] = field(default_factory=dict)  # more keys, GGUF's and our own
     fallback_template: str | None = None  # of a model whose chat format is known and whose folder ships none
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def in_pieces(self) -> bool:
+        """True for SentencePiece's kinds, which write spaces as \u2581."""
+        return self.model in ("llama", "t5")
 
     def put(self, id: int, text: str, type: int, score: float = 0.0) -> None:
         self.texts[id] = text

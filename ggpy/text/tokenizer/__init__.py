@@ -1,7 +1,7 @@
 """Tokenizers read from GGUF files: text to token ids and back, as the models' own tokenizers do it.
 
-`Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE, SentencePiece or WordPiece vocabulary, with tensors or
-without.
+`Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE, SentencePiece, Unigram or WordPiece vocabulary, with or
+without tensors.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ggpy.text.tokenizer.bpe import BytePairEncoding, token_text_to_bytes
 from ggpy.text.tokenizer.sentencepiece import ScoredPieces
 from ggpy.text.tokenizer.special import SpecialTokens
 from ggpy.text.tokenizer.stream import StreamDecoder
+from ggpy.text.tokenizer.unigram import Unigram
 from ggpy.text.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, Vocabulary
 from ggpy.text.tokenizer.wordpiece import WordPiece
 
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
-_Encoder = BytePairEncoding | ScoredPieces | WordPiece
-_ENCODERS: dict[str, type[_Encoder]] = {"gpt2": BytePairEncoding, "llama": ScoredPieces, "bert": WordPiece}
+_Encoder = BytePairEncoding | ScoredPieces | Unigram | WordPiece
+_ENCODERS: dict[str, type[_Encoder]] = {
+    "gpt2": BytePairEncoding,
+    "llama": ScoredPieces,
+    "bert": WordPiece,
+    "t5": Unigram,
+}
 
 
 class Tokenizer:

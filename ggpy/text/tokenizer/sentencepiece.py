@@ -32,7 +32,7 @@ class ScoredPieces:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
-        self._scores = _scores(vocabulary)
+        self._scores = piece_scores(vocabulary)
         # where a piece's score does not say which pairs make it
         self._merges = vocabulary.metadata.strings(f"{OWN}merges")
         self._costs: dict[str, float] | None = None  # token → minus its score, or merge → its rank
@@ -91,10 +91,7 @@ class ScoredPieces:
         return [self._vocabulary.unk]
 
     def _byte_token(self, byte: int) -> int | None:
-        token = self._ids.get(f"<0x{byte:02X}>")
-        if token is None or (self._vocabulary.typed and not self._vocabulary.kinds[token] & BYTE):
-            return None
-        return token
+        return byte_token(self._vocabulary, byte)
 
     def _sentencepiece_is_exact(self) -> bool:
         """True where sentencepiece's own BPE gives the same tokens.
@@ -116,8 +113,16 @@ class ScoredPieces:
         return not any("\0" in token for token in self._vocabulary.tokens)
 
 
-def _scores(vocabulary: Vocabulary) -> Floats:
-    """[n_tokens]"""
+def byte_token(vocabulary: Vocabulary, byte: int) -> int | None:
+    """The token that spells a byte, if the vocabulary has one."""
+    token = vocabulary.ids.get(f"<0x{byte:02X}>")
+    if token is None or (vocabulary.typed and not vocabulary.kinds[token] & BYTE):
+        return None
+    return token
+
+
+def piece_scores(vocabulary: Vocabulary) -> Floats:
+    """The score of each piece: [n_tokens]"""
     count = len(vocabulary)
     scores = vocabulary.array("tokenizer.ggml.scores", count)
     if scores is None:

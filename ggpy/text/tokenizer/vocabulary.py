@@ -26,7 +26,7 @@ UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 2, 4, 8, 16, 32
 # `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; others mean nothing.
 _KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], np.uint8)
 
-_MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece", "bert": "WordPiece"}
+_MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece", "bert": "WordPiece", "t5": "Unigram"}
 
 SPACE = "▁"  # U+2581: a space in SentencePiece's tokens, the beginning of a word in WordPiece's
 
@@ -41,6 +41,7 @@ _ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # 
 # The tokens of each kind's usual roles, where they are of one of these kinds.
 _ROLES = {
     "llama": (("bos", "<s>", CONTROL), ("eos", "</s>", CONTROL), ("unk", "<unk>", UNKNOWN)),
+    "t5": (("eos", "</s>", CONTROL), ("unk", "<unk>", UNKNOWN)),
     "bert": (("bos", "[CLS]", CONTROL), ("sep", "[SEP]", CONTROL), ("unk", "[UNK]", CONTROL | UNKNOWN)),
 }
 
@@ -179,8 +180,10 @@ class Vocabulary:
             return default if value is None else value
 
         # What is not named is not added, as in transformers, whatever the flags say.
-        self.add_bos = flag("add_bos_token", self.pre.add_bos if self.pre else True) and self.bos is not None
-        self.add_eos = flag("add_eos_token", False) and self.eos is not None
+        self.add_bos = flag("add_bos_token", self.pre.add_bos if self.pre else self.model != "t5") and (
+            self.bos is not None
+        )
+        self.add_eos = flag("add_eos_token", self.model == "t5") and self.eos is not None
         self.add_space_prefix = flag("add_space_prefix", self.model == "llama")
         self.space_prefix = self.metadata.find(f"{OWN}space_prefix", str)
         ignore = self.metadata.find(f"{OWN}ignore_merges", bool)
