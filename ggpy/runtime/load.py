@@ -149,13 +149,16 @@ def load_draft(path: Path, target: Model, notify: Notify) -> Model:
     with the other's context as far as it was trained for that. Raises GGPYError where their vocabularies differ."""
     from ggpy.gguf.file import GGUFFile
     from ggpy.models import architecture_of
+    from ggpy.runtime.placement import Placement
 
+    runtime, said = target.runtime, f"the draft model {path.name}: "
     with GGUFFile(path) as file:
         hparams = architecture_of(file).hparams
-    if not hparams.writes_text:
-        raise GGPYError(f"{path.name} is a {hparams.arch} model: it embeds texts and cannot draft any.")
-    runtime, said = target.runtime, f"the draft model {path.name}: "
-    n_ctx = min(runtime.n_ctx, hparams.n_ctx_train)
+        if not hparams.writes_text:
+            raise GGPYError(f"{path.name} is a {hparams.arch} model: it embeds texts and cannot draft any.")
+        # Each of its slots has the whole context, where the other model's may share one: as much of it as fits.
+        most = min(runtime.n_ctx, hparams.n_ctx_train)
+        n_ctx = Placement(file, n_slots=runtime.n_slots, n_threads=runtime.n_threads).largest(most) or most
     draft = load_model(
         path, n_ctx, runtime.n_threads, lambda note: notify(said + note), runtime, n_slots=runtime.n_slots
     )

@@ -147,6 +147,11 @@ def test_checkpoints_and_parked_conversations_are_counted(tmp_path: Path, kind: 
         assert limits.checkpoints == 2 * CHECKPOINTS * checkpoint > 0
         assert use.kept == limits.total == limits.checkpoints + (1 << 20)
         assert use.total == use.weights + use.working + use.state + use.kept
+        (shared,) = placement.uses(stages, 4096, batch, kv_cells=4096 + 64)  # between them, and not 4096 for each
+        memory = Memory(placement.program(False), file, 4096, 2, batch, 1, placement.cache_type("cpu"), 4096 + 64)
+        taken = sum(array.nbytes for array in arrays(memory.states))
+        assert shared.state == pytest.approx(taken, rel=0.05)
+        assert shared.state < use.state
         short = placement.sums.host_memory(placement.n_layer, 4096, batch, 8 * checkpoint, "cpu")
         assert short.checkpoints == 2 * checkpoint  # a quarter of what is free
 
