@@ -26,6 +26,7 @@ HOMES: dict[str, str] = {
     "qwen3next": "qwen35.Qwen3Next",
     "gemma2": "gemma2.Gemma2",
     "gemma3": "gemma3.Gemma3",
+    "gemma4": "gemma4.Gemma4",
     "gpt-oss": "gptoss.GptOss",
     "lfm2": "lfm2.Lfm2",
     "lfm2moe": "lfm2.Lfm2Moe",

@@ -84,10 +84,11 @@ class Experts:
 
 def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts, read: Value | None = None) -> Value:
     """The weighted sum of the chosen experts: x [n_tokens, n_embd] to [n_tokens, n_embd]. Gate and up come from two
-    tensors or, where the file has `ffn_gate_up_exps`, from one whose rows stand in that order. `read`: what experts
-    take in the place of x, which the router reads, as wide as `n_embd`."""
+    tensors or, where the file has `ffn_gate_up_exps`, from one whose rows stand in that order. Where the file has
+    `ffn_down_exps.scale`, a number an expert, weights are multiplied by it. `read`: what experts take in the place of
+    x, which the router reads, as wide as `n_embd`."""
     at = f"blk.{layer}."
-    bias = at + "exp_probs_b.bias"
+    bias, each = at + "exp_probs_b.bias", at + "ffn_down_exps.scale"
     route = g.route(
         g.linear(x, at + "ffn_gate_inp", experts.n_expert),
         experts.n_used,
@@ -97,6 +98,7 @@ def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts, re
         scale=experts.scale,
         n_groups=experts.n_groups,
         n_groups_used=experts.n_groups_used,
+        expert_scale=each if g.has(each) else None,
     )
     n_ff, x = experts.n_ff, x if read is None else read
     if not experts.gated:

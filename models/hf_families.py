@@ -53,6 +53,17 @@ _GEMMA3 = {
     "rope_local_base_freq": None, "sliding_window_pattern": 6, "use_bidirectional_attention": False,
 }  # fmt: skip
 _GELU_TANH = ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new")
+_GEMMA4 = {
+    **{key: value for key, value in _GEMMA2.items() if key not in (
+        "attn_logit_softcapping", "query_pre_attn_scalar", "rope_theta", "rope_scaling", "partial_rotary_factor",
+        "original_max_position_embeddings",
+    )},
+    "vocab_size": 262144, "num_hidden_layers": 30, "max_position_embeddings": 131072, "sliding_window": 512,
+    "final_logit_softcapping": None, "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256,
+    "attention_k_eq_v": False, "num_kv_shared_layers": 0, "enable_moe_block": False, "use_double_wide_mlp": False,
+    "num_experts": None, "top_k_experts": None, "moe_intermediate_size": None, "global_head_dim": 512,
+    "per_layer_config": None, "num_global_key_value_heads": None,
+}  # fmt: skip
 _NOT_READ = dict.fromkeys(
     ("hidden_act", "sliding_window_size", "_sliding_window_pattern"),
     "Gemma's code reads 'hidden_activation', 'sliding_window' and 'layer_types'",
@@ -144,6 +155,36 @@ FAMILIES: dict[str, Family] = {
             "images, which are not read",
         ),
         text="gemma3_text",
+    ),
+    "gemma4_text": Family(
+        ("Gemma4ForCausalLM", "Gemma4TextModel"),
+        _GEMMA4,
+        {"hidden_activation": _GELU_TANH, "use_bidirectional_attention": (None, False, "vision")},
+        dict.fromkeys(
+            ("hidden_act", "rope_theta", "rope_scaling", "partial_rotary_factor", "sliding_window_pattern"),
+            "Gemma's code reads 'hidden_activation', 'rope_parameters' and 'layer_types'",
+        ),
+    ),
+    "gemma4": Family(
+        ("Gemma4ForConditionalGeneration", "Gemma4Model"),
+        {"tie_word_embeddings": True},
+        ignored=dict.fromkeys(
+            (
+                "vision_config",
+                "audio_config",
+                "vision_soft_tokens_per_image",
+                "boi_token_id",
+                "eoi_token_id",
+                "image_token_id",
+                "video_token_id",
+                "boa_token_id",
+                "eoa_token_id",
+                "eoa_token_index",
+                "audio_token_id",
+            ),
+            "images and sound, which are not read",
+        ),
+        text="gemma4_text",
     ),
     "qwen3_moe": Family(("Qwen3MoeForCausalLM", "Qwen3MoeModel"), _QWEN3_MOE),
     "gpt_oss": Family(

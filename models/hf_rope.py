@@ -93,7 +93,7 @@ def add_rope(
     elif kind == "llama3":
         _add_divisors(layout, llama3_divisors(rope, _original_context(config, rope), base, head_dim))
     elif kind == "proportional":
-        _add_divisors(layout, _proportional_divisors(rope, share, head_dim))
+        _add_divisors(layout, proportional_divisors(rope, share, head_dim))
     else:
         raise GGPYError(
             f"{config.where} asks for rope scaling {kind!r:.40}; linear, dynamic, yarn, llama3 and proportional are"
@@ -211,7 +211,7 @@ def _add_longrope(layout: Layout, config: Config, rope: Config, head_dim: int) -
     layout.metadata[key + "attn_factor"] = magnitude
 
 
-def _proportional_divisors(rope: Config, share: float, head_dim: int) -> np.ndarray:
+def proportional_divisors(rope: Config, share: float, head_dim: int) -> np.ndarray:
     """The first part of the pairs turns as in whole heads, slowed by `factor`; the others stand still."""
     import numpy as np
 

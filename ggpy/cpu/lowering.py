@@ -291,6 +291,8 @@ class LowerRoute(Lowering[ops.Route]):
         r["scale"], r["n_groups"], r["n_chosen_groups"] = operation.scale, operation.n_groups, operation.n_groups_used
         if operation.bias:
             r["bias"] = places.memory.vector(operation.bias)
+        if operation.expert_scale:
+            r["weight2"] = places.memory.vector(operation.expert_scale)
 
 
 class LowerGroupExperts(Lowering[ops.GroupExperts]):

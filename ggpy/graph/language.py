@@ -120,7 +120,7 @@ class Graph(Weights):
         return Value(node, 0, n_cols)
 
     def embed(self, n_embd: int, name: str = "token_embd") -> Value:
-        """The embedding rows of the batch's tokens: [n_tokens, n_embd]."""
+        """Rows of the table `name` by the batch's tokens: [n_tokens, n_embd]."""
         return self._embed(name, n_embd, "token")
 
     def hidden(self, n_embd: int) -> Value:
@@ -370,9 +370,10 @@ class Graph(Weights):
         scale: float = 1.0,
         n_groups: int = 0,
         n_groups_used: int = 0,
+        expert_scale: str | None = None,
     ) -> Value:
         """The choice of `n_used` experts for each token, from logits [n, n_experts]: what `expert_linear` and `combine`
-        take. bias: the full name of a tensor; see `operations.Route`."""
+        take. bias, expert_scale: full names of tensors; see `operations.Route`."""
         n_experts = logits.n_cols
         assert gating in GATINGS
         groups_fit = not n_groups or (n_experts % n_groups == 0 and 0 < n_groups_used <= n_groups)
@@ -383,7 +384,8 @@ class Graph(Weights):
                 " chosen; the file's metadata is wrong."
             )
         chosen_by = self.tensor(bias, (n_experts,)) if bias else None
-        operation = Route(n_experts, n_used, gating, chosen_by, normalize, scale, n_groups, n_groups_used)
+        each = self.tensor(expert_scale, (n_experts,)) if expert_scale else None
+        operation = Route(n_experts, n_used, gating, chosen_by, normalize, scale, n_groups, n_groups_used, each)
         return self._add(operation, (logits,), 2 * n_used)
 
     def expert_linear(self, x: Value, name: str, n_rows: int, route: Value) -> Value:

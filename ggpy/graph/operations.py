@@ -314,7 +314,8 @@ class Route(Operation):
     """The choice of `n_used` of the experts for each token, from logits, one an expert: weights by softmax or sigmoid,
     before the choice or ("softmax_topk") of the chosen logits alone. `bias` is added for the choice and leaves the
     weights as they are. With `n_groups`, only experts of the `n_groups_used` groups are chosen whose two best sum up
-    to most. Weights are then divided by their sum where `normalize`, and multiplied by `scale`."""
+    to most. Weights are then divided by their sum where `normalize`, and multiplied by `scale` and, where it is given,
+    by the expert's number in `expert_scale`."""
 
     n_experts: int
     n_used: int
@@ -324,10 +325,11 @@ class Route(Operation):
     scale: float = 1.0
     n_groups: int = 0
     n_groups_used: int = 0
+    expert_scale: TensorInfo | None = None
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        return (self.bias,) if self.bias else ()
+        return tuple(info for info in (self.bias, self.expert_scale) if info)
 
 
 @dataclass(frozen=True)

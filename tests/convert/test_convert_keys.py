@@ -48,6 +48,7 @@ CLASSES = {
     "stablelm": "StableLmConfig", "falcon": "FalconConfig", "bloom": "BloomConfig",
     "mamba": "MambaConfig", "falcon_mamba": "FalconMambaConfig", "mamba2": "Mamba2Config",
     "nemotron_h": "NemotronHConfig", "granitemoehybrid": "GraniteMoeHybridConfig",
+    "gemma4_text": "Gemma4TextConfig", "gemma4": "Gemma4Config",
     "falcon_h1": "FalconH1Config", "deepseek_v3": "DeepseekV3Config", "deepseek_v2": "DeepseekV2Config",
     "glm4_moe_lite": "Glm4MoeLiteConfig", "minicpm3": "MiniCPM3Config",
     "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig", "camembert": "CamembertConfig",
@@ -200,6 +201,16 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "qk_nope_head_dim": ({}, 64),
     "v_head_dim": ({}, 96),
     "mlp_layer_types": ({}, ["dense"] * 3),
+    "vocab_size_per_layer_input": ({}, 1000),
+    "hidden_size_per_layer_input": ({"num_kv_shared_layers": 0}, 12),
+    "attention_k_eq_v": ({}, True),
+    "num_kv_shared_layers": ({}, 2),
+    "enable_moe_block": ({}, True),
+    "use_double_wide_mlp": ({"use_double_wide_mlp": True}, False),
+    "top_k_experts": ({}, 3),
+    "global_head_dim": ({}, 32),
+    "num_global_key_value_heads": ({"attention_k_eq_v": True}, 3),
+    "per_layer_config": ({}, {"2": {"head_dim": 16}, "5": {"head_dim": 16}}),
     "projectors_bias": ({}, True),
     "mamba_d_ssm": ({"mamba_d_head": "auto"}, 36),
     "mamba_rms_norm": ({"mamba_rms_norm": True}, False),
@@ -269,6 +280,20 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     },
     ("glm4_moe_lite", "n_shared_experts"): ({}, 1),
     ("deepseek_v3", "topk_group"): ({}, 1),
+    **{
+        ("gemma4_text", key): (
+            {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 20},
+            value,
+        )
+        for key, value in (("num_experts", 8), ("top_k_experts", 3), ("moe_intermediate_size", 30))
+    },
+    **{("gemma4_text", key): ({}, CHANGES[key][1]) for key in ("full_attention_interval", "full_attn_idxs")},
+    ("gemma4_text", "enable_moe_block"): ({"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 20}, True),
+    ("gemma4_text", "num_hidden_layers"): ({"layer_types": None, "num_kv_shared_layers": 0}, 7),
+    ("gemma4_text", "rope_parameters"): ({}, {"full_attention": {"rope_theta": 77.0}}),
+    ("gemma4_text", "layer_types"): ({}, ["full_attention"] * 6),
+    ("gemma4_text", "tie_word_embeddings"): ({}, False),
+    ("gemma4", "tie_word_embeddings"): ({}, False),
     ("falcon_h1", "mamba_expand"): ({"mamba_d_ssm": None, "mamba_d_head": "auto"}, 3),
     ("granitemoehybrid", "num_hidden_layers"): ({}, 6),
     ("granitemoehybrid", "intermediate_size"): ({"num_local_experts": 4}, 30),
@@ -379,6 +404,7 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("position_embedding_type", "feed_forward_type") if family == "bert" else ()),
         *(_NOMICS_OWN if family == "nomic_bert" else ()),
         *(("global_rope_theta", "local_rope_theta", "global_attn_every_n_layers") if family == "modernbert" else ()),
+        *(("global_head_dim", "num_global_key_value_heads", "per_layer_config") if family == "gemma4_text" else ()),
     }  # fmt: skip
     assert set(RECORDED["PreTrainedConfig"]) <= IGNORED.keys() | REFUSED.keys()
 
@@ -437,7 +463,7 @@ def test_ignored_keys_change_nothing(family: str) -> None:
     others = {key for other in FAMILIES if other != "qwen" for key in FAMILIES[other].followed} - REFUSED.keys()
     own = FAMILIES[family].followed.keys() | FAMILIES[family].permitted.keys()
     for key in others - own - elsewhere if family != "qwen" else ():
-        beside, value = CHANGES[key]
+        beside, value = OWN_CHANGES.get((family, key), CHANGES[key])
         beside = {k: v for k, v in beside.items() if (family, k) != ("modernbert", "rope_scaling")}  # which it refuses
         assert outcome(family, {**CONFIGS[family], **beside, key: value}) == outcome(
             family, {**CONFIGS[family], **beside}

@@ -108,7 +108,7 @@ def latent_of_odd_width(g: Graph, x: Value) -> Value:
 
 def experts(n_experts: int, n_used: int, n_ff: int, type_name: str = "F32", **options: object) -> Case:
     shapes: dict[str, tuple[int, ...]] = {
-        "router.weight": (n_experts, N_EMBD), "bias": (n_experts,), "norm.weight": (N_EMBD,),
+        "router.weight": (n_experts, N_EMBD), "bias": (n_experts,), "bias2": (n_experts,), "norm.weight": (N_EMBD,),
         "gate.weight": (n_experts, n_ff, N_EMBD), "up.weight": (n_experts, n_ff, N_EMBD),
         "gate.bias": (n_experts, n_ff), "down.weight": (n_experts, N_EMBD, n_ff),
     }  # fmt: skip
@@ -204,6 +204,7 @@ CASES: dict[str, Case] = {
         {"q.weight": (114, N_EMBD), "k.weight": (38, N_EMBD), "o.weight": (N_EMBD, 42)}, latent_of_odd_width
     ),
     "experts by softmax": experts(7, 3, 37, normalize=True),
+    "experts with factors": experts(6, 2, 20, normalize=True, expert_scale="bias2"),
     "experts, chosen alone": experts(5, 5, 20, gating="softmax_topk"),
     "experts by sigmoid, bias, groups": experts(
         12, 3, 18, gating="sigmoid", bias="bias", n_groups=4, n_groups_used=2, normalize=True, scale=2.5

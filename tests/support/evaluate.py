@@ -162,7 +162,8 @@ def _route(file: GGUFFile, r: ops.Route, logits: np.ndarray) -> np.ndarray:
         shares /= shares.sum(-1, keepdims=True)
     elif r.normalize:
         shares = shares / shares.sum(-1, keepdims=True)
-    return np.concatenate([chosen, shares * r.scale], 1)
+    each = read_vector(file, r.expert_scale)[chosen] if r.expert_scale else 1.0
+    return np.concatenate([chosen, shares * r.scale * each], 1)
 
 
 def _expert_linear(file: GGUFFile, linear: ops.Linear, x: np.ndarray, route: np.ndarray) -> np.ndarray:

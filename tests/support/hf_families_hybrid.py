@@ -1,4 +1,5 @@
-"""Tiny checkpoints of state-space models and their hybrids with attention, whose logits transformers has computed.
+"""Tiny checkpoints of state-space models and their hybrids with attention, of latent attention and of Gemma 4, whose
+logits transformers has computed.
 
 `tests/data/hf_families_hybrid.npz` holds logits and shapes as `tests.support.hf_families_dense` says, made in the same
 way.
@@ -32,6 +33,17 @@ _SHARED: dict[str, Any] = {
 _ATTENTION: dict[str, Any] = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 14, "max_position_embeddings": 256,
     "intermediate_size": 90,
+}  # fmt: skip
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_GEMMA4: dict[str, Any] = {
+    **_SHARED, "architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 14, "global_head_dim": 24, "intermediate_size": 90, "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_act": ABSENT,
+    "sliding_window": 15, "vocab_size_per_layer_input": 461, "tie_word_embeddings": True, "num_hidden_layers": 6,
+    "rope_parameters": {
+        _SLIDING: {"rope_type": "default", "rope_theta": 90.0},
+        _FULL: {"rope_type": "proportional", "rope_theta": 500.0, "partial_rotary_factor": 0.25},
+    },
 }  # fmt: skip
 _LATENT: dict[str, Any] = {
     "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 256,
@@ -92,6 +104,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
              "routed_scaling_factor", "first_k_dense_replace"), ABSENT,
         ),
     },
+    "gemma4_text": {
+        **_GEMMA4, "num_kv_shared_layers": 3, "hidden_size_per_layer_input": 10, "use_double_wide_mlp": True,
+        "layer_types": [_SLIDING, _SLIDING, _FULL, _SLIDING, _SLIDING, _FULL], "final_logit_softcapping": 5.0,
+    },
+    "gemma4_text_moe": {
+        **_GEMMA4, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 3,
+        "enable_moe_block": True, "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 46,
+        "num_hidden_layers": 4, "layer_types": [_SLIDING, _FULL, _SLIDING, _FULL],
+    },
     "falcon_h1": {
         **_SHARED, **_ATTENTION, "architectures": ["FalconH1ForCausalLM"], "rms_norm_eps": 1e-5, "rope_theta": 500.0,
         "mamba_d_ssm": 72, "mamba_n_heads": 6, "mamba_d_head": 12, "mamba_n_groups": 2, "mamba_d_state": 6,
@@ -116,6 +137,11 @@ CONFIGS = {
     kind: {key: value for key, value in {"model_type": kind, **config}.items() if value is not ABSENT}
     for kind, config in CONFIGS.items()
 }
+_TEXT = {key: value for key, value in CONFIGS["gemma4_text"].items() if key != "architectures"}
+CONFIGS["gemma4"] = {
+    "architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4", "tie_word_embeddings": True,
+    "image_token_id": 457, "vision_config": {"model_type": "gemma4_vision"}, "audio_config": None, "text_config": _TEXT,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,7 +157,7 @@ class Case:
 
 
 #: Each kind as it is, and with what is changed.
-CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
+CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS if kind != "gemma4"} | {
     "mamba, tied": Case("mamba", {"tie_word_embeddings": True, "time_step_rank": 7, "conv_kernel": 3}),
     "mamba, biases": Case("mamba", {"use_bias": True, "use_conv_bias": False, "expand": 1}),
     "falcon_mamba, epsilon": Case("falcon_mamba", {"mixer_rms_eps": 0.3}),
@@ -142,6 +168,20 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
     ),
     "nemotron_h_moe, narrow": Case("nemotron_h_moe", {
         "moe_latent_size": 34, "n_group": 1, "topk_group": 1, "norm_topk_prob": False}),
+    "gemma4_text, plain": Case("gemma4_text", {
+        "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0, "use_double_wide_mlp": False,
+        "final_logit_softcapping": None, "rope_parameters": ABSENT, "attention_bias": True,
+        "tie_word_embeddings": False, "layer_types": ABSENT,
+    }),
+    "gemma4_text, by layer": Case("gemma4_text_moe", {
+        "global_head_dim": ABSENT, "num_global_key_value_heads": ABSENT,
+        "per_layer_config": {"1": {"head_dim": 24, "num_key_value_heads": 3},
+                             "3": {"head_dim": 24, "num_key_value_heads": 3}},
+    }),
+    "gemma4_text, whole blocks": Case("gemma4_text_moe", {
+        "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 64, "head_dim": 16,
+        "global_head_dim": 32,
+    }),
     "falcon_h1, biases": Case("falcon_h1", {
         "attention_bias": True, "mlp_bias": True, "projectors_bias": True, "mamba_proj_bias": True,
         "mamba_rms_norm": False, "mamba_norm_before_gate": True, "tie_word_embeddings": True,
@@ -189,6 +229,8 @@ def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.
                                shape).copy() + np.float32(0.2) * drawn  # fmt: skip
     if name.endswith("e_score_correction_bias"):
         return np.float32(0.2) * drawn
+    if name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
+        return np.float32(0.2) * drawn + np.float32(1)
     if name.endswith(("dt_bias", ".D")):
         return drawn
     if name.endswith("bias"):
@@ -200,19 +242,35 @@ def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.
     return drawn * np.float32(1.5 / np.sqrt(shape[-1]))
 
 
+def tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Random tensors of these shapes, the same everywhere."""
+    rng = np.random.RandomState(1)
+    return {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
+
+
 def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
     """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
     if shapes is None:
         name = next(name for name, other in CASES.items() if other == case)
         shapes = unpack(recorded(DATA)[name][1])
+    _write(folder, case.config, tensors(shapes))
+
+
+def _write(folder: Path, config: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
     write_tokenizer(folder, "qwen3")
-    rng = np.random.RandomState(1)
-    tensors = {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
-    (folder / "config.json").write_text(json.dumps(case.config), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", tensors)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_safetensors(folder / "model.safetensors", weights)
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
-    """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone."""
-    kind = max(CONFIGS, key=lambda kind: sum(config.get(key) == value for key, value in CONFIGS[kind].items()))
-    write(folder, Case(kind, config), unpack(recorded(DATA)[kind][1]))
+    """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone. The text model
+    of one that sees has names of its own, and layers that read others' keys have some themselves, as published."""
+    of = config.get("text_config", config)
+    kind = max(CONFIGS, key=lambda kind: sum(of.get(key) == value for key, value in CONFIGS[kind].items()))
+    weights = tensors(unpack(recorded(DATA)[kind][1]))
+    if of is not config:
+        text = "model.language_model."
+        weights = {name.replace("model.", text, 1): values for name, values in weights.items()}
+        weights["model.vision_tower.std_bias"] = np.zeros(8, np.float32)
+        weights[text + "layers.5.self_attn.k_proj.weight"] = np.zeros((48, 60), np.float32)
+    _write(folder, config, weights)

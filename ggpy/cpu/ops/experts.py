@@ -58,7 +58,10 @@ def route(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
             factor /= max(total, types.float32(1e-20))
         for j in range(op.n_used):
             at = chosen + types.uint64(4 * j)
-            store_f32(at, load_f32(at) * factor)
+            weight = load_f32(at) * factor
+            if op.weight2:  # a factor of each expert's own
+                weight *= load_f32(op.weight2 + types.uint64(4 * load_i32(ids + types.uint64(4 * j))))
+            store_f32(at, weight)
 
 
 @njit
