@@ -101,7 +101,7 @@ def answers_of(params: SamplingParams) -> list[SamplingParams]:
             params,
             n=1,
             best_of=None,
-            seed=None if seed is None else seed + i,
+            seed=None if seed is None else (seed + i) % 2**64,
             logprobs=compared,
             prompt_logprobs=None if i else params.prompt_logprobs,
         )

@@ -137,7 +137,11 @@ def top_n_sigma(c: Candidates, n: float) -> Candidates:
     peak = float(c.logits.max())
     finite = c.logits if c.logits.min() > -np.inf else c.logits[c.logits > -np.inf]
     apart = finite - np.float32(finite.mean(dtype=np.float64))
-    deviation = math.sqrt(float(np.dot(apart, apart)) / apart.size)
+    with np.errstate(over="ignore"):
+        squares = float(np.dot(apart, apart))
+    if math.isinf(squares):  # of biases as large as they may be
+        squares = float(np.square(apart, dtype=np.float64).sum())
+    deviation = math.sqrt(squares / apart.size)
     return c.take(np.flatnonzero(c.logits >= peak - n * deviation), descending=c.descending)
 
 

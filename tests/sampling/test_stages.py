@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ggpy.sampling.stages import Candidates, dynamic_temperature, temperature, top_k, top_n_sigma, xtc
+from ggpy.sampling.stages import (
+    Candidates,
+    dynamic_temperature,
+    min_p,
+    temperature,
+    top_k,
+    top_n_sigma,
+    top_p,
+    typical,
+    xtc,
+)
 
 
 def of_probs(*probs: float) -> Candidates:
@@ -20,6 +31,38 @@ def left(c: Candidates) -> list[int]:
     return list(range(c.logits.size)) if c.ids is None else sorted(c.ids.tolist())
 
 
+@pytest.mark.parametrize(
+    ("stage", "value", "probs", "expected"),
+    [
+        (top_k, 2, (0.1, 0.4, 0.2, 0.3), [1, 3]),
+        (top_k, 0, (0.1, 0.4, 0.2, 0.3), [0, 1, 2, 3]),
+        (top_k, 9, (0.1, 0.4, 0.2, 0.3), [0, 1, 2, 3]),
+        (top_k, 2, (0.25, 0.25, 0.25, 0.25), [0, 1]),  # of equal ones the lower ids
+        (top_p, 0.39, (0.1, 0.4, 0.2, 0.3), [1]),
+        (top_p, 0.41, (0.1, 0.4, 0.2, 0.3), [1, 3]),
+        (top_p, 0.71, (0.1, 0.4, 0.2, 0.3), [1, 2, 3]),
+        (top_p, 0.95, (0.1, 0.4, 0.2, 0.3), [0, 1, 2, 3]),
+        (top_p, 0.0, (0.1, 0.4, 0.2, 0.3), [1]),  # one at least
+        (min_p, 0.49, (0.1, 0.4, 0.2, 0.3), [1, 2, 3]),  # of 0.4: 0.196
+        (min_p, 0.51, (0.1, 0.4, 0.2, 0.3), [1, 3]),
+        (min_p, 1.0, (0.1, 0.4, 0.2, 0.3), [1]),
+        (min_p, 0.0, (0.1, 0.4, 0.2, 0.3), [0, 1, 2, 3]),
+        # Surprises of 1, 2, 3 and 3 bits, an entropy of 1.75: 0.75, 0.25, 1.25 and 1.25 from it.
+        (typical, 0.2, (0.5, 0.25, 0.125, 0.125), [1]),
+        (typical, 0.3, (0.5, 0.25, 0.125, 0.125), [0, 1]),
+        (typical, 0.8, (0.5, 0.25, 0.125, 0.125), [0, 1, 2]),
+        (typical, 0.9, (0.5, 0.25, 0.125, 0.125), [0, 1, 2, 3]),
+        (typical, 0.0, (0.9, 0.05, 0.05), [0]),  # 0.152 bits of an entropy of 0.569; the others have 4.3
+        (typical, 0.0, (0.3, 0.3, 0.3, 0.1), [0]),  # 1.74 bits of 1.9
+    ],
+)
+def test_what_a_stage_leaves(stage: Any, value: float, probs: tuple[float, ...], expected: list[int]) -> None:
+    assert left(stage(of_probs(*probs), value)) == expected
+    after_another = stage(top_k(of_probs(*probs, 1e-6), len(probs)), value)  # candidates in descending order
+    assert left(after_another) == expected
+    assert after_another.descending
+
+
 # Mean 4, squared deviations 16 + 1 + 1 + 16, of four: variance 8.5, deviation 2.9155.
 @pytest.mark.parametrize(
     ("n", "expected"),
@@ -29,6 +72,8 @@ def test_top_n_sigma(n: float, expected: list[int]) -> None:
     logits = np.array([0.0, 3.0, 5.0, 8.0], np.float32)
     assert left(top_n_sigma(Candidates(logits, None, False), n)) == expected
     assert left(top_n_sigma(Candidates(logits + np.float32(100), None, False), n)) == expected
+    large = np.float32(1e30) * logits  # whose squares are more than float32 holds
+    assert left(top_n_sigma(Candidates(large, None, False), n)) == expected
     # What a bias forbade counts neither for the deviation nor among what is left.
     barred = np.append(logits, np.float32(-np.inf))
     assert left(top_n_sigma(Candidates(barred, None, False), n)) == expected + ([4] if n < 0 else [])
