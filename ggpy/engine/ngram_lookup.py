@@ -24,9 +24,9 @@ BREAK = -1  # between two answers
 
 
 def first_rates(least: int, most: int) -> list[float]:
-    """The rates after matches of `least` to `most` tokens that answers of a small chat model show: 0.3 after two, 0.5
-    after four, 0.85 after twelve."""
-    return [0.9 - 0.6 * 0.78 ** max(0, n - 2) for n in range(least, most + 1)]
+    """The rates after matches of `least` to `most` tokens: 0.27 after two, 0.72 after four, 0.97 after twelve. Of those
+    tried on a small chat model's answers they made copies the shortest, and other texts longer by 1 % at most."""
+    return [0.97 - 0.7 * 0.6 ** max(0, n - 2) for n in range(least, most + 1)]
 
 
 @dataclass(frozen=True)
