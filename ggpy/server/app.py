@@ -18,9 +18,10 @@ from starlette.routing import Route
 
 from ggpy.protocol.anthropic_responses import error_body as anthropic_error
 from ggpy.protocol.errors import RequestError
+from ggpy.protocol.llama_server import error_body as llama_server_error
 from ggpy.protocol.ollama_responses import error_body as ollama_error
 from ggpy.protocol.openai_responses import error_body as openai_error
-from ggpy.server import anthropic, ollama, openai, page, responses
+from ggpy.server import anthropic, llama_server, ollama, openai, page, responses
 from ggpy.server.http import JsonResponse
 from ggpy.server.middleware import ApiKeys, RequestLog
 from ggpy.server.service import Service
@@ -68,6 +69,7 @@ def create_app(service: Service) -> Starlette:
             *responses.routes(service),
             *anthropic.routes(service),
             *ollama.routes(service),
+            *llama_server.routes(service),
             *page.routes(),
         ],
         middleware=around,
@@ -90,6 +92,8 @@ def error_body(path: str, error: RequestError) -> dict[str, Any]:
     """An error in the shape of the protocol that a path belongs to."""
     if path.startswith("/api/"):
         return ollama_error(error)
+    if path in llama_server.PATHS:
+        return llama_server_error(error)
     return anthropic_error(error) if path.startswith("/v1/messages") else openai_error(error)
 
 
