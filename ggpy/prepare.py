@@ -245,6 +245,8 @@ def _thinking(template: ChatTemplate, asked: Reasoning) -> ReasoningSettings:
     try:
         return reasoning_settings(template, reply_format(template), asked.enabled, asked.effort, asked.budget)
     except GGPYError as error:
+        if asked.where_able:
+            return ReasoningSettings()
         name = "enable_thinking" if asked.effort is None else "reasoning_effort"
         raise RequestError(str(error), name, code="unsupported_parameter") from None
 
@@ -255,9 +257,12 @@ def _watch(llm: LLM, form: ReplyFormat, asked: ChatRequest, prompt: str) -> Thou
     if found is None or llm.template is None:
         return None
     thoughts, inside = found
-    tokenizer = llm.tokenizer
-    closing = tokenizer.tokenize(thoughts.closing, add_special=False, parse_special=True, continues=True)
+    tokenizer, budget = llm.tokenizer, _thinking(llm.template, asked.reasoning).budget
+    closes = thoughts.closing
+    if asked.tools and thoughts.leads:  # which leads to an answer, and away from calls
+        closes, budget = thoughts.end, budget or None
+    closing = tokenizer.tokenize(closes, add_special=False, parse_special=True, continues=True)
     return ThoughtWatch(
         thoughts.begin.encode(), thoughts.end.encode(), closing, tokenizer.token_bytes, inside, thoughts.anywhere,
-        _thinking(llm.template, asked.reasoning).budget, tokenizer.eog,
+        budget, tokenizer.eog,
     )  # fmt: skip

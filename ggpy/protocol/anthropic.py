@@ -117,12 +117,13 @@ def _request(body: CountBody, given: Any, params: SamplingParams, stream: bool) 
 
 
 def _reasoning(body: CountBody) -> Reasoning:
+    """The settings of thoughts. Agents ask for them whatever the model is, so that one without any answers, too."""
     effort = body.output_config.effort if body.output_config else None
-    if body.thinking is None or body.thinking.type == "adaptive":
-        return Reasoning(None, effort)
+    if body.thinking is None:
+        return Reasoning(None, effort, where_able=True)
     if body.thinking.type == "disabled":
         return Reasoning(False)
-    return Reasoning(None, effort, body.thinking.budget_tokens)
+    return Reasoning(True, effort, body.thinking.budget_tokens, where_able=True)
 
 
 def _form(config: OutputConfig | None) -> StructuredOutputsParams | None:

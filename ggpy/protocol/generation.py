@@ -14,11 +14,13 @@ from ggpy.text.reply.events import Event as ReplyEvent
 @dataclass(frozen=True)
 class Reasoning:
     """Settings of the thoughts before an answer: whether there are any, how many (a word that the template reads), and
-    for how many tokens at most. None: the model's own default."""
+    for how many tokens at most. None: the model's own default. where_able: a model that cannot be told so answers all
+    the same."""
 
     enabled: bool | None = None
     effort: str | None = None
     budget: int | None = None
+    where_able: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ggpy.errors import GGPYError, quoted
 from ggpy.protocol.body import Body, only, read, wrong
@@ -38,8 +38,12 @@ _RUNNING = frozenset((
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+#: A model's name; Ollama's clients add the tag of the latest version to one without a tag.
+_Name = Annotated[str, AfterValidator(lambda name: name.removesuffix(":latest"))]
+
+
 class _Model(Body):
-    model: str
+    model: _Name
     keep_alive: float | str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -88,7 +92,7 @@ class EmbeddingsBody(_Model):
 class ShowBody(Body):
     """A body of /api/show."""
 
-    model: str
+    model: _Name
     verbose: bool = False
 
 

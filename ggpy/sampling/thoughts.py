@@ -65,7 +65,7 @@ class ThoughtWatch:
             if not self._to_force:
                 self._leave()
             return
-        self._tail += self._text_of(token)
+        self._tail = (self._tail if self.inside or self._anywhere else self._tail.lstrip()) + self._text_of(token)
         if self.inside:
             self.n_tokens += 1
             at = self._tail.find(self._end)

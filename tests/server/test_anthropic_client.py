@@ -101,6 +101,14 @@ def test_thoughts_and_calls_are_blocks(thinking: Running) -> None:  # noqa: F811
     assert [block.type for block in after.content] == ["text"]
 
 
+def test_a_model_without_thoughts_answers_agents_that_ask_for_them(server: Running) -> None:
+    for thought in ({"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}):
+        found: Any = client(server).messages.create(
+            model="tiny", messages=HELLO, max_tokens=5, thinking=thought, output_config={"effort": "high"},
+        )  # type: ignore[call-overload]  # fmt: skip
+        assert found.content[0].type == "text"
+
+
 def test_errors_have_anthropics_shape(server: Running) -> None:
     for wrong, said in (
         ({"top_k": "x"}, "top_k"),

@@ -34,6 +34,10 @@ def test_a_stream_says_what_the_whole_says(server: Running) -> None:
     assert not any(line.done for line in lines[:-1])
 
 
+def test_names_may_have_the_tag_that_ollamas_clients_add() -> None:
+    assert parse_chat({"model": "tiny:latest"}).model == "tiny"
+
+
 def test_generate_is_a_turn_of_its_own_or_a_text_as_it_stands(server: Running) -> None:
     client = Client(host=server.url)
     chat = client.chat("tiny", [{"role": "system", "content": "Be brief."}, *HELLO], options=GREEDY).message.content

@@ -39,12 +39,12 @@ def reasoning_settings(
         budget = 0
     values: dict[str, Any] = {}
     switches = [name for name in _SWITCHES if name in template.values_read]
-    if enabled is not None:
-        values |= dict.fromkeys(switches, enabled)
+    if enabled is not None or budget:  # a budget is for thoughts that there are to be
+        values |= dict.fromkeys(switches, enabled is not False)
     if effort is not None and effort != "none" and reads_effort:
         values["reasoning_effort"] = _HARMONY.get(effort, effort) if form.name == "harmony" else effort
-    elif enabled is False and reads_effort and form.name != "harmony":
-        values["reasoning_effort"] = "none"
+    elif enabled is False and reads_effort:
+        values["reasoning_effort"] = "low" if form.name == "harmony" else "none"
     if budget is not None and "thinking_budget" in template.values_read:
         values["thinking_budget"] = budget
         switches.append("thinking_budget")
