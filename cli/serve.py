@@ -67,7 +67,7 @@ _model_options = together(
         default=4,
         show_default=True,
         metavar="N",
-        help="Requests to a model that are answered together, each with a context of its own.",
+        help="Requests to a model that are answered together; they share its cache.",
     ),
 )
 

@@ -67,5 +67,6 @@ class _Gauges:
             running.add_metric([name], len(engine.scheduler.running))
             waiting.add_metric([name], len(engine.scheduler.waiting))
             used = sum(len(slot.tokens) for slot in engine.slots)
-            cells.add_metric([name], used / (len(engine.slots) * model.llm.n_ctx))
+            there = model.llm.runtime.kv_cells or len(engine.slots) * model.llm.n_ctx
+            cells.add_metric([name], used / there)
         yield from (running, waiting, cells)

@@ -115,16 +115,11 @@ class Models:
     async def use(self, spec: ModelSpec, keep_alive: float | None = None) -> AsyncIterator[LoadedModel]:
         """A model, loaded, which stays so within the block. keep_alive: as the server's, for this model from now on.
         Raises RequestError with the status 503 where it cannot be loaded."""
-        model = self._loaded.get(spec.name)
-        if model is None:
-            async with self._changing:
-                model = self._loaded.get(spec.name)
-                if model is None:
-                    await self._make_room(spec)
-                    model = await self._load(spec)
-                model.n_users += 1  # before another one makes room
-        else:
-            model.n_users += 1
+        while (model := self._loaded.get(spec.name)) is None:  # it may have left again before its turn here came
+            obtaining = asyncio.ensure_future(self._obtain(spec))
+            obtaining.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.shield(obtaining)  # a client that goes meanwhile stops no load that others wait for
+        model.n_users += 1
         if keep_alive is not None:
             model.keep_alive = keep_alive
         try:
@@ -143,7 +138,13 @@ class Models:
                 else:
                     await self._next_release()
 
-    async def _load(self, spec: ModelSpec) -> LoadedModel:
+    async def _obtain(self, spec: ModelSpec) -> None:
+        async with self._changing:
+            if spec.name not in self._loaded:
+                await self._make_room(spec)
+                await self._load(spec)
+
+    async def _load(self, spec: ModelSpec) -> None:
         self.loading = spec.name
         began = time.monotonic()
         try:
@@ -160,7 +161,6 @@ class Models:
         model = self._loaded[spec.name] = LoadedModel(spec.name, llm)
         model.keep_alive = self._keep_alive
         log.info("loaded %s in %.1f s", spec.name, time.monotonic() - began)
-        return model
 
     async def _make_room(self, spec: ModelSpec) -> None:
         """Unload models, the one first that was idle for longest, until another one has its place; wait for one where

@@ -69,6 +69,26 @@ def test_requests_wait_for_one_load(serve: Any, spec: Any) -> None:
     assert (found, opened) == ([200] * 8, ["a"])
 
 
+def test_a_client_that_goes_stops_no_load(serve: Any, spec: Any) -> None:
+    server = serve([spec("a")])
+    begun, go_on = threading.Event(), threading.Event()
+    before = server.service.models._open
+
+    def slow(spec: ModelSpec) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return before(spec)
+
+    server.service.models._open = slow
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/completions", json=SHORT, timeout=0.2)
+    assert begun.wait(60)
+    go_on.set()
+    server.wait_for(lambda: server.service.models.loaded)
+    server.service.models._open = None  # it is not loaded again
+    assert post(server).status_code == 200
+
+
 def test_the_model_that_was_idle_longest_leaves_for_another(serve: Any, spec: Any) -> None:
     server = serve([spec("a"), spec("b"), spec("c")], models={"max_models": 2})
     for name in "aba":
