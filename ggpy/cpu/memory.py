@@ -131,6 +131,8 @@ class SlotStates:
     def move(self, slot: int, start: int, n: int) -> None:
         """Have a slot's range begin at another cell, in layers that keep every position; its first n tokens come with
         it."""
+        if start == self._starts[slot]:
+            return
         for cells in self._keeping:
             for to, of in zip(cells.range(start, round_up(n, 16)), cells.of(slot, n), strict=True):
                 to[:] = of  # numpy sees where they overlap
