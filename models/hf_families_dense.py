@@ -126,6 +126,18 @@ _BLOOM = {
     "seq_length": 2048, "tie_word_embeddings": True,
 }  # fmt: skip
 
+_INTERNLM2 = {**_BASE, "vocab_size": 103168, "bias": True}
+_BAICHUAN = {
+    **without(_BASE, "num_key_value_heads", "partial_rotary_factor"), "vocab_size": 125696,
+    "max_position_embeddings": None,
+}  # fmt: skip
+_CHATGLM = {
+    "num_layers": 28, "padded_vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 13696, "kv_channels": 128,
+    "num_attention_heads": 32, "seq_length": 2048, "layernorm_epsilon": 1e-5, "add_bias_linear": False,
+    "add_qkv_bias": False, "multi_query_attention": False, "multi_query_group_num": 1, "rope_ratio": 1.0,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
 _TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python_tanh")
 _DROPOUT = dict.fromkeys(("residual_dropout", "embedding_dropout"), "training alone")
 _SUMMARY = dict.fromkeys(
@@ -207,6 +219,36 @@ DENSE: dict[str, Family] = {
         ("StableLmForCausalLM", "StableLMEpochForCausalLM", "StableLmModel"),
         _STABLELM,
         ignored=dict.fromkeys(("norm_eps", "rope_pct"), UNREAD),
+    ),
+    "internlm2": Family(("InternLM2ForCausalLM", "InternLM2Model"), _INTERNLM2),
+    "baichuan": Family(
+        ("BaichuanForCausalLM", "BaiChuanForCausalLM"),
+        _BAICHUAN,
+        ignored=dict.fromkeys(("z_loss_weight", "_from_model_config"), "training alone"),
+    ),
+    "chatglm": Family(
+        ("ChatGLMForConditionalGeneration", "ChatGLMModel"),
+        _CHATGLM,
+        {
+            "rmsnorm": (True, None),
+            "post_layer_norm": (True, None),
+            "apply_residual_connection_post_layernorm": (False, None),
+            "original_rope": (True, None),
+            "pre_seq_len": (None,),
+            "quantization_bit": (0, None),
+        },
+        dict.fromkeys(
+            (
+                "apply_query_key_layer_scaling",
+                "attention_softmax_in_fp32",
+                "bias_dropout_fusion",
+                "fp32_residual_connection",
+                "prefix_projection",
+                "interleaved_qkv",
+            ),
+            "how the original is run, not what it computes",
+        )
+        | dict.fromkeys(("classifier_dropout", "num_hidden_layers", "vocab_size"), UNREAD),
     ),
     "falcon": Family(
         ("FalconForCausalLM", "FalconModel"),

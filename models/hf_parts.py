@@ -156,6 +156,23 @@ def grouped_qkv(source: Source, sizes: Sizes) -> Source:
     return concat([part(0, group), part(group, 1), part(group + 1, 1)])
 
 
+def separate_qkv_rules(to: str, weight: Source, bias: Source | None, sizes: Sizes) -> list[TensorRule]:
+    """Query, key and value in a matrix each, from one that has them one behind the other. Its rope pairs the halves of
+    heads, the file's neighbouring rows."""
+    rules, first = [], 0
+    for target, n, heads in (
+        ("attn_q", sizes.n_q, sizes.n_head),
+        ("attn_k", sizes.n_kv, sizes.n_head_kv),
+        ("attn_v", sizes.n_kv, 0),
+    ):
+        for source, part in ((weight, "weight"), (bias, "bias")):
+            if source is not None:
+                rows = source.slice(first, n)
+                rules.append(TensorRule(f"{to}{target}.{part}", rows.rope_pairs(heads) if heads else rows))
+        first += n
+    return rules
+
+
 def plain_ffn_rules(to: str, up: str, down: str, n_ff: int, n_embd: int, *, bias: bool = True) -> list[TensorRule]:
     """A feed-forward without a gate, from matrices of these names."""
     return [

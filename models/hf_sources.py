@@ -12,6 +12,7 @@ A `Source` is a stored tensor or a transform of other sources, so layouts are co
 |---|---|
 | `plus(c)`, `times(c)` | w + c, w * c |
 | `neg_exp()` | -exp(w) |
+| `unit_rows()` | each row divided by its length |
 | `transpose()` | the last two axes swapped |
 | `reshape(*shape)` | the same values in order |
 | `slice(first, n, axis)`, `every(step, first, axis)`, `take(indices, axis)` | some of an axis |
@@ -83,6 +84,9 @@ class Source(ABC):
 
     def neg_exp(self) -> Source:
         return _NegExp(self)
+
+    def unit_rows(self) -> Source:
+        return _UnitRows(self)
 
     def transpose(self) -> Source:
         return _Transpose(self)
@@ -182,6 +186,17 @@ class _NegExp(_Derived):
 
     def rows(self, read: Read, start: int, stop: int) -> np.ndarray:
         return -np.exp(float32(self.source.rows(read, start, stop)))
+
+
+@dataclass
+class _UnitRows(_Derived):
+    def __post_init__(self) -> None:
+        self.shape = _numbers(self.source)
+
+    def rows(self, read: Read, start: int, stop: int) -> np.ndarray:
+        rows = float32(self.source.rows(read, start, stop))
+        length = np.sqrt(np.square(rows, dtype=np.float64).sum(-1, keepdims=True))
+        return (rows / np.maximum(length, 1e-12)).astype(np.float32)
 
 
 @dataclass
