@@ -53,6 +53,7 @@ export class Composer {
       this.button.setAttribute("aria-label", this.button.title);
     }
     this.button.disabled = !answering && !this.field.value.trim() && !this.files.length;
+    if (!this.field.isConnected) return; // it has no height yet
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, innerHeight * 0.4)}px`;
   }

@@ -23,13 +23,13 @@ export function showDialog(title, content, properties = {}) {
 
 export async function confirmed(words, action) {
   return await showDialog(action, [h("p", {}, words), h("div", { class: "buttons" },
-    h("button", { class: "button", value: "", type: "submit" }, t("cancel")),
+    h("button", { class: "button", value: "", type: "submit", autofocus: true }, t("cancel")),
     h("button", { class: "button danger", value: "yes", type: "submit" }, action))], { class: "small" }) === "yes";
 }
 
 /** Ask for the server's key, with what the server said; gives whether one was given. */
 export async function askKey(words) {
-  const field = h("input", { type: "password", autocomplete: "off", value: preferences.get("apiKey"), aria: { label: t("keyTitle") } });
+  const field = h("input", { type: "password", autofocus: true, autocomplete: "off", value: preferences.get("apiKey"), aria: { label: t("keyTitle") } });
   const said = await showDialog(t("keyTitle"), [
     words ? h("p", { class: "note error" }, words) : null,
     h("p", {}, t("keyAsk")), field,

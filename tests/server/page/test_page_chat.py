@@ -207,7 +207,7 @@ def test_a_key_is_asked_for_kept_and_sent(browser: Chromium, opened: Open, api: 
     api.key = "sk-秘密".encode().hex()
     page = browser.open(api.url, language="zh-CN")
     page.wait_for("dialog .note", "The API key is missing or wrong.")
-    page.run("document.querySelector('dialog input').focus()")
+    assert page.run("document.getElementById('message').offsetHeight") > 20
     page.type(api.key)
     page.press("Enter")
     ready(page)
