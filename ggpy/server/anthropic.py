@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ggpy.prepare import prompts_of
 from ggpy.protocol.anthropic import parse_count, parse_messages
 from ggpy.protocol.anthropic_responses import MessageEvents, error_body, message
 from ggpy.protocol.generation import Event, Started
@@ -34,6 +33,8 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def count_tokens(request: Request) -> Response:
+        from ggpy.prepare import prompts_of  # which imports the engine
+
         asked = parse_count(await read_json(request))
         async with service.model_for(asked.model) as model:
             ((_, ids),) = await model.run(prompts_of, model.llm, asked)

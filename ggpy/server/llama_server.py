@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 import ggpy
-from ggpy.llm import LLM
-from ggpy.prepare import prompts_of
 from ggpy.protocol import openai
 from ggpy.protocol.body import read
 from ggpy.protocol.errors import RequestError
@@ -33,6 +31,9 @@ from ggpy.protocol.replies import replies
 from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
 from ggpy.server.models import LoadedModel
 from ggpy.server.service import Service
+
+if TYPE_CHECKING:
+    from ggpy.llm import LLM
 
 Json = dict[str, Any]
 
@@ -80,6 +81,8 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def apply_template(request: Request) -> Response:
+        from ggpy.prepare import prompts_of  # which imports the engine
+
         asked = openai.parse("POST", "/v1/chat/completions", await read_json(request))
         assert isinstance(asked, ChatRequest)
         async with service.model_for(asked.model) as model:

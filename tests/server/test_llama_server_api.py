@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,6 +102,11 @@ def test_infill_puts_the_texts_between_the_models_tokens(llm: LLM) -> None:
     body = infill_body({"input_prefix": "a", "input_extra": [{"filename": "b.py", "text": "x = 1\n"}]})
     extra = [3, *spelt("myproject\n"), 4, *spelt("b.py\nx = 1\n")]
     assert _infill_prompt(model, body) == [*extra, 0, *spelt("a"), 1, 2]
+
+
+def test_a_server_listens_before_it_imports_the_engine() -> None:
+    code = "import sys, ggpy.server.app; print({'ggpy.llm', 'ggpy.engine.engine', 'numba'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_errors_have_llama_servers_shape(server: Running) -> None:
