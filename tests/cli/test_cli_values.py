@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ BASES = {
     "batch": ["-m", "fake.gguf", "requests.jsonl"],
     "embed": ["-m", "fake.gguf", "text"],
     "rank": ["-m", "fake.gguf", "-q", "text", "text"],
+    "serve": ["-m", "fake.gguf", "--port", "0"],
 }
 # A number of samples is nobody's business but the user's, who may want to wait.
 WAITS = {("bench", "repeats")}
@@ -84,6 +86,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ggpy.cpu.needed.compile_missing", lambda names, notify: [])
     monkeypatch.setattr("ggpy.eval.bench.Memory", lambda *args: SimpleNamespace(bandwidth=lambda *args: 1e9))
     monkeypatch.setattr("ggpy.eval.bench.bytes_read", lambda *args: lambda case: 1e6)
+    numeric, find = socket.AI_NUMERICHOST, socket.getaddrinfo  # no name is looked for anywhere
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **how: find(*args, **how, flags=numeric))
+    monkeypatch.setattr("signal.signal", lambda *args: None)
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: [one.close() for one in sockets or ()])
     Path("fake.gguf").touch()
     Path("requests.jsonl").write_text(
         '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}', encoding="utf-8"
