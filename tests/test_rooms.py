@@ -102,3 +102,9 @@ def test_no_room_reaches_up() -> None:
     up = [f"{name} imports {other}" for name, others in graph().items() for other in others
           if room_of(other) > room_of(name)]  # fmt: skip
     assert not up, "\n".join(sorted(up))
+
+
+def test_tests_have_names_of_their_own() -> None:
+    """Folders of tests are no packages: of two files of one name pytest would import one."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}
