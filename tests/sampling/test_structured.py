@@ -77,7 +77,7 @@ def run(engine: Engine, *requests: Request) -> None:
         ({"grammar": GBNF}, lambda text: re.fullmatch(r"[a-c]{2}=(0|[1-9]\d?)(,[a-c]{2}=(0|[1-9]\d?))?", text)),
         ({"grammar": LARK}, lambda text: re.fullmatch(r"[a-c]{2}=(0|[1-9]\d?)(,[a-c]{2}=(0|[1-9]\d?))?", text)),
     ],
-    ids=str,
+    ids=["object", "object as text", "array", "regex", "choice", "gbnf", "lark"],
 )
 def test_every_finished_answer_fits(form: dict[str, Any], fits: Any, max_sampled: int) -> None:
     engine = engine_of(n_slots=4, max_sampled=max_sampled)
