@@ -4,7 +4,7 @@ layers a window and a rope of its own."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ggpy.errors import GGPYError
 from ggpy.models.gemma2 import Gemma2
@@ -19,7 +19,7 @@ _KINDS = ("full_attention", "sliding_attention")
 
 class Gemma3(Gemma2):
     name = "gemma3"
-    hf_names = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
+    hf_names: ClassVar[tuple[str, ...]] = ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration")
     window_period = 6
     default_window = 0
     n_layer_27b = 62

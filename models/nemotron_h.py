@@ -113,10 +113,11 @@ class NemotronHMoe(NemotronH):
 def _kinds(config: Config) -> list[str]:
     """The kind of each layer."""
     pattern, listed = config.get("hybrid_override_pattern"), config.get("layers_block_type", "layer_types")
+    key, value = ("hybrid_override_pattern", pattern) if listed is None else ("layers_block_type", listed)
     if listed is None and isinstance(pattern, str):
-        found, key, value = [_LETTERS.get(letter, letter) for letter in pattern], "hybrid_override_pattern", pattern
+        found = [_LETTERS.get(letter, letter) for letter in pattern]
     elif isinstance(listed, list) and all(isinstance(kind, str) for kind in listed):
-        found, key, value = [_KINDS.get(kind, kind) for kind in listed], "layers_block_type", listed
+        found = [_KINDS.get(kind, str(kind)) for kind in listed]
     else:
         raise GGPYError(
             f"{config.where} must say what its layers are, in 'layers_block_type' or 'hybrid_override_pattern'."

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ggpy.errors import GGPYError
 from ggpy.models.encoder import Encoder
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class NomicBert(Encoder):
     name = "nomic-bert"
-    hf_names = ("NomicBertModel",)
+    hf_names: ClassVar[tuple[str, ...]] = ("NomicBertModel",)
     turns = True
 
     def feed_forward(self, g: Graph, x: Value, layer: int) -> Value:
@@ -42,8 +42,8 @@ class NomicBert(Encoder):
         config = Settings({**config.values, **renamed}, config.where, config.defaults)
         sizes = EncoderSizes.read(config)
         experts = cls is NomicBertMoe
-        wanted = {"qkv_proj_bias": experts, "mlp_fc1_bias": experts, "mlp_fc2_bias": experts}
-        wanted |= {"activation_function": "gelu" if experts else "swiglu"}
+        wanted: dict[str, Any] = dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), experts)
+        wanted["activation_function"] = "gelu" if experts else "swiglu"
         for key, value in wanted.items():
             given = config.get(key)
             if given != value and (given is not None or "n_embd" in config.values):
