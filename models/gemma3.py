@@ -36,6 +36,11 @@ class Gemma3(Gemma2):
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
         if cls is Gemma3 and config.flag("use_bidirectional_attention", default=False):
+            if any(name.startswith("Gemma3For") for name in config.classes):
+                raise GGPYError(
+                    f"{config.where} gives 'use_bidirectional_attention' as True for a model that writes text; "
+                    "ggpy converts False."
+                )
             from ggpy.models import by_gguf_name
 
             return by_gguf_name("gemma-embedding").hf_layout(config)

@@ -55,7 +55,7 @@ def ggpy_commands() -> list[list[str]]:
 def test_the_two_commands_stand_on_lines_of_their_own() -> None:
     lines = README.splitlines()
     assert 'pip install . && ggpy run -p "What is the capital of France?"' in lines
-    assert "pip install -e '.[test]' && pytest" in lines
+    assert "pip install -e '.[test]' && pytest -n auto" in lines
 
 
 @pytest.mark.parametrize("words", ggpy_commands(), ids=" ".join)

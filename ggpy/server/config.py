@@ -23,8 +23,10 @@ from typing import Any
 
 from ggpy import arguments
 from ggpy.errors import GGPYError, quoted, shown
+from ggpy.files import read_file
 from ggpy.server.models import ModelSpec
 
+MOST = 1 << 20  # bytes of a configuration
 _OWN = ("source", "aliases", "sampling")
 
 
@@ -35,10 +37,7 @@ def read_config(path: str) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise GGPYError(f"{shown(path)} cannot be read: {error.strerror}.") from None
+        return tomllib.loads(read_file(path, MOST).decode())
     except (ValueError, RecursionError) as error:
         raise GGPYError(f"{shown(path)} is no TOML ({shown(error, 100)}).") from None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ggpy.errors import GGPYError, shown
+from ggpy.files import read_file
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Settings:
 def read_keys(path: str) -> list[str]:
     """The keys of a file, one a line; empty lines and those that begin with # are none. Raises GGPYError."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise GGPYError(f"{shown(path)} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        lines = read_file(path, 1 << 20, ordinary=False).decode().splitlines()  # a pipe keeps keys from the disk
+    except UnicodeDecodeError:
+        raise GGPYError(f"{shown(path)} is no text in UTF-8.") from None
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys:
         raise GGPYError(f"{shown(path)} holds no key; write one a line.")

@@ -309,7 +309,8 @@ def test_wrong_tensors_are_named(tmp_path: Path, changes: dict, message: str) ->
         ({"rms_norm_eps": float("nan")}, "'rms_norm_eps' as nan"),
         ({"hidden_act": "gelu"}, "'hidden_act' as 'gelu'"),
         ({"rope_scaling": "yes"}, "must be an object"),
-        ({"vocab_size": 100}, r"\[512, 256\].*\[100, 256\]"),
+        ({"vocab_size": 500}, r"\[512, 256\].*\[500, 256\]"),
+        ({"vocab_size": 100}, r"tokens up to id 461, but the model's vocab_size is 100"),
         ({"quantization_config": {"quant_method": "awq"}}, "'awq'}: the weights are already quantized"),
     ],
 )

@@ -89,7 +89,7 @@ def test_steps_are_split_by_kind() -> None:
     runtime = Runtime.__new__(Runtime)
     runtime._cut = executor.cut
     runtime.n_batch = runtime.n_slots = runtime.n_ctx = runtime.n_vocab = 100
-    runtime.by_kind, runtime._executor = True, executor
+    runtime.by_kind, runtime.kv_cells, runtime._executor = True, None, executor
     for n_generated, n, expected in (
         (0, 5, [(5, 2, False)]),
         (5, 5, [(5, 2, True)]),

@@ -112,11 +112,13 @@ class Reader:
                 yield from self._thoughts(thoughts, syntaxes)
                 thoughts = None
             marker: str | None = ""
+            blank = ""
             if out.at_edge and edge_options:
                 blank = yield from space(cur)
                 marker = yield from following(cur, edge_options)
                 if not marker:
                     out.content(blank)
+                    blank = ""
             if not marker:
                 marker = yield from until(cur, markers, out.content)
             if marker is None:
@@ -130,17 +132,17 @@ class Reader:
                 out.edge()
             else:
                 syntax = syntaxes.get(marker) or at_edge[marker]
-                yield from self._attempt(syntax, marker)
+                yield from self._attempt(syntax, marker, blank)
 
-    def _attempt(self, syntax: CallSyntax, marker: str) -> Reading[None]:
-        """Read calls; what turns out to be none is text."""
+    def _attempt(self, syntax: CallSyntax, marker: str, blank: str) -> Reading[None]:
+        """Read calls; what turns out to be none is text, with the blank before it."""
         self.cur.record()
         try:
             yield from syntax.read(self, marker)
         except Unparsed:
             raw = self.cur.recorded().removeprefix(self._given)
             if self.out.drop_call():
-                self.out.content(raw)
+                self.out.content(blank + raw)
         else:
             self.cur.recorded()
         self._given = ""

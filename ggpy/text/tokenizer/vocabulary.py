@@ -97,7 +97,7 @@ class Vocabulary:
             raise GGPYError(f"{where}: there is no tokenizer in this file (no key tokenizer.ggml.model).")
         if model not in _MODELS:
             known = ", ".join(f"{name} ({what})" for name, what in _MODELS.items())
-            model = quoted(model)
+            model = quoted(model, 80)
             raise GGPYError(f"{where}: the tokenizer model {model} is not one that ggpy knows; it knows {known}.")
         self.model = model
         name = self.metadata.find("tokenizer.ggml.pre", str) or ""

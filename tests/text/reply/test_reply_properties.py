@@ -64,6 +64,10 @@ def cut(draw: st.DrawFn, family: Family) -> tuple[str, list[str]]:
     return text, [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
 
 
+def test_the_blank_before_what_is_no_call_stays() -> None:
+    assert parse(BY_NAME["common"].format, ["\n{"], "").content == "\n{"
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=[f"{i}-{family.name}" for i, family in enumerate(FAMILIES)])
 def test_cuts_change_nothing_and_nothing_is_lost(family: Family) -> None:
     prompts = ["", family.template.render([{"role": "user", "content": "<think>"}])]
