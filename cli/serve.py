@@ -190,8 +190,9 @@ def serve(
     keys, key_file = [*limits.pop("api_keys")], limits.pop("api_key_file")
     keys += read_keys(key_file) if key_file else []
     log_requests = limits.pop("log_requests")
-    settings = Settings(tuple(keys), preload=len(specs) == 1, **limits)
     place = Binding(**binding)
+    by_names = place.is_local and place.uds is None and not keys
+    settings = Settings(tuple(keys), local_names_alone=by_names, preload=len(specs) == 1, **limits)
     log_to_stderr(settings.log_json, log_requests or settings.log_json)
     if not place.is_local and not keys:
         from ggpy.cli.terminal import note

@@ -23,7 +23,7 @@ from ggpy.protocol.ollama_responses import error_body as ollama_error
 from ggpy.protocol.openai_responses import error_body as openai_error
 from ggpy.server import anthropic, llama_server, ollama, openai, page, responses
 from ggpy.server.http import JsonResponse
-from ggpy.server.middleware import ApiKeys, RequestLog
+from ggpy.server.middleware import ApiKeys, LocalHosts, RequestLog
 from ggpy.server.service import Service
 
 
@@ -59,6 +59,8 @@ def create_app(service: Service) -> Starlette:
                 expose_headers=["x-request-id"],
             )
         )
+    if settings.local_names_alone:
+        around.append(Middleware(LocalHosts, error_body))
     if settings.api_keys:
         around.append(Middleware(ApiKeys, settings.api_keys, error_body))
     app = Starlette(

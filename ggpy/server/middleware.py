@@ -19,6 +19,8 @@ from ggpy.server.metrics import Metrics
 
 log = logging.getLogger("ggpy.requests")
 
+_LOOPBACK = re.compile(r"127(\.\d{1,3}){3}")
+
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,100}")
 
 #: Paths that need no key: whether the server lives, and the page, which asks for one.
@@ -82,6 +84,28 @@ class RequestLog:
 def quoted_path(path: str) -> str:
     """A path for a line of a log, with nothing that a terminal would obey."""
     return path if path.isprintable() else repr(path)
+
+
+class LocalHosts:
+    """Answers only to names of this machine: a page of another site may have its own name lead here, and would read
+    answers as those of its own server (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp, error_body: Any) -> None:
+        self._app, self._error_body = app, error_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_local(Headers(scope=scope).get("host", "localhost")):
+            await self._app(scope, receive, send)
+            return
+        words = "This server answers to localhost alone; ask it by that name, or start it with --api-key or --host."
+        error = RequestError(words, status=403, code="forbidden_host")
+        await JsonResponse(self._error_body(scope["path"], error), 403)(scope, receive, send)
+
+
+def _is_local(host: str) -> bool:
+    """True where the name of a `Host` header, with a port or without, is one of this machine's own."""
+    name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+    return name in ("localhost", "[::1]") or name.endswith(".localhost") or _LOOPBACK.fullmatch(name) is not None
 
 
 class ApiKeys:

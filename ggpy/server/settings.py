@@ -16,6 +16,7 @@ class Settings:
     that run. max_prompt_tokens: of one prompt; None: as many as the context holds. max_body: bytes of a request.
     timeout: seconds that a client may take to send its request, or to take a piece of its answer. cors_origins: pages
     of these origins may ask; "*": all. log_json: a line of JSON for each request on standard error.
+    local_names_alone: requests have to be for localhost or an address of this machine's own.
     preload: the first model is loaded before it is asked for.
     """
 
@@ -26,6 +27,7 @@ class Settings:
     timeout: float = 60.0
     cors_origins: tuple[str, ...] = ()
     log_json: bool = False
+    local_names_alone: bool = False
     preload: bool = False
 
 

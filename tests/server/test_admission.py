@@ -168,6 +168,16 @@ def test_pages_of_other_origins(serve: Any, spec: Any, server: Running) -> None:
     assert "access-control-allow-origin" not in httpx.options(f"{server.url}/v1/completions", headers=asked).headers
 
 
+def test_another_sites_name_that_leads_here(serve: Any, spec: Any, server: Running) -> None:
+    local = serve([spec("a")], local_names_alone=True)
+    for name in ("localhost", "127.0.0.1", "127.0.0.2:80", "[::1]:8080", "a.localhost:1"):
+        assert httpx.get(f"{local.url}/v1/models", headers={"host": name}).status_code == 200
+    for name in ("a.example", "a.example:80", "127.0.0.1.a.example", "localhost.a.example", "[::2]", "10.0.0.1", ""):
+        refused = httpx.get(f"{local.url}/v1/models", headers={"host": name})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden_host")
+    assert httpx.get(f"{server.url}/v1/models", headers={"host": "a.example"}).status_code == 200
+
+
 def test_requests_have_names(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     assert post(server, headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert post(server, headers={"x-request-id": "a b"}).headers["x-request-id"].startswith("req_")
