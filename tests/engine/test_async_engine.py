@@ -34,6 +34,8 @@ def engine_of(**given: Any) -> Engine:
 
 
 def run(engine: Engine, what: Callable[[AsyncEngine], Awaitable[None]]) -> None:
+    before = threading.enumerate()  # others' servers may have engines of their own
+
     async def main() -> None:
         made = AsyncEngine(engine)
         try:
@@ -42,7 +44,7 @@ def run(engine: Engine, what: Callable[[AsyncEngine], Awaitable[None]]) -> None:
             made.close()
 
     asyncio.run(main())
-    assert not [thread for thread in threading.enumerate() if thread.name == "ggpy-engine"]
+    assert not [thread for thread in threading.enumerate() if thread not in before and thread.name == "ggpy-engine"]
 
 
 async def text_of(engine: AsyncEngine, request: Request) -> str:

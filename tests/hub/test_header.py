@@ -21,8 +21,8 @@ from tests.support.families import CONFIGS, family_checkpoint
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    convert(family_checkpoint(tmp_path, "llama3"), "q4_0", tmp_path / "model.gguf")  # which compiles
     monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
-    convert(family_checkpoint(tmp_path, "llama3"), "q4_0", tmp_path / "model.gguf")
     return tmp_path / "model.gguf"
 
 
@@ -34,9 +34,9 @@ def same(one: GGUFFile, other: GGUFFile) -> bool:
 
 @pytest.mark.parametrize("kind", ["llama3", *sorted(set(CONFIGS) - {"llama3"})])
 def test_a_folder_is_planned_as_it_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
     folder = family_checkpoint(tmp_path, kind)
-    convert(folder, "q5_1", tmp_path / "model.gguf")
+    convert(folder, "q5_1", tmp_path / "model.gguf")  # which compiles
+    monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
     with GGUFFile(tmp_path / "model.gguf") as file, open_header(folder, "Q5_1") as header:
         assert same(file, header)
     assert not (tmp_path / "cache").exists()
