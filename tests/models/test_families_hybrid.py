@@ -1,112 +1,24 @@
-"""State-space models and hybrids: converted and run, they give the logits that transformers gives, however a text is
-cut, in every kind of file; and their files say what other engines read."""
+"""State-space models, their hybrids, latent attention and Gemma 4: what their files say."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ggpy import LLM
 from ggpy.convert.pipeline import convert
 from ggpy.convert.writer import OutputTensor, write_gguf
-from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.language import Graph
 from ggpy.graph.operations import Attention
 from ggpy.graph.state import LatentState
-from ggpy.models import architecture_of, by_gguf_name
+from ggpy.models import architecture_of
 from ggpy.quant import FORMATS
-from ggpy.runtime.runtime import Runtime
 from tests.support import hf_families_hybrid as families
-from tests.support.evaluate import evaluate
-from tests.support.gguf_names import unknown_names
-from tests.support.hf_families_hybrid import CASES, COLUMNS, DATA, POSITIONS, TOKENS, Case
-
-LOGITS = {name: logits for name, (logits, _) in families.recorded(DATA).items()}
-Make = Callable[..., Path]
-
-#: Keys of ggpy's own.
-OWN_KEYS = {"ssm.dt_b_c_rms_epsilon"}
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """The GGUF file of a case."""
-
-    def made(case: Case, file_type: str = "f32", note: Callable[[str], None] = lambda text: None) -> Path:
-        families.write(tmp_path, case)
-        convert(tmp_path, file_type, tmp_path / "out.gguf", n_threads=1, note=note)
-        return tmp_path / "out.gguf"
-
-    return made
-
-
-def logits(path: Path) -> np.ndarray:
-    with LLM(path, n_ctx=128, n_threads=1, n_parallel=1) as llm:
-        return llm.logits(TOKENS)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_logits_are_those_of_transformers(make: Make, name: str) -> None:
-    ours, theirs = logits(make(CASES[name]))[POSITIONS][:, list(COLUMNS)], LOGITS[name]
-    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
-
-
-@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("whole blocks")])
-def test_quantized_files_stay_close(make: Make, name: str) -> None:
-    """8-bit activations are all that is between the file's weights and the result. Another choice of experts makes some
-    tokens another result altogether, so it is the median that is looked at."""
-    path = make(CASES[name], "q8_0")
-    with GGUFFile(path) as file:
-        graph = Graph(file)
-        result = architecture_of(file).build(graph)
-        theirs = evaluate(graph, result, np.array(TOKENS), np.arange(len(TOKENS)))
-    errors = np.linalg.norm(logits(path) - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
-    assert np.median(errors) < 0.1
-
-
-@pytest.mark.parametrize("name", [name for name in families.CONFIGS if name in CASES])
-def test_a_text_may_be_cut_anywhere(make: Make, name: str) -> None:
-    n, ids = len(TOKENS), np.array(TOKENS, np.int32)
-    with GGUFFile(make(CASES[name])) as file:
-        runtime = Runtime(file, 128, n_threads=1)
-
-        def run(cuts: list[int]) -> Iterator[np.ndarray]:
-            at = 0
-            for size in cuts:
-                part = slice(at, at + size)
-                yield runtime.step(ids[part], np.zeros(size, int), np.arange(n)[part], np.arange(size)).copy()
-                at += size
-
-        whole = np.concatenate([*run([n])])
-        for cuts in ([1] * n, [7, 40, 1, n - 48]):
-            assert np.array_equal(np.concatenate([*run(cuts)]), whole)
-        runtime.close()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_names_are_those_of_gguf(make: Make, name: str) -> None:
-    """Every tensor and key has a name that the gguf package has for the architecture."""
-    tensors, keys = unknown_names(make(CASES[name]))
-    # The name of a tensor that is no weight and no bias ends earlier.
-    assert (tensors - {"blk.{bid}"}, {key.partition(".")[2] for key in keys} - OWN_KEYS) == (set(), set())
-
-
-def metadata(path: Path) -> dict[str, Any]:
-    """The architecture's own keys, without its name."""
-    with GGUFFile(path) as file:
-        found = dict(file.metadata)
-    arch = found["general.architecture"]
-    return {
-        key.removeprefix(arch + "."): value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in found.items()
-        if key.startswith(arch + ".")
-    }
+from tests.support.converted import Make, logits, metadata
+from tests.support.hf_families_hybrid import CASES, COLUMNS, DATA, POSITIONS, TOKENS
+from tests.support.recorded import recorded, unpack
 
 
 def test_keys_of_state_space_models(make: Make) -> None:
@@ -213,7 +125,7 @@ def test_files_from_before_latent_caches(make: Make) -> None:
     with write_gguf(path, found, outputs) as writer:
         for x in tensors.values():
             writer.write(FORMATS["F32"].quantize(np.ascontiguousarray(x.reshape(-1, x.shape[-1]))))
-    ours, theirs = logits(path)[POSITIONS][:, list(COLUMNS)], LOGITS["deepseek_v2"]
+    ours, theirs = logits(path, TOKENS)[POSITIONS][:, list(COLUMNS)], families.logits("deepseek_v2")
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
 
 
@@ -250,7 +162,7 @@ def test_the_text_model_of_one_that_sees_and_hears(tmp_path: Path, make: Make) -
 
 def test_factors_are_multiplied_into_matrices(make: Make) -> None:
     """As llama.cpp's converter does, whose keys say nothing of them."""
-    stored = families.tensors(families.unpack(families.recorded(DATA)["falcon_h1"][1]))
+    stored = families.tensors(unpack(recorded(DATA)["falcon_h1"][1]))
     path, at = make(CASES["falcon_h1"]), "model.layers.1."
     given = stored[at + "mamba.in_proj.weight"] * 1.3
     for first, last, factor in ((0, 72, 0.7), (72, 144, 1.1), (144, 156, 0.9), (156, 168, 1.2), (168, 174, 0.6)):
@@ -274,73 +186,9 @@ def test_factors_are_multiplied_into_matrices(make: Make) -> None:
 
 def test_tensors_of_state_space_models_have_llama_cpps_shapes(make: Make) -> None:
     path = make(CASES["mamba2"])
-    stored = families.tensors(families.unpack(families.recorded(DATA)["mamba2"][1]))
+    stored = families.tensors(unpack(recorded(DATA)["mamba2"][1]))
     with GGUFFile(path) as file:
         shapes = {name: tuple(file.tensors[f"blk.1.{name}"].shape) for name in ("ssm_a", "ssm_d", "ssm_norm.weight")}
         decays = np.frombuffer(file.data("blk.1.ssm_a"), np.float32)
     assert shapes == {"ssm_a": (6, 1), "ssm_d": (6, 1), "ssm_norm.weight": (2, 60)}
     assert np.allclose(decays, -np.exp(stored["backbone.layers.1.mixer.A_log"]))
-
-
-ABSURD: list[tuple[str, dict[str, Any], str]] = [
-    ("mamba", {"ssm.conv_kernel": 1}, "convolutions of 1 tokens"),
-    ("mamba", {"ssm.state_size": 0}, "with 0 states"),
-    ("mamba", {"ssm.time_step_rank": -1}, "time_step_rank = -1"),
-    ("mamba", {"ssm.inner_size": 121}, "this model needs 242 x 60"),
-    ("mamba2", {"ssm.time_step_rank": 7}, "in 7 heads"),
-    ("mamba2", {"ssm.group_count": 4}, "and 4 groups"),
-    ("deepseek_v3", {"attention.key_length_mla": 6}, "with 0 and 6 dimensions"),
-    ("deepseek_v3", {"rope.scaling.yarn_log_multiplier": -1.0}, "a yarn_log_multiplier of -1.0"),
-    ("deepseek_v2", {"expert_group_count": 2, "expert_group_used_count": 1}, "chosen by softmax from 2 groups"),
-    ("gemma4_text", {"attention.shared_kv_layers": 6}, "6 of 6 layers read keys"),
-    ("gemma4_text", {"attention.shared_kv_layers": 5}, "layer 2 read keys and values"),
-    ("gemma4_text", {"final_logit_softcapping": -1.0}, "caps logits at -1.0"),
-    ("nemotron_h_moe", {"expert_group_used_count": 5}, "in 5 of 4 groups"),
-    ("nemotron_h", {"feed_forward_length": np.array([90] * 6 + [0], np.int32)}, "for each of 8 layers"),
-]
-
-
-@pytest.mark.parametrize(("name", "changes", "words"), ABSURD, ids=[words for *_, words in ABSURD])
-def test_absurd_metadata_is_one_sentence(make: Make, name: str, changes: dict[str, Any], words: str) -> None:
-    with GGUFFile(make(CASES[name])) as file:
-        found = dict(file.metadata)
-        arch = found["general.architecture"]
-        found |= {f"{arch}.{key}": value for key, value in changes.items()}
-        with pytest.raises(GGPYError, match=words):
-            by_gguf_name(arch)(found, 461).build(Graph(file))
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("mamba2", {"time_step_limit": [0.0, 0.1]}, "gives 'time_step_limit' as "),
-        ("mamba2", {"num_heads": 5}, "must make up 2.0 times the 'hidden_size' 60"),
-        ("mamba", {"hidden_act": "gelu"}, "gives 'hidden_act' as 'gelu'"),
-        ("nemotron_h", {"hybrid_override_pattern": "MX*"}, "'hybrid_override_pattern' as 'MX[*]'"),
-        ("nemotron_h", {"hybrid_override_pattern": None}, "must say what its layers are"),
-        ("nemotron_h", {"mlp_hidden_act": "silu"}, "gives 'mlp_hidden_act' as 'silu'"),
-        ("granitemoehybrid", {"layer_types": ["mamba"]}, "must list 5 layers"),
-        ("granitemoehybrid", {"layer_types": ["slow"] * 5}, "'slow' in 'layer_types'"),
-        ("granitemoehybrid", {"mamba_d_head": 8}, "make up the 128 columns"),
-        ("falcon_h1", {"mamba_norm_before_gate": True}, "normalise behind the gate"),
-        ("falcon_h1", {"ssm_multipliers": [1.0]}, "must list 5 numbers"),
-        ("falcon_h1", {"mamba_d_head": 8}, "make up 72 columns"),
-        ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "gives 'topk_method' as 'group_limited_greedy'"),
-        ("deepseek_v2", {"num_key_value_heads": 1}, "gives 1 'num_key_value_heads'"),
-        ("deepseek_v3", {"rope_interleave": False}, "gives 'rope_interleave' as False"),
-        ("deepseek_v3", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale_all_dim": 1}}, "'mscale_all_dim'"),
-        ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "'mlp_layer_types' as"),
-        ("gemma4_text", {"num_kv_shared_layers": 5}, "no earlier layer of each kind"),
-        ("gemma4_text", {"vocab_size_per_layer_input": 9}, "'vocab_size_per_layer_input' as 9"),
-        ("gemma4_text", {"use_bidirectional_attention": "all"}, "'use_bidirectional_attention' as 'all'"),
-        ("gemma4_text", {"rope_parameters": {"rope_theta": 5.0}}, "rope's settings by kind of layer"),
-        ("gemma4_text", {"per_layer_config": {"1": {"head_dim": 8}}}, "'per_layer_config' as"),
-        ("mamba", {"time_step_rank": "full"}, "'time_step_rank' as 'full'"),
-    ],
-)
-def test_what_cannot_be_converted_is_said(tmp_path: Path, name: str, changes: dict[str, Any], words: str) -> None:
-    families.write(tmp_path, CASES[name])
-    config = json.loads((tmp_path / "config.json").read_text()) | changes
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(GGPYError, match=words):
-        convert(tmp_path, "f32", tmp_path / "out.gguf")

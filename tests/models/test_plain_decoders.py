@@ -1,49 +1,22 @@
-"""Decoders that transformers lacks: converted and run, they give the logits of a plain numpy model."""
+"""Decoders that transformers lacks: what their files say."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ggpy import LLM
-from ggpy.convert.pipeline import convert
-from ggpy.gguf.file import GGUFFile
 from ggpy.models.hf_sources import Stored
-from tests.support.gguf_names import unknown_names
-from tests.support.plain_decoders import CASES, TOKENS, Case, logits, write_checkpoint
+from tests.support.converted import Make, metadata
+from tests.support.plain_decoders import CASES
 
 
-def converted(tmp_path: Path, case: Case) -> Path:
-    write_checkpoint(tmp_path, case.config)
-    convert(tmp_path, "f32", tmp_path / "out.gguf", n_threads=1)
-    return tmp_path / "out.gguf"
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_logits_are_those_of_the_plain_model(tmp_path: Path, name: str) -> None:
-    expected = logits(CASES[name].config, TOKENS)
-    with LLM(converted(tmp_path, CASES[name]), n_ctx=128, n_threads=1, n_parallel=1) as llm:
-        assert np.abs(llm.logits(TOKENS) - expected).max() <= 1e-4 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_names_are_those_of_gguf(tmp_path: Path, name: str) -> None:
-    assert unknown_names(converted(tmp_path, CASES[name])) == (set(), set())
-
-
-def test_keys(tmp_path: Path) -> None:
-    def metadata(name: str) -> dict[str, object]:
-        with GGUFFile(converted(tmp_path, CASES[name])) as file:
-            return dict(file.metadata)
-
-    glm = metadata("chatglm, all heads")
-    assert (glm["chatglm.rope.dimension_count"], glm["chatglm.attention.head_count_kv"]) == (6, 6)
-    assert glm["chatglm.rope.freq_base"] == pytest.approx(500.0)
-    slopes = metadata("baichuan, slopes")
-    assert (slopes["baichuan.attention.max_alibi_bias"], slopes["baichuan.context_length"]) == (8.0, 4096)
-    assert "baichuan.attention.max_alibi_bias" not in metadata("baichuan")
+def test_keys(make: Make) -> None:
+    glm = metadata(make(CASES["chatglm, all heads"]))
+    assert (glm["rope.dimension_count"], glm["attention.head_count_kv"]) == (6, 6)
+    assert glm["rope.freq_base"] == pytest.approx(500.0)
+    slopes = metadata(make(CASES["baichuan, slopes"]))
+    assert (slopes["attention.max_alibi_bias"], slopes["context_length"]) == (8.0, 4096)
+    assert "attention.max_alibi_bias" not in metadata(make(CASES["baichuan"]))
 
 
 def test_rows_of_unit_length() -> None:

@@ -1,31 +1,25 @@
 """Tiny checkpoints of the decoders that vary Llama's, whose logits transformers has computed.
 
-`tests/data/hf_families_dense.npz` holds float32 logits [case, POSITIONS, COLUMNS] of TOKENS, `logits[i]` of the case
-`names[i]`, from transformers 5.24 on the folder that `write` makes: `AutoModelForCausalLM.from_pretrained(folder,
-attn_implementation="eager", experts_implementation="eager", dtype=torch.float32)`. `shapes[i]` is a JSON object of the
-names and shapes of the tensors that `save_pretrained` writes of the case's model, the layers' from one JSON text for
-each kind of layer. Weights come from numpy's frozen generator, so both sides make the same ones. MiniCPM, which
-transformers lacks, is its Granite with the factors that MiniCPM's own code computes.
+`tests/data/hf_families_dense.npz` is as `tests.support.recorded` says. MiniCPM, which transformers lacks, is its
+Granite with the factors that MiniCPM's own code computes.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.support import recorded
+from tests.support.recorded import ABSENT, Refusal, present, unpack
 from tests.support.tiny import write_safetensors, write_tokenizer
 
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(96)]  # longer than every window
 POSITIONS = [1, 15, 16, 40, 60, 95]
 COLUMNS = range(0, 461, 24)
 DATA = Path(__file__).parents[1] / "data" / "hf_families_dense.npz"
-
-ABSENT = object()
 
 _SHARED: dict[str, Any] = {
     "vocab_size": 461, "hidden_size": 60, "intermediate_size": 90, "num_hidden_layers": 4, "num_attention_heads": 6,
@@ -154,22 +148,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "layer_norm_epsilon": 1e-5, "seq_length": 256, "bos_token_id": 456, "eos_token_id": 458, "pad_token_id": 456,
     },
 }  # fmt: skip
-CONFIGS = {
-    kind: {"model_type": kind, **{key: value for key, value in config.items() if value is not ABSENT}}
-    for kind, config in CONFIGS.items()
-}
+CONFIGS = {kind: {"model_type": kind, **present(config)} for kind, config in CONFIGS.items()}
 
 
-@dataclass(frozen=True)
-class Case:
-    """A `kind` of CONFIGS with `changes` of its config (ABSENT: the key is not there)."""
+class Case(recorded.Case):
+    configs = CONFIGS
 
-    kind: str
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {key: value for key, value in {**CONFIGS[self.kind], **self.changes}.items() if value is not ABSENT}
+    def write(self, folder: Path) -> None:
+        write(folder, self)
 
 
 #: Each kind as it is, and with what is changed.
@@ -233,39 +219,35 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS} | {
 }  # fmt: skip
 
 
-def _layers(name: str) -> str:
-    return ".layers." if ".layers." in name else ".h."
+#: Those whose layers differ most from what others have tests for.
+CUT = ("smollm3", "phi3, long", "granitemoeshared", "olmo3", "hunyuan_v1_moe", "cohere2")
+#: Metadata that no model can have.
+ABSURD: list[Refusal] = [
+    ("smollm3", {"attention.rope_pattern": np.array([True])}, "says of 1 layers whether they have rope"),
+    ("granite", {"logit_scale": -1.0}, "'granite.logit_scale' as -1.0"),
+    ("ministral3", {"rope.scaling.yarn_log_multiplier": -1.0}, "a yarn_log_multiplier of -1.0"),
+    ("ministral3", {"attention.temperature_scale": -1.0}, "queries grow by -1.0"),
+    ("phi3", {"rope.scaling.type": "longrope"}, "has no tensors 'rope_factors_short.weight'"),
+    ("phi3, long", {"rope.dimension_count": 6}, "'rope_factors_short.weight' has 4 entries"),
+    ("glm4_moe", {"nextn_predict_layers": 4}, "4 of 4 blocks"),
+]
+#: Settings of a config.json that are not followed.
+REFUSED: list[Refusal] = [
+    ("smollm3", {"no_rope_layers": [1]}, "'no_rope_layers' as"),
+    ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "'short_factor' as"),
+    ("glm4_moe", {"topk_group": 2}, "'topk_group' as 2"),
+    ("glm4_moe", {"n_group": 3}, "8 experts in 3 groups"),
+    ("olmoe", {"clip_qkv": 8.0}, "gives 'clip_qkv' as 8.0"),
+    ("olmo3", {"rope_parameters": {"rope_theta": 5.0}}, "rope's settings by kind of layer"),
+    ("olmo3", {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}}, "scales rope of sliding layers"),
+    ("hunyuan_v1_moe", {"moe_topk": [1, 2, 1, 1]}, "'moe_topk' as"),
+    ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "alpha": 1e300}}, "'alpha' as"),
+    ("cohere2", {"use_parallel_block": False}, "gives 'use_parallel_block' as False"),
+]
 
 
-def pack(shapes: dict[str, tuple[int, ...]]) -> str:
-    """Names and shapes as JSON, those of alike layers together."""
-    layers: dict[str, dict[str, Any]] = {}
-    rest: dict[str, Any] = {}
-    for name, shape in shapes.items():
-        at, dot, key = name.partition(_layers(name))[2].partition(".")
-        if dot and at.isdigit():
-            layers.setdefault(at, {})[name.partition(_layers(name))[0] + _layers(name) + "{}." + key] = shape
-        else:
-            rest[name] = shape
-    kinds: dict[str, list[int]] = {}
-    for at, layer in layers.items():
-        kinds.setdefault(json.dumps(dict(sorted(layer.items()))), []).append(int(at))
-    return json.dumps([rest, [[sorted(numbers), json.loads(text)] for text, numbers in kinds.items()]])
-
-
-def unpack(text: str) -> dict[str, tuple[int, ...]]:
-    rest, kinds = json.loads(text)
-    shapes = {name: tuple(shape) for name, shape in rest.items()}
-    for numbers, layer in kinds:
-        shapes |= {name.format(number): tuple(shape) for number in numbers for name, shape in layer.items()}
-    return dict(sorted(shapes.items()))
-
-
-@cache
-def recorded(path: Path = DATA) -> dict[str, tuple[np.ndarray, str]]:
-    """By case: the logits, and the packed shapes of its tensors."""
-    with np.load(path) as data:
-        return dict(zip(data["names"].tolist(), zip(data["logits"], data["shapes"].tolist(), strict=True), strict=True))
+def logits(name: str) -> np.ndarray:
+    return recorded.recorded(DATA)[name][0]
 
 
 def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -286,7 +268,7 @@ def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = 
     """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
     if shapes is None:
         name = next(name for name, other in CASES.items() if other == case)
-        shapes = unpack(recorded()[name][1])
+        shapes = unpack(recorded.recorded(DATA)[name][1])
     write_tokenizer(folder, "qwen3")
     rng = np.random.RandomState(1)
     tensors = {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
@@ -297,7 +279,7 @@ def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone."""
     kind = config["model_type"]
-    write(folder, Case(kind, config), unpack(recorded()[kind][1]))
+    write(folder, Case(kind, config), unpack(recorded.recorded(DATA)[kind][1]))
 
 
 def reference(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,30 +1,25 @@
 """Tiny checkpoints of state-space models and their hybrids with attention, of latent attention and of Gemma 4, whose
 logits transformers has computed.
 
-`tests/data/hf_families_hybrid.npz` holds logits and shapes as `tests.support.hf_families_dense` says, made in the same
-way.
+`tests/data/hf_families_hybrid.npz` is as `tests.support.recorded` says.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.support.hf_families_dense import pack, recorded, unpack
+from tests.support import recorded
+from tests.support.recorded import ABSENT, Refusal, present, unpack
 from tests.support.tiny import write_safetensors, write_tokenizer
-
-__all__ = ["pack", "recorded", "unpack"]
 
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(80)]
 POSITIONS = [1, 15, 16, 40, 60, 79]
 COLUMNS = range(0, 461, 24)
 DATA = Path(__file__).parents[1] / "data" / "hf_families_hybrid.npz"
-
-ABSENT = object()
 
 _SHARED: dict[str, Any] = {
     "vocab_size": 461, "hidden_size": 60, "num_hidden_layers": 4, "hidden_act": "silu", "torch_dtype": "float32",
@@ -133,10 +128,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "moe_shared_expert_intermediate_size": 38, "routed_scaling_factor": 1.3, "n_group": 4, "topk_group": 2,
     },
 }  # fmt: skip
-CONFIGS = {
-    kind: {key: value for key, value in {"model_type": kind, **config}.items() if value is not ABSENT}
-    for kind, config in CONFIGS.items()
-}
+CONFIGS = {kind: present({"model_type": kind, **config}) for kind, config in CONFIGS.items()}
 _TEXT = {key: value for key, value in CONFIGS["gemma4_text"].items() if key != "architectures"}
 CONFIGS["gemma4"] = {
     "architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4", "tie_word_embeddings": True,
@@ -144,16 +136,11 @@ CONFIGS["gemma4"] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Case:
-    """A `kind` of CONFIGS with `changes` of its config (ABSENT: the key is not there)."""
+class Case(recorded.Case):
+    configs = CONFIGS
 
-    kind: str
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {key: value for key, value in {**CONFIGS[self.kind], **self.changes}.items() if value is not ABSENT}
+    def write(self, folder: Path) -> None:
+        write(folder, self)
 
 
 #: Each kind as it is, and with what is changed.
@@ -217,8 +204,66 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS if kind != "gemma
     "granitemoehybrid, experts and attention": Case("granitemoehybrid_moe", {
         "layer_types": ["attention"] * 5}),
     "granitemoehybrid, whole blocks": Case("granitemoehybrid", {"shared_intermediate_size": 96, "mamba_d_state": 16}),
+    "falcon_h1, whole blocks": Case("falcon_h1", {
+        "hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "mamba_d_ssm": 96, "mamba_d_head": 16,
+    }),
+    "mamba, whole blocks": Case("mamba", {"hidden_size": 64, "state_size": 16, "time_step_rank": 32}),
+    "minicpm3, whole blocks": Case("minicpm3", {
+        "hidden_size": 64, "intermediate_size": 96, "q_lora_rank": 32, "kv_lora_rank": 32, "v_head_dim": 32,
+        "num_attention_heads": 4, "num_key_value_heads": 4,
+    }),
     "mamba2, whole blocks": Case("mamba2", {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "state_size": 16}),
 }  # fmt: skip
+
+
+CUT = [kind for kind in CONFIGS if kind in CASES]
+#: Metadata that no model can have.
+ABSURD: list[Refusal] = [
+    ("mamba", {"ssm.conv_kernel": 1}, "convolutions of 1 tokens"),
+    ("mamba", {"ssm.state_size": 0}, "with 0 states"),
+    ("mamba", {"ssm.time_step_rank": -1}, "time_step_rank = -1"),
+    ("mamba", {"ssm.inner_size": 121}, "this model needs 242 x 60"),
+    ("mamba2", {"ssm.time_step_rank": 7}, "in 7 heads"),
+    ("mamba2", {"ssm.group_count": 4}, "and 4 groups"),
+    ("deepseek_v3", {"attention.key_length_mla": 6}, "with 0 and 6 dimensions"),
+    ("deepseek_v3", {"rope.scaling.yarn_log_multiplier": -1.0}, "a yarn_log_multiplier of -1.0"),
+    ("deepseek_v2", {"expert_group_count": 2, "expert_group_used_count": 1}, "chosen by softmax from 2 groups"),
+    ("gemma4_text", {"attention.shared_kv_layers": 6}, "6 of 6 layers read keys"),
+    ("gemma4_text", {"attention.shared_kv_layers": 5}, "layer 2 read keys and values"),
+    ("gemma4_text", {"final_logit_softcapping": -1.0}, "caps logits at -1.0"),
+    ("nemotron_h_moe", {"expert_group_used_count": 5}, "in 5 of 4 groups"),
+    ("nemotron_h", {"feed_forward_length": np.array([90] * 6 + [0], np.int32)}, "for each of 8 layers"),
+]
+#: Settings of a config.json that are not followed.
+REFUSED: list[Refusal] = [
+    ("mamba2", {"time_step_limit": [0.0, 0.1]}, "gives 'time_step_limit' as "),
+    ("mamba2", {"num_heads": 5}, "must make up 2.0 times the 'hidden_size' 60"),
+    ("mamba", {"hidden_act": "gelu"}, "gives 'hidden_act' as 'gelu'"),
+    ("nemotron_h", {"hybrid_override_pattern": "MX*"}, "'hybrid_override_pattern' as 'MX[*]'"),
+    ("nemotron_h", {"hybrid_override_pattern": None}, "must say what its layers are"),
+    ("nemotron_h", {"mlp_hidden_act": "silu"}, "gives 'mlp_hidden_act' as 'silu'"),
+    ("granitemoehybrid", {"layer_types": ["mamba"]}, "must list 5 layers"),
+    ("granitemoehybrid", {"layer_types": ["slow"] * 5}, "'slow' in 'layer_types'"),
+    ("granitemoehybrid", {"mamba_d_head": 8}, "make up the 128 columns"),
+    ("falcon_h1", {"mamba_norm_before_gate": True}, "normalise behind the gate"),
+    ("falcon_h1", {"ssm_multipliers": [1.0]}, "must list 5 numbers"),
+    ("falcon_h1", {"mamba_d_head": 8}, "make up 72 columns"),
+    ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "gives 'topk_method' as 'group_limited_greedy'"),
+    ("deepseek_v2", {"num_key_value_heads": 1}, "gives 1 'num_key_value_heads'"),
+    ("deepseek_v3", {"rope_interleave": False}, "gives 'rope_interleave' as False"),
+    ("deepseek_v3", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale_all_dim": 1}}, "'mscale_all_dim'"),
+    ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "'mlp_layer_types' as"),
+    ("gemma4_text", {"num_kv_shared_layers": 5}, "no earlier layer of each kind"),
+    ("gemma4_text", {"vocab_size_per_layer_input": 9}, "'vocab_size_per_layer_input' as 9"),
+    ("gemma4_text", {"use_bidirectional_attention": "all"}, "'use_bidirectional_attention' as 'all'"),
+    ("gemma4_text", {"rope_parameters": {"rope_theta": 5.0}}, "rope's settings by kind of layer"),
+    ("gemma4_text", {"per_layer_config": {"1": {"head_dim": 8}}}, "'per_layer_config' as"),
+    ("mamba", {"time_step_rank": "full"}, "'time_step_rank' as 'full'"),
+]
+
+
+def logits(name: str) -> np.ndarray:
+    return recorded.recorded(DATA)[name][0]
 
 
 def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -252,7 +297,7 @@ def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = 
     """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
     if shapes is None:
         name = next(name for name, other in CASES.items() if other == case)
-        shapes = unpack(recorded(DATA)[name][1])
+        shapes = unpack(recorded.recorded(DATA)[name][1])
     _write(folder, case.config, tensors(shapes))
 
 
@@ -267,7 +312,7 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     of one that sees has names of its own, and layers that read others' keys have some themselves, as published."""
     of = config.get("text_config", config)
     kind = max(CONFIGS, key=lambda kind: sum(of.get(key) == value for key, value in CONFIGS[kind].items()))
-    weights = tensors(unpack(recorded(DATA)[kind][1]))
+    weights = tensors(unpack(recorded.recorded(DATA)[kind][1]))
     if of is not config:
         text = "model.language_model."
         weights = {name.replace("model.", text, 1): values for name, values in weights.items()}

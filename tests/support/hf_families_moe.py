@@ -1,29 +1,27 @@
 """Tiny checkpoints of mixtures of experts and hybrids, whose logits transformers has computed.
 
-`tests/data/hf_families_moe.npz` holds float32 logits [case, POSITIONS, COLUMNS] of TOKENS, `logits[i]` of the case
-`names[i]`, from transformers 5.24 on the folder that `write` makes: `AutoModelForCausalLM.from_pretrained(folder,
-attn_implementation="eager", experts_implementation="eager", dtype=torch.float32)`, with
-`quantization_config=Mxfp4Config(dequantize=True)` where experts are MXFP4 blocks. Weights come from numpy's frozen
-generator, so both sides make the same ones.
+`tests/data/hf_families_moe.npz` is as `tests.support.recorded` says, without shapes; where experts are MXFP4 blocks,
+transformers was given `quantization_config=Mxfp4Config(dequantize=True)`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.support import recorded
+from tests.support.recorded import ABSENT, Refusal, present
 from tests.support.tiny import write_safetensors, write_tokenizer
 
 #: Longer than two chunks of the delta rule and than every window.
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(150)]
 POSITIONS = [1, 20, 63, 64, 100, 128, 149]
 COLUMNS = range(0, 461, 20)
-
-ABSENT = object()
+DATA = Path(__file__).parents[1] / "data" / "hf_families_moe.npz"
 
 _SHARED: dict[str, Any] = {
     "vocab_size": 461, "hidden_size": 60, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -87,7 +85,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-CONFIGS = {kind: {key: value for key, value in c.items() if value is not ABSENT} for kind, c in CONFIGS.items()}
+CONFIGS = {kind: present(config) for kind, config in CONFIGS.items()}
 for _kind in ("qwen3_5", "qwen3_5_moe"):  # the models that see, and their text models inside
     _text = {key: value for key, value in CONFIGS[_kind + "_text"].items() if key != "architectures"}
     _classes = [CONFIGS[_kind + "_text"]["architectures"][0].replace("CausalLM", "ConditionalGeneration")]
@@ -101,20 +99,17 @@ _BLOCKS: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "moe_inte
 
 
 @dataclass(frozen=True)
-class Case:
-    """A `kind` of CONFIGS with `changes` of its config (ABSENT: the key is not there). `fused`: the experts of a layer
-    are one tensor. `mxfp4`: they are MXFP4 blocks. `nested`: the text model of a model that sees, which also predicts
-    further tokens."""
+class Case(recorded.Case):
+    """`fused`: the experts of a layer are one tensor. `mxfp4`: they are MXFP4 blocks. `nested`: the text model of a
+    model that sees, which also predicts further tokens."""
 
-    kind: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    configs = CONFIGS
     fused: bool = False
     mxfp4: bool = False
     nested: bool = False
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return {key: value for key, value in {**CONFIGS[self.kind], **self.changes}.items() if value is not ABSENT}
+    def write(self, folder: Path) -> None:
+        write(folder, self)
 
 
 CASES: dict[str, Case] = {
@@ -162,6 +157,47 @@ CASES: dict[str, Case] = {
     "lfm2moe, without bias": Case("lfm2_moe", {"use_expert_bias": False, "num_experts_per_tok": 4}),
     "lfm2moe, weights as they are": Case("lfm2_moe", {"norm_topk_prob": False}),
 }  # fmt: skip
+
+
+#: One of each architecture, and one with a form of its own.
+CUT = ("qwen3moe", "gpt-oss", "gpt-oss, mxfp4", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe")
+#: Metadata that no model can have.
+ABSURD: list[Refusal] = [
+    ("qwen3moe", {"expert_used_count": 9}, "uses 9"),
+    ("qwen3moe", {"expert_used_count": 0}, "uses 0"),
+    ("qwen3moe", {"expert_gating_func": 7}, "expert_gating_func' is 7"),
+    ("qwen3moe", {"expert_feed_forward_length": 1 << 31}, "a width of 2147483648"),
+    ("qwen35", {"nextn_predict_layers": 4}, "4 of 4 blocks"),
+    ("qwen35", {"full_attention_interval": 0}, "every 0th layer"),
+    ("qwen35", {"ssm.time_step_rank": 0}, "0 value heads"),
+    ("qwen35", {"ssm.group_count": 4}, "4 key heads, 6 value heads"),
+    ("qwen35", {"ssm.conv_kernel": 1}, "convolutions of 1 tokens"),
+    ("qwen35", {"attention.recurrent_layers": np.array([True])}, "says of 1 layers"),
+    ("lfm2", {"shortconv.l_cache": 1}, "convolutions of 1 tokens"),
+]
+#: Settings of a config.json that are not followed.
+REFUSED: list[Refusal] = [
+    ("gpt-oss", {"swiglu_limit": 5.0}, "gives 'swiglu_limit' as 5.0"),
+    ("gpt-oss", {"quantization_config": {"quant_method": "gptq"}}, "'quant_method' as 'gptq'"),
+    ("gpt-oss, mxfp4", {"intermediate_size": 80}, "MXFP4 needs multiples of 32"),
+    ("gpt-oss", {"num_local_experts": 1 << 20}, "'num_local_experts' as 1048576"),
+    ("qwen3moe", {"num_experts": 60000, "num_hidden_layers": 60}, "60000 experts in 60 layers"),
+    ("qwen3moe", {"mlp_only_layers": 3}, "'mlp_only_layers' as 3"),
+    ("qwen3moe", {"decoder_sparse_step": 0}, "'decoder_sparse_step' as 0"),
+    ("qwen35", {"attn_output_gate": False}, "'attn_output_gate' as False"),
+    ("qwen35", {"linear_num_key_heads": 4}, "the second must divide the first"),
+    ("qwen35", {"layer_types": ["mamba"] * 4}, "'mamba' in 'layer_types'"),
+    ("qwen35", {"rope_parameters": {"partial_rotary_factor": 0.3}}, "would turn 7 dimensions"),
+    ("qwen35", {"rope_parameters": {"mrope_section": "x"}}, "'mrope_section' as 'x'"),
+    ("lfm2", {"conv_bias": True}, "gives 'conv_bias' as True"),
+    ("lfm2", {"layer_types": ["conv"] * 5}, "names no layer of 'full_attention'"),
+    ("lfm2", {"layer_types": ["slow"] * 5}, "'slow' in 'layer_types'"),
+    ("lfm2", {"layer_types": ABSENT, "full_attn_idxs": "all"}, "'full_attn_idxs' as 'all'"),
+]
+
+
+def logits(name: str) -> np.ndarray:
+    return recorded.recorded(DATA)[name][0]
 
 
 def _attention(config: dict[str, Any], *, gated: bool = False, bias: bool = False) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from tests.support import hf_families_dense as dense
 from tests.support import hf_families_moe as moe
+from tests.support.recorded import recorded, unpack
 from tests.support.tiny import write_safetensors, write_tokenizer
 
 TOKENS = dense.TOKENS
@@ -40,7 +41,7 @@ def tensors(case: str) -> dict[str, np.ndarray]:
         shapes["mtp.fc.weight"] = (n_embd, 2 * n_embd)
         return {name: moe.values(rng, of, name, shape) for name, shape in shapes.items()}
     kind, _, own = case.partition(", ")
-    shapes = dense.unpack(dense.recorded()[kind][1])
+    shapes = unpack(recorded(dense.DATA)[kind][1])
     n_embd, n_vocab = dense.CONFIGS[kind]["hidden_size"], dense.CONFIGS[kind]["vocab_size"]
     layer = {name.removeprefix("model.layers.3."): s for name, s in shapes.items() if ".layers.3." in name}
     layer |= {f"{name}.weight": (n_embd,) for name in ("enorm", "hnorm", "shared_head.norm")}

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.support import recorded
+from tests.support.recorded import ABSENT, Refusal
 from tests.support.tiny import write_safetensors, write_tokenizer
 
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(60)]
-
-ABSENT = object()
+POSITIONS = range(60)
+COLUMNS = range(461)
 
 _SHARED: dict[str, Any] = {
     "vocab_size": 461, "hidden_size": 60, "intermediate_size": 90, "num_hidden_layers": 2, "num_attention_heads": 6,
@@ -39,24 +40,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Case:
-    """A `kind` of CONFIGS with `changes` of its config (ABSENT: the key is not there)."""
+class Case(recorded.Case):
+    configs = CONFIGS
 
-    kind: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    def write(self, folder: Path) -> None:
+        write_checkpoint(folder, self.config)
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return {key: value for key, value in {**CONFIGS[self.kind], **self.changes}.items() if value is not ABSENT}
 
+#: Widths that are whole blocks of 32, for quantized files.
+_BLOCKS = {"hidden_size": 64, "intermediate_size": 96}
 
 CASES = {kind: Case(kind) for kind in CONFIGS} | {
     "internlm2, biases": Case("internlm2", {"bias": True, "num_key_value_heads": 6}),
     "baichuan, slopes": Case("baichuan", {"max_position_embeddings": ABSENT}),
     "chatglm, all heads": Case("chatglm", {
         "multi_query_attention": False, "add_bias_linear": True, "rope_ratio": 0.05}),
+    "internlm2, whole blocks": Case("internlm2", {**_BLOCKS, "num_attention_heads": 4}),
+    "baichuan, whole blocks": Case("baichuan", {**_BLOCKS, "num_attention_heads": 4}),
+    "chatglm, whole blocks": Case("chatglm", {"hidden_size": 64, "ffn_hidden_size": 96, "kv_channels": 16}),
 }  # fmt: skip
+CUT = tuple(CONFIGS)
+ABSURD: list[Refusal] = []
+REFUSED: list[Refusal] = [
+    ("chatglm", {"post_layer_norm": False}, "gives 'post_layer_norm' as False"),
+    ("internlm2", {"num_key_value_heads": 4}, "4 'num_key_value_heads'"),
+]
 
 
 def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -124,11 +132,12 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
 # ---- the models
 
 
-def logits(config: dict[str, Any], tokens: list[int]) -> np.ndarray:
-    """float64 [n, vocab]."""
+def logits(name: str) -> np.ndarray:
+    """The float64 logits [n, vocab] of TOKENS."""
+    config = CASES[name].config
     w = {name: values.astype(np.float64) for name, values in tensors(config).items()}
     return {"internlm2": _internlm2, "baichuan": _baichuan, "chatglm": _chatglm}[config["model_type"]](
-        config, w, tokens
+        config, w, TOKENS
     )
 
 
