@@ -72,8 +72,10 @@ class Baichuan(Decoder):
         layout = Layout(arch, metadata, rules, sizes.n_vocab, "model.", tied)
         if not alibi:
             add_rope(layout, config, sizes.head_dim)
-            if sizes.n_layer == _LAYERS:
-                layout.metadata[f"{arch}.attention.max_alibi_bias"] = 0.0
-        elif sizes.n_layer != _LAYERS:
-            layout.metadata[f"{arch}.attention.max_alibi_bias"] = _ALIBI
+        if alibi != (sizes.n_layer == _LAYERS):
+            layout.metadata[f"{arch}.attention.max_alibi_bias"] = _ALIBI if alibi else 0.0
+            layout.notes.append(
+                f"the file says that scores {'fall' if alibi else 'do not fall'} with the distance (ALiBi); other"
+                " engines go by the number of layers."
+            )
         return layout

@@ -134,7 +134,8 @@ class NomicBertMoe(NomicBert):
         layout.metadata[f"{arch}.expert_count"] = n_expert = config.integer("num_experts", most=(1 << 16) - 1)
         layout.metadata[f"{arch}.expert_used_count"] = config.integer("moe_top_k", most=n_expert)
         layout.notes.append(
-            "the bias behind each layer's experts is in the file, under a name that other readers do not look for."
+            "the file has the bias behind each layer's experts, which llama.cpp leaves out: it does not load files"
+            " with tensors that it does not know."
         )
         return layout
 

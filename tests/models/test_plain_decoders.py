@@ -14,8 +14,10 @@ def test_keys(make: Make) -> None:
     glm = metadata(make(CASES["chatglm, all heads"]))
     assert (glm["rope.dimension_count"], glm["attention.head_count_kv"]) == (6, 6)
     assert glm["rope.freq_base"] == pytest.approx(500.0)
-    slopes = metadata(make(CASES["baichuan, slopes"]))
+    notes: list[str] = []
+    slopes = metadata(make(CASES["baichuan, slopes"], note=notes.append))
     assert (slopes["attention.max_alibi_bias"], slopes["context_length"]) == (8.0, 4096)
+    assert any("scores fall with the distance (ALiBi); other engines go by the number of layers" in n for n in notes)
     assert "attention.max_alibi_bias" not in metadata(make(CASES["baichuan"]))
 
 
