@@ -9,7 +9,7 @@ from ggpy.convert.checkpoint import Checkpoint
 from ggpy.convert.generation_defaults import qwen_template
 from ggpy.convert.sentencepiece_model import read_sentencepiece_model
 from ggpy.convert.special_tokens import named_tokens, special_sources, special_token_metadata, tokenizer_class
-from ggpy.convert.tiktoken_ranks import read_tiktoken
+from ggpy.convert.tiktoken_ranks import GLM4, GLM4_BEFORE, read_tiktoken
 from ggpy.convert.tokenizer_json import (
     check_decoder,
     is_byte_level,
@@ -63,6 +63,8 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
         tokenizer, notes = wordpiece.as_its_class_has_it(tokenizer, config, name)
         vocabulary = read_tokenizer_json(tokenizer, config, str(folder / "tokenizer.json"))
         vocabulary.notes += [*notes, *unknown_keys(tokenizer, {})]
+    elif model is not None and name == GLM4:
+        vocabulary = read_tiktoken(model, str(folder / "tokenizer.model"), "chatglm-bpe", ())
     elif model is not None:
         # The scores stand here alone; a tokenizer.json beside it repeats the pieces and adds tokens.
         vocabulary = read_sentencepiece_model(model, str(folder / "tokenizer.model"))
@@ -90,6 +92,8 @@ def _read_vocabulary(checkpoint: Checkpoint, config: dict[str, Any]) -> Vocabula
             " merges.txt, BERT's vocab.txt, or qwen.tiktoken."
         )
     _add_tokens(checkpoint, vocabulary, config)
+    if name == GLM4 and not vocabulary.before:
+        vocabulary.before = tuple(id for text in GLM4_BEFORE if (id := vocabulary.find(text)) is not None)
     if vocabulary.in_pieces:
         if isinstance(config.get("add_prefix_space"), bool):
             vocabulary.add_space_prefix = config["add_prefix_space"]
