@@ -132,7 +132,7 @@ def answers_to(
                 tools = asked.tools if asked.tool_choice != "none" else []
                 parser = form.parser(text or "", tools, asked.stream)
                 request.keep_in_text(kept)
-                request.sampler.thoughts = _watch(llm, form, asked, text or "")
+                request.sampler.thoughts = _watch(llm, form, asked, text or "", params.structured_outputs is not None)
             one_call = isinstance(asked, ChatRequest) and not asked.parallel_tool_calls
             found.append(Answer(len(found), request, parser, prefix, one_call))
     return found
@@ -251,13 +251,15 @@ def _thinking(template: ChatTemplate, asked: Reasoning) -> ReasoningSettings:
         raise RequestError(str(error), name, code="unsupported_parameter") from None
 
 
-def _watch(llm: LLM, form: ReplyFormat, asked: ChatRequest, prompt: str) -> ThoughtWatch | None:
-    """The watch over a reply's thoughts."""
+def _watch(llm: LLM, form: ReplyFormat, asked: ChatRequest, prompt: str, has_grammar: bool) -> ThoughtWatch | None:
+    """The watch over a reply's thoughts; None where no grammar waits for their end, and no budget brings it about."""
     found = form.thoughts_at(prompt)
     if found is None or llm.template is None:
         return None
     thoughts, inside = found
     tokenizer, budget = llm.tokenizer, _thinking(llm.template, asked.reasoning).budget
+    if budget is None and not has_grammar:
+        return None
     closes = thoughts.closing
     if asked.tools and thoughts.leads:  # which leads to an answer, and away from calls
         closes, budget = thoughts.end, budget or None

@@ -15,9 +15,12 @@ from ggpy.batch.run import run_batch
 from ggpy.convert.pipeline import convert
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
+from ggpy.prepare import answers_to
+from ggpy.protocol.generation import ChatRequest, Reasoning
 from ggpy.runtime.load import Model
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.text.chat_template import ChatTemplate
+from ggpy.text.reply import reply_format
 from tests.support.doubles import BOS, N_VOCAB, ByteTokenizer, FakeFile, FakeRuntime, saying
 from tests.support.families import family_checkpoint
 
@@ -88,6 +91,14 @@ def test_several_prompts_and_answers(make: Any) -> None:
     assert [choice["text"] for choice in choices] == [o.text for output in expected for o in output.outputs]
     usage = rows["a"]["body"]["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (4, 12)
+
+
+def test_thoughts_are_watched_where_their_end_matters(make: Any) -> None:
+    llm = make(template=TEMPLATE + "{% if enable_thinking is not false %}<think>{% endif %}")
+    form = reply_format(llm.template)
+    for reasoning, watched in ((Reasoning(), False), (Reasoning(True), False), (Reasoning(budget=5), True)):
+        (answer,) = answers_to(llm, form, ChatRequest(None, HELLO, SamplingParams(), reasoning=reasoning))
+        assert (answer.request.sampler.thoughts is not None) is watched
 
 
 def test_a_stop_is_told_from_a_limit(make: Any) -> None:
