@@ -223,12 +223,12 @@ def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
         raise RequestError(f"{llm.path.name} has no chat template; ask /v1/completions.", "messages")
     values = {**_thinking(llm.template, asked.reasoning).values, **asked.template_values}
     if asked.tools and asked.tool_choice != "none":
-        if not llm.template.reads("tools"):
+        if "tools" not in llm.template.values_read:
             words = f"tools are not supported by {llm.path.name}: its chat template does not read it."
             raise RequestError(words, "tools", code="unsupported_parameter")
         values["tools"] = asked.tools
     messages = asked.messages
-    if not llm.template.reads("developer"):  # a newer name for the same role
+    if "developer" not in llm.template.whole_source:  # a newer name for the same role
         messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     try:
         text = llm.render_chat(messages, **values)

@@ -7,7 +7,6 @@ whatever it does wrong is one GGPYError."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -143,11 +142,6 @@ class ChatTemplate:
             return text if open_end is None else open_end.cut(text)
         raise GGPYError(f"{self._where}: the chat template {shown(' '.join(reason[:_MAX_SAID].split())).rstrip('.')}.")
 
-    def reads(self, name: str) -> bool:
-        """True where the template, or the one for tools, names a value or a role."""
-        found = re.search(rf"\b{re.escape(name)}\b", self.whole_source)
-        return found is not None or (name == "tools" and bool(self._tool_source))
-
     @cached_property
     def values_read(self) -> frozenset[str]:
         """The names of the values that the template, or the one for tools, takes from outside; empty where it is
@@ -157,7 +151,7 @@ class ChatTemplate:
         from ggpy.text.template_budget import limits
         from ggpy.text.template_sandbox import TemplateEnvironment
 
-        found: set[str] = set()
+        found = {"tools"} if self._tool_source else set()
         for source in (self.source, self._tool_source or ""):
             try:
                 with limits():

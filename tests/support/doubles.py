@@ -283,9 +283,6 @@ class FakeTemplate:
 
     whole_source, values_read = "{{ messages }}", frozenset({"messages"})
 
-    def reads(self, name: str) -> bool:
-        return False
-
     def render(self, messages: Any, add_generation_prompt: bool = True, **extra: Any) -> str:
         messages = plain_messages(messages)
         if any(m["role"] == "tool" for m in messages):

@@ -240,7 +240,7 @@ def reply_format(template: ChatTemplate | None) -> ReplyFormat:
     thoughts = tuple(found for found in _THOUGHTS if found.begin in source and found.end in source)
     # DeepSeek R1's first templates leave it to the model to begin its thoughts, and the model leaves it out.
     starts = "</think>" in source and "<think>" not in source and "<｜Assistant｜>" in source
-    shows_tools = template.reads("tools")
+    shows_tools = "tools" in template.values_read
     unknown = ("common", Form(calls=_COMMON)) if shows_tools else ("plain", Form())
     fitting = ((name, form) for texts, name, form in _TABLE if all(text in source for text in texts))
     name, form = next(fitting, unknown)
