@@ -50,7 +50,7 @@ def tokenize(
     A token that ends inside a character is shown as bytes.
     """
     from ggpy.cli.find_model import find_model
-    from ggpy.cli.terminal import read_text
+    from ggpy.cli.terminal import note, read_text
     from ggpy.text.tokenizer import Tokenizer
 
     if ids and as_json:
@@ -62,6 +62,8 @@ def tokenize(
     if prompt is None:
         raise GGPYError("There is no text; give it with -p TEXT, or -f FILE (- for stdin).")
     tokenizer = Tokenizer.from_gguf(find_model(model, file_type))
+    if tokenizer.note is not None:
+        note(tokenizer.note)
     tokens = tokenizer.tokenize(prompt, add_special=not no_special, parse_special=not no_parse_special)
     if ids:
         click.echo(tokens)

@@ -139,6 +139,8 @@ def load_model(
         undo.callback(runtime.close)
         tokenizer = Tokenizer.from_gguf(file)
         check_rows(file, tokenizer)
+        if tokenizer.note is not None:
+            notify(tokenizer.note)
         template = ChatTemplate.from_gguf(file, tokenizer)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)

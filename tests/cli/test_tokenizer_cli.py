@@ -46,6 +46,13 @@ def test_ids_table_and_json(vocabulary: Path) -> None:
     assert b"".join(bytes(record["bytes"]) for record in records).decode() == text
 
 
+def test_an_unknown_pre_tokenizer_is_noted(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "v.gguf", {**bpe_metadata("qwen2"), "tokenizer.ggml.pre": "mine"})
+    status, out, err = _ggpy("-m", str(path), "-p", "Hi", "--ids")
+    assert (status, out) == (0, f"{Tokenizer.from_gguf(path).tokenize('Hi')}\n")
+    assert "the pre-tokenizer 'mine' is none that ggpy knows" in err
+
+
 def test_what_a_terminal_would_obey_is_spelt_out(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "v.gguf", bpe_metadata("qwen2", {"\x9b2J\x1b\x7f": CONTROL}))
     for option in ("--json", "--no-special"):

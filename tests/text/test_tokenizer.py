@@ -95,6 +95,16 @@ def test_ignore_merges_takes_a_whole_piece_for_its_token() -> None:
     assert len(Tokenizer(metadata).tokenize("zqzqz")) > 1
 
 
+@pytest.mark.parametrize(("pre", "said"), [("mine\n1", r"'mine\n1' is none that ggpy knows"), ("", "no pre-tokenizer")])
+def test_the_default_stands_in_for_an_unknown_pre_tokenizer(pre: str, said: str) -> None:
+    metadata = {**bpe_metadata("gpt-2"), "tokenizer.ggml.pre": pre}
+    tokenizer, default = Tokenizer(metadata), Tokenizer({**metadata, "tokenizer.ggml.pre": "default"})
+    text = "I'll take 12345 €, naïve\n\n"
+    assert tokenizer.tokenize(text) == default.tokenize(text) != Tokenizer(bpe_metadata("qwen2")).tokenize(text)
+    assert said in (tokenizer.note or "")
+    assert default.note is None
+
+
 def test_a_merge_of_tokens_that_are_not_there_falls_back_to_characters() -> None:
     metadata = tiny_bpe(["a", "b", "abc"], ["a b", "ab c", "x y"])
     tokenizer = Tokenizer(metadata)
@@ -235,7 +245,6 @@ def test_listed_ends_of_generation_count(tmp_path: Path) -> None:
         ({}, "no tokenizer"),
         ({"tokenizer.ggml.model": "rwkv"}, "'rwkv'.*gpt2.*llama"),
         ({"tokenizer.ggml.model": 3}, "tokenizer.ggml.model"),
-        (tiny_bpe(["a"], [], pre="klingon"), "'klingon'.*llama-bpe"),
         (tiny_bpe([], []), "empty"),
         (without(tiny_bpe(["a"], []), "tokens"), "empty"),
         (tiny_bpe([1, 2], []), "must be a list of texts"),  # type: ignore[list-item]

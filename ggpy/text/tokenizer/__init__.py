@@ -47,6 +47,7 @@ class Tokenizer:
         self._encoder = _ENCODERS[vocabulary.model](vocabulary)
         self._pieces: dict[int, bytes] = {}
         self.n_vocab = len(vocabulary)
+        self.note = vocabulary.note  # for users: what may make its tokens others than the model's own
         self.bos, self.eos, self.unk = vocabulary.bos, vocabulary.eos, vocabulary.unk
         self.eog = vocabulary.eog  # every token that ends generation
         self.add_bos, self.add_eos = vocabulary.add_bos, vocabulary.add_eos

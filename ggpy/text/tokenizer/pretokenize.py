@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ggpy.errors import GGPYError, quoted
+from ggpy.errors import quoted
 from ggpy.text.tokenizer.unicode_classes import (
     LETTER,
     LOWER,
@@ -212,12 +212,12 @@ _KINDS: tuple[tuple[str, PreTokenizer], ...] = (
 PRE_TOKENIZERS = {name: kind for names, kind in _KINDS for name in names.split()}
 
 
-def pre_tokenizer(name: str, where: str) -> PreTokenizer:
-    """The pre-tokenizer of that name; an empty name means the default. `where` names the file in the error."""
-    try:
-        return PRE_TOKENIZERS[name or "default"]
-    except KeyError:
-        raise GGPYError(
-            f"{where}: the pre-tokenizer {quoted(name, 60)} (key tokenizer.ggml.pre) is not one that ggpy knows, so "
-            f"text would be cut at the wrong places; it knows llama-bpe, qwen2 and {len(PRE_TOKENIZERS) - 2} others."
-        ) from None
+def pre_tokenizer(name: str, where: str) -> tuple[PreTokenizer, str | None]:
+    """The pre-tokenizer of that name and, where it is none that is known, a note: llama.cpp's default then stands in,
+    as llama.cpp has it where a file names none. `where` names the file in the note."""
+    known = PRE_TOKENIZERS.get(name)
+    if known is not None:
+        return known, None
+    said = f"the pre-tokenizer {quoted(name, 60)} is none that ggpy knows" if name else "no pre-tokenizer is named"
+    note = f"{where}: {said} (key tokenizer.ggml.pre); text is cut by the default one, maybe not as the model learnt it"
+    return PRE_TOKENIZERS["default"], note

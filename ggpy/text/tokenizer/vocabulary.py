@@ -77,6 +77,7 @@ class Vocabulary:
     kinds: bytearray  # one set of bits a token
     typed: bool  # whether the file knows kinds of tokens
     pre: PreTokenizer | None  # byte-level BPE's
+    note: str | None  # for users: what may make the tokens others than the model's own
     bos: int | None
     eos: int | None
     unk: int | None
@@ -101,7 +102,7 @@ class Vocabulary:
             raise GGPYError(f"{where}: the tokenizer model {model} is not one that ggpy knows; it knows {known}.")
         self.model = model
         name = self.metadata.find("tokenizer.ggml.pre", str) or ""
-        self.pre = pre_tokenizer(name, where) if model == "gpt2" else None
+        self.pre, self.note = pre_tokenizer(name, where) if model == "gpt2" else (None, None)
         self._read_tokens()
         self._read_special_ids()
         self._read_flags()
