@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ggpy import arguments
+from ggpy.engine.follow import at_once, follow
 from ggpy.engine.scored_request import ScoredRequest
 from ggpy.errors import GGPYError, quoted
 
 if TYPE_CHECKING:
     from ggpy.engine.engine import Engine
+    from ggpy.llm import LLM
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,24 @@ class ChoiceOutput:
         return max(self.options, key=lambda option: option.logprob)
 
 
-def option_requests(engine: Engine, ids: Sequence[int], options: Any, score_end: bool) -> dict[str, ScoredRequest]:
+def choose(llm: LLM, prompt: Any, options: Any, score_end: bool, template_values: Mapping[str, Any]) -> ChoiceOutput:
+    """The probabilities of options after a prompt, or after the messages of a conversation. Raises GGPYError."""
+    llm.check_writes()
+    text: str | None
+    if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
+        text = llm.render_chat(prompt, **template_values)
+        ids = llm.tokenize_chat(text)
+    else:
+        if template_values:
+            raise GGPYError(f"{next(iter(template_values))} is for a conversation's template; give messages.")
+        text, ids = llm.encode(prompt)
+    requests = _option_requests(llm.engine, ids, options, score_end)
+    for _ in follow(llm.engine, llm.lock, requests.values(), at_once(llm.engine), llm.check_open):
+        pass
+    return _choice_output(text, ids, requests)
+
+
+def _option_requests(engine: Engine, ids: Sequence[int], options: Any, score_end: bool) -> dict[str, ScoredRequest]:
     """A request for each option, in their order, which gives its log-probability after a prompt. Raises GGPYError."""
     texts = arguments.texts("options", options)
     if not texts:
@@ -62,7 +81,7 @@ def option_requests(engine: Engine, ids: Sequence[int], options: Any, score_end:
     return requests
 
 
-def choice_output(prompt: str | None, ids: list[int], requests: Mapping[str, ScoredRequest]) -> ChoiceOutput:
+def _choice_output(prompt: str | None, ids: list[int], requests: Mapping[str, ScoredRequest]) -> ChoiceOutput:
     """The probabilities that finished requests have found. Raises the error of one that failed."""
     failed = next((request.error for request in requests.values() if request.error is not None), None)
     if failed is not None:

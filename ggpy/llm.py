@@ -21,28 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy import arguments
-from ggpy.answers import Answers, Asked, answers_of, params_for_each, raise_if_all_failed
-from ggpy.engine.engine import Engine, speculates
-from ggpy.engine.follow import at_once, follow
+from ggpy.answers import Answers, answers_of
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.host import forks
 from ggpy.hub.find_model import find_model
-from ggpy.llm_options import context_shift_of, load_options
+from ggpy.llm_options import context_shift_of, load_options, open_engine, speculation_of
 from ggpy.outputs import EmbeddingRequestOutput, RankOutput, RequestOutput, TextDelta
 from ggpy.prompts import Message, Prompt, conversations, encoded, several
-from ggpy.runtime.load import Model, load_draft, load_model
+from ggpy.runtime.load import Model, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ggpy.choose import ChoiceOutput
     from ggpy.engine.beam_requests import BeamSearchRequest
     from ggpy.engine.beam_search import BeamSearchOutput, BeamSearchParams
-    from ggpy.engine.embed import Embedder
     from ggpy.notes import Notify
-    from ggpy.runtime.prediction_head import PredictionHead
 
 
 class LLM:
@@ -106,13 +100,9 @@ class LLM:
         arguments.path("path", path)
         if file_type is not None:
             arguments.text("file_type", file_type)
-        speculation = None
-        if speculative is not None or speculative_config is not None or draft_model is not None:
-            from ggpy.engine.speculative import speculative_config as read_config
-
-            speculation = read_config(speculative, draft_model, speculative_config)
-        shift = context_shift_of(context_shift, n_keep)
+        speculation = speculation_of(speculative, draft_model, speculative_config)
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
+        shift = context_shift_of(context_shift, n_keep, notify)
         options = load_options(
             n_ctx=n_ctx,
             n_threads=n_threads,
@@ -127,37 +117,18 @@ class LLM:
             cache_ram=cache_ram,
             notify=notify,
         )
-        if shift is not None:
-            shift.notify = notify
         self.path = find_model(path, file_type, notify)
         draft_path = find_model(speculation.model, file_type, notify) if speculation and speculation.model else None
         model = load_model(self.path, **options)
-        self.file, self.tokenizer, self.template, self.runtime = (
-            model.file,
-            model.tokenizer,
-            model.template,
-            model.runtime,
-        )
-        drafting = _opened_draft(draft_path, model, notify) if draft_path and speculates(model.runtime) else None
-        heads = speculation is not None and speculation.method == "mtp" and speculates(model.runtime)
-        self.engine = Engine(
-            self.runtime,
-            self.tokenizer,
-            self.runtime.chain_for,
-            host_memory=self.runtime.host_memory,
-            speculative=speculation,
-            draft=drafting.runtime if drafting else None,
-            context_shift=shift,
-            head=_opened_head(model, notify) if heads else None,
-        )
-        if speculation is not None and self.engine.speculator is None:
-            notify("speculation is off: the device chooses tokens by itself, and goes on without waiting for drafts")
+        self.file, self.runtime = model.file, model.runtime
+        self.tokenizer, self.template = model.tokenizer, model.template
+        self.engine, models = open_engine(model, draft_path, speculation, shift, notify)
         self.lock = threading.RLock()  # one thread at a time in the engine; each step serves everyone's requests
-        self._answers = Answers(self.engine, self.lock, self._check_open)
         # Also where nobody closes it: threads that wait for work would keep the weights in memory for ever.
-        self._release = weakref.finalize(self, _release, *([drafting] if drafting else []), model)
-        forks.watch(self)
+        self._release = weakref.finalize(self, _release, models)
         self.sampling_defaults = file_sampling_defaults(self.file.metadata, str(self.path))
+        self._answers = Answers(self.engine, self.lock, self.check_open, self.sampling_defaults)
+        forks.watch(self)
 
     @property
     def n_ctx(self) -> int:
@@ -211,7 +182,8 @@ class LLM:
         else:
             each = several("prompt_token_ids", prompt_token_ids)
             texts_and_ids = [(None, arguments.token_ids("prompt_token_ids", ids)) for ids in each]
-        return self._answer(texts_and_ids, sampling_params, stream, progress)
+        self.check_writes()
+        return self._answers.answer(texts_and_ids, sampling_params, stream, progress)
 
     @overload
     def chat(
@@ -250,7 +222,9 @@ class LLM:
         progress: as of `generate`.
         """
         rendered = [self.render_chat(one, **template_values) for one in conversations(messages)]
-        return self._answer([(text, self.tokenize_chat(text)) for text in rendered], sampling_params, stream, progress)
+        self.check_writes()
+        texts_and_ids = [(text, self.tokenize_chat(text)) for text in rendered]
+        return self._answers.answer(texts_and_ids, sampling_params, stream, progress)
 
     def beam_search(self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams) -> list[BeamSearchOutput]:
         """The likeliest continuations of prompts, by a search that follows `params.beam_width` at a time: for each
@@ -260,14 +234,14 @@ class LLM:
         from ggpy.engine.beam_requests import run_searches
 
         searches = [self.beam_search_request(prompt, params) for prompt in several("prompts", prompts)]
-        run_searches(self.engine, self.lock, searches, self._check_open)
+        run_searches(self.engine, self.lock, searches, self.check_open)
         return [search.output() for search in searches]
 
     def beam_search_request(self, prompt: Prompt, params: BeamSearchParams, priority: int = 0) -> BeamSearchRequest:
         """The search for one prompt's continuations, for callers who watch it instead of waiting for its result."""
         from ggpy.engine.beam_requests import BeamSearchRequest
 
-        self._check_writes()
+        self.check_writes()
         return BeamSearchRequest(self.engine, self.encode(prompt)[1], params, priority)
 
     def choose(
@@ -285,20 +259,9 @@ class LLM:
         probability that the answer is that text and ends; without it, that the answer begins with it, which an option
         that others begin with shares with them.
         """
-        from ggpy.choose import choice_output, option_requests
+        from ggpy.choose import choose
 
-        self._check_writes()
-        if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
-            text: str | None = self.render_chat(prompt, **template_values)  # type: ignore[arg-type]
-            ids = self.tokenize_chat(text)  # type: ignore[arg-type]
-        else:
-            if template_values:
-                raise GGPYError(f"{next(iter(template_values))} is for a conversation's template; give messages.")
-            text, ids = self.encode(prompt)
-        requests = option_requests(self.engine, ids, options, score_end)
-        for _ in follow(self.engine, self.lock, requests.values(), at_once(self.engine), self._check_open):
-            pass
-        return choice_output(text, ids, requests)
+        return choose(self, prompt, options, score_end, template_values)
 
     def embed(
         self,
@@ -316,21 +279,9 @@ class LLM:
         them, [n_tokens, n_cols]; None is as the model was trained. normalize: scale each to length 1, so that a product
         of two is their cosine. dimensions: keep only so many of the first, as models trained for it (Matryoshka)
         allow. progress: show a bar on a terminal."""
-        from ggpy import embeddings
+        from ggpy.embeddings import embed
 
-        embeddings.check_pooling(pooling)
-        arguments.flag("normalize", normalize)
-        arguments.flag("progress", progress)
-        if dimensions is not None:
-            dimensions = arguments.whole("dimensions", dimensions, 1, 1 << 20, "a number of dimensions from 1")
-        self._check_open()
-        own = self.runtime.hparams.pooling
-        embeddings.check_embeds(self.runtime.hparams.arch, own, self.path.name)
-        assert own is not None
-        given = [self.encode(prompt) for prompt in several("prompts", prompts)]
-        return embeddings.embed(
-            self._embedder, self.lock, self._check_open, given, own, pooling, normalize, dimensions, progress
-        )
+        return embed(self, prompts, pooling, normalize, dimensions, progress)
 
     def rank(
         self,
@@ -348,38 +299,15 @@ class LLM:
         top_n: only so many. normalize: scores from 0 to 1 (a sigmoid; of Qwen3's yes and no their softmax), else the
         classifier's own numbers. instruction: what the task is, for models that are told it. progress: show a bar on a
         terminal."""
-        from ggpy import ranking
+        from ggpy.ranking import rank
 
-        arguments.text("query", query)
-        words = "a list of texts"
-        texts = arguments.several("documents", documents, words)
-        if not all(isinstance(text, str) for text in texts):
-            raise arguments.wrong("documents", documents, words)
-        arguments.flag("normalize", normalize)
-        arguments.flag("progress", progress)
-        if top_n is not None:
-            top_n = arguments.whole("top_n", top_n, 1, 1 << 31, "a number of documents from 1")
-        if instruction is not None:
-            arguments.text("instruction", instruction)
-        self._check_open()
-        ranker = ranking.Ranker(self.file, self.tokenizer, self.runtime.hparams)
-        if instruction is not None and not ranker.takes_instruction:
-            raise GGPYError(f"{self.path.name} is told no instruction; leave it out.")
-        pairs = [ranker.tokenize(query, text, instruction) for text in texts]
-        scores = ranker.run(self._embedder, self.engine, self.lock, self._check_open, pairs, progress)
-        return ranking.ranked(texts, pairs, scores, normalize)[:top_n]
-
-    @property
-    def _embedder(self) -> Embedder:
-        from ggpy.engine.embed import Embedder
-
-        return Embedder(self.runtime, self.runtime.n_types)
+        return rank(self, query, documents, top_n, normalize, instruction, progress)
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits after each token, float32 [n_tokens, n_vocab]; answers being generated go on undisturbed."""
         ids = arguments.token_ids("token_ids", token_ids)
         with self.lock:
-            self._check_writes()
+            self.check_writes()
             return self.engine.logits(ids)
 
     def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
@@ -409,24 +337,18 @@ class LLM:
     ) -> Request:
         """One prompt as a request for `follow`, for callers who watch a request instead of waiting for its result. Of
         requests that wait, the one of the lowest number of `priority` is first."""
+        self.check_writes()
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
-        return self.engine.request(*self._resolved(ids, params_or_default("params", params)), priority)
+        return self.engine.request(*self._answers.resolved(ids, params_or_default("params", params)), priority)
 
     def requests(
         self, prompt_token_ids: Sequence[int], params: SamplingParams | None = None, priority: int = 0
     ) -> list[Request]:
         """As `request`, one for each of the `n` answers that the parameters ask for."""
+        self.check_writes()
         ids = arguments.token_ids("prompt_token_ids", prompt_token_ids)
-        ids, resolved = self._resolved(ids, params_or_default("params", params))
+        ids, resolved = self._answers.resolved(ids, params_or_default("params", params))
         return [self.engine.request(ids, one, priority) for one in answers_of(resolved)]
-
-    def _resolved(self, ids: list[int], params: SamplingParams) -> tuple[list[int], SamplingParams]:
-        """Arguments for `Engine.request` from a prompt and its parameters."""
-        self._check_writes()
-        resolved = params.resolved(self.sampling_defaults)
-        if (most := resolved.truncate_prompt_tokens) is not None:
-            ids = ids[-(self.n_ctx if most == -1 else most) :]
-        return ids, resolved
 
     def follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
         """Run requests until all are finished; yields (index in `requests`, new text). Closing it early ends them."""
@@ -434,13 +356,7 @@ class LLM:
         for request in (found := arguments.several("requests", requests, words)):
             if not isinstance(request, Request):
                 raise arguments.wrong("requests", requests, words)
-        return self._follow(found)
-
-    def _follow(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, None]:
-        for index, _, text in follow(self.engine, self.lock, requests, check=self._check_open):
-            if text:
-                yield index, text
-        raise_if_all_failed([request.error for request in requests])
+        return self._answers.follow(found)
 
     def save_state(self, path: str | os.PathLike[str], token_ids: Sequence[int] | None = None) -> int:
         """Save the evaluated state of the conversation that was last answered, or of the one that begins most like
@@ -450,7 +366,7 @@ class LLM:
         arguments.path("path", path)
         ids = None if token_ids is None else arguments.token_ids("token_ids", token_ids)
         with self.lock:
-            self._check_open()
+            self.check_open()
             parked = self.engine.saved(ids)
         key = saved_state.model_key(self.file, self.n_ctx)
         saved_state.write(path, parked, key, self.runtime.cache_type, list(self.file.paths))
@@ -462,11 +378,11 @@ class LLM:
         from ggpy.engine import saved_state
 
         arguments.path("path", path)
-        self._check_open()
+        self.check_open()
         key = saved_state.model_key(self.file, self.n_ctx)
         parked = saved_state.read(path, key, self.runtime.cache_type, self.n_ctx, self.n_vocab)
         with self.lock:
-            self._check_open()
+            self.check_open()
             try:
                 self.engine.load(parked)
             except ValueError:
@@ -493,12 +409,14 @@ class LLM:
     def after_fork(self, in_child: bool) -> None:
         self.lock.release()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise GGPYError where the model was closed."""
         if not self._release.alive:
             raise GGPYError(f"{self.path.name} was closed; open it again with LLM(path).")
 
-    def _check_writes(self) -> None:
-        self._check_open()
+    def check_writes(self) -> None:
+        """Raise GGPYError where the model was closed, or writes no text."""
+        self.check_open()
         if not self.runtime.hparams.writes_text:
             raise GGPYError(
                 f"{self.path.name} is a {self.runtime.hparams.arch} model: it embeds texts and writes none."
@@ -509,49 +427,7 @@ class LLM:
         prompt."""
         return encoded(prompt, self.tokenizer)
 
-    def _answer(
-        self,
-        prompts: list[tuple[str | None, list[int]]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        stream: bool,
-        progress: bool,
-    ) -> list[RequestOutput] | Iterator[TextDelta]:
-        arguments.flag("stream", stream)
-        if arguments.flag("progress", progress) and stream:
-            raise GGPYError("progress is for answers that come at the end; leave it out, or stream=True.")
-        params = params_for_each(sampling_params, len(prompts))
-        if stream and any(one.best_of is not None and one.best_of > one.n for one in params):
-            raise GGPYError("best_of compares whole answers, so none can be streamed; leave it out, or stream=True.")
-        # What is wrong with any of them is said before the first is evaluated.
-        asked = []
-        for (text, ids), one_set in zip(prompts, params, strict=True):
-            ids, resolved = self._resolved(ids, one_set)
-            self.engine.check(ids, resolved)
-            asked.append(Asked(text, ids, resolved))
-        return self._answers.deltas(asked) if stream else self._answers.outputs(asked, progress)
 
-
-def _opened_draft(path: Path, model: Model, notify: Notify) -> Model:
-    """The model that drafts for another one, which is closed where that fails."""
-    try:
-        return load_draft(path, model, notify)
-    except BaseException:
-        model.close()
-        raise
-
-
-def _opened_head(model: Model, notify: Notify) -> PredictionHead:
-    """The model's own prediction head, opened beside it; the model is closed where that fails."""
-    from ggpy.runtime.prediction_head import PredictionHead
-
-    try:
-        head = model.runtime.head = PredictionHead(model.runtime, notify)
-        return head
-    except BaseException:
-        model.close()
-        raise
-
-
-def _release(*models: Model) -> None:
+def _release(models: Sequence[Model]) -> None:
     for model in models:
         model.close()

@@ -1,15 +1,19 @@
-"""How `LLM` opens a model: its parameters, checked, as arguments of `load_model`."""
+"""How `LLM` opens a model: its parameters, checked, as arguments of `load_model`, and the engine over it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
+from ggpy.engine.engine import Engine, speculates
 from ggpy.errors import GGPYError
-from ggpy.runtime.load import find_cache_ram, find_device, find_gpu_layers, find_kv_memory
+from ggpy.runtime.load import Model, find_cache_ram, find_device, find_gpu_layers, find_kv_memory, load_draft
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ggpy.engine.context_shift import ContextShift
+    from ggpy.engine.speculative import SpeculativeConfig
     from ggpy.notes import Notify
 
 MAX_PARALLEL = 1 << 16
@@ -66,7 +70,7 @@ def load_options(
     }
 
 
-def context_shift_of(context_shift: Any, n_keep: Any) -> ContextShift | None:
+def context_shift_of(context_shift: Any, n_keep: Any, notify: Notify) -> ContextShift | None:
     """How answers go on in a full context, from parameters of `LLM`; None: they end. Raises GGPYError."""
     if n_keep is not None:
         n_keep = arguments.whole("n_keep", n_keep, 0, MAX_CONTEXT, f"a whole number from 0 to {MAX_CONTEXT}")
@@ -76,4 +80,52 @@ def context_shift_of(context_shift: Any, n_keep: Any) -> ContextShift | None:
         return None
     from ggpy.engine.context_shift import ContextShift
 
-    return ContextShift(n_keep)
+    return ContextShift(n_keep, notify)
+
+
+def speculation_of(speculative: Any, draft_model: Any, config: Any) -> SpeculativeConfig | None:
+    """Who drafts tokens, from parameters of `LLM`; None: nobody. Raises GGPYError."""
+    if speculative is None and draft_model is None and config is None:
+        return None
+    from ggpy.engine.speculative import speculative_config
+
+    return speculative_config(speculative, draft_model, config)
+
+
+def open_engine(
+    model: Model,
+    draft_path: Path | None,
+    speculation: SpeculativeConfig | None,
+    shift: ContextShift | None,
+    notify: Notify,
+) -> tuple[Engine, list[Model]]:
+    """The engine over a model with who drafts for it, and the models to be closed with it, in their order. Where that
+    fails, they are closed."""
+    models, runtime = [model], model.runtime
+    draft = head = None
+    try:
+        if speculation is not None and speculates(runtime):
+            if draft_path is not None:
+                models.insert(0, load_draft(draft_path, model, notify))
+                draft = models[0].runtime
+            elif speculation.method == "mtp":
+                from ggpy.runtime.prediction_head import PredictionHead
+
+                head = runtime.head = PredictionHead(runtime, notify)
+        engine = Engine(
+            runtime,
+            model.tokenizer,
+            runtime.chain_for,
+            host_memory=runtime.host_memory,
+            speculative=speculation,
+            draft=draft,
+            context_shift=shift,
+            head=head,
+        )
+    except BaseException:
+        for one in models:
+            one.close()
+        raise
+    if speculation is not None and engine.speculator is None:
+        notify("speculation is off: the device chooses tokens by itself, and goes on without waiting for drafts")
+    return engine, models

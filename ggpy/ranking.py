@@ -8,12 +8,13 @@ its file has the two rows of the output matrix as a classifier, or the whole mat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ggpy import arguments
 from ggpy.engine.embed import Embedder, TokenizedText
 from ggpy.errors import GGPYError
 from ggpy.gguf.metadata import TypedMetadata
@@ -22,10 +23,8 @@ from ggpy.outputs import RankOutput
 from ggpy.progress import requests_bar
 
 if TYPE_CHECKING:
-    import threading
-
-    from ggpy.engine.engine import Engine
     from ggpy.gguf.file import GGUFFile
+    from ggpy.llm import LLM
     from ggpy.models.base import HyperParameters
     from ggpy.text.tokenizer import Tokenizer
 
@@ -89,33 +88,49 @@ class Ranker:
                 raise GGPYError(f"The model's classifier has {row.size} labels; a reranker has one, or yes and no.")
         return [float(row[self._yes] - row[1 - self._yes]) if row.size == 2 else float(row[0]) for row in rows]
 
-    def run(
-        self,
-        embedder: Embedder,
-        engine: Engine,
-        lock: threading.RLock,
-        check_open: Callable[[], None],
-        texts: Sequence[TokenizedText],
-        progress: bool,
-    ) -> list[float]:
+    def run(self, llm: LLM, texts: Sequence[TokenizedText], progress: bool) -> list[float]:
         """The score of each text, in their order; the lock is held a step at a time."""
+        embedder = Embedder(llm.runtime, llm.runtime.n_types)
         for place, text in enumerate(texts):
             embedder.check(text.token_ids, f"Document {place + 1} of {len(texts)} with its query")
         scores = [0.0] * len(texts)
         with requests_bar(len(texts), unit="texts/s") if progress else nullcontext(lambda n: None) as advance:
             steps = embedder.steps(texts) if self._classifies else ([place] for place in range(len(texts)))
             for step in steps:
-                with lock:
-                    check_open()
+                with llm.lock:
+                    llm.check_open()
                     if self._words is None:
                         found = self.score(embedder.run([texts[place] for place in step]))
                     else:
-                        logits = engine.last_logits(texts[step[0]].token_ids)
+                        logits = llm.engine.last_logits(texts[step[0]].token_ids)
                         found = [float(logits[self._words[0]] - logits[self._words[1]])]
                 for place, score in zip(step, found, strict=True):
                     scores[place] = score
                     advance(1)
         return scores
+
+
+def rank(
+    llm: LLM, query: str, documents: Any, top_n: int | None, normalize: bool, instruction: str | None, progress: bool
+) -> list[RankOutput]:
+    """Documents with their scores for a query, the best first. Raises GGPYError."""
+    arguments.text("query", query)
+    words = "a list of texts"
+    texts = arguments.several("documents", documents, words)
+    if not all(isinstance(text, str) for text in texts):
+        raise arguments.wrong("documents", documents, words)
+    arguments.flag("normalize", normalize)
+    arguments.flag("progress", progress)
+    if top_n is not None:
+        top_n = arguments.whole("top_n", top_n, 1, 1 << 31, "a number of documents from 1")
+    if instruction is not None:
+        arguments.text("instruction", instruction)
+    llm.check_open()
+    ranker = Ranker(llm.file, llm.tokenizer, llm.runtime.hparams)
+    if instruction is not None and not ranker.takes_instruction:
+        raise GGPYError(f"{llm.path.name} is told no instruction; leave it out.")
+    pairs = [ranker.tokenize(query, text, instruction) for text in texts]
+    return ranked(texts, pairs, ranker.run(llm, pairs, progress), normalize)[:top_n]
 
 
 def ranked(

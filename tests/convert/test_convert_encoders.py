@@ -13,7 +13,7 @@ import pytest
 
 from ggpy import LLM, GGUFFile
 from ggpy.convert.pipeline import convert
-from ggpy.engine.embed import TokenizedText
+from ggpy.engine.embed import Embedder, TokenizedText
 from ggpy.errors import GGPYError
 from ggpy.graph.language import Graph
 from ggpy.models import architecture_of
@@ -45,7 +45,7 @@ def test_rows_are_those_of_transformers(tmp_path: Path, name: str) -> None:
         assert hparams.pooling == (CASES[name].pooling or "rank")
         if CASES[name].ranks:
             texts = [TokenizedText(text, families.second(text)) for text in TEXTS]
-            found = np.stack([row for step in llm._embedder.steps(texts) for row in _rows(llm, texts, step)])
+            found = np.stack([row for step in _embedder(llm).steps(texts) for row in _rows(llm, texts, step)])
             with pytest.raises(GGPYError, match=r"ranks documents by a query and embeds none; use LLM\.rank"):
                 llm.embed("text")
         else:
@@ -58,9 +58,13 @@ def test_rows_are_those_of_transformers(tmp_path: Path, name: str) -> None:
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+def _embedder(llm: LLM) -> Embedder:
+    return Embedder(llm.runtime, llm.runtime.n_types)
+
+
 def _rows(llm: LLM, texts: list[TokenizedText], step: list[int]) -> list[np.ndarray]:
     """A step's rows in the order of the texts."""
-    rows = llm._embedder.run([texts[place] for place in step])
+    rows = _embedder(llm).run([texts[place] for place in step])
     return [rows[step.index(place)] for place in sorted(step)]
 
 
