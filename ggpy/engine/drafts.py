@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
 GAIN = 1.05  # tokens a second over those without drafts, below which drafts are not worth it
 SLOPE = 0.1  # the time of one more token, in steps of one: 0.06 to 0.12 measured on CPUs, for up to 32 tokens
-LEAST_SLOPE = 0.03  # below that a measurement was disturbed
+LEAST_SLOPE = 0.03  # below that a measurement was disturbed; and a less likely token is never worth its time
 KEPT = 6  # times of each size of a step, the least of which counts, as others' work only ever adds to it
 TRUSTED = 3  # times of a size that count for more than what the other sizes make likely
 FRESH = 300  # steps after which a time is forgotten: contexts grow, and machines change their speed
+FORGETS_EVERY = 16  # steps; to look at all sizes in each took as long as the look-up itself
 FORGETS = 0.97  # of what was seen, how much counts after one more look
 PRIOR = 8.0  # looks that rates begin with
 
@@ -74,8 +76,9 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._n_steps = 0
-        self._times: dict[int, deque[tuple[int, float]]] = {}
-        self._known: list[int] = []
+        self._times: dict[int, deque[tuple[float, int]]] = {}  # seconds, and in which step
+        self._least: dict[int, float] = {}  # of each size: it is asked for many times a step
+        self._known: list[int] = []  # sizes, ascending
 
     @property
     def known(self) -> bool:
@@ -84,37 +87,46 @@ class StepTimes:
 
     def learn(self, n_tokens: int, seconds: float) -> None:
         self._n_steps += 1
-        self._times.setdefault(n_tokens, deque(maxlen=KEPT)).append((self._n_steps, seconds))
+        times = self._times.get(n_tokens)
+        if times is None:
+            times = self._times[n_tokens] = deque(maxlen=KEPT)
+            insort(self._known, n_tokens)
+        times.append((seconds, self._n_steps))
+        self._least[n_tokens] = min(times)[0]
+        if self._n_steps % FORGETS_EVERY == 0:
+            self._forget()
+
+    def _forget(self) -> None:
         for n, times in list(self._times.items()):
-            if times[0][0] < self._n_steps - FRESH:
+            while times and times[0][1] < self._n_steps - FRESH:
                 times.popleft()
-                if not times:
-                    del self._times[n]
-        self._known = sorted(self._times)
+            if times:
+                self._least[n] = min(times)[0]
+            else:
+                del self._times[n], self._least[n]
+                self._known.remove(n)
 
     def estimate(self, n_tokens: int) -> float:
         """The time of a step: the least that was measured, or what the nearest measured sizes make likely, where that
         is less and few were measured: on a busy machine most steps take longer than they need."""
-        times = self._times.get(n_tokens)
-        if times is None:
+        least = self._least.get(n_tokens)
+        if least is None:
             return self._likely(n_tokens)
-        least = min(seconds for _, seconds in times)
-        return least if len(times) >= TRUSTED else min(least, self._likely(n_tokens))
+        return least if len(self._times[n_tokens]) >= TRUSTED else min(least, self._likely(n_tokens))
 
     def _likely(self, n_tokens: int) -> float:
         """The time of a step by the nearest other sizes."""
-        others = [n for n in self._known if n != n_tokens]
-        i = bisect_left(others, n_tokens)
-        near = others[max(0, i - 1) : i + 1]
+        known, i = self._known, bisect_left(self._known, n_tokens)
+        near = [*known[max(0, i - 1) : i], *known[i + (n_tokens in self._least) :][:1]]
         if not near:
-            return 1 + SLOPE * n_tokens if n_tokens not in self._times else float("inf")
-        first, *last = (min(seconds for _, seconds in self._times[n]) for n in near)
-        if not last:
+            return 1 + SLOPE * n_tokens if n_tokens not in self._least else float("inf")
+        first = self._least[near[0]]
+        if len(near) == 1:
             return first * (1 + SLOPE * n_tokens) / (1 + SLOPE * near[0])
-        return first + (last[0] - first) * (n_tokens - near[0]) / (near[1] - near[0])
+        return first + (self._least[near[1]] - first) * (n_tokens - near[0]) / (near[1] - near[0])
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepCost:
     """The cost of a step of `n_known` tokens and some drafted ones. carried: what slots hold cannot be cut back, so
     that tokens which were kept of a draft that failed are evaluated again."""
@@ -123,20 +135,23 @@ class StepCost:
     n_known: int
     carried: bool = False
 
+    @cached_property
+    def least(self) -> float:
+        """Seconds of the step without drafts."""
+        return self.times.estimate(self.n_known)
+
     def seconds(self, n_more: int) -> float:
-        least = self.times.estimate(self.n_known)
-        return max(self.times.estimate(self.n_known + n_more), least * (1 + LEAST_SLOPE * n_more))
+        return max(self.times.estimate(self.n_known + n_more), self.least * (1 + LEAST_SLOPE * n_more))
 
     def worth(self, n_requests: int, chances: Sequence[float], spent: float = 0.0) -> int:
         """How many of the drafted tokens, the likeliest first, give the most tokens a second. spent: seconds that went
         into drafting, and are gone in any case; where nothing did, drafts have to be better than none by GAIN."""
-        least = self.seconds(0)
-        best, worth, expected = (1.0 if spent else GAIN) * n_requests / (spent + least), 0, float(n_requests)
+        best, worth, expected = (1.0 if spent else GAIN) * n_requests / (spent + self.least), 0, float(n_requests)
         for n, chance in enumerate(chances, 1):
             expected += chance
             seconds = self.seconds(n)
             if self.carried:
-                seconds += (1 - chance) * (seconds - least)
+                seconds += (1 - chance) * (seconds - self.least)
             if expected / (spent + seconds) > best:
                 best, worth = expected / (spent + seconds), n
         return worth

@@ -94,7 +94,7 @@ class ModelDrafter(ABC):
         self, pending: dict[Request, list[int]], rooms: dict[Request, int], n_requests: int, cost: StepCost
     ) -> int:
         """The most tokens to draft for a request: 0 where none would pay, and 1 to see whether that is still so."""
-        plain, n = cost.seconds(0), len(pending)
+        plain, n = cost.least, len(pending)
         step = self.times.estimate(n) if self.times.known else SHARE * plain
         rate, expected, best, most = self._overall.rate(0), float(n_requests), 0.0, max(rooms.values())
         for depth in range(1, most + 1):

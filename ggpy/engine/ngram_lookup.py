@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ggpy.engine.drafts import Draft, HitRates, StepCost
+from ggpy.engine.drafts import LEAST_SLOPE, Draft, HitRates, StepCost
 
 if TYPE_CHECKING:
     from ggpy.engine.request import Request
@@ -44,6 +44,7 @@ class NGramIndex:
     def __init__(self, least: int, most: int) -> None:
         self.least, self.most = least, most
         self.tokens: list[int] = []
+        self.gram: tuple[int, ...] = ()  # the last `least` tokens
         self._latest: dict[tuple[int, ...], int] = {}  # an n-gram of `least` tokens: where it ended last
         self._before: list[int] = []  # for each length, where the n-gram that ends there ended before; -1: nowhere
 
@@ -51,16 +52,18 @@ class NGramIndex:
         seen, i = self.tokens, len(self.tokens)
         before = -1
         if i >= self.least:  # the n-gram before this token has something that follows it now
-            gram = tuple(seen[i - self.least :])
-            before = self._latest.get(gram, -1)
-            self._latest[gram] = i
+            before = self._latest.get(self.gram, -1)
+            self._latest[self.gram] = i
         self._before.append(before)
         seen.append(token)
+        self.gram = tuple(seen[-self.least :])
 
-    def find(self, text: Sequence[int]) -> Match | None:
-        """The longest match of the last tokens of `text`, the latest of equals."""
+    def find(self, text: Sequence[int], gram: tuple[int, ...]) -> Match | None:
+        """The longest match of the last tokens of `text`, the latest of equals. gram: the last `least` of them."""
+        place = self._latest.get(gram, -1)
+        if place < 0:
+            return None
         seen, end = self.tokens, len(text)
-        place = self._latest.get(tuple(text[end - self.least :]), -1) if end >= self.least else -1
         best: Match | None = None
         for _ in range(CANDIDATES):
             if place < 0:
@@ -91,11 +94,14 @@ class NGramPool:
         for token in (BREAK, *tokens[-POOL // 2 :]):
             self._index.append(token)
 
-    def find(self, text: Sequence[int]) -> tuple[Sequence[int], Match] | None:
-        """The longest match of the last tokens of `text`, and the text that it is in."""
-        found = [(index, index.find(text)) for index in (self._index, self._older)]
-        matches = [(index.tokens, match) for index, match in found if match and index.tokens[match.place] != BREAK]
-        return max(matches, key=lambda one: one[1].n, default=None)
+    def find(self, text: Sequence[int], gram: tuple[int, ...]) -> tuple[Sequence[int], Match] | None:
+        """The longest match as of `NGramIndex.find`, and the text that it is in."""
+        best: tuple[Sequence[int], Match] | None = None
+        for index in (self._index, self._older):
+            match = index.find(text, gram)
+            if match and index.tokens[match.place] != BREAK and (best is None or match.n > best[1].n):
+                best = index.tokens, match
+        return best
 
 
 class NGramLookup:
@@ -122,7 +128,7 @@ class NGramLookup:
                 pool.rates.learn(match.n - least, text[match.place] == token)
             index.append(token)
             if len(index.tokens) >= self._n_prompt:
-                self._found, self._pooled = index.find(index.tokens), pool.find(index.tokens)
+                self._found, self._pooled = index.find(index.tokens, index.gram), pool.find(index.tokens, index.gram)
 
     def draft(self, n_tokens: int) -> Draft:
         """Up to so many tokens that may follow, after whichever match comes true more often."""
@@ -143,6 +149,8 @@ class NGramLookup:
             if token == BREAK:
                 break
             chance *= rates.rate(match.n - least + i)
+            if chance < LEAST_SLOPE:
+                break
             draft.tokens.append(token)
             draft.chances.append(chance)
         return draft

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
-from ggpy.engine.drafts import Drafter, StepCost, StepTimes
+from ggpy.engine.drafts import Draft, Drafter, StepCost, StepTimes
 from ggpy.errors import GGPYError
 
 if TYPE_CHECKING:
@@ -120,21 +120,28 @@ class Speculator:
         self._started = None
         if not batch.requests or not all(request.draftable for request in batch.requests):
             return
-        n_known = sum(map(len, batch.chunks))
-        cost = StepCost(self.times, n_known, self._limits.reach.carried)
+        n_tokens = sum(map(len, batch.chunks))
+        cost = StepCost(self.times, n_tokens, self._limits.reach.carried)
         rooms = [self._room(request, len(chunk)) for request, chunk in batch]
         began = time.perf_counter()
         drafts = self.drafter.draft(batch.requests, rooms, cost)
-        spent = time.perf_counter() - began if self.config.method != "ngram" else 0.0
-        chances = sorted(((chance, i) for i, one in enumerate(drafts) for chance in one.chances), key=lambda c: -c[0])
-        del chances[max(0, self._limits.n_batch - n_known) :]
+        if any(one.tokens for one in drafts):
+            spent = time.perf_counter() - began if self.config.method != "ngram" else 0.0
+            n_tokens += self._add_worth(batch, drafts, cost, spent)
+        self._started = batch.requests, n_tokens, time.perf_counter()
+
+    def _add_worth(self, batch: Batch, drafts: Sequence[Draft], cost: StepCost, spent: float) -> int:
+        """Add as much of the drafts as is worth its time. Returns how many tokens that is."""
+        found = ((chance, i) for i, one in enumerate(drafts) for chance in one.chances)
+        chances = sorted(found, key=lambda c: -c[0])[: max(0, self._limits.n_batch - cost.n_known)]
+        n_worth = cost.worth(len(batch.requests), [chance for chance, _ in chances], spent)
         counts = [0] * len(drafts)
-        for _, i in chances[: cost.worth(len(batch.requests), [chance for chance, _ in chances], spent)]:
+        for _, i in chances[:n_worth]:
             counts[i] += 1
         for request, one, n in zip(batch.requests, drafts, counts, strict=True):
             if n:
                 batch.drafts[request] = one.tokens[:n]
-        self._started = batch.requests, n_known + sum(counts), time.perf_counter()
+        return n_worth
 
     def observe(self, batch: Batch) -> None:
         """Have the drafter look at a batch that was just evaluated."""
