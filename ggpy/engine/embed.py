@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy.engine.cells import in_cells
-from ggpy.errors import GGPYError
+from ggpy.engine.token_ids import check_token_ids
 
 Rows = NDArray[np.float32]
 
@@ -58,19 +58,7 @@ class Embedder:
 
     def check(self, token_ids: Sequence[int], what: str = "The text") -> None:
         """Raise GGPYError for a text that the model cannot take."""
-        n_ctx, n_vocab = self._runtime.n_ctx, self._runtime.n_vocab
-        if not len(token_ids):
-            raise GGPYError(f"{what} is empty; give at least one token.")
-        if len(token_ids) > n_ctx:
-            raise GGPYError(
-                f"{what} has {len(token_ids)} tokens, but the context holds {n_ctx}; shorten it or ask for a larger"
-                " context."
-            )
-        if min(token_ids) < 0 or max(token_ids) >= n_vocab:
-            wrong = next(token for token in token_ids if not 0 <= token < n_vocab)
-            raise GGPYError(
-                f"{what} holds the token id {wrong}, but the model's vocabulary has ids 0 to {n_vocab - 1}."
-            )
+        check_token_ids(token_ids, self._runtime.n_ctx, self._runtime.n_vocab, what)
 
     def steps(self, texts: Sequence[TokenizedText]) -> Iterator[list[int]]:
         """The texts that each step takes, by their places in `texts`, in order; `run` evaluates one."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ggpy.engine.cache import Cache, Checkpoint, Parked, Slot, common_prefix
 from ggpy.engine.request import Request
 from ggpy.engine.scheduler import Batch, Limits, Scheduler
+from ggpy.engine.token_ids import check_token_ids
 from ggpy.errors import GGPYError
 from ggpy.runtime.host_memory import CHECKPOINTS_ALONE, HostMemory
 from ggpy.sampling.masks import computed_meanwhile
@@ -272,7 +273,7 @@ class Engine:
         result = np.empty((n, self.runtime.n_vocab), np.float32)
         for start in range(0, n, n_batch):
             end = min(start + n_batch, n)
-            result[start:end] = self.evaluate([(slot, ids[start:end])], range(end - start), of_prompt=True)
+            result[start:end] = self._evaluate(slot, ids[start:end], range(end - start))
         return result
 
     def last_logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -290,28 +291,17 @@ class Engine:
         for start in range(kept, len(ids), n_batch):
             chunk = ids[start : start + n_batch]
             outputs = (len(chunk) - 1,) if start + len(chunk) == len(ids) else ()
-            logits = self.evaluate([(slot, chunk)], outputs, of_prompt=True)
+            logits = self._evaluate(slot, chunk, outputs)
         return logits[0].copy()
 
-    def evaluate(
-        self, chunks: Sequence[tuple[Slot, list[int]]], outputs: Sequence[int], of_prompt: bool
-    ) -> NDArray[np.float32]:
-        """Evaluate the next tokens of borrowed slots in one step. Returns the logits after those at `outputs`, batch
-        indices: float32 [m, n_vocab], a view valid until the next step."""
-        tokens: list[int] = []
-        slots: list[int] = []
-        positions: list[int] = []
-        for slot, chunk in chunks:
-            start = len(slot.tokens)
-            slot.begin(start, len(chunk))
-            tokens += chunk
-            slots += [slot.index] * len(chunk)
-            positions += range(start, start + len(chunk))
-        n_generated = len(tokens) if self.runtime.by_kind and not of_prompt else 0
-        logits = self.runtime.step(tokens, slots, positions, outputs, n_generated)
-        for slot, chunk in chunks:
-            slot.extend(chunk, of_prompt)
-        self.n_evaluated += len(tokens)
+    def _evaluate(self, slot: Slot, tokens: list[int], outputs: Sequence[int]) -> NDArray[np.float32]:
+        """Evaluate the next tokens of a borrowed slot, as a prompt's. Returns the logits after those at `outputs`:
+        float32 [m, n_vocab], a view valid until the next step."""
+        start, n = len(slot.tokens), len(tokens)
+        slot.begin(start, n)
+        logits = self.runtime.step(tokens, [slot.index] * n, range(start, start + n), outputs)
+        slot.extend(tokens, of_prompt=True)
+        self.n_evaluated += n
         return logits
 
     def drop_in_flight(self) -> None:
@@ -357,16 +347,4 @@ class Engine:
             raise ValueError("a state of another shape") from error
 
     def _check(self, tokens: Sequence[int], what: str) -> None:
-        n_vocab, n_ctx = self.runtime.n_vocab, self.runtime.n_ctx
-        if not len(tokens):
-            raise GGPYError(f"{what} is empty; give at least one token.")
-        if len(tokens) > n_ctx:
-            raise GGPYError(
-                f"{what} has {len(tokens)} tokens, but the context holds {n_ctx}; "
-                "shorten it or ask for a larger context."
-            )
-        wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
-        if wrong is not None:
-            raise GGPYError(
-                f"{what} holds the token id {wrong}, but the model's vocabulary has ids 0 to {n_vocab - 1}."
-            )
+        check_token_ids(tokens, self.runtime.n_ctx, self.runtime.n_vocab, what)

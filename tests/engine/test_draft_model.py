@@ -14,11 +14,10 @@ import pytest
 from ggpy import LLM, GGPYError, SamplingParams
 from ggpy.convert.pipeline import convert
 from ggpy.engine.engine import Engine
-from ggpy.engine.request import Request
 from ggpy.engine.speculative import SpeculativeConfig
 from ggpy.sampling.structured import StructuredOutputsParams
 from tests.support import hf_beams
-from tests.support.doubles import BOS, N_VOCAB, ByteTokenizer, FakeRuntime, FixedTimes, PassingRuntime
+from tests.support.doubles import BOS, N_VOCAB, ByteTokenizer, FakeRuntime, FixedTimes, PassingRuntime, finish
 
 KINDS: dict[str, Any] = {
     "full": FakeRuntime,
@@ -56,17 +55,6 @@ def engine_of(
     return engine
 
 
-def run(engine: Engine, *requests: Request) -> int:
-    """Run requests to their end; how many steps it took."""
-    for request in requests:
-        engine.add(request)
-    steps = 0
-    while not all(request.finished for request in requests):
-        engine.step()
-        steps += 1
-    return steps
-
-
 def params(**given: Any) -> SamplingParams:
     return SamplingParams(**{"temperature": 0, "max_tokens": 60, **given}).resolved()
 
@@ -87,7 +75,7 @@ def params(**given: Any) -> SamplingParams:
 def test_the_text_is_the_same(kind: str, drafting: str, given: dict[str, Any]) -> None:
     engine, plain = engine_of(kind, KINDS[drafting](script=nearly)), engine_of(kind, cost=None)
     found = [one.request(PROMPT, params(**given)) for one in (engine, plain)]
-    steps = [run(one, request) for one, request in zip((engine, plain), found, strict=True)]
+    steps = [finish(one, request) for one, request in zip((engine, plain), found, strict=True)]
     assert found[0].tokens == found[1].tokens
     assert found[0].text == found[1].text
     timings = found[0].timings
@@ -106,7 +94,7 @@ def test_a_grammar_and_other_parameters() -> None:
             engine.request(PROMPT, params(structured_outputs=form, temperature=1, seed=3, max_tokens=130)),
             engine.request(PROMPT, params(logprobs=2, min_tokens=9, stop="e")),
         ]
-        run(engine, *several)
+        finish(engine, *several)
         texts.append([(one.tokens, one.logprobs, one.finish_reason) for one in several])
     assert texts[0] == texts[1]
 
@@ -123,9 +111,9 @@ def test_slots_are_kept_in_step(drafting: str) -> None:
             engine.step()
         engine.logits([BOS, *b"between"])
         engine.logits([BOS, *b"and again"])
-        run(engine, *several[1:])
+        finish(engine, *several[1:])
         following = [engine.request([*one.tokens[:-3], *b" What next?"], params(max_tokens=20)) for one in several]
-        run(engine, *following)
+        finish(engine, *following)
         texts.append([one.tokens for one in (*several, *following)])
     assert texts[0] == texts[1]
 
@@ -134,12 +122,12 @@ def test_the_small_model_reads_each_token_once() -> None:
     draft = FakeRuntime(script=story, n_batch=512)
     engine = engine_of(draft=draft, script=story)
     request = engine.request(PROMPT, params())
-    run(engine, request)
+    finish(engine, request)
     assert request.n_accepted == request.n_drafted > 45
     assert sum(draft.batches) <= len(request.tokens) + 1
     again = engine.request([*request.tokens, *b" and on"], params(max_tokens=30))
     before = sum(draft.batches)
-    run(engine, again)
+    finish(engine, again)
     assert sum(draft.batches) - before < 45
 
 
@@ -147,7 +135,7 @@ def test_long_prompts_are_read_in_steps() -> None:
     draft = FakeRuntime(script=story, n_batch=16)
     engine = engine_of(draft=draft, script=story, n_batch=100)
     request = engine.request([BOS, *b"a" * 150], params())
-    run(engine, request)
+    finish(engine, request)
     assert max(draft.batches) == 16
     assert request.n_accepted > 30
 
@@ -157,7 +145,7 @@ def test_a_context_that_the_small_model_has_not() -> None:
     for cost in (1e-9, None):
         engine = engine_of(draft=FakeRuntime(script=story, n_ctx=64), cost=cost)
         requests = [engine.request(PROMPT, params(max_tokens=100)), engine.request([BOS, *b"b" * 100], params())]
-        run(engine, *requests)
+        finish(engine, *requests)
         texts.append([one.tokens for one in requests])
     assert texts[0] == texts[1]
 
@@ -175,7 +163,7 @@ def test_rows_of_padding(n_rows: int) -> None:
     biased = params(logit_bias={N_VOCAB - 1: -1.0})
     found = [one.request(PROMPT, biased) for one in (engine, plain)]
     for one, request in zip((engine, plain), found, strict=True):
-        run(one, request)
+        finish(one, request)
     assert found[0].tokens == found[1].tokens
     assert found[0].n_accepted > 30
 
@@ -202,7 +190,7 @@ def test_sampled_texts_are_of_the_same_distribution() -> None:
     accepted = drafted = 0
     for seed in range(n):
         request = engine.request([BOS, 0], params(temperature=1, top_k=0, top_p=1, min_p=0, max_tokens=4, seed=seed))
-        run(engine, request)
+        finish(engine, request)
         counts[tuple(request.token_ids[1:3])] += 1
         accepted, drafted = accepted + request.n_accepted, drafted + request.n_drafted
     first = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
@@ -217,7 +205,7 @@ def test_sampled_texts_are_of_the_same_distribution() -> None:
 def test_drafts_that_cost_too_much_are_not_made() -> None:
     engine = engine_of(cost=0.9)
     request = engine.request(PROMPT, params(max_tokens=200))
-    run(engine, request)
+    finish(engine, request)
     assert request.n_drafted <= 2
 
 
@@ -226,13 +214,13 @@ def test_drafts_that_fail_are_tried_now_and_then() -> None:
     engine = engine_of(draft=draft, cost=0.1, n_ctx=4096)
     for _ in range(2):
         request = engine.request(PROMPT, params(max_tokens=1000))
-        run(engine, request)
+        finish(engine, request)
     assert 1 <= request.n_drafted < 12  # a hundredth of the time, for reading what was said meanwhile as well
     assert request.n_accepted == 0
     draft.script = story  # better from now on
     for _ in range(2):
         request = engine.request(PROMPT, params(max_tokens=1000))
-        run(engine, request)
+        finish(engine, request)
     assert request.n_accepted > 800
 
 
@@ -242,7 +230,7 @@ def test_busy_batches_draft_less() -> None:
         assert engine.speculator is not None
         engine.speculator.times = FixedTimes(1e6, slope)
         requests = [engine.request(PROMPT, params(seed=i)) for i in range(8)]
-        run(engine, *requests)
+        finish(engine, *requests)
         assert (sum(request.n_drafted for request in requests) > 100) == busy
 
 

@@ -14,8 +14,8 @@ from ggpy import LLM, GGPYError, SamplingParams
 from ggpy.convert.pipeline import convert
 from ggpy.engine.engine import Engine
 from ggpy.runtime.host_memory import HostMemory
-from tests.engine.test_scheduler import GREEDY, KINDS, finish, tokens
-from tests.support.doubles import ByteTokenizer
+from tests.engine.test_scheduler import GREEDY, KINDS, tokens
+from tests.support.doubles import ByteTokenizer, finish
 from tests.support.families import family_checkpoint
 
 FAMILIES = ["qwen3", "gemma3_text", "qwen3_5_text", "lfm2"]

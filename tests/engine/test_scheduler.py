@@ -12,7 +12,7 @@ from ggpy.engine.request import Request
 from ggpy.engine.scheduler import QueueFull
 from ggpy.errors import GGPYError
 from ggpy.sampling.sampling_params import SamplingParams
-from tests.support.doubles import BOS, ByteTokenizer, FakeRuntime, PassingRuntime
+from tests.support.doubles import BOS, ByteTokenizer, FakeRuntime, PassingRuntime, finish
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8).resolved()
 KINDS: dict[str, Any] = {
@@ -26,13 +26,6 @@ KINDS: dict[str, Any] = {
 
 def engine_of(kind: str = "full", max_waiting: int | None = None, **given: Any) -> Engine:
     return Engine(KINDS[kind](**given), ByteTokenizer(), max_waiting=max_waiting)  # type: ignore[arg-type]
-
-
-def finish(engine: Engine, *requests: Request) -> None:
-    for request in requests:
-        engine.add(request)
-    while not all(request.finished for request in requests):
-        engine.step()
 
 
 def tokens(n: int, seed: int = 0) -> list[int]:

@@ -15,11 +15,10 @@ from ggpy.convert.pipeline import convert
 from ggpy.engine.drafts import Draft, HitRates, StepTimes
 from ggpy.engine.engine import Engine
 from ggpy.engine.ngram_lookup import POOL, NGramLookup, NGramPool, first_rates
-from ggpy.engine.request import Request
 from ggpy.engine.speculative import SpeculativeConfig, speculative_config
 from ggpy.sampling.structured import StructuredOutputsParams
 from tests.support import hf_beams
-from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, FixedTimes, PassingRuntime
+from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, FixedTimes, PassingRuntime, finish
 
 KINDS: dict[str, Any] = {
     "full": FakeRuntime,
@@ -52,17 +51,6 @@ def engine_of(kind: str, slope: float | None = 0.05, every: int = 11, **given: A
     return engine
 
 
-def run(engine: Engine, *requests: Request) -> int:
-    """Run requests to their end; how many steps it took."""
-    for request in requests:
-        engine.add(request)
-    steps = 0
-    while not all(request.finished for request in requests):
-        engine.step()
-        steps += 1
-    return steps
-
-
 def params(**given: Any) -> SamplingParams:
     return SamplingParams(**{"temperature": 0, "max_tokens": 90, **given}).resolved()
 
@@ -85,7 +73,7 @@ def params(**given: Any) -> SamplingParams:
 def test_the_text_is_the_same(kind: str, given: dict[str, Any]) -> None:
     made = [engine_of(kind, slope) for slope in (0.05, None)]
     found = [engine.request([BOS, *TEXT], params(**given)) for engine in made]
-    steps = [run(engine, request) for engine, request in zip(made, found, strict=True)]
+    steps = [finish(engine, request) for engine, request in zip(made, found, strict=True)]
     assert found[0].tokens == found[1].tokens
     assert (found[0].logprobs, found[0].prompt_logprobs) == (found[1].logprobs, found[1].prompt_logprobs)
     assert (found[0].text, found[0].finish_reason, found[0].stop_reason) == (
@@ -107,7 +95,7 @@ def test_tokens_that_a_grammar_forces(kind: str) -> None:
     for slope in (0.05, None):
         engine = engine_of(kind, slope)
         request = engine.request([BOS, *TEXT], params(structured_outputs=form, temperature=1, seed=3, max_tokens=130))
-        run(engine, request)
+        finish(engine, request)
         found.append(request.tokens)
     assert found[0] == found[1]
     assert request.finish_reason == "stop"
@@ -120,9 +108,9 @@ def test_the_next_turn_and_requests_beside(kind: str) -> None:
     for slope in (0.05, None):
         engine = engine_of(kind, slope)
         several = [engine.request([BOS, *TEXT[i:]], params(max_tokens=50, seed=i, temperature=1)) for i in range(4)]
-        run(engine, *several)
+        finish(engine, *several)
         following = [engine.request([*one.tokens[:-3], *b" What next?"], params(max_tokens=20)) for one in several]
-        run(engine, *following)
+        finish(engine, *following)
         texts.append([one.tokens for one in (*several, *following)])
     assert texts[0] == texts[1]
 
@@ -151,7 +139,7 @@ def test_models_of_every_kind_of_state(kind: str, tmp_path: Path) -> None:
 def test_drafts_that_cost_too_much_are_not_made() -> None:
     engine = engine_of("full", slope=1.0)
     request = engine.request([BOS, *TEXT], params())
-    assert run(engine, request) == 90 + len(TEXT) // 16
+    assert finish(engine, request) == 90 + len(TEXT) // 16
     assert request.n_drafted == 0
 
 
@@ -159,7 +147,7 @@ def test_drafts_stop_where_they_do_not_come_true() -> None:
     """Foreseen tokens are counted whether they are drafted or not, so that drafts come back too."""
     engine = engine_of("full", slope=0.3, script=lambda prefix: zlib.crc32(bytes(prefix[1:])) % 5 + 97)
     request = engine.request([BOS, *b"abcabcabcabc"], params(max_tokens=200))
-    run(engine, request)
+    finish(engine, request)
     assert request.n_drafted < 60
     assert request.lookup is not None
     assert request.lookup._own.rate(0) < 0.4
@@ -168,7 +156,7 @@ def test_drafts_stop_where_they_do_not_come_true() -> None:
 def test_a_busy_batch_shares_what_pays() -> None:
     engine = engine_of("full", n_slots=4, n_batch=12, n_ctx=1024)
     requests = [engine.request([BOS, *TEXT], params(max_tokens=60)) for _ in range(4)]
-    run(engine, *requests)
+    finish(engine, *requests)
     runtime: Any = engine.runtime
     assert max(runtime.batches) == 12  # drafts fill a step, and no more
     assert all(request.n_accepted for request in requests)
@@ -191,7 +179,7 @@ def test_an_error_in_a_draft_is_its_requests_own() -> None:
     assert engine.speculator is not None
     engine.speculator.times = FixedTimes(1.0)
     broken, fine = engine.request([BOS, *TEXT], params()), engine.request([ord(" "), *TEXT], params())
-    run(engine, broken, fine)
+    finish(engine, broken, fine)
     assert broken.error is not None
     assert len(broken.tokens) == 105
     assert fine.n_chosen == 90
@@ -234,10 +222,10 @@ def test_a_request_learns_from_those_before() -> None:
     engine = engine_of("full", script=lambda prefix: zlib.crc32(bytes(prefix[-3:])) % 255)
     for n_steps in (60, 30):
         request = engine.request([BOS, *b"once upon"], params(max_tokens=60))
-        assert run(engine, request) <= n_steps
+        assert finish(engine, request) <= n_steps
     plain = engine_of("full", None, script=lambda prefix: zlib.crc32(bytes(prefix[-3:])) % 255)
     again = plain.request([BOS, *b"once upon"], params(max_tokens=60))
-    run(plain, again)
+    finish(plain, again)
     assert again.tokens == request.tokens
 
 

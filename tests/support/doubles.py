@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggpy.engine.drafts import StepTimes
+from ggpy.engine.engine import Engine
+from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.graph.state import Reach
 from ggpy.runtime.host_memory import HostMemory
@@ -236,6 +238,17 @@ class FixedTimes(StepTimes):
 
     def estimate(self, n_tokens: int) -> float:
         return self.first * (1 + self.slope * (n_tokens - 1))
+
+
+def finish(engine: Engine, *requests: Request) -> int:
+    """Run requests to their end; how many steps it took."""
+    for request in requests:
+        engine.add(request)
+    steps = 0
+    while not all(request.finished for request in requests):
+        engine.step()
+        steps += 1
+    return steps
 
 
 class ByteTokenizer:
