@@ -111,9 +111,9 @@ class Scheduler:
         return slot
 
     def n_cells(self, request: Request) -> int:
-        """The tokens that a request is given cells for, before or after it begins."""
+        """The tokens that a request is given cells for, before or after it begins: the last one needs none."""
         n, most = len(request.tokens), request.params.max_tokens
-        return min(self.limits.n_ctx, max(n, len(request.prompt) + most) if most is not None else n + GROWTH)
+        return min(self.limits.n_ctx, max(n, len(request.prompt) + most - 1) if most is not None else n + GROWTH)
 
     def _grow(self, request: Request) -> None:
         """Give a running request cells for its pending tokens, and some more."""
