@@ -39,7 +39,8 @@ class DraftModel(ModelDrafter):
         self.runtime = runtime
         self.cache = Cache(runtime)
         self._ways: dict[Slot, Checkpoint] = {}  # back to where a draft began, where state is carried
-        self._held: dict[Slot, tuple[Request, int]] = {}  # the tokens of a request that a slot is known to hold
+        # The request of which a slot is known to hold tokens, how many of it were dropped then, and how many it holds.
+        self._held: dict[Slot, tuple[Request, int, int]] = {}
 
     def observe(self, batch: Batch) -> None:
         """See `drafts.Drafter`."""
@@ -54,8 +55,8 @@ class DraftModel(ModelDrafter):
     def _prepare(self, request: Request) -> list[int]:
         """Cut a request's slot back to what it holds of the request's tokens, and return those that it does not."""
         slot, tokens = self._slot(request), request.tokens
-        owner, n = self._held.get(slot, (None, 0))
-        if owner is not request or n > len(tokens):  # of which some were dropped since
+        owner, n_dropped, n = self._held.get(slot, (None, 0, 0))
+        if owner is not request or n_dropped != request.n_dropped:
             n = slot.common_prefix(tokens)
             source = max(self.cache.slots, key=lambda other: other.common_prefix(tokens))
             of_source = self.cache.reusable(source, min(source.common_prefix(tokens), len(tokens) - 1))
@@ -70,7 +71,7 @@ class DraftModel(ModelDrafter):
             self.cache.go_back(slot, way)
         else:
             self.cache.rewind(slot, found)
-        self._held[slot] = request, len(slot.tokens)
+        self._held[slot] = request, request.n_dropped, len(slot.tokens)
         return tokens[len(slot.tokens) :]
 
     def _read(self, pending: dict[Request, list[int]]) -> tuple[list[Request], NDArray[np.float32]]:
@@ -86,8 +87,8 @@ class DraftModel(ModelDrafter):
                 read.append(request)
         logits = self._step(chunks, len(read))
         for slot, chunk in chunks:
-            owner, n = self._held[slot]
-            self._held[slot] = owner, n + len(chunk)
+            owner, n_dropped, n = self._held[slot]
+            self._held[slot] = owner, n_dropped, n + len(chunk)
         if self.cache.reach.carried:
             self._ways.update((slot, self.cache.way_back(slot)) for slot, _ in chunks)
         return read, logits

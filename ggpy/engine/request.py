@@ -70,6 +70,7 @@ class Request:
         self.token_ids: list[int] = []  # the chosen tokens, an end token included
         self.n_prompt = len(prompt)  # of `tokens`, how many at the start are evaluated as a prompt's
         self.shifts = False  # goes on where the context is full: see `ggpy.engine.context_shift`
+        self.n_dropped = 0  # tokens that `drop` took
         self.priority = 0  # the lower number first
         self.arrival: int | None = None  # the order in which requests came
         self.error: GGPYError | None = None  # why it ended as "error"
@@ -245,6 +246,7 @@ class Request:
     def drop(self, first: int, n: int) -> None:
         """Take n tokens out of the context; what is left is a prompt to be evaluated, but for its last token."""
         del self.tokens[first : first + n]
+        self.n_dropped += n
         self.n_prompt, self.stops, self.lookup = len(self.tokens) - 1, [first], None
 
     def finish(self, reason: str, stop_reason: str | int | None = None) -> None:

@@ -11,7 +11,7 @@ from ggpy.engine.context_shift import ContextShift
 from ggpy.engine.engine import Engine
 from ggpy.engine.speculative import SpeculativeConfig
 from ggpy.sampling.sampling_params import SamplingParams
-from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, PassingRuntime
+from tests.support.doubles import BOS, EOS, ByteTokenizer, FakeRuntime, FixedTimes, PassingRuntime
 
 KINDS: dict[str, Any] = {
     "full": FakeRuntime,
@@ -83,6 +83,26 @@ def test_drafts_change_nothing(kind: str) -> None:
     plain = answer(kind, FIRST + REST, 150, N_CTX, context_shift=ContextShift())
     drafted = answer(kind, FIRST + REST, 150, N_CTX, context_shift=ContextShift(), speculative=SpeculativeConfig())
     assert drafted.token_ids == plain.token_ids
+
+
+def test_a_draft_model_follows() -> None:
+    """It reads what is kept, also where it had rested: as its logits are those of its whole text, all drafts count."""
+    prompt = FIRST + REST[:12]
+    plain = answer("full", prompt, 150, N_CTX, context_shift=ContextShift())
+    engine = Engine(
+        FakeRuntime(n_ctx=N_CTX), ByteTokenizer(), context_shift=ContextShift(),  # type: ignore[arg-type]
+        speculative=SpeculativeConfig("draft_model", 4, model="small"), draft=FakeRuntime(n_ctx=N_CTX, n_batch=64),
+    )  # fmt: skip
+    assert engine.speculator is not None
+    engine.speculator.times = FixedTimes(1e6)
+    request = engine.request(prompt, params(150))
+    engine.add(request)
+    while not request.finished:
+        rests = 5 < request.n_chosen < 50  # its slot holds 28 tokens then; the first shift leaves 38
+        engine.speculator.drafter.times = FixedTimes(1e9 if rests else 1.0)  # type: ignore[attr-defined]
+        engine.step()
+    assert request.token_ids == plain.token_ids
+    assert request.n_accepted == request.n_drafted > 70
 
 
 def test_without_it_answers_end() -> None:
