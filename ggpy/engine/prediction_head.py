@@ -2,8 +2,9 @@
 
 The head reads each token's hidden row together with the token after it, so that rows wait here until that is chosen;
 from its own row it goes on for as long as that pays. It needs no slots of its own: its cells lie beside the model's.
-Where a text goes on differently from what a slot held, one cell of it is of the token before; drafts, which are all
-that depends on it, are hardly the worse for it.
+Where a text goes on differently from what a slot held, one cell of it is of the token before, and a conversation that
+comes back from host memory or a file comes without the head's cells: drafts, which are all that depends on them, are
+the worse for it.
 """
 
 from __future__ import annotations

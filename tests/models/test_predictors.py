@@ -67,7 +67,8 @@ def test_files_are_as_other_readers_have_them(path: Path) -> None:
 
 
 def test_texts_are_the_same(path: Path) -> None:
-    """Alone and together, long prompts and short ones, the next turn; with drafts that fail and some that do not."""
+    """Alone and together, long prompts and short ones, the next turn, also of a conversation that comes from host
+    memory; with drafts that fail and some that do not."""
     few = dict.fromkeys((5, 9, 17), 1e4)  # tokens to choose from, so that some are foreseen
     options = {"max_tokens": 40, "logit_bias": few, "min_p": 0.0, "top_p": 1.0}
     several = [SamplingParams(seed=i, temperature=25.0 * i, **options) for i in range(4)]
@@ -81,6 +82,15 @@ def test_texts_are_the_same(path: Path) -> None:
             outputs = llm.generate(prompt_token_ids=prompts, sampling_params=several)
             talk = [*prompts[3], *outputs[3].outputs[0].token_ids, 4, 5]
             outputs += llm.generate(prompt_token_ids=talk[:120] + talk[130:], sampling_params=several[1])
+            for i in (10, 40, 70):  # whose slots others take: the first comes back without the head's cells
+                outputs += llm.generate(
+                    prompt_token_ids=[*cases.TOKENS[i:], *cases.TOKENS[:i]], sampling_params=several[2]
+                )
+            first = outputs[-3]
+            talk = [*first.prompt_token_ids, *first.outputs[0].token_ids, 4, 5]
+            assert llm.engine.cache.parked
+            outputs += llm.generate(prompt_token_ids=talk, sampling_params=several[3])
+            assert outputs[-1].outputs[0].timings.n_reused > 96
             found.append([output.outputs[0].token_ids for output in outputs])
             timings = [output.outputs[0].timings for output in outputs]
             if method:
