@@ -114,8 +114,8 @@ def programmed(case: Case, file: GGUFFile) -> tuple[Graph, Value, Program]:
 
 
 def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> None:
-    """Run a case in steps of so many tokens of one sequence, then twice a token of it beside one of another, against
-    the whole at once in numpy. A cache of halves, and prompts of more than eight tokens in halves, leave few digits."""
+    """Run a case in steps of so many tokens of one sequence, then twice a token of it beside one of another, and the
+    last again where its state is put back in the other's place, against the whole at once in numpy. A cache of halves, and prompts of more than eight tokens in halves, leave few digits."""
     write_tensors(path, {**SHAPES, **case.shapes}, case.types)
     n = sum(steps) + 2
     tokens = np.random.default_rng(0).integers(0, N_VOCAB, n)
@@ -145,6 +145,12 @@ def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> Non
         for other in range(2):
             assert step([at, other], [1, 0]) < 2e-3
             at += 1
+        kept = executor.save(1, n)
+        executor.load(0, iter(kept), n - 1, n)
+        assert step([n - 1], [0]) < 2e-3
+        if kept:
+            with pytest.raises(ValueError, match="another context"):
+                executor.load(0, iter([*kept[:-1], kept[-1][1:]]), n, n)
         executor.close()
 
 
