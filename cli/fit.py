@@ -180,7 +180,7 @@ class Answer:
     def _with_layers(self) -> Iterator[tuple[int, MemoryUse]]:
         """Each device's use, with how many layers it runs, or has rows of."""
         layers = [stage.n_layers for stage in self.stages for _ in range(max(1, len(stage.gpus)))]
-        return zip(layers, self.uses, strict=True)
+        return zip([0] * (len(self.uses) - len(layers)) + layers, self.uses, strict=True)
 
     def lines(self) -> Iterator[str]:
         from ggpy.cli.terminal import one_line
@@ -220,6 +220,7 @@ class Answer:
                 yield self._state_line(state)
             if self.in_file:
                 yield f"embeddings: {size_text(self.in_file)} stay in the file, rows are read as tokens occur"
+        if self.uses[0].device == "cpu":
             yield (
                 f"earlier turns: up to {size_text(self.kept.checkpoints)} of checkpoints, "
                 f"{size_text(self.kept.parked)} of conversations whose place another takes (--cache-ram)"

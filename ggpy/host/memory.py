@@ -110,16 +110,18 @@ def choose_context(
 
 
 def _too_much(uses: Sequence[MemoryUse], kv_memory: KVMemory | None) -> str:
-    """The figures by which a model does not fit, as the end of a sentence."""
+    """The figures by which a model does not fit, as the end of a sentence: those of devices that have too little."""
+    uses = [use for use in uses if use.total > usable(use.free)] or uses
     state, weights, working, kept, free = (
         size_text(sum(getattr(use, name) for use in uses)) for name in ("state", "weights", "working", "kept", "free")
     )
     needs = f"needs {state} for keys, values and other state, {weights} for the weights and {working} to work in"
     if any(use.kept for use in uses):
-        needs += f", beside {kept} for earlier turns (--cache-ram)"
+        turns = f"{kept} for earlier turns (--cache-ram)"
+        needs = f"{needs}, beside {turns}" if any(use.weights for use in uses) else f"needs {turns}"
     if kv_memory is None or not within(uses):
         return f"{needs}, but {free} of memory are free"
-    allowed = kv_memory if isinstance(kv_memory, int) else sum(use.allowed(kv_memory) for use in uses)
+    allowed = kv_memory if isinstance(kv_memory, int) else sum(use.allowed(kv_memory) for use in uses if use.state)
     return f"needs {state} for keys, values and other state, but --kv-memory allows {size_text(allowed)}"
 
 

@@ -122,6 +122,8 @@ def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = family_checkpoint(tmp_path, "llama", num_hidden_layers=4)
     two = figures("-m", folder, "--device", "cuda", "-ngl", 2)["devices"]
     assert [(use["device"], use["layers"], use["free"]) for use in two] == [("cpu", 2, GIB), ("cuda:0", 2, 4 * GIB)]
+    kept = figures("-m", folder, "--device", "cuda", "--cache-ram", "1M")["devices"]
+    assert [(use["device"], use["layers"], use["earlier"]) for use in kept] == [("cpu", 0, 1 << 20), ("cuda:0", 4, 0)]
     shared = figures("-m", folder, "--device", "cuda:0,1", "-sm", "row")["devices"]
     assert [(use["device"], use["layers"]) for use in shared] == [("cuda:0", 4), ("cuda:1", 4)]
     assert shared[0]["state"] == shared[1]["state"]

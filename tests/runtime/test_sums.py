@@ -16,6 +16,7 @@ import pytest
 from ggpy.convert.pipeline import convert
 from ggpy.cpu.executor import CpuExecutor
 from ggpy.cpu.memory import Memory
+from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.runtime.host_memory import CHECKPOINTS
 from ggpy.runtime.placement import Placement
@@ -154,6 +155,20 @@ def test_checkpoints_and_parked_conversations_are_counted(tmp_path: Path, kind: 
         assert shared.state < use.state
         short = placement.sums.host_memory(placement.n_layer, 4096, batch, 8 * checkpoint, "cpu")
         assert short.checkpoints == 2 * checkpoint  # a quarter of what is free
+
+
+def test_conversations_kept_for_a_gpu_are_counted(model: Callable[[str], Path], gpus: Any) -> None:
+    gpus(1 << 40)
+    with GGUFFile(model("llama")) as file:
+        for cache_ram, kept in ((None, []), (0, []), (1 << 20, [("cpu", 1 << 20)])):
+            placement = Placement(file, "cuda", n_slots=2, engine=True, cache_ram=cache_ram)
+            stages, batch = placement.place(512)
+            uses = placement.uses(stages, 512, batch)
+            assert [(use.device, use.total) for use in uses if use.device == "cpu"] == kept
+            assert placement.host_memory(stages, 512, batch).parked == (cache_ram or 0)
+            assert placement.context(512, lambda note: None) == 512
+        with pytest.raises(GGPYError, match=r"tokens needs 1024.00 TiB for earlier turns \(--cache-ram\), but .* GiB"):
+            Placement(file, "cuda", engine=True, cache_ram=1 << 50).context(512, lambda note: None)
 
 
 def test_an_encoder_is_counted_with_whole_sequences(model: Callable[[str], Path]) -> None:
