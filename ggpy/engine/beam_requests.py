@@ -76,8 +76,8 @@ class BeamSearchRequest:
         total = engine.cache.cells.total
         if 0 < total < self.n_cells:
             raise GGPYError(
-                f"{params.beam_width} beams of {len(prompt) + self.search.max_tokens} tokens need a cache of {self.n_cells} "
-                f"tokens, but it has {total}; take fewer beams or a smaller max_tokens, or more memory (kv_memory)."
+                f"{params.beam_width} beams of {len(prompt) + self.search.max_tokens} tokens need a cache of "
+                f"{self.n_cells} tokens, but it has {total}; take fewer beams or a smaller max_tokens, or more memory (kv_memory)."
             )
 
     @property

@@ -219,8 +219,8 @@ class Placement:
         kv_cells: int | None = None,
     ) -> list[MemoryUse]:
         """The memory that stages take, with what `place` gave for that context: one entry a stage, or a GPU of those
-        that share rows; before them the CPU's, where it only keeps conversations for a GPU. free: bytes of the machine's memory; measured where it is not given. kv_cells: what the
-        function of that name gave."""
+        that share rows; before them the CPU's, where it only keeps conversations for a GPU. free: bytes of the
+        machine's memory; measured where it is not given. kv_cells: what the function of that name gave."""
         found, last = [], stages[-1].device
         free = available_memory() if free is None else free
         if stages[0].on_gpu and (kept := self.sums.on_cpu(0, n_ctx, n_batch, free, last)).total:

@@ -115,7 +115,8 @@ def programmed(case: Case, file: GGUFFile) -> tuple[Graph, Value, Program]:
 
 def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> None:
     """Run a case in steps of so many tokens of one sequence, then twice a token of it beside one of another, and the
-    last again where its state is put back in the other's place, against the whole at once in numpy. A cache of halves, and prompts of more than eight tokens in halves, leave few digits."""
+    last again where its state is put back in the other's place, against the whole at once in numpy. A cache of
+    halves, and prompts of more than eight tokens in halves, leave few digits."""
     write_tensors(path, {**SHAPES, **case.shapes}, case.types)
     n = sum(steps) + 2
     tokens = np.random.default_rng(0).integers(0, N_VOCAB, n)
