@@ -77,7 +77,8 @@ class BeamSearchRequest:
         if 0 < total < self.n_cells:
             raise GGPYError(
                 f"{params.beam_width} beams of {len(prompt) + self.search.max_tokens} tokens need a cache of "
-                f"{self.n_cells} tokens, but it has {total}; take fewer beams or a smaller max_tokens, or more memory (kv_memory)."
+                f"{self.n_cells} tokens, but it has {total}; take fewer beams or a smaller max_tokens, or "
+                "more memory (kv_memory)."
             )
 
     @property
