@@ -35,7 +35,7 @@ TEXT = (
     "the river runs through a city of old stone and new glass where people read write trade and sing until late in the"
     " evening while boats carry bread salt wine letters and news from one bank to the other under seven bridges"
 )
-POST = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n"
+POST = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Connection:
 
     def send(self, path: str, body: Any = None) -> None:
         data = b"" if body is None else json.dumps(body).encode()
-        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
         self.writer.write(head.encode() + data)
 
     async def status(self) -> int:
@@ -222,6 +222,8 @@ async def through_server(port: int, asked: list[Question], options: argparse.Nam
     seeds = random.Random(seed)
     each = [random.Random(seeds.random()) for _ in range(options.clients)]
     await asyncio.gather(*(client(port, asked, counts, rng, end, calm=False) for rng in each))
+    if counts.failed or counts.wrong or not counts.whole:
+        raise SystemExit(f"{counts.whole} answers, of which {counts.wrong} are wrong; failed: {dict(counts.failed)}")
     return counts.n_tokens
 
 
