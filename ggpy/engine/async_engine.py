@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ class AsyncEngine:
         self._lock = lock or threading.RLock()
         self._work = threading.Condition(threading.Lock())
         self._orders: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._news: dict[Request, Callable[[], None]] = {}  # how those who wait for a request are told
+        self._news: dict[Request, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}  # of those who wait for one
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -42,13 +42,9 @@ class AsyncEngine:
         aborts it. Raises the error of a request that fails, or that is not admitted."""
         news, loop = asyncio.Event(), asyncio.get_running_loop()
 
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # of a loop that was closed: nobody waits there any more
-                loop.call_soon_threadsafe(news.set)
-
         def add() -> None:
             self.engine.add(request)
-            self._news[request] = tell
+            self._news[request] = loop, news
 
         try:
             await asyncio.wrap_future(self._order(add))
@@ -93,7 +89,7 @@ class AsyncEngine:
 
         def abort() -> None:
             self.engine.abort(request)
-            self._tell(request)
+            self._tell((request,))
 
         if not self._closed:
             self._order(abort)
@@ -119,10 +115,16 @@ class AsyncEngine:
             self._work.notify_all()
         return done
 
-    def _tell(self, request: Request) -> None:
-        tell = self._news.get(request)
-        if tell is not None:
-            tell()
+    def _tell(self, requests: Iterable[Request]) -> None:
+        """Tell those who wait for requests, all of a loop at once: it is woken by a byte through a socket, which takes
+        longer than all else that a token costs here."""
+        waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        for request in requests:
+            if (found := self._news.get(request)) is not None:
+                waiting.setdefault(found[0], []).append(found[1])
+        for loop, news in waiting.items():
+            with contextlib.suppress(RuntimeError):  # of a loop that was closed: nobody waits there any more
+                loop.call_soon_threadsafe(_set_all, news)
 
     def _run(self) -> None:
         while True:
@@ -148,15 +150,20 @@ class AsyncEngine:
                     known = error if isinstance(error, GGPYError) else GGPYError(f"The runtime failed: {error}")
                     self._end_all("error", known)
                     advanced = []
-            for request in advanced:
-                self._tell(request)
+            self._tell(advanced)
 
     def _end_all(self, reason: str, error: GGPYError | None) -> None:
         """End all requests, and tell those who wait for them."""
         if self.engine.beams is not None:
             self.engine.beams.end_all(error or GGPYError("The engine was closed; open the model again."))
-        for request in [*self.engine.scheduler.running, *self.engine.scheduler.waiting]:
+        ended = [*self.engine.scheduler.running, *self.engine.scheduler.waiting]
+        for request in ended:
             request.error = error
             request.finish(reason)
             self.engine.abort(request)
-            self._tell(request)
+        self._tell(ended)
+
+
+def _set_all(events: list[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
