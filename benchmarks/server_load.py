@@ -92,7 +92,8 @@ class Connection:
 
     def send(self, path: str, body: Any = None) -> None:
         data = b"" if body is None else json.dumps(body).encode()
-        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
+        method = "GET" if body is None else "POST"
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
         self.writer.write(head.encode() + data)
 
     async def status(self) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -13,10 +10,10 @@ from starlette.routing import Route
 
 from ggpy.protocol.anthropic import parse_count, parse_messages
 from ggpy.protocol.anthropic_responses import MessageEvents, error_body, message
-from ggpy.protocol.generation import Event, Started
-from ggpy.protocol.replies import replies
-from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
+from ggpy.protocol.generation import Event
+from ggpy.server.http import JsonResponse, answering, read_json
 from ggpy.server.service import Service
+from ggpy.server.streams import Writer, model_and_replies, named_line, respond
 
 
 def routes(service: Service) -> list[Route]:
@@ -25,11 +22,8 @@ def routes(service: Service) -> list[Route]:
     @answering(error_body)
     async def messages(request: Request) -> Response:
         asked = parse_messages(await read_json(request))
-        events = service.answer(asked)
-        if asked.stream:
-            first = await while_connected(request, anext(events))
-            return Stream(_sent(first, events), "text/event-stream")
-        return JsonResponse(await while_connected(request, _whole(events)))
+        writer = Writer(_whole, MessageEvents().events, lambda error: [error_body(error)], named_line)
+        return await respond(request, service.answer(asked), writer, asked.stream)
 
     @answering(error_body)
     async def count_tokens(request: Request) -> Response:
@@ -46,26 +40,6 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-async def _whole(events: AsyncGenerator[Event, None]) -> dict[str, Any]:
-    async with aclosing(events):
-        found = [event async for event in events]
-    model = next(event.model for event in found if isinstance(event, Started))
-    return message(model, replies(found)[0])
-
-
-async def _sent(first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    stream = MessageEvents()
-    async with aclosing(events):
-        for event in stream.events(first):
-            yield _line(event)
-        try:
-            async for one in events:
-                for event in stream.events(one):
-                    yield _line(event)
-        except Exception as error:
-            yield _line(error_body(known_error(error)))
-
-
-def _line(event: dict[str, Any]) -> bytes:
-    body = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return b"event: " + event["type"].encode() + b"\ndata: " + body + b"\n\n"
+def _whole(events: list[Event]) -> dict[str, Any]:
+    model, (reply,) = model_and_replies(events)
+    return message(model, reply)

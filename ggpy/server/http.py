@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive
 
 from ggpy.errors import GGPYError, shown
 from ggpy.protocol.errors import RequestError
@@ -39,7 +38,11 @@ class JsonResponse(JSONResponse):
     """A value as JSON. What no UTF-8 can hold, as half a pair of surrogates from a request, becomes a question mark."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        return json_bytes(content)
+
+
+def json_bytes(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 async def read_json(request: Request) -> Any:
@@ -84,7 +87,7 @@ def answering(error_body: ErrorBody) -> Callable[[Endpoint], Endpoint]:
                 return await endpoint(request)
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody reads it
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 known = known_error(error)
                 return JsonResponse(error_body(known), known.status, _HEADERS.get(known.status))
 
@@ -93,8 +96,15 @@ def answering(error_body: ErrorBody) -> Callable[[Endpoint], Endpoint]:
     return decorate
 
 
-def known_error(error: Exception) -> RequestError:
+def draining_ended() -> RequestError:
+    """The error for answers that are still on their way when the server's time to end is over."""
+    return RequestError("The server ends, and does not wait for this answer any longer; ask again.", status=503)
+
+
+def known_error(error: BaseException) -> RequestError:
     """The error that a client is told; what nobody foresaw is logged."""
+    if isinstance(error, asyncio.CancelledError):  # uvicorn cancels what runs once the time to drain is over
+        return draining_ended()
     if isinstance(error, RequestError):
         return error
     if isinstance(error, GGPYError):
@@ -106,43 +116,18 @@ def known_error(error: Exception) -> RequestError:
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await a coroutine, and cancel it when the client goes. Raises ClientDisconnect."""
     working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request.receive))
+    leaving = asyncio.ensure_future(gone(request.receive))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return await working
     finally:
-        await ended(working, gone)
+        await ended(working, leaving)
 
 
-class Stream(Response):
-    """A body that is sent as it comes. Its maker is closed when the client goes."""
-
-    def __init__(self, pieces: AsyncGenerator[bytes, None], media_type: str) -> None:
-        self.status_code, self.media_type, self.background = 200, media_type, None
-        self._pieces = pieces
-        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send(send))
-        gone = asyncio.ensure_future(_gone(receive))
-        try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                await sending
-        finally:
-            await ended(sending, gone)
-
-    async def _send(self, send: Send) -> None:
-        async with aclosing(self._pieces):
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for piece in self._pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> None:
+    """Wait until the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -15,7 +12,7 @@ import ggpy
 from ggpy.protocol import openai
 from ggpy.protocol.body import read
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import ChatRequest, CompletionRequest, Event, Started
+from ggpy.protocol.generation import ChatRequest, CompletionRequest, Event
 from ggpy.protocol.llama_server import (
     CompletionEvents,
     DetokenizeBody,
@@ -27,10 +24,10 @@ from ggpy.protocol.llama_server import (
     infill_body,
     infill_request,
 )
-from ggpy.protocol.replies import replies
-from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
+from ggpy.server.http import JsonResponse, answering, read_json
 from ggpy.server.models import LoadedModel
 from ggpy.server.service import Service
+from ggpy.server.streams import Writer, model_and_replies, respond
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
@@ -46,11 +43,8 @@ def routes(service: Service) -> list[Route]:
     """The routes, over a service."""
 
     async def answered(request: Request, asked: CompletionRequest) -> Response:
-        events = service.answer(asked)
-        if asked.stream:
-            first = await while_connected(request, anext(events))
-            return Stream(_sent(first, events), "text/event-stream")
-        return JsonResponse(await while_connected(request, _whole(events)))
+        writer = Writer(_whole, CompletionEvents().bodies, lambda error: [error_body(error)])
+        return await respond(request, service.answer(asked), writer, asked.stream)
 
     @answering(error_body)
     async def completion(request: Request) -> Response:
@@ -111,27 +105,9 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-async def _whole(events: AsyncGenerator[Event, None]) -> Json:
-    async with aclosing(events):
-        found = [event async for event in events]
-    model = next(event.model for event in found if isinstance(event, Started))
-    return completion_body(model, replies(found)[0])
-
-
-async def _sent(first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    stream = CompletionEvents()
-    async with aclosing(events):
-        list(stream.bodies(first))
-        try:
-            async for event in events:
-                for body in stream.bodies(event):
-                    yield _line(body)
-        except Exception as error:
-            yield _line(error_body(known_error(error)))
-
-
-def _line(body: Json) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+def _whole(events: list[Event]) -> Json:
+    model, (reply,) = model_and_replies(events)
+    return completion_body(model, reply)
 
 
 def _tokens(llm: LLM, body: TokenizeBody) -> list[Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -14,12 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import ggpy
-from ggpy.protocol.generation import EmbeddingsRequest, Event
+from ggpy.protocol.errors import RequestError
+from ggpy.protocol.generation import EmbeddingsRequest
 from ggpy.protocol.ollama import Asked, parse_chat, parse_embed, parse_embeddings, parse_generate, parse_show
 from ggpy.protocol.ollama_responses import Lines, error_body, nothing_asked
-from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
+from ggpy.server.http import JsonResponse, answering, read_json, while_connected
 from ggpy.server.models import LoadedModel
 from ggpy.server.service import Service
+from ggpy.server.streams import Writer, json_line, respond
 
 Json = dict[str, Any]
 
@@ -33,12 +33,15 @@ def routes(service: Service) -> list[Route]:
             asked = parse(await read_json(request))
             if asked.request is None:
                 return JsonResponse(await _load(service, asked, chat))
-            events = service.answer(asked.request, asked.keep_alive)
             lines = Lines(chat)
-            if asked.stream:
-                first = await while_connected(request, anext(events))
-                return Stream(_sent(lines, first, events), "application/x-ndjson")
-            return JsonResponse(await while_connected(request, _whole(lines, events)))
+            writer = Writer(
+                lines.whole,
+                lines.lines,
+                lambda error: [error_body(error)],
+                json_line,
+                media_type="application/x-ndjson",
+            )
+            return await respond(request, service.answer(asked.request, asked.keep_alive), writer, asked.stream)
 
         return write
 
@@ -110,24 +113,8 @@ async def _load(service: Service, asked: Asked, chat: bool) -> Json:
         return nothing_asked(name, chat, unloaded=False)
 
 
-async def _whole(lines: Lines, events: AsyncGenerator[Event, None]) -> Json:
-    async with aclosing(events):
-        return lines.whole([event async for event in events])
-
-
-async def _sent(lines: Lines, first: Event, events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        list(lines.lines(first))
-        try:
-            async for event in events:
-                for line in lines.lines(event):
-                    yield _encoded(line)
-        except Exception as error:
-            yield _encoded(error_body(known_error(error)))
-
-
-def _encoded(line: Json) -> bytes:
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+def _failed(error: RequestError) -> list[Json]:
+    return [error_body(error)]
 
 
 def _tag(name: str, model: LoadedModel | None) -> Json:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -21,14 +18,13 @@ from ggpy.protocol.generation import (
     Event,
     Finished,
     RerankRequest,
-    Started,
     total_usage,
 )
 from ggpy.protocol.openai_responses import ChatChunks, ChunkStream, CompletionChunks, error_body
-from ggpy.protocol.replies import replies
 from ggpy.sampling.sampling_params import SamplingParams
-from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
+from ggpy.server.http import JsonResponse, answering, read_json, while_connected
 from ggpy.server.service import Service
+from ggpy.server.streams import Writer, data_line, model_and_replies, respond
 
 
 def routes(service: Service) -> list[Route]:
@@ -38,11 +34,7 @@ def routes(service: Service) -> list[Route]:
     async def generate(request: Request) -> Response:
         asked = openai.parse(request.method, request.url.path, await read_json(request))
         assert isinstance(asked, ChatRequest | CompletionRequest)
-        events = service.answer(asked)
-        if asked.stream:
-            first = await while_connected(request, anext(events))
-            return Stream(_sent(asked, first, events), "text/event-stream")
-        return JsonResponse(await while_connected(request, _whole(asked, events)))
+        return await respond(request, service.answer(asked), _writer(asked), asked.stream)
 
     @answering(error_body)
     async def embed(request: Request) -> Response:
@@ -103,34 +95,16 @@ def _model(service: Service, name: str) -> dict[str, Any]:
     return {**body, "created": found.created, "status": {"value": "loaded"}, "meta": meta}
 
 
-async def _whole(asked: ChatRequest | CompletionRequest, events: AsyncGenerator[Event, None]) -> dict[str, Any]:
-    async with aclosing(events):
-        found = [event async for event in events]
-    model = next(event.model for event in found if isinstance(event, Started))
-    usage = total_usage((event for event in found if isinstance(event, Finished)), asked.params.n)
-    body = openai_responses.chat_completion if isinstance(asked, ChatRequest) else openai_responses.completion
-    return body(model, replies(found), usage)
+def _writer(asked: ChatRequest | CompletionRequest) -> Writer:
+    chat, n = isinstance(asked, ChatRequest), asked.params.n
+    stream: ChunkStream = (ChatChunks if chat else CompletionChunks)(asked.include_usage, n)
+    body = openai_responses.chat_completion if chat else openai_responses.completion
 
+    def whole(events: list[Event]) -> dict[str, Any]:
+        usage = total_usage((event for event in events if isinstance(event, Finished)), n)
+        return body(*model_and_replies(events), usage)
 
-async def _sent(
-    asked: ChatRequest | CompletionRequest, first: Event, events: AsyncGenerator[Event, None]
-) -> AsyncGenerator[bytes, None]:
-    """Server-sent events. An error after the first is one of them, as the status is sent already."""
-    kind = ChatChunks if isinstance(asked, ChatRequest) else CompletionChunks
-    stream: ChunkStream = kind(asked.include_usage, asked.params.n)
-    async with aclosing(events):
-        list(stream.chunks(first))
-        try:
-            async for event in events:
-                for chunk in stream.chunks(event):
-                    yield _line(chunk)
-        except Exception as error:
-            yield _line(error_body(known_error(error)))
-            return
-    for chunk in stream.last():
-        yield _line(chunk)
-    yield b"data: [DONE]\n\n"
+    def last() -> bytes:
+        return b"".join(map(data_line, stream.last())) + b"data: [DONE]\n\n"
 
-
-def _line(chunk: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    return Writer(whole, stream.chunks, lambda error: [error_body(error)], last=last)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +12,13 @@ from starlette.routing import Route
 
 from ggpy.errors import quoted
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import ChatRequest, Event
+from ggpy.protocol.generation import ChatRequest, Event, Finished
 from ggpy.protocol.openai_responses import error_body
 from ggpy.protocol.responses_bodies import PATH, ResponsesRequest, parse
 from ggpy.protocol.responses_events import ResponseStream
-from ggpy.server.http import JsonResponse, Stream, answering, known_error, read_json, while_connected
+from ggpy.server.http import JsonResponse, answering, read_json
 from ggpy.server.service import Service
+from ggpy.server.streams import Writer, named_line, respond
 
 MOST_KEPT = 1024  # responses
 MOST_CHARACTERS = 64 << 20  # of their conversations
@@ -72,14 +70,8 @@ def routes(service: Service) -> list[Route]:
         conversation = list(asked.chat.messages)
         if asked.previous is not None:
             conversation = [*kept.get(asked.previous, "previous_response_id").messages, *conversation]
-        stream = ResponseStream(asked.shown)
-        events = service.answer(_chat(asked, conversation))
-        if asked.chat.stream:
-            first = await while_connected(request, anext(events))
-            return Stream(_sent(asked, conversation, stream, first, events, kept), "text/event-stream")
-        await while_connected(request, _taken(stream, events))
-        _keep(asked, conversation, stream, kept)
-        return JsonResponse(stream.body)
+        writer = _writer(asked, conversation, kept)
+        return await respond(request, service.answer(_chat(asked, conversation)), writer, asked.chat.stream)
 
     @answering(error_body)
     async def get(request: Request) -> Response:
@@ -104,43 +96,18 @@ def _chat(asked: ResponsesRequest, conversation: list[dict[str, Any]]) -> ChatRe
     return replace(asked.chat, messages=[*first, *conversation])
 
 
-def _keep(
-    asked: ResponsesRequest, conversation: list[dict[str, Any]], stream: ResponseStream, kept: KeptResponses
-) -> None:
-    if asked.store:
-        kept.add(stream.body, [*conversation, stream.assistant_message()])
+def _writer(asked: ResponsesRequest, conversation: list[dict[str, Any]], kept: KeptResponses) -> Writer:
+    stream = ResponseStream(asked.shown)
 
+    def bodies(event: Event) -> list[dict[str, Any]]:
+        made = list(stream.events(event))
+        if asked.store and isinstance(event, Finished):  # before the client can go on from it
+            kept.add(stream.body, [*conversation, stream.assistant_message()])
+        return made
 
-async def _taken(stream: ResponseStream, events: AsyncGenerator[Event, None]) -> None:
-    async with aclosing(events):
-        async for event in events:
-            for _ in stream.events(event):
-                pass
+    def whole(events: list[Event]) -> dict[str, Any]:
+        for event in events:
+            bodies(event)
+        return stream.body
 
-
-async def _sent(
-    asked: ResponsesRequest,
-    conversation: list[dict[str, Any]],
-    stream: ResponseStream,
-    first: Event,
-    events: AsyncGenerator[Event, None],
-    kept: KeptResponses,
-) -> AsyncGenerator[bytes, None]:
-    """Server-sent events, each with its name. An error after the first is one of them."""
-    async with aclosing(events):
-        for told in stream.events(first):
-            yield _line(told)
-        try:
-            async for event in events:
-                for told in stream.events(event):
-                    if told["type"] in ("response.completed", "response.incomplete"):
-                        _keep(asked, conversation, stream, kept)  # before the client can go on from it
-                    yield _line(told)
-        except Exception as error:
-            for told in stream.failed(known_error(error)):
-                yield _line(told)
-
-
-def _line(event: dict[str, Any]) -> bytes:
-    data = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), data)
+    return Writer(whole, bodies, stream.failed, named_line)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -202,3 +204,39 @@ def test_the_server_ends_what_runs_before_it_ends(serve: Any, spec: Any) -> None
         server.wait_for(lambda: not server.listens())
         assert running.result().json()["usage"]["completion_tokens"] == 200
     assert threading.active_count() < 50
+
+
+def test_what_runs_too_long_when_the_server_ends_is_told_so(serve: Any, spec: Any) -> None:
+    """Whole answers get a 503, streams an event in their protocol's shape; nothing breaks off in the middle."""
+    server = serve([spec("a")], binding={"drain": 0})
+    post(server)
+    step = server.engine.step
+    server.engine.step = lambda: (time.sleep(0.05), step())[1]
+    say = [{"role": "user", "content": "a"}]
+    asked: Any = {
+        "/v1/chat/completions": {"messages": say, "max_tokens": 200},
+        "/v1/responses": {"input": "a", "max_output_tokens": 200},
+        "/v1/messages": {"messages": say, "max_tokens": 200},
+        "/api/chat": {"model": "a", "messages": say},
+        "/completion": {"prompt": "a", "n_predict": 200},
+    }
+
+    def ask(path: str, stream: bool) -> tuple[int, str]:
+        answer = httpx.post(f"{server.url}{path}", json={**asked[path], "stream": stream}, timeout=60)
+        return answer.status_code, answer.text
+
+    queue = server.engine.scheduler
+    with ThreadPoolExecutor(10) as pool:
+        streamed = {path: pool.submit(ask, path, True) for path in asked}
+        whole = {path: pool.submit(ask, path, False) for path in asked}
+        server.wait_for(lambda: len(queue.running) + len(queue.waiting) == 10)
+        server.stop()
+        for path in asked:
+            status, text = whole[path].result()
+            assert status == 503
+            assert "The server ends" in json.dumps(json.loads(text)["error"])
+            status, text = streamed[path].result()
+            assert status == 200
+            last = json.loads(text.strip().splitlines()[-1].removeprefix("data: "))
+            assert "The server ends" in json.dumps(last["response"] if path == "/v1/responses" else last)
+            assert "error" in last or last["type"] == "response.failed"
