@@ -33,6 +33,7 @@ def read_harmony(reply: Reader) -> Reading[None]:
     marker: str | None = "" if first == "to=" else None
     if marker is None:
         out.content(blank)
+        blank = ""
     while True:
         if marker is None:
             marker = yield from until(cur, _BODY, out.content)
@@ -48,10 +49,10 @@ def read_harmony(reply: Reader) -> Reading[None]:
             except Unparsed:
                 raw = cur.recorded()
                 if out.drop_call():
-                    out.content(raw)
+                    out.content(blank + raw)
             else:
                 cur.recorded()
-        marker = None
+        marker, blank = None, ""
 
 
 def _message(reply: Reader) -> Reading[None]:

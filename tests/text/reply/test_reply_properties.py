@@ -64,8 +64,9 @@ def cut(draw: st.DrawFn, family: Family) -> tuple[str, list[str]]:
     return text, [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
 
 
-def test_the_blank_before_what_is_no_call_stays() -> None:
-    assert parse(BY_NAME["common"].format, ["\n{"], "").content == "\n{"
+@pytest.mark.parametrize(("name", "text"), [("common", "\n{"), ("harmony", "\nto=functions")])
+def test_the_blank_before_what_is_no_call_stays(name: str, text: str) -> None:
+    assert parse(BY_NAME[name].format, [text], "").content == text
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=[f"{i}-{family.name}" for i, family in enumerate(FAMILIES)])
@@ -89,7 +90,11 @@ def test_cuts_change_nothing_and_nothing_is_lost(family: Family) -> None:
             markers = set(family.format.form.silent)
             for thoughts in family.format.form.thoughts:
                 markers |= {thoughts.begin, thoughts.end}
-            if family.name not in ("harmony", "functionary-v3.2") and not any(marker in text for marker in markers):
+            if family.name == "harmony":
+                markers = set(family.format.kept_tokens)
+            if family.name == "functionary-v3.2":
+                markers |= {">>>all"}
+            if not any(marker in text for marker in markers):
                 assert not whole.reasoning
                 assert whole.content == text
 
