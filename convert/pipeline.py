@@ -174,7 +174,7 @@ def plan_conversion(checkpoint: Checkpoint, file_type: str, *, pure: bool = Fals
     if file_type not in FILE_TYPES:
         raise GGPYError(f"There is no type {file_type!r}; choose one of {', '.join(FILE_TYPES)}.")
     model_class, config, config_notes = known_config(checkpoint.config)
-    layout = by_hf_name(model_class).hf_layout(config)
+    layout = by_hf_name(model_class, config).hf_layout(config)
     add_pooling(checkpoint, layout)
     tokenizer, tokenizer_notes = export_tokenizer(checkpoint, layout.n_vocab)
     add_reranker(checkpoint, layout, tokenizer)

@@ -13,6 +13,7 @@ from ggpy.gguf.metadata import TypedMetadata
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
     from ggpy.models.base import Architecture
+    from ggpy.models.hf_config import Config
 
 #: The file and the class of each architecture, by what its GGUF files say under `general.architecture`.
 HOMES: dict[str, str] = {
@@ -94,9 +95,10 @@ def architectures() -> Iterator[type[Architecture]]:
     return map(by_gguf_name, HOMES)
 
 
-def by_hf_name(name: str) -> type[Architecture]:
-    """The architecture that checkpoints of a model class of transformers convert to; `name` is one of `hf_names`."""
-    return next(architecture for architecture in architectures() if name in architecture.hf_names)
+def by_hf_name(name: str, config: Config) -> type[Architecture]:
+    """The architecture that a checkpoint with this config.json converts to: one with its model class of transformers,
+    `name`, among its `hf_names`; where several have it, the config decides."""
+    return next(kind for kind in architectures() if name in kind.hf_names and kind.converts(config))
 
 
 def architecture_of(file: GGUFFile) -> Architecture:

@@ -368,6 +368,12 @@ class Architecture:
         raise NotImplementedError
 
     @classmethod
+    def converts(cls, config: Config) -> bool:
+        """True if checkpoints of `hf_names` with this config.json are of this architecture, not of another one that
+        shares the names."""
+        return True
+
+    @classmethod
     def hf_layout(cls, config: Config) -> Layout:
         """The GGUF layout of a Hugging Face checkpoint with this config.json: metadata, tensors and their sources."""
         raise NotImplementedError

@@ -24,16 +24,16 @@ class Bert(Encoder):
         return plain_ffn(g, x, layer, self.hparams, "gelu_erf")
 
     @classmethod
+    def converts(cls, config: Config) -> bool:
+        return (config.get("position_embedding_type"), config.get("feed_forward_type")) != ("alibi", "geglu")
+
+    @classmethod
     def hf_layout(cls, config: Config) -> Layout:
         from ggpy.models.hf import TensorRule
         from ggpy.models.hf_encoder import EncoderSizes, classifier_rules, encoder_layout, named_rules
         from ggpy.models.hf_sources import Stored
 
         kinds = [config.get("position_embedding_type"), config.get("feed_forward_type")]
-        if kinds == ["alibi", "geglu"]:
-            from ggpy.models.jina_bert import JinaBertV2
-
-            return JinaBertV2.hf_layout(config)
         if kinds not in (["absolute", "original"], [None, None]):
             raise GGPYError(
                 f"{config.where} gives 'position_embedding_type' as {kinds[0]!r:.40} and 'feed_forward_type' as"

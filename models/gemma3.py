@@ -34,16 +34,11 @@ class Gemma3(Gemma2):
         return self.rope(freq_factors, base=bases[0]), self.rope(base=bases[1], scaled=False)
 
     @classmethod
-    def hf_layout(cls, config: Config) -> Layout:
-        if cls is Gemma3 and config.flag("use_bidirectional_attention", default=False):
-            if any(name.startswith("Gemma3For") for name in config.classes):
-                raise GGPYError(
-                    f"{config.where} gives 'use_bidirectional_attention' as True for a model that writes text; "
-                    "ggpy converts False."
-                )
-            from ggpy.models import by_gguf_name
+    def converts(cls, config: Config) -> bool:
+        return not config.flag("use_bidirectional_attention", default=False)
 
-            return by_gguf_name("gemma-embedding").hf_layout(config)
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
         full, sliding = (_rope(config, kind) for kind in _KINDS)
         layout = cls._layout(config, head_norms=True, rope=full)
         if config.get("final_logit_softcapping") is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ggpy.errors import GGPYError
 from ggpy.models.gemma3 import Gemma3
 from ggpy.models.pooled import pooled
 
@@ -21,7 +22,6 @@ DENSE = ("dense_2", "dense_3")
 
 class GemmaEmbedding(Gemma3):
     name = "gemma-embedding"
-    hf_names = ()
     pools = True
     default_pooling = "mean"
 
@@ -39,7 +39,16 @@ class GemmaEmbedding(Gemma3):
         return x
 
     @classmethod
+    def converts(cls, config: Config) -> bool:
+        return not super().converts(config)
+
+    @classmethod
     def hf_layout(cls, config: Config) -> Layout:
+        if any(name.startswith("Gemma3For") for name in config.classes):
+            raise GGPYError(
+                f"{config.where} gives 'use_bidirectional_attention' as True for a model that writes text; "
+                "ggpy converts False."
+            )
         layout = super().hf_layout(config)
         layout.metadata[f"{cls.name}.attention.causal"] = False
         layout.tensors = [rule for rule in layout.tensors if rule.target != "output.weight"]

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 class JinaBertV2(Encoder):
     name = "jina-bert-v2"
-    hf_names = ()
+    hf_names = ("BertModel",)
     alibi = 8.0
 
     def feed_forward(self, g: Graph, x: Value, layer: int) -> Value:
         return glu_ffn(g, x, layer, self.hparams, "gelu_erf")
+
+    @classmethod
+    def converts(cls, config: Config) -> bool:
+        return (config.get("position_embedding_type"), config.get("feed_forward_type")) == ("alibi", "geglu")
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:

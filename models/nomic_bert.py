@@ -24,9 +24,11 @@ class NomicBert(Encoder):
         return glu_ffn(g, x, layer, self.hparams, "silu")
 
     @classmethod
+    def converts(cls, config: Config) -> bool:
+        return not config.get("moe_every_n_layers")
+
+    @classmethod
     def hf_layout(cls, config: Config) -> Layout:
-        if cls is NomicBert and config.get("moe_every_n_layers"):
-            return NomicBertMoe.hf_layout(config)
         from ggpy.models.hf import TensorRule
         from ggpy.models.hf_config import Config as Settings
         from ggpy.models.hf_encoder import EncoderSizes, encoder_layout, named_rules
@@ -106,7 +108,6 @@ class NomicBert(Encoder):
 
 class NomicBertMoe(NomicBert):
     name = "nomic-bert-moe"
-    hf_names = ()
 
     def check(self, freq_factors: Any = None, long_factors: Any = None) -> None:
         super().check(freq_factors, long_factors)
@@ -123,6 +124,10 @@ class NomicBertMoe(NomicBert):
         y = g.activation(g.expert_linear(x, at + "ffn_up_exps", hp.layers[layer].n_ff, route), "gelu_erf")
         y = g.combine(g.expert_linear(y, at + "ffn_down_exps", hp.n_embd, route), route)
         return g.shift_columns(y, at + "ffn_down.bias") if g.has(at + "ffn_down.bias") else y
+
+    @classmethod
+    def converts(cls, config: Config) -> bool:
+        return not super().converts(config)
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:

@@ -10,6 +10,10 @@ from click.testing import CliRunner
 
 from ggpy.cli.models import models
 from ggpy.models import HOMES, by_hf_name
+from ggpy.models.hf_config import Config
+from ggpy.models.hf_families import FAMILIES
+from ggpy.models.hf_keys import known_config
+from tests.support.families import CONFIGS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -17,7 +21,11 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 def test_every_architecture_is_listed_with_its_classes() -> None:
     known = json.loads(CliRunner().invoke(models, ["--json"]).output)
     assert list(known) == list(HOMES)
-    assert all(by_hf_name(cls).name == name for name, classes in known.items() for cls in classes)
+    classes = {cls for family in FAMILIES.values() for cls in family.classes}
+    assert {cls for listed in known.values() for cls in listed} <= classes
+    for config in CONFIGS.values():
+        name, settings, _ = known_config(Config(config))
+        assert name in known[by_hf_name(name, settings).name]
     lines = CliRunner().invoke(models).output.splitlines()
     assert [line.split()[0] for line in lines] == list(HOMES)
     assert "LlamaForCausalLM" in lines[0]

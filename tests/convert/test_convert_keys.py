@@ -20,7 +20,7 @@ from ggpy.convert.generation_defaults import FOLLOWED, NOTED, SAMPLING, sampling
 from ggpy.convert.generation_defaults import IGNORED as IGNORED_GENERATION
 from ggpy.convert.writer import encode_header
 from ggpy.errors import GGPYError
-from ggpy.models import by_hf_name
+from ggpy.models import by_gguf_name, by_hf_name
 from ggpy.models.hf_config import Config
 from ggpy.models.hf_families import FAMILIES, Family
 from ggpy.models.hf_families_encoders import ENCODERS
@@ -383,7 +383,7 @@ _NOMICS_OWN = (
 def outcome(kind: str, settings: dict[str, Any]) -> tuple[str, list[str]]:
     """All of the layout that a config leads to, as a text, and the notes on its keys."""
     model_class, config, notes = known_config(Config(settings))
-    layout = by_hf_name(model_class).hf_layout(config)
+    layout = by_hf_name(model_class, config).hf_layout(config)
     generated = {name: values.tolist() for name, values in layout.generated.items()}
     return repr((layout.metadata, layout.tensors, layout.tied, layout.notes, generated)), notes
 
@@ -598,8 +598,8 @@ def test_absurd_values_end_in_a_sentence(family: str) -> None:
         for changes in settings:
             with suppress(GGPYError):
                 model_class, config, _ = known_config(Config({**CONFIGS[family], **_WINDOW, **changes}))
-                layout = by_hf_name(model_class).hf_layout(config)
-                by_hf_name(model_class)(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
+                layout = by_hf_name(model_class, config).hf_layout(config)
+                by_gguf_name(layout.arch)(layout.metadata, layout.n_vocab).check(*layout.rope_factors)
                 encode_header(layout.metadata, [])
 
 
