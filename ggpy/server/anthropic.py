@@ -10,8 +10,9 @@ from starlette.routing import Route
 
 from ggpy.protocol.anthropic import parse_count, parse_messages
 from ggpy.protocol.anthropic_responses import MessageEvents, error_body, message
-from ggpy.protocol.generation import Event
+from ggpy.protocol.generation import ChatRequest, Event
 from ggpy.server.http import JsonResponse, answering, read_json
+from ggpy.server.models import LoadedModel
 from ggpy.server.service import Service
 from ggpy.server.streams import Writer, model_and_replies, named_line, respond
 
@@ -27,17 +28,20 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def count_tokens(request: Request) -> Response:
-        from ggpy.prepare import prompts_of  # which imports the engine
-
         asked = parse_count(await read_json(request))
-        async with service.model_for(asked.model) as model:
-            ((_, ids),) = await model.run(prompts_of, model.llm, asked)
-        return JsonResponse({"input_tokens": len(ids)})
+        return JsonResponse({"input_tokens": await service.call(asked.model, _n_tokens, asked)})
 
     return [
         Route("/v1/messages", messages, methods=["POST"]),
         Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     ]
+
+
+def _n_tokens(model: LoadedModel, asked: ChatRequest) -> int:
+    from ggpy.prepare import prompts_of  # which imports the engine
+
+    ((_, ids),) = prompts_of(model.llm, asked)
+    return len(ids)
 
 
 def _whole(events: list[Event]) -> dict[str, Any]:

@@ -53,45 +53,32 @@ def routes(service: Service) -> list[Route]:
     @answering(error_body)
     async def infill(request: Request) -> Response:
         body = infill_body(await read_json(request))
-        async with service.model_for(body.model) as model:
-            prompt = await model.run(_infill_prompt, model.llm, body)
+        prompt = await service.call(body.model, _infill_prompt, body)
         return await answered(request, infill_request(body, prompt))
 
     @answering(error_body)
     async def tokenize(request: Request) -> Response:
         body = read(TokenizeBody, await read_json(request), "/tokenize")
-        async with service.model_for(body.model) as model:
-            return JsonResponse({"tokens": await model.run(_tokens, model.llm, body)})
+        return JsonResponse({"tokens": await service.call(body.model, _tokens, body)})
 
     @answering(error_body)
     async def detokenize(request: Request) -> Response:
         body = read(DetokenizeBody, await read_json(request), "/detokenize")
-        async with service.model_for(body.model) as model:
-            strange = next((token for token in body.tokens if not 0 <= token < model.llm.n_vocab), None)
-            if strange is not None:
-                words = f"tokens has the id {strange}, but ids are 0 to {model.llm.n_vocab - 1}."
-                raise RequestError(words, "tokens")
-            return JsonResponse({"content": await model.run(model.llm.detokenize, body.tokens)})
+        return JsonResponse({"content": await service.call(body.model, _text, body.tokens)})
 
     @answering(error_body)
     async def apply_template(request: Request) -> Response:
-        from ggpy.prepare import prompts_of  # which imports the engine
-
         asked = openai.parse("POST", "/v1/chat/completions", await read_json(request))
         assert isinstance(asked, ChatRequest)
-        async with service.model_for(asked.model) as model:
-            ((text, _),) = await model.run(prompts_of, model.llm, asked)
-        return JsonResponse({"prompt": text})
+        return JsonResponse({"prompt": await service.call(asked.model, _rendered, asked)})
 
     @answering(error_body)
     async def props(request: Request) -> Response:
-        async with service.model_for(request.query_params.get("model")) as model:
-            return JsonResponse(_props(model))
+        return JsonResponse(await service.call(request.query_params.get("model"), _props))
 
     @answering(error_body)
     async def slots(request: Request) -> Response:
-        async with service.model_for(request.query_params.get("model")) as model:
-            return JsonResponse(_slots(model))
+        return JsonResponse(await service.call(request.query_params.get("model"), _slots))
 
     return [
         Route("/completion", completion, methods=["POST"]),
@@ -110,8 +97,8 @@ def _whole(events: list[Event]) -> Json:
     return completion_body(model, reply)
 
 
-def _tokens(llm: LLM, body: TokenizeBody) -> list[Any]:
-    tokenizer = llm.tokenizer
+def _tokens(model: LoadedModel, body: TokenizeBody) -> list[Any]:
+    tokenizer = model.llm.tokenizer
     ids = tokenizer.tokenize(body.content, add_special=body.add_special, parse_special=body.parse_special)
     if not body.with_pieces:
         return list(ids)
@@ -125,8 +112,24 @@ def _tokens(llm: LLM, body: TokenizeBody) -> list[Any]:
     return found
 
 
-def _infill_prompt(llm: LLM, body: InfillBody) -> list[int]:
+def _text(model: LoadedModel, tokens: list[int]) -> str:
+    n_vocab = model.llm.n_vocab
+    strange = next((token for token in tokens if not 0 <= token < n_vocab), None)
+    if strange is not None:
+        raise RequestError(f"tokens has the id {strange}, but ids are 0 to {n_vocab - 1}.", "tokens")
+    return model.llm.detokenize(tokens)
+
+
+def _rendered(model: LoadedModel, asked: ChatRequest) -> str | None:
+    from ggpy.prepare import prompts_of  # which imports the engine
+
+    ((text, _),) = prompts_of(model.llm, asked)
+    return text
+
+
+def _infill_prompt(model: LoadedModel, body: InfillBody) -> list[int]:
     """The tokens between which a model fills in. Raises RequestError where it was not trained to."""
+    llm = model.llm
     known = {name: _fim_token(llm, name) for name in ("pre", "suf", "mid", "rep", "sep")}
     if any(known[name] is None for name in ("pre", "suf", "mid")):
         raise RequestError(f"{llm.path.name} has no tokens for infill; ask /completion.", "model", 501)

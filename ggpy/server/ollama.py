@@ -67,25 +67,17 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def show(request: Request) -> Response:
-        async with service.model_for(parse_show(await read_json(request))) as model:
-            return JsonResponse(await model.run(_shown, model))
+        return JsonResponse(await service.call(parse_show(await read_json(request)), _shown))
 
     @answering(error_body)
     async def tags(request: Request) -> Response:
-        loaded = service.models.loaded
-        return JsonResponse({"models": [_tag(name, loaded.get(name)) for name in service.models.specs]})
+        names = service.models.specs
+        return JsonResponse({"models": [await service.look(name, _loaded_tag) or _tag(name) for name in names]})
 
     @answering(error_body)
     async def ps(request: Request) -> Response:
-        found = []
-        for name, model in service.models.loaded.items():
-            left = 0.0 if model.keep_alive is None else min(model.keep_alive, 1e9)
-            expires = datetime.now(timezone.utc) + timedelta(seconds=left) if left else datetime.max
-            found.append({
-                **_tag(name, model), "expires_at": expires.replace(tzinfo=timezone.utc).isoformat(), "size_vram": 0,
-                "context_length": model.llm.n_ctx,
-            })  # fmt: skip
-        return JsonResponse({"models": found})
+        found = [await service.look(name, _running) for name in service.models.specs]
+        return JsonResponse({"models": [model for model in found if model is not None]})
 
     @answering(error_body)
     async def version(request: Request) -> Response:
@@ -107,35 +99,42 @@ async def _load(service: Service, asked: Asked, chat: bool) -> Json:
     """Load a model that is asked for nothing, or have it leave where it is not to stay."""
     name = service.models.named(asked.model).name
     if asked.keep_alive == 0:
-        await service.models.unload(name)
+        await service.unload(name)
         return nothing_asked(name, chat, unloaded=True)
-    async with service.model_for(asked.model, asked.keep_alive):
-        return nothing_asked(name, chat, unloaded=False)
+    await service.call(name, _loaded_tag, keep_alive=asked.keep_alive)
+    return nothing_asked(name, chat, unloaded=False)
 
 
 def _failed(error: RequestError) -> list[Json]:
     return [error_body(error)]
 
 
-def _tag(name: str, model: LoadedModel | None) -> Json:
+def _tag(name: str, created: int = 0, size: int = 0, family: str = "") -> Json:
     """A model in a list, with what is known of it once it is loaded."""
-    created = 0 if model is None else model.created
     return {
         "name": name, "model": name, "modified_at": datetime.fromtimestamp(created, timezone.utc).isoformat(),
-        "size": 0 if model is None else model.llm.file.size, "digest": "", "details": _details(model),
+        "size": size, "digest": "", "details": {
+            "parent_model": "", "format": "gguf", "family": family, "families": [family] if family else [],
+            "parameter_size": "", "quantization_level": "",
+        },
     }  # fmt: skip
 
 
-def _details(model: LoadedModel | None) -> Json:
-    family = "" if model is None else model.llm.runtime.hparams.arch
+def _loaded_tag(model: LoadedModel) -> Json:
+    return _tag(model.name, model.created, model.llm.file.size, model.llm.runtime.hparams.arch)
+
+
+def _running(model: LoadedModel) -> Json:
+    left = 0.0 if model.keep_alive is None else min(model.keep_alive, 1e9)
+    expires = datetime.now(timezone.utc) + timedelta(seconds=left) if left else datetime.max
     return {
-        "parent_model": "", "format": "gguf", "family": family, "families": [family] if family else [],
-        "parameter_size": "", "quantization_level": "",
+        **_loaded_tag(model), "expires_at": expires.replace(tzinfo=timezone.utc).isoformat(), "size_vram": 0,
+        "context_length": model.llm.n_ctx,
     }  # fmt: skip
 
 
 def _shown(model: LoadedModel) -> Json:
-    llm, form = model.llm, model.form
+    llm, form, tag = model.llm, model.form, _loaded_tag(model)
     able = ["completion"] if llm.runtime.hparams.writes_text else ["embedding"]
     able += ["tools"] if form.shows_tools else []
     able += ["thinking"] if form.writes_thoughts else []
@@ -144,6 +143,6 @@ def _shown(model: LoadedModel) -> Json:
     }  # fmt: skip
     template = plain.pop("tokenizer.chat_template", "")
     return {
-        "modelfile": "", "parameters": "", "license": "", "template": template, "details": _details(model),
-        "model_info": plain, "capabilities": able, "modified_at": _tag(model.name, model)["modified_at"],
+        "modelfile": "", "parameters": "", "license": "", "template": template, "model_info": plain,
+        "capabilities": able, "details": tag["details"], "modified_at": tag["modified_at"],
     }  # fmt: skip

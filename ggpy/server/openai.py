@@ -23,6 +23,7 @@ from ggpy.protocol.generation import (
 from ggpy.protocol.openai_responses import ChatChunks, ChunkStream, CompletionChunks, error_body
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.server.http import JsonResponse, answering, read_json, while_connected
+from ggpy.server.models import LoadedModel
 from ggpy.server.service import Service
 from ggpy.server.streams import Writer, data_line, model_and_replies, respond
 
@@ -52,7 +53,7 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def models(request: Request) -> Response:
-        return JsonResponse({"object": "list", "data": [_model(service, name) for name in service.models.specs]})
+        return JsonResponse({"object": "list", "data": [await _model(service, name) for name in service.models.specs]})
 
     @answering(error_body)
     async def model(request: Request) -> Response:
@@ -60,7 +61,7 @@ def routes(service: Service) -> list[Route]:
         spec = service.models.named(name)
         if name not in (spec.name, *spec.aliases):
             raise RequestError(f"There is no model {quoted(name, 80)}.", "model", 404, "model_not_found")
-        return JsonResponse(_model(service, spec.name))
+        return JsonResponse(await _model(service, spec.name))
 
     return [
         Route("/v1/chat/completions", generate, methods=["POST"]),
@@ -78,21 +79,22 @@ _SHOWN = (
 )  # fmt: skip
 
 
-def _model(service: Service, name: str) -> dict[str, Any]:
+async def _model(service: Service, name: str) -> dict[str, Any]:
     """A model of the list, with its state, and what is known of it once it is loaded."""
-    found = service.models.loaded.get(name)
-    body: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "ggpy"}
-    if found is None:
-        state = "loading" if service.models.loading == name else "unloaded"
-        return {**body, "status": {"value": state}}
-    llm = found.llm
+    state = "loading" if service.models.loading == name else "unloaded"
+    known = await service.look(name, _known) or {"created": 0, "status": {"value": state}}
+    return {"id": name, "object": "model", "owned_by": "ggpy", **known}
+
+
+def _known(model: LoadedModel) -> dict[str, Any]:
+    llm = model.llm
     hparams = llm.runtime.hparams
     defaults = SamplingParams().resolved(llm.sampling_defaults)
     meta = {
         "architecture": hparams.arch, "n_ctx": llm.n_ctx, "n_ctx_train": hparams.n_ctx_train, "n_vocab": llm.n_vocab,
         "n_embd": hparams.n_embd, "size": llm.file.size, "sampling": {name: getattr(defaults, name) for name in _SHOWN},
     }  # fmt: skip
-    return {**body, "created": found.created, "status": {"value": "loaded"}, "meta": meta}
+    return {"created": model.created, "status": {"value": "loaded"}, "meta": meta}
 
 
 def _writer(asked: ChatRequest | CompletionRequest) -> Writer:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ggpy.errors import GGPYError
 from ggpy.protocol.errors import RequestError
@@ -28,6 +28,8 @@ from ggpy.server.settings import Settings
 if TYPE_CHECKING:
     from ggpy.prepare import Answer
     from ggpy.protocol.openai_responses import Ranked
+
+T = TypeVar("T")
 
 
 class Service:
@@ -72,23 +74,36 @@ class Service:
                         self.metrics.answer(model.name, event)
                     yield event
 
+    async def call(self, name: str | None, what: Callable[..., T], *given: Any, keep_alive: float | None = None) -> T:
+        """The value of `what(model, *given)` for the model of a name, loaded, in a thread that prepares requests. what:
+        a function of a module, from data to data, as the model may be on another machine. Raises RequestError."""
+        async with self.model_for(name, keep_alive) as model:
+            return await model.run(what, model, *given)
+
+    async def look(self, name: str, what: Callable[[LoadedModel], T]) -> T | None:
+        """The value of `what(model)` for the model of a name, which is not loaded for it; None where it is not."""
+        model = self.models.loaded.get(name)
+        return None if model is None else what(model)
+
+    async def unload(self, name: str) -> None:
+        """Have a model leave, once nobody uses it. Raises RequestError where that is not the server's to do."""
+        await self.models.unload(name)
+
     async def embed(self, asked: EmbeddingsRequest, keep_alive: float | None = None) -> tuple[str, list[Any], Usage]:
         """The model's name, a vector for each input, float32 [n_embd], and the tokens read. Raises RequestError."""
-        async with self.model_for(asked.model, keep_alive) as model:
-            return await model.run(_embedded, model, asked, self.settings.max_prompt_tokens)
+        return await self.call(asked.model, _embedded, asked, self.settings.max_prompt_tokens, keep_alive=keep_alive)
 
-    async def rank(self, asked: RerankRequest, keep_alive: float | None = None) -> tuple[str, list[Ranked]]:
+    async def rank(self, asked: RerankRequest) -> tuple[str, list[Ranked]]:
         """The model's name, and all documents, the best first. Raises RequestError."""
-        async with self.model_for(asked.model, keep_alive) as model:
-            return model.name, await model.run(_ranked, model, asked)
+        return await self.call(asked.model, _ranked, asked)
 
 
-def _ranked(model: LoadedModel, asked: RerankRequest) -> list[Ranked]:
+def _ranked(model: LoadedModel, asked: RerankRequest) -> tuple[str, list[Ranked]]:
     rank = getattr(model.llm, "rank", None)
     if rank is None:
         raise RequestError("Documents cannot be ranked yet.", status=501)
     try:
-        return list(rank(asked.query, asked.documents))
+        return model.name, list(rank(asked.query, asked.documents))
     except GGPYError as error:
         raise RequestError(str(error), "model" if "model" in str(error) else "documents") from None
 

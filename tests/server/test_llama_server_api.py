@@ -89,9 +89,10 @@ def test_infill_needs_its_tokens(server: Running) -> None:
 
 def test_infill_puts_the_texts_between_the_models_tokens(llm: LLM) -> None:
     ids = {f"tokenizer.ggml.fim_{name}_token_id": i for i, name in enumerate(("pre", "suf", "mid", "rep", "sep"))}
-    model: Any = SimpleNamespace(
+    known = SimpleNamespace(
         tokenizer=llm.tokenizer, n_vocab=llm.n_vocab, path=llm.path, file=SimpleNamespace(metadata=ids)
     )
+    model: Any = SimpleNamespace(llm=known)
 
     def spelt(text: str) -> list[int]:
         return list(llm.tokenizer.tokenize(text, add_special=False, continues=True))
