@@ -15,6 +15,7 @@ from ggpy.cli.options import (
     open_model,
     sampling_options,
     sampling_params,
+    template_kwargs_option,
 )
 from ggpy.errors import GGPYError
 
@@ -34,9 +35,16 @@ if TYPE_CHECKING:
 )
 @model_options
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
+@template_kwargs_option
 @answer_options
 @sampling_options
-def chat(model_options: dict[str, Any], sampling: dict[str, Any], system: str | None, answering: dict[str, Any]) -> int:
+def chat(
+    model_options: dict[str, Any],
+    sampling: dict[str, Any],
+    system: str | None,
+    template_kwargs: dict[str, Any] | None,
+    answering: dict[str, Any],
+) -> int:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation; /help lists the commands.
 
     When stdin is no terminal, each of its lines is a message, and the answers go to stdout.
@@ -46,11 +54,13 @@ def chat(model_options: dict[str, Any], sampling: dict[str, Any], system: str | 
     with open_model(model_options | answering) as llm:
         from ggpy.cli.chat_session import ChatSession
         from ggpy.cli.interrupts import raise_interrupts
+        from ggpy.text.chat_template import no_template
 
         raise_interrupts()
         if llm.template is None:
-            raise GGPYError(f"{llm.path.name} has no chat template; complete text with `ggpy run --raw` instead.")
-        session = ChatSession(llm, system or None, params)
+            raise no_template(llm.file)
+        llm.template.check_values(template_kwargs or {})
+        session = ChatSession(llm, system or None, params, template_kwargs)
         return _on_a_terminal(session) if interactive else _from_a_pipe(session)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ggpy.cli.options import SAMPLING_NAMES, described
 from ggpy.cli.terminal import note, show, timing_line
@@ -21,10 +22,12 @@ _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 class ChatSession:
     """A conversation, its sampling parameters and the commands over both."""
 
-    def __init__(self, llm: LLM, system: str | None, params: SamplingParams) -> None:
+    def __init__(
+        self, llm: LLM, system: str | None, params: SamplingParams, template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         self.llm = llm
         self.params = params
-        self.conversation = Conversation(llm, system, notify=note)
+        self.conversation = Conversation(llm, system, notify=note, template_kwargs=template_kwargs)
         self.ended = False
         self._n_answers = 0
         self.interrupted = False  # whether the latest answer was stopped by Ctrl-C

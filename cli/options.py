@@ -60,6 +60,24 @@ class FileName(click.ParamType):
 
 FILE_NAME = FileName()
 
+
+class JsonObject(click.ParamType):
+    """A JSON object on the command line."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        import json
+
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"it is no JSON: {str(error) or 'nested too deeply'}.", param, ctx)
+        if not isinstance(found, dict):
+            self.fail('it must be an object, such as {"enable_thinking": false}.', param, ctx)
+        return found
+
+
 # Of the commands that take a model. It has no short form: -t is threads in `run`, `chat` and `bench`, as in llama.cpp.
 type_option = click.option(
     "--type",
@@ -87,6 +105,11 @@ answer_options = together(
         help="A second, much smaller model of the same vocabulary foresees tokens: the same answers, sooner.",
     ),
     click.option(
+        "--chat-template",
+        metavar="NAME|FILE",
+        help="Another chat template than the model's: one that its file has by this name, chatml, or a Jinja file.",
+    ),
+    click.option(
         "--context-shift",
         is_flag=True,
         help="An answer that has filled the context goes on without the oldest half of what follows the first message.",
@@ -94,6 +117,14 @@ answer_options = together(
     click.option(
         "--keep", "n_keep", type=click.IntRange(min=0), metavar="N", help="With that: the prompt's first N tokens stay."
     ),
+)
+
+# Of the commands that make a prompt of a conversation.
+template_kwargs_option = click.option(
+    "--template-kwargs",
+    type=JsonObject(),
+    metavar="JSON",
+    help="More values for the chat template: '{\"enable_thinking\": false}'.",
 )
 
 # Parameters of LLM by their names. Cache types are spelt as llama.cpp does.

@@ -15,6 +15,7 @@ from ggpy.cli.options import (
     open_model,
     sampling_options,
     sampling_params,
+    template_kwargs_option,
 )
 from ggpy.errors import GGPYError
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
       ggpy run -p "What is the capital of France?"
       ggpy run -m model.gguf -s "Answer in Chinese." -p 你好 --temp 0
       ggpy run -m ./Qwen3-0.6B --type q4_0 -p "Why is the sky blue?"
+      ggpy run -m ./Qwen3-0.6B --template-kwargs '{"enable_thinking": false}' -p 你好
       ggpy run -m model.gguf --raw -p "def fib(n):" -n 64
       ggpy run -m model.gguf --prompt-cache talk.state -f long.txt
       ggpy run -m model.gguf --num-beams 4 -n 100 -p "Translate: 你好"
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("-s", "--system", metavar="TEXT", help="System message.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it stands, without the chat template.")
+@template_kwargs_option
 @click.option(
     "--prompt-cache", type=FILE_NAME, metavar="FILE",
     help="Go on from the evaluated state in this file, if it is there, and save it afterwards: a prompt that begins"
@@ -68,6 +71,7 @@ def run(
     prompt_file: str | None,
     system: str | None,
     raw: bool,
+    template_kwargs: dict[str, Any] | None,
     prompt_cache: str | None,
     num_beams: int,
     answering: dict[str, Any],
@@ -86,8 +90,13 @@ def run(
     params = _structured(params, json_schema, grammar)
     if num_beams > 1:
         _check_beams(sampling | answering | {"json_schema": json_schema, "grammar": grammar})
-    if raw and system is not None:
-        raise GGPYError("--raw completes the prompt as it stands, so -s/--system has no place; leave one of them out.")
+    for option, value in (
+        ("-s/--system", system), ("--template-kwargs", template_kwargs), ("--chat-template", answering["chat_template"])
+    ):  # fmt: skip
+        if raw and value is not None:
+            raise GGPYError(
+                f"--raw completes the prompt as it stands, so {option} has no place; leave one of them out."
+            )
     if not model and not raw and system is None:
         from ggpy.hub.default_model import DEFAULT
 
@@ -96,7 +105,7 @@ def run(
     with open_model(model_options | answering, num_beams) as llm:
         if prompt_cache is not None:
             _load_state(llm, prompt_cache)
-        prompt_ids = _prompt_ids(llm, text, system, raw)
+        prompt_ids = _prompt_ids(llm, text, system, raw, template_kwargs)
         if verbose:
             _describe(llm, None if num_beams > 1 else params, len(prompt_ids), time.perf_counter() - started)
         status = _search(llm, prompt_ids, params, num_beams) if num_beams > 1 else _answer(llm, prompt_ids, params)
@@ -145,11 +154,14 @@ def _structured(params: SamplingParams, json_schema: str | None, grammar: str | 
     return params
 
 
-def _prompt_ids(llm: LLM, text: str, system: str | None, raw: bool) -> list[int]:
-    if raw or (llm.template is None and system is None):
+def _prompt_ids(
+    llm: LLM, text: str, system: str | None, raw: bool, template_kwargs: dict[str, Any] | None
+) -> list[int]:
+    if raw or (llm.template is None and system is None and template_kwargs is None):
         return llm.tokenize(text, add_special=True, parse_special=True)
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return llm.tokenize_chat(llm.render_chat([*messages, {"role": "user", "content": text}]))
+    messages = [*messages, {"role": "user", "content": text}]
+    return llm.tokenize_chat(llm.render_chat(messages, template_kwargs=template_kwargs))
 
 
 def _check_beams(sampling: dict[str, Any]) -> None:
@@ -158,7 +170,7 @@ def _check_beams(sampling: dict[str, Any]) -> None:
 
     options = {parameter: option for option, parameter in SAMPLING_NAMES.items()}
     options |= {"speculative": "spec", "draft_model": "draft", "n_keep": "keep"}
-    followed = ("max_tokens", "ignore_eos")
+    followed = ("max_tokens", "ignore_eos", "chat_template")
     given = [name for name, value in sampling.items() if value and name not in followed]  # 0 turns a choice off
     if given:
         named = options.get(given[0], given[0].replace("_", "-"))

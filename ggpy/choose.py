@@ -50,7 +50,7 @@ def choose(llm: LLM, prompt: Any, options: Any, score_end: bool, template_values
     llm.check_writes()
     text: str | None
     if isinstance(prompt, Sequence) and len(prompt) and isinstance(prompt[0], Mapping):
-        text = llm.render_chat(prompt, **template_values)
+        text = llm.render_chat(prompt, template_kwargs=template_values)
         ids = llm.tokenize_chat(text)
     else:
         if template_values:

@@ -8,7 +8,7 @@ Knows nothing of terminals.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,8 @@ class Conversation:
     """Messages and a model to continue them.
 
     system: the system message, never dropped. messages: all turns since the beginning, [{"role", "content"}, …].
-    notify: called with one line when old turns no longer fit.
+    notify: called with one line when old turns no longer fit. template_kwargs: more values for the chat template, by
+    name, as of `LLM.chat`.
     """
 
     llm: LLM
@@ -46,6 +47,7 @@ class Conversation:
     notify: Callable[[str], None] = lambda text: None
     messages: list[dict[str, str]] = field(default_factory=list)
     last: Request | None = None  # the latest answer, for its timings
+    template_kwargs: Mapping[str, Any] | None = None
     _first: int = 0  # the oldest message that the model still sees
     _transcripts: list[_Transcript] = field(default_factory=list)
 
@@ -144,7 +146,8 @@ class Conversation:
 
     def _encode(self) -> tuple[str, list[int]]:
         system = [{"role": "system", "content": self.system}] if self.system is not None else []
-        text = self.llm.render_chat([*system, *self.messages[self._first :]])
+        messages = [*system, *self.messages[self._first :]]
+        text = self.llm.render_chat(messages, template_kwargs=self.template_kwargs)
         for known in reversed(self._transcripts):
             if text.startswith(known.text):
                 # The rest is no beginning: no BOS, and no space that SentencePiece puts there.

@@ -31,6 +31,8 @@ from ggpy.outputs import EmbeddingRequestOutput, RankOutput, RequestOutput, Text
 from ggpy.prompts import Message, Prompt, conversations, encoded, several
 from ggpy.runtime.load import Model, load_model
 from ggpy.sampling.sampling_params import SamplingParams, file_sampling_defaults, params_or_default
+from ggpy.text.chat_messages import merged_values
+from ggpy.text.chat_template import no_template
 
 if TYPE_CHECKING:
     from ggpy.choose import ChoiceOutput
@@ -71,6 +73,7 @@ class LLM:
     the same vocabulary, which drafts tokens that this one then evaluates together: again the same answers.
     context_shift: an answer that has filled its context goes on, without the oldest half of what follows the first
     message, or the first `n_keep` tokens of the prompt (half the context at most); else it ends, as "length".
+    chat_template: in place of the file's own template another of those that it holds by name, "chatml", or a file.
 
     Raises GGPYError where the file or a value is of no use. Close it, or use it as a context manager.
     """
@@ -96,10 +99,13 @@ class LLM:
         draft_model: str | os.PathLike[str] | None = None,
         context_shift: bool = False,
         n_keep: int | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
     ) -> None:
         arguments.path("path", path)
         if file_type is not None:
             arguments.text("file_type", file_type)
+        if chat_template is not None:
+            arguments.path("chat_template", chat_template)
         speculation = speculation_of(speculative, draft_model, speculative_config)
         notify = logging.getLogger("ggpy").info if notify is None else arguments.function("notify", notify)
         shift = context_shift_of(context_shift, n_keep, notify)
@@ -119,7 +125,7 @@ class LLM:
         )
         self.path = find_model(path, file_type, notify)
         draft_path = find_model(speculation.model, file_type, notify) if speculation and speculation.model else None
-        model = load_model(self.path, **options)
+        model = load_model(self.path, chat_template=chat_template, **options)
         self.file, self.runtime = model.file, model.runtime
         self.tokenizer, self.template = model.tokenizer, model.template
         self.engine, models = open_engine(model, draft_path, speculation, shift, notify)
@@ -193,6 +199,7 @@ class LLM:
         *,
         stream: Literal[False] = False,
         progress: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
         **template_values: Any,
     ) -> list[RequestOutput]: ...
 
@@ -203,6 +210,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         stream: Literal[True],
+        template_kwargs: Mapping[str, Any] | None = None,
         **template_values: Any,
     ) -> Iterator[TextDelta]: ...
 
@@ -213,15 +221,18 @@ class LLM:
         *,
         stream: bool = False,
         progress: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
         **template_values: Any,
     ) -> list[RequestOutput] | Iterator[TextDelta]:
         """Answer a conversation, or each of several, by the file's own chat template.
 
-        messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values go to the template
-        (`tools`, `enable_thinking` …), but for continue_final_message, which has the model go on with the last message.
-        progress: as of `generate`.
+        messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. template_values, and those that
+        template_kwargs holds by name, go to the template, which has to read them: `tools` and `documents`, lists of
+        dicts, `enable_thinking` and so on; but for continue_final_message, which has the model go on with the last
+        message, and add_generation_prompt, which is True. progress: as of `generate`.
         """
-        rendered = [self.render_chat(one, **template_values) for one in conversations(messages)]
+        values = merged_values(template_kwargs, template_values)
+        rendered = [self.render_chat(one, template_kwargs=values) for one in conversations(messages)]
         self.check_writes()
         texts_and_ids = [(text, self.tokenize_chat(text)) for text in rendered]
         return self._answers.answer(texts_and_ids, sampling_params, stream, progress)
@@ -250,18 +261,19 @@ class LLM:
         options: Sequence[str],
         *,
         score_end: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
         **template_values: Any,
     ) -> ChoiceOutput:
         """The probability of each of some texts as what follows a prompt: exact, by the model's own logits, with
         nothing drawn. The prompt is evaluated once, the options beside each other.
 
-        prompt: as of `generate`, or the messages of one conversation with template_values, as of `chat`. score_end: the
-        probability that the answer is that text and ends; without it, that the answer begins with it, which an option
-        that others begin with shares with them.
+        prompt: as of `generate`, or the messages of one conversation with values for the template, as of `chat`.
+        score_end: the probability that the answer is that text and ends; without it, that the answer begins with it,
+        which an option that others begin with shares with them.
         """
         from ggpy.choose import choose
 
-        return choose(self, prompt, options, score_end, template_values)
+        return choose(self, prompt, options, score_end, merged_values(template_kwargs, template_values))
 
     def embed(
         self,
@@ -319,14 +331,16 @@ class LLM:
         """The text of token ids; invalid UTF-8 shows as U+FFFD."""
         return self.tokenizer.detokenize(ids, skip_special=skip_special)
 
-    def render_chat(self, messages: Sequence[Message], **template_values: Any) -> str:
-        """The text of a conversation by the file's template, up to where the answer begins. template_values:
-        `ChatTemplate.render`'s."""
+    def render_chat(
+        self, messages: Sequence[Message], *, template_kwargs: Mapping[str, Any] | None = None, **template_values: Any
+    ) -> str:
+        """The text of a conversation by the file's template, up to where the answer begins. template_kwargs,
+        template_values: as of `chat`."""
         if self.template is None:
-            raise GGPYError(
-                f"{self.path.name} has no chat template; complete plain text with it instead (generate, --raw)."
-            )
-        return self.template.render(messages, **template_values)
+            raise no_template(self.file)
+        values = merged_values(template_kwargs, template_values)
+        self.template.check_values(values)
+        return self.template.render(messages, **values)
 
     def tokenize_chat(self, rendered: str) -> list[int]:
         """Token ids of a rendered conversation, special tokens parsed; BOS is first, once, where the model wants it."""

@@ -222,6 +222,10 @@ def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
     if llm.template is None:
         raise RequestError(f"{llm.path.name} has no chat template; ask /v1/completions.", "messages")
     values = {**_thinking(llm.template, asked.reasoning).values, **asked.template_values}
+    try:
+        llm.template.check_values(asked.template_values)
+    except GGPYError as error:
+        raise RequestError(str(error), "chat_template_kwargs", code="unsupported_parameter") from None
     if asked.tools and asked.tool_choice != "none":
         if "tools" not in llm.template.values_read:
             words = f"tools are not supported by {llm.path.name}: its chat template does not read it."
@@ -231,7 +235,7 @@ def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
     if "developer" not in llm.template.whole_source:  # a newer name for the same role
         messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     try:
-        text = llm.render_chat(messages, **values)
+        text = llm.render_chat(messages, template_kwargs=values)
         _check_length(llm, "messages", text)
         return text, llm.tokenize_chat(text)
     except RequestError:

@@ -18,6 +18,7 @@ from ggpy.host.memory import MemoryUse, _control_groups, available_memory, choos
 from ggpy.llm import LLM
 from ggpy.runtime.load import Model, check_rows
 from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.text.chat_template import ChatTemplate
 from tests.support.doubles import BOS, EOS, N_VOCAB, ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
@@ -193,6 +194,22 @@ def test_chat(make: Any) -> None:
         llm.chat([])
     with pytest.raises(GGPYError, match="no chat template"):
         make(template=False).chat(messages)
+
+
+def test_values_for_the_template(make: Any) -> None:
+    llm = make(script=saying("Hi!"))
+    llm.template = ChatTemplate("{{ tools | length }}{{ mood }}{{ messages[0].content }}assistant:")
+    messages = [{"role": "user", "content": "Hello"}]
+    both = {"tools": [{}, {}], "template_kwargs": {"mood": "glad"}}
+    assert llm.render_chat(messages, **both) == "2gladHelloassistant:"
+    (output,) = llm.chat(messages, SamplingParams(temperature=0), **both)
+    assert output.prompt_token_ids == [BOS, *b"2gladHelloassistant:"]
+    assert output.outputs[0].text == "Hi!"
+    assert llm.choose(messages, ["a", "b"], **both).prompt == "2gladHelloassistant:"
+    with pytest.raises(GGPYError, match="does not read 'temprature'"):
+        llm.chat(messages, temprature=0)
+    with pytest.raises(GGPYError, match="cannot hold 'messages'"):
+        llm.chat(messages, template_kwargs={"messages": []})
 
 
 def test_logits_tokenize_close(make: Any) -> None:

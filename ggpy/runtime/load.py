@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from contextlib import ExitStack
@@ -115,17 +116,20 @@ def load_model(
     n_threads: int | None,
     notify: Notify,
     beside: Runtime | None = None,
+    chat_template: str | os.PathLike[str] | None = None,
     **placing: Any,
 ) -> Model:
     """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. beside: a
-    runtime with which this one shares threads. placing: the arguments of `Placement` beside the file."""
+    runtime with which this one shares threads. chat_template: in place of the file's own, as of `find_template`.
+    placing: the arguments of `Placement` beside the file."""
     from ggpy.gguf.file import GGUFFile
-    from ggpy.text.chat_template import ChatTemplate
+    from ggpy.text.chat_template import ChatTemplate, find_template
     from ggpy.text.tokenizer import Tokenizer
 
     with ExitStack() as undo:
         file = GGUFFile(path)
         undo.callback(file.close)
+        chosen = None if chat_template is None else find_template(file, chat_template)
         from ggpy.runtime.placement import Placement
         from ggpy.runtime.runtime import Runtime
 
@@ -141,7 +145,7 @@ def load_model(
         check_rows(file, tokenizer)
         if tokenizer.note is not None:
             notify(tokenizer.note)
-        template = ChatTemplate.from_gguf(file, tokenizer)
+        template = ChatTemplate.from_gguf(file, tokenizer, chosen)
         undo.pop_all()
         return Model(file, tokenizer, template, runtime)
 

@@ -8,8 +8,10 @@ here, so that a template renders the same text.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ggpy import arguments
@@ -88,6 +90,27 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and not fine:
             raise GGPYError(f"{name} must be a list of dicts: {form}.")
     return {name: plain(value) for name, value in values.items()}
+
+
+def merged_values(template_kwargs: Mapping[str, Any] | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values for a template that came as one dictionary, `template_kwargs`, and those that came by name. Raises
+    GGPYError where these are no names, or one came both ways."""
+    if template_kwargs is None:
+        return {**values}
+    if not isinstance(template_kwargs, Mapping) or not all(isinstance(name, str) for name in template_kwargs):
+        raise arguments.wrong("template_kwargs", template_kwargs, 'a dict of names and values: {"enable_thinking": …}')
+    for name in template_kwargs:
+        if name in values or name == "messages":
+            raise GGPYError(f"template_kwargs cannot hold {quoted(name, 60)}, which is given by itself.")
+    return {**template_kwargs, **values}
+
+
+def functions_as_text(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` for a template that reads `functions` in place of tools: with their schemas as JSON and the time, as
+    FireFunction's model card makes them."""
+    functions = [tool.get("function", tool) for tool in values["tools"] or []]
+    written = json.dumps(functions, ensure_ascii=False, indent=4) if functions else ""
+    return {"functions": written, "datetime": f"{datetime.now():%Y-%m-%d %H:%M:%S}", **values}
 
 
 class Continuation:

@@ -256,6 +256,8 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if isinstance(value, Stream):  # of `map` and its like, which make lists in llama.cpp
+        value = entries_of(value)
     weight = weigh(value)
     size = 2 * WRITTEN * weight
     if separators is not None:

@@ -333,6 +333,14 @@ def _copies(values: Any) -> None:
     take(2 * ENTRY * len(values))
 
 
+def _appends(values: Any, entry: Any) -> None:
+    take(ENTRY)
+
+
+def _pops(values: Any, index: Any = -1) -> None:
+    work(8 * len(values))
+
+
 def nothing(value: Any, *args: Any) -> None:
     pass
 
@@ -363,7 +371,7 @@ _STR: dict[str, Callable[..., Any]] = {
 ATTRIBUTES: tuple[tuple[Any, Mapping[str, Callable[..., Any]]], ...] = (
     (str, _STR),
     (dict, {"get": _looks_up, "items": nothing, "keys": nothing, "values": nothing, "copy": _copies}),
-    (list, {"copy": _copies, "count": _searches, "index": _searches}),
+    (list, {"append": _appends, "copy": _copies, "count": _searches, "index": _searches, "pop": _pops}),
     (tuple, {"count": _searches, "index": _searches, "grouper": nothing, "list": nothing}),
     (float, {"is_integer": nothing}),
     (LoopContext, dict.fromkeys(

@@ -279,6 +279,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, Namespace):
             return not attr.startswith("_")
+        if attr in ("append", "pop"):  # Kimi's templates change lists, all of which are the template's own
+            return isinstance(obj, list)
         return attr in operations.attributes_of(obj) and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:

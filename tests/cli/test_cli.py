@@ -17,7 +17,8 @@ from ggpy import __version__
 from ggpy.cli.main import COMMANDS, main
 from ggpy.errors import GGPYError
 from ggpy.runtime.load import Model
-from tests.support.doubles import ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
+from ggpy.text.chat_template import ChatTemplate
+from tests.support.doubles import BOS, ByteTokenizer, FakeFile, FakeRuntime, FakeTemplate, saying
 
 MODEL = "fake.gguf"
 
@@ -29,7 +30,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("GGPY_CACHE", str(tmp_path / "cache"))
     Path(MODEL).touch()
 
-    def call(*args: str, script: Any = None, template: bool = True, input: Any = None, **runtime: Any) -> Result:
+    def call(*args: str, script: Any = None, template: bool | str = True, input: Any = None, **runtime: Any) -> Result:
         def load(
             path: Path, n_ctx: int | None, n_threads: int | None, notify: Any, n_slots: int, **placing: Any
         ) -> Model:
@@ -37,12 +38,29 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             fake = FakeRuntime(n_ctx=n_ctx or 256, n_slots=n_slots, script=script or saying("Hi 你好!"), **runtime)
             call.runtime = fake  # type: ignore[attr-defined]
             notify("a note")
-            return Model(FakeFile(), ByteTokenizer(), FakeTemplate() if template else None, fake)  # type: ignore[arg-type]
+            made = ChatTemplate(template) if isinstance(template, str) else FakeTemplate() if template else None
+            return Model(FakeFile(), ByteTokenizer(), made, fake)  # type: ignore[arg-type]
 
         monkeypatch.setattr(ggpy.llm, "load_model", load)
         return CliRunner().invoke(main, args, input=input)
 
     return call
+
+
+def test_values_for_the_template(call: Any) -> None:
+    for command in (["run", "-p", "Hi"], ["chat"]):
+        kwargs = ["--template-kwargs", '{"mood": "glad"}']
+        moody = "{{ mood }}{{ messages[0].content }}assistant:"
+        assert call(*command, "-m", MODEL, *kwargs, input="Hi\n", template=moody).exit_code == 0
+        assert call.runtime.cells[:16].tolist() == [BOS, *b"gladHiassistant"]
+        fails(call(*command, "-m", MODEL, *kwargs, input="Hi\n", template="{{ messages }}"), "does not read 'mood'")
+        fails(call(*command, "-m", MODEL, "--template-kwargs", "[1]"), "must be an object", status=2)
+        fails(call(*command, "-m", MODEL, "--template-kwargs", "{a"), "is no JSON", status=2)
+        assert call(*command, "-m", MODEL, "--chat-template", "rag", input="Hi\n").exit_code == 0
+        assert call.placing["chat_template"] == "rag"
+    raw = call("run", "--raw", "-p", "Hi", "-m", MODEL, "--template-kwargs", "{}")
+    fails(raw, "so --template-kwargs has no place")
+    fails(call("run", "--raw", "-p", "Hi", "-m", MODEL, "--chat-template", "rag"), "so --chat-template has no place")
 
 
 @pytest.mark.parametrize("command", [["run", "-p", "Hi"], ["chat"]])

@@ -123,6 +123,17 @@ def test_thoughts_are_switched_by_one_setting(says: Any) -> None:
     assert without == [usual + len("no thoughts <think></think>")] * 3
 
 
+def test_values_that_the_template_does_not_read_are_refused(says: Any) -> None:
+    client = says("Hello.", TEMPLATE + "{{ mood }}")
+    asked: Any = {"model": "fake", "messages": HELLO}
+    assert client.chat.completions.create(**asked, extra_body={"chat_template_kwargs": {"mood": "glad"}}).choices
+    with pytest.raises(openai.BadRequestError, match="does not read 'moods'; did you mean 'mood'") as caught:
+        client.chat.completions.create(**asked, extra_body={"chat_template_kwargs": {"moods": "glad"}})
+    assert caught.value.param == "chat_template_kwargs"
+    with pytest.raises(openai.BadRequestError, match="hold 'messages'"):
+        client.responses.create(model="fake", input="Hi", extra_body={"chat_template_kwargs": {"messages": []}})
+
+
 def test_responses_have_items(says: Any) -> None:
     client = says(CALLS)
     tools: Any = [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}]

@@ -296,6 +296,9 @@ class FakeTemplate:
 
     whole_source, values_read = "{{ messages }}", frozenset({"messages"})
 
+    def check_values(self, values: Any) -> None:
+        pass
+
     def render(self, messages: Any, add_generation_prompt: bool = True, **extra: Any) -> str:
         messages = plain_messages(messages)
         if any(m["role"] == "tool" for m in messages):

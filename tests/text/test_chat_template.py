@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
-from ggpy.text.chat_template import CHATML, ChatTemplate
+from ggpy.text.chat_messages import merged_values
+from ggpy.text.chat_template import CHATML, ChatTemplate, find_template, no_template
 from ggpy.text.tokenizer import Tokenizer
 from tests.support.vocabularies import CONTROL, bpe_metadata, spm_metadata, write_gguf
 
@@ -77,6 +79,42 @@ def test_a_template_for_tools() -> None:
     assert template.render([USER], tools=[{"name": "f"}]) == "1 tools"
 
 
+def test_what_llama_cpp_renders_and_transformers_refuses() -> None:
+    queue = "{% set l = [] %}{% for m in messages %}{% set _ = l.append(m.role) %}{% endfor %}{{ l.pop(0) }}{{ l }}"
+    assert _render(queue, [SYSTEM, USER]) == "system['user']"
+    assert _render("{{ messages | map(attribute='role') | tojson }}") == '["user"]'
+    reads_functions = ChatTemplate("{{ functions }}|{{ datetime }}")
+    tool = {"type": "function", "function": {"name": "f"}}
+    assert "tools" in reads_functions.values_read
+    assert re.fullmatch(r'\[\s+\{\s+"name": "f"\s+\}\s+\]\|20\d\d-.*', reads_functions.render([USER], tools=[tool]))
+    assert reads_functions.render([USER]).startswith("|20")
+    assert reads_functions.render([USER], tools=[tool], functions="mine", datetime="now") == "mine|now"
+
+
+def test_values_that_the_template_does_not_read() -> None:
+    template = ChatTemplate("{{ messages }}{{ enable_thinking }}", tool_source="{{ tools }}", where="some.gguf")
+    template.check_values({"enable_thinking": False, "tools": [{}], "documents": None, "functions": []})
+    template.check_values({"add_generation_prompt": False, "continue_final_message": "content"})
+    with pytest.raises(GGPYError, match=r"some.gguf.*does not read 'enable_thinkin'; did you mean 'enable_thinking'\?"):
+        template.check_values({"enable_thinkin": False})
+    with pytest.raises(GGPYError, match=r"does not read 'documents'; leave it out"):
+        template.check_values({"documents": [{"text": "x"}]})
+    ChatTemplate("{% faulty").check_values({"tools": [{}]})  # rendering says what is wrong
+
+
+def test_values_come_by_name_or_together() -> None:
+    assert merged_values(None, {"a": 1}) == {"a": 1}
+    assert merged_values({"b": 2}, {"a": 1}) == {"a": 1, "b": 2}
+    for kwargs, said in (
+        ({"a": 2}, "hold 'a'"),
+        ({"messages": []}, "hold 'messages'"),
+        ([1], "dict"),
+        ({1: 2}, "dict"),
+    ):
+        with pytest.raises(GGPYError, match=said):
+            merged_values(kwargs, {"a": 1})  # type: ignore[arg-type]
+
+
 def test_messages_are_not_changed_and_come_as_plain_data() -> None:
     class Loud(str):
         def shout(self) -> str:
@@ -108,6 +146,41 @@ def test_from_gguf(tmp_path: Path) -> None:
     assert template.render([USER], tools=[{}]) == "b"
     with pytest.raises(GGPYError, match="must be a text; found"):
         _from(tmp_path, {**metadata, "tokenizer.chat_template": 5})
+
+
+def test_another_template_is_chosen(tmp_path: Path) -> None:
+    metadata = {
+        **spm_metadata(), "tokenizer.chat_template": "a{{ bos_token }}", "tokenizer.chat_template.tool_use": "b",
+        "tokenizer.chat_template.rag": "c{{ bos_token }}", "tokenizer.chat_templates": ["tool_use", "rag"],
+    }  # fmt: skip
+    (tmp_path / "own.jinja").write_bytes("\ufeffé{{ eos_token }}".encode())
+    (tmp_path / "bytes.jinja").write_bytes(b"\xff")
+    with GGUFFile(write_gguf(tmp_path / "m.gguf", metadata)) as file:
+        tokenizer = Tokenizer.from_gguf(file)
+
+        def rendered(chosen: Any) -> str:
+            template = ChatTemplate.from_gguf(file, tokenizer, find_template(file, chosen))
+            assert template is not None
+            return template.render([USER], tools=[{}])
+
+        assert (rendered("rag"), rendered("tool_use"), rendered("default")) == ("c<s>", "b", "a<s>")
+        assert rendered("chatml").startswith("<|im_start|>user")
+        assert rendered(tmp_path / "own.jinja") == rendered(str(tmp_path / "own.jinja")) == "é</s>"
+        for chosen, said in (
+            ("chatlm", "no chat template 'chatlm'; give a file, or one of tool_use, rag, chatml"),
+            (tmp_path / "none.jinja", "cannot be read"),
+            (tmp_path / "bytes.jinja", "is no chat template"),
+            ("", "empty"),
+        ):
+            with pytest.raises(GGPYError, match=said):
+                find_template(file, chosen)
+
+
+def test_a_file_with_named_templates_alone_says_their_names(tmp_path: Path) -> None:
+    metadata = {**spm_metadata(), "tokenizer.chat_template.rag": "c", "tokenizer.chat_templates": ["rag"]}
+    with GGUFFile(write_gguf(tmp_path / "m.gguf", metadata)) as file:
+        assert ChatTemplate.from_gguf(file, Tokenizer.from_gguf(file)) is None
+        assert "choose one with chat_template or --chat-template: rag." in str(no_template(file))
 
 
 def test_chatml_where_the_vocabulary_has_its_tokens(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ ATTACKS = [
     ("{{ raise_exception('no\n  way.') }}", "refuses these messages: no way"),
     ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "tries to leave its sandbox"),
     ("{{ cycler.__init__.__globals__ }}", "tries to leave its sandbox"),
-    ("{{ messages.append(1) }}", "tries to leave its sandbox"),
+    ("{{ messages.clear() }}", "tries to leave its sandbox"),
+    ("{{ messages[0].pop('role') }}", "tries to leave its sandbox"),
     ("{{ ('' | attr('__class__')).x }}", "tries to leave its sandbox"),
     ("{{ '{0.__class__.x}'.format(1) }}", "tries to leave its sandbox"),
     ("{% set ns = namespace(__class__=1) %}", "tries to leave its sandbox"),
@@ -198,6 +199,13 @@ ATTACKS = [
     (_grown(*TUPLES, "{{ [1] | map(n.x) | list }}"), "failed with these messages: filters and tests are named"),
     (_grown(*TUPLES, "{{ {'a': n.x}.items() - {}.items() }}"), "failed with these messages: keys and items cannot"),
     ("{% set n = namespace() %}{% set n.x = n %}{{ n }}", STOPPED + "nests"),
+    *(
+        ("{% set l = [] %}{% set _ = l.append(l) %}" + use, STOPPED + "nests")
+        for use in ("{{ l }}", "{{ l == [l] }}", "{{ l | tojson }}", "{{ {l: 1} }}", "{{ l in l }}", "{{ '%s' % l }}")
+    ),
+    ("{% set l = [1] %}{% for x in l %}{% set _ = l.append(x) %}{% endfor %}", STOPPED),
+    ("{% set l = [1] %}{% for x in l | map('string') %}{% set _ = l.append(x) %}{% endfor %}", STOPPED),
+    ("{% set l = [0] * 2000000 %}{% for i in range(99999) %}{% set _ = l.pop(0) %}{% endfor %}", STOPPED),
     (_grown("()", "(n.x,)", "{{ {n.x: 1} }}").replace("60", "99999"), STOPPED + "(nests|runs)"),
     # Long single operations
     ("{{ ([[1]] * 100000) | sum(start=[]) | length }}", STOPPED),
