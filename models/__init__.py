@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: The file and the class of each architecture, by what its GGUF files say under `general.architecture`.
 HOMES: dict[str, str] = {
     "llama": "llama.Llama",
+    "llama4": "llama4.Llama4",
     "qwen": "qwen.Qwen",
     "qwen2": "qwen2.Qwen2",
     "qwen3": "qwen3.Qwen3",
@@ -27,6 +28,7 @@ HOMES: dict[str, str] = {
     "qwen3next": "qwen35.Qwen3Next",
     "gemma2": "gemma2.Gemma2",
     "gemma3": "gemma3.Gemma3",
+    "gemma3n": "gemma3n.Gemma3n",
     "gemma4": "gemma4.Gemma4",
     "gpt-oss": "gptoss.GptOss",
     "lfm2": "lfm2.Lfm2",

@@ -43,6 +43,7 @@ class Experts:
     gated: bool = True  # the activation is a gate
     n_groups: int = 0  # of experts, of which each token's best are chosen from; 0: all
     n_groups_used: int = 0
+    weighs_inputs: bool = False  # weights multiply what experts are given, not what they give
 
     @classmethod
     def read(
@@ -101,16 +102,22 @@ def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts, re
         expert_scale=each if g.has(each) else None,
     )
     n_ff, x = experts.n_ff, x if read is None else read
+    if experts.weighs_inputs:
+        x = g.weigh(x, route)
+
+    def down(made: Value) -> Value:
+        given = g.expert_linear(made, at + "ffn_down_exps", n_embd, route)
+        return g.combine(given, route, weighted=not experts.weighs_inputs)
+
     if not experts.gated:
-        up = g.activation(g.expert_linear(x, at + "ffn_up_exps", n_ff, route), experts.activation)
-        return g.combine(g.expert_linear(up, at + "ffn_down_exps", n_embd, route), route)
+        return down(g.activation(g.expert_linear(x, at + "ffn_up_exps", n_ff, route), experts.activation))
     if g.has(at + "ffn_gate_up_exps.weight"):
         both = g.expert_linear(x, at + "ffn_gate_up_exps", 2 * n_ff, route)
         gate, up = both.columns(0, n_ff), both.columns(n_ff, n_ff)
     else:
         gate = g.expert_linear(x, at + "ffn_gate_exps", n_ff, route)
         up = g.expert_linear(x, at + "ffn_up_exps", n_ff, route)
-    return g.combine(g.expert_linear(g.glu(gate, up, experts.activation), at + "ffn_down_exps", n_embd, route), route)
+    return down(g.glu(gate, up, experts.activation))
 
 
 def shared_expert(g: Graph, x: Value, layer: int, n_embd: int, n_ff: int) -> Value:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ggpy.models.hf import Layout
     from ggpy.models.hf_config import Config
 
-_KINDS = ("full_attention", "sliding_attention")
+KINDS = ("full_attention", "sliding_attention")
 
 
 class Gemma3(Gemma2):
@@ -39,7 +39,7 @@ class Gemma3(Gemma2):
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
-        full, sliding = (_rope(config, kind) for kind in _KINDS)
+        full, sliding = (rope_of_kind(config, kind) for kind in KINDS)
         layout = cls._layout(config, head_norms=True, rope=full)
         if config.get("final_logit_softcapping") is not None:
             layout.metadata[f"{cls.name}.final_logit_softcapping"] = config.number("final_logit_softcapping")
@@ -63,13 +63,13 @@ class Gemma3(Gemma2):
         return layout
 
 
-def _rope(config: Config, kind: str) -> Config:
+def rope_of_kind(config: Config, kind: str) -> Config:
     """Rope's settings of a kind of layer, from the places where the versions of transformers keep them."""
     from ggpy.models.hf_config import Config
 
     parameters = config.section("rope_parameters")
     flat = [
-        key for key, value in parameters.values.items() if key not in _KINDS or not isinstance(value, Mapping | None)
+        key for key, value in parameters.values.items() if key not in KINDS or not isinstance(value, Mapping | None)
     ]
     if flat:
         raise GGPYError(f"{parameters.where} has {flat[0]!r:.40}; it must hold rope's settings by kind of layer.")

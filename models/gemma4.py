@@ -5,7 +5,7 @@ embedding of its own (E2B, E4B); experts stand beside the feed-forward (26B-A4B)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ggpy.errors import GGPYError
 from ggpy.models.base import Architecture
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from ggpy.models.hf import Layout
     from ggpy.models.hf_config import Config
 
-_ACTIVATION = "gelu_tanh"
+ACTIVATION = "gelu_tanh"
 
 
 class Gemma4(Architecture):
     name = "gemma4"
     hf_names = ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration")
     rope_style = "neox"
+    usual_softcap: ClassVar[float] = 0.0  # of logits, where a file does not say
 
     def ropes(self, freq_factors: Any = None) -> tuple[Rope, Rope]:
         """The ropes of full and of sliding layers."""
@@ -44,9 +45,12 @@ class Gemma4(Architecture):
         self.ropes(freq_factors)
         self.first_shared_layer()
 
+    def shared_layers(self) -> int:
+        """How many layers at the end read keys and values of earlier ones."""
+        return self.metadata.integer("{arch}.attention.shared_kv_layers", 0)
+
     def first_shared_layer(self) -> int:
-        """The first of the layers at the end that read keys and values of earlier ones."""
-        n_layer, n_shared = self.hparams.n_layer, self.metadata.integer("{arch}.attention.shared_kv_layers", 0)
+        n_layer, n_shared = self.hparams.n_layer, self.shared_layers()
         if not 0 <= n_shared < n_layer:
             raise GGPYError(
                 f"The metadata has {n_shared} of {n_layer} layers read keys and values of earlier ones, which is"
@@ -69,27 +73,30 @@ class Gemma4(Architecture):
     def build(self, g: Graph) -> Value:
         hp, eps = self.hparams, self.hparams.norm_eps
         full, sliding = self.ropes(g.vector("rope_freqs.weight"))
-        cap = self.metadata.number("{arch}.final_logit_softcapping", 0.0)
-        if not 0 <= cap < 1e6:
-            raise GGPYError(f"The metadata caps logits at {cap}, which is impossible.")
         x = g.scale(g.embed(hp.n_embd), math.sqrt(hp.n_embd))
         n_each = self.metadata.integer("{arch}.embedding_length_per_layer_input", 0)
-        each = self._layer_inputs(g, x, n_each) if n_each else None
+        each = self.layer_inputs(g, x, n_each) if n_each else None
         for layer in g.layers(hp.n_layer):
             at = f"blk.{layer}."
-            y = self._attention(g, g.norm(x, at + "attn_norm", eps), layer, sliding if hp.window(layer) else full)
+            y = self.attention(g, g.norm(x, at + "attn_norm", eps), layer, sliding if hp.window(layer) else full)
             x = g.add(x, g.norm(y, at + "post_attention_norm", eps))
             x = g.add(x, g.norm(self._feed_forward(g, x, layer), at + "post_ffw_norm", eps))
             if each:
                 gate = g.linear(x, at + "inp_gate", n_each)
-                y = g.linear(g.glu(gate, each.columns(layer * n_each, n_each), _ACTIVATION), at + "proj", hp.n_embd)
+                y = g.linear(g.glu(gate, each.columns(layer * n_each, n_each), ACTIVATION), at + "proj", hp.n_embd)
                 x = g.add(x, g.norm(y, at + "post_norm", eps))
             if g.has(at + "layer_output_scale.weight"):
                 x = g.scale_columns(x, at + "layer_output_scale.weight")
         logits = g.output(g.norm(g.select_outputs(x), "output_norm", eps), hp.n_vocab)
-        return g.softcap(logits, cap)
+        return g.softcap(logits, self.softcap())
 
-    def _layer_inputs(self, g: Graph, x: Value, n_each: int) -> Value:
+    def softcap(self) -> float:
+        cap = self.metadata.number("{arch}.final_logit_softcapping", self.usual_softcap)
+        if not 0 <= cap < 1e6:
+            raise GGPYError(f"The metadata caps logits at {cap}, which is impossible.")
+        return cap
+
+    def layer_inputs(self, g: Graph, x: Value, n_each: int) -> Value:
         """The input of each layer beside the residuals, an embedding of the token and a part of the first rows, all
         side by side: [n_tokens, n_layer * n_each]."""
         hp, table, n = self.hparams, "per_layer_token_embd", self.hparams.n_layer * n_each
@@ -100,7 +107,7 @@ class Gemma4(Architecture):
         normed = g.norm(projected, "per_layer_proj_norm", hp.norm_eps, width=n_each)
         return g.scale(g.add(normed, tokens), 0.5**0.5)
 
-    def _attention(self, g: Graph, x: Value, layer: int, rope: Rope) -> Value:
+    def attention(self, g: Graph, x: Value, layer: int, rope: Rope) -> Value:
         """Where the file has no matrix of values, keys are values as well, before norm and rope."""
         at, hp, size, shared = f"blk.{layer}.", self.hparams, self.hparams.layers[layer], self.kv_layer(layer)
         n_kv, k, v = size.n_head_kv * size.head_dim, None, None
@@ -130,10 +137,10 @@ class Gemma4(Architecture):
         """The sum of a plain branch and one of experts, each between norms of its own; or the plain one alone. The
         router reads the residuals."""
         at, hp, eps = f"blk.{layer}.", self.hparams, self.hparams.norm_eps
-        y = glu_ffn(g, g.norm(x, at + "ffn_norm", eps), layer, hp, _ACTIVATION)
+        y = glu_ffn(g, g.norm(x, at + "ffn_norm", eps), layer, hp, ACTIVATION)
         if not g.has(at + "ffn_gate_inp.weight"):
             return y
-        experts = Experts.read(self.metadata, activation=_ACTIVATION)
+        experts = Experts.read(self.metadata, activation=ACTIVATION)
         asked = g.scale(g.scale_columns(g.norm(x, None, eps), at + "ffn_gate_inp.scale"), hp.n_embd**-0.5)
         given = g.norm(x, at + "pre_ffw_norm_2", eps)
         mixed = expert_ffn(g, asked, layer, hp.n_embd, experts, given)

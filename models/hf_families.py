@@ -13,6 +13,7 @@ from ggpy.models.hf_families_dense import DENSE
 from ggpy.models.hf_families_encoders import ENCODERS
 from ggpy.models.hf_families_hybrid import HYBRID
 from ggpy.models.hf_families_latent import LATENT
+from ggpy.models.hf_families_multimodal import MULTIMODAL
 from ggpy.models.hf_family import UNREAD, Family
 
 # Sizes have defaults as well: transformers writes them out, but files that people edit leave some away.
@@ -223,5 +224,6 @@ FAMILIES: dict[str, Family] = {
     **DENSE,
     **HYBRID,
     **LATENT,
+    **MULTIMODAL,
     **ENCODERS,
 }

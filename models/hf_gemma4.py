@@ -16,7 +16,7 @@ from ggpy.models.hf_rope import proportional_divisors
 from ggpy.models.hf_sources import Stored
 
 _ARCH = "gemma4"
-_NORMS = {
+NORMS = {
     "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
 }  # fmt: skip
@@ -58,17 +58,13 @@ def gemma4_layout(config: Config) -> Layout:
         skipped = ("attn_k", "attn_v") if layer >= first else ("attn_v",) if same and not slides[layer] else ()
         attention = attention_rules(to, of + "self_attn.", sizes, bias=bias, out_bias=bias, norms=("q_norm", "k_norm"))
         rules = [rule for rule in attention if not rule.target.removeprefix(to).startswith(skipped or " ")]
-        rules += norm_rules(to, of, n_embd, _NORMS)
+        rules += norm_rules(to, of, n_embd, NORMS)
         rules += glu_rules(to, of + "mlp.", widths[layer], n_embd)
         rules.append(TensorRule(to + "layer_output_scale.weight", of + "layer_scalar", (1,), required=False))
         if mixed:
             rules += _mixture_rules(config, to, of, n_expert, n_embd)
         if n_each:
-            rules += [
-                TensorRule(to + "inp_gate.weight", of + "per_layer_input_gate.weight", (n_each, n_embd)),
-                TensorRule(to + "proj.weight", of + "per_layer_projection.weight", (n_embd, n_each)),
-                *norm_rules(to, of, n_embd, {"post_norm": "post_per_layer_input_norm"}),
-            ]
+            rules += per_layer_rules(to, of, n_each, n_embd)
         return rules
 
     tied = config.flag("tie_word_embeddings", default=True)
@@ -121,6 +117,15 @@ def gemma4_layout(config: Config) -> Layout:
     )  # fmt: skip
     _add_ropes(layout, config, full.head_dim, sliding.head_dim)
     return layout
+
+
+def per_layer_rules(to: str, of: str, n_each: int, n_embd: int) -> list[TensorRule]:
+    """The tensors that join a layer with its own embedding of the token."""
+    return [
+        TensorRule(to + "inp_gate.weight", of + "per_layer_input_gate.weight", (n_each, n_embd)),
+        TensorRule(to + "proj.weight", of + "per_layer_projection.weight", (n_embd, n_each)),
+        *norm_rules(to, of, n_embd, {"post_norm": "post_per_layer_input_norm"}),
+    ]
 
 
 def _full_layers(config: Config, sliding: Sizes, slides: list[bool], *, same: bool) -> Sizes:

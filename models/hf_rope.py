@@ -132,7 +132,7 @@ def _add_divisors(layout: Layout, divisors: np.ndarray) -> None:
 
     with np.errstate(all="ignore"):
         layout.generated["rope_freqs.weight"] = divisors.astype(np.float32)
-    if layout.arch != "llama":
+    if layout.arch not in ("llama", "llama4"):
         layout.notes.append(
             f"this rope stands in the tensor 'rope_freqs.weight', which other readers may not take in {layout.arch}."
         )
@@ -223,13 +223,14 @@ def llama3_divisors(rope: Config, n_ctx_orig: int, base: float, head_dim: int) -
     """Llama 3.1's scaling as one divisor per rope frequency, float32 [head_dim/2].
 
     Frequencies that turn less than `low_freq_factor` times in the original context are slowed by `factor`, those that
-    turn more than `high_freq_factor` times stay, and between the two they are blended linearly in the number of turns.
+    turn more than `high_freq_factor` times stay, and between the two (in Llama 4 one number) they are blended linearly
+    in the number of turns.
     """
     import numpy as np
 
     factor = rope.number("factor")
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-    if high <= low:
+    if high < low:
         raise GGPYError(
             f"{rope.where} gives 'high_freq_factor' {high} and 'low_freq_factor' {low}; the first must be the greater."
         )
@@ -238,5 +239,5 @@ def llama3_divisors(rope: Config, n_ctx_orig: int, base: float, head_dim: int) -
     with np.errstate(all="ignore"):  # of an absurd base come absurd divisors, which are refused as such
         frequency = (1.0 / np.float32(base) ** exponent).astype(np.float64)  # [head_dim/2], radians a position
     turns = n_ctx_orig * frequency / (2 * math.pi)
-    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    share = np.clip((turns - low) / (high - low), 0.0, 1.0) if high > low else (turns >= low).astype(np.float64)
     return 1.0 / ((1.0 - share) / factor + share)

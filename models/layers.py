@@ -27,6 +27,7 @@ def self_attention(
     head_norms: str = "head",
     alibi: float = 0.0,
     temperature: Temperature | None = None,
+    chunked: bool = False,
 ) -> Value:
     """Grouped-query attention with rotary positions: x [n_tokens, n_embd] to [n_tokens, n_embd].
 
@@ -34,8 +35,8 @@ def self_attention(
     order. `rope`: None where positions stand elsewhere. `scale` of scores: None for 1 / sqrt(head_dim). `head_norms`:
     the norms of query and key, where the file has their weights: "head" by the root mean square of each head, "head
     after rope" behind rope, "layer" by mean and variance of each head, "wide" over the columns of all heads together,
-    "wide layer" so by mean and variance.
-    `alibi` and `temperature` as in `operations.Attention`.
+    "wide layer" so by mean and variance; "unweighted" those of each head, which have no weights in any file.
+    `alibi` and `temperature` as in `operations.Attention`; `chunked`: a layer's window is the length of its chunks.
     """
     at, size = f"blk.{layer}.", hp.layers[layer]
     n_q, n_kv = size.n_head * size.head_dim, size.n_head_kv * size.head_dim
@@ -49,6 +50,8 @@ def self_attention(
         kind, width = "rms" if head_norms == "wide" else "layer", size.head_dim if head_norms == "layer" else 0
         q = g.norm(q, q_norm, hp.norm_eps, kind, width)
         k = g.norm(k, k_norm, hp.norm_eps, kind, width)
+    if head_norms == "unweighted":
+        q, k = (g.norm(value, None, hp.norm_eps, width=size.head_dim) for value in (q, k))
     attended = g.attention(
         q,
         k,
@@ -62,7 +65,8 @@ def self_attention(
         eps=hp.norm_eps,
         scale=scale,
         softcap=softcap,
-        window=size.window,
+        window=0 if chunked else size.window,
+        chunk=size.window if chunked else 0,
         causal=causal,
         norm_after_rope=head_norms == "head after rope",
         alibi=alibi,

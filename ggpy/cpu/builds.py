@@ -32,6 +32,7 @@ from ggpy.cpu.ops import (
     rows,
     sample,
     ssm_scan,
+    streams,
 )
 from ggpy.cpu.weights import activations, packing
 from ggpy.quant.formats import PACKED
@@ -163,7 +164,11 @@ _KINDS: dict[str, Callable[[str, str], Build]] = {
     "pool": lambda *_: (rows.pool, {}),
     "route": lambda *_: (experts.route, {}),
     "group_experts": lambda *_: (experts.group_experts, {}),
+    "weigh": lambda *_: (experts.weigh_rows, {}),
     "combine": lambda *_: (experts.combine, {}),
+    "mix_streams": lambda *_: (streams.mix_streams, {}),
+    "match_magnitude": lambda *_: (streams.match_magnitude, {}),
+    "gaussian_topk": lambda *_: (streams.gaussian_topk, {}),
     "conv_state": conv_state.build,
     "delta_rule": delta_rule.build,
     "ssm_scan": ssm_scan.build,

@@ -27,11 +27,12 @@ from ggpy.cpu.access import (
 )
 from ggpy.cpu.isa.layout import cache_types
 from ggpy.cpu.lowering_recurrent import LowerConvWithState, LowerDeltaRule, LowerSSMScan
+from ggpy.cpu.lowering_streams import LowerGaussianTopK, LowerMatchMagnitude, LowerMixStreams
 from ggpy.cpu.memory import Memory, address
 from ggpy.cpu.sizes import round_up
 from ggpy.gguf.slices import read_vector
 from ggpy.graph import operations as ops
-from ggpy.graph import recurrent
+from ggpy.graph import recurrent, streams
 from ggpy.quant.formats import packed_format
 from ggpy.quant.packed import ROWS
 
@@ -306,14 +307,31 @@ class LowerGroupExperts(Lowering[ops.GroupExperts]):
         return [*touch(op.srcs, False, EVERYONE), Access(ORDER, True, EVERYONE)]
 
 
+class LowerWeigh(Lowering[ops.Weigh]):
+    def kernel(self, operation: ops.Weigh, cache_type: str) -> str:
+        return "weigh"
+
+    def record(self, op: Op, operation: ops.Weigh, places: Places, r: np.ndarray) -> None:
+        r["n_used"], r["n_cols"] = op.srcs[1].n_cols // 2, op.srcs[0].n_cols
+        r["places"] = address(places.memory.places)
+
+    def accesses(self, op: Op, operation: ops.Weigh, small: bool) -> list[Access]:
+        read = touch(op.srcs, False, EVERYONE)
+        return [*read, Access(ORDER, False, EVERYONE), *touch(dst_of(op), True, EVERYONE)]
+
+
 class LowerCombine(Lowering[ops.Combine]):
     def kernel(self, operation: ops.Combine, cache_type: str) -> str:
         return "combine"
 
     def record(self, op: Op, operation: ops.Combine, places: Places, r: np.ndarray) -> None:
         assert op.dst is not None
-        r["n_used"], r["n_stripes"] = op.srcs[1].n_cols // 2, -(-op.dst.n_cols // ROWS)
+        n_used = op.srcs[1].n_cols // 2
+        r["n_used"], r["n_stripes"] = n_used, -(-op.dst.n_cols // ROWS)
         r["places"] = address(places.memory.places)
+        if not operation.weighted:  # the same numbers for every token, where weights would be
+            ones = np.ones(2 * n_used, np.float32)
+            r["src2"], r["src2_stride"] = places.memory.keep(ones), 0
 
     def accesses(self, op: Op, operation: ops.Combine, small: bool) -> list[Access]:
         assert op.dst is not None
@@ -344,7 +362,11 @@ LOWERINGS: dict[type[ops.Operation], Lowering[Any]] = {
     ops.Pool: LowerPool(),
     ops.Route: LowerRoute(),
     ops.GroupExperts: LowerGroupExperts(),
+    ops.Weigh: LowerWeigh(),
     ops.Combine: LowerCombine(),
+    streams.MixStreams: LowerMixStreams(),
+    streams.MatchMagnitude: LowerMatchMagnitude(),
+    streams.GaussianTopK: LowerGaussianTopK(),
     recurrent.ConvWithState: LowerConvWithState(),
     recurrent.DeltaRule: LowerDeltaRule(),
     recurrent.SSMScan: LowerSSMScan(),

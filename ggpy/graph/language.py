@@ -39,8 +39,10 @@ from ggpy.graph.operations import (
     SigmoidGate,
     Softcap,
     Temperature,
+    Weigh,
 )
 from ggpy.graph.recurrent import ConvWithState, DeltaRule, SSMScan
+from ggpy.graph.streams import GaussianTopK, MatchMagnitude, MixStreams
 from ggpy.graph.weights import Weights
 
 if TYPE_CHECKING:
@@ -230,6 +232,21 @@ class Graph(Weights):
         assert 0 <= first < first + n <= x.n_cols // n_groups
         return self._add(SelectColumns(n_groups, first), (x,), n_groups * n)
 
+    def mix_streams(self, x: Value, coefficients: Value, n: int) -> Value:
+        """x's n equal runs of columns mixed, each row by its own coefficients: [rows, coefficients.n_cols / n runs];
+        see `streams.MixStreams`."""
+        assert x.n_cols % n == coefficients.n_cols % n == 0
+        return self._add(MixStreams(n), (x, coefficients), coefficients.n_cols // n * (x.n_cols // n))
+
+    def match_magnitude(self, x: Value, other: Value, least: float) -> Value:
+        """x's rows scaled to the root mean square of the other's; their own counts as `least` at least."""
+        assert x.n_cols == other.n_cols
+        return self._add(MatchMagnitude(least), (x, other), x.n_cols)
+
+    def gaussian_topk(self, x: Value, deviations: float) -> Value:
+        """The part of x above its row's mean plus so many standard deviations, 0 elsewhere."""
+        return self._add(GaussianTopK(deviations), (x,), x.n_cols)
+
     def attention(
         self,
         q: Value,
@@ -402,10 +419,16 @@ class Graph(Weights):
         linear = Linear(weight, bias, route=operation)
         return self._add(linear, (x, route), n_rows, route=route.node)
 
-    def combine(self, y: Value, route: Value) -> Value:
-        """The sum of what a token's experts gave, each times its weight: [n * n_used, n_cols] to [n, n_cols]."""
+    def weigh(self, x: Value, route: Value) -> Value:
+        """Each token's row times the weight of each of its experts: [n, n_cols] to [n * n_used, n_cols]."""
+        assert x.node.route is None
+        return self._add(Weigh(), (x, route), x.n_cols, route=route.node)
+
+    def combine(self, y: Value, route: Value, *, weighted: bool = True) -> Value:
+        """The sum of what a token's experts gave, each times its weight unless they were given weighed rows:
+        [n * n_used, n_cols] to [n, n_cols]."""
         assert y.node.route is route.node
-        return self._add(Combine(), (y, route), y.n_cols)
+        return self._add(Combine(weighted), (y, route), y.n_cols)
 
     def select_outputs(self, x: Value) -> Value:
         """Only the rows whose logits are wanted."""

@@ -333,8 +333,16 @@ class Route(Operation):
 
 
 @dataclass(frozen=True)
+class Weigh(Operation):
+    """A row for each of a token's experts: the token's, times the expert's weight."""
+
+
+@dataclass(frozen=True)
 class Combine(Operation):
-    """The sum of what the chosen experts gave for a token, each times its weight."""
+    """The sum of what the chosen experts gave for a token, each times its weight, or, where they were given weighed
+    rows, as it is."""
+
+    weighted: bool = True
 
 
 # ---- what passes make

@@ -53,7 +53,8 @@ CLASSES = {
     "glm4_moe_lite": "Glm4MoeLiteConfig", "minicpm3": "MiniCPM3Config",
     "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig", "camembert": "CamembertConfig",
     "nomic_bert": "NomicBertConfig", "jina_embeddings_v3": "JinaEmbeddingsV3Config", "modernbert": "ModernBertConfig",
-    "eurobert": "EuroBertConfig",
+    "eurobert": "EuroBertConfig", "llama4_text": "Llama4TextConfig", "llama4": "Llama4Config",
+    "gemma3n_text": "Gemma3nTextConfig", "gemma3n": "Gemma3nConfig",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -254,6 +255,18 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "local_attention": ({}, 8),
     "global_attn_every_n_layers": ({}, 3),
     "classifier_pooling": ({}, "cls"),
+    "intermediate_size_mlp": ({}, 30),
+    "moe_layers": ({}, [1]),
+    "interleave_moe_layer_step": ({}, 1),
+    "attention_chunk_size": ({}, 24),
+    "attn_temperature_tuning": ({}, False),
+    "floor_scale": ({}, 30),
+    "attn_scale": ({}, 0.25),
+    "altup_active_idx": ({}, 1),
+    "altup_correct_scale": ({}, False),
+    "altup_num_inputs": ({}, 3),
+    "laurel_rank": ({}, 12),
+    "activation_sparsity_pattern": ({}, [0.5] * 6),
     "classifier_bias": ({}, True),
 }
 
@@ -295,7 +308,12 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
         )
         for key, value in (("num_experts", 8), ("top_k_experts", 3), ("moe_intermediate_size", 30))
     },
-    **{("gemma4_text", key): ({}, CHANGES[key][1]) for key in ("full_attention_interval", "full_attn_idxs")},
+    **{
+        (family, key): ({}, CHANGES[key][1])
+        for family in ("gemma4_text", "gemma3n_text")
+        for key in ("full_attention_interval", "full_attn_idxs")
+    },
+    ("gemma3n_text", "hidden_size_per_layer_input"): ({}, 16),
     ("internlm2", "num_hidden_layers"): ({}, 5),
     ("chatglm", "tie_word_embeddings"): ({}, True),
     ("chatglm", "kv_channels"): ({}, 16),
@@ -335,6 +353,21 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
         )
     },
     ("lfm2", "num_hidden_layers"): ({}, 6),
+    ("llama4_text", "num_hidden_layers"): ({}, 6),
+    ("llama4_text", "rope_parameters"): ({}, {"rope_type": "linear", "factor": 4.0}),
+    ("llama4_text", "layer_types"): ({}, ["full_attention"] * 5),
+    ("llama4_text", "no_rope_layers"): ({}, [1] * 5),
+    ("gemma3n_text", "num_hidden_layers"): (
+        {"layer_types": None, "num_kv_shared_layers": 0, "activation_sparsity_pattern": None, "intermediate_size": 90},
+        7,
+    ),
+    ("gemma3n_text", "rope_parameters"): ({}, {"full_attention": {"rope_theta": 77.0}}),
+    ("gemma3n_text", "layer_types"): ({"num_kv_shared_layers": 0}, ["full_attention"] * 6),
+    ("gemma3n_text", "tie_word_embeddings"): ({}, False),
+    ("gemma3n", "tie_word_embeddings"): ({}, False),
+    ("gemma3n_text", "hidden_size"): ({}, 96),
+    ("gemma3n_text", "vocab_size_per_layer_input"): ({}, 200),
+    **{("gemma3n_text", key): ({"rope_parameters": None}, 77.0) for key in ("rope_theta", "rope_local_base_freq")},
     ("mixtral", "num_local_experts"): ({}, 3),
     ("olmoe", "num_experts_per_tok"): ({}, 2),
     ("starcoder2", "use_bias"): ({}, False),
@@ -401,6 +434,7 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
     assert set(followed) - set(fields) <= {
         "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings", "head_dim", "layer_types",
         *(("rope_theta", "rope_local_base_freq", "sliding_window_pattern") if family == "gemma3_text" else ()),
+        *(("rope_theta", "rope_local_base_freq") if family == "gemma3n_text" else ()),
         *(("full_attention_interval",) if family.startswith(("qwen3_5", "qwen3_next")) else ()),
         *(("tie_embedding", "block_ff_dim") if family.startswith("lfm2") else ()),
         *(("num_local_experts",) if family == "qwen3_moe" else ()),

@@ -123,6 +123,14 @@ def experts(n_experts: int, n_used: int, n_ff: int, type_name: str = "F32", **op
     return Case(shapes, build, dict.fromkeys(("gate.weight", "up.weight", "down.weight"), type_name))
 
 
+def weighed_experts(g: Graph, x: Value) -> Value:
+    """Weights multiply what experts are given."""
+    route = g.route(g.linear(x, "router", 5), 2, gating="sigmoid")
+    gate, up = (g.expert_linear(g.weigh(x, route), name, 20, route) for name in ("gate", "up"))
+    given = g.expert_linear(g.glu(gate, up, "silu"), "down", N_EMBD, route)
+    return g.add(x, g.combine(given, route, weighted=False))
+
+
 def convolution(width: int, activation: str | None) -> Case:
     def build(g: Graph, x: Value) -> Value:
         y = g.conv_state(g.linear(x, "in", 3 * N_EMBD).columns(N_EMBD, N_EMBD), "conv", width, 0, activation)
@@ -182,6 +190,15 @@ def mixture_of_one(g: Graph, x: Value) -> Value:
     return g.add(x, g.combine(g.expert_linear(g.glu(gate, up, "silu"), "down", N_EMBD, route), route))
 
 
+def streams(g: Graph, x: Value) -> Value:
+    """Three streams mixed to two and one to three, brought to the magnitude of another, and cut."""
+    wide = g.linear(x, "wide", 6 * 14)
+    mixed = g.mix_streams(x, wide.columns(3, 6), 3)
+    spread = g.mix_streams(mixed.columns(14, 14), g.activation(wide.columns(20, 3), "tanh"), 1)
+    matched = g.match_magnitude(g.add(g.linear(x, "square", N_EMBD), spread), x, 1e-2)
+    return g.add(matched, g.gaussian_topk(g.shift_columns(wide.columns(14, 42), "shift"), 0.7))
+
+
 def layer_norms(g: Graph, x: Value) -> Value:
     x = g.add(g.add(x, g.embed_positions("positions", N_EMBD)), g.embed_types("types", N_EMBD))
     return g.norm(g.linear(g.norm(x, "norm", EPS, "layer"), "square", N_EMBD), "group", EPS, width=14)
@@ -210,6 +227,20 @@ CASES: dict[str, Case] = {
         12, 3, 18, gating="sigmoid", bias="bias", n_groups=4, n_groups_used=2, normalize=True, scale=2.5
     ),
     "one expert": experts(6, 1, 16),
+    "streams": Case(
+        {"wide.weight": (84, N_EMBD), "square.weight": (N_EMBD, N_EMBD), "shift": (N_EMBD,)},
+        streams,
+        changes={"shift": lambda drawn: drawn + 50},
+    ),
+    "experts of weighed rows": Case(
+        {
+            "router.weight": (5, N_EMBD),
+            "gate.weight": (5, 20, N_EMBD),
+            "up.weight": (5, 20, N_EMBD),
+            "down.weight": (5, N_EMBD, 20),
+        },
+        weighed_experts,
+    ),
     "convolution": convolution(3, None),
     "convolution and silu": convolution(4, "silu"),
     "delta rule": delta(2, 4, 16, 16, True),

@@ -21,12 +21,18 @@ from ggpy.gguf.file import GGUFFile
 from ggpy.graph.language import Graph
 from ggpy.models import by_gguf_name
 from ggpy.runtime.runtime import Runtime
-from tests.support import hf_families_dense, hf_families_hybrid, hf_families_moe, plain_decoders
+from tests.support import (
+    hf_families_dense,
+    hf_families_hybrid,
+    hf_families_moe,
+    hf_families_multimodal,
+    plain_decoders,
+)
 from tests.support.converted import Make, exact, logits
 from tests.support.gguf_names import unknown_names
 from tests.support.recorded import present
 
-FAMILIES = (hf_families_dense, hf_families_hybrid, hf_families_moe, plain_decoders)
+FAMILIES = (hf_families_dense, hf_families_hybrid, hf_families_moe, hf_families_multimodal, plain_decoders)
 CASES = [(families, name) for families in FAMILIES for name in families.CASES]
 QUANTIZED = [
     (families, name)
@@ -37,8 +43,8 @@ CUT = [(families, name) for families in FAMILIES for name in families.CUT]
 ABSURD = [(families, *refusal) for families in FAMILIES for refusal in families.ABSURD]
 REFUSED = [(families, *refusal) for families in FAMILIES for refusal in families.REFUSED]
 
-#: Keys of ggpy's own, and those that are newer than the installed gguf package.
-OWN_KEYS = {"ssm.dt_b_c_rms_epsilon", "rope.scaling.yarn_truncate"}
+#: Keys of ggpy's or Ollama's own, and those that are newer than the installed gguf package.
+OWN_KEYS = {"ssm.dt_b_c_rms_epsilon", "rope.scaling.yarn_truncate", "attention.chunk_size", "use_qk_norm"}
 NEWER_KEYS = {"attention.rope_pattern", "attention.recurrent_layers"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ggpy.gguf.file import GGUFFile, TensorInfo
 from ggpy.gguf.slices import raw_rows, read_vector
 from ggpy.graph import operations as ops
-from ggpy.graph import recurrent
+from ggpy.graph import recurrent, streams
 from ggpy.graph.language import Graph, Node, Value
 from ggpy.graph.rope import Rope
 from ggpy.quant import by_id
@@ -275,9 +275,23 @@ def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, o
         return _attention(file, operation, *x)
     if isinstance(operation, ops.Route):
         return _route(file, operation, *x)
+    if isinstance(operation, ops.Weigh):
+        return x[0][:, None] * x[1][:, x[1].shape[1] // 2 :, None]
     if isinstance(operation, ops.Combine):
+        if not operation.weighted:
+            return x[0].sum(1)
         n_used = x[1].shape[1] // 2
         return np.einsum("tkc,tk->tc", x[0], x[1][:, n_used:])
+    if isinstance(operation, streams.MixStreams):
+        runs, coefficients = x[0].reshape(len(x[0]), operation.n, -1), x[1].reshape(len(x[1]), -1, operation.n)
+        own = runs[:, np.arange(coefficients.shape[1]) % operation.n]
+        return (own + np.einsum("toi,tic->toc", coefficients, runs)).reshape(len(runs), -1)
+    if isinstance(operation, streams.MatchMagnitude):
+        own, other = (np.sqrt((v * v).mean(-1, keepdims=True)) for v in x)
+        return x[0] * other / np.maximum(own, operation.least)
+    if isinstance(operation, streams.GaussianTopK):
+        cutoff = x[0].mean(-1, keepdims=True) + operation.deviations * x[0].std(-1, keepdims=True)
+        return np.maximum(x[0] - cutoff, 0)
     if isinstance(operation, recurrent.ConvWithState):
         return _convolve(file, operation, *x)
     if isinstance(operation, recurrent.DeltaRule):

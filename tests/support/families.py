@@ -13,6 +13,7 @@ from tests.support import (
     hf_families_gemma,
     hf_families_hybrid,
     hf_families_moe,
+    hf_families_multimodal,
     plain_decoders,
     tiny,
 )
@@ -21,7 +22,7 @@ from tests.support import (
 CONFIGS: dict[str, dict[str, Any]] = {
     **tiny.CONFIGS, **hf_families_gemma.CONFIGS, **hf_families_bert.CONFIGS, **hf_families_moe.CONFIGS,
     **hf_families_dense.CONFIGS, **hf_families_hybrid.CONFIGS, **hf_families_encoders.CONFIGS,
-    **plain_decoders.CONFIGS,
+    **hf_families_multimodal.CONFIGS, **plain_decoders.CONFIGS,
 }  # fmt: skip
 
 _WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
@@ -31,6 +32,7 @@ _WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
     **dict.fromkeys(hf_families_dense.CONFIGS, hf_families_dense.write_checkpoint),
     **dict.fromkeys(hf_families_hybrid.CONFIGS, hf_families_hybrid.write_checkpoint),
     **dict.fromkeys(hf_families_encoders.CONFIGS, hf_families_encoders.write_checkpoint),
+    **dict.fromkeys(hf_families_multimodal.CONFIGS, hf_families_multimodal.write_checkpoint),
     **dict.fromkeys(plain_decoders.CONFIGS, plain_decoders.write_checkpoint),
 }
 

@@ -162,6 +162,22 @@ def describe(at, what, row, count):  # type: ignore[no-untyped-def]
     store_i32(at + types.uint64(8), types.int32(count))
 
 
+def weigh_rows(op_at, step_at, tid, nth):  # type: ignore[no-untyped-def]
+    """dst = for each expert of a token its row in src times that expert's weight in src2, in the experts' order."""
+    op = carray(as_op(op_at), 1)[0]
+    step = carray(as_step(step_at), 1)[0]
+    n = step.n_outputs if op.outputs_only else step.n_tokens
+    for token in range(n * tid // nth, n * (tid + 1) // nth):
+        src = op.src + types.uint64(token * op.src_stride)
+        for j in range(op.n_used):
+            weight = load_f32(op.src2 + types.uint64(token * op.src2_stride + 4 * (op.n_used + j)))
+            row = types.int64(load_i32(op.places + types.uint64(4 * (token * op.n_used + j))))
+            dst = op.dst + types.uint64(row * op.dst_stride)
+            for column in range(op.n_cols):
+                at = types.uint64(4 * column)
+                store_f32(dst + at, load_f32(src + at) * weight)
+
+
 @intrinsic
 def weighted_sum(
     typingctx: Any, dst: Any, src: Any, stride: Any, places: Any, weights: Any, n_rows: Any, n16: Any
