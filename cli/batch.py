@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from ggpy.cli.options import FILE_NAME, model_options, open_model
+from ggpy.cli.options import FILE_NAME, check_cluster, model_options, open_model, ray_options
 
 DEFAULT_PARALLEL = 8  # a step of eight costs a CPU little more than one of four
 
@@ -35,7 +37,8 @@ DEFAULT_PARALLEL = 8  # a step of eight costs a CPU little more than one of four
     metavar="N",
     help="Requests that are answered together, each with a context of its own.",
 )
-def batch(requests: str, results: str, model_options: dict[str, Any], parallel: int) -> None:
+@ray_options
+def batch(requests: str, results: str, model_options: dict[str, Any], parallel: int, cluster: dict[str, Any]) -> None:
     """Answer the requests of a file, in OpenAI's batch format: chat completions, completions, embeddings.
 
     Results are appended to OUT.jsonl as they are done. Stopped, or killed, the same command goes on where it was. A
@@ -47,6 +50,7 @@ def batch(requests: str, results: str, model_options: dict[str, Any], parallel: 
     from ggpy.cli.terminal import note
     from ggpy.progress import requests_bar
 
+    check_cluster(cluster)
     asked = {line.custom_id for line in read_requests(requests)}  # all of them read, before a model is loaded
     with interrupts_raised(), Results(results, requests) as file:
         if strange := file.done - asked:
@@ -57,7 +61,8 @@ def batch(requests: str, results: str, model_options: dict[str, Any], parallel: 
         if n_before == len(asked):
             return
         n_failed = 0
-        with open_model(model_options, parallel) as llm, requests_bar(len(asked), n_before, note) as advance:
+        opened = _joined() if cluster["ray"] else open_model(model_options, parallel)
+        with opened as llm, requests_bar(len(asked), n_before, note) as advance:
 
             def report(row: dict[str, Any], n_tokens: int) -> None:
                 nonlocal n_failed
@@ -66,10 +71,35 @@ def batch(requests: str, results: str, model_options: dict[str, Any], parallel: 
                 advance(n_tokens)
 
             done = frozenset(file.done)
+            left = (line for line in read_requests(requests) if line.custom_id not in done)
             try:
-                run_batch(llm, (line for line in read_requests(requests) if line.custom_id not in done), report)
+                if llm is None:
+                    _share_out(model_options, left, report, parallel, cluster["replicas"])
+                else:
+                    run_batch(llm, left, report)
             except KeyboardInterrupt:
                 note(f"stopped with {len(file.done & asked)} of {len(asked)} in {results}; the same command goes on")
                 raise
     failed = f", of which {n_failed} failed" if n_failed else ""
     note(f"{results}: {len(asked) - n_before} results{failed}")
+
+
+@contextmanager
+def _joined() -> Iterator[None]:
+    """The cluster in place of a model."""
+    from ggpy.cluster.connect import connect
+
+    connect("ray.data")
+    yield None
+
+
+def _share_out(
+    model_options: dict[str, Any], lines: Any, report: Any, parallel: int, replicas: tuple[int, int | None] | None
+) -> None:
+    from functools import partial
+
+    from ggpy.cluster.batch import run_batch_on_cluster
+    from ggpy.cluster.connect import on_its_machine
+
+    opened = partial(open_model, on_its_machine(model_options), parallel)
+    run_batch_on_cluster(opened, model_options, lines, report, parallel, replicas or (1, None))

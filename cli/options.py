@@ -184,6 +184,34 @@ PLACING: tuple[Decorator, ...] = (
     ),
 )
 
+
+class _Replicas(click.ParamType):
+    name = "replicas"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int | None]:
+        least, colon, most = str(value).partition(":")
+        if not (least.isdecimal() and (most.isdecimal() or not most)):
+            self.fail(f"{value!r} is no number of replicas, such as 2, 1:4, or 1: for as many as there is room for.")
+        found = int(least), int(most) if most else None if colon else int(least)
+        if not 1 <= found[0] <= (found[1] or found[0]):
+            self.fail(f"{value!r} begins with less than 1, or ends with less than it begins with.", param, ctx)
+        return found
+
+
+# Of the commands that answer on several machines.
+ray_options = together(
+    "cluster",
+    click.option("--ray", is_flag=True, help="Run replicas of each model on the machines of the Ray cluster."),
+    click.option(
+        "--ray-replicas",
+        "replicas",
+        type=_Replicas(),
+        metavar="MIN:MAX",
+        help="With that: the fewest and the most replicas of a model, or one number for both; more are started when "
+        "all are busy.  [default: 1 to as many as there is room for]",
+    ),
+)
+
 # What `open_model` takes: "model", and those.
 model_options = together(
     "model_options", click.option("-m", "--model", type=FILE_NAME, metavar="MODEL", help=MODEL_HELP), *PLACING
@@ -324,6 +352,12 @@ def open_model(model_options: dict[str, Any], n_parallel: int = 1) -> LLM:
     if options.get("draft_model") is not None:
         options["draft_model"] = find_model(options["draft_model"], file_type)
     return LLM(path, n_parallel=n_parallel, notify=note, **options)
+
+
+def check_cluster(cluster: dict[str, Any]) -> None:
+    """Check what `ray_options` collected."""
+    if cluster["replicas"] is not None and not cluster["ray"]:
+        raise click.UsageError("--ray-replicas is for a Ray cluster; add --ray, or leave it out.")
 
 
 def check_placing(options: dict[str, Any]) -> None:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import FILE_NAME, PLACING, FileName, answer_options, check_placing, together
+from ggpy.cli.options import (
+    FILE_NAME,
+    PLACING,
+    FileName,
+    answer_options,
+    check_cluster,
+    check_placing,
+    ray_options,
+    together,
+)
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
@@ -151,6 +160,7 @@ _limit_options = together(
 @_models_options
 @_binding_options
 @_limit_options
+@ray_options
 @click.option(
     "--config",
     type=FILE_NAME,
@@ -165,6 +175,7 @@ def serve(
     keeping: dict[str, Any],
     binding: dict[str, Any],
     limits: dict[str, Any],
+    cluster: dict[str, Any],
     config: dict[str, Any],
 ) -> None:
     """Answer clients over HTTP, by the APIs of OpenAI, Anthropic, Ollama and llama-server, at http://127.0.0.1:8080.
@@ -173,6 +184,11 @@ def serve(
     as GGPY_SERVE_MAX_QUEUE for --max-queue; several models are separated by semicolons.
     """
     check_placing(model_options)
+    check_cluster(cluster)
+    if cluster["ray"] and keeping != {"max_models": None, "keep_alive": None}:
+        raise click.UsageError(
+            "--max-models and --keep-alive do not go with --ray: each model has replicas of its own, which stay."
+        )
     _need_packages()
     from ggpy.server import config as models_of
     from ggpy.server.app import create_app
@@ -181,7 +197,7 @@ def serve(
     from ggpy.server.service import Service
     from ggpy.server.settings import Settings, read_keys
 
-    names, file_type = model_options.pop("models"), model_options.pop("file_type")
+    names = model_options.pop("models")
     model_options |= answering
     specs = models_of.specs_of_names(names, model_options)
     if config:
@@ -192,25 +208,30 @@ def serve(
     log_requests = limits.pop("log_requests")
     place = Binding(**binding)
     by_names = place.is_local and place.uds is None and not keys
-    settings = Settings(tuple(keys), local_names_alone=by_names, preload=len(specs) == 1, **limits)
+    settings = Settings(
+        tuple(keys), local_names_alone=by_names, preload=len(specs) == 1 and not cluster["ray"], **limits
+    )
     log_to_stderr(settings.log_json, log_requests or settings.log_json)
     if not place.is_local and not keys:
         from ggpy.cli.terminal import note
 
         note(f"{place.host} is reached by other machines, and no key is asked for: anyone there can use the models")
 
-    def type_of(spec: ModelSpec) -> str | None:
-        return spec.options.get("file_type", file_type)
+    if not cluster["ray"]:
+        run(create_app(Service(Models(specs, _open, _fits, **keeping), settings)), place)
+        return
+    from ggpy.cli.interrupts import interrupts_raised
+    from ggpy.cluster.connect import connect
 
-    def open_model(spec: ModelSpec) -> LLM:
-        return _open(spec, type_of(spec))
+    connect("ray.serve")
+    from ggpy.cluster.deploy import deployed
+    from ggpy.cluster.service import RayService
 
-    def fits(spec: ModelSpec) -> bool:
-        from ggpy.server.fitting import fits
-
-        return fits(spec.source, type_of(spec), spec.options)
-
-    run(create_app(Service(Models(specs, open_model, fits, **keeping), settings)), place)
+    with (
+        interrupts_raised(),
+        deployed(specs, _open, settings, cluster["replicas"] or (1, None), place.drain) as handles,
+    ):
+        run(create_app(RayService(specs, handles, settings)), place)
 
 
 for option in serve.params:
@@ -218,13 +239,19 @@ for option in serve.params:
     option.envvar = f"GGPY_SERVE_{name[2:].replace('-', '_').upper()}"
 
 
-def _open(spec: ModelSpec, file_type: str | None) -> LLM:
+def _open(spec: ModelSpec) -> LLM:
     from ggpy.cli.find_model import find_model
     from ggpy.cli.terminal import note
     from ggpy.llm import LLM
 
-    options = {name: value for name, value in spec.options.items() if name != "file_type"}
-    return LLM(find_model(spec.source, file_type), notify=note, **options)
+    options = dict(spec.options)
+    return LLM(find_model(spec.source, options.pop("file_type", None)), notify=note, **options)
+
+
+def _fits(spec: ModelSpec) -> bool:
+    from ggpy.server.fitting import fits
+
+    return fits(spec.source, spec.options.get("file_type"), spec.options)
 
 
 def _default_spec(options: dict[str, Any]) -> ModelSpec:

@@ -42,6 +42,7 @@ ROOMS = (
     "ggpy.prepare",
     "ggpy.batch",
     "ggpy.server",
+    "ggpy.cluster",
     "ggpy.eval",
     "ggpy.cli",
     "ggpy.__main__",
