@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ggpy.cli.options import model_options
+from ggpy.cli.options import DRAFTING, model_options, together
 from ggpy.units import size_text
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ MAX_CONTEXT = 1 << 24  # tokens; beyond it nobody asks what would fit
     """
 )
 @model_options
+@together("drafting", *DRAFTING)
 @click.option(
     "--parallel",
     type=click.IntRange(1, MAX_PARALLEL),
@@ -50,7 +51,7 @@ MAX_CONTEXT = 1 << 24  # tokens; beyond it nobody asks what would fit
     show_default=True,
     help="Form of the answer.",
 )
-def fit(model_options: dict[str, Any], parallel: int, output: str) -> int:
+def fit(model_options: dict[str, Any], drafting: dict[str, Any], parallel: int, output: str) -> int:
     """Say how much memory a model takes on every device, and the largest context for which this machine has enough.
 
     Options are those of `ggpy run`; without -c the context is the one that `run` would choose. Nothing is loaded,
@@ -65,18 +66,24 @@ def fit(model_options: dict[str, Any], parallel: int, output: str) -> int:
     from ggpy.cli.interrupts import raise_interrupts
     from ggpy.cli.terminal import note
     from ggpy.hub.header import open_header
+    from ggpy.llm_options import open_drafter, speculation_of
     from ggpy.runtime.load import find_cache_ram, find_device, find_gpu_layers, find_kv_memory
     from ggpy.runtime.placement import Placement
 
     options = dict(model_options)
+    speculation = speculation_of(drafting["speculative"], drafting["draft_model"], None)
     n_ctx = options.pop("n_ctx")
     options["device"] = find_device(options["device"], note)
     options["n_gpu_layers"] = find_gpu_layers(options["n_gpu_layers"])
     options["kv_memory"] = find_kv_memory(options["kv_memory"])
     options["cache_ram"] = find_cache_ram(options["cache_ram"])
     raise_interrupts()
-    with open_header(options.pop("model"), options.pop("file_type")) as file:
-        answer = Answer.of(Placement(file, n_slots=parallel, engine=True, **options), n_ctx)
+    file_type = options.pop("file_type")
+    with (
+        open_header(options.pop("model"), file_type) as file,
+        open_drafter(speculation, file_type, parallel, options["n_threads"]) as drafter,
+    ):
+        answer = Answer.of(Placement(file, n_slots=parallel, engine=True, drafter=drafter, **options), n_ctx)
     click.echo(json.dumps(answer.as_json(), indent=2) if output == "json" else "\n".join(answer.lines()))
     return 0 if answer.fits else 1
 
@@ -86,8 +93,8 @@ class Answer:
     """The memory of one model with a context of n_ctx tokens for each sequence.
 
     kv_cells: where that is a number, tokens of cache that sequences share. in_file: bytes of embedding tables that are
-    read from the file. kept: what an engine may keep of earlier conversations in host memory. largest: the largest
-    context that fits; 0 for none.
+    read from the file. draft_ctx: the context of who drafts tokens. kept: what an engine may keep of earlier
+    conversations in host memory. largest: the largest context that fits; 0 for none.
     """
 
     placement: Placement
@@ -98,6 +105,7 @@ class Answer:
     uses: Sequence[MemoryUse]
     states: Sequence[StateUse]
     in_file: int
+    draft_ctx: int | None
     kept: HostMemory
     largest: int
     fits: bool
@@ -114,7 +122,8 @@ class Answer:
         n_ctx = asked or placement.largest(trained) or min(trained, 256)
         stages, n_batch = placement.place(n_ctx)
         kv_cells = placement.kv_cells(stages, n_ctx, n_batch)
-        uses = placement.uses(stages, n_ctx, n_batch, kv_cells=kv_cells)
+        draft_ctx = placement.draft_context(stages, n_ctx, n_batch, kv_cells) if placement.drafter else None
+        uses = placement.uses(stages, n_ctx, n_batch, kv_cells=kv_cells, draft_ctx=draft_ctx)
         program = placement.program(False)
         cache_type = placement.cache_type(stages[-1].device)
         states = state_uses(program.states, n_ctx, n_batch, cache_type)
@@ -129,6 +138,7 @@ class Answer:
             uses,
             states,
             table_bytes(program) if on_cpu else 0,
+            draft_ctx,
             placement.host_memory(stages, n_ctx, n_batch),
             placement.largest(trained if by_position else MAX_CONTEXT),
             within(uses, placement.kv_memory),
@@ -146,6 +156,7 @@ class Answer:
             "n_parallel": place.n_slots,
             "shared_tokens": self.kv_cells,
             "n_batch": self.n_batch,
+            "draft_n_ctx": self.draft_ctx,
             "cache_type": place.cache_type(self.stages[-1].device),
             "devices": [
                 {
@@ -155,6 +166,7 @@ class Answer:
                     "state": use.state,
                     "working": use.working,
                     "earlier": use.kept,
+                    "drafts": use.drafts,
                     "total": use.total,
                     "free": use.free,
                 }
@@ -206,6 +218,7 @@ class Answer:
                     ("state", "state"),
                     ("working memory", "working"),
                     ("earlier turns", "kept"),
+                    *([("drafts", "drafts")] if place.drafter else []),
                     ("in all", "total"),
                     ("free", "free"),
                 )
@@ -225,6 +238,8 @@ class Answer:
                 f"earlier turns: up to {size_text(self.kept.checkpoints)} of checkpoints, "
                 f"{size_text(self.kept.parked)} of conversations whose place another takes (--cache-ram)"
             )
+        if self.draft_ctx and self.draft_ctx < self.n_ctx:
+            yield f"drafts: in the first {self.draft_ctx} tokens of a context, which the draft model has"
         yield self._verdict()
 
     @property

@@ -86,9 +86,8 @@ type_option = click.option(
     help="Type that a checkpoint folder given as MODEL is converted to.  [default: q8_0]",
 )
 
-# Of the commands that answer; parameters of LLM, as those of `model_options`.
-answer_options = together(
-    "answering",
+# Who drafts tokens; parameters of LLM.
+DRAFTING: tuple[Decorator, ...] = (
     click.option(
         "--spec",
         "speculative",
@@ -104,6 +103,12 @@ answer_options = together(
         metavar="MODEL",
         help="A second, much smaller model of the same vocabulary foresees tokens: the same answers, sooner.",
     ),
+)
+
+# Of the commands that answer; parameters of LLM, as those of `model_options`.
+answer_options = together(
+    "answering",
+    *DRAFTING,
     click.option(
         "--chat-template",
         metavar="NAME|FILE",

@@ -125,7 +125,8 @@ class LLM:
         )
         self.path = find_model(path, file_type, notify)
         draft_path = find_model(speculation.model, file_type, notify) if speculation and speculation.model else None
-        model = load_model(self.path, chat_template=chat_template, **options)
+        head = speculation is not None and speculation.method == "mtp"
+        model = load_model(self.path, chat_template=chat_template, draft=draft_path, head=head, **options)
         self.file, self.runtime = model.file, model.runtime
         self.tokenizer, self.template = model.tokenizer, model.template
         self.engine, models = open_engine(model, draft_path, speculation, shift, notify)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ggpy import arguments
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ggpy.engine.context_shift import ContextShift
     from ggpy.engine.speculative import SpeculativeConfig
     from ggpy.notes import Notify
+    from ggpy.runtime.drafter import Drafter
 
 MAX_PARALLEL = 1 << 16
 MAX_CONTEXT = (1 << 31) - 1
@@ -90,6 +93,20 @@ def speculation_of(speculative: Any, draft_model: Any, config: Any) -> Speculati
     from ggpy.engine.speculative import speculative_config
 
     return speculative_config(speculative, draft_model, config)
+
+
+@contextmanager
+def open_drafter(
+    speculation: SpeculativeConfig | None, file_type: str | None, n_slots: int, n_threads: int | None
+) -> Iterator[Drafter | None]:
+    """Who drafts for a model of so many slots, by its header, for sums before anything is loaded."""
+    from ggpy.hub.header import open_header
+    from ggpy.runtime.drafter import drafter_of
+
+    model = open_header(speculation.model, file_type) if speculation and speculation.model else None
+    head = speculation is not None and speculation.method == "mtp"
+    with drafter_of(model, head, n_slots, n_threads) as drafter:
+        yield drafter
 
 
 def open_engine(

@@ -57,11 +57,13 @@ def arena_bytes(matrices: Iterable[TensorInfo]) -> list[int]:
     return [round_up(packed_bytes(info), 64) for info in matrices]
 
 
-def weight_bytes(program: Program) -> int:
+def weight_bytes(program: Program, beside: Program | None = None) -> int:
     """Bytes of a program's weights: packed matrices, small tensors as float32, and embedding tables of a type without
-    kernels, which are kept in half precision."""
+    kernels, which are kept in half precision. beside: a program of the same file, whose matrices are there already."""
     halves = sum(2 * prod(table.shape) for table in tables(program) if table.type_name not in PACKED)
-    return pages(sum(arena_bytes(program.matrices()))) + halves + _vector_bytes(program)
+    known = {matrix.name for matrix in beside.matrices()} if beside else set()
+    matrices = [matrix for matrix in program.matrices() if matrix.name not in known]
+    return pages(sum(arena_bytes(matrices))) + halves + _vector_bytes(program)
 
 
 def tables(program: Program) -> list[TensorInfo]:

@@ -25,7 +25,7 @@ class MemoryUse:
 
     device: "cpu" or "cuda:N". free: bytes of the device's memory that can be had. weights: as they are kept there.
     state: of all sequences (keys, values and the like). working: what steps work in. kept: what an engine may keep
-    beside, copies of state to go on from.
+    beside, copies of state to go on from. drafts: all that who drafts tokens for the model takes.
     """
 
     device: str
@@ -34,15 +34,16 @@ class MemoryUse:
     working: int
     state: int
     kept: int = 0
+    drafts: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.working + self.state + self.kept
+        return self.weights + self.working + self.state + self.kept + self.drafts
 
     @property
     def room(self) -> int:
         """Bytes that all else leaves for state."""
-        return max(0, usable(self.free) - self.weights - self.working - self.kept)
+        return max(0, usable(self.free) - self.weights - self.working - self.kept - self.drafts)
 
     def allowed(self, kv_memory: KVMemory | None) -> int:
         """Bytes that state may take."""
@@ -112,13 +113,16 @@ def choose_context(
 def _too_much(uses: Sequence[MemoryUse], kv_memory: KVMemory | None) -> str:
     """The figures by which a model does not fit, as the end of a sentence: those of devices that have too little."""
     uses = [use for use in uses if use.total > usable(use.free)] or uses
-    state, weights, working, kept, free = (
-        size_text(sum(getattr(use, name) for use in uses)) for name in ("state", "weights", "working", "kept", "free")
+    state, weights, working, kept, drafts, free = (
+        size_text(sum(getattr(use, name) for use in uses))
+        for name in ("state", "weights", "working", "kept", "drafts", "free")
     )
     needs = f"needs {state} for keys, values and other state, {weights} for the weights and {working} to work in"
     if any(use.kept for use in uses):
         turns = f"{kept} for earlier turns (--cache-ram)"
         needs = f"{needs}, beside {turns}" if any(use.weights for use in uses) else f"needs {turns}"
+    if any(use.drafts for use in uses):
+        needs = f"{needs}, and {drafts} for drafts (--draft, --spec mtp)"
     if kv_memory is None or not within(uses):
         return f"{needs}, but {free} of memory are free"
     allowed = kv_memory if isinstance(kv_memory, int) else sum(use.allowed(kv_memory) for use in uses if use.state)

@@ -117,11 +117,14 @@ def load_model(
     notify: Notify,
     beside: Runtime | None = None,
     chat_template: str | os.PathLike[str] | None = None,
+    draft: Path | None = None,
+    head: bool = False,
     **placing: Any,
 ) -> Model:
     """Open a file with its tokenizer, chat template and runtime; nothing stays open where one of them fails. beside: a
     runtime with which this one shares threads. chat_template: in place of the file's own, as of `find_template`.
-    placing: the arguments of `Placement` beside the file."""
+    draft, head: a model, or the file's own head, that is to draft tokens, and needs memory, too. placing: the arguments
+    of `Placement` beside the file."""
     from ggpy.gguf.file import GGUFFile
     from ggpy.text.chat_template import ChatTemplate, find_template
     from ggpy.text.tokenizer import Tokenizer
@@ -130,16 +133,18 @@ def load_model(
         file = GGUFFile(path)
         undo.callback(file.close)
         chosen = None if chat_template is None else find_template(file, chat_template)
+        from ggpy.runtime.drafter import drafter_of
         from ggpy.runtime.placement import Placement
         from ggpy.runtime.runtime import Runtime
 
         if n_threads and n_threads > cpus():
             notify(f"{cpus()} threads run, not {n_threads}: on {cpus()} CPUs more would only take turns")
             n_threads = cpus()
-        placement = Placement(file, n_threads=n_threads, **placing)
-        context = placement.context(n_ctx, notify)
-        # The runtime first: its threads pack the weights while this one reads the vocabulary.
-        runtime = Runtime(file, context, n_threads, notify, placement, beside)
+        with drafter_of(draft, head, placing.get("n_slots", 1), n_threads) as drafter:
+            placement = Placement(file, n_threads=n_threads, drafter=drafter, **placing)
+            context = placement.context(n_ctx, notify)
+            # The runtime first: its threads pack the weights while this one reads the vocabulary.
+            runtime = Runtime(file, context, n_threads, notify, placement, beside)
         undo.callback(runtime.close)
         tokenizer = Tokenizer.from_gguf(file)
         check_rows(file, tokenizer)
@@ -151,22 +156,11 @@ def load_model(
 
 
 def load_draft(path: Path, target: Model, notify: Notify) -> Model:
-    """Open a model that is to draft tokens for another one: on the CPU, on the other's threads, with as many slots, and
-    with the other's context as far as it was trained for that. Raises GGPYError where their vocabularies differ."""
-    from ggpy.gguf.file import GGUFFile
-    from ggpy.models import architecture_of
-    from ggpy.runtime.placement import Placement
-
+    """Open a model that is to draft tokens for another one, loaded with this `draft`: on the CPU, on the other's
+    threads, with as many slots. Raises GGPYError where their vocabularies differ."""
     runtime, said = target.runtime, f"the draft model {path.name}: "
-    with GGUFFile(path) as file:
-        hparams = architecture_of(file).hparams
-        if not hparams.writes_text:
-            raise GGPYError(f"{path.name} is a {hparams.arch} model: it embeds texts and cannot draft any.")
-        # Each of its slots has the whole context, where the other model's may share one: as much of it as fits.
-        most = min(runtime.n_ctx, hparams.n_ctx_train)
-        n_ctx = Placement(file, n_slots=runtime.n_slots, n_threads=runtime.n_threads).largest(most) or most
     draft = load_model(
-        path, n_ctx, runtime.n_threads, lambda note: notify(said + note), runtime, n_slots=runtime.n_slots
+        path, runtime.draft_ctx, runtime.n_threads, lambda note: notify(said + note), runtime, n_slots=runtime.n_slots
     )
     difference = target.tokenizer.difference(draft.tokenizer)
     if difference is not None:

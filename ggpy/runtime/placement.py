@@ -4,7 +4,7 @@ those before on the CPU. Decides only; `ggpy.runtime.runtime` makes the executor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
     from ggpy.graph.program import Program
     from ggpy.graph.tensor_parallel import Rank
+    from ggpy.runtime.drafter import Drafter
     from ggpy.runtime.host_memory import HostMemory
 
 LEAST_CONTEXT = 256  # tokens; a model that was not asked for one must have as many
@@ -77,7 +78,8 @@ class Placement:
     a sequence's result does not depend on the rest of the batch. n_threads: the CPU's, each with memory of its own.
     kv_memory: a limit for keys, values and other state, see `ggpy.host.memory.KVMemory`. engine: an engine runs the
     slots, which then may share cells (`kv_cells`), and keeps copies of state in host memory: checkpoints, and
-    conversations, of these `cache_ram` bytes (`HostMemory.of`).
+    conversations, of these `cache_ram` bytes (`HostMemory.of`). drafter: who drafts tokens on the CPU, unless a device
+    chooses them by itself.
     """
 
     def __init__(
@@ -95,9 +97,11 @@ class Placement:
         kv_memory: KVMemory | None = None,
         engine: bool = False,
         cache_ram: int | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.file, self.device, self.n_slots, self.n_batch = file, device, n_slots, n_batch
-        self.kv_memory, self.engine = kv_memory, engine
+        self.kv_memory, self.engine, self.drafter = kv_memory, engine, drafter
+        self.n_threads = n_threads or usable_cores()
         self.cache_types = cache_type_k, cache_type_v
         self.hparams = architecture_of(file).hparams
         self.n_layer = self.hparams.n_layer
@@ -106,7 +110,7 @@ class Placement:
         self.program = cache(self._planned)
         if self.hparams.pooling is not None and not any(a.causal for a in self.program(False).attentions):
             self.n_slots = n_slots = max(n_slots, ENCODER_SLOTS)
-        self.sums = Sums(self.program, self.cache_type, n_slots, n_threads or usable_cores(), engine, cache_ram)
+        self.sums = Sums(self.program, self.cache_type, n_slots, self.n_threads, engine, cache_ram)
         self._free = cache(self._free_bytes)
         # Of the last layers, how many a device can run, and what it has no kernel for in the one before these.
         self.able, self.unsupported = 0, None
@@ -207,7 +211,8 @@ class Placement:
     def host_memory(self, stages: Sequence[Stage], n_ctx: int, n_batch: int) -> HostMemory:
         """Limits of what an engine keeps beside the slots."""
         last, on_cpu = stages[-1].device, next((stage.n_layers for stage in stages if not stage.on_gpu), 0)
-        use = self.sums.on_cpu(on_cpu, n_ctx, n_batch, available_memory(), last)
+        drafts = self._drafts(stages, n_ctx, n_batch)
+        use = self.sums.on_cpu(on_cpu, n_ctx, n_batch, available_memory(), last, drafts=drafts)
         return self.sums.host_memory(on_cpu, n_ctx, n_batch, use.room + use.kept, last)
 
     def uses(
@@ -217,17 +222,21 @@ class Placement:
         n_batch: int,
         free: int | None = None,
         kv_cells: int | None = None,
+        draft_ctx: int | None = None,
     ) -> list[MemoryUse]:
         """The memory that stages take, with what `place` gave for that context: one entry a stage, or a GPU of those
         that share rows; before them the CPU's, where it only keeps conversations for a GPU. free: bytes of the
-        machine's memory; measured where it is not given. kv_cells: what the function of that name gave."""
+        machine's memory; measured where it is not given. kv_cells, draft_ctx: what `kv_cells` and `draft_context` gave;
+        without the latter who drafts has the least context."""
         found, last = [], stages[-1].device
         free = available_memory() if free is None else free
         if stages[0].on_gpu and (kept := self.sums.on_cpu(0, n_ctx, n_batch, free, last)).total:
             found.append(kept)
         for stage in stages:
             if not stage.on_gpu:
-                found.append(self.sums.on_cpu(stage.n_layers, n_ctx, n_batch, free, last, kv_cells))
+                drafts = self._drafts(stages, n_ctx, n_batch)
+                use = self.sums.on_cpu(stage.n_layers, n_ctx, n_batch, free, last, kv_cells, drafts)
+                found.append(replace(use, drafts=self._drafts(stages, n_ctx, n_batch, draft_ctx)))
             elif len(stage.gpus) > 1:
                 gpus = [f"cuda:{gpu}" for gpu in stage.gpus]
                 found += self.sums.on_ranks(gpus, stage.n_layers, n_ctx, n_batch, [self._free(gpu) for gpu in gpus])
@@ -235,6 +244,25 @@ class Placement:
                 gpu = stage.device
                 found.append(self.sums.on_gpu(gpu, stage.first, stage.last, n_ctx, n_batch, self._free(gpu)))
         return found
+
+    def _drafts(self, stages: Sequence[Stage], n_ctx: int, n_batch: int, draft_ctx: int | None = None) -> int:
+        """Bytes of who drafts tokens; 0 where nobody does, as devices that sample by themselves go on without them."""
+        by_itself = stages[0].on_gpu or (self.batch_invariant and stages[-1].on_gpu)
+        if self.drafter is None or by_itself:
+            return 0
+        least, _ = self.drafter.contexts(n_ctx)
+        return self.drafter.n_bytes(self, draft_ctx or least, n_batch)
+
+    def draft_context(self, stages: Sequence[Stage], n_ctx: int, n_batch: int, kv_cells: int | None) -> int:
+        """The context of who drafts tokens: as much of the model's own as memory holds beside all else."""
+        assert self.drafter is not None
+        least, most = self.drafter.contexts(n_ctx)
+        free = available_memory()
+
+        def fits(draft_ctx: int) -> bool:
+            return within(self.uses(stages, n_ctx, n_batch, free, kv_cells, draft_ctx), self.kv_memory)
+
+        return max(least, largest_context(most, fits))
 
     def describe(self, stages: Sequence[Stage]) -> str:
         """The placement in one line, for the user."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ggpy.cpu.needed import activation_dtype as cpu_activation_dtype
+from ggpy.errors import GGPYError
 from ggpy.graph.language import Graph
 from ggpy.graph.plan import plan
 from ggpy.graph.program import Program
@@ -33,3 +34,14 @@ def planned_predictor(file: GGUFFile) -> Program | None:
     graph = Graph(file)
     logits = architecture_of(file).build_predictor(graph)
     return plan(graph, logits, cpu_activation_dtype) if logits else None
+
+
+def needed_predictor(file: GGUFFile) -> Program:
+    """The same, of a file that is to have one. Raises GGPYError."""
+    program = planned_predictor(file)
+    if program is None:
+        raise GGPYError(
+            f"{file.path.name} has no block that predicts further tokens, as some files of Qwen3.5, Qwen3-Next and"
+            " GLM-4.5 do; take another way to speculate, such as ngram."
+        )
+    return program

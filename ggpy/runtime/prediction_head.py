@@ -11,7 +11,7 @@ from ggpy.errors import GGPYError
 from ggpy.gguf.slices import read_vector
 from ggpy.models import architecture_of
 from ggpy.models.next_token import head_norm
-from ggpy.runtime.planned import planned_predictor
+from ggpy.runtime.planned import needed_predictor
 
 if TYPE_CHECKING:
     from ggpy.notes import Notify
@@ -25,12 +25,7 @@ class PredictionHead:
         from ggpy.cpu.executor import CpuExecutor
 
         file, main = runtime.file, runtime.executor
-        program = planned_predictor(file)
-        if program is None:
-            raise GGPYError(
-                f"{file.path.name} has no block that predicts further tokens, as some files of Qwen3.5, Qwen3-Next and"
-                " GLM-4.5 do; take another way to speculate, such as ngram."
-            )
+        program = needed_predictor(file)
         if not isinstance(main, CpuExecutor):
             raise GGPYError("A model's own prediction head (mtp) runs on the CPU, and so must all its layers.")
         architecture = architecture_of(file)

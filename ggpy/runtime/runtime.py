@@ -81,6 +81,10 @@ class Runtime:
         self.n_batch = min(most_tokens, n_ctx)
         self.kv_cells = placement.kv_cells(self.stages, n_ctx, self.n_batch)
         self.host_memory = placement.host_memory(self.stages, n_ctx, self.n_batch)
+        #: Tokens of context of who drafts for this runtime, where somebody does.
+        self.draft_ctx: int | None = None
+        if placement.drafter is not None:
+            self.draft_ctx = placement.draft_context(self.stages, n_ctx, self.n_batch, self.kv_cells)
         self._capacities = np.zeros(self.n_slots, np.int64)  # of slots that share cells
         self.n_vocab = self.hparams.n_vocab
         self.team: Team | None = beside.team if beside else None  # of threads on the CPU, once there is one

@@ -52,16 +52,23 @@ class Sums:
     # ---- the CPU
 
     def on_cpu(
-        self, n: int, n_ctx: int, n_batch: int, free: int, device: str = "cpu", kv_cells: int | None = None
+        self,
+        n: int,
+        n_ctx: int,
+        n_batch: int,
+        free: int,
+        device: str = "cpu",
+        kv_cells: int | None = None,
+        drafts: int = 0,
     ) -> MemoryUse:
         """The first n layers on the CPU, and what an engine keeps beside them, also where n is 0; `device` is that of
-        the last layers. kv_cells: see `slots_bytes`."""
+        the last layers. kv_cells: see `slots_bytes`. drafts: bytes that are taken beside them, see `MemoryUse`."""
         use = MemoryUse("cpu", free, 0, 0, 0)
         if n:
             stage = self._stage(n)
             working = WorkingSizes(stage, n_ctx, n_batch, self._n_threads).total
             state = slots_bytes(stage.states, n_ctx, self._n_slots, n_batch, self._cache_type(device), kv_cells)
-            use = MemoryUse("cpu", free, self._cpu_weights(n), working, state)
+            use = MemoryUse("cpu", free, self._cpu_weights(n), working, state, drafts=drafts)
         return replace(use, kept=self.host_memory(n, n_ctx, n_batch, use.room, device).total)
 
     def host_memory(self, n: int, n_ctx: int, n_batch: int, room: int, device: str) -> HostMemory:

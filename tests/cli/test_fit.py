@@ -67,6 +67,24 @@ def test_what_options_change(tmp_path: Path) -> None:
     assert threads["working"] > plain["working"]
 
 
+def test_who_drafts_is_counted(tmp_path: Path) -> None:
+    folder = family_checkpoint(tmp_path, "llama", max_position_embeddings=8192)
+    draft = family_checkpoint(tmp_path / "draft", "qwen3", max_position_embeddings=1024)
+    (plain,) = figures("-m", folder, "-c", 4096)["devices"]
+    answer = figures("-m", folder, "-c", 4096, "--draft", draft)
+    (beside,) = answer["devices"]
+    assert answer["draft_n_ctx"] == 1024
+    assert beside["drafts"] == beside["total"] - plain["total"] - (beside["earlier"] - plain["earlier"]) > 1 << 20
+    (alone,) = figures("-m", draft, "-c", 1024, "--cache-ram", 0)["devices"]
+    assert beside["drafts"] == pytest.approx(alone["total"] - alone["earlier"], rel=0.02)
+    _, text = fit("-m", folder, "-c", 4096, "--draft", draft)
+    assert "in the first 1024 tokens of a context" in text
+    status, text = fit("-m", folder, "--spec", "mtp")
+    assert status == 1
+    assert "has no block that predicts further tokens" in text
+    assert "leave one of them out" in fit("-m", folder, "--spec", "ngram", "--draft", draft)[1]
+
+
 def test_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = family_checkpoint(tmp_path, "llama", max_position_embeddings=1 << 20)
     chosen = figures("-m", folder)

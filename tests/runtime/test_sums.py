@@ -18,9 +18,14 @@ from ggpy.cpu.executor import CpuExecutor
 from ggpy.cpu.memory import Memory
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
+from ggpy.host.memory import within
+from ggpy.runtime.drafter import drafter_of
 from ggpy.runtime.host_memory import CHECKPOINTS
-from ggpy.runtime.placement import Placement
+from ggpy.runtime.load import load_draft, load_model
+from ggpy.runtime.placement import ENOUGH_CONTEXT, Placement
+from ggpy.runtime.prediction_head import PredictionHead
 from ggpy.runtime.runtime import Runtime
+from tests.support import hf_predictors
 from tests.support.families import CONFIGS, family_checkpoint
 
 SLACK = 128 << 10  # bytes: what is small lies beside other things of the process
@@ -155,6 +160,59 @@ def test_checkpoints_and_parked_conversations_are_counted(tmp_path: Path, kind: 
         assert shared.state < use.state
         short = placement.sums.host_memory(placement.n_layer, 4096, batch, 8 * checkpoint, "cpu")
         assert short.checkpoints == 2 * checkpoint  # a quarter of what is free
+
+
+def test_a_model_that_drafts_is_counted(model: Callable[[str], Path]) -> None:
+    notes: list[str] = []
+    main = load_model(model("qwen3"), 512, 2, notes.append, draft=model("qwen3"), n_slots=3, engine=True)
+    draft = load_draft(model("qwen3"), main, notes.append)
+    with drafter_of(model("qwen3"), False, 3, 2) as drafter:
+        placement = Placement(main.file, n_slots=3, n_threads=2, engine=True, drafter=drafter)
+        stages, batch = placement.place(512)
+        (use,) = placement.uses(stages, 512, batch, draft_ctx=main.runtime.draft_ctx)
+    assert main.runtime.draft_ctx == draft.runtime.n_ctx == 512
+    taken = sum(array.nbytes for array in arrays(draft.runtime.executor))
+    draft.close()
+    main.close()
+    assert use.drafts == pytest.approx(taken, rel=0.05)
+    assert use.total == use.weights + use.working + use.state + use.kept + use.drafts
+
+
+@pytest.mark.parametrize("case", ["qwen3_5_text", "glm4_moe, own matrices"])
+def test_a_head_that_drafts_is_counted(tmp_path: Path, case: str) -> None:
+    hf_predictors.write(tmp_path / "checkpoint", case)
+    convert(tmp_path / "checkpoint", "q8_0", tmp_path / "model.gguf")
+    with GGUFFile(tmp_path / "model.gguf") as file, drafter_of(None, True, 3, 2) as drafter:
+        placement = Placement(file, n_slots=3, n_threads=2, drafter=drafter)
+        stages, batch = placement.place(512)
+        (use,) = placement.uses(stages, 512, batch)
+        runtime = Runtime(file, 512, 2, placement=placement)
+        head = PredictionHead(runtime, print)
+        own = {id(array) for array in arrays(runtime.executor)}
+        taken = sum(array.nbytes for array in arrays(head._executor) if id(array) not in own)
+        head.close()
+        runtime.close()
+    assert use.drafts == pytest.approx(taken, rel=0.05)
+
+
+def test_contexts_leave_room_for_who_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model's slots have the whole context where memory holds it; at least what is enough."""
+    for kind in ("llama", "qwen3"):
+        convert(family_checkpoint(tmp_path, kind, max_position_embeddings=1 << 17), "q8_0", tmp_path / f"{kind}.gguf")
+    monkeypatch.setattr("ggpy.runtime.placement.available_memory", lambda: 48 << 20)
+    with GGUFFile(tmp_path / "llama.gguf") as file, drafter_of(tmp_path / "qwen3.gguf", False, 1, 2) as drafter:
+        alone, beside = Placement(file, n_threads=2), Placement(file, n_threads=2, drafter=drafter)
+        most = beside.largest(1 << 17)
+        assert ENOUGH_CONTEXT < most < alone.largest(1 << 17)
+        found = {}
+        for n_ctx in (256, 8192, most):
+            stages, batch = beside.place(n_ctx)
+            found[n_ctx] = draft_ctx = beside.draft_context(stages, n_ctx, batch, None)
+            assert within(beside.uses(stages, n_ctx, batch, draft_ctx=draft_ctx))
+        assert found == {256: 256, 8192: 8192, most: found[most]}
+        assert ENOUGH_CONTEXT <= found[most] < ENOUGH_CONTEXT + 512
+        with pytest.raises(GGPYError, match=r"and .* MiB for drafts \(--draft, --spec mtp\), but 48.00 MiB"):
+            beside.context(most + 256, lambda note: None)
 
 
 def test_conversations_kept_for_a_gpu_are_counted(model: Callable[[str], Path], gpus: Any) -> None:
