@@ -32,6 +32,7 @@ QWEN35 = "|".join(
 _SEED_CODER = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}", r" ?[^\s\p{L}\p{N}\r\n]+", _SPACES))
 _TEKKEN = "|".join((*_CASED, r"\p{N}", _CASED_PUNCTUATION, _SPACES))
 _GPT4O = "|".join((*(c + _CONTRACTIONS + "?" for c in _CASED), r"\p{N}{1,3}", _CASED_PUNCTUATION, _SPACES))
+_MINICPM5 = "|".join((_CONTRACTIONS, _WORDS, r"\p{N}+", _PUNCTUATION, _SPACES))
 _BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 _CJK = "[一-龥ࠀ-一가-퟿]+"
 _ASCII_SIGNS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
@@ -54,6 +55,8 @@ _NAMES: dict[tuple[Step, ...], str] = {
     (("split", _SEED_CODER), _WHOLE_BYTES): "seed-coder",
     (("split", _TEKKEN), _WHOLE_BYTES): "tekken",
     (("split", _GPT4O), _WHOLE_BYTES): "gpt-4o",
+    (("split", r"\d{1,3}(?=(?:\d{3})*\b)"), ("split", _GPT4O), _WHOLE_BYTES): "tiny_aya",
+    (("split", r"\p{N}{1,3}"), ("split", _MINICPM5), _WHOLE_BYTES): "minicpm5",
     (("split", _BLOOM), _WHOLE_BYTES): "bloom",
     (("split", _BLOOM), _DIGITS, _WHOLE_BYTES): "viking",
     (*(("split", regex) for regex in _DEEPSEEK_V3), _WHOLE_BYTES): "deepseek-v3",

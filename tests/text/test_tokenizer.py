@@ -243,7 +243,7 @@ def test_listed_ends_of_generation_count(tmp_path: Path) -> None:
     ("metadata", "said"),
     [
         ({}, "no tokenizer"),
-        ({"tokenizer.ggml.model": "rwkv"}, "'rwkv'.*gpt2.*llama"),
+        ({"tokenizer.ggml.model": "hybriddna"}, "'hybriddna'.*gpt2.*llama"),
         ({"tokenizer.ggml.model": 3}, "tokenizer.ggml.model"),
         (tiny_bpe([], []), "empty"),
         (without(tiny_bpe(["a"], []), "tokens"), "empty"),

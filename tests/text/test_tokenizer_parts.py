@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken._tiktoken import CoreBPE
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Sequence, Split
 
 from ggpy.hub.default_model import DEFAULT
 from ggpy.text.tokenizer import Tokenizer
 from ggpy.text.tokenizer.exact_ranks import ranks_of_merges
 from ggpy.text.tokenizer.merge import merge_pairs
-from ggpy.text.tokenizer.pretokenize import PRE_TOKENIZERS
+from ggpy.text.tokenizer.pretokenize import PRE_TOKENIZERS, TEXT_MERGES
 from ggpy.text.tokenizer.unicode_classes import (
     LETTER,
     LOWER,
@@ -27,6 +29,7 @@ from ggpy.text.tokenizer.unicode_classes import (
     UPPER,
     collapse,
 )
+from tests.support.vocabularies import random_texts
 
 # Pre-tokenizers
 
@@ -53,6 +56,69 @@ _SAME = {
 @pytest.mark.parametrize("name", [*_PIECES, *_SAME])
 def test_pieces(name: str) -> None:
     assert "·".join(PRE_TOKENIZERS[name].splitter()(_TEXT)) == _PIECES[_SAME.get(name, name)]
+
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}%s]*[\p{Ll}\p{Lm}\p{Lo}\p{M}%s]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}%s]+[\p{Ll}\p{Lm}\p{Lo}\p{M}%s]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+)
+_GPT4O = _CASED.replace("%s", "") + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _TAIL
+_MARKED = r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _TAIL
+_QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _TAIL
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+#: The patterns of tokenizer.json, or of the code that comes with the models, as the `tokenizers` package reads them;
+#: those of llama.cpp where the files are not public.
+_ORIGINALS = {
+    "jais-2": [_QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|").removesuffix(r"\s+(?!\S)|\s+")
+               + "|".join([rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)]) + r"|\s{1,2}(?!\S)|\s{1}"],
+    "spark2_5": [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+                 _MARKED.replace(r"[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+", r"[\p{P}\p{S}]+|[\r\n]"), r"\p{N}"],
+    "youtu": ["[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+", _GPT4O.replace("{1,3}", "")],
+    "chameleon": ["<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", "([\\t\\n]|    |  )", r"\p{N}",
+                  r"[\p{P}!-/:-@\[-`{-~]", _GPT2],
+    "granite-embed-multi-97m": [_GPT4O],
+    "tiny_aya": [r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O],
+    "kimi-k2": [r"[\p{Han}]+|" + _CASED.replace("%s", r"&&[^\p{Han}]")
+                + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _TAIL],
+    "superbpe": [r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
+    "ufakzeka": [_QWEN2.removeprefix(_CONTRACTIONS + "|")],
+    "afmoe": [r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+              "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+", _MARKED],
+    "laguna": ["[^\\n]+|[\\n]+", _QWEN2],
+    "exaone-moe": [_CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+                   r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"],
+    "minicpm5": [r"\p{N}{1,3}", _QWEN2.replace(r"\p{N}|", r"\p{N}+|")],
+}  # fmt: skip
+_TRICKY = [
+    _TEXT, "1234567 12 abc1234x 00१२३४५ 1,234,567", "  中文 12〇三 ⺀a々b 漢字kana、か Ａb!⺀",
+    "<sentinel:12> IMGIMGABZ\t  x    y",
+    "a b  c\n\n\nd/\n e!/\r\nI'LL don't Don'T", " " * 37 + "x" + " " * 5, "สวัสดี ຂໍ້ ကခ 안녕 ㄅㄆ “x”—…",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _ORIGINALS)
+def test_pieces_are_those_of_the_original_patterns(name: str) -> None:
+    steps = [Split(Regex(pattern), "isolated") for pattern in _ORIGINALS[name]]
+    original, split = Sequence(steps), PRE_TOKENIZERS[name].splitter()
+    for text in (*_TRICKY, *random_texts(150, seed=3)):
+        if name == "tiny_aya":  # its library takes these of Latin-1 for letters of words
+            text = text.translate(dict.fromkeys(map(ord, "½²")))
+        assert split(text) == [piece for piece, _ in original.pre_tokenize_str(text)], repr(text)
+
+
+def test_every_pre_tokenizer_of_llama_cpp_is_known() -> None:
+    """The names in src/llama-vocab.cpp of November 2026 (after llama-cpp-python 0.3.36)."""
+    names = """default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano
+        deepseek-llm deepseek-coder deepseek-v3 spark2_5 youtu falcon mpt starcoder gpt-2 phi-2 jina-es jina-de gigachat
+        jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jais-2 gemma4 granite-embed-multi-311m sarvam-moe jina-v1-en
+        jina-v2-code roberta-bpe whitespace refact command-r qwen2 deepseek-r1-qwen kormo f2llmv2 qwen35 stablelm2 olmo
+        dbrx smaug-bpe poro-chat chatglm-bpe glm4 glm5 viking jais tekken smollm codeshell bloom gpt3-finnish exaone
+        exaone4 exaone-moe chameleon minerva-7b megrez gpt-4o llama4 kanana2 talkie granite-embed-multi-97m tiny_aya
+        cohere2moe superbpe trillion granite-docling bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dense
+        hy_v4 joyai-llm kimi-k2 ufakzeka grok-2 afmoe laguna minimax-m2 solar-open mellum2"""
+    assert [name for name in names.split() if name not in PRE_TOKENIZERS and name not in TEXT_MERGES] == []
 
 
 @given(st.text(), st.sampled_from(sorted(PRE_TOKENIZERS)))

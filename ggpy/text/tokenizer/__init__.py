@@ -1,7 +1,7 @@
 """Tokenizers read from GGUF files: text to token ids and back, as the models' own tokenizers do it.
 
-`Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE, SentencePiece, Unigram or WordPiece vocabulary, with or
-without tensors.
+`Tokenizer.from_gguf` takes any GGUF file with a byte-level BPE, SentencePiece, Unigram, WordPiece, RWKV or PLaMo 2
+vocabulary, with or without tensors.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
 from ggpy.text.tokenizer.bpe import BytePairEncoding, token_text_to_bytes
+from ggpy.text.tokenizer.plamo2 import ScoredCuts
+from ggpy.text.tokenizer.rwkv import LongestTokens, token_bytes
 from ggpy.text.tokenizer.sentencepiece import ScoredPieces
 from ggpy.text.tokenizer.special import SpecialTokens
 from ggpy.text.tokenizer.stream import StreamDecoder
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
-_Encoder = BytePairEncoding | ScoredPieces | Unigram | WordPiece
+_Encoder = BytePairEncoding | ScoredPieces | Unigram | WordPiece | LongestTokens | ScoredCuts
 _ENCODERS: dict[str, type[_Encoder]] = {
     "gpt2": BytePairEncoding,
     "llama": ScoredPieces,
     "bert": WordPiece,
     "t5": Unigram,
+    "rwkv": LongestTokens,
+    "plamo2": ScoredCuts,
 }
 
 
@@ -180,6 +184,8 @@ class Tokenizer:
         if kind & NORMAL:
             if self._vocabulary.model == "gpt2":
                 return token_text_to_bytes(text)
+            if self._vocabulary.model == "rwkv":
+                return token_bytes(text)
             return text.replace(SPACE, " ").encode("utf-8", "surrogateescape")
         if kind & BYTE:
             try:

@@ -16,6 +16,9 @@ from itertools import pairwise
 
 from ggpy.errors import quoted
 from ggpy.text.tokenizer.unicode_classes import (
+    HAN_LETTER,
+    HAN_NUMBER,
+    HAN_SIGN,
     LETTER,
     LOWER,
     MARK,
@@ -24,6 +27,8 @@ from ggpy.text.tokenizer.unicode_classes import (
     SYMBOL,
     UPPER,
     collapse,
+    collapse_with_han,
+    in_word,
     with_ascii_spaces,
 )
 
@@ -49,8 +54,23 @@ _CASED = (
 _TEKKEN = _CASED.replace("{suffix}", "").replace("{digits}", "")
 _GPT4O = _CASED.replace("{suffix}", f"(?:{_CONTRACTION})?").replace("{digits}", "{1,3}")
 _DEEPSEEK3 = rf"[!-/:-@\[-`{{-~][A-Za-z]+|[^\r\n{_L}{_P}{_S}]?[{_L}{_M}]+| ?[{_P}{_S}]+[\r\n]*|{_SPACES}"
+_HAN = HAN_LETTER + HAN_NUMBER + HAN_SIGN
+_KIMI = rf"[{_HAN}]+|" + _GPT4O.replace(f"[^\\r\\n{_L}{_N}]?", f"[^\\r\\n{_L}{_N}{_HAN}]?").replace(
+    f"[{_N}]{{1,3}}", f"[{_N}{HAN_NUMBER}]{{1,3}}"
+).replace(rf" ?[^\s{_L}{_N}]+[\r\n/]*", rf" ?[^\s{_L}{_N}{HAN_LETTER}{HAN_NUMBER}]+[\r\n]*")
+_MINICPM5 = rf"{_CONTRACTION}|{_WORDS}|[{_N}]+|{_SIGNS}|{_SPACES}"
 _SEED_CODER = rf"{_CONTRACTION}|{_WORDS}|[{_N}]| ?[^\s{_L}{_N}\r\n]+|{_SPACES}"
 _BAILING = rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{_WORDS}|[{_N}]|{_SIGNS}|\s*[\r\n]|\s+(?!\S)|\s+"
+_SPARK = _DEEPSEEK3.replace(rf" ?[{_P}{_S}]+[\r\n]*|\s*[\r\n]+", rf" ?[{_P}{_S}]+|[\r\n]")
+_EXAONE_MOE = (
+    rf"{_CONTRACTION}|[^\r\n{_L}{_N}]?(?:[{_L}][{_M}]*(?: [{_L}][{_M}]*)*)+|[{_N}]| ?[^\s{_L}{_N}]+[\r\n/]?|\s*[\r\n]"
+    r"|\s+(?!\S)|\s+"
+)
+_JAIS2 = (
+    rf"{_CONTRACTION}|{_WORDS}|[{_N}]{{1,3}}|{_SIGNS}|\s*[\r\n]+|"
+    + "|".join([rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)])
+    + r"|\s{1,2}(?!\S)|\s"
+)
 _BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
 # DeepSeek's own list of alphabetic letters, which is narrower than \p{L}.
@@ -71,10 +91,16 @@ _DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
 @dataclass(frozen=True)
 class _Step:
-    """One cut: a pattern over the collapsed text, or, where it names characters beyond ASCII, over the text itself."""
+    """One cut: a pattern over the collapsed text, or, where it names characters beyond ASCII, over the text itself.
+
+    `threes`: matches are cut into runs of three from the right, by hand, as a pattern that looks ahead for each is
+    quadratic; `between`: and nowhere else. `ends`: only matches that no word goes on behind count."""
 
     pattern: str
     raw: bool = False
+    threes: bool = False
+    between: bool = False
+    ends: bool = False
 
     def compiled(self) -> re.Pattern[str]:
         return re.compile(self.pattern, re.ASCII)
@@ -107,6 +133,35 @@ _DEEPSEEK_V3 = (
     _Step("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", raw=True),
     _Step(_DEEPSEEK3),
 )
+_THREES = _Step(f"[{_N}]+", threes=True)
+_DIGITS = r"(?u:\d+)"
+_LINES = _Step("[^\n]+|\n+", raw=True)
+_YOUTU = (
+    _Step(
+        "[\uac00-\ud7a3\u3131-\u318e]+"
+        "|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+        "|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        raw=True,
+    ),
+    _Step(_GPT4O.replace("{1,3}", "")),
+)
+_AFMOE = (
+    _THREES,
+    _Step(
+        "[\u4e00-\u9fff\u3400-\u4dbf\u8c48-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-"
+        "\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+",
+        raw=True,
+    ),
+    _Step(_DEEPSEEK3),
+)
+_CHAMELEON = (
+    _Step("<sentinel:[0-9]+>"),
+    _Step("IMGIMG[A-I]{1,4}Z"),
+    _Step("[\t\n]|    |  "),
+    _Step(f"[{_N}]"),
+    _Step(rf"[{_P}!-/:-@\[-`{{-~]"),
+    _Step(_GPT2),
+)
 _DEFAULT = (
     _Step(rf"[{_P}$+<=>^~|]+"),
     _Step(_GPT2),
@@ -125,15 +180,16 @@ class PreTokenizer:
     ignore_merges: bool = False  # a piece that is a token is that token, whatever the merges say
     add_bos: bool = False  # where the file does not say
     composes: bool = False  # the models' own tokenizers bring text to NFC first, which llama.cpp does not
+    tells_han: bool = False  # the pattern tells characters of the Han script from others
 
     def splitter(self) -> Callable[[str], list[str]]:
         """The function that cuts a text into pieces; joined they are the text again."""
         if len(self.steps) == 1 and not self.steps[0].raw:
-            return _one_pass(self.steps[0].compiled())
+            return _one_pass(self.steps[0].compiled(), collapse_with_han if self.tells_han else collapse)
         return _many_passes(self.steps)
 
 
-def _one_pass(pattern: re.Pattern[str]) -> Callable[[str], list[str]]:
+def _one_pass(pattern: re.Pattern[str], collapse: Callable[[str], str]) -> Callable[[str], list[str]]:
     """The splitter of a pattern whose matches cover any text: its matches are the pieces."""
     matches = pattern.findall
 
@@ -167,9 +223,15 @@ def _many_passes(steps: tuple[_Step, ...]) -> Callable[[str], list[str]]:
                 else:
                     for match in pattern.finditer(source, start, end):
                         at = match.start()
-                        if at > cut[-1]:
+                        if step.ends and in_word(text[match.end() : match.end() + 1]):
+                            continue
+                        if at > cut[-1] and not step.between:
                             cut.append(at)
-                        cut.append(match.end())
+                        if step.threes:
+                            first = match.end() - (match.end() - max(at, cut[-1] + 1)) // 3 * 3
+                            cut += range(first, match.end(), 3)
+                        if not step.between:
+                            cut.append(match.end())
                 if cut[-1] < end:
                     cut.append(end)
             bounds = cut
@@ -206,9 +268,26 @@ _KINDS: tuple[tuple[str, PreTokenizer], ...] = (
     ("bailingmoe bailingmoe2 llada-moe", _one(_BAILING)),
     ("bloom gpt3-finnish poro-chat", PreTokenizer((_Step(_BLOOM, raw=True),))),
     ("viking", PreTokenizer((_Step(_BLOOM, raw=True), _Step(f"[{_N}]")))),
+    ("jais-2", _one(_JAIS2)),
+    ("spark2_5", PreTokenizer((_DEEPSEEK_V3[0], _DEEPSEEK_V3[1], _Step(_SPARK), _Step(f"[{_N}]")))),
+    ("youtu", PreTokenizer(_YOUTU, ignore_merges=True)),
+    ("chameleon", PreTokenizer(_CHAMELEON, add_bos=True)),
+    ("granite-embed-multi-97m", _one(_GPT4O, ignore_merges=True)),
+    ("tiny_aya cohere2moe", PreTokenizer((_Step(_DIGITS, raw=True, threes=True, ends=True), _Step(_GPT4O)))),
+    ("kimi-k2", PreTokenizer((_Step(_KIMI),), tells_han=True)),
+    ("superbpe", PreTokenizer((_Step(f"[{_N}]+"), _Step(_DIGITS, raw=True, threes=True, between=True)))),
+    ("ufakzeka", _one(rf"{_WORDS}|[{_N}]|{_SIGNS}|{_SPACES}")),
+    ("afmoe", PreTokenizer(_AFMOE, ignore_merges=True)),
+    ("laguna", PreTokenizer((_LINES, _Step(_QWEN2)))),
+    ("exaone-moe", _one(_EXAONE_MOE)),
+    ("minicpm5", PreTokenizer((_Step(f"[{_N}]{{1,3}}"), _Step(_MINICPM5)), ignore_merges=True)),
 )  # fmt: skip
 
-#: Every name that `tokenizer.ggml.pre` may hold.
+#: Names of merges of the text itself, not of its bytes: spaces are written as ▁ or, for the last, cut at. They need no
+#: pre-tokenizer: llama.cpp cuts them at the ends of lines, which the models' own tokenizers do not.
+TEXT_MERGES = ("gemma4", "granite-embed-multi-311m", "sarvam-moe", "whitespace")
+
+#: Every name that `tokenizer.ggml.pre` may hold beside these.
 PRE_TOKENIZERS = {name: kind for names, kind in _KINDS for name in names.split()}
 
 

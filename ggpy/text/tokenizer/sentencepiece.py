@@ -1,4 +1,5 @@
-"""SentencePiece vocabularies as Llama 1 and 2, Mistral and Gemma have them: merges by token score, byte fallback.
+"""SentencePiece vocabularies as Llama 1 and 2, Mistral and Gemma have them: merges by token score, byte fallback. Gemma
+4's files list the merges instead.
 
 The text, spaces written as ▁, is not cut into words: neighbours whose concatenation is a token are joined, best score
 first, over the whole stretch between special tokens. A symbol that is no token in the end is written byte by byte.
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ggpy.errors import GGPYError
 from ggpy.text.tokenizer.merge import merge_pairs
 from ggpy.text.tokenizer.sentencepiece_proto import model_proto
-from ggpy.text.tokenizer.vocabulary import BYTE, OWN, SPACE, Vocabulary
+from ggpy.text.tokenizer.vocabulary import BYTE, SPACE, Vocabulary
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -33,15 +34,18 @@ class ScoredPieces:
         self._vocabulary = vocabulary
         self._ids = vocabulary.ids
         self._scores = piece_scores(vocabulary)
-        # where a piece's score does not say which pairs make it
-        self._merges = vocabulary.metadata.strings(f"{OWN}merges")
+        self._merges = vocabulary.merges()
         self._costs: dict[str, float] | None = None  # token → minus its score, or merge → its rank
         self._merged = 0
         self._core: SentencePieceProcessor | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a stretch of text that holds no special tokens."""
-        text = text.replace(" ", SPACE)
+        if self._vocabulary.kind == "whitespace":
+            return [i for word in text.split() for i in self._encode(word)]
+        return self._encode(text.replace(" ", SPACE))
+
+    def _encode(self, text: str) -> list[int]:
         if self._vocabulary.ignore_merges and (whole := self._ids.get(text)) is not None:
             return [whole]
         if self._core is None:
@@ -83,6 +87,8 @@ class ScoredPieces:
         ids = [self._byte_token(byte) for byte in character.encode()]
         if None not in ids:
             return [i for i in ids if i is not None]
+        if self._vocabulary.unk is None and self._vocabulary.kind:
+            return []  # as llama.cpp has it
         if self._vocabulary.unk is None:
             raise GGPYError(
                 f"{self._vocabulary.where}: the vocabulary has no token for {character!r}, no byte tokens to spell it "
@@ -116,7 +122,7 @@ class ScoredPieces:
 def byte_token(vocabulary: Vocabulary, byte: int) -> int | None:
     """The token that spells a byte, if the vocabulary has one."""
     token = vocabulary.ids.get(f"<0x{byte:02X}>")
-    if token is None or (vocabulary.typed and not vocabulary.kinds[token] & BYTE):
+    if token is None or (vocabulary.typed and not vocabulary.kind and not vocabulary.kinds[token] & BYTE):
         return None
     return token
 

@@ -7,11 +7,11 @@ longest. Tokens that are matched on the normalized text are looked for last, in 
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ggpy.text.tokenizer.normalize import WHITE_SPACE, Normalizer
+from ggpy.text.tokenizer.unicode_classes import in_word
 from ggpy.text.tokenizer.vocabulary import CONTROL, SPACE, UNKNOWN, Vocabulary
 
 _WHITE_SPACE = frozenset(WHITE_SPACE)
@@ -115,7 +115,7 @@ def _cut(text: str, groups: list[_Group], parse_special: bool) -> list[str | int
     for match in _alternatives(tuple(present)).finditer(text):
         special = present[match[0]]
         at, end = match.span()
-        if special.single_word and (_in_word(text[at - 1 : at]) or _in_word(text[end : end + 1])):
+        if special.single_word and (in_word(text[at - 1 : at]) or in_word(text[end : end + 1])):
             continue
         while special.lstrip and at > start and text[at - 1] in _WHITE_SPACE:
             at -= 1
@@ -133,13 +133,3 @@ def _cut(text: str, groups: list[_Group], parse_special: bool) -> list[str | int
 @lru_cache(32)
 def _alternatives(texts: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
-
-
-def _in_word(char: str) -> bool:
-    r"""True where a character is one of Unicode's \w; False for the empty text beyond an end."""
-    if not char:
-        return False
-    category = unicodedata.category(char)
-    return (
-        category[0] in "LM" or category in ("Nd", "Nl", "Pc") or char in "\u200c\u200d" or "\u24b6" <= char <= "\u24e9"
-    )

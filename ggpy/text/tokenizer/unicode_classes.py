@@ -9,10 +9,13 @@ patterns over Latin-1 do all the matching; offsets stay those of the original te
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from bisect import bisect_right
 
 #: What `collapse` writes for a character beyond ASCII of each class; white space becomes a vertical tab.
 NUMBER, LETTER, PUNCTUATION, MARK, SYMBOL, OTHER, SPACE = "\xd1", "\xd2", "\xd3", "\xd4", "\xd5", "\xd0", "\x0b"
+HAN_LETTER, HAN_NUMBER, HAN_SIGN = "\xc0", "\xc1", "\xc2"  # of the Han script, where it is told
 UPPER, LOWER = "\xd6", "\xd8"  # letters with a case, title case with the upper; LETTER is all others
 
 _CLASSES = {
@@ -112,6 +115,39 @@ _class_of = _ClassOf()
 def collapse(text: str) -> str:
     """`text` with each character beyond ASCII replaced by its class letter. Same length."""
     return text if text.isascii() else text.translate(_class_of)
+
+
+#: The Han script of Unicode 15.1, first and last characters.
+_HAN = (
+    (0x2E80, 0x2E99), (0x2E9B, 0x2EF3), (0x2F00, 0x2FD5), (0x3005, 0x3005), (0x3007, 0x3007), (0x3021, 0x3029),
+    (0x3038, 0x303B), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFA6D), (0xFA70, 0xFAD9), (0x16FE2, 0x16FE3),
+    (0x16FF0, 0x16FF1), (0x20000, 0x2A6DF), (0x2A700, 0x2B739), (0x2B740, 0x2B81D), (0x2B820, 0x2CEA1),
+    (0x2CEB0, 0x2EBE0), (0x2EBF0, 0x2EE5D), (0x2F800, 0x2FA1D), (0x30000, 0x3134A), (0x31350, 0x323AF),
+)  # fmt: skip
+_HAN_RUNS = re.compile("[" + "".join([f"{chr(a)}-{chr(z)}" for a, z in _HAN]) + "]+")
+_AS_HAN = {ord(LETTER): HAN_LETTER, ord(NUMBER): HAN_NUMBER}
+
+
+def collapse_with_han(text: str) -> str:
+    """As `collapse`, with letters of their own for characters of the Han script."""
+    if text.isascii():
+        return text
+    collapsed, parts, at = collapse(text), [], 0
+    for match in _HAN_RUNS.finditer(text):
+        start, end = match.span()
+        parts += [collapsed[at:start], *(_AS_HAN.get(ord(c), HAN_SIGN) for c in collapsed[start:end])]
+        at = end
+    return "".join(parts) + collapsed[at:]
+
+
+def in_word(char: str) -> bool:
+    r"""True where a character is one of Unicode's \w; False for the empty text beyond an end."""
+    if not char:
+        return False
+    category = unicodedata.category(char)
+    return (
+        category[0] in "LM" or category in ("Nd", "Nl", "Pc") or char in "\u200c\u200d" or "\u24b6" <= char <= "\u24e9"
+    )
 
 
 def with_ascii_spaces(text: str) -> str:

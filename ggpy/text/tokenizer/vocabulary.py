@@ -18,7 +18,7 @@ import numpy as np
 from ggpy.errors import GGPYError, quoted, shown
 from ggpy.gguf.metadata import TypedMetadata
 from ggpy.text.tokenizer.normalize import Normalizer, in_turn, normalizer, sentencepiece_rules
-from ggpy.text.tokenizer.pretokenize import PreTokenizer, pre_tokenizer
+from ggpy.text.tokenizer.pretokenize import TEXT_MERGES, PreTokenizer, pre_tokenizer
 
 # What a token is; a set of bits, as recognising a control token by its text keeps what the file called it.
 UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 2, 4, 8, 16, 32
@@ -26,7 +26,10 @@ UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 2, 4, 8, 16, 32
 # `tokenizer.ggml.token_type`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; others mean nothing.
 _KIND_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], np.uint8)
 
-_MODELS = {"gpt2": "byte-level BPE", "llama": "SentencePiece", "bert": "WordPiece", "t5": "Unigram"}
+_MODELS = {
+    "gpt2": "byte-level BPE", "llama": "SentencePiece", "bert": "WordPiece", "t5": "Unigram", "gemma4": "BPE of text",
+    "whitespace": "BPE of words", "rwkv": "RWKV's", "plamo2": "PLaMo 2's",
+}  # fmt: skip
 
 SPACE = "▁"  # U+2581: a space in SentencePiece's tokens, the beginning of a word in WordPiece's
 
@@ -63,6 +66,9 @@ _RECOGNISED = (*_END_OF_GENERATION, *_ALWAYS_SHOWN, *(text for texts in _FILL_IN
 #: Keys that GGUF has none for: our converter writes them and our reader follows them, others pass them over.
 OWN = "ggpy.tokenizer."
 
+#: Of merges of the text itself, those whose texts begin with BOS whatever the file says.
+ALWAYS_BOS = ("gemma4", "granite-embed-multi-311m")
+
 #: How a special token is found in a text, as tokenizer.json names it: with the white space before or after it, only
 #: where no letter stands beside it, in the normalized text. `ggpy.tokenizer.NAME_token_ids` lists those that are.
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
@@ -71,7 +77,8 @@ FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 class Vocabulary:
     """Tokens and what is known of them. Raises GGPYError, naming `where`, for a vocabulary that cannot be used."""
 
-    model: str  # a key of _MODELS
+    model: str  # the way that text is cut: a key of _ENCODERS
+    kind: str | None  # of merges of the text itself: one of TEXT_MERGES
     tokens: list[str]  # as written in the file: byte-level text for BPE, with ▁ as SPACE says for the others
     ids: dict[str, int]  # token → its id
     kinds: bytearray  # one set of bits a token
@@ -100,9 +107,10 @@ class Vocabulary:
             known = ", ".join(f"{name} ({what})" for name, what in _MODELS.items())
             model = quoted(model, 80)
             raise GGPYError(f"{where}: the tokenizer model {model} is not one that ggpy knows; it knows {known}.")
-        self.model = model
         name = self.metadata.find("tokenizer.ggml.pre", str) or ""
-        self.pre, self.note = pre_tokenizer(name, where) if model == "gpt2" else (None, None)
+        self.kind = model if model in TEXT_MERGES else name if model == "gpt2" and name in TEXT_MERGES else None
+        self.model = "llama" if self.kind else model
+        self.pre, self.note = pre_tokenizer(name, where) if self.model == "gpt2" else (None, None)
         self._read_tokens()
         self._read_special_ids()
         self._read_flags()
@@ -181,11 +189,11 @@ class Vocabulary:
             return default if value is None else value
 
         # What is not named is not added, as in transformers, whatever the flags say.
-        self.add_bos = flag("add_bos_token", self.pre.add_bos if self.pre else self.model != "t5") and (
-            self.bos is not None
-        )
+        usual = self.pre.add_bos if self.pre else self.model in ("llama", "bert") and self.kind is None
+        told = flag("add_bos_token", usual) or self.kind in ALWAYS_BOS  # some converters denied it
+        self.add_bos = told and self.bos is not None
         self.add_eos = flag("add_eos_token", self.model == "t5") and self.eos is not None
-        self.add_space_prefix = flag("add_space_prefix", self.model == "llama")
+        self.add_space_prefix = flag("add_space_prefix", self.model == "llama" and self.kind is None)
         self.space_prefix = self.metadata.find(f"{OWN}space_prefix", str)
         ignore = self.metadata.find(f"{OWN}ignore_merges", bool)
         self.ignore_merges: bool = ignore if ignore is not None else self.pre is not None and self.pre.ignore_merges
@@ -194,6 +202,10 @@ class Vocabulary:
         ended = self.add_eos and self.eos == self.sep  # one token in both roles is there once
         if self.model == "bert" and not ended and flag("add_sep_token", True) and self.sep is not None:
             self.after += (self.sep,)
+
+    def merges(self) -> list[str] | None:
+        """Pairs of characters and what they become, where a piece's score does not say which pairs make it."""
+        return self.metadata.strings("tokenizer.ggml.merges" if self.kind else f"{OWN}merges")
 
     def normalizer(self) -> Normalizer | None:
         """The normalizer of a text between special tokens, applied before it is cut."""
