@@ -21,7 +21,7 @@ from ggpy.cuda.ops.sample_layout import SPEC_WORDS
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, StepQueue
 from ggpy.cuda.sampler import IN_FLIGHT, DeviceSampler, TokensInFlight
 from ggpy.cuda.weights.cache_layout import DEEP, AttentionShape, CacheLayout, attention_ring_kib
-from ggpy.cuda.weights.layout import ActivationLayout, round_up
+from ggpy.cuda.weights.layout import LOG2_E, ActivationLayout, round_up
 from ggpy.cuda.weights.weights import Weights, layout_of
 from ggpy.cuda.working_memory import WorkingMemory
 from ggpy.errors import GGPYError
@@ -116,10 +116,9 @@ class CudaExecutor:
         device, program = self.device, self.program
         self.shapes: dict[int, AttentionShape] = {}  # by layer
         for a in program.attentions:
-            self.shapes[a.layer] = AttentionShape(
-                CacheLayout(n_slots, a.n_head_kv, n_ctx, a.head_dim, cache_type), a.n_head,
-                attention_ring_kib(device.shared_limit), self.batch_invariant, a.softcap, a.norm_after_rope,
-            )  # fmt: skip
+            cache = CacheLayout.of(a, n_slots, n_ctx, cache_type)
+            ring = attention_ring_kib(device.shared_limit)
+            self.shapes[a.layer] = AttentionShape.of(a, cache, ring, self.batch_invariant)
         self.n_ctx, self.n_batch = n_ctx, n_batch
         rows = round_up(max(n_batch, GRAPH_SIZES[-1]), MATVEC_TOKENS)  # read so many at a time
         steps = lower(program)
@@ -147,6 +146,9 @@ class CudaExecutor:
         memory.values = {layer: device.allocate(cache.value_bytes, zero=True) for layer, cache in caches.items()}
         ropes = dict.fromkeys(a.rope for a in program.attentions if a.rope)
         memory.angles = {rope: self._angles(rope, n_ctx) for rope in ropes}
+        memory.vectors = {t: self._vector(t.factors(n_ctx)) for a in program.attentions if (t := a.temperature)}
+        slopes = (a.slopes for a in program.attentions if a.alibi)
+        memory.vectors |= {each: self._vector(np.float32(LOG2_E) * np.array(each, np.float32)) for each in slopes}
         self._many = Inputs(device, rows, "segments")
         self._few = [Inputs(device, GRAPH_SIZES[-1], "specs")]
         self._few += [Inputs(device, GRAPH_SIZES[-1], "specs", self._few[0].address) for _ in range(1, IN_FLIGHT)]
@@ -211,6 +213,13 @@ class CudaExecutor:
             table = rope.table(start, min(n_ctx, start + ANGLES_AT_ONCE), n_ctx)
             self.device.upload(address + start * rope.n_rot * 4, table.ctypes.data, table.nbytes)
             self.device.synchronize()
+        return address
+
+    def _vector(self, values: np.ndarray) -> int:
+        """Address of a copy of these numbers, float32."""
+        address = self.device.allocate(values.nbytes)
+        self.device.upload(address, values.ctypes.data, values.nbytes)
+        self.device.synchronize()
         return address
 
     # ---- a step

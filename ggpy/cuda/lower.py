@@ -151,30 +151,15 @@ def last_supported(program: Program) -> tuple[int, str | None]:
 
 
 def _unsupported_attention(a: ops.Attention) -> str | None:
-    norms = (a.q_norm,) if a.kv_layer is not None else (a.q_norm, a.k_norm)
-    known = ops.Attention(
-        a.layer, a.n_head, a.n_head_kv, a.head_dim, a.rope, a.q_norm, a.k_norm, a.window, a.scale, softcap=a.softcap,
-        sinks=a.sinks, norm_after_rope=a.norm_after_rope, kv_layer=a.kv_layer,
-    )  # fmt: skip
     if a.latent:
         return "latent attention"
-    if a.temperature:
-        return "a temperature of queries"
     if not a.causal:
         return "attention to later tokens"
-    if a.alibi:
-        return "attention with ALiBi"
-    if a.chunk:
-        return "attention in chunks"
-    if a.v_head_dim != a.head_dim:
-        return "values of another width than keys"
-    if a.head_dim > MOST_HEAD_DIM:
-        return f"heads of {a.head_dim} dimensions"
-    if len({norm and norm.eps for norm in norms}) > 1:
-        return "norms of queries and keys that differ"
+    if max(a.head_dim, a.v_head_dim) > MOST_HEAD_DIM:
+        return f"heads of {max(a.head_dim, a.v_head_dim)} dimensions"
     if a.norm_after_rope and a.rope and a.rope.magnitude != 1.0:
         return "norms after a rope that scales"
-    return None if a == known else "this kind of attention"
+    return None
 
 
 def _unsupported_operation(operation: ops.Operation) -> str | None:

@@ -61,6 +61,6 @@ def _sum(widths: Iterable[int]) -> int:
 def cache_bytes(program: Program, n_ctx: int, n_slots: int, cache_type: str = "f16") -> dict[int, int]:
     """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`), by layer."""
     caches = {
-        a.layer: CacheLayout(n_slots, a.n_head_kv, n_ctx, a.head_dim, cache_type) for a in program.attentions if a.state
+        a.layer: CacheLayout.of(a, n_slots, n_ctx, cache_type) for a in program.attentions if a.state
     }
     return {layer: cache.key_bytes + cache.value_bytes for layer, cache in caches.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ggpy.cuda.l2_prefetch import L2Prefetch
 from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Rowwise, Step
 from ggpy.cuda.ops.flash import launch as flash_launch
+from ggpy.cuda.ops.flash.launch import FlashKind
 from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.rowwise import launches_of, vectors_of
 from ggpy.cuda.weights.cache_layout import AttentionShape
@@ -157,7 +158,7 @@ class StepQueue:
     @staticmethod
     def _leaves_parts(step: Attention, n: int) -> bool:
         """True where an attention is left in parts, for the products that read it to join."""
-        return n == 1 and step.in_parts and step.attention.head_dim % 4 == 0
+        return n == 1 and step.in_parts and step.attention.v_head_dim % 4 == 0
 
     def _product(self, step: Product, n: int, rows_offset: int = 0) -> None:
         """Queue a product. rows_offset: bytes into the indices of outputs, where only outputs are wanted."""
@@ -170,7 +171,7 @@ class StepQueue:
         x, x_stride, scales, scale_stride = self._place(source)[0], 0, 0, 0
         if step.joins and self._takes_parts(step, n):
             heads = step.joins.attention
-            inputs = f"parts{self._splits(heads, 1)}x{heads.head_dim}"
+            inputs = f"parts{self._splits(heads, 1)}x{heads.v_head_dim}"
             x = memory.parts if memory else 0
         elif n > 1 or step.separate or not step.aligned:
             inputs = "ready"
@@ -316,18 +317,20 @@ class StepQueue:
 
     def _rope_store(self, step: RopeStore, n: int) -> None:
         op, attention = step.op, step.attention
-        if attention.kv_layer is not None and not attention.rope and not attention.q_norm:
+        if attention.kv_layer is not None and not (attention.rope or attention.q_norm or attention.temperature):
             return
         cache, n_head_kv = self.shapes[attention.layer].cache, attention.n_head_kv if attention.kv_layer is None else 0
         (q, q_stride), (k, k_stride), (v, v_stride) = self._operands(op)
         header, slots, positions = self._batch()
         late = ".late" if attention.norm_after_rope else ""
+        q_norm, k_norm, *turning = self._turning(attention)
+        q_eps, k_eps = (norm.eps if norm else 0.0 for norm in (attention.q_norm, attention.k_norm))
+        factors = self.memory.vectors[attention.temperature] if self.memory and attention.temperature else 0
         self._launch(
             f"rope_store.{cache.types}{late}", (-(-(attention.n_head + n_head_kv) // ROPE_WARPS), n),
-            q, k, v, q_stride, k_stride, v_stride, *self._turning(attention),
-            attention.n_head, n_head_kv, attention.head_dim, header, slots, positions,
-            *self._cells(attention),
-            cache.cells, cache.head_pad,
+            q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, q_eps, k_eps, *turning, attention.rope_first,
+            factors, attention.n_head, n_head_kv, attention.head_dim, attention.v_head_dim, header, slots, positions,
+            positions, *self._cells(attention), cache.cells, cache.head_pad, cache.value_pad,
         )  # fmt: skip
 
     def _operands(self, op: Op) -> list[Place]:
@@ -335,14 +338,13 @@ class StepQueue:
         return [self._place(region) for region in op.srcs] + [(0, 0)] * (3 - len(op.srcs))
 
     def _turning(self, attention: ops.Attention) -> tuple[float, ...]:
-        """Arguments for rope: weights of the norms, their eps, the table of angles, its width, and which pairs
-        rotate; none do where there is no rope."""
+        """Arguments for rope: weights of the norms, the table of angles, its width, and which pairs rotate; none do
+        where there is no rope."""
         rope, memory, norms = attention.rope, self.memory, (attention.q_norm, attention.k_norm)
         weights = [self.weights.vector(norm.weight if norm else None) if memory else 0 for norm in norms]
-        eps = next((norm.eps for norm in norms if norm), 0.0)
         if rope is None:
-            return (*weights, eps, 0, 0, True)
-        return (*weights, eps, memory.angles[rope] if memory else 0, rope.n_rot // 2, rope.style == "neox")
+            return (*weights, 0, 0, True)
+        return (*weights, memory.angles[rope] if memory else 0, rope.n_rot // 2, rope.style == "neox")
 
     def _batch(self) -> tuple[int, int, int]:
         """Addresses of the header, the slots and the positions."""
@@ -356,6 +358,9 @@ class StepQueue:
     def _sinks(self, attention: ops.Attention) -> int:
         return self.weights.vector(attention.sinks) if self.memory else 0
 
+    def _slopes(self, attention: ops.Attention) -> int:
+        return self.memory.vectors[attention.slopes] if self.memory and attention.alibi else 0
+
     def _attention(self, step: Attention, n: int, storing: bool) -> None:
         """Queue attention. storing: it turns queries and stores keys and values itself."""
         attention, memory, shape = step.attention, self.memory, self.shapes[step.attention.layer]
@@ -365,15 +370,17 @@ class StepQueue:
         grid = splits, shape.n_head // shape.group, n
         n_warps = math.prod(grid) * shape.tile.threads // 32
         ahead = self._prefetch.of_attention(step, n_warps) if memory and n == 1 else (0, 0, 0)
+        q_norm, k_norm, *turning = self._turning(attention)
+        eps = attention.q_norm.eps if attention.q_norm else 0.0
         self._launch(
-            shape.kernel(storing), grid, *places, *self._turning(attention),
+            shape.kernel(storing), grid, *places, q_norm, k_norm, eps, *turning,
             *self._batch(), shape.n_head, cache.n_head_kv, cache.head_dim, *self._cells(attention),
-            cache.cells, cache.head_pad, attention.window, attention.scale * shape.score_unit, parts, cache.part_bytes,
-            *ahead, shared=shape.shared_bytes,
+            cache.cells, cache.head_pad, attention.chunk or attention.window, attention.scale * shape.score_unit,
+            self._slopes(attention), parts, cache.part_bytes, *ahead, shared=shape.shared_bytes,
         )  # fmt: skip
         if not self._leaves_parts(step, n):
             to, sinks = self._fresh(step.op.dst), self._sinks(attention)
-            self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.head_dim, sinks, *to)
+            self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.value_dim, sinks, *to)
 
     def _splits(self, attention: ops.Attention, n: int) -> int:
         return self.shapes[attention.layer].splits(n, self.device.n_multiprocessors, self._deep)
@@ -381,9 +388,9 @@ class StepQueue:
     def _flash(self, step: Attention) -> None:
         """Queue attention of many tokens."""
         attention, memory, shape = step.attention, self.memory, self.shapes[step.attention.layer]
-        kind = shape.cache, shape.n_head, attention.softcap, attention.sinks is not None
+        kind = FlashKind.of(attention)
         if self._collect:
-            for name in flash_launch.kernel_names(*kind):
+            for name in flash_launch.kernel_names(shape.cache, shape.n_head, kind):
                 self._collect(name)
             return
         assert memory is not None
@@ -393,8 +400,8 @@ class StepQueue:
         flash_launch.attention(
             self.device, shape.cache, q=q, q_stride=q_stride, keys=keys, values=values,
             segments=memory.inputs("segments"), n_segments=memory.n_segments, max_tokens=memory.max_tokens,
-            dst=dst, dst_stride=dst_stride, n_head=shape.n_head, window=attention.window, scale=attention.scale,
-            softcap=attention.softcap, sinks=self._sinks(attention),
+            dst=dst, dst_stride=dst_stride, n_head=shape.n_head, window=attention.chunk or attention.window,
+            scale=attention.scale, kind=kind, sinks=self._sinks(attention), slopes=self._slopes(attention),
         )  # fmt: skip
 
     def _rowwise(self, step: Rowwise, n: int, rows_offset: int = 0) -> None:
@@ -411,5 +418,8 @@ class StepQueue:
 
 def _stored_by_attention(attention: ops.Attention, apart: bool) -> bool:
     """True where attention's kernel turns queries and stores keys and values itself, as it can where every token has a
-    slot to itself."""
-    return apart and attention.kv_layer is None
+    slot to itself, unless that is of a rare kind."""
+    a = attention
+    rare = a.v_head_dim != a.head_dim or a.rope_first or a.temperature
+    eps = [norm and norm.eps for norm in (a.q_norm, a.k_norm)]
+    return apart and a.kv_layer is None and not rare and eps[0] == eps[1]

@@ -26,6 +26,7 @@ class WorkingMemory:
     keys: dict[int, int]  # by layer
     values: dict[int, int]
     angles: dict[Rope, int]
+    vectors: dict[object, int]  # float32, by what they are made of: factors of queries, slopes of heads
     inputs: Callable[[str], int]  # the address of "tokens", "slots", …
 
     def __init__(self, device: Device, rows: int) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ggpy.graph.state import KVState, LatentState, State
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ggpy.gguf.file import TensorInfo
     from ggpy.graph.rope import Rope
 
@@ -240,6 +242,12 @@ class Temperature:
     beta: float
     length: int
     offset: int = 0
+
+    def factors(self, n: int) -> np.ndarray:
+        """The factors of positions 0 .. n - 1: float32 [n]."""
+        import numpy as np
+
+        return np.float32(1 + self.beta * np.log1p((np.arange(n) + self.offset) // self.length))
 
 
 @dataclass(frozen=True)

@@ -289,7 +289,7 @@ def test_attention_of_single_tokens(turning: str) -> None:
     device.kernel(shape.kernel(turning == "turn")).launch(
         (1, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, 1,
         add(header), add(slots), add(positions), n_head, 1, head_dim, add(cells[0]), add(cells[1]),
-        cache.cells, cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, add(parts), cache.part_bytes, 0, 0, 0,
+        cache.cells, cache.head_pad, 0, head_dim**-0.5 * 1.4426950408889634, 0, add(parts), cache.part_bytes, 0, 0, 0,
         shared=shape.shared_bytes,
     )  # fmt: skip
     if turning == "turn":

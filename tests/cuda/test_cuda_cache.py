@@ -89,8 +89,9 @@ def test_turned_and_stored(types: str) -> None:
     data = [np.zeros(n, np.uint8) for n in (cache.key_bytes, cache.value_bytes)]
     header, slots, positions = (np.array(n, np.int32) for n in ([3], [1, 1, 0], [5, 6, 0]))
     device.kernel(f"rope_store.{types}").launch(
-        (1, 3), add(q), add(k), add(v), *(8 * head_dim,) * 3, 0, 0, 0.0, add(angles), half, 1, 2, 2, head_dim,
-        add(header), add(slots), add(positions), *map(add, data), cache.cells, cache.head_pad,
+        (1, 3), add(q), add(k), add(v), *(8 * head_dim,) * 3, 0, 0, 0.0, 0.0, add(angles), half, 1, 0, 0, 2, 2,
+        head_dim, head_dim, add(header), add(slots), add(positions), add(positions), *map(add, data), cache.cells,
+        cache.head_pad, cache.head_pad,
     )  # fmt: skip
     for array, kind, x in zip(data, cache_types(types), wanted, strict=True):
         codes, values = read(array, cache, kind)
@@ -116,8 +117,9 @@ def test_what_is_cut_is_told(types: str) -> None:
 
     def launch_store(k: np.ndarray, v: np.ndarray, data: list[np.ndarray]) -> None:
         device.kernel(f"rope_store.{types}").launch(
-            (1, 1), add(fine.copy()), add(k), add(v), *(4 * head_dim,) * 3, 0, 0, 0.0, add(angles), 0, 1, 1, 1,
-            head_dim, add(header), add(zero), add(zero), *map(add, data), cache.cells, cache.head_pad,
+            (1, 1), add(fine.copy()), add(k), add(v), *(4 * head_dim,) * 3, 0, 0, 0.0, 0.0, add(angles), 0, 1, 0, 0, 1,
+            1, head_dim, head_dim, add(header), add(zero), add(zero), add(zero), *map(add, data), cache.cells,
+            cache.head_pad, cache.head_pad,
         )  # fmt: skip
 
     for k, v, says in ((fine, fine, [0, 0]), (x, fine, [1, 0]), (fine, x, [0, 1])):
@@ -176,7 +178,7 @@ def test_attention_of_single_tokens(
     device.kernel(shape.kernel(turn)).launch(
         (splits, n_head // shape.group, 1), add(q), 0, add(k), 0, add(v), 0, 0, 0, 0.0, add(angles), half, neox,
         add(header), add(slots), add(positions), n_head, n_head_kv, head_dim, *map(add, data),
-        cache.cells, cache.head_pad, window, head_dim**-0.5 * LOG2_E, add(parts), cache.part_bytes, 0, 0, 0,
+        cache.cells, cache.head_pad, window, head_dim**-0.5 * LOG2_E, 0, add(parts), cache.part_bytes, 0, 0, 0,
         shared=shape.shared_bytes,
     )  # fmt: skip
     found = [read(array, cache, kind) for array, kind in zip(data, kinds, strict=True)]

@@ -157,11 +157,12 @@ def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> Non
 
 SUPPORTED = [
     "heads of odd width", "no rope, scale, softcap", "sinks", "norm after rope", "window in a ring",
-    "another layer's keys and values",
+    "another layer's keys and values", "values of another width", "temperature", "alibi", "chunks",
 ]  # fmt: skip
+TESTED = "no rope, scale, softcap", "another layer's keys and values", "values of another width", "alibi", "chunks"
 
 
-@pytest.mark.parametrize("name", slow_but(("no rope, scale, softcap", "another layer's keys and values"), SUPPORTED))
+@pytest.mark.parametrize("name", slow_but(TESTED, SUPPORTED))
 def test_cases_of_the_language(tmp_path: Path, name: str) -> None:
     compare(CASES[name], tmp_path / "tensors.gguf", [1, 12, 3, 1])
 
@@ -249,6 +250,13 @@ def gated(g: Graph, x: Value) -> Value:
     return g.add(x, g.add(g.linear(six, "down1", N_EMBD), g.linear(gate, "down2", N_EMBD)))
 
 
+def norm_of_queries(g: Graph, x: Value) -> Value:
+    """Attention that normalises queries alone."""
+    q, k, v = (g.linear(x, f"{name}0", heads * 16) for name, heads in (("q", 4), ("k", 2), ("v", 2)))
+    y = g.attention(q, k, v, layer=1, n_head=4, n_head_kv=2, rope=ROPE, q_norm="qn0", eps=EPS)
+    return g.add(x, g.linear(y, "o0", N_EMBD))
+
+
 def gate_of_attention(g: Graph, x: Value) -> Value:
     """Attention read by two products, one after another attention, which is gated before a third."""
     one = attend(g, x, 1)
@@ -268,6 +276,7 @@ AFTER = {
         gated, gate1=(37, N_EMBD), up1=(37, N_EMBD), gate2=(37, N_EMBD), up2=(37, N_EMBD), down1=(N_EMBD, 37),
         down2=(N_EMBD, 37), sub=(37,),
     ),
+    "norm of queries": after_attention(norm_of_queries),
     "gate of attention": after_attention(gate_of_attention, other=(N_EMBD, 64)),
 }  # fmt: skip
 AFTER["columns"].shapes |= {"one": (1,), "many": VECTOR, "shift": VECTOR}
@@ -279,8 +288,7 @@ def test_graphs(tmp_path: Path, name: str) -> None:
 
 
 REFUSED = {
-    "values of another width": "values of another width than keys", "alibi": "attention with ALiBi",
-    "chunks": "attention in chunks", "experts by softmax": "the operation Route",
+    "latent cache": "latent attention", "experts by softmax": "the operation Route",
     "convolution": "the operation ConvWithState", "delta rule": "the operation DeltaRule",
 }  # fmt: skip
 

@@ -46,7 +46,7 @@ from ggpy.cuda.isa.instructions import (
     wait_for_previous,
 )
 from ggpy.cuda.ops.kv_cache import head_bytes, pieces, tell_of_cut
-from ggpy.cuda.weights.cache_layout import PART_HEAD, AttentionTile, softcap_of
+from ggpy.cuda.weights.cache_layout import PART_HEAD, AttentionTile, padded_head, softcap_of, values_of
 from ggpy.cuda.weights.layout import LOG2_E
 
 HIDDEN = -1e30
@@ -56,7 +56,7 @@ SIGNATURE = (
     "u64 u64 f32 u64 i32 i32 "  # q_norm and k_norm or 0, eps; angles, half, neox
     "u64 u64 u64 "  # header, slots, positions
     "i32 i32 i32 "  # n_head, n_head_kv, head_dim
-    "u64 u64 i32 i32 i32 f32 "  # keys, values, cells, head_pad; window, scale
+    "u64 u64 i32 i32 i32 f32 u64 "  # keys, values, cells, head_pad; window, scale; slopes
     "u64 i32 "  # parts, bytes of a part
     "u64 u64 i32"  # weights that will be read next, as of `ggpy.cuda.ops.matvec`
 )
@@ -65,7 +65,9 @@ SIGNATURE = (
 def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *options: str) -> Source:
     """attention.LANES.GROUP.turn.CACHE.RING (or .turned), on a grid (splits, n_head / GROUP, tokens): LANES lanes, a
     power of two, hold 8 of the dimensions of a head each. Tokens from `header`[0] on are left alone. Options:
-    `softcap_name`, whose scores come as multiples of the cap, and "late", where heads are normalised after rope."""
+    `softcap_name`, whose scores come as multiples of the cap; `values_name`, where nothing is stored here; "alibi",
+    where scores fall with the distance by `slopes`, float32 [n_head], times log2 e; "chunked", where a token sees
+    those before it of its own run of `window` positions; and "late", where heads are normalised after rope."""
     lanes, group, turn = int(lanes_), int(group_), turning == "turn"
     tile = AttentionTile(lanes, group, cache, int(ring))
     threads, warps = tile.threads, tile.threads // 32
@@ -83,10 +85,13 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
     wait, wait_all = copy_wait(stages - 1), copy_wait(0)
     n_scores = at_once * group
     cap, late = softcap_of(options), "late" in options
+    alibi, chunked, v_dim = "alibi" in options, "chunked" in options, values_of(options, 0)
+    v_pad = padded_head(v_dim)
+    assert not (turn and v_dim)
 
     def attention(q, q_stride, k, k_stride, v, v_stride, q_norm, k_norm, eps, angles, half, neox,
                   header, slots, positions, n_head, n_head_kv, head_dim,
-                  keys, values, slot_cells, head_pad, window, scale, parts, part_bytes,
+                  keys, values, slot_cells, head_pad, window, scale, slopes, parts, part_bytes,
                   ahead, ahead_too, piece):  # type: ignore[no-untyped-def]  # fmt: skip
         release_next()
         tid = i32(cuda.threadIdx.x)
@@ -101,7 +106,9 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
             wait_for_previous()
             return
         begin, end = i32(0), i32(position + i32(1))
-        if window > i32(0) and end > window:
+        if chunked:
+            begin = i32(divided(position, window) * window)
+        elif window > i32(0) and end > window:
             begin = i32(end - window)
         share = divided(end - begin + splits - i32(1), splits)
         begin = i32(begin + split * share)
@@ -112,24 +119,26 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
             mine = position
         kv = divided(head, divided(n_head, n_head_kv))
         key_head = u64(u32(slot * n_head_kv + kv)) * key_head_bytes(slot_cells, head_pad)
-        value_head = u64(u32(slot * n_head_kv + kv)) * value_head_bytes(slot_cells, head_pad)
+        value_pad = i32(v_pad) if v_dim else head_pad
+        value_head = u64(u32(slot * n_head_kv + kv)) * value_head_bytes(slot_cells, value_pad)
         first_key, key_scales = start_keys(key_head, slot_cells, head_pad, d)
-        first_value, value_scales = start_values(value_head, slot_cells, head_pad, d)
+        first_value, value_scales = start_values(value_head, slot_cells, value_pad, d)
         memory = dynamic_shared()
         queries, own = memory + u32(queries_at), memory + u32(own_at)
         of = memory + u32(ring_at) + u32(warp * i32(stages * stage_bytes))
         last_stage = of + u32((stages - 1) * stage_bytes)
-        in_head = d < head_pad
+        in_head, in_values = d < head_pad, d < value_pad
         first, far = i32(begin + warp * i32(reach)), i32(begin + warp * i32(reach))
         if not turn:  # the kernel ahead stores cells
             wait_for_previous()
         for s in range(stages):
             for n in range(at_once):
                 p = i32(far + i32(n * subs) + sub)
-                inside = in_head and p < end and p != mine
+                wanted = p < end and p != mine
                 to = of + u32(s * stage_bytes + n * both)
-                copy_key(to, lane, keys, first_key, key_scales, head_pad, p, inside)
-                copy_value(to + u32(key_piece), lane, values, first_value, value_scales, head_pad, p, inside)
+                copy_key(to, lane, keys, first_key, key_scales, head_pad, p, in_head and wanted)
+                wanted = in_values and wanted
+                copy_value(to + u32(key_piece), lane, values, first_value, value_scales, value_pad, p, wanted)
             copy_commit()
             far = i32(far + i32(warps * reach))
 
@@ -228,7 +237,10 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
         largest = cuda.local.array(group, types.float32)
         total = cuda.local.array(group, types.float32)
         score = cuda.local.array(n_scores, types.float32)
+        slope = cuda.local.array(group, types.float32)
         for g in range(group):
+            if alibi:
+                slope[g] = load_f32(at(slopes, (head + i32(g)) * i32(4)))
             largest[g], total[g] = f32(HIDDEN), f32(0.0)
             for e in range(8):
                 acc[8 * g + e] = f32(0.0)
@@ -257,6 +269,8 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
                             s += swap_f32(s, u32(mask))
                     if cap:
                         s = f32(cap * LOG2_E) * tanh(s)
+                    if alibi:
+                        s = fma(slope[g], f32(first + i32(n * subs) + sub - position), s)
                     if first + i32(n * subs) + sub >= end:
                         s = f32(HIDDEN)
                     score[at_once * g + n] = s
@@ -275,7 +289,7 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
             for n in range(at_once):
                 p = i32(first + i32(n * subs) + sub)
                 from_ = (own if p == mine else of + u32(n * both)) + u32(key_piece)
-                a, b, c, e_, by = take_value(from_, lane, value_scales, head_pad, p)
+                a, b, c, e_, by = take_value(from_, lane, value_scales, value_pad, p)
                 v0, v1 = halves_to_f32(a)
                 v2, v3 = halves_to_f32(b)
                 v4, v5 = halves_to_f32(c)
@@ -288,10 +302,11 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
                     acc[8 * g + 6], acc[8 * g + 7] = fma(weight, v6, acc[8 * g + 6]), fma(weight, v7, acc[8 * g + 7])
             for n in range(at_once):
                 p = i32(far + i32(n * subs) + sub)
-                inside = in_head and p < end and p != mine
+                wanted = p < end and p != mine
                 to = of + u32(n * both)
-                copy_key(to, lane, keys, first_key, key_scales, head_pad, p, inside)
-                copy_value(to + u32(key_piece), lane, values, first_value, value_scales, head_pad, p, inside)
+                copy_key(to, lane, keys, first_key, key_scales, head_pad, p, in_head and wanted)
+                wanted = in_values and wanted
+                copy_value(to + u32(key_piece), lane, values, first_value, value_scales, value_pad, p, wanted)
             copy_commit()
             of = of - u32((stages - 1) * stage_bytes) if of == last_stage else of + u32(stage_bytes)
             first, far = i32(first + i32(warps * reach)), i32(far + i32(warps * reach))
@@ -333,7 +348,7 @@ def source(lanes_: str, group_: str, turning: str, cache: str, ring: str, *optio
                 sum_ = fma(shared_load_f32(here + u32(4)), factor, sum_)
                 value = fma(shared_load_f32(here + u32((column + i32(2)) * i32(4))), factor, value)
             part = parts + u64(u32(((token * n_head) + head + g) * splits + split)) * u64(u32(part_bytes))
-            if column < head_pad:
+            if column < value_pad:
                 store_f32(at(part, i32(PART_HEAD) + column * i32(4)), value)
             if column == i32(0):
                 store_f32(part, peak)

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ggpy.cpu.isa.layout import cache_types, cell_bytes
 from ggpy.cuda.weights.layout import ALIGN, LOG2_E, ring_kib, round_up
+
+if TYPE_CHECKING:
+    from ggpy.graph.operations import Attention
 
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
 DEEP = 2048  # tokens before that of a step of one token, from which on attention is cut in more shares
@@ -25,7 +29,8 @@ def padded_head(head_dim: int) -> int:
 
 
 def part_bytes(head_dim: int) -> int:
-    """Bytes of one part of one head's attention: PART_HEAD, then its weighted values, float32 [padded head]."""
+    """Bytes of one part of attention for a head whose values have so many dimensions: PART_HEAD, then the weighted
+    values, float32 [padded head]."""
     return PART_HEAD + 4 * padded_head(head_dim)
 
 
@@ -39,6 +44,12 @@ class CacheLayout:
     n_ctx: int
     head_dim: int
     types: str = "f16"  # of keys and values, as `ggpy.cpu.isa.layout.cache_name` has them
+    v_head_dim: int = 0  # of values; 0: as the keys'
+
+    @staticmethod
+    def of(attention: Attention, n_slots: int, n_ctx: int, types: str) -> CacheLayout:
+        """The layout of what an attention reads."""
+        return CacheLayout(n_slots, attention.n_head_kv, n_ctx, attention.head_dim, types, attention.v_head_dim)
 
     @property
     def cells(self) -> int:
@@ -50,32 +61,36 @@ class CacheLayout:
         return padded_head(self.head_dim)
 
     @property
+    def value_dim(self) -> int:
+        """Dimensions of a head's values."""
+        return self.v_head_dim or self.head_dim
+
+    @property
+    def value_pad(self) -> int:
+        """Dimensions of a head's values in the cache, padding included."""
+        return padded_head(self.value_dim)
+
+    @property
     def part_bytes(self) -> int:
-        return part_bytes(self.head_dim)
-
-    def _slot_bytes(self, kind: str) -> int:
-        return self.n_head_kv * self.cells * cell_bytes(kind, self.head_pad)
-
-    def _bytes(self, kind: str) -> int:
-        return round_up(self.n_slots * self._slot_bytes(kind), ALIGN)
+        return part_bytes(self.value_dim)
 
     @property
     def slot_key_bytes(self) -> int:
         """Bytes of one slot's keys of a layer."""
-        return self._slot_bytes(cache_types(self.types)[0])
+        return self.n_head_kv * self.cells * cell_bytes(cache_types(self.types)[0], self.head_pad)
 
     @property
     def slot_value_bytes(self) -> int:
-        return self._slot_bytes(cache_types(self.types)[1])
+        return self.n_head_kv * self.cells * cell_bytes(cache_types(self.types)[1], self.value_pad)
 
     @property
     def key_bytes(self) -> int:
         """Bytes of the keys of one layer."""
-        return self._bytes(cache_types(self.types)[0])
+        return round_up(self.n_slots * self.slot_key_bytes, ALIGN)
 
     @property
     def value_bytes(self) -> int:
-        return self._bytes(cache_types(self.types)[1])
+        return round_up(self.n_slots * self.slot_value_bytes, ALIGN)
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,17 @@ def softcap_of(options: Sequence[str]) -> float:
     return float(next(caps, "0").replace("_", "."))
 
 
+def values_name(head_dim: int, v_head_dim: int) -> str:
+    """The part of a kernel's name that says how many dimensions values have; "" where they have as many as keys."""
+    return f".values{v_head_dim}" if v_head_dim != head_dim else ""
+
+
+def values_of(options: Sequence[str], head_dim: int) -> int:
+    """`values_name` backwards."""
+    found = (part.removeprefix("values") for part in options if part.startswith("values"))
+    return int(next(found, head_dim))
+
+
 def _lane_bytes(kind: str) -> int:
     """Bytes of eight dimensions in shared memory: halves, or codes and a word with their scale."""
     return 12 if kind == "q8_0" else 16
@@ -172,11 +198,21 @@ class AttentionShape:
     batch_invariant: bool = False  # as many shares whatever the batch, since it matters to rounding how they are joined
     softcap: float = 0.0  # scores become softcap * tanh(score / softcap)
     norm_after_rope: bool = False
+    alibi: bool = False  # scores fall with the distance
+    chunked: bool = False  # what a launch calls the window is the length of the chunks
+
+    @staticmethod
+    def of(attention: Attention, cache: CacheLayout, ring: int, batch_invariant: bool = False) -> AttentionShape:
+        """The division of an attention, with so many KiB of shared memory for cells on their way."""
+        return AttentionShape(
+            cache, attention.n_head, ring, batch_invariant, attention.softcap, attention.norm_after_rope,
+            bool(attention.alibi), bool(attention.chunk),
+        )  # fmt: skip
 
     @property
     def tile(self) -> AttentionTile:
         lanes = 1
-        while 8 * lanes < self.cache.head_pad:
+        while 8 * lanes < max(self.cache.head_pad, self.cache.value_pad):
             lanes *= 2
         return AttentionTile(lanes, self.group, self.cache.types, self.ring)
 
@@ -189,7 +225,8 @@ class AttentionShape:
     def kernel(self, turn: bool) -> str:
         """Name of the kernel. turn: it applies rope to queries and keys itself, and stores keys and values."""
         tile = self.tile
-        options = softcap_name(self.softcap) + (".late" if turn and self.norm_after_rope else "")
+        options = softcap_name(self.softcap) + values_name(self.cache.head_dim, self.cache.value_dim)
+        options += ".alibi" * self.alibi + ".chunked" * self.chunked + ".late" * (turn and self.norm_after_rope)
         return f"attention.{tile.lanes}.{tile.group}.{'turn' if turn else 'turned'}.{tile.types}.{tile.ring}{options}"
 
     @property

@@ -15,7 +15,7 @@ from ggpy.cuda.compile import Source
 from ggpy.cuda.isa.warp import Value, Warp, f32, kernel
 from ggpy.cuda.ops.flash.layout import STAGES, FlashShape
 from ggpy.cuda.ops.matmul.formats import half2
-from ggpy.cuda.weights.cache_layout import softcap_of
+from ggpy.cuda.weights.cache_layout import softcap_of, values_of
 from ggpy.cuda.weights.layout import LOG2_E
 
 PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `_Flash.emit`
@@ -24,10 +24,13 @@ NOTHING = -1e30  # the largest score of no position
 
 def source(head_dim: str, group: str, fragments: str, cache: str, *options: str) -> Source:
     """A kernel "flash.128.4.2.f16", as `FlashShape.name` has it."""
-    sinks = "sinks" in options
-    shape = FlashShape(int(head_dim), int(group), int(fragments), cache, softcap_of(options), sinks)
+    sinks, alibi, chunked, two_way = (name in options for name in ("sinks", "alibi", "chunked", "two_way"))
+    shape = FlashShape(
+        int(head_dim), int(group), int(fragments), cache, softcap_of(options), sinks,
+        values_of(options, int(head_dim)), alibi, chunked, two_way,
+    )  # fmt: skip
     name = shape.name.replace(".", "_").replace("-", "_").replace("+", "_")
-    parameters = PARAMETERS + (" u64" if sinks else "")
+    parameters = PARAMETERS + " u64" * (sinks + alibi)
     return Source(kernel(name, parameters, _Flash(shape).emit), parameters, shape.threads, shape.blocks)
 
 
@@ -36,7 +39,7 @@ class _Flash:
 
     def __init__(self, shape: FlashShape) -> None:
         self.shape = shape
-        self.steps = shape.head_pad // 16
+        self.steps, self.value_steps = shape.head_pad // 16, shape.value_pad // 16
         self.positions = shape.positions
         self.columns = shape.positions // 8
 
@@ -48,12 +51,12 @@ class _Flash:
         keys: Value,  # CacheLayout
         values: Value,  # likewise
         cells: Value,  # of a slot
-        segments: Value,  # int32 [segment][4]: slot, first token, tokens, position of the first
-        dst: Value,  # float32 rows like q
+        segments: Value,  # int32 [segment][4]: slot (two-way: cell), first token, tokens, position of the first
+        dst: Value,  # float32 rows [token][query head][values' head_dim]
         dst_stride: Value,
-        window: Value,  # positions that a token sees; 0: all
+        window: Value,  # positions that a token sees, or to either side; 0: all; or the length of the chunks
         scale: Value,  # times log2 e, what the exponent of 2 is, or, where scores are capped, their tanh is taken of
-        sinks: Value | None = None,  # float32 [query head], where the shape has them
+        *vectors: Value,  # float32 [query head], as the shape has them: sinks; slopes by which scores fall, times log2 e
     ) -> None:
         """Emit the kernel. Grid: key/value heads, segments, tiles of the longest segment's rows."""
         shape, self.w = self.shape, w
@@ -67,23 +70,28 @@ class _Flash:
         tile = w.special("nctaid.z") - w.word(1) - w.special("ctaid.z")
         first_row, n_rows = tile * shape.rows, n_tokens * shape.group
         with w.when(first_row < n_rows):
-            head = (slot * n_head_kv + kv_head).wide()
-            self.codes_bytes = (cells * shape.head_pad).wide()
+            head = (kv_head if shape.two_way else slot * n_head_kv + kv_head).wide()
+            self.cells = cells
             keys, values = (
-                start + head * (cells * (shape.head_pad + shape.head_pad // 16 if q else 2 * shape.head_pad)).wide()
-                for start, q in zip((keys, values), shape.quantized, strict=True)
+                start + head * (cells * (pad + pad // 16 if q else 2 * pad)).wide()
+                for start, pad, q in zip((keys, values), shape.pads, shape.quantized, strict=True)
             )
+            # two-way: the sequences of a step lie side by side, each from a whole tile on
+            self.first_tile = slot // self.positions if shape.two_way else None
             self.shared = w.shared_memory()
-            head_bytes = (kv_head * (4 * shape.group * shape.head_dim)).wide()
+            head_bytes, out_bytes = ((kv_head * (4 * shape.group * n)).wide() for n in (shape.head_dim, shape.value_dim))
             self._load_queries(q + head_bytes, q_stride, scale, first_token, first_row, n_rows)
-            self.sinks = sinks + (kv_head * (4 * shape.group)).wide() if sinks else None
+            given = [vector + (kv_head * (4 * shape.group)).wide() for vector in vectors]
+            self.sinks = given.pop(0) if shape.sinks else None
+            self.slopes = given.pop(0) if shape.alibi else None
+            self.last = first_position + n_tokens - w.word(1)
             sums = self._attend(keys, values, first_row, n_rows, first_position, window)
-            self._store(sums, dst + head_bytes, dst_stride, first_token, first_row, n_rows)
+            self._store(sums, dst + out_bytes, dst_stride, first_token, first_row, n_rows)
 
-    def _place(self, row: Value, first_token: Value, stride: Value) -> Value:
+    def _place(self, row: Value, first_token: Value, stride: Value, head_dim: int) -> Value:
         """Offset in bytes of a row from the first query head of this group in the first token."""
         token, head = first_token + row // self.shape.group, row % self.shape.group
-        return token.wide() * stride.wide() + (head * (4 * self.shape.head_dim)).wide()
+        return token.wide() * stride.wide() + (head * (4 * head_dim)).wide()
 
     def _load_queries(
         self, q: Value, q_stride: Value, scale: Value, first_token: Value, first_row: Value, n_rows: Value
@@ -96,7 +104,8 @@ class _Flash:
         def body(step: Value, state: Sequence[Value]) -> list[Value]:
             item = step * shape.threads + self.thread
             row, pair = item // pairs, item % pairs
-            at = q + self._place((first_row + row).min(n_rows - w.word(1)), first_token, q_stride) + (pair * 8).wide()
+            place = self._place((first_row + row).min(n_rows - w.word(1)), first_token, q_stride, shape.head_dim)
+            at = q + place + (pair * 8).wide()
             inside = pair < shape.head_dim // 2
             first, second = (w.load_where(inside, at + 4 * k, w.real(0.0)) for k in range(2))
             w.store(w.halves(first * scale, second * scale), self.shared + row * shape.pitch + pair * 4)
@@ -118,17 +127,18 @@ class _Flash:
         w, shape = self.w, self.shape
         last_row = (first_row + shape.rows).min(n_rows) - w.word(1)
         low, high = first_position + first_row // shape.group, first_position + last_row // shape.group
-        seen = low + w.word(1)  # the first row sees this many positions
-        skipped = (window.equals(0) | (seen < window)).select(w.word(0), seen - window)
-        begin, end = skipped // self.positions, high // self.positions + 1
+        begin = self._lowest(low, window) // self.positions
+        high = self._highest(high, window)
+        end = high // self.positions + 1
         stages = self.shared + shape.rows * shape.pitch
 
         values_at = shape.copied_bytes[0]  # of a stage
 
         def fetch(tile: Value, stage: Value) -> None:
+            kinds = zip((keys, values), (stage, stage + values_at), shape.pads, shape.quantized, strict=True)
             with w.when(tile < end):
-                for source, at, q in zip((keys, values), (stage, stage + values_at), shape.quantized, strict=True):
-                    (self._fetch_codes if q else self._fetch_halves)(tile, high, source, at)
+                for source, at, pad, q in kinds:
+                    (self._fetch_codes if q else self._fetch_halves)(tile, high, source, at, pad)
             w.commit_copies()
 
         fetch(begin, stages)
@@ -140,6 +150,7 @@ class _Flash:
             for half in range(2):
                 row = first_row + self.warp_row + self.group + (16 * m + 8 * half)
                 positions.append(first_position + row // shape.group)
+        slopes = [w.load(self.slopes + (row * 4).wide(), f32) for row in self._heads(first_row)] if self.slopes else []
 
         def body(tile: Value, state: Sequence[Value]) -> list[Value]:
             here, there, *rest = state
@@ -153,24 +164,43 @@ class _Flash:
             if shape.softcap:
                 scores = [self._tanh(score) * (shape.softcap * LOG2_E) for score in scores]
             first = tile * self.positions
-            hides = (low < first + (self.positions - 1)) | (window > 0)
+            if slopes:
+                scores = self._lower(scores, first, positions, slopes)
+            hides = ((high if shape.two_way else low) < first + (self.positions - 1)) | (window > 0)
             scores = w.change(hides, scores, lambda s: self._hide(s, first, positions, window))
             largest, totals, mixed, weights = self._soften(scores, largest, totals, mixed)
             return [there, here, *largest, *totals, *self._mix(values_here, weights, mixed)]
 
         n_rows_here = 2 * shape.fragments
         start = [w.real(NOTHING)] * n_rows_here + [w.real(0.0)] * n_rows_here
-        zeros = [w.real(0.0)] * (shape.fragments * 2 * self.steps * 4)
+        zeros = [w.real(0.0)] * (shape.fragments * 2 * self.value_steps * 4)
         state = [stages, stages + shape.stage_bytes * (STAGES - 1), *start, *zeros]
         done = w.loop(begin, end, state, body, once=True)[2:]
         totals, mixed = done[n_rows_here : 2 * n_rows_here], done[2 * n_rows_here :]
         totals = [self._over_quad(total, lambda a, b: a + b) for total in totals]
         if self.sinks:
-            for place, largest in enumerate(done[:n_rows_here]):
-                head = (first_row + self.warp_row + self.group + 8 * place) % shape.group
+            for place, (head, largest) in enumerate(zip(self._heads(first_row), done[:n_rows_here], strict=True)):
                 sink = w.load(self.sinks + (head * 4).wide(), f32)
                 totals[place] = totals[place] + w.exp2(sink * LOG2_E - largest)
         return [*mixed, *totals]
+
+    def _heads(self, first_row: Value) -> list[Value]:
+        """The query heads, of the group's, that this lane's rows are of."""
+        rows = range(2 * self.shape.fragments)
+        return [(first_row + self.warp_row + self.group + 8 * place) % self.shape.group for place in rows]
+
+    def _lowest(self, position: Value, window: Value) -> Value:
+        """The first position that one sees."""
+        if self.shape.chunked:
+            return position - position % window
+        seen = position if self.shape.two_way else position + 1  # so many positions without a window, up to its own
+        return (window.equals(0) | (seen < window)).select(self.w.word(0), seen - window)
+
+    def _highest(self, position: Value, window: Value) -> Value:
+        """The last position that one sees."""
+        if not self.shape.two_way:
+            return position
+        return window.equals(0).select(self.last, (position + window).min(self.last))
 
     def _over_quad(self, value: Value, join) -> Value:  # type: ignore[no-untyped-def]
         """Values of the four lanes that share a row, joined in each of them."""
@@ -190,52 +220,58 @@ class _Flash:
             item = self.thread + k
             yield item % n if k + self.shape.threads > n else item
 
-    def _fetch_halves(self, tile: Value, high: Value, source: Value, to: Value) -> None:
-        w, shape, pieces = self.w, self.shape, self.shape.head_pad // 8
+    def _fetch_halves(self, tile: Value, high: Value, source: Value, to: Value, pad: int) -> None:
+        w, pieces = self.w, pad // 8
         for item in self._items(self.positions * pieces):
             cell, piece = item // pieces, item % pieces
-            position = tile * self.positions + cell
-            valid = (high < position).select(w.word(0), w.word(16))  # nobody has written these
-            at = to + cell * shape.pitch + piece * 16
-            w.copy(at, source + (position * (2 * shape.head_pad) + piece * 16).wide(), 16, valid)
+            valid = (high < tile * self.positions + cell).select(w.word(0), w.word(16))  # nobody has written these
+            at = to + cell * (2 * pad + 16) + piece * 16
+            place = self._in_cache(tile) * self.positions + cell
+            w.copy(at, source + (place * (2 * pad) + piece * 16).wide(), 16, valid)
 
-    def _fetch_codes(self, tile: Value, high: Value, source: Value, to: Value) -> None:
+    def _fetch_codes(self, tile: Value, high: Value, source: Value, to: Value, pad: int) -> None:
         """Copy codes as they are, then their scales; zeros for positions that are not yet written."""
         w = self.w
         written = high + 1 - tile * self.positions
-        for each in (self.shape.head_pad, self.shape.head_pad // 16):  # bytes of a position
+        for each in (pad, pad // 16):  # bytes of a position
             for item in self._items(self.positions * each // 16):
                 left = written * each - item * 16
                 valid = left.below(0).select(w.word(0), left).min(16)
-                w.copy(to + item * 16, source + (tile * (self.positions * each) + item * 16).wide(), 16, valid)
-            source, to = source + self.codes_bytes, to + self.positions * each
+                place = self._in_cache(tile) * (self.positions * each) + item * 16
+                w.copy(to + item * 16, source + place.wide(), 16, valid)
+            source, to = source + (self.cells * pad).wide(), to + self.positions * each
+
+    def _in_cache(self, tile: Value) -> Value:
+        """A tile of the sequence's, counted from where its head's cells begin."""
+        return tile if self.first_tile is None else tile + self.first_tile
 
     def _halves(self, stage: Value) -> tuple[Value, Value]:
         """Addresses of a tile's keys and of its values as halves, converted from codes where they are quantized."""
         w, shape = self.w, self.shape
         to, found = self.shared + shape.rows * shape.pitch + STAGES * shape.stage_bytes, []
-        for at, q in zip((stage, stage + shape.copied_bytes[0]), shape.quantized, strict=True):
+        places = (stage, stage + shape.copied_bytes[0])
+        for at, pad, whole, q in zip(places, shape.pads, shape.tile_bytes, shape.quantized, strict=True):
             found.append(to if q else at)
             if q:
-                self._widen(at, to)
-                to = to + shape.tile_bytes
+                self._widen(at, to, pad)
+                to = to + whole
         if any(shape.quantized):
             w.barrier()
         return found[0], found[1]
 
-    def _widen(self, codes: Value, to: Value) -> None:
-        w, shape, pieces = self.w, self.shape, self.shape.head_pad // 8
-        scales, less = codes + self.positions * shape.head_pad, w.word(half2(1024 + 128))
+    def _widen(self, codes: Value, to: Value, pad: int) -> None:
+        w, pieces = self.w, pad // 8
+        scales, less = codes + self.positions * pad, w.word(half2(1024 + 128))
         for item in self._items(self.positions * pieces):
             cell, piece = item // pieces, item % pieces
-            place = cell * (shape.head_pad // 32) + (piece >> 2)
+            place = cell * (pad // 32) + (piece >> 2)
             scale = w.twice(w.load(scales + (place >> 1) * 4) >> ((place & 1) << 4), 0)
             found = []
             for word in w.load(codes + item * 8, count=2):
                 for selector in (0x4140, 0x4342):
                     pair = w.half2_sub(w.permute(word ^ 0x80808080, 0x64646464, selector), less)
                     found.append(w.half2_mul(pair, scale))
-            w.store4(found, to + cell * shape.pitch + piece * 16)
+            w.store4(found, to + cell * (2 * pad + 16) + piece * 16)
 
     # ---- one tile
 
@@ -259,12 +295,35 @@ class _Flash:
         """Scores with NOTHING at positions that a row does not see."""
         w, found = self.w, []
         # both tests in one: how far back a position lies; one ahead is, as an unsigned number, very far
-        reach = window.equals(0).select(w.word(0x7FFFFFFF), window)
+        if self.shape.chunked:
+            ends = [(position, position % window + 1) for position in positions]
+        elif self.shape.two_way:
+            tops = [self._highest(position, window) for position in positions]
+            ends = [(top, top + 1 - self._lowest(own, window)) for top, own in zip(tops, positions, strict=True)]
+        else:
+            reach = window.equals(0).select(w.word(0x7FFFFFFF), window)
+            ends = [(position, reach) for position in positions]
         for place, score in enumerate(scores):
             m, column = divmod(place // 4, self.columns)
             position = first + (self.t << 1) + (8 * column + place % 2)
-            back = positions[2 * m + place % 4 // 2] - position
-            found.append((back < reach).select(score, NOTHING))
+            last, reach = ends[2 * m + place % 4 // 2]
+            found.append((last - position < reach).select(score, NOTHING))
+        return found
+
+    def _lower(
+        self, scores: Sequence[Value], first: Value, positions: list[Value], slopes: list[Value]
+    ) -> list[Value]:
+        """Scores less the slope times the distance."""
+        w, found = self.w, []
+        begin = w.float_of(first + (self.t << 1))
+        back = [begin - w.float_of(position) for position in positions]
+        for place, score in enumerate(scores):
+            m, column = divmod(place // 4, self.columns)
+            row = 2 * m + place % 4 // 2
+            distance = back[row] + float(8 * column + place % 2)  # before its own below 0
+            if self.shape.two_way:
+                distance = w.real(0.0) - w.max(distance, w.real(0.0) - distance)
+            found.append(w.fma(distance, slopes[row], score))
         return found
 
     def _soften(
@@ -288,26 +347,27 @@ class _Flash:
                     weights[place] = w.exp2(scores[place] - best)
                     total = total + weights[place]
                 largest[row], totals[row] = best, total
-                for column in range(2 * self.steps):
+                for column in range(2 * self.value_steps):
                     for k in range(2):
-                        place = 4 * (m * 2 * self.steps + column) + 2 * half + k
+                        place = 4 * (m * 2 * self.value_steps + column) + 2 * half + k
                         mixed[place] = mixed[place] * shrink
         return largest, totals, mixed, weights
 
     def _mix(self, values: Value, weights: list[Value], mixed: list[Value]) -> list[Value]:
         """The sums mixed[fragment][8 dims][4] + weights x values."""
         w, shape, mixed = self.w, self.shape, list(mixed)
-        at = values + (self.lane & 15) * shape.pitch + (self.lane >> 4) * 16
+        pitch = 2 * shape.value_pad + 16
+        at = values + (self.lane & 15) * pitch + (self.lane >> 4) * 16
         for step in range(self.positions // 16):
             a = []
             for m in range(shape.fragments):
                 s = weights[4 * (m * self.columns + 2 * step) : 4 * (m * self.columns + 2 * step) + 8]
                 a.append([w.halves(s[k], s[k + 1]) for k in (0, 2, 4, 6)])
-            for pair in range(self.steps):
-                b = w.matrices(at + 16 * step * shape.pitch + 32 * pair, transposed=True)
+            for pair in range(self.value_steps):
+                b = w.matrices(at + 16 * step * pitch + 32 * pair, transposed=True)
                 for k in range(2):
                     for m in range(shape.fragments):
-                        place = 4 * (m * 2 * self.steps + 2 * pair + k)
+                        place = 4 * (m * 2 * self.value_steps + 2 * pair + k)
                         mixed[place : place + 4] = w.mma(mixed[place : place + 4], a[m], b[2 * k : 2 * k + 2])
         return mixed
 
@@ -319,12 +379,12 @@ class _Flash:
             for half in range(2):
                 row = first_row + self.warp_row + self.group + (16 * m + 8 * half)
                 factor = w.function("rcp.approx.ftz", sums[len(sums) - 2 * shape.fragments + 2 * m + half])
-                line = dst + self._place(row, first_token, dst_stride) + (self.t * 8).wide()
-                for column in range(2 * self.steps):
-                    if 8 * column >= shape.head_dim:
+                line = dst + self._place(row, first_token, dst_stride, shape.value_dim) + (self.t * 8).wide()
+                for column in range(2 * self.value_steps):
+                    if 8 * column >= shape.value_dim:
                         continue
                     inside = row < n_rows
-                    if 8 * column + 8 > shape.head_dim:
-                        inside = inside & (self.t * 2 < shape.head_dim - 8 * column)
-                    place = 4 * (m * 2 * self.steps + column) + 2 * half
+                    if 8 * column + 8 > shape.value_dim:
+                        inside = inside & (self.t * 2 < shape.value_dim - 8 * column)
+                    place = 4 * (m * 2 * self.value_steps + column) + 2 * half
                     w.store2(sums[place] * factor, sums[place + 1] * factor, line + 32 * column, inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.ops.flash.layout import FlashShape
@@ -10,19 +11,41 @@ from ggpy.cuda.weights.layout import LOG2_E
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
+    from ggpy.graph.operations import Attention
 
 
-def _shapes(cache: CacheLayout, n_head: int, softcap: float, sinks: bool) -> list[FlashShape]:
+@dataclass(frozen=True)
+class FlashKind:
+    """What differs between layers that are of one width; see `FlashShape`."""
+
+    softcap: float = 0.0
+    sinks: bool = False
+    alibi: bool = False
+    chunked: bool = False
+    two_way: bool = False
+
+    @staticmethod
+    def of(a: Attention) -> FlashKind:
+        return FlashKind(a.softcap, a.sinks is not None, bool(a.alibi), bool(a.chunk), not a.causal)
+
+
+def _shapes(cache: CacheLayout, n_head: int, kind: FlashKind) -> list[FlashShape]:
     """Kernel shapes of 16 rows a warp and, where a warp's registers hold them, of 32: twice the work for the same
     reads."""
     group = n_head // cache.n_head_kv
-    fragments = (1, 2) if cache.head_pad <= 96 else (1,)
-    return [FlashShape(cache.head_dim, group, n, cache.types, softcap, sinks) for n in fragments]
+    fragments = (1, 2) if max(cache.head_pad, cache.value_pad) <= 96 else (1,)
+    return [
+        FlashShape(
+            cache.head_dim, group, n, cache.types, kind.softcap, kind.sinks, cache.value_dim, kind.alibi, kind.chunked,
+            kind.two_way,
+        )
+        for n in fragments
+    ]  # fmt: skip
 
 
-def kernel_names(cache: CacheLayout, n_head: int, softcap: float = 0.0, sinks: bool = False) -> list[str]:
+def kernel_names(cache: CacheLayout, n_head: int, kind: FlashKind) -> list[str]:
     """Names of the kernels that `attention` may launch, to be compiled ahead."""
-    return [shape.name for shape in _shapes(cache, n_head, softcap, sinks)]
+    return [shape.name for shape in _shapes(cache, n_head, kind)]
 
 
 def attention(
@@ -41,19 +64,21 @@ def attention(
     n_head: int,
     window: int,
     scale: float,
-    softcap: float = 0.0,
+    kind: FlashKind = FlashKind(),
     sinks: int = 0,
+    slopes: int = 0,
 ) -> None:
     """dst[token, head] = softmax(scale * q . k) v over the cells that each token sees: of its slot, up to its own
-    position, the last `window` of them if that is not 0.
+    position, the last `window` of them if that is not 0, or those of its own run of `window` (chunked), or the whole
+    segment, no further than `window` away if that is not 0 (two-way).
 
-    q, dst: float32 rows [token][n_head * head_dim], `q_stride` and `dst_stride` bytes apart; keys, values: a layer's
-    cache, the batch already in it; segments: int32 [n_segments][4] on the device, runs of tokens of one slot at
-    consecutive positions: slot, first token, tokens, position of the first; max_tokens: of the longest one; softcap:
-    scores become softcap * tanh(score / softcap) where it is not 0; sinks: float32 [n_head], scores that take part
-    without a value, or 0.
+    q, dst: float32 rows [token][n_head * head_dim], of keys and of values, `q_stride` and `dst_stride` bytes apart;
+    keys, values: a layer's cache, the batch already in it; segments: int32 [n_segments][4] on the device, runs of
+    tokens of one slot at consecutive positions: slot (two-way: the cell of position 0, a multiple of 64), first token,
+    tokens, position of the first; max_tokens: of the longest one; sinks: float32 [n_head], scores that take part
+    without a value, or 0; slopes: float32 [n_head], by which scores fall with the distance, times log2 e, or 0.
     """
-    shapes = _shapes(cache, n_head, softcap, bool(sinks))
+    shapes = _shapes(cache, n_head, kind)
     rows = max_tokens * shapes[0].group
 
     def blocks(shape: FlashShape) -> int:
@@ -64,6 +89,6 @@ def attention(
     device.kernel(shape.name).launch(
         (cache.n_head_kv, n_segments, -(-rows // shape.rows)),
         q, q_stride, keys, values, cache.cells, segments, dst, dst_stride, window,
-        scale / (softcap * LOG2_E) if softcap else scale, *((sinks,) if sinks else ()),
+        scale / (kind.softcap * LOG2_E) if kind.softcap else scale, *(vector for vector in (sinks, slopes) if vector),
         shared=shape.shared_bytes,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ggpy.cpu.isa.layout import cache_types
-from ggpy.cuda.weights.cache_layout import softcap_name
+from ggpy.cuda.weights.cache_layout import padded_head, softcap_name, values_name
 
 WARPS = 4
 STAGES = 2
@@ -22,10 +22,19 @@ class FlashShape:
     cache: str = "f16"
     softcap: float = 0.0  # scores become softcap * tanh(score / softcap)
     sinks: bool = False  # scores without a value, one a head, take part
+    v_head_dim: int = 0  # dimensions of values; 0: as the keys'
+    alibi: bool = False  # scores fall with the distance
+    chunked: bool = False  # a token sees those of its own run of `window` positions
+    two_way: bool = False  # and those after it
+
+    @property
+    def value_dim(self) -> int:
+        return self.v_head_dim or self.head_dim
 
     @property
     def name(self) -> str:
-        options = softcap_name(self.softcap) + (".sinks" if self.sinks else "")
+        options = softcap_name(self.softcap) + values_name(self.head_dim, self.value_dim) + ".sinks" * self.sinks
+        options += ".alibi" * self.alibi + ".chunked" * self.chunked + ".two_way" * self.two_way
         return f"flash.{self.head_dim}.{self.group}.{self.fragments}.{self.cache}{options}"
 
     @property
@@ -36,7 +45,15 @@ class FlashShape:
 
     @property
     def head_pad(self) -> int:
-        return -(-self.head_dim // 16) * 16
+        return padded_head(self.head_dim)
+
+    @property
+    def value_pad(self) -> int:
+        return padded_head(self.value_dim)
+
+    @property
+    def widest(self) -> int:
+        return max(self.head_pad, self.value_pad)
 
     @property
     def rows(self) -> int:
@@ -46,8 +63,8 @@ class FlashShape:
     @property
     def positions(self) -> int:
         """Positions of the cache in shared memory at once; fewer for large heads, so that 99 KiB are enough for all."""
-        if self.head_pad > 128:
-            return 16 if any(self.quantized) and self.head_pad > 224 else 32
+        if self.widest > 128:
+            return 16 if any(self.quantized) and self.widest > 224 else 32
         return 64
 
     @property
@@ -61,15 +78,22 @@ class FlashShape:
         return 2 * self.head_pad + 16
 
     @property
-    def tile_bytes(self) -> int:
-        """Bytes of a tile of keys, or of values, as halves."""
-        return self.positions * self.pitch
+    def pads(self) -> tuple[int, int]:
+        """Dimensions of a key and of a value as the cache has them."""
+        return self.head_pad, self.value_pad
+
+    @property
+    def tile_bytes(self) -> tuple[int, int]:
+        """Bytes of a tile of keys and of one of values as halves."""
+        key, value = (self.positions * (2 * pad + 16) for pad in self.pads)
+        return key, value
 
     @property
     def copied_bytes(self) -> tuple[int, int]:
         """Bytes of a tile of keys and of one of values as copied: halves, or codes and then their scales."""
         key, value = (
-            self.positions * (self.head_pad + self.head_pad // 16) if q else self.tile_bytes for q in self.quantized
+            self.positions * (pad + pad // 16) if q else whole
+            for pad, whole, q in zip(self.pads, self.tile_bytes, self.quantized, strict=True)
         )
         return key, value
 
@@ -81,14 +105,19 @@ class FlashShape:
     @property
     def shared_bytes(self) -> int:
         """Bytes of shared memory: queries, stages, and room for quantized tiles as halves."""
-        return self.rows * self.pitch + STAGES * self.stage_bytes + sum(self.quantized) * self.tile_bytes
+        return self.rows * self.pitch + STAGES * self.stage_bytes + self.widened_bytes
+
+    @property
+    def widened_bytes(self) -> int:
+        """Bytes of quantized tiles as halves."""
+        return sum(whole for whole, q in zip(self.tile_bytes, self.quantized, strict=True) if q)
 
     @property
     def keeps_queries(self) -> bool:
         """True where queries stay in registers; else they are read from shared memory for every tile."""
-        return self.fragments * self.head_pad <= 128
+        return self.fragments * self.widest <= 128
 
     @property
     def blocks(self) -> int:
         """Blocks that a multiprocessor can hold at once."""
-        return 2 if self.head_pad <= 128 else 1
+        return 2 if self.widest <= 128 else 1
