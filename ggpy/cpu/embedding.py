@@ -46,7 +46,7 @@ class Embeddings:
     def __init__(self, file: GGUFFile, n_ctx: int, n_batch: int) -> None:
         self._file, self._n_ctx, self._n_batch = file, n_ctx, n_batch
         self._tables: list[tuple[str, Table]] = []
-        self.n_types = 0  # of tokens; 0: there is no table of them
+        self._has_types = False  # a table by the type of the token
         self._typed = False  # whether its rows are of other types than the first
 
     def add(self, embed: Embed) -> np.ndarray:
@@ -60,13 +60,13 @@ class Embeddings:
         table = Table(self._file, embed.table, self._n_batch)
         self._tables.append((embed.index, table))
         if embed.index == "type":
-            self.n_types = n_rows
+            self._has_types = True
             table.read(np.zeros(self._n_batch, np.int32), self._n_batch)
         return table.rows
 
     def read(self, tokens: np.ndarray, positions: np.ndarray, types: np.ndarray, n: int) -> None:
         """Gather the rows of a step of n tokens."""
-        typed = bool(self.n_types) and bool(types[:n].any())
+        typed = self._has_types and bool(types[:n].any())
         for index, table in self._tables:
             if index != "type":
                 table.read(tokens if index == "token" else positions, n)

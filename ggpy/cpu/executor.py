@@ -63,7 +63,7 @@ class CpuExecutor:
         self.checkpoint, self.restore = states.checkpoint, states.restore
         self._embeddings = Embeddings(file, n_ctx, n_batch)
         # Attention that sees a whole sequence is not summed in parts that depend on a token's position alone.
-        self._small_step = SMALL_STEP if all(attention.causal for attention in program.attentions) else 0
+        self._small_step = 0 if program.two_way else SMALL_STEP
         self._ops = np.zeros(len(program.ops), OP)
         for i, op in enumerate(program.ops):
             self._record(op, self._ops[i : i + 1])
@@ -144,11 +144,6 @@ class CpuExecutor:
         """See `Executor.cut`."""
         keys, values = self._cut
         return keys != 0, values != 0
-
-    @property
-    def n_types(self) -> int:
-        """The types of tokens that the model tells apart; 0 for one that knows none."""
-        return self._embeddings.n_types
 
     @property
     def unpooled(self) -> bool:

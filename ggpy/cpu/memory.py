@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggpy.cpu.isa.layout import LINE
-from ggpy.cpu.sizes import WorkingSizes, position_bytes, round_up, row_stride, state_bytes, step_cells
+from ggpy.cpu.sizes import WorkingSizes, position_bytes, round_up, row_stride, state_bytes
 from ggpy.gguf.slices import read_vector
+from ggpy.graph.batch import side_by_side
 from ggpy.graph.state import SPAN, KVState, State
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class SlotStates:
             else:  # of a step alone, which layers share, and nobody comes back to
                 sizes = position_bytes(state, cache_type)
                 found = next((other for other in shared if position_bytes(other.state, cache_type) == sizes), None)
-                size = step_cells(n_slots, n_batch)
+                size = KVState.step_cells(n_slots, n_batch)
                 cells = found or Cells(state, self._step_starts, size, most, cache_type)
                 shared += [] if found else [cells]
             self._cells[state.layer] = cells
@@ -118,10 +119,7 @@ class SlotStates:
         position of the first], each whole and in a slot of its own."""
         if not self._places:
             return
-        if segments[:, 3].any() or len(set(segments[:, 0].tolist())) < len(segments):
-            raise ValueError("a text in pieces, of a model whose tokens see those after them")
-        taken = -(-segments[:, 2].astype(np.int64) // SPAN) * SPAN
-        self._step_starts[segments[:, 0]] = np.cumsum(taken) - taken
+        self._step_starts[segments[:, 0]] = side_by_side(segments)
 
     def floats(self, state: State) -> tuple[int, int]:
         """Where a convolution's or recurrent layer's state lies, and the bytes from slot to slot."""

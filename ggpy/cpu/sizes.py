@@ -163,11 +163,6 @@ def _row_bytes(table: TensorInfo) -> int:
     return table.nbytes // table.shape[0] if table.type_name in PACKED else 2 * table.shape[1]
 
 
-def step_cells(n_slots: int, n_batch: int) -> int:
-    """Cells that the sequences of a step take side by side, in layers that keep no position."""
-    return round_up(n_batch, SPAN) + SPAN * n_slots
-
-
 def slots_bytes(
     states: Iterable[State], n_ctx: int, n_slots: int, n_batch: int, cache_type: str, kv_cells: int | None = None
 ) -> int:
@@ -180,7 +175,8 @@ def slots_bytes(
         found = sum(kv_cells * sum(position_bytes(state, cache_type)) for state in growing)
         states = [state for state in states if state not in growing]
     passing = [s for s in states if isinstance(s, KVState) and not s.causal]
-    found += step_cells(n_slots, n_batch) * sum(map(sum, {position_bytes(state, cache_type) for state in passing}))
+    cells, sizes = KVState.step_cells(n_slots, n_batch), {position_bytes(state, cache_type) for state in passing}
+    found += cells * sum(map(sum, sizes))
     states = [state for state in states if state not in passing]
     return found + n_slots * slot_bytes(states, n_ctx, n_batch, cache_type)
 

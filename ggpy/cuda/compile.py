@@ -59,6 +59,7 @@ _MODULES = {
     "matmul": "ops.matmul.matmul",
     "quantize_activations": "ops.matmul.quantize_activations",
     "pack": "weights.pack",
+    "wide": "ops.flash.wide",
 }
 
 

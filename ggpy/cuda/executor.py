@@ -15,7 +15,8 @@ import numpy as np
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Event, Graph
 from ggpy.cuda.exchange import Exchange
-from ggpy.cuda.lower import Embed, Product, Step, lower, weight_groups
+from ggpy.cuda.lower import Embed, HeadProduct, Product, Step, lower, weight_groups
+from ggpy.cuda.memory import cache_layout
 from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.ops.sample_layout import SPEC_WORDS
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, StepQueue
@@ -25,7 +26,7 @@ from ggpy.cuda.weights.layout import LOG2_E, ActivationLayout, round_up
 from ggpy.cuda.weights.weights import Weights, layout_of
 from ggpy.cuda.working_memory import WorkingMemory
 from ggpy.errors import GGPYError
-from ggpy.graph.batch import token_segments
+from ggpy.graph.batch import side_by_side, token_segments
 from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampleSpecs
 
 if TYPE_CHECKING:
@@ -47,20 +48,21 @@ class Inputs:
     # words: the number of tokens, where tokens chosen go (`DeviceSampler.place`), the step's first epoch; the fifth and
     # sixth are a host's address where kernels tell of what they cut (`ggpy.cuda.ops.kv_cache`)
     HEADER = 16
+    ARRAYS = ("tokens", "slots", "positions", "outputs", "types", "cells")  # int32 [capacity]
 
     def __init__(self, device: Device, capacity: int, last: str, address: int = 0) -> None:
         self.capacity, self._last = capacity, last  # the last of its arrays: "segments", or "specs"
-        self._bytes = 4 * (self.HEADER + (4 + (SPEC_WORDS if last == "specs" else 4)) * capacity)
+        self._bytes = 4 * (self.HEADER + (len(self.ARRAYS) + (SPEC_WORDS if last == "specs" else 4)) * capacity)
         self._host, buffer = device.page_locked(self._bytes)
         words = np.frombuffer(buffer, np.int32)
         words[:] = 0
         self.address = address or device.allocate(self._bytes)
         self.header = words[: self.HEADER]
         at = self.HEADER
-        self.tokens, self.slots, self.positions, self.outputs = (
-            words[at + i * capacity : at + (i + 1) * capacity] for i in range(4)
+        self.tokens, self.slots, self.positions, self.outputs, self.types, self.cells = (
+            words[at + i * capacity : at + (i + 1) * capacity] for i in range(len(self.ARRAYS))
         )
-        rest = words[at + 4 * capacity :]
+        rest = words[at + len(self.ARRAYS) * capacity :]
         if last == "segments":
             self.segments = rest.reshape(capacity, 4)
         else:
@@ -69,7 +71,7 @@ class Inputs:
         self._device = device
 
     def device_address(self, name: str) -> int:
-        place = ("tokens", "slots", "positions", "outputs", self._last).index(name)
+        place = (*self.ARRAYS, self._last).index(name)
         return self.address + 4 * (self.HEADER + place * self.capacity)
 
     def upload(self) -> None:
@@ -83,6 +85,7 @@ class CudaExecutor:
 
     max_top_k = DeviceSampler.max_top_k
     max_sampled = GRAPH_SIZES[-1]  # tokens of a step that `sample` takes
+    unpooled = False  # see `Executor`
     exchange: Exchange | None = None  # with the other ranks that share the model
     _epoch = 1  # of the next sum with them; memory begins with zeros
     _recorded: Inputs | None = None  # of the step that was started last, where it is a graph
@@ -102,6 +105,7 @@ class CudaExecutor:
         batch_invariant: bool = False,
     ) -> None:
         self.program, self.rank, self.batch_invariant = program, rank, batch_invariant
+        self._whole = program.whole_sequences  # whose steps are as prompts are, even one of few tokens
         self.device = device or Device()
         self.device.use()
         try:
@@ -116,7 +120,7 @@ class CudaExecutor:
         device, program = self.device, self.program
         self.shapes: dict[int, AttentionShape] = {}  # by layer
         for a in program.attentions:
-            cache = CacheLayout.of(a, n_slots, n_ctx, cache_type)
+            cache = cache_layout(a, n_ctx, n_slots, n_batch, cache_type)
             ring = attention_ring_kib(device.shared_limit)
             self.shapes[a.layer] = AttentionShape.of(a, cache, ring, self.batch_invariant)
         self.n_ctx, self.n_batch = n_ctx, n_batch
@@ -137,13 +141,13 @@ class CudaExecutor:
         products = [step for step in steps if isinstance(step, Product)]
         for product in products:
             memory.wide(product)
-        memory.activations = device.allocate(max(self._activation_bytes(product, rows) for product in products))
+        by_heads = [4 * rows * step.source.n_cols for step in steps if isinstance(step, HeadProduct)]
+        sizes = (self._activation_bytes(product, rows) for product in products)
+        memory.activations = device.allocate(max((*sizes, *by_heads)))
         n_parts = {s.parts_bytes(n, device.n_multiprocessors) for s in set(self.shapes.values()) for n in GRAPH_SIZES}
         memory.parts = device.allocate(max(n_parts), zero=True)
         memory.zeros = device.allocate(4 * rows, zero=True)
-        caches = {a.layer: self.shapes[a.layer].cache for a in program.attentions if a.state}
-        memory.keys = {layer: device.allocate(cache.key_bytes, zero=True) for layer, cache in caches.items()}
-        memory.values = {layer: device.allocate(cache.value_bytes, zero=True) for layer, cache in caches.items()}
+        memory.keys, memory.values = self._allocate_caches()
         ropes = dict.fromkeys(a.rope for a in program.attentions if a.rope)
         memory.angles = {rope: self._angles(rope, n_ctx) for rope in ropes}
         memory.vectors = {t: self._vector(t.factors(n_ctx)) for a in program.attentions if (t := a.temperature)}
@@ -165,30 +169,57 @@ class CudaExecutor:
         self._host_logits, buffer = device.page_locked(self._row_bytes * OUTPUT_ROWS)
         self._logits = np.frombuffer(buffer, np.float32).reshape(OUTPUT_ROWS, -1)[:, :n_vocab]
         self._all_logits = np.empty((0, n_vocab), np.float32)
-        self._queue = StepQueue(device, weights, steps, self.shapes, memory, None, self.exchange, self.batch_invariant)
+        self._queue = self._queue_of(weights, steps, memory)
         self._queue.load_vectors()
         self._graphs: dict[tuple[int, str, str], Graph] = {}
         self.tokens, self.slots, self.positions, self.outputs = (np.zeros(n_batch, np.int32) for _ in range(4))
+        self.types = np.zeros(n_batch, np.int32)
         device.synchronize()
 
     def _kernel_names(self, weights: Weights, steps: list[Step], groups: list[list[TensorInfo]]) -> list[str]:
         """Every kernel that steps of this program may launch."""
         names = Weights.kernel_names(groups)
-        dry = StepQueue(
-            self.device, weights, steps, self.shapes, None, names.append, self.exchange, self.batch_invariant
-        )
-        for n in GRAPH_SIZES:
+        dry = self._queue_of(weights, steps, None, names.append)
+        for n in () if self._whole else GRAPH_SIZES:
             dry.queue(n, "apart")
             if self.program.logits:
                 dry.queue_logits(n, "apart")
-        if self.n_ctx > DEEP and not self.batch_invariant:
+        if self.n_ctx > DEEP and not self.batch_invariant and not self._whole:
             dry.queue(1, "deep")
-        for n in () if self.batch_invariant else MATVEC_SIZES[1:]:
+        for n in () if self.batch_invariant or self._whole else MATVEC_SIZES[1:]:
             dry.queue(n, "together")
         dry.queue(self.n_batch + MATVEC_TOKENS, "prompt")
         if self.program.logits:
             dry.queue_logits(OUTPUT_ROWS, "prompt")
-        return names + (DeviceSampler.kernel_names(self.program.logits.n_cols) if self.program.logits else [])
+        if self.program.logits and not self._whole:
+            names += DeviceSampler.kernel_names(self.program.logits.n_cols)
+        return names
+
+    def _queue_of(
+        self,
+        weights: Weights,
+        steps: list[Step],
+        memory: WorkingMemory | None,
+        collect: Callable[[str], None] | None = None,
+    ) -> StepQueue:
+        return StepQueue(
+            self.device, weights, steps, self.shapes, memory, collect, self.exchange, self.batch_invariant, self._whole
+        )
+
+    def _allocate_caches(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Addresses of keys and of values, by layer."""
+        keys: dict[int, int] = {}
+        values: dict[int, int] = {}
+        shared: dict[CacheLayout, int] = {}  # by layouts that layers share, one of these
+        for a in self.program.attentions:
+            cache = self.shapes[a.layer].cache
+            if not a.causal and cache in shared:
+                keys[a.layer], values[a.layer] = keys[shared[cache]], values[shared[cache]]
+            elif a.state:
+                keys[a.layer] = self.device.allocate(cache.key_bytes, zero=True)
+                values[a.layer] = self.device.allocate(cache.value_bytes, zero=True)
+                shared[cache] = a.layer
+        return keys, values
 
     @staticmethod
     def _check_positions(file: GGUFFile, steps: list[Step], n_ctx: int) -> None:
@@ -240,7 +271,9 @@ class CudaExecutor:
         slots = self.slots[:n]
         apart = n == 1 or (n <= GRAPH_SIZES[-1] and len(set(slots.tolist())) == n)
         few = m <= n and (apart or n <= MATVEC_TOKENS)
-        if self.batch_invariant:  # what the tokens are decides, not how many there are
+        if self._whole:
+            few = False
+        elif self.batch_invariant:  # what the tokens are decides, not how many there are
             assert not generated or (few and apart)
             few = generated
         self._recorded = None
@@ -277,7 +310,7 @@ class CudaExecutor:
         inputs.header[0], inputs.header[2] = n, self._epoch
         self._epoch = (self._epoch + self._n_sums + (1 << 31)) % (1 << 32) - (1 << 31)  # as int32, round and round
         inputs.tokens[:n], inputs.slots[:n] = self.tokens[:n], self.slots[:n]
-        inputs.positions[:n] = self.positions[:n]
+        inputs.positions[:n], inputs.types[:n] = self.positions[:n], self.types[:n]
         inputs.outputs[:m] = self.outputs[:m]
         inputs.outputs[m : GRAPH_SIZES[-1]] = 0
         self._memory.inputs, self._memory.header = inputs.device_address, inputs.address
@@ -328,6 +361,10 @@ class CudaExecutor:
         inputs, memory = self._many, self._memory
         self._fill(inputs, n, m)
         segments = token_segments(self.slots[:n], self.positions[:n])
+        self._queue.pooled = not self.unpooled
+        if self.program.two_way:
+            segments[:, 0] = side_by_side(segments)
+            inputs.cells[:n] = self.positions[:n] + segments[:, 0].repeat(segments[:, 2])
         inputs.segments[: len(segments)] = segments
         memory.n_segments, memory.max_tokens = len(segments), int(segments[:, 2].max())
         inputs.upload()
@@ -394,10 +431,12 @@ class CudaExecutor:
 
     def _slot_caches(self, slot: int) -> Iterator[tuple[int, int]]:
         """Address and bytes of each part of a slot's cache."""
-        for layer, keys in self._memory.keys.items():
-            cache = self.shapes[layer].cache
+        kept = [a.layer for a in self.program.attentions if a.state and a.causal]
+        for layer in kept:
+            cache, keys = self.shapes[layer].cache, self._memory.keys[layer]
             yield keys + slot * cache.slot_key_bytes, cache.slot_key_bytes
-            yield self._memory.values[layer] + slot * cache.slot_value_bytes, cache.slot_value_bytes
+            if not cache.latent:
+                yield self._memory.values[layer] + slot * cache.slot_value_bytes, cache.slot_value_bytes
 
     def save(self, slot: int, n: int) -> list[np.ndarray]:
         """A copy of a slot's keys and values, of its whole context whatever n."""

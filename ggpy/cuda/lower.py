@@ -8,10 +8,12 @@ is looked up here (`_Uses`), and where it matters steps stay apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ggpy.cuda.weights.cache_layout import MOST_HEAD_DIM, WARP_HEAD
 from ggpy.cuda.weights.weights import layout_of
 from ggpy.graph import operations as ops
 from ggpy.quant.formats import packed_format
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from ggpy.cuda.weights.layout import MatrixLayout
     from ggpy.gguf.file import TensorInfo
     from ggpy.graph.program import Buffer, Op, Program, Region
-
-MOST_HEAD_DIM = 256  # dimensions of a head that attention's kernels hold
 
 
 @dataclass
@@ -118,7 +118,26 @@ class Rowwise:
         return self.op.outputs_only
 
 
-Step = Embed | Product | RopeStore | Attention | Rowwise
+@dataclass
+class HeadProduct:
+    """A product of each head's own matrix with its columns of the source."""
+
+    op: Op
+    source: Region
+
+    @cached_property
+    def info(self) -> TensorInfo:
+        """The matrices of all heads as one, row after row."""
+        assert isinstance(self.op.operation, ops.Linear)
+        n_head, n_rows, n_cols = self.op.operation.weight.shape
+        return replace(self.op.operation.weight, shape=(n_head * n_rows, n_cols))
+
+    @property
+    def outputs_only(self) -> bool:
+        return self.op.outputs_only
+
+
+Step = HeadProduct | Embed | Product | RopeStore | Attention | Rowwise
 
 
 # ---- what the GPU can run
@@ -129,9 +148,11 @@ def unsupported(program: Program) -> str | None:
     if not program.attentions:
         return "a model without attention"
     reasons = [_unsupported_attention(attention) for attention in program.attentions]
+    if len({attention.causal for attention in program.attentions}) > 1:
+        reasons.append("attention to later tokens in some layers")
     reasons += [_unsupported_operation(op.operation) for op in program.ops]
-    if program.cut_layers != program.layers[1:]:  # memory is divided by layers
-        reasons.append("layers that read more than the one before leaves")
+    if any(_is_normed(op.operation) and _of_heads(after.operation) for op, after in pairwise(program.ops)):
+        reasons.append("norms that heads' own matrices read")
     return next((reason for reason in reasons if reason), None)
 
 
@@ -151,23 +172,29 @@ def last_supported(program: Program) -> tuple[int, str | None]:
 
 
 def _unsupported_attention(a: ops.Attention) -> str | None:
-    if a.latent:
-        return "latent attention"
-    if not a.causal:
-        return "attention to later tokens"
     if max(a.head_dim, a.v_head_dim) > MOST_HEAD_DIM:
         return f"heads of {max(a.head_dim, a.v_head_dim)} dimensions"
+    if a.v_head_dim % 2:
+        return "values of an odd number of dimensions"
     if a.norm_after_rope and a.rope and a.rope.magnitude != 1.0:
         return "norms after a rope that scales"
     return None
 
 
+def _is_normed(operation: ops.Operation) -> bool:
+    return isinstance(operation, ops.QuantizeActivations) and bool(operation.norm or operation.select)
+
+
+def _of_heads(operation: ops.Operation) -> bool:
+    return isinstance(operation, ops.Linear) and operation.n_head > 0
+
+
 def _unsupported_operation(operation: ops.Operation) -> str | None:
     fused = (ops.QuantizeActivations, ops.Linear, ops.RopeStore, ops.Attend, ops.JoinAttention)
     columns = (ops.ScaleColumns, ops.ShiftColumns, ops.SelectColumns, ops.Concat)
-    alone = (ops.Embed, ops.Elementwise, ops.Norm, *columns, ops.SelectOutputs)
-    known = isinstance(operation, (*fused, *alone)) or operation == ops.Pool("last")
-    if known and not (isinstance(operation, ops.Linear) and (operation.route or operation.n_head)):
+    alone = (ops.Embed, ops.Elementwise, ops.Norm, *columns, ops.SelectOutputs, ops.Pool)
+    known = isinstance(operation, (*fused, *alone))
+    if known and not (isinstance(operation, ops.Linear) and operation.route):
         return None
     return f"the operation {type(operation).__name__}"
 
@@ -184,6 +211,7 @@ def weight_groups(steps: list[Step]) -> list[list[TensorInfo]]:
     """Groups of tensors that become one matrix each. An embedding is a group of its own, or that of the output where
     they are tied."""
     groups = [step.infos for step in steps if isinstance(step, Product)]
+    groups += [[step.info] for step in steps if isinstance(step, HeadProduct)]
     alone = {group[0].name for group in groups if len(group) == 1}
     tables = [[step.weight] for step in steps if isinstance(step, Embed) and step.weight.name not in alone]
     return list({tuple(info.name for info in group): group for group in (*tables, *groups)}.values())
@@ -260,6 +288,7 @@ class _Lowering:
     def __init__(self, program: Program) -> None:
         self.steps: list[Step] = []
         self._ops, self._result, self._uses = program.ops, program.result.buffer, _Uses(program)
+        self._by_heads = any(_of_heads(op.operation) for op in program.ops)
         self._activations, self._made = 0, False  # the operation that makes them, and whether a product has read them
         self._attention: dict[Buffer, Attention] = {}  # whose result a buffer holds
         self._offset: dict[Buffer, int] = {}  # columns before a result, of those side by side
@@ -271,6 +300,13 @@ class _Lowering:
     def _add(self, index: int) -> int:
         """Add the step of an operation, and of those after it that become part of the step; returns the next one."""
         op, operation = self._ops[index], self._ops[index].operation
+        if isinstance(operation, ops.Linear) and operation.n_head:
+            (source,) = self._ops[self._activations].srcs
+            assert op.dst is not None
+            self._written(op.dst.buffer)
+            self.steps.append(HeadProduct(op, source))
+            self._made = False  # its source may take their place
+            return index + 1
         if isinstance(operation, ops.Linear):
             return self._product(index)
         if isinstance(operation, ops.QuantizeActivations):
@@ -297,7 +333,9 @@ class _Lowering:
         op, stored = self._ops[index], self._ops[index - 1]
         assert isinstance(stored.operation, ops.RopeStore)
         assert op.dst is not None
-        in_parts = attention.sinks is None and self._uses.read_in_parts(index)
+        wide = attention.latent or max(attention.head_dim, attention.v_head_dim) > WARP_HEAD
+        joined = wide or attention.sinks is not None or self._by_heads  # by a kernel of its own
+        in_parts = not joined and self._uses.read_in_parts(index)
         step = self._attention[op.dst.buffer] = Attention(op, attention, stored, in_parts)
         self.steps.append(step)
 

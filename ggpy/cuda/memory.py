@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.driver import Device, device_index
-from ggpy.cuda.lower import Product, lower, weight_groups
+from ggpy.cuda.lower import HeadProduct, Product, lower, weight_groups
 from ggpy.cuda.weights.cache_layout import CacheLayout
 from ggpy.cuda.weights.layout import round_up
 from ggpy.cuda.weights.weights import layout_of
+from ggpy.graph.state import KVState
 
 if TYPE_CHECKING:
+    from ggpy.graph.operations import Attention
     from ggpy.graph.program import Program
     from ggpy.graph.tensor_parallel import Rank
 
@@ -32,9 +34,11 @@ def weight_bytes(program: Program) -> int:
 
 def working_bytes(program: Program, n_batch: int) -> int:
     """Bytes of working memory of steps of `n_batch` tokens; no part of the program needs more."""
-    products = [step for step in lower(program) if isinstance(step, Product)]
+    steps = lower(program)
+    products = [step for step in steps if isinstance(step, Product)]
     wide = {product.place: sum(info.shape[0] for info in product.infos) for product in products if product.linears[1:]}
     widest = max(product.activations.srcs[0].n_cols for product in products)
+    widest = max(widest, *(step.source.n_cols for step in steps if isinstance(step, HeadProduct)), 0)
     columns = _sum(buffer.n_cols for buffer in program.buffers if not buffer.outputs_only)
     columns += _sum(wide.values())
     return n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver
@@ -58,9 +62,18 @@ def _sum(widths: Iterable[int]) -> int:
     return sum(round_up(width, 32) for width in widths)
 
 
-def cache_bytes(program: Program, n_ctx: int, n_slots: int, cache_type: str = "f16") -> dict[int, int]:
-    """Bytes of the key/value cache of that type (`ggpy.runtime.cache_types`), by layer."""
-    caches = {
-        a.layer: CacheLayout.of(a, n_slots, n_ctx, cache_type) for a in program.attentions if a.state
-    }
-    return {layer: cache.key_bytes + cache.value_bytes for layer, cache in caches.items()}
+def cache_layout(a: Attention, n_ctx: int, n_slots: int, n_batch: int, cache_type: str = "f16") -> CacheLayout:
+    """The layout of the cache of that type (`ggpy.runtime.cache_types`) that an attention reads. Where tokens see later
+    ones their sequences are needed for one step alone, side by side in one slot, and layers share one memory."""
+    if a.causal:
+        return CacheLayout.of(a, n_slots, n_ctx, cache_type)
+    return CacheLayout.of(a, 1, KVState.step_cells(n_slots, n_batch), cache_type)
+
+
+def cache_bytes(
+    attentions: Sequence[Attention], n_ctx: int, n_slots: int, n_batch: int, cache_type: str = "f16"
+) -> int:
+    """Bytes of the keys and values of some layers' attentions."""
+    layouts = [(a, cache_layout(a, n_ctx, n_slots, n_batch, cache_type)) for a in attentions if a.state]
+    own, shared = [cache for a, cache in layouts if a.causal], {cache for a, cache in layouts if not a.causal}
+    return sum(cache.key_bytes + cache.value_bytes for cache in (*own, *shared))

@@ -7,14 +7,23 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.l2_prefetch import L2Prefetch
-from ggpy.cuda.lower import Attention, Embed, Product, RopeStore, Rowwise, Step
+from ggpy.cuda.lower import Attention, Embed, HeadProduct, Product, RopeStore, Rowwise, Step
 from ggpy.cuda.ops.flash import launch as flash_launch
 from ggpy.cuda.ops.flash.launch import FlashKind
 from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.rowwise import launches_of, vectors_of
-from ggpy.cuda.weights.cache_layout import AttentionShape
-from ggpy.cuda.weights.layout import SUMS, ActivationLayout, MatvecShape, ring_kib
+from ggpy.cuda.weights.cache_layout import WARP_HEAD, AttentionShape
+from ggpy.cuda.weights.layout import (
+    ELEMENTWISE_THREADS,
+    HEAD_PRODUCT_THREADS,
+    HEAD_PRODUCT_TOKENS,
+    SUMS,
+    ActivationLayout,
+    MatvecShape,
+    ring_kib,
+)
 from ggpy.cuda.weights.weights import layout_of
+from ggpy.graph import operations as ops
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
     from ggpy.cuda.weights.weights import Weights
     from ggpy.cuda.working_memory import Place, WorkingMemory
     from ggpy.gguf.file import TensorInfo
-    from ggpy.graph import operations as ops
     from ggpy.graph.program import Buffer, Op, Region
 
 MATVEC_SIZES = (1, 2, 4, 8)  # tokens that a matrix is multiplied with as vectors
@@ -32,7 +40,7 @@ ROPE_WARPS = 4
 
 class StepQueue:
     """A queue of steps for the GPU. `queue` queues a step; with `collect` nothing is launched, and `collect` receives
-    the kernels' names. shapes: those of each layer's attention."""
+    the kernels' names. shapes: those of each layer's attention; always_tiles: prompts are tiles however few tokens."""
 
     def __init__(
         self,
@@ -44,14 +52,18 @@ class StepQueue:
         collect: Callable[[str], None] | None = None,
         exchange: Exchange | None = None,
         batch_invariant: bool = False,
+        always_tiles: bool = False,
     ) -> None:
         self.device, self.weights, self.steps, self.shapes = device, weights, steps, shapes
         # what makes logits of the last layer's rows
-        self._tail = [step for step in steps if isinstance(step, Product | Rowwise) and step.outputs_only]
+        kinds = Product | HeadProduct | Rowwise
+        self._tail = [step for step in steps if isinstance(step, kinds) and step.outputs_only]
         self.memory, self._collect = memory, collect
         self._places: dict[int, Place] = {}
         self._first, self._deep = True, False
         self._batch_invariant, self._as_vectors = batch_invariant, False  # how products of this step are made
+        self._always_tiles = always_tiles  # those of prompts
+        self.pooled = True  # rows of a sequence are pooled where the program says so
         self._exchange, self._n_sums = exchange, 0  # sums over all ranks, and those of this step so far
         self._gated: dict[Buffer, tuple[Place, Place]] = {}  # SwiGLUs left to whoever reads them: their gates and ups
         self._prefetch = L2Prefetch(device, weights, steps)
@@ -115,12 +127,14 @@ class StepQueue:
                     self._product(step, n)
                     if step.partial:
                         yield
+                elif isinstance(step, HeadProduct):
+                    self._head_product(step, n)
                 else:
                     self._rowwise(step, n)
 
     def _are_vectors(self, n: int, way: str) -> bool:
         """True where matrices are multiplied with n tokens as vectors; False as tiles."""
-        return way != "prompt" if self._batch_invariant else n <= MATVEC_TOKENS
+        return way != "prompt" if self._batch_invariant or self._always_tiles else n <= MATVEC_TOKENS
 
     def queue_logits(self, n: int, way: str, first: int = 0) -> Place:
         """Queue the logits of outputs first .. first + n of a step that was queued in this way; returns their place."""
@@ -130,6 +144,8 @@ class StepQueue:
         for step in self._tail:
             if isinstance(step, Product):
                 self._product(step, n, 4 * first)
+            elif isinstance(step, HeadProduct):
+                self._head_product(step, n)
             else:
                 self._rowwise(step, n, 4 * first)
         last = self._tail[-1]
@@ -145,8 +161,7 @@ class StepQueue:
         tokens = chosen = 0
         if self.memory:
             planes = self.weights.matrix([step.weight]).planes
-            indices = {"token": "tokens", "position": "positions"}
-            tokens = self.memory.inputs(indices[step.index]) if step.index in indices else self.memory.zeros
+            tokens = self.memory.inputs({"token": "tokens", "position": "positions", "type": "types"}[step.index])
             chosen = self.memory.chosen
         name = f"embed.{layout.packed.name}"
         self._launch(name, n, tokens, chosen, *planes, layout.n_blocks, layout.n_cols, *self._fresh(step.dst))
@@ -322,6 +337,9 @@ class StepQueue:
         cache, n_head_kv = self.shapes[attention.layer].cache, attention.n_head_kv if attention.kv_layer is None else 0
         (q, q_stride), (k, k_stride), (v, v_stride) = self._operands(op)
         header, slots, positions = self._batch()
+        own_cells = positions
+        if self.memory and not attention.causal:  # the sequences of a step are in one slot, side by side
+            slots, own_cells = self.memory.zeros, self.memory.inputs("cells")
         late = ".late" if attention.norm_after_rope else ""
         q_norm, k_norm, *turning = self._turning(attention)
         q_eps, k_eps = (norm.eps if norm else 0.0 for norm in (attention.q_norm, attention.k_norm))
@@ -330,7 +348,7 @@ class StepQueue:
             f"rope_store.{cache.types}{late}", (-(-(attention.n_head + n_head_kv) // ROPE_WARPS), n),
             q, k, v, q_stride, k_stride, v_stride, q_norm, k_norm, q_eps, k_eps, *turning, attention.rope_first,
             factors, attention.n_head, n_head_kv, attention.head_dim, attention.v_head_dim, header, slots, positions,
-            positions, *self._cells(attention), cache.cells, cache.head_pad, cache.value_pad,
+            own_cells, *self._cells(attention), cache.cells, cache.head_pad, cache.value_pad,
         )  # fmt: skip
 
     def _operands(self, op: Op) -> list[Place]:
@@ -366,7 +384,30 @@ class StepQueue:
         attention, memory, shape = step.attention, self.memory, self.shapes[step.attention.layer]
         cache, splits = shape.cache, self._splits(attention, n)
         parts = memory.parts if memory else 0
-        places = [number for place in self._operands(step.stored) for number in place]
+        if cache.wide:
+            self._wide_parts(step, n, splits, parts)
+        else:
+            self._narrow_parts(step, n, splits, parts, storing)
+        if not self._leaves_parts(step, n):
+            to, sinks = self._fresh(step.op.dst), self._sinks(attention)
+            self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.value_dim, sinks, *to)
+
+    def _wide_parts(self, step: Attention, n: int, splits: int, parts: int) -> None:
+        """Queue the parts of attention of heads that a block of threads reads."""
+        attention, shape = step.attention, self.shapes[step.attention.layer]
+        kind = FlashKind.of(attention)
+        name, grid, shared = flash_launch.parts(self.device, shape.cache, shape.n_head, kind, n, splits)
+        slopes = (self._slopes(attention),) if kind.alibi else ()
+        self._launch(
+            name, grid, *self._place(step.op.srcs[0]), *self._cells(attention), shape.cache.cells, *self._batch(),
+            parts, splits, attention.chunk or attention.window,
+            flash_launch.score_scale(attention.scale, attention.softcap), *slopes, shared=shared,
+        )  # fmt: skip
+
+    def _narrow_parts(self, step: Attention, n: int, splits: int, parts: int, storing: bool) -> None:
+        """Queue the parts of attention of heads that a warp reads."""
+        attention, memory, shape = step.attention, self.memory, self.shapes[step.attention.layer]
+        cache, places = shape.cache, [number for place in self._operands(step.stored) for number in place]
         grid = splits, shape.n_head // shape.group, n
         n_warps = math.prod(grid) * shape.tile.threads // 32
         ahead = self._prefetch.of_attention(step, n_warps) if memory and n == 1 else (0, 0, 0)
@@ -378,9 +419,6 @@ class StepQueue:
             cache.cells, cache.head_pad, attention.chunk or attention.window, attention.scale * shape.score_unit,
             self._slopes(attention), parts, cache.part_bytes, *ahead, shared=shape.shared_bytes,
         )  # fmt: skip
-        if not self._leaves_parts(step, n):
-            to, sinks = self._fresh(step.op.dst), self._sinks(attention)
-            self._launch("join", (shape.n_head, n), parts, splits, cache.part_bytes, cache.value_dim, sinks, *to)
 
     def _splits(self, attention: ops.Attention, n: int) -> int:
         return self.shapes[attention.layer].splits(n, self.device.n_multiprocessors, self._deep)
@@ -390,7 +428,7 @@ class StepQueue:
         attention, memory, shape = step.attention, self.memory, self.shapes[step.attention.layer]
         kind = FlashKind.of(attention)
         if self._collect:
-            for name in flash_launch.kernel_names(shape.cache, shape.n_head, kind):
+            for name in flash_launch.kernel_names(self.device, shape.cache, shape.n_head, kind):
                 self._collect(name)
             return
         assert memory is not None
@@ -404,6 +442,28 @@ class StepQueue:
             scale=attention.scale, kind=kind, sinks=self._sinks(attention), slopes=self._slopes(attention),
         )  # fmt: skip
 
+    def _head_product(self, step: HeadProduct, n: int) -> None:
+        """Queue a product of each head's own matrix."""
+        operation, layout, memory = step.op.operation, layout_of([step.info]), self.memory
+        assert isinstance(operation, ops.Linear)
+        n_head, n_rows, n_cols = operation.weight.shape
+        planes = self.weights.matrix([step.info]).planes if memory else (0,) * 8
+        src, stride = self._place(step.source)
+        to = self._fresh(step.op.dst)
+        overlaps = step.op.dst is not None and step.op.dst.buffer == step.source.buffer
+        if self._collect or overlaps or src % 16:  # its rows elsewhere, on multiples of 16 bytes
+            at, width = memory.activations if memory else 0, step.source.n_cols
+            grid = -(-width // ELEMENTWISE_THREADS), n
+            self._launch("select", grid, src, stride, 0, width, 0, width, at, 4 * width, width, width)
+            src, stride = at, 4 * width
+        lanes = min(32, 1 << (layout.n_blocks - 1).bit_length())
+        rows = HEAD_PRODUCT_THREADS // lanes
+        for tokens in (1, HEAD_PRODUCT_TOKENS) if self._collect else (1 if n == 1 else HEAD_PRODUCT_TOKENS,):
+            self._launch(
+                f"head_linear.{layout.packed.name}.{tokens}", (-(-n_rows // rows), n_head, -(-n // tokens)),
+                *planes, n_cols // 32, lanes, src, stride, *to, n_rows, n,
+            )  # fmt: skip
+
     def _rowwise(self, step: Rowwise, n: int, rows_offset: int = 0) -> None:
         """Queue an operation by itself. rows_offset: as `_product` has it."""
 
@@ -412,14 +472,16 @@ class StepQueue:
 
         srcs = [self._place(region) for region in step.op.srcs]
         outputs = self.memory.inputs("outputs") + rows_offset if self.memory else 0
-        for launch in launches_of(step.op, n, srcs, self._fresh(step.op.dst), outputs, vector):
-            self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
+        positions, dst = self.memory.inputs("positions") if self.memory else 0, self._fresh(step.op.dst)
+        for pooled in (True, False) if self._collect else (self.pooled,):
+            for launch in launches_of(step.op, n, srcs, dst, outputs, vector, positions if pooled else None):
+                self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
 
 
 def _stored_by_attention(attention: ops.Attention, apart: bool) -> bool:
     """True where attention's kernel turns queries and stores keys and values itself, as it can where every token has a
     slot to itself, unless that is of a rare kind."""
     a = attention
-    rare = a.v_head_dim != a.head_dim or a.rope_first or a.temperature
+    rare = a.v_head_dim != a.head_dim or a.head_dim > WARP_HEAD or a.latent or a.rope_first or a.temperature
     eps = [norm and norm.eps for norm in (a.q_norm, a.k_norm)]
     return apart and a.kv_layer is None and not rare and eps[0] == eps[1]

@@ -27,12 +27,19 @@ class Launch:
 
 
 def launches_of(
-    op: Op, n: int, srcs: list[Place], dst: Place, outputs: int, vector: Callable[[TensorInfo | None, int], int]
+    op: Op,
+    n: int,
+    srcs: list[Place],
+    dst: Place,
+    outputs: int,
+    vector: Callable[[TensorInfo | None, int], int],
+    positions: int | None = None,
 ) -> list[Launch]:
     """The launches that compute n rows of an operation's result.
 
     srcs, dst: places of its operands; outputs: the address of the rows that are wanted; vector: gives the address of a
-    small tensor of so many entries, float32, one number standing for all; 0 for None.
+    small tensor of so many entries, float32, one number standing for all; 0 for None. positions: their address, where
+    the rows of a sequence are pooled; None: rows stand for themselves.
     """
     operation = op.operation
     assert op.dst is not None
@@ -56,6 +63,9 @@ def launches_of(
             at += width
         return launches
     assert isinstance(operation, (ops.SelectOutputs, ops.Pool))
+    if isinstance(operation, ops.Pool) and operation.kind != "last" and positions is not None:
+        arguments = (*src, outputs, positions, *dst, n_cols)
+        return [Launch(f"pool.{operation.kind}", _grid(n_cols, n), arguments)]
     return [_select(n_cols, n, src, dst, rows=outputs, run=n_cols, width=n_cols, dst_run=n_cols)]
 
 

@@ -50,11 +50,12 @@ class TensorParallelExecutor:
         self.tokens, self.slots, self.positions, self.outputs = (
             np.zeros_like(a) for a in (first.tokens, first.slots, first.positions, first.outputs)
         )
+        self.types = np.zeros_like(first.types)
 
     def _describe(self, n: int, m: int) -> None:
         for rank in self.ranks:
             rank.tokens[:n], rank.slots[:n], rank.positions[:n] = self.tokens[:n], self.slots[:n], self.positions[:n]
-            rank.outputs[:m] = self.outputs[:m]
+            rank.outputs[:m], rank.types[:n] = self.outputs[:m], self.types[:n]
 
     def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
         """The logits of the batch described in this executor's arrays, float32 [m, n_vocab]: see `Executor.run`."""
@@ -79,6 +80,16 @@ class TensorParallelExecutor:
 
     def send_hidden(self, n: int) -> np.ndarray:
         return self.ranks[0].send_hidden(n)
+
+    @property
+    def unpooled(self) -> bool:
+        """See `Executor`."""
+        return self.ranks[0].unpooled
+
+    @unpooled.setter
+    def unpooled(self, value: bool) -> None:
+        for rank in self.ranks:
+            rank.unpooled = value
 
     @property
     def cut(self) -> tuple[bool, bool]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ggpy.graph.state import SPAN
+
 
 def token_segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Runs of tokens in one slot at consecutive positions: int32 [n][slot, first token, tokens, position of the
@@ -12,3 +14,13 @@ def token_segments(slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
     first = np.concatenate([[0], breaks])
     count = np.diff(np.concatenate([first, [len(slots)]]))
     return np.stack([slots[first], first, count, positions[first]], axis=1).astype(np.int32)
+
+
+def side_by_side(segments: np.ndarray) -> np.ndarray:
+    """Where the sequences of a step begin in cells that layers share which keep no position, each at a multiple of
+    SPAN: int64 [n]. segments: as `token_segments` gives them. Raises ValueError for a sequence that is not whole, or
+    shares a slot."""
+    if segments[:, 3].any() or len(set(segments[:, 0].tolist())) < len(segments):
+        raise ValueError("a text in pieces, of a model whose tokens see those after them")
+    taken: np.ndarray = -(-segments[:, 2].astype(np.int64) // SPAN) * SPAN
+    return np.cumsum(taken) - taken

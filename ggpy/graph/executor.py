@@ -11,8 +11,11 @@ import numpy as np
 class Executor(Protocol):
     """An executor of a program, for a batch that is described in its arrays.
 
-    tokens, slots, positions, outputs: int32 [n_batch].
+    tokens, slots, positions, outputs, types: int32 [n_batch]; types of tokens are 0 but where a step says otherwise.
+    unpooled: True while steps give rows as they are, in place of those that a sequence's rows are pooled into.
     """
+
+    unpooled: bool
 
     @property
     def tokens(self) -> np.ndarray: ...
@@ -22,6 +25,8 @@ class Executor(Protocol):
     def positions(self) -> np.ndarray: ...
     @property
     def outputs(self) -> np.ndarray: ...
+    @property
+    def types(self) -> np.ndarray: ...
 
     @property
     def cut(self) -> tuple[bool, bool]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ggpy.graph.operations import Attend, Attention, Linear, Operation, Pool, QuantizeActivations
+from ggpy.graph.operations import Attend, Attention, Embed, Linear, Operation, Pool, QuantizeActivations
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import TensorInfo
@@ -92,7 +92,18 @@ class Program:
     @property
     def whole_sequences(self) -> bool:
         """True where a sequence has to be in one step: some token sees those after it, or all are pooled."""
-        return any(isinstance(op.operation, Pool) for op in self.ops) or not all(a.causal for a in self.attentions)
+        return any(isinstance(op.operation, Pool) for op in self.ops) or self.two_way
+
+    @property
+    def two_way(self) -> bool:
+        """True where some token sees those after it."""
+        return not all(attention.causal for attention in self.attentions)
+
+    @property
+    def n_types(self) -> int:
+        """The types of tokens that the model tells apart; 0 for one that knows none."""
+        tables = [op.operation for op in self.ops if isinstance(op.operation, Embed)]
+        return max((table.table.shape[0] for table in tables if table.index == "type"), default=0)
 
     @property
     def layers(self) -> list[int]:

@@ -37,6 +37,12 @@ class KVState:
         ring = (-(-(self.window + n_batch) // PART) + 1) * PART
         return min(whole, ring)
 
+    @staticmethod
+    def step_cells(n_slots: int, n_batch: int) -> int:
+        """Cells that the sequences of a step take side by side (`ggpy.graph.batch.side_by_side`), in layers that keep
+        no position."""
+        return -(-n_batch // SPAN) * SPAN + SPAN * n_slots
+
     def grows(self, n_ctx: int, n_batch: int) -> bool:
         """True where every position of a sequence has a cell of its own, so that a sequence takes as many as it has
         tokens; else a slot's state has one size."""

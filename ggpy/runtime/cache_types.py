@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
 
 GPU_CACHE_TYPES = ("f16", "q8_0")
-GPU_HEAD_DIM = 256  # the widest heads: a warp holds 8 dimensions a lane
 
 
 def cache_type(
@@ -45,15 +44,17 @@ def cache_type(
         chosen[1] = chosen[0]
     widths = {width for state in states if isinstance(state, KVState) for width in (state.head_dim, state.v_head_dim)}
     if device != "cpu":
+        from ggpy.cuda.weights.cache_layout import MOST_HEAD_DIM
+
         wide = next((name for name in chosen if name not in GPU_CACHE_TYPES), None)
         if wide:
             raise GGPYError(
                 f"On a GPU the cache holds {' or '.join(GPU_CACHE_TYPES)}, not {wide}; choose one of them, leave its "
                 "type out, or run the model on the CPU (--device cpu)."
             )
-        if max(widths, default=0) > GPU_HEAD_DIM:
+        if max(widths, default=0) > MOST_HEAD_DIM:
             raise GGPYError(
-                f"{file.path}: heads of {max(widths)} dimensions are more than the {GPU_HEAD_DIM} that ggpy's kernels"
+                f"{file.path}: heads of {max(widths)} dimensions are more than the {MOST_HEAD_DIM} that ggpy's kernels"
                 " for GPUs hold; run the model on the CPU (--device cpu)."
             )
     odd = [width for width in sorted(widths) if width % BLOCK]

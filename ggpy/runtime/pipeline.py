@@ -20,6 +20,7 @@ class PipelineExecutor:
         self.tokens, self.slots, self.positions, self.outputs = (
             np.zeros_like(a) for a in (first.tokens, first.slots, first.positions, first.outputs)
         )
+        self.types = first.types  # which the embedding alone reads
 
     def run(self, n: int, m: int, generated: bool = False) -> np.ndarray:
         """The logits of the batch described in this executor's arrays, float32 [m, n_vocab]: see `Executor.run`."""
@@ -31,6 +32,15 @@ class PipelineExecutor:
             stage.receive_hidden(before, n)
             logits = stage.run(n, m, generated)
         return logits
+
+    @property
+    def unpooled(self) -> bool:
+        """See `Executor`."""
+        return self.stages[-1].unpooled
+
+    @unpooled.setter
+    def unpooled(self, value: bool) -> None:
+        self.stages[-1].unpooled = value
 
     @property
     def cut(self) -> tuple[bool, bool]:

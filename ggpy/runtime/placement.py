@@ -3,9 +3,10 @@ those before on the CPU. Decides only; `ggpy.runtime.runtime` makes the executor
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 from ggpy.cpu.sizes import round_up
@@ -108,7 +109,7 @@ class Placement:
         self.by_rows, self.batch_invariant = split_mode == "row", batch_invariant
         # Found out once: the same answers serve the choice of the context and the making of the runtime.
         self.program = cache(self._planned)
-        if self.hparams.pooling is not None and not any(a.causal for a in self.program(False).attentions):
+        if self.hparams.pooling is not None and self.program(False).two_way:
             self.n_slots = n_slots = max(n_slots, ENCODER_SLOTS)
         self.sums = Sums(self.program, self.cache_type, n_slots, self.n_threads, engine, cache_ram)
         self._free = cache(self._free_bytes)
@@ -118,7 +119,14 @@ class Placement:
             from ggpy.cuda.lower import last_supported
 
             self.able, self.unsupported = last_supported(self.program(True))
-        self.asked = None if n_gpu_layers is None and self.able else min(n_gpu_layers or 0, self.able)
+        wanted = min(n_gpu_layers or 0, self.able)
+        self.asked = None if n_gpu_layers is None and self.able else self._whole_runs(wanted)
+        self.reduced = None  # a note, where fewer layers than asked for go to the GPU
+        if self.asked is not None and self.asked < wanted:
+            self.reduced = (
+                f"the GPU takes {self.asked} of the {wanted} layers asked for: it cannot begin where a layer reads more"
+                " than the one before leaves"
+            )
 
     # ---- what is chosen
 
@@ -145,6 +153,11 @@ class Placement:
     def whole_sequences(self) -> bool:
         """See `Program.whole_sequences`."""
         return self._program.whole_sequences
+
+    @property
+    def n_types(self) -> int:
+        """See `Program.n_types`."""
+        return self._program.n_types
 
     def reach(self, stages: Sequence[Stage], n_ctx: int, n_batch: int) -> Reach:
         """How far slots can be cut back: GPUs keep the whole context's keys and values, the CPU a window's."""
@@ -307,18 +320,24 @@ class Placement:
 
     # ---- GPUs
 
+    @cached_property
+    def _begins(self) -> list[int]:
+        """The layers with which a stage can begin: those that read only what the one before leaves."""
+        return [0, *self._program.cut_layers]
+
+    def _whole_runs(self, n: int) -> int:
+        """The most of the last layers, up to n, that a stage can begin with."""
+        return max((self.n_layer - first for first in self._begins if self.n_layer - first <= n), default=0)
+
     def _n_gpu_layers(self, n_ctx: int) -> int:
         return self._most(self.able, n_ctx) if self.asked is None else self.asked
 
     def _most(self, limit: int, n_ctx: int) -> int:
         """The most layers up to `limit` that fit the GPUs."""
-        low, high = 0, limit
-        if self._fitting(limit, n_ctx) is not None:
-            return limit
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._fitting(middle, n_ctx) is not None else (low, middle - 1)
-        return low
+        counts = [0, *(n for first in reversed(self._begins) if (n := self.n_layer - first) <= limit)]
+        if self._fitting(counts[-1], n_ctx) is not None:
+            return counts[-1]
+        return counts[bisect(counts, False, key=lambda n: self._fitting(n, n_ctx) is None) - 1]
 
     def _fitting(self, n: int, n_ctx: int) -> tuple[list[Stage], int] | None:
         """The stages of the last n layers on GPUs, and the tokens of a step for which they fit there: smaller steps are
@@ -379,19 +398,18 @@ class Placement:
         stages: list[Stage] = []
         start, last = self.n_layer - n, self.n_layer
         for gpu, room in reversed(rooms):
-            low, high = start, last  # `high` fits
-            if self._gpu_bytes(start, last, n_ctx, batch) <= room:
-                high = start
-            while low < high:
-                middle = (low + high) // 2
-                fits = self._gpu_bytes(middle, last, n_ctx, batch) <= room
-                low, high = (low, middle) if fits else (middle + 1, high)
-            if high < last:
-                stages.insert(0, Stage(gpu, high, last))
-                last = high
+            firsts = [first for first in self._begins if start <= first < last]
+            fits = partial(self._fits, last, n_ctx, batch, room)
+            found = 0 if fits(firsts[0]) else bisect(firsts, False, key=fits)
+            if found < len(firsts):
+                stages.insert(0, Stage(gpu, firsts[found], last))
+                last = firsts[found]
             if last == start:
                 return stages
         return None
+
+    def _fits(self, last: int, n_ctx: int, batch: int, room: int, first: int) -> bool:
+        return self._gpu_bytes(first, last, n_ctx, batch) <= room
 
     def _shared(self, n: int, n_ctx: int, gpus: Sequence[str], batch: int) -> list[Stage] | None:
         """The last n layers on GPUs that share their rows; None where a share does not fit."""

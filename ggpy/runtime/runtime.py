@@ -101,6 +101,8 @@ class Runtime:
         if self.device != "cpu":
             notify(placement.describe(self.stages))
         n_on_cpu = sum(stage.n_layers for stage in self.stages if not stage.on_gpu)
+        if placement.reduced:
+            notify(placement.reduced)
         if placement.unsupported:
             which = f"the first {n_on_cpu}" if self.device != "cpu" else "all"
             notify(f"the GPU has no kernels yet for {placement.unsupported}: the CPU runs {which} layers")
@@ -122,6 +124,7 @@ class Runtime:
             undo.pop_all()
         file.check_unchanged()
         self._executor: Executor = executors[0] if len(executors) == 1 else PipelineExecutor(executors)
+        self.n_types = placement.n_types  # of tokens that the model tells apart; 0 for one that knows none
         self.reach: Reach = placement.reach(self.stages, n_ctx, self.n_batch)
         whole_on_gpu = len(executors) == 1 and self.device != "cpu"
         self._sampling = cast("SamplingExecutor", self._executor) if whole_on_gpu else None
@@ -223,23 +226,16 @@ class Runtime:
         step. types [n]: of the tokens, for models that tell a text's parts apart; None is 0 for all."""
         if types is not None and (len(types) != len(tokens) or not _within(types, 0, max(1, self.n_types))):
             raise ValueError(f"{len(types)} types of {len(tokens)} tokens, where the model knows {self.n_types}")
-        if self.device != "cpu":  # GPUs run none that pool more than one row, or tell types apart
-            return self.step(tokens, slots, positions, outputs)
-        cpu = cast("CpuExecutor", self._executor)
+        executor = self._executor
         try:
-            cpu.unpooled = not pooled
+            executor.unpooled = not pooled
             if types is not None:
-                cpu.types[: len(types)] = types
+                executor.types[: len(types)] = types
             return self.step(tokens, slots, positions, outputs)
         finally:
-            cpu.unpooled = False
+            executor.unpooled = False
             if types is not None:
-                cpu.types[: len(types)] = 0
-
-    @property
-    def n_types(self) -> int:
-        """The types of tokens that the model tells apart; 0 for one that knows none."""
-        return cast("CpuExecutor", self._executor).n_types if self.device == "cpu" else 0
+                executor.types[: len(types)] = 0
 
     def _evaluate(
         self, tokens: Integers, slots: Integers, positions: Integers, outputs: Integers, n_generated: int

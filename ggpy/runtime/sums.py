@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from ggpy.cpu.sizes import WorkingSizes, checkpoint_bytes, slot_bytes, slots_bytes, weight_bytes
@@ -46,7 +47,7 @@ class Sums:
         self._engine, self._cache_ram = engine, cache_ram
         # Found out once: a search for the largest context asks for the same ones again and again.
         self._stage, self._cpu_weights = cache(self._cpu_stage), cache(self._cpu_weight_bytes)
-        self._working, self._gpu_cache = cache(self._working_bytes), cache(self._cache_bytes)
+        self._working, self._gpu_caches = cache(self._working_bytes), cache(self._cache_bytes)
         self._rank_share = cache(self._ranks)
 
     # ---- the CPU
@@ -95,11 +96,11 @@ class Sums:
         """Layers first .. last - 1 on a GPU."""
         whole = last - first == self._n_layer
         weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
-        return MemoryUse(gpu, free, weights, self._working(n_batch), self._gpu_caches(first, last, n_ctx))
+        return MemoryUse(gpu, free, weights, self._working(n_batch), self._gpu_caches(first, last, n_ctx, n_batch))
 
     def on_ranks(self, gpus: list[str], n: int, n_ctx: int, n_batch: int, free: list[int]) -> list[MemoryUse]:
         """The last n layers on GPUs that share their rows: what each takes."""
-        state = self._gpu_caches(self._n_layer - n, self._n_layer, n_ctx)
+        state = self._gpu_caches(self._n_layer - n, self._n_layer, n_ctx, n_batch)
         return [
             MemoryUse(gpu, room, weights, working, state * own // whole)
             for gpu, room, (weights, working, own, whole) in zip(
@@ -120,24 +121,26 @@ class Sums:
 
     @cached_property
     def _layer_weights(self) -> list[int]:
-        """Bytes of the weights by layer; the first has the embedding, the last the output matrix."""
+        """Bytes of the weights by layer; the first has the embedding, the last the output matrix, and the first of
+        layers that cannot be parted those of all of them."""
         from ggpy.cuda.memory import weight_bytes
 
-        return [weight_bytes(self._program(True).stage(layer, layer + 1)) for layer in range(self._n_layer)]
+        program, sizes = self._program(True), [0] * self._n_layer
+        for first, last in pairwise([0, *program.cut_layers, self._n_layer]):
+            sizes[first] = weight_bytes(program.stage(first, last))
+        return sizes
 
     def _working_bytes(self, n_batch: int) -> int:
         from ggpy.cuda.memory import working_bytes
 
         return working_bytes(self._program(True), n_batch)
 
-    def _gpu_caches(self, first: int, last: int, n_ctx: int) -> int:
+    def _cache_bytes(self, first: int, last: int, n_ctx: int, n_batch: int) -> int:
         """Bytes of the cache of layers first .. last - 1 on a GPU."""
-        return sum(n_bytes for layer, n_bytes in self._gpu_cache(n_ctx).items() if first <= layer < last)
-
-    def _cache_bytes(self, n_ctx: int) -> dict[int, int]:
         from ggpy.cuda.memory import cache_bytes
 
-        return cache_bytes(self._program(True), n_ctx, self._n_slots, self._cache_type("cuda"))
+        attentions = [a for a in self._program(True).attentions if first <= a.layer < last]
+        return cache_bytes(attentions, n_ctx, self._n_slots, n_batch, self._cache_type("cuda"))
 
     def _ranks(self, n: int, count: int, n_batch: int) -> list[tuple[int, int, int, int]]:
         """For each rank that shares the last n layers: bytes of its weights and of its working memory, and its heads

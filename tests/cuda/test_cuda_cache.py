@@ -18,7 +18,7 @@ from ggpy.convert.pipeline import convert
 from ggpy.cpu.isa.layout import cache_types
 from ggpy.cuda import executor as executor_module
 from ggpy.cuda.compile import compile_kernel, to_ptx
-from ggpy.cuda.ops.flash.layout import FlashShape
+from ggpy.cuda.ops.flash.layout import FlashShape, WideShape
 from ggpy.cuda.weights.cache_layout import AttentionShape, CacheLayout
 from ggpy.cuda.weights.layout import LOG2_E
 from ggpy.errors import GGPYError
@@ -235,6 +235,46 @@ def test_attention_of_many_tokens(head_dim: int, group: int, fragments: int, win
     assert ".local" not in text
     launch(parse(text), memory, (1, 2, -(-30 * group // shape.rows)), shape.threads, arguments, shape.shared_bytes)
     assert np.linalg.norm(out - wanted) / np.linalg.norm(wanted) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "v_head_dim", "group", "window", "types"),
+    [
+        (288, 288, 3, 20, "f16"),
+        pytest.param(288, 288, 20, 0, "f16-q8_0", marks=pytest.mark.slow),
+        (96, 64, 20, 0, "q8_0"),
+    ],
+)
+def test_attention_of_wide_heads(head_dim: int, v_head_dim: int, group: int, window: int, types: str) -> None:
+    """Heads that a block of threads reads; the narrow ones have a latent cache, whose keys are values too."""
+    rng, latent = np.random.default_rng(0), head_dim < 256
+    shape = WideShape(head_dim, group, 1, types, v_head_dim=v_head_dim, latent=latent, positions=16)
+    cache = CacheLayout(2, 1, 150, head_dim, types, v_head_dim, latent)
+    segments = np.array([[1, 0, 9, 70], [0, 9, 1, 140]], np.int32)
+    cells = [rng.standard_normal((2, 1, cache.cells, head_dim)).astype(np.float32) for _ in range(2 - latent)]
+    kinds = cache_types(types)
+    values = [stored(x, kind)[1] for x, kind in zip(cells, kinds, strict=False)]
+    data = [stored(x, kind)[0] for x, kind in zip(cells, kinds, strict=False)]
+    q = rng.standard_normal((10, group, head_dim)).astype(np.float32) * 2
+    wanted = obvious_attention(q, values[0], values[-1], segments, group, window)[..., :v_head_dim]
+    out, memory = np.full((10, group, v_head_dim), np.nan, np.float32), Memory()
+    at = [memory.add(array) for array in data]
+    arguments = [
+        memory.add(q), 4 * group * head_dim, at[0], at[-1], cache.cells, memory.add(segments), memory.add(out),
+        4 * group * v_head_dim, window, 1 / math.sqrt(head_dim),
+    ]  # fmt: skip
+    entry = parse(to_ptx(shape.name, (9, 0))[0])
+    launch(entry, memory, (1, 2, -(-9 * group // shape.rows)), shape.threads, arguments, shape.shared_bytes)
+    assert np.linalg.norm(out - wanted) / np.linalg.norm(wanted) < 1e-3
+
+
+def test_wide_heads_find_room() -> None:
+    """A latent cache's kernel in what every GPU has, two blocks beside each other on a Hopper GPU."""
+    for types in ("f16", "q8_0"):
+        latent = WideShape(576, 128, 1, types, v_head_dim=512, latent=True, positions=32)
+        assert latent.shared_bytes <= 99 << 10
+        assert 2 * (latent.shared_bytes + 1024) <= 228 << 10
+        assert WideShape(512, 8, 1, types, positions=16).shared_bytes <= 99 << 10
 
 
 def test_compiled_attention() -> None:

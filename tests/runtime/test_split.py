@@ -127,6 +127,24 @@ def test_as_many_layers_as_fit_go_to_the_gpu(model: Any, gpus: Any) -> None:
                 assert stages == [Stage("cpu", 0, N_LAYER - n), Stage("cuda:0", N_LAYER - n, N_LAYER)]
 
 
+def test_layers_that_cannot_be_parted_stay_together(model: Any, gpus: Any, monkeypatch: Any) -> None:
+    """As where layers read keys and values of earlier ones: here a stage can begin with the third alone."""
+    with GGUFFile(model("llama", "q4_0")) as file:
+        needed = sizes(Placement(file, "cuda"), 64)
+        monkeypatch.setattr(Program, "cut_layers", property(lambda program: [2] if len(program.layers) > 2 else []))
+        for free, first in ((needed[3], 2), (needed[1], 4), (1 << 40, 0)):
+            gpus(free)
+            on_gpu = [stage for stage in Placement(file, "cuda").place(64)[0] if stage.on_gpu]
+            assert on_gpu == ([Stage("cuda:0", first, N_LAYER)] if first < N_LAYER else [])
+        gpus(needed[3], needed[3])
+        assert Placement(file, "cuda:0,1").place(64)[0] == [Stage("cuda:0", 0, 2), Stage("cuda:1", 2, 4)]
+        asked = Placement(file, "cuda", 3)
+        assert asked.place(64)[0] == [Stage("cpu", 0, 2), Stage("cuda:0", 2, 4)]
+        assert asked.reduced is not None
+        assert asked.reduced.startswith("the GPU takes 2 of the 3 layers asked for")
+        assert all(Placement(file, "cuda", n).reduced is None for n in (0, 2, 4, 99, None))
+
+
 @pytest.mark.parametrize(("asked", "on_gpu"), [(0, 0), (1, 1), (3, 3), (4, 4), (5, 4), (99, 4)])
 def test_layers_asked_for(model: Any, gpus: Any, asked: int, on_gpu: int) -> None:
     gpus(1 << 40)

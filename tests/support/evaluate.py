@@ -40,8 +40,14 @@ def swiglu_oai(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     return gate * sigmoid(1.702 * gate) * (up + 1)
 
 
-def evaluate(graph: Graph, logits: Value, tokens: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """`logits` of one sequence from position 0: float64 [n_outputs, columns]."""
+def evaluate(
+    graph: Graph, logits: Value, tokens: np.ndarray, outputs: np.ndarray, types: np.ndarray | None = None
+) -> np.ndarray:
+    """`logits` of one sequence from position 0: float64 [n_outputs, columns]. types: of the tokens, 0 for all where
+    None."""
+    indices = {"token": tokens, "position": np.arange(len(tokens)), "type": np.zeros(len(tokens), int)}
+    if types is not None:
+        indices["type"] = types
     made: dict[Node, np.ndarray] = {}
 
     def value(v: Value) -> np.ndarray:
@@ -54,7 +60,7 @@ def evaluate(graph: Graph, logits: Value, tokens: np.ndarray, outputs: np.ndarra
             assert isinstance(stored.operation, ops.Attention)
             inputs += [_keys(graph.file, stored.operation, value(stored.inputs[1]))]
             inputs += [value(v) for v in stored.inputs[2:]]
-        made[node] = _node(graph.file, node, inputs, tokens, outputs)
+        made[node] = _node(graph.file, node, inputs, indices, outputs)
     return value(logits)
 
 
@@ -238,10 +244,11 @@ def elementwise(operation: ops.Elementwise, x: np.ndarray, y: np.ndarray) -> np.
     return known[type(operation)]
 
 
-def _node(file: GGUFFile, node: Node, x: list[np.ndarray], tokens: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+def _node(
+    file: GGUFFile, node: Node, x: list[np.ndarray], indices: Mapping[str, np.ndarray], outputs: np.ndarray
+) -> np.ndarray:
     operation = node.operation
     if isinstance(operation, ops.Embed):
-        indices = {"token": tokens, "position": np.arange(len(tokens)), "type": np.zeros(len(tokens), int)}
         return _matrix(file, operation.table)[indices[operation.index]]
     if isinstance(operation, ops.Norm):
         rows = x[0].reshape(-1, x[0].shape[-1])

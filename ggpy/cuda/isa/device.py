@@ -253,6 +253,28 @@ def block_reader(p: Packed, shared: bool) -> Any:
     return fetch
 
 
+def block_values(p: Packed) -> Any:
+    """`values(codes, high, scales, supers, n_blocks, block, out)`: one block of a row, whose addresses in its planes
+    are given, as out [32] float32."""
+    fetch, (size, unpack) = block_reader(p, False), unpacker(p)
+    offset, signed = p.offset, p.signed or bool(numbers(p))
+
+    @inline
+    def values(codes, high, scales, supers, n_blocks, block, out):  # type: ignore[no-untyped-def]
+        raw = cuda.local.array(size, types.uint32)
+        w = cuda.local.array(8, types.uint32)
+        fetch(codes, at(codes, n_blocks * i32(16)), high, scales, supers, block, raw)
+        first, second, minimum, minimum2 = unpack(raw, w)
+        for k in range(8):
+            scale, add = (first, minimum) if k < 4 else (second, minimum2)
+            for c in range(4):
+                byte = w[k] >> u32(8 * c)
+                code = signed_byte(byte) if signed else i32(byte & u32(255)) - i32(offset)
+                out[4 * k + c] = scale * f32(code) + add
+
+    return values
+
+
 @inline
 def signed_byte(x):  # type: ignore[no-untyped-def]
     """The low byte of x as a number from -128 to 127."""

@@ -211,6 +211,10 @@ class Warp:
         else:
             self.asm(f"bar.sync $0, {threads};", [], [number], effect=True)
 
+    def wait_for_previous(self) -> None:
+        """Wait for the kernels before this one, where launches overlap."""
+        self.asm("griddepcontrol.wait;", [], [], effect=True)
+
     # ---- memory
 
     def shared_memory(self) -> Value:

@@ -6,7 +6,7 @@ from numba import cuda
 from numba.cuda import types
 
 from ggpy.cuda.compile import Source
-from ggpy.cuda.isa.device import at, block_reader, f32, i32, inline, signed_byte, two_floats, u32, u64, unpacker
+from ggpy.cuda.isa.device import at, block_values, i32, inline, two_floats, u64
 from ggpy.cuda.isa.instructions import (
     bits_to_f32,
     load_i32,
@@ -16,7 +16,6 @@ from ggpy.cuda.isa.instructions import (
     stream_128,
     wait_for_previous,
 )
-from ggpy.cuda.weights.layout import numbers
 from ggpy.quant.formats import PACKED
 
 THREADS = 128
@@ -60,8 +59,7 @@ def source(name: str) -> Source:
                     store_f32(at(out, 4 * c + 12), v3)
 
         return Source(embed_floats, _SIGNATURE, THREADS)
-    fetch, (size, unpack) = block_reader(p, False), unpacker(p)
-    offset, signed = p.offset, p.signed or bool(numbers(p))
+    values_of = block_values(p)
 
     def embed_blocks(tokens, chosen, codes, high, scales, supers, code_stride, high_stride, scale_stride, super_stride, n_blocks, n_cols, dst, dst_stride):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
         wait_for_previous()
@@ -71,17 +69,11 @@ def source(name: str) -> Source:
         codes_at, high_at = codes + row * u64(code_stride), high + row * u64(high_stride)
         scales_at, supers_at = scales + row * u64(scale_stride), supers + row * u64(super_stride)
         out = dst + u64(i) * u64(dst_stride)
-        raw = cuda.local.array(size, types.uint32)
-        w = cuda.local.array(8, types.uint32)
+        values = cuda.local.array(32, types.float32)
         for block in range(cuda.threadIdx.x, n_blocks, THREADS):
-            fetch(codes_at, at(codes_at, n_blocks * i32(16)), high_at, scales_at, supers_at, i32(block), raw)
-            first, second, minimum, minimum2 = unpack(raw, w)
-            for k in range(8):
-                scale, add = (first, minimum) if k < 4 else (second, minimum2)
-                for c in range(4):
-                    byte = w[k] >> u32(8 * c)
-                    code = signed_byte(byte) if signed else i32(byte & u32(255)) - i32(offset)
-                    store_f32(at(out, 4 * (32 * block + 4 * k + c)), scale * f32(code) + add)
+            values_of(codes_at, high_at, scales_at, supers_at, n_blocks, i32(block), values)
+            for c in range(32):
+                store_f32(at(out, 4 * (32 * block + c)), values[c])
 
     return Source(embed_blocks, _SIGNATURE, THREADS)
 

@@ -28,9 +28,10 @@ WARPS = THREADS // 32
 def source(cache: str, *options: str) -> Source:
     """rope_store.CACHE, on a grid (heads of queries and keys / WARPS, tokens): query heads are normalised (where q_norm
     is not 0) and turned in place; key heads too, and go to the cache with the value heads. Tokens from `header`[0] on
-    are left alone. own_cells: int32 [token], the cells of the slots that keys and values go to. `angles`: float32 [position][half][cosine, sine], of dimensions from rope_first on; `factors`: of
-    queries, float32 [position], or 0. v is 0 where keys are all that is stored. rope_store.CACHE.late: turned, then
-    normalised, by the same factor, since what is turned is as long as before."""
+    are left alone. own_cells: int32 [token], the cells of the slots that keys and values go to; angles: float32
+    [position][half][cosine, sine], of dimensions from rope_first on; factors: of queries, float32 [position], or 0. v
+    is 0 where keys are all that is stored. rope_store.CACHE.late: turned, then normalised, by the same factor, since
+    what is turned is as long as before."""
     late = "late" in options
     key_type, value_type = cache_types(cache)
     key_head_bytes, store_key, halves = head_bytes(key_type), writer(key_type), key_type == "f16"
@@ -110,11 +111,8 @@ def source(cache: str, *options: str) -> Source:
             if cut:
                 tell_of_cut(header, 1)
 
-    return Source(
-        rope_store,
-        "u64 u64 u64 i32 i32 i32 u64 u64 f32 f32 u64 i32 i32 i32 u64 i32 i32 i32 i32 u64 u64 u64 u64 u64 u64 i32 i32 i32",
-        THREADS,
-    )
+    signature = "u64 u64 u64 i32 i32 i32 u64 u64 f32 f32 u64 i32 i32 i32 u64 i32 i32 i32 i32"
+    return Source(rope_store, signature + " u64 u64 u64 u64 u64 u64 i32 i32 i32", THREADS)
 
 
 @inline

@@ -13,7 +13,10 @@ from ggpy.cuda.weights.layout import ALIGN, LOG2_E, ring_kib, round_up
 if TYPE_CHECKING:
     from ggpy.graph.operations import Attention
 
+WARP_HEAD = 256  # dimensions of a head, or of its values, that a warp's registers hold
+MOST_HEAD_DIM = 576  # that a block's do (`ggpy.cuda.ops.flash.wide`)
 PART_HEAD = 16  # bytes before the values of a part of attention: its largest score, its sum of exponentials
+WIDE_SHARES = 64  # of the positions, at most, where a block reads all heads' keys at once
 DEEP = 2048  # tokens before that of a step of one token, from which on attention is cut in more shares
 
 
@@ -45,11 +48,18 @@ class CacheLayout:
     head_dim: int
     types: str = "f16"  # of keys and values, as `ggpy.cpu.isa.layout.cache_name` has them
     v_head_dim: int = 0  # of values; 0: as the keys'
+    latent: bool = False  # values are the first dimensions of the keys, and not stored
 
     @staticmethod
     def of(attention: Attention, n_slots: int, n_ctx: int, types: str) -> CacheLayout:
         """The layout of what an attention reads."""
-        return CacheLayout(n_slots, attention.n_head_kv, n_ctx, attention.head_dim, types, attention.v_head_dim)
+        a = attention
+        return CacheLayout(n_slots, a.n_head_kv, n_ctx, a.head_dim, types, a.v_head_dim, a.latent)
+
+    @property
+    def wide(self) -> bool:
+        """True where a head is read by a whole block of threads."""
+        return self.latent or max(self.head_dim, self.value_dim) > WARP_HEAD
 
     @property
     def cells(self) -> int:
@@ -81,7 +91,9 @@ class CacheLayout:
 
     @property
     def slot_value_bytes(self) -> int:
-        return self.n_head_kv * self.cells * cell_bytes(cache_types(self.types)[1], self.value_pad)
+        return (
+            0 if self.latent else self.n_head_kv * self.cells * cell_bytes(cache_types(self.types)[1], self.value_pad)
+        )
 
     @property
     def key_bytes(self) -> int:
@@ -220,6 +232,8 @@ class AttentionShape:
     def group(self) -> int:
         """Query heads of a block of threads, which share a kv head."""
         shared = self.n_head // self.cache.n_head_kv
+        if self.cache.wide:
+            return min(16, shared)
         return max(g for g in (1, 2, 3, 4) if shared % g == 0)
 
     def kernel(self, turn: bool) -> str:
@@ -244,9 +258,10 @@ class AttentionShape:
         deep: after so many tokens that reading them takes longer than the joining."""
         if self.batch_invariant:
             n_tokens, deep = 1, False
+        most = WIDE_SHARES if self.cache.wide else 16
         blocks = n_tokens * self.n_head // self.group
         wanted = n_multiprocessors if n_tokens == 1 and not deep else 2 * n_multiprocessors
-        return max(1, min(16, round(wanted / blocks), self.cache.cells // 64))
+        return max(1, min(most, round(wanted / blocks), self.cache.cells // 64))
 
     def parts_bytes(self, n_tokens: int, n_multiprocessors: int) -> int:
         return n_tokens * self.n_head * self.splits(n_tokens, n_multiprocessors, True) * self.cache.part_bytes

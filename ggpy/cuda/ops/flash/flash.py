@@ -42,6 +42,10 @@ class _Flash:
         self.steps, self.value_steps = shape.head_pad // 16, shape.value_pad // 16
         self.positions = shape.positions
         self.columns = shape.positions // 8
+        self.sees_any = True  # a block has some tile
+        self.sinks: Value | None = None
+        self.slopes: Value | None = None
+        self.first_tile: Value | None = None
 
     def emit(
         self,
@@ -56,37 +60,45 @@ class _Flash:
         dst_stride: Value,
         window: Value,  # positions that a token sees, or to either side; 0: all; or the length of the chunks
         scale: Value,  # times log2 e, what the exponent of 2 is, or, where scores are capped, their tanh is taken of
-        *vectors: Value,  # float32 [query head], as the shape has them: sinks; slopes by which scores fall, times log2 e
+        *vectors: Value,  # float32 [query head], as the shape has them: sinks; slopes of the scores, times log2 e
     ) -> None:
         """Emit the kernel. Grid: key/value heads, segments, tiles of the longest segment's rows."""
-        shape, self.w = self.shape, w
-        self.thread = w.special("tid.x")
-        self.lane = self.thread & 31
-        self.group, self.t = self.lane >> 2, self.lane & 3
-        self.warp_row = (self.thread >> 5) * (16 * shape.fragments)
+        shape = self.shape
+        self._set_up(w)
         kv_head, n_head_kv = w.special("ctaid.x"), w.special("nctaid.x")
         slot, first_token, n_tokens, first_position = w.load(segments + (w.special("ctaid.y") * 16).wide(), count=4)
         # the last rows see the most: they begin first
         tile = w.special("nctaid.z") - w.word(1) - w.special("ctaid.z")
         first_row, n_rows = tile * shape.rows, n_tokens * shape.group
         with w.when(first_row < n_rows):
-            head = (kv_head if shape.two_way else slot * n_head_kv + kv_head).wide()
-            self.cells = cells
-            keys, values = (
-                start + head * (cells * (pad + pad // 16 if q else 2 * pad)).wide()
-                for start, pad, q in zip((keys, values), shape.pads, shape.quantized, strict=True)
-            )
+            head = kv_head if shape.two_way else slot * n_head_kv + kv_head
+            keys, values = self._of_head(keys, values, head, cells)
             # two-way: the sequences of a step lie side by side, each from a whole tile on
             self.first_tile = slot // self.positions if shape.two_way else None
-            self.shared = w.shared_memory()
-            head_bytes, out_bytes = ((kv_head * (4 * shape.group * n)).wide() for n in (shape.head_dim, shape.value_dim))
+            head_bytes = (kv_head * (4 * shape.group * shape.head_dim)).wide()
+            out_bytes = (kv_head * (4 * shape.group * shape.value_dim)).wide()
             self._load_queries(q + head_bytes, q_stride, scale, first_token, first_row, n_rows)
             given = [vector + (kv_head * (4 * shape.group)).wide() for vector in vectors]
             self.sinks = given.pop(0) if shape.sinks else None
             self.slopes = given.pop(0) if shape.alibi else None
             self.last = first_position + n_tokens - w.word(1)
-            sums = self._attend(keys, values, first_row, n_rows, first_position, window)
-            self._store(sums, dst + out_bytes, dst_stride, first_token, first_row, n_rows)
+            mixed, totals, _ = self._attend(keys, values, first_row, n_rows, first_position, window)
+            self._store(mixed, totals, dst + out_bytes, dst_stride, first_token, first_row, n_rows)
+
+    def _set_up(self, w: Warp) -> None:
+        self.w, self.shared = w, w.shared_memory()
+        self.thread = w.special("tid.x")
+        self.lane, self.warp = self.thread & 31, self.thread >> 5
+        self.group, self.t = self.lane >> 2, self.lane & 3
+        self.warp_row = self.warp * self.shape.warp_rows
+
+    def _of_head(self, keys: Value, values: Value, head: Value, cells: Value) -> list[Value]:
+        """Where a head's keys and values begin; `head` counts those of all slots before it."""
+        self.cells = cells
+        return [
+            start + head.wide() * (cells * (pad + pad // 16 if q else 2 * pad)).wide()
+            for start, pad, q in zip((keys, values), self.shape.pads, self.shape.quantized, strict=True)
+        ]
 
     def _place(self, row: Value, first_token: Value, stride: Value, head_dim: int) -> Value:
         """Offset in bytes of a row from the first query head of this group in the first token."""
@@ -122,27 +134,31 @@ class _Flash:
 
     def _attend(
         self, keys: Value, values: Value, first_row: Value, n_rows: Value, first_position: Value, window: Value
-    ) -> list[Value]:
-        """The weighted values of each fragment, then the sum of weights of each of its two rows."""
+    ) -> tuple[list[Value], list[Value], list[Value]]:
+        """The weighted values of each fragment, and of each of its two rows the sum of weights and the largest
+        score."""
         w, shape = self.w, self.shape
         last_row = (first_row + shape.rows).min(n_rows) - w.word(1)
         low, high = first_position + first_row // shape.group, first_position + last_row // shape.group
         begin = self._lowest(low, window) // self.positions
         high = self._highest(high, window)
-        end = high // self.positions + 1
+        begin, end = self._share(begin, high // self.positions + 1)
         stages = self.shared + shape.rows * shape.pitch
 
         values_at = shape.copied_bytes[0]  # of a stage
 
         def fetch(tile: Value, stage: Value) -> None:
-            kinds = zip((keys, values), (stage, stage + values_at), shape.pads, shape.quantized, strict=True)
+            places, sizes = (stage, stage + values_at), shape.copied_bytes
+            kinds = zip((keys, values), places, sizes, shape.pads, shape.quantized, strict=True)
             with w.when(tile < end):
-                for source, at, pad, q in kinds:
+                for source, at, size, pad, q in kinds:
+                    if not size:
+                        continue
                     (self._fetch_codes if q else self._fetch_halves)(tile, high, source, at, pad)
             w.commit_copies()
 
         fetch(begin, stages)
-        kept = [self._query(step) for step in range(self.steps)] if shape.keeps_queries else None
+        kept = [self._query(step) for step in range(shape.kept_steps)]
 
         # ---- rows of this lane: of each fragment two, eight apart
         positions = []
@@ -175,14 +191,18 @@ class _Flash:
         start = [w.real(NOTHING)] * n_rows_here + [w.real(0.0)] * n_rows_here
         zeros = [w.real(0.0)] * (shape.fragments * 2 * self.value_steps * 4)
         state = [stages, stages + shape.stage_bytes * (STAGES - 1), *start, *zeros]
-        done = w.loop(begin, end, state, body, once=True)[2:]
-        totals, mixed = done[n_rows_here : 2 * n_rows_here], done[2 * n_rows_here :]
+        done = w.loop(begin, end, state, body, once=self.sees_any)[2:]
+        greatest, totals, mixed = done[:n_rows_here], done[n_rows_here : 2 * n_rows_here], done[2 * n_rows_here :]
         totals = [self._over_quad(total, lambda a, b: a + b) for total in totals]
         if self.sinks:
-            for place, (head, largest) in enumerate(zip(self._heads(first_row), done[:n_rows_here], strict=True)):
+            for place, (head, largest) in enumerate(zip(self._heads(first_row), greatest, strict=True)):
                 sink = w.load(self.sinks + (head * 4).wide(), f32)
                 totals[place] = totals[place] + w.exp2(sink * LOG2_E - largest)
-        return [*mixed, *totals]
+        return mixed, totals, greatest
+
+    def _share(self, begin: Value, end: Value) -> tuple[Value, Value]:
+        """The tiles of a block, of those that its rows see."""
+        return begin, end
 
     def _heads(self, first_row: Value) -> list[Value]:
         """The query heads, of the group's, that this lane's rows are of."""
@@ -248,9 +268,14 @@ class _Flash:
     def _halves(self, stage: Value) -> tuple[Value, Value]:
         """Addresses of a tile's keys and of its values as halves, converted from codes where they are quantized."""
         w, shape = self.w, self.shape
-        to, found = self.shared + shape.rows * shape.pitch + STAGES * shape.stage_bytes, []
+        to = self.shared + shape.rows * shape.pitch + STAGES * shape.stage_bytes
+        found: list[Value] = []
         places = (stage, stage + shape.copied_bytes[0])
-        for at, pad, whole, q in zip(places, shape.pads, shape.tile_bytes, shape.quantized, strict=True):
+        sizes = zip(shape.copied_bytes, shape.tile_bytes, strict=True)
+        for at, (copied, whole), pad, q in zip(places, sizes, shape.pads, shape.quantized, strict=True):
+            if not copied:  # values are in the keys
+                found.append(found[0])
+                continue
             found.append(to if q else at)
             if q:
                 self._widen(at, to, pad)
@@ -275,14 +300,14 @@ class _Flash:
 
     # ---- one tile
 
-    def _scores(self, keys: Value, kept: list[list[list[Value]]] | None) -> list[Value]:
+    def _scores(self, keys: Value, kept: list[list[list[Value]]]) -> list[Value]:
         """Scores of a tile: [fragment][8 positions][4]."""
         w, shape = self.w, self.shape
         scores = [w.real(0.0)] * (shape.fragments * self.columns * 4)
         cell = (self.lane >> 4) * 8 + (self.lane & 7)
         at = keys + cell * shape.pitch + (self.lane >> 3 & 1) * 16
         for step in range(self.steps):
-            query = kept[step] if kept else self._query(step)
+            query = kept[step] if step < len(kept) else self._query(step)
             for pair in range(self.columns // 2):
                 b = w.matrices(at + 16 * pair * shape.pitch + 32 * step)
                 for k in range(2):
@@ -310,9 +335,7 @@ class _Flash:
             found.append((last - position < reach).select(score, NOTHING))
         return found
 
-    def _lower(
-        self, scores: Sequence[Value], first: Value, positions: list[Value], slopes: list[Value]
-    ) -> list[Value]:
+    def _lower(self, scores: Sequence[Value], first: Value, positions: list[Value], slopes: list[Value]) -> list[Value]:
         """Scores less the slope times the distance."""
         w, found = self.w, []
         begin = w.float_of(first + (self.t << 1))
@@ -356,7 +379,7 @@ class _Flash:
     def _mix(self, values: Value, weights: list[Value], mixed: list[Value]) -> list[Value]:
         """The sums mixed[fragment][8 dims][4] + weights x values."""
         w, shape, mixed = self.w, self.shape, list(mixed)
-        pitch = 2 * shape.value_pad + 16
+        pitch = shape.value_pitch
         at = values + (self.lane & 15) * pitch + (self.lane >> 4) * 16
         for step in range(self.positions // 16):
             a = []
@@ -372,13 +395,20 @@ class _Flash:
         return mixed
 
     def _store(
-        self, sums: list[Value], dst: Value, dst_stride: Value, first_token: Value, first_row: Value, n_rows: Value
+        self,
+        mixed: list[Value],
+        totals: list[Value],
+        dst: Value,
+        dst_stride: Value,
+        first_token: Value,
+        first_row: Value,
+        n_rows: Value,
     ) -> None:
         w, shape = self.w, self.shape
         for m in range(shape.fragments):
             for half in range(2):
                 row = first_row + self.warp_row + self.group + (16 * m + 8 * half)
-                factor = w.function("rcp.approx.ftz", sums[len(sums) - 2 * shape.fragments + 2 * m + half])
+                factor = w.function("rcp.approx.ftz", totals[2 * m + half])
                 line = dst + self._place(row, first_token, dst_stride, shape.value_dim) + (self.t * 8).wide()
                 for column in range(2 * self.value_steps):
                     if 8 * column >= shape.value_dim:
@@ -387,4 +417,4 @@ class _Flash:
                     if 8 * column + 8 > shape.value_dim:
                         inside = inside & (self.t * 2 < shape.value_dim - 8 * column)
                     place = 4 * (m * 2 * self.value_steps + column) + 2 * half
-                    w.store2(sums[place] * factor, sums[place + 1] * factor, line + 32 * column, inside)
+                    w.store2(mixed[place] * factor, mixed[place + 1] * factor, line + 32 * column, inside)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ggpy.cuda.ops.flash.layout import FlashShape
+from ggpy.cuda.ops.flash.layout import FlashShape, WideShape
 from ggpy.cuda.weights.cache_layout import CacheLayout
 from ggpy.cuda.weights.layout import LOG2_E
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FlashKind:
-    """What differs between layers that are of one width; see `FlashShape`."""
+    """Options of the kernels, as `FlashShape` has them, by which layers of one width differ."""
 
     softcap: float = 0.0
     sinks: bool = False
@@ -29,9 +30,11 @@ class FlashKind:
         return FlashKind(a.softcap, a.sinks is not None, bool(a.alibi), bool(a.chunk), not a.causal)
 
 
-def _shapes(cache: CacheLayout, n_head: int, kind: FlashKind) -> list[FlashShape]:
+def _shapes(device: Device, cache: CacheLayout, n_head: int, kind: FlashKind) -> Sequence[FlashShape]:
     """Kernel shapes of 16 rows a warp and, where a warp's registers hold them, of 32: twice the work for the same
     reads."""
+    if cache.wide:
+        return [_wide_shape(device, cache, n_head, kind, False)]
     group = n_head // cache.n_head_kv
     fragments = (1, 2) if max(cache.head_pad, cache.value_pad) <= 96 else (1,)
     return [
@@ -43,9 +46,33 @@ def _shapes(cache: CacheLayout, n_head: int, kind: FlashKind) -> list[FlashShape
     ]  # fmt: skip
 
 
-def kernel_names(cache: CacheLayout, n_head: int, kind: FlashKind) -> list[str]:
+def _wide_shape(device: Device, cache: CacheLayout, n_head: int, kind: FlashKind, in_parts: bool) -> WideShape:
+    def shape(positions: int) -> WideShape:
+        return WideShape(
+            cache.head_dim, n_head // cache.n_head_kv, 1, cache.types, kind.softcap, kind.sinks and not in_parts,
+            cache.value_dim, kind.alibi, kind.chunked, kind.two_way, cache.latent, in_parts, positions,
+        )  # fmt: skip
+
+    return shape(32) if shape(32).shared_bytes <= device.shared_limit else shape(16)
+
+
+def kernel_names(device: Device, cache: CacheLayout, n_head: int, kind: FlashKind) -> list[str]:
     """Names of the kernels that `attention` may launch, to be compiled ahead."""
-    return [shape.name for shape in _shapes(cache, n_head, kind)]
+    return [shape.name for shape in _shapes(device, cache, n_head, kind)]
+
+
+def parts(
+    device: Device, cache: CacheLayout, n_head: int, kind: FlashKind, n_tokens: int, splits: int
+) -> tuple[str, tuple[int, int, int], int]:
+    """The kernel for single tokens of heads that a block reads (`CacheLayout.wide`): its name, grid and shared memory.
+    It takes the arguments of `ggpy.cuda.ops.flash.wide`, scores as `score_scale` has them."""
+    shape = _wide_shape(device, cache, n_head, kind, True)
+    return shape.name, (cache.n_head_kv, n_tokens, splits * -(-shape.group // shape.rows)), shape.shared_bytes
+
+
+def score_scale(scale: float, softcap: float) -> float:
+    """The scale of scores, times log2 e, as kernels take it: where these are capped, their tanh is taken of it."""
+    return scale / (softcap * LOG2_E) if softcap else scale
 
 
 def attention(
@@ -78,7 +105,7 @@ def attention(
     tokens, position of the first; max_tokens: of the longest one; sinks: float32 [n_head], scores that take part
     without a value, or 0; slopes: float32 [n_head], by which scores fall with the distance, times log2 e, or 0.
     """
-    shapes = _shapes(cache, n_head, kind)
+    shapes = _shapes(device, cache, n_head, kind)
     rows = max_tokens * shapes[0].group
 
     def blocks(shape: FlashShape) -> int:
@@ -89,6 +116,6 @@ def attention(
     device.kernel(shape.name).launch(
         (cache.n_head_kv, n_segments, -(-rows // shape.rows)),
         q, q_stride, keys, values, cache.cells, segments, dst, dst_stride, window,
-        scale / (kind.softcap * LOG2_E) if kind.softcap else scale, *(vector for vector in (sinks, slopes) if vector),
+        score_scale(scale, kind.softcap), *(vector for vector in (sinks, slopes) if vector),
         shared=shape.shared_bytes,
     )  # fmt: skip

@@ -61,6 +61,11 @@ class FlashShape:
         return 16 * self.fragments * WARPS
 
     @property
+    def warp_rows(self) -> int:
+        """Rows from a warp's first to the next one's."""
+        return 16 * self.fragments
+
+    @property
     def positions(self) -> int:
         """Positions of the cache in shared memory at once; fewer for large heads, so that 99 KiB are enough for all."""
         if self.widest > 128:
@@ -78,6 +83,10 @@ class FlashShape:
         return 2 * self.head_pad + 16
 
     @property
+    def value_pitch(self) -> int:
+        return 2 * self.value_pad + 16
+
+    @property
     def pads(self) -> tuple[int, int]:
         """Dimensions of a key and of a value as the cache has them."""
         return self.head_pad, self.value_pad
@@ -85,8 +94,7 @@ class FlashShape:
     @property
     def tile_bytes(self) -> tuple[int, int]:
         """Bytes of a tile of keys and of one of values as halves."""
-        key, value = (self.positions * (2 * pad + 16) for pad in self.pads)
-        return key, value
+        return self.positions * self.pitch, self.positions * self.value_pitch
 
     @property
     def copied_bytes(self) -> tuple[int, int]:
@@ -113,11 +121,77 @@ class FlashShape:
         return sum(whole for whole, q in zip(self.tile_bytes, self.quantized, strict=True) if q)
 
     @property
-    def keeps_queries(self) -> bool:
-        """True where queries stay in registers; else they are read from shared memory for every tile."""
-        return self.fragments * self.widest <= 128
+    def kept_steps(self) -> int:
+        """Runs of 16 dimensions of the queries that stay in registers; others are read from shared memory for every
+        tile."""
+        return self.head_pad // 16 if self.fragments * self.widest <= 128 else 0
 
     @property
     def blocks(self) -> int:
         """Blocks that a multiprocessor can hold at once."""
         return 2 if self.widest <= 128 else 1
+
+
+@dataclass(frozen=True)
+class WideShape(FlashShape):
+    """A kernel for heads of more dimensions than a warp's registers hold (`ggpy.cuda.ops.flash.wide`): a block's warps
+    have 16 rows in common, each its share of the positions' scores and of the values' dimensions.
+
+    latent: values are the first dimensions of the keys, and not in the cache. in_parts: of single tokens, in shares of
+    the positions, as parts (`ggpy.cuda.ops.attention`)."""
+
+    latent: bool = False
+    in_parts: bool = False
+    positions: int = 32
+
+    @property
+    def name(self) -> str:
+        options = ".latent" * self.latent + ".parts" * self.in_parts
+        return f"wide.{self.positions}.{super().name.removeprefix('flash.')}{options}"
+
+    @property
+    def rows(self) -> int:
+        return 16
+
+    @property
+    def warp_rows(self) -> int:
+        return 0
+
+    @property
+    def value_pitch(self) -> int:
+        return self.pitch if self.latent else super().value_pitch
+
+    @property
+    def copied_bytes(self) -> tuple[int, int]:
+        keys, values = super().copied_bytes
+        return keys, 0 if self.latent else values
+
+    @property
+    def widened_bytes(self) -> int:
+        return self.tile_bytes[0] if self.latent and self.quantized[0] else 0 if self.latent else super().widened_bytes
+
+    @property
+    def warp_steps(self) -> int:
+        """Runs of 16 of the values' dimensions that a warp has."""
+        return -(-self.value_pad // (16 * WARPS))
+
+    @property
+    def score_pitch(self) -> int:
+        """Bytes from row to row of the scores, float32, that the warps exchange."""
+        return 4 * self.positions + 32
+
+    @property
+    def shared_bytes(self) -> int:
+        return super().shared_bytes + self.rows * self.score_pitch + 64 * WARPS  # the last may be read, but not used
+
+    @property
+    def scores_at(self) -> int:
+        return super().shared_bytes
+
+    @property
+    def kept_steps(self) -> int:
+        return min(30, self.head_pad // 16)
+
+    @property
+    def blocks(self) -> int:
+        return 1
