@@ -50,7 +50,6 @@ class Embed(Operation):
         return (self.table,)
 
 
-@dataclass(frozen=True)
 class Hidden(Operation):
     """Rows that another program made, one for each token, and that are there before this one runs."""
 
@@ -115,21 +114,18 @@ class Elementwise(Operation):
         return 0.0
 
 
-@dataclass(frozen=True)
 class Add(Elementwise):
     """x + y."""
 
     function = "add"
 
 
-@dataclass(frozen=True)
 class Mul(Elementwise):
     """x * y."""
 
     function = "mul"
 
 
-@dataclass(frozen=True)
 class SigmoidGate(Elementwise):
     """x * sigmoid(y)."""
 
@@ -221,7 +217,6 @@ class SelectColumns(Operation):
     first: int
 
 
-@dataclass(frozen=True)
 class SelectOutputs(Operation):
     """Only the rows whose logits are wanted."""
 
@@ -340,7 +335,6 @@ class Route(Operation):
         return tuple(info for info in (self.bias, self.expert_scale) if info)
 
 
-@dataclass(frozen=True)
 class Weigh(Operation):
     """A row for each of a token's experts: the token's, times the expert's weight."""
 
