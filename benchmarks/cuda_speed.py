@@ -4,7 +4,10 @@
     python benchmarks/cuda_speed.py qwen-1.8b --type Q6_K --cache-type q8_0
     python benchmarks/cuda_speed.py qwen-7b --batch-invariant --parallel 1,8,16,32
 
-Writes a GGUF file of random blocks in the shape of Qwen-1.8B or Qwen-7B (no weights need be fetched), and runs it.
+    python benchmarks/cuda_speed.py qwen3.5-4b --parallel 1,8,32
+
+Writes a GGUF file of random blocks in the shape of Qwen-1.8B, Qwen-7B or Qwen3.5-4B (no weights need be fetched), and
+runs it.
 Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
 defaults), text. Kernels are timed in graphs of their own, over every layer's weights: for a step of one token with 1024
 in the cache, as a share of how fast the card reads as many bytes as those weights, again and again; and for a prompt's
@@ -37,7 +40,13 @@ from ggpy.runtime.runtime import Runtime
 from ggpy.sampling.sampler import SamplingParams
 
 # Columns, layers, heads, columns of the feed-forward, vocabulary.
-SHAPES = {"qwen-1.8b": (2048, 24, 16, 5504, 151936), "qwen-7b": (4096, 32, 32, 11008, 151936)}
+SHAPES = {
+    "qwen-1.8b": (2048, 24, 16, 5504, 151936), "qwen-7b": (4096, 32, 32, 11008, 151936),
+    "qwen3.5-4b": (2560, 32, 16, 9216, 248320),
+}  # fmt: skip
+# Of Qwen3.5's delta nets: heads of keys and of values, dimensions of each; of its attention: heads of keys and values,
+# dimensions of a head, of which rope turns some.
+DELTA, ATTENTION = (16, 32, 128), (4, 256, 64)
 # Where a block of a type keeps its half-precision scales.
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
@@ -67,35 +76,63 @@ def random_blocks(form: BlockFormat) -> np.ndarray:
     return blocks
 
 
+def qwen(n: int, heads: int) -> tuple[str, dict[str, Any], Callable[[int], dict[str, tuple[int, ...]]]]:
+    """Name, metadata and shapes of a layer's tensors beside the feed-forward."""
+    shapes = {
+        "attn_norm.weight": (n,), "attn_qkv.weight": (3 * n, n), "attn_qkv.bias": (3 * n,),
+        "attn_output.weight": (n, n), "ffn_norm.weight": (n,),
+    }  # fmt: skip
+    return "qwen", {"rope.dimension_count": n // heads}, lambda layer: shapes
+
+
+def qwen35(n: int, heads: int) -> tuple[str, dict[str, Any], Callable[[int], dict[str, tuple[int, ...]]]]:
+    (n_k, n_v, dim), (heads_kv, head_dim, n_rot) = DELTA, ATTENTION
+    norms: dict[str, tuple[int, ...]] = {"attn_norm.weight": (n,), "post_attention_norm.weight": (n,)}
+    mixed, inner = (2 * n_k + n_v) * dim, n_v * dim
+    delta = {
+        "attn_qkv.weight": (mixed, n), "attn_gate.weight": (inner, n), "ssm_alpha.weight": (n_v, n),
+        "ssm_beta.weight": (n_v, n), "ssm_conv1d.weight": (mixed, 4), "ssm_a": (n_v,), "ssm_dt.bias": (n_v,),
+        "ssm_norm.weight": (dim,), "ssm_out.weight": (n, inner),
+    }  # fmt: skip
+    full = {
+        "attn_q.weight": (2 * heads * head_dim, n), "attn_k.weight": (heads_kv * head_dim, n),
+        "attn_v.weight": (heads_kv * head_dim, n), "attn_q_norm.weight": (head_dim,),
+        "attn_k_norm.weight": (head_dim,), "attn_output.weight": (n, heads * head_dim),
+    }  # fmt: skip
+    metadata = {
+        "attention.head_count_kv": heads_kv, "attention.key_length": head_dim, "attention.value_length": head_dim,
+        "rope.dimension_count": n_rot, "full_attention_interval": 4, "ssm.conv_kernel": 4, "ssm.state_size": dim,
+        "ssm.group_count": n_k, "ssm.time_step_rank": n_v, "ssm.inner_size": inner,
+    }  # fmt: skip
+    return "qwen35", metadata, lambda layer: {**norms, **(full if layer % 4 == 3 else delta)}
+
+
 def write_random(out: Path, shape: str, type_name: str = "Q4_0") -> None:
     n, layers, heads, ff, vocab = SHAPES[shape]
     form, f32 = FORMATS[type_name], FORMATS["F32"]
     ff = -(-ff // form.block_size) * form.block_size
+    arch, own, shapes_of = (qwen35 if shape.startswith("qwen3.5") else qwen)(n, heads)
     metadata = {
-        "general.architecture": "qwen", "qwen.block_count": layers, "qwen.context_length": 8192,
-        "qwen.embedding_length": n, "qwen.feed_forward_length": 2 * ff, "qwen.attention.head_count": heads,
-        "qwen.attention.layer_norm_rms_epsilon": 1e-6, "qwen.vocab_size": vocab,
-        "qwen.rope.dimension_count": n // heads, "qwen.rope.freq_base": 10000.0,
+        "block_count": layers, "context_length": 8192, "embedding_length": n,
+        "feed_forward_length": 2 * ff if arch == "qwen" else ff, "attention.head_count": heads,
+        "attention.layer_norm_rms_epsilon": 1e-6, "vocab_size": vocab, "rope.freq_base": 10000.0, **own,
     }  # fmt: skip
+    metadata = {"general.architecture": arch} | {f"{arch}.{key}": value for key, value in metadata.items()}
     tensors = [OutputTensor("token_embd.weight", (vocab, n), form)]
     for layer in range(layers):
-        at = f"blk.{layer}."
-        tensors += [
-            OutputTensor(at + "attn_norm.weight", (n,), f32),
-            OutputTensor(at + "attn_qkv.weight", (3 * n, n), form),
-            OutputTensor(at + "attn_qkv.bias", (3 * n,), f32),
-            OutputTensor(at + "attn_output.weight", (n, n), form),
-            OutputTensor(at + "ffn_norm.weight", (n,), f32),
-            OutputTensor(at + "ffn_gate.weight", (ff, n), form),
-            OutputTensor(at + "ffn_up.weight", (ff, n), form),
-            OutputTensor(at + "ffn_down.weight", (n, ff), form),
-        ]
+        shapes = {
+            **shapes_of(layer), "ffn_gate.weight": (ff, n), "ffn_up.weight": (ff, n), "ffn_down.weight": (n, ff),
+        }  # fmt: skip
+        for name, size in shapes.items():
+            is_matrix = len(size) > 1 and "conv1d" not in name
+            tensors.append(OutputTensor(f"blk.{layer}.{name}", size, form if is_matrix else f32))
     tensors += [OutputTensor("output_norm.weight", (n,), f32), OutputTensor("output.weight", (vocab, n), form)]
     rng, blocks = np.random.default_rng(0), random_blocks(form)
     with write_gguf(out, metadata, tensors) as writer:
         for tensor in tensors:
             if tensor.format is f32:
-                writer.write((rng.normal(size=tensor.shape) * 0.01 + ("norm" in tensor.name)).astype(np.float32))
+                middle = 1.0 if "norm" in tensor.name else -1.0 if tensor.name.endswith("ssm_a") else 0.0
+                writer.write((rng.normal(size=tensor.shape) * 0.01 + middle).astype(np.float32))
                 continue
             left = tensor.nbytes // form.type_size
             while left:

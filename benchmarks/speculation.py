@@ -70,11 +70,11 @@ class OneSlot:
     def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> Any:
         return self._runtime.step(tokens, [self._slot] * len(slots), positions, outputs, n_generated)
 
-    def checkpoint(self, slot: int) -> Any:
-        return self._runtime.checkpoint(self._slot)
+    def checkpoint(self, slot: int, n: int) -> Any:
+        return self._runtime.checkpoint(self._slot, n)
 
-    def restore(self, slot: int, kept: Any) -> None:
-        self._runtime.restore(self._slot, kept)
+    def restore(self, slot: int, kept: Any, n: int) -> None:
+        self._runtime.restore(self._slot, kept, n)
 
 
 class FixedTimes(StepTimes):

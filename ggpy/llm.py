@@ -384,7 +384,8 @@ class LLM:
             self.check_open()
             parked = self.engine.saved(ids)
         key = saved_state.model_key(self.file, self.n_ctx)
-        saved_state.write(path, parked, key, self.runtime.cache_type, list(self.file.paths))
+        runtime = self.runtime
+        saved_state.write(path, parked, key, runtime.cache_type, runtime.devices, list(self.file.paths))
         return len(parked.tokens)
 
     def load_state(self, path: str | os.PathLike[str]) -> int:
@@ -395,7 +396,8 @@ class LLM:
         arguments.path("path", path)
         self.check_open()
         key = saved_state.model_key(self.file, self.n_ctx)
-        parked = saved_state.read(path, key, self.runtime.cache_type, self.n_ctx, self.n_vocab)
+        runtime = self.runtime
+        parked = saved_state.read(path, key, runtime.cache_type, runtime.devices, self.n_ctx, self.n_vocab)
         with self.lock:
             self.check_open()
             try:

@@ -77,10 +77,11 @@ class Qwen35(Architecture):
         at, size = f"blk.{layer}.", self.hparams.layers[layer]
         n_kv, head_dim = size.n_head_kv * size.head_dim, size.head_dim
         both = g.linear(x, at + "attn_q", 2 * size.n_head * head_dim)
+        k, v = g.linear(x, at + "attn_k", n_kv), g.linear(x, at + "attn_v", n_kv)
         attended = g.attention(
             g.select_columns(both, size.n_head, 0, head_dim),
-            g.linear(x, at + "attn_k", n_kv),
-            g.linear(x, at + "attn_v", n_kv),
+            k,
+            v,
             layer=layer,
             n_head=size.n_head,
             n_head_kv=size.n_head_kv,
@@ -94,16 +95,17 @@ class Qwen35(Architecture):
 
     def _delta_net(self, g: Graph, x: Value, layer: int, s: DeltaNet) -> Value:
         at = f"blk.{layer}."
-        mixed = g.linear(x, at + "attn_qkv", 2 * s.n_k + s.n_v)
+        # Products of the same activations stand side by side, for devices that make one of them.
+        mixed, gate = g.linear(x, at + "attn_qkv", 2 * s.n_k + s.n_v), g.linear(x, at + "attn_gate", s.n_v)
+        beta, alpha = self._rates(g, x, layer, s)
         mixed = g.conv_state(mixed, at + "ssm_conv1d", s.width, layer, "silu")
         q, k, v = mixed.columns(0, s.n_k), mixed.columns(s.n_k, s.n_k), mixed.columns(2 * s.n_k, s.n_v)
         q, k = (g.norm(heads, None, _L2_EPS, kind="l2", width=s.k_dim) for heads in (q, k))
-        beta, alpha = self._rates(g, x, layer, s)
         ruled = g.delta_rule(
             g.scale(q, s.k_dim**-0.5),
             k,
             v,
-            g.scale_columns(g.activation(alpha, "softplus"), at + "ssm_a"),
+            g.scale_columns(g.activation(g.shift_columns(alpha, at + "ssm_dt.bias"), "softplus"), at + "ssm_a"),
             g.activation(beta, "sigmoid"),
             layer=layer,
             n_k_head=s.n_k_head,
@@ -111,14 +113,13 @@ class Qwen35(Architecture):
             tiled=self.tiled,
         )
         normed = g.norm(ruled, at + "ssm_norm", self.hparams.norm_eps, width=s.v_dim)
-        gated = g.glu(g.linear(x, at + "attn_gate", s.n_v), normed, "silu")
+        gated = g.glu(gate, normed, "silu")
         return g.linear(gated, at + "ssm_out", self.hparams.n_embd)
 
     def _rates(self, g: Graph, x: Value, layer: int, s: DeltaNet) -> tuple[Value, Value]:
-        """The rate of each value head before its sigmoid, and its decay before softplus."""
+        """The rate of each value head before its sigmoid, and its decay before bias and softplus."""
         at = f"blk.{layer}."
-        alpha = g.linear(x, at + "ssm_alpha", s.n_v_head)
-        return g.linear(x, at + "ssm_beta", s.n_v_head), g.shift_columns(alpha, at + "ssm_dt.bias")
+        return g.linear(x, at + "ssm_beta", s.n_v_head), g.linear(x, at + "ssm_alpha", s.n_v_head)
 
     def _feed_forward(self, g: Graph, x: Value, layer: int) -> Value:
         return glu_ffn(g, x, layer, self.hparams)
@@ -155,4 +156,4 @@ class Qwen3Next(Qwen35Moe):
         at, n = f"blk.{layer}.", s.n_v_head // s.n_k_head
         both = g.linear(x, at + "ssm_ba", 2 * s.n_v_head)
         beta, alpha = (g.select_columns(both, s.n_k_head, first, n) for first in (0, n))
-        return beta, g.shift_columns(alpha, at + "ssm_dt.bias")
+        return beta, alpha

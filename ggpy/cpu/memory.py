@@ -167,12 +167,13 @@ class SlotStates:
         for to in self._passing_parts(slot):
             to[:] = next(kept).reshape(to.shape)
 
-    def checkpoint(self, slot: int) -> list[np.ndarray]:
-        """A copy of what a slot cannot be cut back from: rings that go round, convolutions' inputs, matrices."""
+    def checkpoint(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of what a slot of n tokens cannot be cut back from: rings that go round, convolutions' inputs,
+        matrices. It has these of its own length alone."""
         return [part.copy() for part in self._passing_parts(slot)]
 
-    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
-        """Put back what `checkpoint` gave for a sequence that the slot still holds the beginning of."""
+    def restore(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `checkpoint` gave of n tokens for a sequence that the slot still holds the beginning of."""
         for part in self._passing_parts(slot):
             part[:] = next(kept)
 

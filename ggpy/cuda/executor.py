@@ -21,7 +21,8 @@ from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.ops.sample_layout import SPEC_WORDS
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, StepQueue
 from ggpy.cuda.sampler import IN_FLIGHT, DeviceSampler, TokensInFlight
-from ggpy.cuda.weights.cache_layout import DEEP, AttentionShape, CacheLayout, attention_ring_kib
+from ggpy.cuda.slot_states import SlotStates
+from ggpy.cuda.weights.cache_layout import DEEP, AttentionShape, attention_ring_kib
 from ggpy.cuda.weights.layout import LOG2_E, ActivationLayout, round_up
 from ggpy.cuda.weights.weights import Weights, layout_of
 from ggpy.cuda.working_memory import WorkingMemory
@@ -50,9 +51,9 @@ class Inputs:
     HEADER = 16
     ARRAYS = ("tokens", "slots", "positions", "outputs", "types", "cells")  # int32 [capacity]
 
-    def __init__(self, device: Device, capacity: int, last: str, address: int = 0) -> None:
-        self.capacity, self._last = capacity, last  # the last of its arrays: "segments", or "specs"
-        self._bytes = 4 * (self.HEADER + (len(self.ARRAYS) + (SPEC_WORDS if last == "specs" else 4)) * capacity)
+    def __init__(self, device: Device, capacity: int, samples: bool = False, address: int = 0) -> None:
+        self.capacity, n = capacity, len(self.ARRAYS)
+        self._bytes = 4 * (self.HEADER + (n + 4 + (SPEC_WORDS if samples else 0)) * capacity)
         self._host, buffer = device.page_locked(self._bytes)
         words = np.frombuffer(buffer, np.int32)
         words[:] = 0
@@ -62,16 +63,14 @@ class Inputs:
         self.tokens, self.slots, self.positions, self.outputs, self.types, self.cells = (
             words[at + i * capacity : at + (i + 1) * capacity] for i in range(len(self.ARRAYS))
         )
-        rest = words[at + len(self.ARRAYS) * capacity :]
-        if last == "segments":
-            self.segments = rest.reshape(capacity, 4)
-        else:
-            self.specs = rest.view(SAMPLE_SPEC)
+        # runs of tokens in one slot (`token_segments`), for kernels that want them
+        self.segments = words[at + n * capacity : at + (n + 4) * capacity].reshape(capacity, 4)
+        self.specs = words[at + (n + 4) * capacity :].view(SAMPLE_SPEC)  # of none where no tokens are chosen
         self.done = device.event()  # with reading them
         self._device = device
 
     def device_address(self, name: str) -> int:
-        place = (*self.ARRAYS, self._last).index(name)
+        place = len(self.ARRAYS) + 4 if name == "specs" else (*self.ARRAYS, "segments").index(name)
         return self.address + 4 * (self.HEADER + place * self.capacity)
 
     def upload(self) -> None:
@@ -145,17 +144,18 @@ class CudaExecutor:
         sizes = (self._activation_bytes(product, rows) for product in products)
         memory.activations = device.allocate(max((*sizes, *by_heads)))
         n_parts = {s.parts_bytes(n, device.n_multiprocessors) for s in set(self.shapes.values()) for n in GRAPH_SIZES}
-        memory.parts = device.allocate(max(n_parts), zero=True)
+        memory.parts = device.allocate(max(n_parts, default=0), zero=True)
         memory.zeros = device.allocate(4 * rows, zero=True)
-        memory.keys, memory.values = self._allocate_caches()
+        caches = {layer: shape.cache for layer, shape in self.shapes.items()}
+        memory.states = SlotStates(device, program, caches, n_slots)
         ropes = dict.fromkeys(a.rope for a in program.attentions if a.rope)
         memory.angles = {rope: self._angles(rope, n_ctx) for rope in ropes}
         memory.vectors = {t: self._vector(t.factors(n_ctx)) for a in program.attentions if (t := a.temperature)}
         slopes = (a.slopes for a in program.attentions if a.alibi)
         memory.vectors |= {each: self._vector(np.float32(LOG2_E) * np.array(each, np.float32)) for each in slopes}
-        self._many = Inputs(device, rows, "segments")
-        self._few = [Inputs(device, GRAPH_SIZES[-1], "specs")]
-        self._few += [Inputs(device, GRAPH_SIZES[-1], "specs", self._few[0].address) for _ in range(1, IN_FLIGHT)]
+        self._many = Inputs(device, rows)
+        self._few = [Inputs(device, GRAPH_SIZES[-1], samples=True)]
+        self._few += [Inputs(device, GRAPH_SIZES[-1], True, self._few[0].address) for _ in range(1, IN_FLIGHT)]
         self._turn = 0  # which of these is next
         cut_at, buffer = device.page_locked(8)
         self._cut = np.frombuffer(buffer, np.uint32)
@@ -205,21 +205,6 @@ class CudaExecutor:
         return StepQueue(
             self.device, weights, steps, self.shapes, memory, collect, self.exchange, self.batch_invariant, self._whole
         )
-
-    def _allocate_caches(self) -> tuple[dict[int, int], dict[int, int]]:
-        """Addresses of keys and of values, by layer."""
-        keys: dict[int, int] = {}
-        values: dict[int, int] = {}
-        shared: dict[CacheLayout, int] = {}  # by layouts that layers share, one of these
-        for a in self.program.attentions:
-            cache = self.shapes[a.layer].cache
-            if not a.causal and cache in shared:
-                keys[a.layer], values[a.layer] = keys[shared[cache]], values[shared[cache]]
-            elif a.state:
-                keys[a.layer] = self.device.allocate(cache.key_bytes, zero=True)
-                values[a.layer] = self.device.allocate(cache.value_bytes, zero=True)
-                shared[cache] = a.layer
-        return keys, values
 
     @staticmethod
     def _check_positions(file: GGUFFile, steps: list[Step], n_ctx: int) -> None:
@@ -336,9 +321,30 @@ class CudaExecutor:
         key = (next(size for size in GRAPH_SIZES if size >= n), wanted, way)
         if key not in self._graphs:
             self._graphs[key] = self.device.capture(lambda: self._record(*key))
+        if self._memory.states.carries:
+            self._describe_runs(inputs, n, key[0], way)
         inputs.upload()
         self._graphs[key].launch()
         inputs.done.set()
+
+    def _describe_runs(self, inputs: Inputs, n: int, size: int, way: str) -> None:
+        """Describe the runs of tokens in one slot to a graph of `size` tokens."""
+        runs = inputs.segments
+        if way == "together":
+            segments = self._segments(n)
+            n = len(segments)
+            runs[:n] = segments
+        else:
+            runs[:n, 0], runs[:n, 1], runs[:n, 2], runs[:n, 3] = self.slots[:n], np.arange(n), 1, self.positions[:n]
+        runs[n:size, 2] = 0
+
+    def _segments(self, n: int) -> np.ndarray:
+        """The runs of a step's tokens in one slot. Where state is carried on, each slot has one alone, as blocks that
+        carry it on know nothing of each other."""
+        segments = token_segments(self.slots[:n], self.positions[:n])
+        if self._memory.states.carries and len(np.unique(segments[:, 0])) < len(segments):
+            raise ValueError("a slot's tokens in several runs, of a model whose layers carry state on")
+        return segments
 
     def _record(self, size: int, wanted: str, way: str) -> None:
         """Queue a step to be recorded. wanted: "logits", "tokens" chosen from them, or "" for neither."""
@@ -360,7 +366,7 @@ class CudaExecutor:
         """Queue a step of many tokens, piece by piece."""
         inputs, memory = self._many, self._memory
         self._fill(inputs, n, m)
-        segments = token_segments(self.slots[:n], self.positions[:n])
+        segments = self._segments(n)
         self._queue.pooled = not self.unpooled
         if self.program.two_way:
             segments[:, 0] = side_by_side(segments)
@@ -423,47 +429,32 @@ class CudaExecutor:
         self.device.synchronize()
         return values[:n]
 
-    def copy_state(self, source: int, target: int, n: int) -> None:
-        """Make a slot's keys and values those of another slot."""
-        self.device.use()
-        for (to, n_bytes), (of, _) in zip(self._slot_caches(target), self._slot_caches(source), strict=True):
-            self.device.copy(to, of, n_bytes)
+    # ---- slots
 
-    def _slot_caches(self, slot: int) -> Iterator[tuple[int, int]]:
-        """Address and bytes of each part of a slot's cache."""
-        kept = [a.layer for a in self.program.attentions if a.state and a.causal]
-        for layer in kept:
-            cache, keys = self.shapes[layer].cache, self._memory.keys[layer]
-            yield keys + slot * cache.slot_key_bytes, cache.slot_key_bytes
-            if not cache.latent:
-                yield self._memory.values[layer] + slot * cache.slot_value_bytes, cache.slot_value_bytes
+    def copy_state(self, source: int, target: int, n: int) -> None:
+        """Make a slot's state that of another slot, keys and values of its whole context whatever n."""
+        self.device.use()
+        self._memory.states.copy(source, target)
 
     def save(self, slot: int, n: int) -> list[np.ndarray]:
-        """A copy of a slot's keys and values, of its whole context whatever n."""
+        """A copy of a slot's state, keys and values of its whole context whatever n."""
         self.device.use()
-        kept = []
-        for address, n_bytes in self._slot_caches(slot):
-            kept.append(np.empty(n_bytes, np.uint8))
-            self.device.download(kept[-1].ctypes.data, address, n_bytes)
-        self.device.synchronize()
-        return kept
+        return self._memory.states.save(slot, n)
 
     def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None:
         """Put back what `save` gave."""
         self.device.use()
-        arrays = [(next(kept), *place) for place in self._slot_caches(slot)]
-        if any(array.nbytes != n_bytes for array, _, n_bytes in arrays):
-            raise ValueError("keys and values of another context")
-        for array, address, n_bytes in arrays:
-            self.device.upload(address, array.ctypes.data, n_bytes)
-        self.device.synchronize()
+        self._memory.states.load(slot, kept, n_kept)
 
-    def checkpoint(self, slot: int) -> list[np.ndarray]:
-        """Nothing: the whole context's keys and values are kept, which can be cut back anywhere."""
-        return []
+    def checkpoint(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of what a slot of n tokens cannot be cut back from (`SlotStates.checkpoint`)."""
+        self.device.use()
+        return self._memory.states.checkpoint(slot, n)
 
-    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
-        """Nothing: see `checkpoint`."""
+    def restore(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `checkpoint` gave of n tokens."""
+        self.device.use()
+        self._memory.states.restore(slot, kept, n)
 
     def close(self) -> None:
         self.device.close()

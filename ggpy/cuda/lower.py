@@ -13,6 +13,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ggpy.cuda import recurrent
+from ggpy.cuda.recurrent import Recurrent, recurrent_step
 from ggpy.cuda.weights.cache_layout import MOST_HEAD_DIM, WARP_HEAD
 from ggpy.cuda.weights.weights import layout_of
 from ggpy.graph import operations as ops
@@ -137,7 +139,7 @@ class HeadProduct:
         return self.op.outputs_only
 
 
-Step = HeadProduct | Embed | Product | RopeStore | Attention | Rowwise
+Step = HeadProduct | Embed | Product | RopeStore | Attention | Rowwise | Recurrent
 
 
 # ---- what the GPU can run
@@ -145,8 +147,6 @@ Step = HeadProduct | Embed | Product | RopeStore | Attention | Rowwise
 
 def unsupported(program: Program) -> str | None:
     """Why the GPU cannot run a program, in a few words; None where it can."""
-    if not program.attentions:
-        return "a model without attention"
     reasons = [_unsupported_attention(attention) for attention in program.attentions]
     if len({attention.causal for attention in program.attentions}) > 1:
         reasons.append("attention to later tokens in some layers")
@@ -190,6 +190,8 @@ def _of_heads(operation: ops.Operation) -> bool:
 
 
 def _unsupported_operation(operation: ops.Operation) -> str | None:
+    if isinstance(operation, recurrent.CARRYING):
+        return recurrent.unsupported(operation)
     fused = (ops.QuantizeActivations, ops.Linear, ops.RopeStore, ops.Attend, ops.JoinAttention)
     columns = (ops.ScaleColumns, ops.ShiftColumns, ops.SelectColumns, ops.Concat)
     alone = (ops.Embed, ops.Elementwise, ops.Norm, *columns, ops.SelectOutputs, ops.Pool)
@@ -320,6 +322,10 @@ class _Lowering:
                 self.steps.append(Embed(operation.table, op.dst, operation.index))
             elif isinstance(operation, ops.Attend):
                 self._attend(index, operation.attention)
+            elif isinstance(operation, recurrent.CARRYING):
+                step = recurrent_step(self._ops, index, self._uses.readers)
+                del self.steps[len(self.steps) - len(step.absorbed) :]
+                self.steps.append(step)
             else:
                 self.steps.append(Rowwise(op))
         return index + 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ggpy.cuda.driver import Device, device_index
 from ggpy.cuda.lower import HeadProduct, Product, lower, weight_groups
+from ggpy.cuda.slot_states import carried_bytes, carried_states
 from ggpy.cuda.weights.cache_layout import CacheLayout
 from ggpy.cuda.weights.layout import round_up
 from ggpy.cuda.weights.weights import layout_of
@@ -77,3 +78,11 @@ def cache_bytes(
     layouts = [(a, cache_layout(a, n_ctx, n_slots, n_batch, cache_type)) for a in attentions if a.state]
     own, shared = [cache for a, cache in layouts if a.causal], {cache for a, cache in layouts if not a.causal}
     return sum(cache.key_bytes + cache.value_bytes for cache in (*own, *shared))
+
+
+def slot_carried_bytes(program: Program) -> dict[int, int]:
+    """Bytes of what a slot carries on beside keys and values, of one length, by layer."""
+    found: dict[int, int] = {}
+    for state in carried_states(program.states):
+        found[state.layer] = found.get(state.layer, 0) + carried_bytes(state)
+    return found

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ggpy.cuda import recurrent
 from ggpy.cuda.l2_prefetch import L2Prefetch
 from ggpy.cuda.lower import Attention, Embed, HeadProduct, Product, RopeStore, Rowwise, Step
 from ggpy.cuda.ops.flash import launch as flash_launch
 from ggpy.cuda.ops.flash.launch import FlashKind
 from ggpy.cuda.ops.matmul import launch as matmul_launch
+from ggpy.cuda.recurrent import Recurrent, Runs, launch_of
 from ggpy.cuda.rowwise import launches_of, vectors_of
 from ggpy.cuda.weights.cache_layout import WARP_HEAD, AttentionShape
 from ggpy.cuda.weights.layout import (
@@ -122,6 +124,8 @@ class StepQueue:
                     self._flash(step)
                 else:
                     self._attention(step, n, _stored_by_attention(step.attention, apart))
+            elif isinstance(step, Recurrent):
+                self._recurrent(step, n, way)
             elif not step.outputs_only:
                 if isinstance(step, Product):
                     self._product(step, n)
@@ -293,6 +297,9 @@ class StepQueue:
             elif isinstance(step, Rowwise):
                 for info, size in vectors_of(step.op):
                     self.weights.vector(info, sizes=[size])
+            elif isinstance(step, Recurrent):
+                for info, size in recurrent.vectors_of(step):
+                    self.weights.vector(info, sizes=[size])
 
     def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
         """Queue the activations that products of n tokens read: address, stride, address and stride of the scales."""
@@ -371,7 +378,7 @@ class StepQueue:
 
     def _cells(self, attention: ops.Attention) -> tuple[int, int]:
         layer = attention.cache_layer
-        return (self.memory.keys[layer], self.memory.values[layer]) if self.memory else (0, 0)
+        return (self.memory.states.keys[layer], self.memory.states.values[layer]) if self.memory else (0, 0)
 
     def _sinks(self, attention: ops.Attention) -> int:
         return self.weights.vector(attention.sinks) if self.memory else 0
@@ -466,16 +473,33 @@ class StepQueue:
 
     def _rowwise(self, step: Rowwise, n: int, rows_offset: int = 0) -> None:
         """Queue an operation by itself. rows_offset: as `_product` has it."""
-
-        def vector(info: TensorInfo | None, size: int) -> int:
-            return self.weights.vector(info, sizes=[size]) if self.memory else 0
-
         srcs = [self._place(region) for region in step.op.srcs]
         outputs = self.memory.inputs("outputs") + rows_offset if self.memory else 0
         positions, dst = self.memory.inputs("positions") if self.memory else 0, self._fresh(step.op.dst)
         for pooled in (True, False) if self._collect else (self.pooled,):
-            for launch in launches_of(step.op, n, srcs, dst, outputs, vector, positions if pooled else None):
+            for launch in launches_of(step.op, n, srcs, dst, outputs, self._vector, positions if pooled else None):
                 self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
+
+    def _recurrent(self, step: Recurrent, n: int, way: str) -> None:
+        """Queue an operation that carries state, by itself or with what it has absorbed."""
+        memory, state, runs = self.memory, (0, 0), Runs(0, n, 1)
+        if way == "prompt":
+            for op in step.absorbed:
+                self._rowwise(Rowwise(op), n)
+        if memory:
+            assert step.op.operation.state is not None
+            state, segments = memory.states.carried(step.op.operation.state), memory.inputs("segments")
+            runs = Runs(segments, n, MATVEC_TOKENS if way == "together" else 1)
+            if way == "prompt":
+                runs = Runs(segments, memory.n_segments, memory.max_tokens)
+        srcs = [self._place(region) for region in (step.op.srcs if way == "prompt" else step.srcs)]
+        dst = self._fresh(step.op.dst)
+        launch = launch_of(step, way != "prompt", srcs, dst, state, runs, self._vector)
+        self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
+
+    def _vector(self, info: TensorInfo | None, size: int) -> int:
+        """The address of a small tensor of so many entries, as `Weights.vector` gives it."""
+        return self.weights.vector(info, sizes=[size]) if self.memory else 0
 
 
 def _stored_by_attention(attention: ops.Attention, apart: bool) -> bool:

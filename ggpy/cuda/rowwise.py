@@ -21,7 +21,7 @@ NARROW_COLUMNS = 256  # for which the fewer of them are enough
 @dataclass(frozen=True)
 class Launch:
     name: str
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     arguments: tuple[float, ...]
     shared: int = 0
 

@@ -106,11 +106,12 @@ class TensorParallelExecutor:
         for rank in self.ranks:
             rank.load(slot, kept, n, n_kept)
 
-    def checkpoint(self, slot: int) -> list[np.ndarray]:
-        return []
+    def checkpoint(self, slot: int, n: int) -> list[np.ndarray]:
+        return [array for rank in self.ranks for array in rank.checkpoint(slot, n)]
 
-    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
-        pass
+    def restore(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        for rank in self.ranks:
+            rank.restore(slot, kept, n)
 
     def close(self) -> None:
         for rank in self.ranks:

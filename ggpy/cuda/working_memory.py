@@ -10,6 +10,7 @@ from ggpy.cuda.weights.layout import round_up
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
     from ggpy.cuda.lower import Product
+    from ggpy.cuda.slot_states import SlotStates
     from ggpy.graph.program import Buffer
     from ggpy.graph.rope import Rope
 
@@ -23,8 +24,7 @@ class WorkingMemory:
     chosen = 0  # the address of the last token chosen for each slot
     header = 0  # the address of the number of tokens
     n_segments = max_tokens = 0  # of a prompt's step: runs of tokens in one slot, and the longest
-    keys: dict[int, int]  # by layer
-    values: dict[int, int]
+    states: SlotStates
     angles: dict[Rope, int]
     vectors: dict[object, int]  # float32, by what they are made of: factors of queries, slopes of heads
     inputs: Callable[[str], int]  # the address of "tokens", "slots", …

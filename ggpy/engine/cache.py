@@ -52,8 +52,8 @@ class SlotState(CellState, Protocol):
     def copy_state(self, source: int, target: int, n: int) -> None: ...
     def save(self, slot: int, n: int) -> list[np.ndarray]: ...
     def load(self, slot: int, kept: Iterator[np.ndarray], n: int, n_kept: int) -> None: ...
-    def checkpoint(self, slot: int) -> list[np.ndarray]: ...
-    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None: ...
+    def checkpoint(self, slot: int, n: int) -> list[np.ndarray]: ...
+    def restore(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None: ...
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Cache:
         """Make a slot stand at a length that `reusable` gave."""
         if not self.reach.cuts(slot.stands, slot.written, n):
             checkpoint = next(found for found, length in self._ways(slot, n) if length == n)
-            self._state.restore(slot.index, iter(checkpoint.kept))
+            self._state.restore(slot.index, iter(checkpoint.kept), checkpoint.length)
             slot.written = checkpoint.written
         slot.truncate(n)
         slot.stands = n
@@ -236,7 +236,7 @@ class Cache:
         length = len(slot.tokens)
         if any(checkpoint.length == length for checkpoint in slot.checkpoints):
             return
-        slot.checkpoints.append(Checkpoint(length, slot.written, self._state.checkpoint(slot.index)))
+        slot.checkpoints.append(Checkpoint(length, slot.written, self._state.checkpoint(slot.index, length)))
         del slot.checkpoints[:-CHECKPOINTS]
         room = self.host_memory.checkpoints - sum(c.nbytes for s in self.slots for c in s.checkpoints)
         for other in sorted(self.slots, key=lambda s: s.last_used):
@@ -245,11 +245,12 @@ class Cache:
 
     def way_back(self, slot: Slot) -> Checkpoint:
         """A checkpoint of a slot as it stands, for `go_back` alone."""
-        return Checkpoint(len(slot.tokens), slot.written, self._state.checkpoint(slot.index))
+        length = len(slot.tokens)
+        return Checkpoint(length, slot.written, self._state.checkpoint(slot.index, length))
 
     def go_back(self, slot: Slot, checkpoint: Checkpoint) -> None:
         """Make a slot stand where it did."""
-        self._state.restore(slot.index, iter(checkpoint.kept))
+        self._state.restore(slot.index, iter(checkpoint.kept), checkpoint.length)
         slot.truncate(checkpoint.length)
         slot.stands, slot.written = checkpoint.length, checkpoint.written
 

@@ -24,7 +24,7 @@ from ggpy.gguf.metadata import TypedMetadata
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
 
-VERSION = 2
+VERSION = 3
 MAGIC = "ggpy-state"
 LONGEST_HEADER = 64 << 20  # bytes
 SAMPLES, SAMPLE_BYTES = 32, 1024  # of the weights, for a model's key
@@ -48,16 +48,19 @@ def model_key(file: GGUFFile, n_ctx: int) -> str:
     return digest.hexdigest()
 
 
-def write(path: str | os.PathLike[str], parked: Parked, model: str, cache_type: str, inputs: list[Path]) -> None:
-    """Write a conversation's state. model: `model_key`. inputs: files that must not be replaced."""
+def write(
+    path: str | os.PathLike[str], parked: Parked, model: str, cache_type: str, devices: str, inputs: list[Path]
+) -> None:
+    """Write a conversation's state. model: `model_key`; devices: `Runtime.devices`. inputs: files that must not be
+    replaced."""
     arrays = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in parked.kept]
     checksum = 0
     for array in arrays:
         checksum = zlib.crc32(array.data, checksum)
     sizes = [array.nbytes for array in arrays]
     values: dict[str, Any] = {
-        "magic": MAGIC, "version": VERSION, "model": model, "cache_type": cache_type, "tokens": parked.tokens,
-        "n_prompt": parked.n_prompt, "written": parked.written, "sizes": sizes,
+        "magic": MAGIC, "version": VERSION, "model": model, "cache_type": cache_type, "devices": devices,
+        "tokens": parked.tokens, "n_prompt": parked.n_prompt, "written": parked.written, "sizes": sizes,
         "crc32": checksum,
     }  # fmt: skip
     header = json.dumps(values, separators=(",", ":")).encode()
@@ -68,15 +71,15 @@ def write(path: str | os.PathLike[str], parked: Parked, model: str, cache_type: 
             file.write(array.data)
 
 
-def read(path: str | os.PathLike[str], model: str, cache_type: str, n_ctx: int, n_vocab: int) -> Parked:
+def read(path: str | os.PathLike[str], model: str, cache_type: str, devices: str, n_ctx: int, n_vocab: int) -> Parked:
     """The conversation in a file that `write` made. Raises GGPYError for another file, another model's, one of another
-    type of cache, or a damaged one."""
+    type of cache or of other devices, or a damaged one."""
     where = shown(path)
     try:
         with open(path, "rb") as file:
             line = file.readline(LONGEST_HEADER)
             values = _header(line, where)
-            _check(values, where, model, cache_type, n_ctx, n_vocab)
+            _check(values, where, model, cache_type, devices, n_ctx, n_vocab)
             size = os.fstat(file.fileno()).st_size
             if size != len(line) + sum(values["sizes"]):
                 raise GGPYError(f"{where} is damaged: it has {size} bytes; delete it, and it is made again.")
@@ -106,7 +109,9 @@ def _header(line: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-def _check(values: dict[str, Any], where: str, model: str, cache_type: str, n_ctx: int, n_vocab: int) -> None:
+def _check(
+    values: dict[str, Any], where: str, model: str, cache_type: str, devices: str, n_ctx: int, n_vocab: int
+) -> None:
     def whole(value: Any, most: int) -> bool:
         return type(value) is int and 0 <= value <= most
 
@@ -123,6 +128,11 @@ def _check(values: dict[str, Any], where: str, model: str, cache_type: str, n_ct
         raise GGPYError(
             f"{where} was saved with a cache of {str(values.get('cache_type'))[:40]!r}, but this one is {cache_type!r};"
             " take the same types (-ctk, -ctv), or another file."
+        )
+    if values.get("devices") != devices:  # each lays its state out in its own way
+        raise GGPYError(
+            f"{where} was saved with {str(values.get('devices'))[:80]}, but here are {devices}; divide the layers alike"
+            " (--device, -ngl), or take another file."
         )
     if not sound or not whole(values.get("written"), 1 << 48) or values["written"] < len(tokens or ()):
         raise GGPYError(f"{where} is damaged: its first line makes no sense; delete it.")

@@ -53,12 +53,12 @@ class Executor(Protocol):
         any slot. Raises ValueError where an array is of another size than this executor's."""
         ...
 
-    def checkpoint(self, slot: int) -> list[np.ndarray]:
-        """A copy of the part of a slot's state that cannot be cut back (`ggpy.graph.state.Reach`)."""
+    def checkpoint(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of the part of a slot's state of n tokens that cannot be cut back (`ggpy.graph.state.Reach`)."""
         ...
 
-    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
-        """Put back what `checkpoint` gave, taken from `kept` in order; the slot still holds that sequence's
+    def restore(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `checkpoint` gave of n tokens, taken from `kept` in order; the slot still holds that sequence's
         beginning."""
         ...
 

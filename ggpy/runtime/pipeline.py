@@ -57,12 +57,12 @@ class PipelineExecutor:
         for stage in self.stages:
             stage.load(slot, kept, n, n_kept)
 
-    def checkpoint(self, slot: int) -> list[np.ndarray]:
-        return [array for stage in self.stages for array in stage.checkpoint(slot)]
+    def checkpoint(self, slot: int, n: int) -> list[np.ndarray]:
+        return [array for stage in self.stages for array in stage.checkpoint(slot, n)]
 
-    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
+    def restore(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
         for stage in self.stages:
-            stage.restore(slot, kept)
+            stage.restore(slot, kept, n)
 
     def close(self) -> None:
         for stage in self.stages:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ggpy.cpu.sizes import round_up
 from ggpy.errors import GGPYError, OutOfMemory
-from ggpy.graph.state import SPAN, Reach
+from ggpy.graph.state import SPAN, KVState, Reach
 from ggpy.host.cores import usable_cores
 from ggpy.host.memory import KVMemory, MemoryUse, available_memory, choose_context, largest_context, usable, within
 from ggpy.models import architecture_of
@@ -161,8 +161,11 @@ class Placement:
 
     def reach(self, stages: Sequence[Stage], n_ctx: int, n_batch: int) -> Reach:
         """How far slots can be cut back: GPUs keep the whole context's keys and values, the CPU a window's."""
-        on_cpu = [self.program(False).stage(s.first, s.last).states for s in stages if not s.on_gpu]
-        return Reach.of([state for states in on_cpu for state in states], n_ctx, n_batch)
+        states = []
+        for stage in stages:
+            found = self.program(stage.on_gpu).stage(stage.first, stage.last).states
+            states += [state for state in found if not stage.on_gpu or not isinstance(state, KVState)]
+        return Reach.of(states, n_ctx, n_batch)
 
     def _step(self, batch: int, n_ctx: int) -> int:
         """Most tokens of a step, where so many pay off: no more than a slot holds, but as many where a sequence has to

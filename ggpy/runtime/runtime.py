@@ -335,6 +335,14 @@ class Runtime:
         where an array is of another size."""
         self._executor.load(slot, kept, n, n_kept)
 
+    @property
+    def devices(self) -> str:
+        """Which layers the CPU runs and which GPUs, of whatever number: what arrays of `save` depend on."""
+        kinds = [
+            "the CPU" if not s.on_gpu else "a GPU" if len(s.gpus) < 2 else f"{len(s.gpus)} GPUs" for s in self.stages
+        ]
+        return ", ".join(f"{stage.n_layers} layers on {kind}" for stage, kind in zip(self.stages, kinds, strict=True))
+
     def assign_cells(self, slot: int, start: int, n_cells: int, n: int) -> None:
         """Where slots share cells (`kv_cells`), give a slot those from `start` on, so many that no other slot has; its
         first n tokens come with it."""
@@ -343,13 +351,13 @@ class Runtime:
         cast("CpuExecutor", self._executor).move(slot, start, n)
         self._capacities[slot] = n_cells
 
-    def checkpoint(self, slot: int) -> list[np.ndarray]:
-        """A copy of what a slot cannot be cut back from; see `reach` and `ggpy.graph.state.Reach`."""
-        return self._executor.checkpoint(slot)
+    def checkpoint(self, slot: int, n: int) -> list[np.ndarray]:
+        """A copy of what a slot of n tokens cannot be cut back from; see `reach` and `ggpy.graph.state.Reach`."""
+        return self._executor.checkpoint(slot, n)
 
-    def restore(self, slot: int, kept: Iterator[np.ndarray]) -> None:
-        """Put back what `checkpoint` gave, for a slot that still holds the beginning of that sequence."""
-        self._executor.restore(slot, kept)
+    def restore(self, slot: int, kept: Iterator[np.ndarray], n: int) -> None:
+        """Put back what `checkpoint` gave of n tokens, for a slot that still holds the beginning of that sequence."""
+        self._executor.restore(slot, kept, n)
 
     def chain_for(self, params: SamplingParams) -> Chain | None:
         """A native sampler for these parameters (resolved); None on a GPU, or where numpy is to sample."""

@@ -79,6 +79,8 @@ class Sums:
             return HostMemory()
         states = self._stage(n).states if n else ()
         checkpoint = checkpoint_bytes(states, n_ctx, n_batch, self._cache_type(device))
+        if device != "cpu":
+            checkpoint += self._carried(n, self._n_layer)
         # A GPU gives a slot's whole context, however little of it is filled: who wants that asks for it.
         parked = 0 if self._cache_ram is None and device != "cpu" else self._cache_ram
         return HostMemory.of(self._n_slots, checkpoint, room, parked)
@@ -96,13 +98,15 @@ class Sums:
         """Layers first .. last - 1 on a GPU."""
         whole = last - first == self._n_layer
         weights = self._whole_weights if whole else sum(self._layer_weights[first:last])
-        return MemoryUse(gpu, free, weights, self._working(n_batch), self._gpu_caches(first, last, n_ctx, n_batch))
+        state = self._gpu_caches(first, last, n_ctx, n_batch) + self._slots_carried(first, last)
+        return MemoryUse(gpu, free, weights, self._working(n_batch), state)
 
     def on_ranks(self, gpus: list[str], n: int, n_ctx: int, n_batch: int, free: list[int]) -> list[MemoryUse]:
         """The last n layers on GPUs that share their rows: what each takes."""
-        state = self._gpu_caches(self._n_layer - n, self._n_layer, n_ctx, n_batch)
+        caches = self._gpu_caches(self._n_layer - n, self._n_layer, n_ctx, n_batch)
+        carried = self._slots_carried(self._n_layer - n, self._n_layer)  # by layers that are whole on each
         return [
-            MemoryUse(gpu, room, weights, working, state * own // whole)
+            MemoryUse(gpu, room, weights, working, caches * own // whole + carried)
             for gpu, room, (weights, working, own, whole) in zip(
                 gpus, free, self._rank_share(n, len(gpus), n_batch), strict=True
             )
@@ -141,6 +145,22 @@ class Sums:
 
         attentions = [a for a in self._program(True).attentions if first <= a.layer < last]
         return cache_bytes(attentions, n_ctx, self._n_slots, n_batch, self._cache_type("cuda"))
+
+    def _slots_carried(self, first: int, last: int) -> int:
+        """Bytes of what layers first .. last - 1 carry on of all slots on a GPU."""
+        from ggpy.cuda.slot_states import LENGTHS
+
+        return self._n_slots * LENGTHS * self._carried(first, last)
+
+    def _carried(self, first: int, last: int) -> int:
+        """Bytes of what layers first .. last - 1 carry on of a slot on a GPU, of one length."""
+        return sum(n_bytes for layer, n_bytes in self._slot_carried.items() if first <= layer < last)
+
+    @cached_property
+    def _slot_carried(self) -> dict[int, int]:
+        from ggpy.cuda.memory import slot_carried_bytes
+
+        return slot_carried_bytes(self._program(True))
 
     def _ranks(self, n: int, count: int, n_batch: int) -> list[tuple[int, int, int, int]]:
         """For each rank that shares the last n layers: bytes of its weights and of its working memory, and its heads

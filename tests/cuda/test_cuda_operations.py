@@ -25,11 +25,24 @@ from ggpy.graph.language import Graph, Value
 from ggpy.graph.plan import plan
 from ggpy.graph.program import Program
 from ggpy.graph.rope import Rope
+from ggpy.graph.state import KVState
 from ggpy.models import architecture_of
 from ggpy.quant.formats import activation_dtype
 from ggpy.runtime.planned import planned
 from tests.cuda.test_cuda import STEPS, both, errors, gpu  # noqa: F401
-from tests.graph.test_operations import CASES, EPS, N_EMBD, N_VOCAB, ROPE, SHAPES, Case, attention
+from tests.graph.test_operations import (
+    CASES,
+    EPS,
+    N_EMBD,
+    N_VOCAB,
+    ROPE,
+    SHAPES,
+    Case,
+    attention,
+    convolution,
+    delta,
+    scan,
+)
 from tests.support.blocks import slow_but
 from tests.support.emulated_device import EmulatedDevice
 from tests.support.evaluate import elementwise, evaluate
@@ -102,6 +115,29 @@ def test_norm(kind: str, n_runs: int, alike: bool, threads: int) -> None:
     assert np.isnan(out[:, -3:]).all()
 
 
+def test_convolution_of_long_runs() -> None:
+    """Runs of more tokens than a block has: one from zeros, one that leaves its state in the place that it began with,
+    a short one, and none."""
+    rng, device, n_cols, width = np.random.default_rng(0), EmulatedDevice(), 5, 4
+    x, out = rng.standard_normal((420, 8)).astype(np.float32), np.full((420, 6), np.nan, np.float32)
+    weight, bias = rng.standard_normal((n_cols, width)).astype(np.float32), rng.standard_normal(5).astype(np.float32)
+    state = rng.standard_normal((3, 2, width - 1, n_cols)).astype(np.float32)
+    runs = np.int32([[2, 0, 131, 0], [0, 131, 286, 7], [1, 417, 2, 30], [2, 0, 0, 0]])
+    before, add = state.copy(), device.memory_map.add
+    device.kernel("conv_state.4.silu").launch(
+        (1, len(runs), 3), add(x), x.strides[0], add(weight), add(bias), add(state), state[0, 0].nbytes, add(runs),
+        add(out), out.strides[0], n_cols,
+    )  # fmt: skip
+    for slot, first, count, position in runs[:3].tolist():
+        own = x[first : first + count, :n_cols].astype(np.float64)
+        given = np.concatenate([before[slot, position % 2] * (position > 0), own])
+        y = sum(weight[:, j] * given[j : j + count] for j in range(width)) + bias
+        assert np.allclose(out[first : first + count, :n_cols], y / (1 + np.exp(-y)), rtol=1e-5, atol=1e-6)
+        assert np.array_equal(state[slot, (position + count) % 2], given[-3:].astype(np.float32))
+    assert np.isnan(out[419:]).all()
+    assert np.isnan(out[:, n_cols:]).all()
+
+
 # ---- graphs
 
 
@@ -115,9 +151,9 @@ def programmed(case: Case, file: GGUFFile) -> tuple[Graph, Value, Program]:
 
 def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> None:
     """Run a case in steps of so many tokens of one sequence, then twice a token of it beside one of another, and the
-    last again where its state is put back in the other's place, against the whole at once in numpy. A cache of
-    halves, and prompts of more than eight tokens in halves, leave few digits."""
-    write_tensors(path, {**SHAPES, **case.shapes}, case.types)
+    last again where its state was saved, loaded in the other's place, copied, evaluated in vain, and put back, against
+    the whole at once in numpy. A cache of halves, and prompts of more than eight tokens in halves, leave few digits."""
+    write_tensors(path, {**SHAPES, **case.shapes}, case.types, changes=case.changes)
     n = sum(steps) + 2
     tokens = np.random.default_rng(0).integers(0, N_VOCAB, n)
     with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:
@@ -144,11 +180,21 @@ def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> Non
             assert error < (4e-3 if count > 8 else 2e-3), f"{count} tokens at {at}: {error}"
             at += count
         for other in range(2):
+            kept = executor.save(1, at)
             assert step([at, other], [1, 0]) < 2e-3
             at += 1
-        kept = executor.save(1, n)
-        executor.load(0, iter(kept), n - 1, n)
+        executor.load(0, iter(kept), n - 1, n - 1)
+        aside = executor.checkpoint(0, n - 1)
+        assert bool(aside) == any(not isinstance(state, KVState) for state in program.states)
         assert step([n - 1], [0]) < 2e-3
+        if aside:
+            executor.copy_state(0, 1, n)
+            assert step([n - 1], [1]) < 2e-3
+            assert step([n - 1, 0], [0, 1]) < 2e-3
+            executor.restore(1, iter(aside), n - 1)
+            assert step([n - 1], [1]) < 2e-3
+            with pytest.raises(ValueError, match="several runs"):
+                step([0, 1, 1], [0, 1, 0])
         if kept:
             with pytest.raises(ValueError, match="another context"):
                 executor.load(0, iter([*kept[:-1], kept[-1][1:]]), n, n)
@@ -158,7 +204,9 @@ def compare(case: Case, path: Path, steps: list[int], device: Any = None) -> Non
 SUPPORTED = [
     "heads of odd width", "no rope, scale, softcap", "sinks", "norm after rope", "window in a ring",
     "another layer's keys and values", "values of another width", "temperature", "alibi", "chunks", "latent cache",
-    "latent cache of many heads", "latent cache of odd width",
+    "latent cache of many heads", "latent cache of odd width", "convolution", "convolution and silu", "delta rule",
+    "delta rule of odd sizes", "delta rule of wide heads", "Mamba's scan", "Mamba's scan of odd sizes",
+    "Mamba-2's scan", "Mamba-2's scan of odd sizes", "Mamba-2's scan of wide heads",
 ]  # fmt: skip
 TESTED = (
     "no rope, scale, softcap", "another layer's keys and values", "values of another width", "alibi", "chunks",
@@ -169,6 +217,26 @@ TESTED = (
 @pytest.mark.parametrize("name", slow_but(TESTED, SUPPORTED))
 def test_cases_of_the_language(tmp_path: Path, name: str) -> None:
     compare(CASES[name], tmp_path / "tensors.gguf", [1, 12, 3, 1])
+
+
+def test_everything_that_carries_state(tmp_path: Path) -> None:
+    """A convolution, the delta rule and both scans, of odd sizes, in a model without attention."""
+    parts = [
+        CASES["convolution and silu"],
+        delta(2, 6, 11, 21, False, "delta.", 2),
+        scan(50, 1, 5, 2, (50, 5), False, "one.", 3),
+        scan(6, 21, 13, 3, (6,), True, "two.", 4),
+    ]
+
+    def build(g: Graph, x: Value) -> Value:
+        for part in parts:
+            x = part.build(g, x)
+        return x
+
+    shapes, changes = (
+        {k: v for part in parts for k, v in (getattr(part, kind) or {}).items()} for kind in ("shapes", "changes")
+    )
+    compare(Case(shapes, build, changes=changes), tmp_path / "tensors.gguf", [1, 12, 3, 1])
 
 
 def test_attention_that_differs_by_layer(tmp_path: Path) -> None:
@@ -294,18 +362,16 @@ def test_graphs(tmp_path: Path, name: str) -> None:
 
 REFUSED = {
     "experts by softmax": "the operation Route",
-    "convolution": "the operation ConvWithState", "delta rule": "the operation DeltaRule",
+    "wide convolution": "convolutions of 33 tokens", "wide delta rule": "matrices of 300 rows in recurrent layers",
 }  # fmt: skip
+
+
+WIDE_CASES = {"wide convolution": convolution(33, None), "wide delta rule": delta(1, 1, 300, 6, True)}
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_keeps_a_model_on_the_cpu_is_named(tmp_path: Path, name: str) -> None:
-    of, alone = CASES[name], REFUSED[name].startswith("the operation")
-
-    def build(g: Graph, x: Value) -> Value:
-        return of.build(g, g.linear(attend(g, x, 9), "o0", N_EMBD) if alone else x)
-
-    case = Case({**ATTENTION.shapes, **of.shapes}, build, of.types)
+    case = (CASES | WIDE_CASES)[name]
     write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **case.shapes}, case.types)
     with GGUFFile(tmp_path / "tensors.gguf") as file:
         assert unsupported(programmed(case, file)[2]) == REFUSED[name]
@@ -331,11 +397,12 @@ def test_fewer_positions_than_the_context_are_told(tmp_path: Path) -> None:
 # ---- families
 
 
-@pytest.mark.parametrize("kind", slow_but(("gemma2",), ("gemma2", "gemma3_text")))
+@pytest.mark.parametrize("kind", slow_but(("gemma2",), ("gemma2", "gemma3_text", "lfm2", "qwen3_5_text", "mamba2")))
 def test_families(tmp_path: Path, kind: str) -> None:
     """A prompt, then tokens one by one, past the window."""
     path = tmp_path / "model.gguf"
-    convert(family_checkpoint(tmp_path, kind, num_hidden_layers=2, sliding_window_pattern=2), "f16", path)
+    windows = {"num_hidden_layers": 2, "sliding_window_pattern": 2} if kind.startswith("gemma") else {}
+    convert(family_checkpoint(tmp_path, kind, **windows), "f16", path)
     tokens = np.random.default_rng(0).integers(0, 456, 21)
     device: Any = EmulatedDevice()
     with pytest.MonkeyPatch.context() as patch, GGUFFile(path) as file:

@@ -20,6 +20,7 @@ KINDS: dict[str, Any] = {
     "by kind": lambda **given: FakeRuntime(by_kind=True, **given),
     "on the device": lambda **given: FakeRuntime(max_sampled=8, **given),
     "carried": lambda **given: PassingRuntime(True, **given),
+    "carried, on the device": lambda **given: PassingRuntime(True, max_sampled=8, **given),
     "ring": lambda **given: PassingRuntime(False, 128, 40, **given),
 }
 
@@ -86,7 +87,7 @@ def test_answers_to_one_prompt_evaluate_it_once(kind: str) -> None:
     one = alone.request(prompt, GREEDY)
     finish(alone, one)
     assert [request.token_ids for request in requests] == [one.token_ids] * 4
-    again = len(b"assistant:") + 1 if kind == "carried" else 1  # from the last checkpoint, or the last token
+    again = len(b"assistant:") + 1 if kind.startswith("carried") else 1  # from the last checkpoint, or the last token
     assert engine.n_evaluated <= len(prompt) + 3 * again + 4 * 7 + 4
     assert engine.runtime.copied > 0  # type: ignore[attr-defined]
 

@@ -140,40 +140,50 @@ def convolution(width: int, activation: str | None) -> Case:
     return Case({**shapes, "other.weight": (N_EMBD, width)}, build)
 
 
-def delta(n_k: int, n_v: int, d_k: int, d_v: int, tiled: bool) -> Case:
+def delta(n_k: int, n_v: int, d_k: int, d_v: int, tiled: bool, at: str = "", layer: int = 0) -> Case:
+    """The delta rule of a layer, whose tensors' names begin with `at`."""
     shapes = {
         "q.weight": (n_k * d_k, N_EMBD), "k.weight": (n_k * d_k, N_EMBD), "v.weight": (n_v * d_v, N_EMBD),
         "a.weight": (n_v, N_EMBD), "b.weight": (n_v, N_EMBD), "o.weight": (N_EMBD, n_v * d_v), "scale": (n_v,),
+        "shift": (n_v,),
     }  # fmt: skip
 
     def build(g: Graph, x: Value) -> Value:
-        q, k = (g.norm(g.linear(x, name, n_k * d_k), None, 1e-6, "l2", d_k) for name in "qk")
-        decay = g.scale(g.scale_columns(g.activation(g.linear(x, "a", n_v), "softplus"), "scale"), -0.1)
-        beta = g.activation(g.linear(x, "b", n_v), "sigmoid")
-        y = g.delta_rule(
-            q, k, g.linear(x, "v", n_v * d_v), decay, beta, layer=0, n_k_head=n_k, n_v_head=n_v, tiled=tiled
-        )
-        return g.add(x, g.linear(g.norm(y, None, EPS, width=d_v), "o", N_EMBD))
+        rows = {"q": n_k * d_k, "k": n_k * d_k, "v": n_v * d_v, "a": n_v, "b": n_v}
+        q, k, v, a, b = (g.linear(x, at + name, n) for name, n in rows.items())
+        q, k = (g.norm(heads, None, 1e-6, "l2", d_k) for heads in (q, k))
+        decay = g.scale_columns(g.activation(g.shift_columns(a, at + "shift"), "softplus"), at + "scale")
+        q, beta = g.scale(q, 0.7), g.activation(b, "sigmoid")
+        y = g.delta_rule(q, k, v, decay, beta, layer=layer, n_k_head=n_k, n_v_head=n_v, tiled=tiled)
+        return g.add(x, g.linear(g.norm(y, None, EPS, width=d_v), at + "o", N_EMBD))
 
-    return Case(shapes, build)
+    named = {at + name: shape for name, shape in shapes.items()}
+    return Case(named, build, changes={at + "scale": lambda drawn: -0.1 * np.abs(drawn)})
 
 
-def scan(n_head: int, head_dim: int, d_state: int, n_groups: int, a_shape: tuple[int, ...], skip: bool = True) -> Case:
+def scan(
+    n_head: int, head_dim: int, d_state: int, n_groups: int, a_shape: tuple[int, ...], skip: bool = True, at: str = "",
+    layer: int = 0,
+) -> Case:  # fmt: skip
+    """The scan of a layer, whose tensors' names begin with `at`."""
     wide, mixed = n_head * head_dim, n_groups * d_state
     shapes = {
         "x.weight": (wide, N_EMBD), "dt.weight": (n_head, N_EMBD), "dt.bias": (n_head,), "b.weight": (mixed, N_EMBD),
         "c.weight": (mixed, N_EMBD), "o.weight": (N_EMBD, wide), "a": a_shape, "d": (n_head, *a_shape[2:]),
+        "shift": (n_head,),
     }  # fmt: skip
 
     def build(g: Graph, x: Value) -> Value:
-        dt = g.linear(x, "dt", n_head)
-        values, b, c = (g.linear(x, name, rows) for name, rows in (("x", wide), ("b", mixed), ("c", mixed)))
-        y = g.ssm_scan(
-            values, dt, b, c, layer=0, n_head=n_head, n_groups=n_groups, a="a", d="d" if skip else None
-        )  # fmt: skip
-        return g.add(x, g.linear(g.norm(y, None, EPS), "o", N_EMBD))
+        dt = g.linear(x, at + "dt", n_head)
+        values, b, c = (g.linear(x, at + name, rows) for name, rows in (("x", wide), ("b", mixed), ("c", mixed)))
+        if skip:
+            dt = g.shift_columns(dt, at + "shift")
+        d = at + "d" if skip else None
+        y = g.ssm_scan(values, dt, b, c, layer=layer, n_head=n_head, n_groups=n_groups, a=at + "a", d=d)
+        return g.add(x, g.linear(g.norm(y, None, EPS), at + "o", N_EMBD))
 
-    return Case(shapes, build, changes={"a": lambda drawn: -0.3 * np.abs(drawn)})
+    named = {at + name: shape for name, shape in shapes.items()}
+    return Case(named, build, changes={at + "a": lambda drawn: -0.3 * np.abs(drawn)})
 
 
 def columns(g: Graph, x: Value) -> Value:

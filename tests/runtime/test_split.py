@@ -15,9 +15,12 @@ import pytest
 
 from ggpy.convert.pipeline import convert
 from ggpy.cpu.executor import CpuExecutor
+from ggpy.cuda.memory import cache_bytes
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.program import Program
+from ggpy.graph.state import Reach
+from ggpy.runtime.host_memory import CHECKPOINTS
 from ggpy.runtime.load import find_device, find_gpu_layers, find_kv_memory
 from ggpy.runtime.pipeline import PipelineExecutor
 from ggpy.runtime.placement import Placement, Stage
@@ -280,6 +283,23 @@ def test_a_limit_for_the_cache_counts_on_a_gpu_too(model: Any, gpus: Any) -> Non
             Placement(file, "cuda", kv_memory=whole - 1).context(512, lambda _: None)
 
 
+def test_what_layers_carry_on_is_counted_and_cut_back_to_nowhere(tmp_path: Path, gpus: Any) -> None:
+    """A slot's on the GPU, and its checkpoints in host memory; wherever the layers are divided."""
+    layers = ["conv", "full_attention", "conv", "conv"]
+    convert(family_checkpoint(tmp_path, "lfm2", layer_types=layers, num_hidden_layers=4), "f16", tmp_path / "x.gguf")
+    carried = 2 * 64 * 4  # the last two rows of 64 columns, float32
+    with GGUFFile(tmp_path / "x.gguf") as file:
+        gpus(1 << 40)
+        placement = Placement(file, "cuda", n_slots=3, engine=True)
+        caches = cache_bytes(placement.program(True).attentions, 64, 3, 64)
+        for n, on_gpu in ((4, 3), (3, 2), (2, 2)):
+            stages = [Stage("cuda:0", 4 - n, 4)] if n == 4 else [Stage("cpu", 0, 4 - n), Stage("cuda:0", 4 - n, 4)]
+            *host, gpu = placement.uses(stages, 64, 64)
+            assert gpu.state == (caches if n > 2 else 0) + 2 * 3 * on_gpu * carried  # of two lengths
+            assert host[0].kept == CHECKPOINTS * 3 * 3 * carried
+            assert placement.reach(stages, 64, 64) == Reach(carried=True)
+
+
 @pytest.mark.parametrize(
     ("asked", "limit"),
     [
@@ -369,10 +389,10 @@ def test_parts_on_emulated_gpus(tmp_path: Path, emulated: list[Any], way: str, s
 def test_layers_without_kernels_and_those_before_them_stay_on_the_cpu(tmp_path: Path, emulated: list[Any]) -> None:
     path, notes = tmp_path / "model.gguf", []
     layers = ["full_attention", "conv", "conv", "full_attention", "full_attention"]
-    convert(family_checkpoint(tmp_path, "lfm2", layer_types=layers, num_hidden_layers=5), "f16", path)
+    convert(family_checkpoint(tmp_path, "lfm2", layer_types=layers, num_hidden_layers=5, conv_L_cache=40), "f16", path)
     with running(path) as cpu, running(path, device="cuda", notify=notes.append) as split:
         assert split.stages == [Stage("cpu", 0, 3), Stage("cuda:0", 3, 5)]
-        assert "the GPU has no kernels yet for the operation ConvWithState: the CPU runs the first 3 layers" in notes
+        assert "the GPU has no kernels yet for convolutions of 40 tokens: the CPU runs the first 3 layers" in notes
         assert errors(logits(split, [1, 1]), logits(cpu, [1, 1])).max() < 1e-3
     with GGUFFile(path) as file:
         assert Placement(file, "cuda", 5).place(64)[0] == split.stages

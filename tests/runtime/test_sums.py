@@ -148,7 +148,7 @@ def test_checkpoints_and_parked_conversations_are_counted(tmp_path: Path, kind: 
         stages, batch = placement.place(4096)
         (use,) = placement.uses(stages, 4096, batch)
         memory = Memory(placement.program(False), file, 4096, 2, batch, 1, placement.cache_type("cpu"))
-        checkpoint = sum(part.nbytes for part in memory.states.checkpoint(0))
+        checkpoint = sum(part.nbytes for part in memory.states.checkpoint(0, 0))
         limits = placement.host_memory(stages, 4096, batch)
         assert limits.checkpoints == 2 * CHECKPOINTS * checkpoint > 0
         assert use.kept == limits.total == limits.checkpoints + (1 << 20)

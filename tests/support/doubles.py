@@ -159,10 +159,10 @@ class FakeRuntime:
         assert len(held[0]) == len(held[1]) == n_kept
         self._fill(slot, [part[:n] for part in held])
 
-    def checkpoint(self, slot: int) -> list[NDArray[Any]]:
+    def checkpoint(self, slot: int, n: int) -> list[NDArray[Any]]:
         return []
 
-    def restore(self, slot: int, kept: Iterator[NDArray[Any]]) -> None:
+    def restore(self, slot: int, kept: Iterator[NDArray[Any]], n: int) -> None:
         assert next(kept, None) is None
 
     def close(self) -> None:
@@ -174,13 +174,15 @@ class FakeRuntime:
 
 class PassingRuntime(FakeRuntime):
     """A runtime whose state passes: carried from token to token, or a ring of `n_cells` cells of which a token sees the
-    last `window`, or both. A sequence that goes on from where its state does not stand fails."""
+    last `window`, or both. A sequence that goes on from where its state does not stand fails. As on a GPU, a device
+    that samples has what is carried of two lengths, even and odd ones."""
 
     def __init__(self, carried: bool, n_cells: int = 0, window: int = 0, **options: Any) -> None:
         super().__init__(**options)
         self.reach = Reach(carried, frozenset({(n_cells, window)} if n_cells else ()))
         self.n_cells, self.window = n_cells, window
-        self.state = np.zeros((self.n_slots, 2), np.int64)  # a hash of the tokens, and their number
+        self.n_lengths = 2 if self.max_sampled else 1
+        self.state = np.zeros((self.n_slots, self.n_lengths, 2), np.int64)  # a hash of the tokens, and their number
         self.ring = np.full((self.n_slots, max(1, n_cells)), -1, np.int64)  # the position in each cell
         self.checkpoints = self.restored = 0
 
@@ -189,25 +191,29 @@ class PassingRuntime(FakeRuntime):
         self.state[target], self.ring[target] = self.state[source], self.ring[source]
 
     def step(self, tokens: Any, slots: Any, positions: Any, outputs: Any, n_generated: int = 0) -> NDArray[np.float32]:
+        carried: dict[int, list[int]] = {}
         for token, slot, position in zip(tokens, slots, positions, strict=True):
             if self.reach.carried:
-                state, n = (0, 0) if position == 0 else self.state[slot].tolist()
+                found = [0, 0] if position == 0 else self.state[slot, position % self.n_lengths].tolist()
+                state, n = carried.get(slot, found)
                 assert n == position, "carried state is of another length"
                 assert position == 0 or state == self._hash(self.of(slot, position)[0]), "of other tokens"
-                self.state[slot] = zlib.crc32(np.int64([state, token]).tobytes()), position + 1
+                carried[slot] = [zlib.crc32(np.int64([state, token]).tobytes()), position + 1]
             self.of(slot)[0][position] = token
             if self.n_cells:
                 seen = np.arange(max(0, position - self.window + 1), position)
                 assert (self.ring[slot, seen % self.n_cells] == seen).all(), "sees a cell that was written over"
                 self.ring[slot, position % self.n_cells] = position
+        for slot, (state, n) in carried.items():
+            self.state[slot, n % self.n_lengths] = state, n
         return super().step(tokens, slots, positions, outputs, n_generated)
 
     def save(self, slot: int, n: int) -> list[NDArray[Any]]:
-        return [*super().save(slot, n), *self.checkpoint(slot)]
+        return [*super().save(slot, n), *self.checkpoint(slot, n)]
 
     def load(self, slot: int, kept: Iterator[NDArray[Any]], n: int, n_kept: int) -> None:
         super().load(slot, kept, n, n_kept)
-        self.state[slot], self.ring[slot] = next(kept), next(kept)
+        self.state[slot, n_kept % self.n_lengths], self.ring[slot] = next(kept), next(kept)
 
     @staticmethod
     def _hash(tokens: Any) -> int:
@@ -216,13 +222,13 @@ class PassingRuntime(FakeRuntime):
             state = zlib.crc32(np.int64([state, token]).tobytes())
         return state
 
-    def checkpoint(self, slot: int) -> list[NDArray[Any]]:
+    def checkpoint(self, slot: int, n: int) -> list[NDArray[Any]]:
         self.checkpoints += 1
-        return [self.state[slot].copy(), self.ring[slot].copy()]
+        return [self.state[slot, n % self.n_lengths].copy(), self.ring[slot].copy()]
 
-    def restore(self, slot: int, kept: Iterator[NDArray[Any]]) -> None:
+    def restore(self, slot: int, kept: Iterator[NDArray[Any]], n: int) -> None:
         self.restored += 1
-        self.state[slot], self.ring[slot] = next(kept), next(kept)
+        self.state[slot, n % self.n_lengths], self.ring[slot] = next(kept), next(kept)
 
 
 class FixedTimes(StepTimes):

@@ -40,6 +40,10 @@ MOST_CHUNKS = 4  # of 512 bytes of codes that a warp has brought to shared memor
 ROW_THREADS = 512  # that make a token's activations, wherever that is done: its norm is summed in one order
 ELEMENTWISE_THREADS = 256  # each of which makes a number of a row
 HEAD_PRODUCT_THREADS, HEAD_PRODUCT_TOKENS = 128, 8  # of a block of `ggpy.cuda.ops.head_linear`, but for one token
+CONV_THREADS = 64  # each of which has a column of a convolution with state: few, so that many blocks have some
+CONV_TOKENS = 128  # of a run, that such a block has
+STATE_LANES = 8  # that share a column of a recurrent layer's matrices
+STATE_THREADS = 128  # of a block that carries some of these on
 ALL_REDUCE_THREADS = 128  # of a block that adds up what ranks have
 SUMS = 128  # bytes of shared memory for sums over a block, before whatever else a kernel keeps there
 
