@@ -168,9 +168,9 @@ class Placement:
         return Reach.of(states, n_ctx, n_batch)
 
     def _step(self, batch: int, n_ctx: int) -> int:
-        """Most tokens of a step, where so many pay off: no more than a slot holds, but as many where a sequence has to
-        be in one step."""
-        return n_ctx if self.whole_sequences else min(batch, n_ctx)
+        """Most tokens of a step, where so many pay off: no more than a slot holds; but where a sequence has to be in
+        one step, as many, and of short ones several."""
+        return max(n_ctx, batch) if self.whole_sequences else min(batch, n_ctx)
 
     def context(self, asked: int | None, notify: Callable[[str], None]) -> int:
         """The context in tokens: what was asked for, else the training context as far as memory holds it."""

@@ -73,12 +73,11 @@ class Runtime:
         **placing: Any,
     ) -> None:
         placement = placement or Placement(file, **placing)
-        self.stages, most_tokens = placement.place(n_ctx)
+        self.stages, self.n_batch = placement.place(n_ctx)
         self.hparams = placement.hparams
 
         self.file, self.device = file, placement.device if self.stages[-1].on_gpu else "cpu"
         self.n_ctx, self.n_slots = n_ctx, placement.n_slots
-        self.n_batch = min(most_tokens, n_ctx)
         self.kv_cells = placement.kv_cells(self.stages, n_ctx, self.n_batch)
         self.host_memory = placement.host_memory(self.stages, n_ctx, self.n_batch)
         #: Tokens of context of who drafts for this runtime, where somebody does.

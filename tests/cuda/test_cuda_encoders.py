@@ -97,19 +97,32 @@ def test_texts_side_by_side(tmp_path: Path, pooling: str) -> None:
         executor.close()
 
 
-# ---- what needs a GPU
-
-
-def rows_of(path: Path, families: Any, name: str, device: str) -> tuple[np.ndarray, str]:
-    """The rows of a family's texts, and the device that ran the model."""
-    case, texts = families.CASES[name], families.TEXTS
+def rows_of(path: Path, families: Any, name: str, device: str, n_texts: int = 4) -> tuple[np.ndarray, str]:
+    """The rows of a family's first texts, and the device that ran the model."""
+    case, texts = families.CASES[name], families.TEXTS[:n_texts]
     with LLM(path, n_ctx=100, n_threads=2, n_parallel=2, device=device) as llm:
         ran = llm.runtime.device
+        assert llm.runtime.n_batch > 100  # several texts
         if not getattr(case, "ranks", False):
             return np.stack([one.outputs.embedding for one in llm.embed(texts, normalize=False)]), ran
         embedder = Embedder(llm.runtime, llm.runtime.n_types)
         given = [TokenizedText(text, families.second(text)) for text in texts]
         return np.stack([r for step in embedder.steps(given) for r in embedder.run([given[i] for i in step])]), ran
+
+
+@pytest.mark.slow
+def test_a_reranker_on_an_emulated_gpu(tmp_path: Path, emulated: list[Any]) -> None:
+    """From texts to scores: types of tokens, first rows, two matrices behind them."""
+    hf_families_encoders.write(tmp_path, "bert reranker")
+    convert(tmp_path, "f16", tmp_path / "out.gguf", n_threads=1)
+    on_cpu, _ = rows_of(tmp_path / "out.gguf", hf_families_encoders, "bert reranker", "cpu", 2)
+    on_gpu, device = rows_of(tmp_path / "out.gguf", hf_families_encoders, "bert reranker", "cuda", 2)
+    assert device == "cuda"
+    assert len(emulated) == 1
+    assert np.abs(on_gpu - on_cpu).max() < 5e-3 * np.abs(on_cpu).max()
+
+
+# ---- what needs a GPU
 
 
 CASES = [(families, name) for families in (hf_families_bert, hf_families_encoders) for name in families.CASES]
