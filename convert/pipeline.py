@@ -237,7 +237,8 @@ def _match(checkpoint: Checkpoint, layout: Layout) -> tuple[list[TensorRule], di
                 " kept, as transformers does."
             )
     found, used = [], {}
-    for rule in (rule.chosen(tensors) for rule in layout.tensors):
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    for rule in (rule.chosen(shapes) for rule in layout.tensors):
         if not rule.required and not any(name in tensors for name in rule.names):
             continue
         for part in rule.values.stored():

@@ -7,7 +7,7 @@ checked whole before a byte is written. Knows nothing of files: a config is a ma
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class TensorRule:
     """One tensor of the GGUF file: `target` there, `shape` (rows before columns), and where its values come from: the
     checkpoint's tensor of that name and shape, or several and transforms of them (`hf_sources`), whose shape need not
     be said again. One that is not `required` may lack in the checkpoint, with all of its sources. `alternative`: the
-    source where the checkpoint has that one's tensors."""
+    source where the checkpoint has that one's tensors, in their shapes."""
 
     target: str
     source: str | Source
@@ -53,11 +53,16 @@ class TensorRule:
         sources = (self.values, self.alternative) if self.alternative is not None else (self.values,)
         return tuple(stored.name for source in sources for stored in source.stored())
 
-    def chosen(self, names: Container[str]) -> TensorRule:
-        """The rule without an alternative, for a checkpoint that has tensors of these names."""
+    def chosen(self, shapes: Mapping[str, tuple[int, ...] | None]) -> TensorRule:
+        """The rule without an alternative, for a checkpoint that has tensors of these names and, where they are known,
+        shapes. An alternative may be another shape of the same tensors."""
         if self.alternative is None:
             return self
-        there = all(stored.name in names for stored in self.alternative.stored())
+        plain = {stored.name for stored in self.values.stored()}
+        there = all(
+            stored.name in shapes and (stored.name not in plain or shapes[stored.name] in (stored.shape, None))
+            for stored in self.alternative.stored()
+        )
         return replace(self, source=self.alternative if there else self.source, alternative=None)
 
 
@@ -88,7 +93,7 @@ class Layout:
             for pattern, other in self.renames:
                 name = re.sub(pattern, other, name)
             names.add(name)
-        rules = [rule.chosen(names) for rule in self.predictor]
+        rules = [rule.chosen(dict.fromkeys(names)) for rule in self.predictor]
         if rules and all(name in names for rule in rules if rule.required for name in rule.names):
             self.tensors = self.tensors + self.predictor
             self.metadata[f"{self.arch}.block_count"] += 1

@@ -13,6 +13,7 @@ from ggpy.models.delta_net import DeltaNet
 from ggpy.models.experts import add_expert_keys, expert_count, expert_rules, sparse_layers
 from ggpy.models.hf import Layout, TensorRule
 from ggpy.models.hf_parts import Sizes, glu_rules, head_rule
+from ggpy.models.hf_pictures import picture_sections
 from ggpy.models.hf_rope import add_rope
 from ggpy.models.hf_sources import Source, Stored, concat
 from ggpy.models.next_token import predictor_rules
@@ -84,19 +85,8 @@ def delta_net_layout(config: Config, arch: str, *, tiled: bool) -> Layout:
         layout.metadata[f"{arch}.expert_shared_feed_forward_length"] = config.integer("shared_expert_intermediate_size")
     add_rope(layout, config, sizes.head_dim, partial=True)
     if tiled:  # readers of Qwen3.5 want them, Qwen3-Next has none
-        layout.metadata[f"{arch}.rope.dimension_sections"] = _sections(config)
+        layout.metadata[f"{arch}.rope.dimension_sections"] = picture_sections(config, _SECTIONS)
     return layout
-
-
-def _sections(config: Config) -> np.ndarray:
-    """How many of a head's rope pairs take a picture's time, height and width for a position, and a fourth number: for
-    text they are all the same."""
-    rope = config.section("rope_scaling" if config.get("rope_scaling") else "rope_parameters")
-    sections = rope.values.get("mrope_section", _SECTIONS)
-    sound = isinstance(sections, list) and len(sections) <= 4
-    if not sound or not all(type(n) is int and 0 <= n < 1 << 16 for n in sections):
-        raise GGPYError(f"{rope.where} gives 'mrope_section' as {sections!r:.60}; it must list up to 4 numbers.")
-    return np.array(sections + [0] * (4 - len(sections)), np.int32)
 
 
 def _delta_sizes(config: Config) -> DeltaNet:

@@ -1,5 +1,5 @@
-"""More families of checkpoints, as in `ggpy.models.hf_families`: the text models of Llama 4 and Gemma 3n, which see and
-hear.
+"""More families of checkpoints, as in `ggpy.models.hf_families`: the text models of Llama 4, Gemma 3n and
+Qwen-VL, which see and hear.
 
 Sources: the configuration classes of transformers 5.24 and the code that reads them.
 """
@@ -29,6 +29,28 @@ _GEMMA3N: dict[str, Any] = {
     "num_kv_shared_layers": 15, "laurel_rank": 64, "activation_sparsity_pattern": None, "rope_parameters": None,
     "rope_scaling": None, "rope_theta": None, "rope_local_base_freq": None, "original_max_position_embeddings": None,
 }  # fmt: skip
+
+_QWEN2_VL: dict[str, Any] = {
+    "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5,
+    "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 80, "layer_types": None,
+    "rope_parameters": None, "rope_scaling": None, "rope_theta": 1000000.0, "original_max_position_embeddings": None,
+}  # fmt: skip
+_QWEN3_VL: dict[str, Any] = {
+    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6, "attention_bias": False, "rope_parameters": None, "rope_scaling": None,
+    "rope_theta": 500000.0, "original_max_position_embeddings": None,
+}  # fmt: skip
+_QWEN3_VL_MOE: dict[str, Any] = {
+    **_QWEN3_VL, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "head_dim": None, "decoder_sparse_step": 1, "moe_intermediate_size": 1408,
+    "num_experts_per_tok": 4, "num_experts": 60, "num_local_experts": None, "mlp_only_layers": None,
+}  # fmt: skip
+_QWEN_PICTURES = dict.fromkeys(
+    ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"),
+    "pictures, which are not read",
+)
 
 #: By the config's "model_type".
 MULTIMODAL: dict[str, Family] = {
@@ -71,4 +93,32 @@ MULTIMODAL: dict[str, Family] = {
         ),
         text="gemma3n_text",
     ),
+    **{
+        f"{kind}_text": Family(
+            (f"{name}TextModel",),
+            followed,
+            {"norm_topk_prob": (True, None)},
+            {"tie_word_embeddings": "what is said beside the text model is followed"},
+        )
+        for kind, name, followed in (
+            ("qwen2_vl", "Qwen2VL", _QWEN2_VL),
+            ("qwen2_5_vl", "Qwen2_5_VL", _QWEN2_VL),
+            ("qwen3_vl", "Qwen3VL", _QWEN3_VL),
+            ("qwen3_vl_moe", "Qwen3VLMoe", _QWEN3_VL_MOE),
+        )
+    },
+    **{
+        kind: Family(
+            (f"{name}ForConditionalGeneration", f"{name}Model"),
+            {"tie_word_embeddings": False, **({"vision_config": None} if deep else {})},
+            ignored=_QWEN_PICTURES | ({} if deep else {"vision_config": "pictures, which are not read"}),
+            text=f"{kind}_text",
+        )
+        for kind, name, deep in (
+            ("qwen2_vl", "Qwen2VL", False),
+            ("qwen2_5_vl", "Qwen2_5_VL", False),
+            ("qwen3_vl", "Qwen3VL", True),
+            ("qwen3_vl_moe", "Qwen3VLMoe", True),
+        )
+    },
 }

@@ -136,11 +136,17 @@ def known_config(config: Config) -> tuple[str, Config, list[str]]:
     notes: list[str] = []
     name = _family_name(config, notes)
     family = FAMILIES[name]
-    unknown = _unknown_keys(config, name)
+    outer, inner = config, config.section("text_config") if family.text else Config({})
+    if family.text and not inner.values:  # older files have the text model's settings beside the others
+        beside = {"model_type", *family.followed, *family.ignored}
+        outer, inner = (
+            Config({key: value for key, value in config.values.items() if (key in beside) == out}, config.where)
+            for out in (True, False)
+        )
+    unknown = _unknown_keys(outer, name)
     values = {key: value for key, value in config.values.items() if key in family.followed}
     defaults, where = {**family.followed}, config.where
     if family.text:
-        inner = config.section("text_config")
         if inner.get("model_type") not in (family.text, None):
             raise GGPYError(
                 f"{inner.where} gives 'model_type' as {inner.values['model_type']!r:.60}; ggpy converts a"

@@ -51,6 +51,8 @@ def add_rope(
     rope = _section(layout, config) if rope is None else rope
     arch = layout.arch
     kind = rope.get("rope_type", "type") or "default"
+    if kind == "mrope" and rope.get("mrope_section"):  # of text alone it is the plain one
+        kind = "default"
     base = rope.number("rope_theta") if rope.get("rope_theta") is not None else config.number("rope_theta", default=1e4)
     layout.metadata[f"{arch}.rope.freq_base"] = base
     unknown = [key for key in rope.values if key not in _KEYS]

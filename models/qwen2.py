@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ggpy.models.base import Architecture
 from ggpy.models.layers import pre_norm_decoder
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 class Qwen2(Architecture):
     name = "qwen2"
-    hf_names = ("Qwen2ForCausalLM",)
+    hf_names: ClassVar[tuple[str, ...]] = ("Qwen2ForCausalLM",)
     pools = True
     rope_style = "neox"
 
@@ -27,3 +27,21 @@ class Qwen2(Architecture):
         from ggpy.models.hf import decoder_layout
 
         return decoder_layout(config, cls.name, qkv_bias=True)
+
+
+class Qwen2VL(Qwen2):
+    """The text model of Qwen2-VL and Qwen2.5-VL."""
+
+    name = "qwen2vl"
+    hf_names = (
+        "Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration", "Qwen2VLTextModel",
+        "Qwen2_5_VLTextModel",
+    )  # fmt: skip
+
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
+        from ggpy.models.hf_pictures import leave_pictures_out
+
+        layout = super().hf_layout(config)
+        leave_pictures_out(layout, config)
+        return layout

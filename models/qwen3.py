@@ -3,7 +3,7 @@ words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ggpy.models.base import Architecture
 from ggpy.models.layers import pre_norm_decoder
@@ -25,7 +25,7 @@ RERANK_TEMPLATE = (
 
 class Qwen3(Architecture):
     name = "qwen3"
-    hf_names = ("Qwen3ForCausalLM",)
+    hf_names: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM",)
     pools = True
     rope_style = "neox"
 
@@ -41,4 +41,19 @@ class Qwen3(Architecture):
         if classifies(config):
             layout.tensors = [rule for rule in layout.tensors if rule.target != "output.weight"]
             layout.tensors += score_rules(layout, config, config.integer("hidden_size"))
+        return layout
+
+
+class Qwen3VL(Qwen3):
+    """The text model of Qwen3-VL."""
+
+    name = "qwen3vl"
+    hf_names = ("Qwen3VLForConditionalGeneration", "Qwen3VLTextModel")
+
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
+        from ggpy.models.hf_pictures import leave_pictures_out
+
+        layout = super().hf_layout(config)
+        leave_pictures_out(layout, config, deep=True)
         return layout

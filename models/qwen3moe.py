@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ggpy.models.base import Architecture
 from ggpy.models.experts import Experts, add_expert_keys, expert_ffn, expert_rules, sparse_layers
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class Qwen3Moe(Architecture):
     name = "qwen3moe"
-    hf_names = ("Qwen3MoeForCausalLM",)
+    hf_names: ClassVar[tuple[str, ...]] = ("Qwen3MoeForCausalLM",)
     rope_style = "neox"
 
     def build(self, g: Graph) -> Value:
@@ -51,4 +51,47 @@ class Qwen3Moe(Architecture):
             to, of = f"blk.{layer}.", f"model.layers.{layer}.mlp."
             layout.tensors.append(TensorRule(to + "ffn_gate_inp.weight", of + "gate.weight", (n_expert, n_embd)))
             layout.tensors += expert_rules(to, of, n_expert, n_ff, n_embd)
+        return layout
+
+
+class Qwen3VLMoe(Qwen3Moe):
+    """The text model of Qwen3-VL's mixtures, whose experts stand in published checkpoints on their side."""
+
+    name = "qwen3vlmoe"
+    hf_names = ("Qwen3VLMoeForConditionalGeneration", "Qwen3VLMoeTextModel")
+
+    @classmethod
+    def hf_layout(cls, config: Config) -> Layout:
+        from ggpy.models.hf import TensorRule
+        from ggpy.models.hf_config import Config
+        from ggpy.models.hf_pictures import leave_pictures_out
+        from ggpy.models.hf_sources import Stored
+
+        # Their code always makes the weights of a token's experts sum up to 1.
+        config = Config({**config.values, "norm_topk_prob": True}, config.where, config.defaults)
+        layout, n_embd = super().hf_layout(config), config.integer("hidden_size")
+        n, n_ff = layout.metadata[f"{cls.name}.expert_count"], config.integer("moe_intermediate_size")
+
+        def whole(rule: TensorRule) -> TensorRule:
+            """An expert tensor from one that holds all of a layer's, in either order of its axes."""
+            if not rule.target.endswith("_exps.weight"):
+                return rule
+            layer, part = rule.target.split(".")[1:3]
+            at = f"model.layers.{layer}.mlp.experts."
+            if part == "ffn_down_exps":
+                upright = Stored(at + "down_proj", (n, n_embd, n_ff))
+                return TensorRule(
+                    rule.target, upright, alternative=Stored(at + "down_proj", (n, n_ff, n_embd)).transpose()
+                )
+            first = 0 if part == "ffn_gate_exps" else n_ff
+            both, turned = (
+                Stored(at + "gate_up_proj", (n, 2 * n_ff, n_embd)),
+                Stored(at + "gate_up_proj", (n, n_embd, 2 * n_ff)).transpose(),
+            )
+            return TensorRule(
+                rule.target, both.slice(first, n_ff, axis=1), alternative=turned.slice(first, n_ff, axis=1)
+            )
+
+        layout.tensors = [whole(rule) for rule in layout.tensors]
+        leave_pictures_out(layout, config, deep=True)
         return layout

@@ -54,7 +54,10 @@ CLASSES = {
     "roberta": "RobertaConfig", "xlm-roberta": "XLMRobertaConfig", "camembert": "CamembertConfig",
     "nomic_bert": "NomicBertConfig", "jina_embeddings_v3": "JinaEmbeddingsV3Config", "modernbert": "ModernBertConfig",
     "eurobert": "EuroBertConfig", "llama4_text": "Llama4TextConfig", "llama4": "Llama4Config",
-    "gemma3n_text": "Gemma3nTextConfig", "gemma3n": "Gemma3nConfig",
+    "gemma3n_text": "Gemma3nTextConfig", "gemma3n": "Gemma3nConfig", "qwen2_vl_text": "Qwen2VLTextConfig",
+    "qwen2_vl": "Qwen2VLConfig", "qwen2_5_vl_text": "Qwen2_5_VLTextConfig", "qwen2_5_vl": "Qwen2_5_VLConfig",
+    "qwen3_vl_text": "Qwen3VLTextConfig", "qwen3_vl": "Qwen3VLConfig", "qwen3_vl_moe_text": "Qwen3VLMoeTextConfig",
+    "qwen3_vl_moe": "Qwen3VLMoeConfig",
 }  # fmt: skip
 
 #: Keys of published config.json files of these families, beside those that transformers' classes define today.
@@ -255,6 +258,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "local_attention": ({}, 8),
     "global_attn_every_n_layers": ({}, 3),
     "classifier_pooling": ({}, "cls"),
+    "vision_config": ({}, {"deepstack_visual_indexes": [0, 1]}),
     "intermediate_size_mlp": ({}, 30),
     "moe_layers": ({}, [1]),
     "interleave_moe_layer_step": ({}, 1),
@@ -367,6 +371,10 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("gemma3n", "tie_word_embeddings"): ({}, False),
     ("gemma3n_text", "hidden_size"): ({}, 96),
     ("gemma3n_text", "vocab_size_per_layer_input"): ({}, 200),
+    **{
+        (f"{kind}_text", "rope_theta"): ({"rope_parameters": {}}, 77.0)
+        for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    },
     **{("gemma3n_text", key): ({"rope_parameters": None}, 77.0) for key in ("rope_theta", "rope_local_base_freq")},
     ("mixtral", "num_local_experts"): ({}, 3),
     ("olmoe", "num_experts_per_tok"): ({}, 2),
@@ -437,7 +445,7 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("rope_theta", "rope_local_base_freq") if family == "gemma3n_text" else ()),
         *(("full_attention_interval",) if family.startswith(("qwen3_5", "qwen3_next")) else ()),
         *(("tie_embedding", "block_ff_dim") if family.startswith("lfm2") else ()),
-        *(("num_local_experts",) if family == "qwen3_moe" else ()),
+        *(("num_local_experts",) if family in ("qwen3_moe", "qwen3_vl_moe_text") else ()),
         *(("quantization_config",) if family == "gpt_oss" else ()),
         *(("sliding_window_pattern",) if family == "cohere2" else ()),
         *(("rotary_emb_base", "rotary_pct") if family == "gpt_neox" else ()),

@@ -1,4 +1,4 @@
-"""The text models of Llama 4 and Gemma 3n: what their files say, and checkpoints as they are published."""
+"""The text models of Llama 4, Gemma 3n and Qwen-VL: what their files say, and checkpoints as they are published."""
 
 from __future__ import annotations
 
@@ -60,6 +60,24 @@ def test_tokens_beyond_the_table_of_layers_have_its_first_row(make: Make) -> Non
         table = np.frombuffer(file.data("per_layer_token_embd.weight"), np.float32).reshape(461, -1)
     assert (table[300:] == table[0]).all()
     assert not (table[299] == table[0]).all()
+
+
+def test_keys_of_qwens_models_that_see(make: Make) -> None:
+    two, three, mixed = (metadata(make(CASES[kind])) for kind in ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe"))
+    assert two["rope.dimension_sections"] == three["rope.dimension_sections"] == [2, 3, 2, 0]
+    assert (three["n_deepstack_layers"], mixed["n_deepstack_layers"]) == (1, 1)
+    assert (mixed["expert_count"], mixed["expert_used_count"], mixed["expert_feed_forward_length"]) == (6, 2, 46)
+
+
+@pytest.mark.parametrize("kind", families.AUTO_CLASSES)
+def test_settings_of_the_text_model_may_stand_beside_the_others(tmp_path: Path, make: Make, kind: str) -> None:
+    """As Qwen2-VL's published files have them; experts may stand upright or on their side."""
+    nested = make(CASES[kind]).read_bytes()
+    config = {**families.CONFIGS[kind], **CASES[kind].changes}
+    flat = {**config.pop("text_config"), **config, "rope_theta": 500.0}
+    families.write_checkpoint(tmp_path, flat)
+    convert(tmp_path, "f32", tmp_path / "out.gguf", note=lambda note: None)
+    assert (tmp_path / "out.gguf").read_bytes() == nested
 
 
 @pytest.mark.parametrize("kind", ["llama4", "gemma3n"])

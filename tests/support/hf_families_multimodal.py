@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the text models of Llama 4 and Gemma 3n, whose logits transformers has computed.
+"""Tiny checkpoints of the text models of Llama 4, Gemma 3n and Qwen-VL, whose logits transformers has computed.
 
 `tests/data/hf_families_multimodal.npz` is as `tests.support.recorded` says.
 """
@@ -62,6 +62,37 @@ for _kind, _class, _others in (
         "tie_word_embeddings": _text["tie_word_embeddings"], "text_config": _text,
     }  # fmt: skip
 
+_PICTURE: dict[str, Any] = {
+    "depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 56, "patch_size": 4,
+    "num_position_embeddings": 16,
+}  # fmt: skip
+_SEES: dict[str, Any] = {
+    **{key: value for key, value in _SHARED.items() if key not in ("head_dim", "bos_token_id", "eos_token_id")},
+    "hidden_size": 56, "num_hidden_layers": 3, "intermediate_size": 90, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "bos_token_id": None,
+    "eos_token_id": None, "pad_token_id": None,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [2, 3, 2]},
+}  # fmt: skip
+for _kind, _class, _settings in (
+    ("qwen2_vl", "Qwen2VLForConditionalGeneration", {}),
+    ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", {}),
+    ("qwen3_vl", "Qwen3VLForConditionalGeneration", {"head_dim": 14}),
+    ("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration",
+     {"head_dim": 14, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 46}),
+):  # fmt: skip
+    _text = {**_SEES, **_settings, "model_type": _kind + "_text"}
+    _vision = {**_PICTURE, "deepstack_visual_indexes": [0]} if "3" in _kind else _PICTURE
+    if _kind == "qwen2_vl":
+        _vision = {"depth": 1, "embed_dim": 16, "hidden_size": 56, "num_heads": 2, "patch_size": 4}
+    CONFIGS[_kind + "_text"] = {**_text, "architectures": [_class.replace("ForConditionalGeneration", "TextModel")]}
+    CONFIGS[_kind] = {
+        "architectures": [_class], "model_type": _kind, "image_token_id": 457, "video_token_id": 458,
+        "vision_start_token_id": 459, "vision_end_token_id": 460, "vision_config": _vision, "text_config": _text,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+#: Model classes of transformers that read these.
+AUTO_CLASSES = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "AutoModelForImageTextToText")
+
 
 class Case(recorded.Case):
     configs = CONFIGS
@@ -89,6 +120,13 @@ CASES: dict[str, Case] = {
     "llama4_text, whole blocks": Case(
         "llama4_text", {"hidden_size": 64, "intermediate_size": 64, "intermediate_size_mlp": 96, "head_dim": 16}
     ),
+    "qwen2_vl": Case("qwen2_vl"),
+    "qwen2_vl, mrope": Case("qwen2_vl", {"text_config": {
+        **CONFIGS["qwen2_vl"]["text_config"], "rope_theta": 500.0, "rope_parameters": None,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 2]}}}),
+    "qwen2_5_vl": Case("qwen2_5_vl", {"tie_word_embeddings": True}),
+    "qwen3_vl": Case("qwen3_vl"),
+    "qwen3_vl_moe": Case("qwen3_vl_moe"),
     "gemma3n_text": Case("gemma3n_text"),
     "gemma3n_text, three streams": Case("gemma3n_text", {
         "altup_num_inputs": 3, "altup_active_idx": 1, "altup_correct_scale": False, "num_kv_shared_layers": 0,
@@ -105,7 +143,7 @@ CASES: dict[str, Case] = {
     }),
 }  # fmt: skip
 
-CUT = ["llama4_text", "gemma3n_text"]
+CUT = ["llama4_text", "gemma3n_text", "qwen3_vl_moe"]
 #: Metadata that no model can have.
 ABSURD: list[Refusal] = [
     ("llama4_text", {"attention.rope_pattern": np.array([True])}, "says of 1 layers whether they have rope"),
@@ -153,15 +191,31 @@ def _write(folder: Path, config: dict[str, Any], weights: dict[str, np.ndarray])
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone; of one that
     sees as it is published."""
+    kind, known = config["model_type"], recorded.recorded(DATA)
+    if kind in AUTO_CLASSES:
+        _write(folder, config, published(kind))
+        return
+    if kind.removesuffix("_text") in AUTO_CLASSES:
+        weights = {
+            name: values for name, values in published(kind.removesuffix("_text")).items() if "visual" not in name
+        }
+        _write(folder, config, {name.replace(".language_model", ""): values for name, values in weights.items()})
+        return
     of = config.get("text_config", config)
-    weights = tensors(unpack(recorded.recorded(DATA)[of["model_type"]][1]))
-    if of is not config:
-        kind = config["model_type"]
-        if kind == "llama4":
-            weights = {f"language_model.{name}": values for name, values in weights.items()}
-        else:
-            weights = {name.replace("model.", "model.language_model.", 1): values for name, values in weights.items()}
-        weights["vision_model.class_embedding" if kind == "llama4" else "model.vision_tower.std_bias"] = np.zeros(
-            8, np.float32
-        )
+    weights = tensors(unpack(known[of["model_type"]][1]))
+    if kind == "llama4":
+        weights = {f"language_model.{name}": values for name, values in weights.items()}
+        weights["vision_model.class_embedding"] = np.zeros(8, np.float32)
+    elif of is not config:
+        weights = {name.replace("model.", "model.language_model.", 1): values for name, values in weights.items()}
+        weights["model.vision_tower.std_bias"] = np.zeros(8, np.float32)
     _write(folder, config, weights)
+
+
+def published(kind: str) -> dict[str, np.ndarray]:
+    """The tensors of one of Qwen's models that see, as published: experts stand on their side."""
+    weights = tensors(unpack(recorded.recorded(DATA)[kind][1]))
+    return {
+        name: np.ascontiguousarray(values.transpose(0, 2, 1)) if ".mlp.experts." in name else values
+        for name, values in weights.items()
+    }

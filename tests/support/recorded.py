@@ -87,8 +87,8 @@ def _record(module: str, only: list[str]) -> None:
     import tempfile
 
     import torch
+    import transformers
     from safetensors.numpy import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.set_grad_enabled(False)
     families = importlib.import_module(f"tests.support.{module}")
@@ -99,11 +99,12 @@ def _record(module: str, only: list[str]) -> None:
         with tempfile.TemporaryDirectory() as place:
             folder, config = Path(place), json.dumps(reference(case.config))
             (folder / "config.json").write_text(config)
-            AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+            auto = getattr(transformers, getattr(families, "AUTO_CLASSES", {}).get(case.kind, "AutoModelForCausalLM"))
+            auto.from_config(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(folder)
             shapes = {key: values.shape for key, values in load_file(folder / "model.safetensors").items()}
             families.write(folder, case, shapes)
             (folder / "config.json").write_text(config)
-            model, lacking = AutoModelForCausalLM.from_pretrained(
+            model, lacking = auto.from_pretrained(
                 folder, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32,
                 output_loading_info=True,
             )  # fmt: skip
