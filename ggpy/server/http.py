@@ -41,8 +41,11 @@ class JsonResponse(JSONResponse):
         return json_bytes(content)
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once, not for each value
+
+
 def json_bytes(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _encoded(value).encode("utf-8", "replace")
 
 
 async def read_json(request: Request) -> Any:

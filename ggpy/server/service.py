@@ -68,7 +68,8 @@ class Service:
             answers: list[Answer] = await model.run(answers_to, model.llm, model.form, asked, most)
             n_prompt = sum(len(answer.request.prompt) for answer in answers[:: asked.params.n])
             yield Started(model.name, n_prompt)
-            async with aclosing(_together(model, answers)) as events:
+            following = _followed(model, answers[0]) if len(answers) == 1 else _together(model, answers)
+            async with aclosing(following) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         self.metrics.answer(model.name, event)
@@ -118,11 +119,6 @@ def _embedded(model: LoadedModel, asked: EmbeddingsRequest, most: int | None) ->
 
 async def _together(model: LoadedModel, answers: Sequence[Answer]) -> AsyncGenerator[Delta | Finished, None]:
     """The events of several answers, as they come."""
-    if len(answers) == 1:
-        async with aclosing(_followed(model, answers[0])) as events:
-            async for event in events:
-                yield event
-        return
     found: asyncio.Queue[Delta | Finished | Exception] = asyncio.Queue()
 
     async def follow(answer: Answer) -> None:
