@@ -50,7 +50,7 @@ def embed(
             for place, row in zip(step, rows, strict=True):
                 vector = row if by_model else pool(row, wanted)
                 if dimensions is not None:
-                    vector = _cut(vector, dimensions)
+                    vector = cut(vector, dimensions)
                 found[place] = normalized(vector) if normalize else vector
                 advance(1)
     return [
@@ -72,7 +72,7 @@ def _own_pooling(hparams: HyperParameters, name: str) -> str:
     return hparams.pooling
 
 
-def _cut(vector: Rows, dimensions: int) -> Rows:
+def cut(vector: Rows, dimensions: int) -> Rows:
     """The first dimensions, which models trained so (Matryoshka, arXiv 2205.13147) keep most in."""
     n = vector.shape[-1]
     if dimensions > n:

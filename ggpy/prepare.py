@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ggpy.embeddings import cut
+from ggpy.engine.embed import Rows, normalized
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
@@ -178,10 +180,14 @@ def prompts_of(llm: LLM, asked: AnyPrompts, max_tokens: int | None = None) -> li
     """A request's prompts as text, None where they came as token ids, and as token ids. max_tokens: of each. Raises
     RequestError where the model cannot take them."""
     embeds = isinstance(asked, EmbeddingsRequest)
-    if embeds and llm.runtime.hparams.writes_text:
+    hparams = llm.runtime.hparams
+    if embeds and hparams.writes_text:
         raise RequestError(f"{llm.path.name} writes text; embeddings need a model made for them.", "model")
-    if not embeds and not llm.runtime.hparams.writes_text:
-        raise RequestError(f"{llm.path.name} embeds texts and writes none; ask /v1/embeddings.", "model")
+    if embeds and hparams.pooling == "rank":
+        raise RequestError(f"{llm.path.name} ranks documents and embeds none; ask /v1/rerank.", "model")
+    if not embeds and not hparams.writes_text:
+        does, path = ("ranks", "rerank") if hparams.pooling == "rank" else ("embeds", "embeddings")
+        raise RequestError(f"{llm.path.name} {does} texts and writes none; ask /v1/{path}.", "model")
     found: list[tuple[str | None, list[int]]]
     if isinstance(asked, ChatRequest):
         name, found = "messages", [_rendered(llm, asked)]
@@ -200,6 +206,17 @@ def prompts_of(llm: LLM, asked: AnyPrompts, max_tokens: int | None = None) -> li
     if strange is not None:
         raise RequestError(f"{name} has the token id {strange}, but ids are 0 to {llm.n_vocab - 1}.", name)
     return found
+
+
+def shortened(vectors: list[Rows], asked: EmbeddingsRequest) -> list[Rows]:
+    """Vectors of length 1, float32 [n_embd], of as many dimensions as a request asks for, again of length 1. Raises
+    RequestError where the model has not so many."""
+    if asked.dimensions is None:
+        return vectors
+    try:
+        return [normalized(cut(vector, asked.dimensions)) for vector in vectors]
+    except GGPYError as error:
+        raise RequestError(str(error), "dimensions") from None
 
 
 def _check_length(llm: LLM, name: str, text: str) -> None:

@@ -11,7 +11,7 @@ from ggpy.engine.follow import at_once, follow
 from ggpy.engine.request import Request
 from ggpy.errors import GGPYError
 from ggpy.llm import LLM
-from ggpy.prepare import Answer, answers_to, prompts_of
+from ggpy.prepare import Answer, answers_to, prompts_of, shortened
 from ggpy.protocol import openai, openai_responses
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.generation import ChatRequest, CompletionRequest, EmbeddingsRequest, Usage, total_usage
@@ -106,7 +106,11 @@ class _Arrivals:
         found = iter(output.outputs.embedding for output in vectors)
         for texts in waiting:
             usage = Usage(sum(map(len, texts.inputs)))
-            rows = [next(found) for _ in texts.inputs]
+            try:
+                rows = shortened([next(found) for _ in texts.inputs], texts.asked)
+            except RequestError as error:
+                self._report(_failed(texts.custom_id, error), 0)
+                continue
             body = openai_responses.embeddings(self._llm.path.stem, rows, usage, texts.asked.base64)
             self._report(_row(texts.custom_id, 200, body), 0)
 

@@ -56,22 +56,28 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class EmbeddingsRequest:
-    """Texts, or lists of token ids, to be embedded. base64: vectors as little-endian float32 in base64."""
+    """Texts, or lists of token ids, to be embedded. base64: vectors as little-endian float32 in base64. dimensions: of
+    each vector, so many of the first; None: all."""
 
     model: str | None
     inputs: list[str | list[int]]
     base64: bool = False
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True)
 class RerankRequest:
-    """Documents to be ordered by how well they answer a query; the best `top_n` are returned, None: all."""
+    """Documents to be ordered by how well they answer a query; the best `top_n` are returned, None: all. raw_scores: as
+    the model gives them, else from 0 to 1. as_list: asked in the shape of Hugging Face's text-embeddings-inference, and
+    answered in it."""
 
     model: str | None
     query: str
     documents: list[str]
     top_n: int | None = None
     return_documents: bool = False
+    raw_scores: bool = False
+    as_list: bool = False
 
 
 AnyRequest = ChatRequest | CompletionRequest | EmbeddingsRequest | RerankRequest

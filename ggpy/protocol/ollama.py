@@ -80,7 +80,7 @@ class EmbedBody(_Model):
 
     input: str | list[str]
     truncate: bool = True
-    dimensions: Annotated[int | None, only()] = None
+    dimensions: int | None = None
 
 
 class EmbeddingsBody(_Model):
@@ -138,7 +138,9 @@ def parse_embed(given: Any) -> tuple[EmbeddingsRequest, float | None]:
     body = read(EmbedBody, given, "/api/embed")
     _check_options(body.options)
     inputs = [body.input] if isinstance(body.input, str) else list(body.input)
-    return EmbeddingsRequest(body.model, list(inputs)), _keep_alive(body.keep_alive)
+    if body.dimensions is not None and body.dimensions < 1:
+        raise wrong("dimensions", body.dimensions, "a whole number from 1")
+    return EmbeddingsRequest(body.model, list(inputs), dimensions=body.dimensions), _keep_alive(body.keep_alive)
 
 
 def parse_embeddings(given: Any) -> tuple[EmbeddingsRequest, float | None]:

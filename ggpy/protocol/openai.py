@@ -215,18 +215,31 @@ def _completion(url: str, given: Any) -> CompletionRequest:
 
 def _embeddings(url: str, given: Any) -> EmbeddingsRequest:
     body = read(EmbeddingsBody, given, url)
-    return EmbeddingsRequest(body.model, body.input, body.encoding_format == "base64")
+    if body.dimensions is not None and body.dimensions < 1:
+        raise wrong("dimensions", body.dimensions, "a whole number from 1")
+    return EmbeddingsRequest(body.model, body.input, body.encoding_format == "base64", body.dimensions)
 
 
 def _rerank(url: str, given: Any) -> RerankRequest:
     body = read(RerankBody, given, url)
-    documents = [one if isinstance(one, str) else one.text for one in body.documents]
-    for name, empty in (("query", not body.query), ("documents", not documents or not all(documents))):
+    if (body.documents is None) == (body.texts is None):
+        raise RequestError("documents is missing; give it, or texts in its place.", "documents")
+    given_as = "texts" if body.documents is None else "documents"
+    documents = [one if isinstance(one, str) else one.text for one in body.documents or body.texts or ()]
+    for name, empty in (("query", not body.query), (given_as, not documents or not all(documents))):
         if empty:
             raise RequestError(f"{name} is empty; give some text.", name)
     if body.top_n is not None and body.top_n < 1:
         raise wrong("top_n", body.top_n, "a whole number from 1")
-    return RerankRequest(body.model, body.query, documents, body.top_n, body.return_documents)
+    return RerankRequest(
+        body.model,
+        body.query,
+        documents,
+        body.top_n,
+        body.return_documents or body.return_text,
+        body.raw_scores,
+        as_list=body.texts is not None,
+    )
 
 
 PATHS: dict[str, Callable[[str, Any], AnyRequest]] = {

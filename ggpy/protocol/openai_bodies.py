@@ -187,6 +187,7 @@ class EmbeddingsBody(Labels):
 
     input: Prompts
     encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
 
 
 class RerankDocument(Body):
@@ -194,12 +195,17 @@ class RerankDocument(Body):
 
 
 class RerankBody(Labels):
-    """A body of /v1/rerank, as Jina, Cohere and vLLM have it."""
+    """A body of /v1/rerank, as Jina, Cohere and vLLM have it; texts, raw_scores, return_text: as Hugging Face's
+    text-embeddings-inference has it."""
 
     query: str
-    documents: list[str | RerankDocument]
+    documents: list[str | RerankDocument] | None = None
+    texts: list[str] | None = None
     top_n: int | None = None
     return_documents: bool = False
+    return_text: bool = False
+    raw_scores: bool = False
+    truncate: Annotated[bool, only(False)] = False
 
 
 def prompts(name: str, value: Any) -> list[str | list[int]]:

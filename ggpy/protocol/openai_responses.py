@@ -133,8 +133,12 @@ def embeddings(model: str, vectors: Sequence[NDArray[np.float32]], usage: Usage,
     return {"object": "list", "data": data, "model": model, "usage": counts}
 
 
-def ranking(model: str, ranked: Sequence[Ranked], asked: RerankRequest) -> Json:
-    """The body for documents in the order of their scores, as Jina and vLLM have it."""
+def ranking(model: str, ranked: Sequence[Ranked], asked: RerankRequest) -> Json | list[Json]:
+    """The body for documents in the order of their scores, as Jina and vLLM have it, or as a list alone."""
+    if asked.as_list:
+        texts = ({"text": asked.documents[one.index]} if asked.return_documents else {} for one in ranked)
+        rows = zip(ranked[: asked.top_n], texts, strict=False)
+        return [{"index": one.index, "score": one.score, **text} for one, text in rows]
     results: list[Json] = [{"index": one.index, "relevance_score": one.score} for one in ranked[: asked.top_n]]
     if asked.return_documents:
         results = [{**result, "document": {"text": asked.documents[result["index"]]}} for result in results]

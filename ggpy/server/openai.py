@@ -28,6 +28,10 @@ from ggpy.server.service import Service
 from ggpy.server.streams import Writer, data_line, model_and_replies, respond
 
 
+#: OpenAI has none; Jina's, llama-server's and Cohere's clients ask these.
+RERANK_PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking", "/v2/rerank")
+
+
 def routes(service: Service) -> list[Route]:
     """The routes, over a service."""
 
@@ -67,7 +71,7 @@ def routes(service: Service) -> list[Route]:
         Route("/v1/chat/completions", generate, methods=["POST"]),
         Route("/v1/completions", generate, methods=["POST"]),
         Route("/v1/embeddings", embed, methods=["POST"]),
-        *(Route(path, rerank, methods=["POST"]) for path in ("/v1/rerank", "/rerank")),
+        *(Route(path, rerank, methods=["POST"]) for path in RERANK_PATHS),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
     ]

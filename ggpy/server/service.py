@@ -100,21 +100,18 @@ class Service:
 
 
 def _ranked(model: LoadedModel, asked: RerankRequest) -> tuple[str, list[Ranked]]:
-    rank = getattr(model.llm, "rank", None)
-    if rank is None:
-        raise RequestError("Documents cannot be ranked yet.", status=501)
     try:
-        return model.name, list(rank(asked.query, asked.documents))
+        return model.name, list(model.llm.rank(asked.query, asked.documents, normalize=not asked.raw_scores))
     except GGPYError as error:
         raise RequestError(str(error), "model" if "model" in str(error) else "documents") from None
 
 
 def _embedded(model: LoadedModel, asked: EmbeddingsRequest, most: int | None) -> tuple[str, list[Any], Usage]:
-    from ggpy.prepare import prompts_of
+    from ggpy.prepare import prompts_of, shortened
 
     inputs = [ids for _, ids in prompts_of(model.llm, asked, most)]
     vectors = [output.outputs.embedding for output in model.llm.embed(inputs)]
-    return model.name, vectors, Usage(sum(map(len, inputs)))
+    return model.name, shortened(vectors, asked), Usage(sum(map(len, inputs)))
 
 
 async def _together(model: LoadedModel, answers: Sequence[Answer]) -> AsyncGenerator[Delta | Finished, None]:
