@@ -5,7 +5,7 @@ The one way for files of requests and for the server.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,15 @@ from ggpy.errors import GGPYError
 from ggpy.llm import LLM
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.generation import (
+    TEXT_ALONE,
     ChatRequest,
     CompletionRequest,
     Delta,
     EmbeddingsRequest,
     Finished,
+    Progress,
     Reasoning,
+    Telling,
     Timing,
     TokenLogprob,
     Usage,
@@ -30,6 +33,7 @@ from ggpy.sampling.logprobs import Logprob
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import StructuredOutputsParams
 from ggpy.sampling.thoughts import ThoughtWatch
+from ggpy.text.line_limits import LineWatch
 from ggpy.text.reply import ReplyFormat, ReplyParser, reply_format
 from ggpy.text.reply.events import ContentDelta, ReasoningDelta, ToolCallDelta
 from ggpy.text.reply.events import Event as ReplyEvent
@@ -49,20 +53,37 @@ class Answer:
     parser: ReplyParser | None = None
     prefix: str = ""  # written before the model's own text
     one_call: bool = False  # calls of tools after the first are left out
-    _n_scored: int = field(default=0, init=False)
+    prompt_alone: bool = False  # the model's own text is left out
+    telling: Telling = TEXT_ALONE
+    _n_told: int = field(default=0, init=False)  # tokens
+    _n_read: int = field(default=-1, init=False)  # of the prompt, as was told
     _n_thoughts: int = field(default=0, init=False)  # tokens until the last of them
 
-    def events(self, text: str, finished: bool) -> Iterator[Delta | Finished]:
+    def events(self, text: str, finished: bool) -> Iterator[Progress | Delta | Finished]:
         """The events of the text that came since the last call. finished: nothing follows."""
-        text, self.prefix = self.prefix + text, ""
+        if self.telling.progress:
+            yield from self._progress()
+            if not self.request.n_chosen and not finished:
+                return
+        text, self.prefix = self.prefix + ("" if self.prompt_alone else text), ""
         parts = self._parts(text, finished)
-        logprobs = self._new_logprobs(finished) if text or finished else []
+        logprobs, tokens = self._new_tokens(finished) if text or finished else ([], [])
+        so_far = (self._usage(), self._timing()) if self.telling.timings and parts else None
         for i, part in enumerate(parts):
-            yield Delta(self.choice, part, [] if i else logprobs)
-        if logprobs and not parts:
-            yield Delta(self.choice, None, logprobs)
+            yield Delta(self.choice, part, [] if i else logprobs, [] if i else tokens, so_far)
+        if (logprobs or tokens) and not parts:
+            yield Delta(self.choice, None, logprobs, tokens)
         if finished:
             yield self._end()
+
+    def _progress(self) -> Iterator[Progress]:
+        """How much of the prompt is read, where that is more than was told."""
+        request = self.request
+        total, timings = len(request.prompt), request.timings
+        n_read = total if request.n_chosen else request.n_computed
+        if self._n_read < n_read and (n_read or request.n_chosen):
+            self._n_read = n_read
+            yield Progress(self.choice, total, timings.n_reused, n_read, request.seconds)
 
     def _parts(self, text: str, finished: bool) -> list[ReplyEvent]:
         if self.parser is None:
@@ -76,36 +97,59 @@ class Answer:
             parts = [part for part in parts if not (isinstance(part, ToolCallDelta) and part.index)]
         return parts
 
-    def _new_logprobs(self, finished: bool) -> list[TokenLogprob]:
-        """Log-probabilities of the tokens since the last call, without a token that ended the text."""
-        known = self.request.logprobs
-        if known is None:
-            return []
-        ends = finished and isinstance(self.request.stop_reason, int)
-        n_before, self._n_scored = self._n_scored, len(known) - ends
-        rows = known[n_before : self._n_scored]
-        tokens = self.request.token_ids[n_before : self._n_scored]
-        k = self.request.params.logprobs or 0
-        return [_token_logprob(token, row, k) for token, row in zip(tokens, rows, strict=True)]
+    def _new_tokens(self, finished: bool) -> tuple[list[TokenLogprob], list[int]]:
+        """The tokens since the last call, without one that ended the text, with their log-probabilities, before the
+        first those of the prompt: each only where it is asked for."""
+        request = self.request
+        if request.logprobs is None and not self.telling.tokens:
+            return [], []
+        n_before, n = self._n_told, len(request.token_ids if request.logprobs is None else request.logprobs)
+        self._n_told = n = 0 if self.prompt_alone else n - (finished and isinstance(request.stop_reason, int))
+        tokens = request.token_ids[n_before:n]
+        found: list[TokenLogprob] = []
+        if not n_before and request.prompt_logprobs is not None:
+            known, request.prompt_logprobs = request.prompt_logprobs, None  # told once
+            found += _token_logprobs(request, request.prompt, known, request.params.prompt_logprobs or 0)
+        if request.logprobs is not None:
+            found += _token_logprobs(request, tokens, request.logprobs[n_before:n], request.params.logprobs or 0)
+        return found, tokens if self.telling.tokens else []
+
+    def _usage(self) -> Usage:
+        request = self.request
+        n_chosen = 0 if self.prompt_alone else request.n_chosen
+        return Usage(len(request.prompt), n_chosen, request.timings.n_reused, self._n_thoughts)
+
+    def _timing(self) -> Timing:
+        timings = self.request.timings
+        return Timing(
+            timings.first_token_s, timings.prompt_s, timings.decode_s, timings.prompt_rate, timings.decode_rate
+        )
 
     def _end(self) -> Finished:
-        request, timings = self.request, self.request.timings
+        request = self.request
         calls = self.parser is not None and self.parser.n_tool_calls and request.finish_reason == "stop"
         return Finished(
             self.choice,
-            "tool_calls" if calls else "length" if request.finish_reason == "length" else "stop",
-            request.stop_reason,
+            "tool_calls" if calls else "length" if request.finish_reason == "length" or self.prompt_alone else "stop",
+            None if self.prompt_alone else request.stop_reason,
             request.reached_context,
-            Usage(len(request.prompt), request.n_chosen, timings.n_reused, self._n_thoughts),
-            Timing(timings.first_token_s, timings.prompt_s, timings.decode_s, timings.prompt_rate, timings.decode_rate),
+            self._usage(),
+            self._timing(),
             request.sampler.thoughts is not None and request.sampler.thoughts.cut,
         )
 
 
-def _token_logprob(token: int, row: Mapping[int, Logprob], k: int) -> TokenLogprob:
-    """A row of the engine: the token first, then the likeliest, among which it may be again."""
-    top = sorted(row.values(), key=lambda one: one.rank)[:k] if k else []
-    return TokenLogprob(token, row[token], top)
+def _token_logprobs(
+    request: Request, tokens: Sequence[int], rows: Sequence[Mapping[int, Logprob] | None], k: int
+) -> Iterator[TokenLogprob]:
+    """Rows of the engine: each has its token, and the likeliest, among which that may be again. A prompt's first token
+    has none."""
+    for token, row in zip(tokens, rows, strict=True):
+        if row is None:
+            yield TokenLogprob(token, request.spelt(token), None, [])
+        else:
+            top = sorted(row.items(), key=lambda one: one[1].rank)[:k] if k else []
+            yield TokenLogprob(token, row[token].decoded_token, row[token].logprob, top)
 
 
 def answers_to(
@@ -115,29 +159,46 @@ def answers_to(
     max_tokens: of a prompt. Raises RequestError where the model cannot take it."""
     prompts = prompts_of(llm, asked, max_tokens)
     params, prefixes, kept = asked.params, [""] * len(prompts), frozenset[int]()
+    prompt_alone = isinstance(asked, CompletionRequest) and asked.prompt_alone
     if isinstance(asked, ChatRequest):
         params = _with_calls(llm, form, asked)
         ids = (llm.tokenizer.token_id(text) for text in form.kept_tokens)
         kept = frozenset(token for token in ids if token is not None)
-    elif asked.echo:
-        prefixes = [p if isinstance(p, str) else llm.detokenize(p) for p in asked.prompts]
+    else:
+        params = _with_biases(llm, asked)
+        if asked.echo:
+            prefixes = [text if text is not None else llm.detokenize(ids) for text, ids in prompts]
     found: list[Answer] = []
     for (text, ids_of_prompt), prefix in zip(prompts, prefixes, strict=True):
         try:
             requests = llm.requests(ids_of_prompt, params)
         except GGPYError as error:
-            field = "tools" if params is not asked.params else _field_of(error)
+            field = "tools" if isinstance(asked, ChatRequest) and params is not asked.params else _field_of(error)
             raise RequestError(str(error), field) from None
         for request in requests:
             parser = None
+            request.reuses = asked.reuse
             if isinstance(asked, ChatRequest):
                 tools = asked.tools if asked.tool_choice != "none" else []
                 parser = form.parser(text or "", tools, asked.stream)
                 request.keep_in_text(kept)
                 request.sampler.thoughts = _watch(llm, form, asked, text or "", params.structured_outputs is not None)
+            elif asked.ends is not None:
+                request.ends = LineWatch(asked.ends)
             one_call = isinstance(asked, ChatRequest) and not asked.parallel_tool_calls
-            found.append(Answer(len(found), request, parser, prefix, one_call))
+            found.append(Answer(len(found), request, parser, prefix, one_call, prompt_alone, asked.telling))
     return found
+
+
+def _with_biases(llm: LLM, asked: CompletionRequest) -> SamplingParams:
+    """The parameters with the biases of texts, which each of their tokens has."""
+    if not asked.text_biases:
+        return asked.params
+    biases = dict(asked.params.logit_bias or {})
+    for text, bias in asked.text_biases.items():
+        ids = llm.tokenizer.tokenize(text, add_special=False, continues=True)
+        biases |= dict.fromkeys(ids, bias)
+    return replace(asked.params, logit_bias=biases)
 
 
 def _with_calls(llm: LLM, form: ReplyFormat, asked: ChatRequest) -> SamplingParams:
@@ -219,7 +280,7 @@ def shortened(vectors: list[Rows], asked: EmbeddingsRequest) -> list[Rows]:
         raise RequestError(str(error), "dimensions") from None
 
 
-def _check_length(llm: LLM, name: str, text: str) -> None:
+def check_length(llm: LLM, name: str, text: str) -> None:
     """Refuse a text of which no tokenization can fit the context, before seconds are spent on one."""
     if len(text) > LONG_TEXT and len(text) > llm.n_ctx * llm.tokenizer.longest_token:
         words = f"{name} has {len(text)} characters, far more than the context of {llm.n_ctx} tokens holds; shorten it."
@@ -228,11 +289,25 @@ def _check_length(llm: LLM, name: str, text: str) -> None:
 
 def _encoded(llm: LLM, name: str, prompt: Any) -> tuple[str | None, list[int]]:
     if isinstance(prompt, str):
-        _check_length(llm, name, prompt)
+        check_length(llm, name, prompt)
     try:
+        if isinstance(prompt, list) and any(isinstance(part, str) for part in prompt):
+            return None, _mixed(llm, name, prompt)
         return llm.encode(prompt)
     except GGPYError as error:
         raise RequestError(str(error), name) from None
+
+
+def _mixed(llm: LLM, name: str, prompt: list[int | str]) -> list[int]:
+    """The token ids of a prompt in which texts stand among token ids; BOS is where the first part is a text."""
+    found: list[int] = []
+    for i, part in enumerate(prompt):
+        if isinstance(part, str):
+            check_length(llm, name, part)
+            found += llm.tokenizer.tokenize(part, add_special=not i, parse_special=True, continues=i > 0)
+        else:
+            found.append(part)
+    return found
 
 
 def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
@@ -253,7 +328,7 @@ def _rendered(llm: LLM, asked: ChatRequest) -> tuple[str | None, list[int]]:
         messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
     try:
         text = llm.render_chat(messages, template_kwargs=values)
-        _check_length(llm, "messages", text)
+        check_length(llm, "messages", text)
         return text, llm.tokenize_chat(text)
     except RequestError:
         raise

@@ -34,18 +34,22 @@ class AsyncEngine:
         self._work = threading.Condition(threading.Lock())
         self._orders: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._news: dict[Request, tuple[asyncio.AbstractEventLoop, _News]] = {}  # of those who wait for one
+        self._reading: list[Request] = []  # whose callers watch how their prompts are read
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    async def follow(self, request: Request) -> AsyncGenerator[str, None]:
+    async def follow(self, request: Request, progress: bool = False) -> AsyncGenerator[str, None]:
         """Run a request; yields its text as it comes, at least once, the last time when it is finished. Leaving early
-        aborts it. Raises the error of a request that fails, or that is not admitted."""
+        aborts it. Raises the error of a request that fails, or that is not admitted. progress: yields, without text,
+        after each step that has read some of its prompt, too."""
         loop = asyncio.get_running_loop()
         news = _News(loop)
 
         def add() -> None:
             self.engine.add(request)
             self._news[request] = loop, news
+            if progress:
+                self._reading.append(request)
 
         try:
             await asyncio.wrap_future(self._order(add))
@@ -55,7 +59,7 @@ class AsyncEngine:
                 text = request.take_text()
                 if finished and request.error is not None:
                     raise request.error
-                if text or finished:
+                if text or finished or (progress and not request.n_chosen):
                     yield text
                 if finished:
                     return
@@ -150,6 +154,9 @@ class AsyncEngine:
                     known = error if isinstance(error, GGPYError) else GGPYError(f"The runtime failed: {error}")
                     self._end_all("error", known)
                     advanced = []
+            if self._reading:
+                self._reading = [request for request in self._reading if not (request.finished or request.n_chosen)]
+                advanced = [*advanced, *self._reading]
             self._tell(advanced)
 
     def _end_all(self, reason: str, error: GGPYError | None) -> None:
@@ -165,7 +172,7 @@ class AsyncEngine:
 
 
 class _News:
-    """What one request's caller waits for: an event that one task awaits, at a third of the cost of asyncio's."""
+    """News of one request for its caller: an event that one task awaits, at a third of the cost of asyncio's."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.sampling import dry
-from ggpy.sampling.logprobs import Logprob, logprobs_of
+from ggpy.sampling.logprobs import Logprob, logprobs_of, token_text
 from ggpy.sampling.sampler import Chain, Sampler
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import Grammar
@@ -22,6 +22,7 @@ from ggpy.text.text_stream import TextStream
 if TYPE_CHECKING:
     from ggpy.engine.cache import Slot
     from ggpy.engine.ngram_lookup import NGramLookup
+    from ggpy.text.line_limits import LineWatch
     from ggpy.text.tokenizer import Tokenizer
 
 
@@ -80,6 +81,8 @@ class Request:
         self.stop_reason: str | int | None = None  # the stop string or the token that ended it
         self.reached_context = False  # finished because the context was full
         self.slot: Slot | None = None
+        self.reuses = True  # tokens that the cache holds are not evaluated again
+        self.ends: LineWatch | None = None
         self._ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else tokenizer.eog)
         self._n_ctx = n_ctx
         self.sampler = _sampler(params, tokenizer, n_ctx, chain)
@@ -131,8 +134,8 @@ class Request:
     @property
     def most_reusable(self) -> int:
         """Tokens that need not be evaluated where a slot's cells hold them: not the last, and none of a prompt that is
-        scored."""
-        return 0 if self.scoring else len(self.tokens) - 1
+        scored, or that is to be read as if for the first time."""
+        return 0 if self.scoring or not (self.reuses or self._started) else len(self.tokens) - 1
 
     def first_row(self, n: int) -> int:
         """The first of the next n tokens to evaluate whose logits are wanted, as those of all after it are; n: none."""
@@ -170,6 +173,15 @@ class Request:
         """The text that came since the last call. Another thread may add some meanwhile, which the next call has."""
         before, self._n_taken = self._n_taken, len(self._deltas)
         return "".join(self._deltas[before : self._n_taken])
+
+    def spelt(self, token: int) -> str:
+        """The text of a token by itself."""
+        return token_text(self._tokenizer, token)
+
+    @property
+    def seconds(self) -> float:
+        """The time since it was given to the engine's first step, 0 before."""
+        return time.perf_counter() - self._started if self._started else 0.0
 
     def keep_in_text(self, tokens: frozenset[int]) -> None:
         """Have the text hold these control tokens, for who parses it."""
@@ -231,7 +243,11 @@ class Request:
         else:
             may_stop = not params.min_tokens or self.n_chosen > params.min_tokens
             self._deltas.append(self._stream.push(token, may_stop))
-        if self._stream.stopped is not None:
+        if self.ends is not None and (end := self.ends.end_in(self._deltas[-1])) is not None:
+            self._deltas[-1] = self._deltas[-1][:end]
+            self._stream.finish()  # what may have begun a stop string is behind that
+            self.finish("length")
+        elif self._stream.stopped is not None:
             self.finish("stop", self._stream.stopped)
         elif ends:
             self.finish("stop", token)

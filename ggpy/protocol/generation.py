@@ -8,6 +8,7 @@ from typing import Any
 
 from ggpy.sampling.logprobs import Logprob
 from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.text.line_limits import LineLimits
 from ggpy.text.reply.events import Event as ReplyEvent
 
 
@@ -21,6 +22,18 @@ class Reasoning:
     effort: str | None = None
     budget: int | None = None
     where_able: bool = False
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Things that a stream tells beside its text: how much of the prompt is read, each piece's tokens, rates so far."""
+
+    progress: bool = False
+    tokens: bool = False
+    timings: bool = False
+
+
+TEXT_ALONE = Telling()
 
 
 @dataclass(frozen=True)
@@ -40,18 +53,28 @@ class ChatRequest:
     template_values: dict[str, Any] = field(default_factory=dict)
     stream: bool = False
     include_usage: bool = False  # at a stream's end
+    reuse: bool = True
+    telling: Telling = TEXT_ALONE
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Prompts to be completed as they stand: texts, or lists of token ids. echo: each answer begins with its prompt."""
+    """Prompts to be completed as they stand: texts, or lists of token ids, among which texts may stand. echo: each
+    answer begins with its prompt, whose tokens have log-probabilities too, where the answer's have. reuse: tokens that
+    the cache holds need not be read. prompt_alone: it is read, and nothing is written. text_biases: what is added to
+    the logits of all tokens of a text. ends: at lines that do, before the model."""
 
     model: str | None
-    prompts: list[str | list[int]]
+    prompts: list[str | list[int | str]]
     params: SamplingParams
     stream: bool = False
     include_usage: bool = False
     echo: bool = False
+    reuse: bool = True
+    prompt_alone: bool = False
+    text_biases: dict[str, float] = field(default_factory=dict)
+    ends: LineLimits | None = None
+    telling: Telling = TEXT_ALONE
 
 
 @dataclass(frozen=True)
@@ -60,7 +83,7 @@ class EmbeddingsRequest:
     each vector, so many of the first; None: all."""
 
     model: str | None
-    inputs: list[str | list[int]]
+    inputs: list[str | list[int | str]]
     base64: bool = False
     dimensions: int | None = None
 
@@ -107,29 +130,46 @@ class Timing:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of an answer with its log-probability, and those of the likeliest, the likeliest first."""
+    """A token with its text, its log-probability, which a prompt's first has none of, and the likeliest by their ids,
+    the likeliest first."""
 
     token: int
-    chosen: Logprob
-    top: list[Logprob]
+    text: str
+    logprob: float | None
+    top: list[tuple[int, Logprob]]
 
 
 @dataclass(frozen=True)
 class Started:
-    """The first event: the request was understood and waits for the engine. prompt_tokens: of all its prompts."""
+    """The first event: the request was understood and waits for the engine. prompt_tokens: of all its prompts. params:
+    with the model's defaults."""
 
     model: str
     prompt_tokens: int
+    params: SamplingParams | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A prompt that is being read: its tokens, those that the cache held, and those read so far, in seconds."""
+
+    choice: int
+    total: int
+    cached: int
+    processed: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Delta:
     """A piece of one answer: prose, a thought, or part of a tool call; None where only log-probabilities came. choice:
-    the answer's number: all to the first prompt, then those to the next."""
+    the answer's number: all to the first prompt, then those to the next. tokens, so_far: where they are asked for."""
 
     choice: int
     event: ReplyEvent | None
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    so_far: tuple[Usage, Timing] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +187,7 @@ class Finished:
     reasoning_cut: bool = False
 
 
-Event = Started | Delta | Finished
+Event = Started | Progress | Delta | Finished
 
 
 def total_usage(ends: Iterable[Finished], n_answers: int) -> Usage:

@@ -10,12 +10,24 @@ from pydantic import Field
 from ggpy.errors import GGPYError
 from ggpy.protocol.body import Body, only, read, wrong
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import CompletionRequest, Delta, Event, Finished, Started, TokenLogprob
+from ggpy.protocol.generation import (
+    CompletionRequest,
+    Delta,
+    EmbeddingsRequest,
+    Event,
+    Finished,
+    Progress,
+    Started,
+    Telling,
+    TokenLogprob,
+)
 from ggpy.protocol.openai import sampling_params
-from ggpy.protocol.openai_bodies import Sampling
-from ggpy.protocol.openai_responses import timings_body
-from ggpy.protocol.replies import Reply
+from ggpy.protocol.openai_bodies import PARAMETERS, Sampling, prompts
+from ggpy.protocol.openai_responses import progress_body, timings_body
+from ggpy.protocol.replies import replies
+from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import StructuredOutputsParams
+from ggpy.text.line_limits import LineLimits
 from ggpy.text.reply.events import ContentDelta
 
 Json = dict[str, Any]
@@ -28,7 +40,8 @@ _ERRORS = {
 
 
 class CompletionBody(Sampling):
-    """A body of /completion. Fields that say how to run it are passed over."""
+    """A body of /completion. Fields that say how to run it are passed over: the slot that holds most of a prompt is
+    found without its number, and nothing is discarded."""
 
     prompt: Any = None
     model: str | None = None
@@ -37,18 +50,20 @@ class CompletionBody(Sampling):
     n_probs: int = 0
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
-    return_tokens: Annotated[bool, only(False)] = False
+    return_tokens: bool = False
+    response_fields: list[str] = Field(default_factory=list)
     lora: Annotated[list[Any], only([])] = Field(default_factory=list)
     post_sampling_probs: Annotated[bool, only(False)] = False
-    n_indent: Annotated[int, only(0)] = 0
-    cache_prompt: Annotated[bool, only(True)] = True
-    id_slot: Annotated[int, only(-1)] = -1
+    n_indent: int = 0
+    cache_prompt: bool = True
+    id_slot: int = -1
     n_keep: Any = None
     n_discard: Any = None
     min_keep: Any = None
-    t_max_predict_ms: Annotated[int, only(0, -1)] = 0
-    timings_per_token: Any = None
-    return_progress: Annotated[bool, only(False)] = False
+    t_max_prompt_ms: Any = None  # llama-server passes it over, too
+    t_max_predict_ms: int = 0
+    timings_per_token: bool = False
+    return_progress: bool = False
 
 
 class InfillExtra(Body):
@@ -74,6 +89,21 @@ class TokenizeBody(Body):
     with_pieces: bool = False
 
 
+class ModelBody(Body):
+    """A body of /models/load and /models/unload."""
+
+    model: str | None = None
+
+
+class EmbeddingBody(Body):
+    """A body of /embedding."""
+
+    content: Any = None
+    input: Any = None
+    model: str | None = None
+    embd_normalize: Annotated[int, only(2)] = 2  # vectors have length 1
+
+
 class DetokenizeBody(Body):
     """A body of /detokenize."""
 
@@ -86,10 +116,28 @@ def error_body(error: RequestError) -> Json:
     return {"error": {"code": error.status, "message": str(error), "type": kind}}
 
 
-def completion_request(given: Any) -> CompletionRequest:
+def completion_body(given: Any) -> CompletionBody:
+    """The body of /completion. Raises RequestError."""
+    return read(CompletionBody, given, "/completion")
+
+
+def completion_request(body: CompletionBody) -> CompletionRequest:
     """The request of a body of /completion. Raises RequestError."""
-    body = read(CompletionBody, given, "/completion")
-    return _request(body, [_prompt(body.prompt)])
+    return _request(body, _prompts("prompt", body.prompt))
+
+
+def embedding_request(given: Any) -> EmbeddingsRequest:
+    """The request of a body of /embedding. Raises RequestError."""
+    body = read(EmbeddingBody, given, "/embedding")
+    name, value = ("content", body.content) if body.content is not None else ("input", body.input)
+    return EmbeddingsRequest(body.model, _prompts(name, value))
+
+
+def _prompts(name: str, value: Any) -> list[str | list[int | str]]:
+    try:
+        return prompts(name, value)
+    except GGPYError as error:
+        raise RequestError(str(error), name) from None
 
 
 def infill_body(given: Any) -> InfillBody:
@@ -100,26 +148,20 @@ def infill_body(given: Any) -> InfillBody:
     return body
 
 
-def infill_request(body: InfillBody, prompt: list[int]) -> CompletionRequest:
+def infill_request(body: InfillBody, prompt: list[int | str]) -> CompletionRequest:
     return _request(body, [prompt])
 
 
-def _prompt(given: Any) -> str | list[int]:
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str | list):
-        given = given[0]
-    if isinstance(given, str) or (isinstance(given, list) and given and all(type(one) is int for one in given)):
-        return given
-    raise wrong("prompt", given, "a text, or a list of token ids")
-
-
-def _request(body: CompletionBody, prompts: list[str | list[int]]) -> CompletionRequest:
-    changes: dict[str, Any] = {"logit_bias": _biases(body.logit_bias)}
+def _request(body: CompletionBody, prompts: list[str | list[int | str]]) -> CompletionRequest:
+    biases, text_biases = _biases(body.logit_bias)
+    changes: dict[str, Any] = {"logit_bias": biases}
     if body.seed == -1:
         changes["seed"] = None
     if body.n_predict is not None and body.n_predict >= 0:
-        changes["max_tokens"] = body.n_predict
-    if body.n_predict == 0:
-        raise wrong("n_predict", 0, "a number of tokens, or -1 until the model ends")
+        changes["max_tokens"] = body.n_predict or 1
+    ends = None
+    if body.n_indent > 0 or body.t_max_predict_ms > 0:
+        ends = LineLimits(body.n_indent, body.t_max_predict_ms / 1000 if body.t_max_predict_ms > 0 else None)
     form = None
     if body.grammar and body.json_schema is not None:
         raise RequestError("grammar and json_schema both give the answer's form; give one of them.", "grammar")
@@ -133,53 +175,125 @@ def _request(body: CompletionBody, prompts: list[str | list[int]]) -> Completion
     if not 0 <= body.n_probs <= 100:
         raise wrong("n_probs", body.n_probs, "a whole number from 0 to 100")
     params = sampling_params(body.model_copy(update=changes), structured_outputs=form, logprobs=body.n_probs or None)
-    return CompletionRequest(body.model, prompts, params, body.stream)
+    telling = Telling(
+        body.stream and body.return_progress, body.stream or body.return_tokens, body.stream and body.timings_per_token
+    )
+    return CompletionRequest(
+        body.model,
+        prompts,
+        params,
+        body.stream,
+        reuse=body.cache_prompt,
+        prompt_alone=body.n_predict == 0,
+        text_biases=text_biases,
+        ends=ends,
+        telling=telling,
+    )
 
 
-def _biases(given: Any) -> Any:
-    """Biases as an object by token id; llama-server takes pairs, in which false stands for never."""
-    if not isinstance(given, list):
-        return given
-    found = {}
-    for pair in given:
-        if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int:
-            raise wrong("logit_bias", given, "a list of token ids with their biases: [[15043, 1.0], [29871, false]]")
-        found[str(pair[0])] = -100.0 if pair[1] is False else pair[1]
-    return found
+def _biases(given: Any) -> tuple[Any, dict[str, float]]:
+    """Biases as an object by token id, and those of texts; llama-server takes pairs, too, in which false stands for
+    never."""
+    ids: dict[str, Any] = {}
+    texts: dict[str, float] = {}
+    if given is None:
+        return None, texts
+    for pair in given.items() if isinstance(given, dict) else given if isinstance(given, list) else [given]:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or type(pair[0]) not in (int, str):
+            words = "a list of token ids or texts with their biases: [[15043, 1.0], [29871, false]]"
+            raise wrong("logit_bias", given, words)
+        key, bias = pair[0], -100.0 if pair[1] is False else pair[1]
+        if isinstance(key, int) or (key.isascii() and key.isdigit()):
+            ids[str(key)] = bias
+        elif isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100:
+            texts[key] = float(bias)
+        else:
+            raise wrong("logit_bias", given, "biases from -100 to 100, or false")
+    return ids, texts
 
 
 class CompletionEvents:
-    """The bodies of a streamed completion."""
+    """The bodies of completions, whole and streamed. truncated: some of what was given was left out of the prompt."""
 
-    def __init__(self) -> None:
-        self._model, self._n_prompt = "", 0
+    def __init__(self, body: CompletionBody, truncated: bool = False) -> None:
+        self._asked, self._truncated = body, truncated
+        self._model = ""
+        self._params = SamplingParams()
+        self._said: dict[int, str] = {}  # in a stream: its last line, or an empty one
 
     def bodies(self, event: Event) -> Iterator[Json]:
-        """The bodies that an event makes."""
+        """The bodies that an event makes in a stream."""
         match event:
-            case Started(model, prompt_tokens):
-                self._model, self._n_prompt = model, prompt_tokens
-            case Delta():
+            case Started():
+                self._take(event)
+            case Progress(choice):
+                piece = {"index": choice, "content": "", "tokens": [], "stop": False}
+                yield {**piece, "prompt_progress": progress_body(event)}
+            case Delta(choice):
                 text = event.event.text if isinstance(event.event, ContentDelta) else ""
-                yield {"index": 0, "content": text, "tokens": [], "stop": False, **_probabilities(event.logprobs)}
-            case Finished():
-                yield completion_body(self._model, Reply(end=event), stream=True)
+                if "\n" in text:
+                    self._said[choice] = "\n"
+                piece = {"index": choice, "content": text, "tokens": event.tokens, "stop": False}
+                timings = {} if event.so_far is None else {"timings": timings_body(*event.so_far)}
+                yield {**piece, **_probabilities(event.logprobs), **timings}
+            case Finished(choice):
+                line_end = self._said.get(choice, "")
+                yield self._body(choice, {"content": "", "tokens": []}, event, line_end)
+
+    def whole(self, events: list[Event]) -> Json | list[Json]:
+        """The body for all events, or a list of them where there are several completions."""
+        self._take(next(event for event in events if isinstance(event, Started)))
+        found = []
+        for choice, reply in enumerate(replies(events)):
+            assert reply.end is not None
+            said = {"content": reply.content, "tokens": reply.tokens, **_probabilities(reply.logprobs)}
+            found.append(self._body(choice, said, reply.end, reply.content))
+        return found[0] if len(found) == 1 else found
+
+    def _take(self, event: Started) -> None:
+        self._model, self._params = event.model, event.params or self._params
+
+    def _body(self, choice: int, said: Json, end: Finished, text: str) -> Json:
+        prompt = self._asked.prompt
+        body = {
+            "index": choice, **said, **_ended(end), "model": self._model, "has_new_line": "\n" in text,
+            "prompt": prompt if isinstance(prompt, str) else "", "truncated": self._truncated or end.reached_context,
+            "generation_settings": self._settings(),
+        }  # fmt: skip
+        fields = self._asked.response_fields
+        return {path: found[0] for path in fields if (found := _nested(body, path))} if fields else body
+
+    def _settings(self) -> Json:
+        """The sampling parameters that held, by their names here and llama-server's."""
+        params = self._params
+        shown = {name: getattr(params, PARAMETERS.get(name, name)) for name in Sampling.model_fields}
+        n_predict = 0 if self._asked.n_predict == 0 else -1 if params.max_tokens is None else params.max_tokens
+        biases = [{"token": token, "bias": bias} for token, bias in (params.logit_bias or {}).items()]
+        return {
+            **shown, "seed": -1 if params.seed is None else params.seed, "logit_bias": biases, "n_predict": n_predict,
+            "n_probs": self._asked.n_probs, "stream": self._asked.stream, "stop": list(params.stop or ()),
+        }  # fmt: skip
 
 
-def completion_body(model: str, reply: Reply, stream: bool = False) -> Json:
-    """The body for a whole completion, or the last of a stream."""
-    end = reply.end
-    assert end is not None
+def _nested(body: Json, path: str) -> list[Any]:
+    """The value at a path such as timings/prompt_n, in a list; an empty one where there is none."""
+    found: Any = body
+    for key in path.split("/"):
+        if not isinstance(found, dict) or key not in found:
+            return []
+        found = found[key]
+    return [found]
+
+
+def _ended(end: Finished) -> Json:
+    """The fields of the last body that tell how a completion ended."""
     word = end.stop_reason if isinstance(end.stop_reason, str) else ""
     kind = "limit" if end.finish_reason == "length" else "word" if word else "eos"
-    cached = end.usage.cached_tokens or 0
     return {
-        "index": 0, "content": reply.content, "tokens": [], "id_slot": -1, "stop": True, "model": model,
+        "id_slot": -1, "stop": True, "stop_type": kind, "stopping_word": word,
         "tokens_predicted": end.usage.completion_tokens, "tokens_evaluated": end.usage.prompt_tokens,
-        "tokens_cached": end.usage.prompt_tokens + end.usage.completion_tokens, "prompt": "",
-        "has_new_line": "\n" in reply.content, "truncated": False, "stop_type": kind, "stopping_word": word,
-        "generation_settings": {}, "timings": {**timings_body(end), "cache_n": cached},
-        **({} if stream else _probabilities(reply.logprobs)),
+        "tokens_cached": end.usage.prompt_tokens + end.usage.completion_tokens,
+        "timings": timings_body(end.usage, end.timing),
     }  # fmt: skip
 
 
@@ -187,15 +301,15 @@ def _probabilities(tokens: Sequence[TokenLogprob]) -> Json:
     if not tokens:
         return {}
 
-    def one(text: str, logprob: float) -> Json:
+    def one(text: str, logprob: float | None) -> Json:
         return {"token": text, "bytes": list(text.encode("utf-8", "surrogatepass")), "logprob": logprob}
 
     return {
         "completion_probabilities": [
             {
                 "id": token.token,
-                **one(token.chosen.decoded_token, token.chosen.logprob),
-                "top_logprobs": [one(other.decoded_token, other.logprob) for other in token.top],
+                **one(token.text, token.logprob),
+                "top_logprobs": [{"id": id, **one(other.decoded_token, other.logprob)} for id, other in token.top],
             }
             for token in tokens
         ]

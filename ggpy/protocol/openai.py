@@ -22,6 +22,7 @@ from ggpy.protocol.generation import (
     EmbeddingsRequest,
     Reasoning,
     RerankRequest,
+    Telling,
 )
 from ggpy.protocol.openai_bodies import (
     COMPLETION_TOKENS,
@@ -83,6 +84,8 @@ def _stream(body: Generation) -> dict[str, Any]:
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options is for stream; leave it out, or set stream.", "stream_options")
     return {
+        "reuse": body.cache_prompt,
+        "telling": Telling(body.stream and body.return_progress, timings=body.stream and body.timings_per_token),
         "stream": body.stream,
         "include_usage": body.stream_options is not None and body.stream_options.include_usage,
     }
@@ -94,6 +97,7 @@ def _structured(body: ChatBody | CompletionBody) -> StructuredOutputsParams | No
         "response_format": _response_format(body.response_format),
         "structured_outputs": _own(body),
         "grammar": {"grammar": body.grammar} if body.grammar is not None else None,
+        "json_schema": {"json": body.json_schema} if body.json_schema is not None else None,
     }
     forms = {name: form for name, form in given.items() if form is not None}
     if len(forms) > 1:
@@ -128,7 +132,9 @@ def _chat(url: str, given: Any) -> ChatRequest:
     if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs is for logprobs; leave it out, or set logprobs.", "top_logprobs")
     params = sampling_params(
-        body, logprobs=(body.top_logprobs or 0) if body.logprobs else None, structured_outputs=_structured(body)
+        _limited(body),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        structured_outputs=_structured(body),
     )
     values = dict(body.chat_template_kwargs)
     for name in ("messages", "tools"):
@@ -193,7 +199,14 @@ def _reasoning(body: ChatBody, values: dict[str, Any]) -> Reasoning:
             enabled = values.pop(name)
     if effort == "none" and enabled is None:
         enabled = False
-    budget = body.reasoning_budget if options is None or options.max_tokens is None else options.max_tokens
+    budgets = {
+        "reasoning.max_tokens": options.max_tokens if options else None,
+        **{
+            name: getattr(body, name)
+            for name in ("reasoning_budget", "thinking_budget_tokens", "thinking_token_budget")
+        },
+    }
+    budget = next((value for value in budgets.values() if value is not None), None)
     if budget is not None and budget < -1:
         raise wrong("reasoning_budget", budget, "a number of tokens, or -1 for any")
     if budget == 0:
@@ -205,12 +218,27 @@ def _completion(url: str, given: Any) -> CompletionRequest:
     body = read(CompletionBody, given, url)
     if body.logprobs is not None and not 0 <= body.logprobs <= MOST_TOP_LOGPROBS:
         raise wrong("logprobs", body.logprobs, f"a whole number from 0 to {MOST_TOP_LOGPROBS}")
-    if body.echo and body.logprobs is not None:
-        raise unsupported("echo with logprobs", "leave one of them out")
-    if body.max_tokens is None and body.max_completion_tokens is None:
+    if body.max_tokens is None and body.max_completion_tokens is None and body.n_predict is None:
         body.max_tokens = COMPLETION_TOKENS
-    params = sampling_params(body, logprobs=body.logprobs, structured_outputs=_structured(body))
-    return CompletionRequest(body.model, body.prompt, params, echo=body.echo, **_stream(body))
+    prompt_alone = body.echo and body.max_tokens == 0  # to have the prompt's log-probabilities
+    if prompt_alone:
+        body.max_tokens = 1
+    params = sampling_params(
+        _limited(body),
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+        structured_outputs=_structured(body),
+    )
+    return CompletionRequest(
+        body.model, body.prompt, params, echo=body.echo, prompt_alone=prompt_alone, **_stream(body)
+    )
+
+
+def _limited(body: Generation) -> Generation:
+    """The body with llama-server's name of `max_tokens`, where -1 is any number, as the usual one."""
+    if body.n_predict is None or body.max_tokens is not None or body.max_completion_tokens is not None:
+        return body
+    return body.model_copy(update={"max_tokens": None if body.n_predict < 0 else body.n_predict})
 
 
 def _embeddings(url: str, given: Any) -> EmbeddingsRequest:

@@ -108,13 +108,18 @@ class StreamOptions(Body):
 
 
 class Generation(Labels, Sampling):
-    """The fields of chats and completions alike."""
+    """The fields of chats and completions alike; the last ones are llama-server's."""
 
     stream: bool = False
     stream_options: StreamOptions | None = None
     structured_outputs: StructuredOutputs | None = None
     grammar: str | None = None
-    cache_prompt: Annotated[Any, only(True)] = None
+    json_schema: dict[str, Any] | None = None
+    n_predict: int | None = None
+    cache_prompt: bool = True
+    id_slot: int = -1  # the slot that holds most of a prompt is found without
+    return_progress: bool = False
+    timings_per_token: bool = False
 
 
 class Function(Body):
@@ -162,6 +167,8 @@ class ChatBody(Generation):
     reasoning: ReasoningOptions | None = None
     enable_thinking: bool | None = None
     reasoning_budget: int | None = None
+    thinking_budget_tokens: int | None = None  # the same, by llama-server's name
+    thinking_token_budget: int | None = None  # and vLLM's
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -208,17 +215,22 @@ class RerankBody(Labels):
     truncate: Annotated[bool, only(False)] = False
 
 
-def prompts(name: str, value: Any) -> list[str | list[int]]:
-    """One text, one list of token ids, or a list of either, as a list."""
+def prompts(name: str, value: Any) -> list[str | list[int | str]]:
+    """One text, one list of token ids, among which texts may stand, or a list of either, as a list."""
     words = "a text, a list of texts, a list of token ids, or a list of such lists; none of them empty"
     several = value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
+    if isinstance(value, list) and value and isinstance(value[0], str) and any(isinstance(i, int) for i in value):
+        several = [value]
     if not all(_is_prompt(prompt) for prompt in several):
         raise arguments.wrong(name, value, words)
     return several
 
 
 def _is_prompt(value: Any) -> bool:
-    return bool(value) and (isinstance(value, str) or (isinstance(value, list) and all(type(i) is int for i in value)))
+    if not isinstance(value, list):
+        return isinstance(value, str) and bool(value)
+    known = all(type(part) is int or (isinstance(part, str) and part) for part in value)
+    return known and any(type(part) is int for part in value)
 
 
 def conversation(name: str, value: Any) -> list[Any]:

@@ -23,7 +23,8 @@ def message(name: str, given: Any) -> dict[str, Any]:
         if key in found:
             raise unsupported(f"{name}.{key}")
     if "content" in found:
-        found["content"] = content(f"{name}.content", found["content"])
+        # The parts of an answer, as it is to go on, are one text.
+        found["content"] = content(f"{name}.content", found["content"], "" if given["role"] == "assistant" else "\n")
     if "tool_calls" in found:
         calls = found["tool_calls"]
         if not isinstance(calls, list):
@@ -32,8 +33,8 @@ def message(name: str, given: Any) -> dict[str, Any]:
     return found
 
 
-def content(name: str, given: Any) -> str:
-    """The text of a message; that of several parts is joined by line ends."""
+def content(name: str, given: Any, between: str = "\n") -> str:
+    """The text of a message; that of several parts is joined by line ends, or what else is `between`."""
     if isinstance(given, str):
         return given
     if not isinstance(given, list):
@@ -46,7 +47,7 @@ def content(name: str, given: Any) -> str:
             words = f"{name}[{i}] is of the type {quoted(kind, 80)}; parts can be texts alone."
             raise RequestError(words, f"{name}[{i}]", code="unsupported_parameter" if kind else None)
         texts.append(text)
-    return "\n".join(texts)
+    return between.join(texts)
 
 
 def tool_call(name: str, call: Any) -> dict[str, Any]:

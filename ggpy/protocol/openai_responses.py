@@ -9,7 +9,18 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import Delta, Event, Finished, RerankRequest, Started, TokenLogprob, Usage, total_usage
+from ggpy.protocol.generation import (
+    Delta,
+    Event,
+    Finished,
+    Progress,
+    RerankRequest,
+    Started,
+    Timing,
+    TokenLogprob,
+    Usage,
+    total_usage,
+)
 from ggpy.protocol.replies import Reply
 from ggpy.text.reply.events import ContentDelta, ReasoningDelta, ToolCallDelta
 
@@ -61,18 +72,28 @@ def _cut(end: Finished | None) -> Json:
     return {"reasoning_cut": True} if end is not None and end.reasoning_cut else {}
 
 
-def timings_body(end: Finished) -> Json:
+def timings_body(usage: Usage, timing: Timing) -> Json:
     """Times of one answer, by llama-server's names: milliseconds, and tokens a second."""
-    usage, timing = end.usage, end.timing
+    n_read = usage.prompt_tokens - (usage.cached_tokens or 0)
     return {
         "cache_n": usage.cached_tokens or 0,
-        "prompt_n": usage.prompt_tokens - (usage.cached_tokens or 0),
+        "prompt_n": n_read,
         "prompt_ms": round(timing.prompt_s * 1000, 3),
+        "prompt_per_token_ms": round(timing.prompt_s * 1000 / max(n_read, 1), 3),
         "prompt_per_second": round(timing.prompt_rate, 3),
         "predicted_n": usage.completion_tokens,
         "predicted_ms": round(timing.decode_s * 1000, 3),
+        "predicted_per_token_ms": round(timing.decode_s * 1000 / max(usage.completion_tokens - 1, 1), 3),
         "predicted_per_second": round(timing.decode_rate, 3),
     }
+
+
+def progress_body(event: Progress) -> Json:
+    """How much of a prompt is read, by llama-server's names."""
+    return {
+        "total": event.total, "cache": event.cached, "processed": event.processed,
+        "time_ms": round(event.seconds * 1000, 3),
+    }  # fmt: skip
 
 
 def chat_completion(model: str, replies: Sequence[Reply], usage: Usage) -> Json:
@@ -157,7 +178,7 @@ def _body(prefix: str, kind: str, model: str, choices: list[Json], usage: Usage,
         "usage": usage_body(usage),
     }
     if replies and replies[0].end:
-        body["timings"] = timings_body(replies[0].end)
+        body["timings"] = timings_body(replies[0].end.usage, replies[0].end.timing)
     return body
 
 
@@ -178,15 +199,21 @@ class ChunkStream:
             created = int(time.time())
             self._head = {"id": new_id(self.prefix), "object": self.object, "created": created, "model": event.model}
             return
+        if isinstance(event, Progress):
+            nothing = {"index": event.choice, **self._nothing(), "logprobs": None, "finish_reason": None}
+            yield {**self._chunk([nothing]), "prompt_progress": progress_body(event)}
+            return
         if isinstance(event, Delta):
+            timings = {} if event.so_far is None else {"timings": timings_body(*event.so_far)}
             for choice in self._delta(event):
-                yield self._chunk([choice])
+                chunk = self._chunk([choice])
+                yield {**chunk, **timings} if timings else chunk
             return
         self._ends.append(event)
         chunk = self._chunk(
             [{**self._end(event), "logprobs": None, "finish_reason": event.finish_reason, **_cut(event)}]
         )
-        yield {**chunk, "timings": timings_body(event)}
+        yield {**chunk, "timings": timings_body(event.usage, event.timing)}
 
     def last(self) -> Iterator[Json]:
         """The chunk after the last event, where one was asked for."""
@@ -201,6 +228,10 @@ class ChunkStream:
         raise NotImplementedError
 
     def _end(self, event: Finished) -> Json:
+        raise NotImplementedError
+
+    def _nothing(self) -> Json:
+        """The fields of a choice without any text."""
         raise NotImplementedError
 
 
@@ -240,6 +271,9 @@ class ChatChunks(ChunkStream):
         delta = {} if event.choice in self._begun else {"role": "assistant", "content": ""}
         return {"index": event.choice, "delta": delta}
 
+    def _nothing(self) -> Json:
+        return {"delta": {}}
+
 
 class CompletionChunks(ChunkStream):
     """The chunks of /v1/completions."""
@@ -256,19 +290,22 @@ class CompletionChunks(ChunkStream):
         yield {"index": event.choice, "text": text, "logprobs": logprobs, "finish_reason": None}
 
     def _end(self, event: Finished) -> Json:
-        return {"index": event.choice, "text": ""}
+        return {"index": event.choice, **self._nothing()}
+
+    def _nothing(self) -> Json:
+        return {"text": ""}
 
 
 def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> Json | None:
-    def one(text: str, logprob: float) -> Json:
+    def one(text: str, logprob: float | None) -> Json:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
 
     if not tokens:
         return None
     content = [
         {
-            **one(token.chosen.decoded_token, token.chosen.logprob),
-            "top_logprobs": [one(other.decoded_token, other.logprob) for other in token.top],
+            **one(token.text, token.logprob),
+            "top_logprobs": [one(other.decoded_token, other.logprob) for _, other in token.top],
         }
         for token in tokens
     ]
@@ -287,10 +324,13 @@ class _Offset:
         offsets = []
         for token in tokens:
             offsets.append(self._at)
-            self._at += len(token.chosen.decoded_token)
+            self._at += len(token.text)
         return {
-            "tokens": [token.chosen.decoded_token for token in tokens],
-            "token_logprobs": [token.chosen.logprob for token in tokens],
-            "top_logprobs": [{other.decoded_token: other.logprob for other in token.top} for token in tokens],
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [
+                None if token.logprob is None else {other.decoded_token: other.logprob for _, other in token.top}
+                for token in tokens
+            ],
             "text_offset": offsets,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ggpy.protocol.generation import Delta, Event, Finished, TokenLogprob
+from ggpy.protocol.generation import Delta, Event, Finished, Progress, TokenLogprob
 from ggpy.text.reply.events import ContentDelta, ReasoningDelta, ToolCallDelta
 
 
@@ -26,14 +26,17 @@ class Reply:
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
     end: Finished | None = None
 
-    def take(self, event: Delta | Finished) -> None:
+    def take(self, event: Progress | Delta | Finished) -> None:
         """Grow by an event of this answer."""
         if isinstance(event, Finished):
             self.end = event
+        if not isinstance(event, Delta):
             return
         self.logprobs += event.logprobs
+        self.tokens += event.tokens
         match event.event:
             case ContentDelta(text):
                 self.content += text

@@ -49,7 +49,7 @@ class ResponseStream:
         elif isinstance(event, Finished):
             yield from self._close("completed" if event.finish_reason != "length" else "incomplete")
             yield from self._finished(event)
-        else:
+        elif isinstance(event, Delta):
             yield from self._delta(event)
 
     def failed(self, error: RequestError) -> Iterator[Json]:
@@ -173,11 +173,11 @@ def _copy(item: Json) -> Json:
 
 
 def _logprob(token: TokenLogprob) -> Json:
-    def one(text: str, logprob: float) -> Json:
+    def one(text: str, logprob: float | None) -> Json:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
 
-    chosen = one(token.chosen.decoded_token, token.chosen.logprob)
-    return {**chosen, "top_logprobs": [one(other.decoded_token, other.logprob) for other in token.top]}
+    chosen = one(token.text, token.logprob)
+    return {**chosen, "top_logprobs": [one(other.decoded_token, other.logprob) for _, other in token.top]}
 
 
 def _decoded(arguments: str) -> Any:

@@ -30,7 +30,7 @@ def logprobs_of(logits: Floats, token: int, k: int, tokenizer: Tokenizer) -> dic
     rank = int(np.count_nonzero(logits >= logits[token]))
     best = largest(logits, logits.size if k < 0 else min(k, logits.size)).tolist() if k else []
     rows = [(token, rank), *zip(best, range(1, len(best) + 1), strict=True)]
-    return {id: Logprob(float(logits[id]) - total, place, _text(tokenizer, id)) for id, place in rows}
+    return {id: Logprob(float(logits[id]) - total, place, token_text(tokenizer, id)) for id, place in rows}
 
 
 def log_total(logits: Floats) -> float:
@@ -39,6 +39,6 @@ def log_total(logits: Floats) -> float:
     return float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
 
 
-def _text(tokenizer: Tokenizer, token: int) -> str:
+def token_text(tokenizer: Tokenizer, token: int) -> str:
     """A token's text by itself; empty for an id that only pads the model's vocabulary."""
     return tokenizer.token_bytes(token).decode("utf-8", "replace") if token < tokenizer.n_vocab else ""

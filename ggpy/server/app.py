@@ -66,6 +66,7 @@ def create_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             Route("/health", health),
+            Route("/v1/health", health),
             Route("/metrics", metrics),
             *openai.routes(service),
             *responses.routes(service),

@@ -12,22 +12,26 @@ import ggpy
 from ggpy.protocol import openai
 from ggpy.protocol.body import read
 from ggpy.protocol.errors import RequestError
-from ggpy.protocol.generation import ChatRequest, CompletionRequest, Event
+from ggpy.protocol.generation import ChatRequest, CompletionRequest
 from ggpy.protocol.llama_server import (
     CompletionEvents,
     DetokenizeBody,
-    InfillBody,
+    ModelBody,
     TokenizeBody,
     completion_body,
     completion_request,
+    embedding_request,
     error_body,
     infill_body,
     infill_request,
 )
-from ggpy.server.http import JsonResponse, answering, read_json
+from ggpy.protocol.openai_bodies import PARAMETERS, Sampling
+from ggpy.sampling.sampling_params import SamplingParams
+from ggpy.server.http import JsonResponse, answering, read_json, while_connected
+from ggpy.server.infill import infill_prompt
 from ggpy.server.models import LoadedModel
 from ggpy.server.service import Service
-from ggpy.server.streams import Writer, model_and_replies, respond
+from ggpy.server.streams import Writer, respond
 
 if TYPE_CHECKING:
     from ggpy.llm import LLM
@@ -36,25 +40,27 @@ Json = dict[str, Any]
 
 PATHS = (
     "/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/props", "/slots",
+    "/models/load", "/models/unload", "/embedding", "/embeddings",
 )  # fmt: skip
 
 
 def routes(service: Service) -> list[Route]:
     """The routes, over a service."""
 
-    async def answered(request: Request, asked: CompletionRequest) -> Response:
-        writer = Writer(_whole, CompletionEvents().bodies, lambda error: [error_body(error)])
+    async def answered(request: Request, asked: CompletionRequest, events: CompletionEvents) -> Response:
+        writer = Writer(events.whole, events.bodies, lambda error: [error_body(error)])
         return await respond(request, service.answer(asked), writer, asked.stream)
 
     @answering(error_body)
     async def completion(request: Request) -> Response:
-        return await answered(request, completion_request(await read_json(request)))
+        body = completion_body(await read_json(request))
+        return await answered(request, completion_request(body), CompletionEvents(body))
 
     @answering(error_body)
     async def infill(request: Request) -> Response:
         body = infill_body(await read_json(request))
-        prompt = await service.call(body.model, _infill_prompt, body)
-        return await answered(request, infill_request(body, prompt))
+        prompt, truncated = await service.call(body.model, infill_prompt, body)
+        return await answered(request, infill_request(body, prompt), CompletionEvents(body, truncated))
 
     @answering(error_body)
     async def tokenize(request: Request) -> Response:
@@ -74,11 +80,41 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def props(request: Request) -> Response:
-        return JsonResponse(await service.call(request.query_params.get("model"), _props))
+        spec = service.models.named(request.query_params.get("model"))
+        asleep = {
+            "default_generation_settings": {"n_ctx": spec.options.get("n_ctx") or 0, "params": {**spec.sampling}},
+            "total_slots": spec.n_parallel, "model_path": spec.source or "", "is_sleeping": True,
+        }  # fmt: skip
+        found = await service.look(spec.name, _props) or asleep  # nobody loads a model by looking at it
+        return JsonResponse({
+            "model_alias": spec.name, "modalities": {"vision": False, "audio": False},
+            "build_info": f"ggpy {ggpy.__version__}", **found,
+        })  # fmt: skip
 
     @answering(error_body)
     async def slots(request: Request) -> Response:
-        return JsonResponse(await service.call(request.query_params.get("model"), _slots))
+        found = await service.look(service.models.named(request.query_params.get("model")).name, _slots) or []
+        if "fail_on_no_slot" in request.query_params and found and all(slot["is_processing"] for slot in found):
+            raise RequestError("All slots are busy; try again later.", status=503)
+        return JsonResponse(found)
+
+    @answering(error_body)
+    async def load(request: Request) -> Response:
+        body = read(ModelBody, await read_json(request), "/models/load")
+        await service.call(body.model, _props)
+        return JsonResponse({"success": True})
+
+    @answering(error_body)
+    async def unload(request: Request) -> Response:
+        body = read(ModelBody, await read_json(request), "/models/unload")
+        await service.unload(service.models.named(body.model).name)
+        return JsonResponse({"success": True})
+
+    @answering(error_body)
+    async def embedding(request: Request) -> Response:
+        asked = embedding_request(await read_json(request))
+        _, vectors, _ = await while_connected(request, service.embed(asked))
+        return JsonResponse([{"index": i, "embedding": [vector.tolist()]} for i, vector in enumerate(vectors)])
 
     return [
         Route("/completion", completion, methods=["POST"]),
@@ -89,12 +125,11 @@ def routes(service: Service) -> list[Route]:
         Route("/apply-template", apply_template, methods=["POST"]),
         Route("/props", props),
         Route("/slots", slots),
+        Route("/models/load", load, methods=["POST"]),
+        Route("/models/unload", unload, methods=["POST"]),
+        Route("/embedding", embedding, methods=["POST"]),
+        Route("/embeddings", embedding, methods=["POST"]),
     ]
-
-
-def _whole(events: list[Event]) -> Json:
-    model, (reply,) = model_and_replies(events)
-    return completion_body(model, reply)
 
 
 def _tokens(model: LoadedModel, body: TokenizeBody) -> list[Any]:
@@ -127,40 +162,6 @@ def _rendered(model: LoadedModel, asked: ChatRequest) -> str | None:
     return text
 
 
-def _infill_prompt(model: LoadedModel, body: InfillBody) -> list[int]:
-    """The tokens between which a model fills in. Raises RequestError where it was not trained to."""
-    llm = model.llm
-    known = {name: _fim_token(llm, name) for name in ("pre", "suf", "mid", "rep", "sep")}
-    if any(known[name] is None for name in ("pre", "suf", "mid")):
-        raise RequestError(f"{llm.path.name} has no tokens for infill; ask /completion.", "model", 501)
-
-    def spelt(text: str) -> list[int]:
-        return list(llm.tokenizer.tokenize(text, add_special=False, continues=True)) if text else []
-
-    extra: list[int] = []
-    if body.input_extra and known["sep"] is not None:
-        extra += [known["rep"], *spelt("myproject\n")] if known["rep"] is not None else []
-        for file in body.input_extra:
-            extra += [known["sep"], *spelt(f"{file.filename or 'tmp'}\n{file.text}")]
-    elif body.input_extra:
-        extra += spelt("".join(f"{file.text}\n" for file in body.input_extra))
-    prefix, suffix = spelt(body.input_prefix + (body.prompt or "")), spelt(body.input_suffix)
-    bos = [llm.tokenizer.bos] if llm.tokenizer.add_bos and llm.tokenizer.bos is not None else []
-    return [*bos, *extra, known["pre"], *prefix, known["suf"], *suffix, known["mid"]]  # type: ignore[list-item]
-
-
-def _fim_token(llm: LLM, name: str) -> int | None:
-    """A token of infill: as the file's key names it, or as the families that have it spell it."""
-    found = llm.file.metadata.get(f"tokenizer.ggml.fim_{name}_token_id")
-    if isinstance(found, int) and 0 <= found < llm.n_vocab:
-        return found
-    spellings = {
-        "pre": ("<|fim_prefix|>", "<fim_prefix>", "<PRE>"), "suf": ("<|fim_suffix|>", "<fim_suffix>", "<SUF>"),
-        "mid": ("<|fim_middle|>", "<fim_middle>", "<MID>"), "rep": ("<|repo_name|>",), "sep": ("<|file_sep|>",),
-    }[name]  # fmt: skip
-    return next((token for text in spellings if (token := llm.tokenizer.token_id(text)) is not None), None)
-
-
 def _props(model: LoadedModel) -> Json:
     llm = model.llm
 
@@ -168,13 +169,16 @@ def _props(model: LoadedModel) -> Json:
         return "" if token is None else llm.tokenizer.token_text(token)
 
     return {
-        "default_generation_settings": {"n_ctx": llm.n_ctx, "params": {**llm.sampling_defaults}},
-        "total_slots": len(llm.engine.slots), "model_alias": model.name, "model_path": str(llm.path),
-        "modalities": {"vision": False, "audio": False},
+        "default_generation_settings": {"n_ctx": llm.n_ctx, "params": _settings(llm)},
+        "total_slots": len(llm.engine.slots), "model_path": str(llm.path), "is_sleeping": False,
         "chat_template": "" if llm.template is None else llm.template.source,
         "bos_token": spelt(llm.tokenizer.bos), "eos_token": spelt(llm.tokenizer.eos),
-        "build_info": f"ggpy {ggpy.__version__}", "is_sleeping": False,
     }  # fmt: skip
+
+
+def _settings(llm: LLM) -> Json:
+    params = SamplingParams().resolved(llm.sampling_defaults)
+    return {name: getattr(params, PARAMETERS.get(name, name)) for name in Sampling.model_fields} | {"seed": -1}
 
 
 def _slots(model: LoadedModel) -> list[Json]:

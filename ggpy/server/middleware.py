@@ -24,7 +24,7 @@ _LOOPBACK = re.compile(r"127(\.\d{1,3}){3}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,100}")
 
 #: Paths that need no key: whether the server lives, and the page, which asks for one.
-_OPEN = ("/health", "/")
+_OPEN = ("/health", "/v1/health", "/")
 _OPEN_FOLDER = "/page/"
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -59,6 +60,15 @@ class LoadedModel:
         """When it leaves, by `time.monotonic`, unless it is used before; None while it is used, or if it stays."""
         return None if self.n_users or self.keep_alive is None else self.last_used + self.keep_alive
 
+    @property
+    def capabilities(self) -> list[str]:
+        """Its uses, in Ollama's words: completion, tools, thinking, embedding, rerank."""
+        hparams = self.llm.runtime.hparams
+        if not hparams.writes_text:
+            return ["rerank"] if hparams.pooling == "rank" else ["embedding"]
+        able = {"completion": True, "tools": self.form.shows_tools, "thinking": self.form.writes_thoughts}
+        return [name for name, does in able.items() if does]
+
     async def run(self, what: Callable[..., Any], *given: Any) -> Any:
         """Call a function in a thread that prepares requests."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, what, *given)
@@ -92,7 +102,8 @@ class Models:
         self._loaded: dict[str, LoadedModel] = {}
         self.loading: str | None = None
         self._changing = asyncio.Lock()  # one load or unload at a time: each is measured against free memory
-        self._released = asyncio.Event()  # somebody has left a model
+        self._released = asyncio.Event()  # somebody has left a model, or waits for none any more
+        self._wanted: Counter[str] = Counter()  # requests that wait for each model
 
     @property
     def loaded(self) -> dict[str, LoadedModel]:
@@ -115,10 +126,15 @@ class Models:
     async def use(self, spec: ModelSpec, keep_alive: float | None = None) -> AsyncIterator[LoadedModel]:
         """A model, loaded, which stays so within the block. keep_alive: as the server's, for this model from now on.
         Raises RequestError with the status 503 where it cannot be loaded."""
-        while (model := self._loaded.get(spec.name)) is None:  # it may have left again before its turn here came
-            obtaining = asyncio.ensure_future(self._obtain(spec))
-            obtaining.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.shield(obtaining)  # a client that goes meanwhile stops no load that others wait for
+        self._wanted[spec.name] += 1
+        try:
+            while (model := self._loaded.get(spec.name)) is None:  # it may have left again before its turn here came
+                obtaining = asyncio.ensure_future(self._obtain(spec))
+                obtaining.add_done_callback(lambda done: done.cancelled() or done.exception())
+                await asyncio.shield(obtaining)  # a client that goes meanwhile stops no load that others wait for
+        finally:
+            self._wanted[spec.name] -= 1
+            self._released.set()
         model.n_users += 1
         if keep_alive is not None:
             model.keep_alive = keep_alive
@@ -140,8 +156,7 @@ class Models:
 
     async def _obtain(self, spec: ModelSpec) -> None:
         async with self._changing:
-            if spec.name not in self._loaded:
-                await self._make_room(spec)
+            if spec.name not in self._loaded and await self._make_room(spec):
                 await self._load(spec)
 
     async def _load(self, spec: ModelSpec) -> None:
@@ -162,16 +177,21 @@ class Models:
         model.keep_alive = self._keep_alive
         log.info("loaded %s in %.1f s", spec.name, time.monotonic() - began)
 
-    async def _make_room(self, spec: ModelSpec) -> None:
+    async def _make_room(self, spec: ModelSpec) -> bool:
         """Unload models, the one first that was idle for longest, until another one has its place; wait for one where
-        all are busy."""
-        while self._max_models is not None and len(self._loaded) >= self._max_models:
-            await self._unload_one()
-        while self._loaded and self._fits is not None and not await asyncio.to_thread(self._fits, spec):
-            await self._unload_one()
+        all are busy. False where nobody wants that place any more: no model leaves for it."""
+        while self._wanted[spec.name]:
+            full = self._max_models is not None and len(self._loaded) >= self._max_models
+            if not full and self._loaded and self._fits is not None:
+                full = not await asyncio.to_thread(self._fits, spec)
+            if not full:
+                return True
+            await self._unload_one(spec)
+        return False
 
-    async def _unload_one(self) -> None:
-        while True:
+    async def _unload_one(self, spec: ModelSpec) -> None:
+        """Unload the model that was idle for longest, once there is one, as long as another one is wanted."""
+        while self._wanted[spec.name]:
             idle = [model for model in self._loaded.values() if not model.n_users]
             if idle:
                 await self._close(min(idle, key=lambda model: model.last_used))

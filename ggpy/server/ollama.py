@@ -134,15 +134,12 @@ def _running(model: LoadedModel) -> Json:
 
 
 def _shown(model: LoadedModel) -> Json:
-    llm, form, tag = model.llm, model.form, _loaded_tag(model)
-    able = ["completion"] if llm.runtime.hparams.writes_text else ["embedding"]
-    able += ["tools"] if form.shows_tools else []
-    able += ["thinking"] if form.writes_thoughts else []
+    llm, tag = model.llm, _loaded_tag(model)
     plain = {
         key: value for key, value in llm.file.metadata.items() if isinstance(value, (str, int, float, bool))
     }  # fmt: skip
     template = plain.pop("tokenizer.chat_template", "")
     return {
         "modelfile": "", "parameters": "", "license": "", "template": template, "model_info": plain,
-        "capabilities": able, "details": tag["details"], "modified_at": tag["modified_at"],
+        "capabilities": model.capabilities, "details": tag["details"], "modified_at": tag["modified_at"],
     }  # fmt: skip

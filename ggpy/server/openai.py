@@ -27,7 +27,6 @@ from ggpy.server.models import LoadedModel
 from ggpy.server.service import Service
 from ggpy.server.streams import Writer, data_line, model_and_replies, respond
 
-
 #: OpenAI has none; Jina's, llama-server's and Cohere's clients ask these.
 RERANK_PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking", "/v2/rerank")
 
@@ -37,7 +36,8 @@ def routes(service: Service) -> list[Route]:
 
     @answering(error_body)
     async def generate(request: Request) -> Response:
-        asked = openai.parse(request.method, request.url.path, await read_json(request))
+        path = "/v1" + request.url.path.removeprefix("/v1")
+        asked = openai.parse(request.method, path, await read_json(request))
         assert isinstance(asked, ChatRequest | CompletionRequest)
         return await respond(request, service.answer(asked), _writer(asked), asked.stream)
 
@@ -69,10 +69,12 @@ def routes(service: Service) -> list[Route]:
 
     return [
         Route("/v1/chat/completions", generate, methods=["POST"]),
+        Route("/chat/completions", generate, methods=["POST"]),  # as of a base URL without /v1
         Route("/v1/completions", generate, methods=["POST"]),
         Route("/v1/embeddings", embed, methods=["POST"]),
         *(Route(path, rerank, methods=["POST"]) for path in RERANK_PATHS),
         Route("/v1/models", models),
+        Route("/models", models),
         Route("/v1/models/{name:path}", model),
     ]
 
@@ -87,7 +89,8 @@ async def _model(service: Service, name: str) -> dict[str, Any]:
     """A model of the list, with its state, and what is known of it once it is loaded."""
     state = "loading" if service.models.loading == name else "unloaded"
     known = await service.look(name, _known) or {"created": 0, "status": {"value": state}}
-    return {"id": name, "object": "model", "owned_by": "ggpy", **known}
+    aliases = list(service.models.specs[name].aliases)
+    return {"id": name, "object": "model", "owned_by": "ggpy", "aliases": aliases, **known}
 
 
 def _known(model: LoadedModel) -> dict[str, Any]:
@@ -98,7 +101,9 @@ def _known(model: LoadedModel) -> dict[str, Any]:
         "architecture": hparams.arch, "n_ctx": llm.n_ctx, "n_ctx_train": hparams.n_ctx_train, "n_vocab": llm.n_vocab,
         "n_embd": hparams.n_embd, "size": llm.file.size, "sampling": {name: getattr(defaults, name) for name in _SHOWN},
     }  # fmt: skip
-    return {"created": model.created, "status": {"value": "loaded"}, "meta": meta}
+    return {
+        "created": model.created, "status": {"value": "loaded"}, "capabilities": model.capabilities, "meta": meta,
+    }  # fmt: skip
 
 
 def _writer(asked: ChatRequest | CompletionRequest) -> Writer:

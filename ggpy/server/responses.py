@@ -86,6 +86,7 @@ def routes(service: Service) -> list[Route]:
 
     return [
         Route(PATH, create, methods=["POST"]),
+        Route("/responses", create, methods=["POST"]),
         Route(f"{PATH}/{{name}}", get),
         Route(f"{PATH}/{{name}}", delete, methods=["DELETE"]),
     ]

@@ -17,6 +17,7 @@ from ggpy.protocol.generation import (
     EmbeddingsRequest,
     Event,
     Finished,
+    Progress,
     RerankRequest,
     Started,
     Usage,
@@ -67,7 +68,7 @@ class Service:
             most = self.settings.max_prompt_tokens
             answers: list[Answer] = await model.run(answers_to, model.llm, model.form, asked, most)
             n_prompt = sum(len(answer.request.prompt) for answer in answers[:: asked.params.n])
-            yield Started(model.name, n_prompt)
+            yield Started(model.name, n_prompt, answers[0].request.params)
             following = _followed(model, answers[0]) if len(answers) == 1 else _together(model, answers)
             async with aclosing(following) as events:
                 async for event in events:
@@ -114,9 +115,9 @@ def _embedded(model: LoadedModel, asked: EmbeddingsRequest, most: int | None) ->
     return model.name, shortened(vectors, asked), Usage(sum(map(len, inputs)))
 
 
-async def _together(model: LoadedModel, answers: Sequence[Answer]) -> AsyncGenerator[Delta | Finished, None]:
+async def _together(model: LoadedModel, answers: Sequence[Answer]) -> AsyncGenerator[Progress | Delta | Finished, None]:
     """The events of several answers, as they come."""
-    found: asyncio.Queue[Delta | Finished | Exception] = asyncio.Queue()
+    found: asyncio.Queue[Progress | Delta | Finished | Exception] = asyncio.Queue()
 
     async def follow(answer: Answer) -> None:
         try:
@@ -141,11 +142,11 @@ async def _together(model: LoadedModel, answers: Sequence[Answer]) -> AsyncGener
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _followed(model: LoadedModel, answer: Answer) -> AsyncGenerator[Delta | Finished, None]:
+async def _followed(model: LoadedModel, answer: Answer) -> AsyncGenerator[Progress | Delta | Finished, None]:
     """The events of one answer."""
     request = answer.request
     try:
-        async with aclosing(model.engine.follow(request)) as texts:
+        async with aclosing(model.engine.follow(request, answer.telling.progress)) as texts:
             async for text in texts:
                 for event in answer.events(text, request.finished):
                     yield event

@@ -41,7 +41,7 @@ class Writer:
     stream; failed: those that tell of an error in its middle, where the status is sent already; line: the bytes of one;
     last: what is behind all of them."""
 
-    whole: Callable[[list[Event]], Json]
+    whole: Callable[[list[Event]], Json | list[Json]]
     bodies: Callable[[Event], Iterable[Json]]
     failed: Callable[[RequestError], Iterable[Json]]
     line: Callable[[Json], bytes] = data_line

@@ -172,7 +172,14 @@ def test_values_for_the_template() -> None:
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2]], [[1], [2]])],
+    [
+        ("a", ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2]], [[1], [2]]),
+        (["a", 1], [["a", 1]]),
+        ([[1, "a"], "b"], [[1, "a"], "b"]),
+    ],
 )
 def test_prompts(given: Any, found: Any) -> None:
     request = parse("POST", TEXT, {"prompt": given})
@@ -184,14 +191,18 @@ def test_prompts(given: Any, found: Any) -> None:
     assert (vectors.inputs, vectors.base64) == (found, True)
 
 
-@pytest.mark.parametrize("given", ["", [], [""], [[]], [1, "a"], [True], {"a": 1}, 3, ["a", 1]])
+@pytest.mark.parametrize("given", ["", [], [""], [[]], [1, ""], [True], {"a": 1}, 3, ["a", True], [["a"]], [1, [2]]])
 def test_what_is_no_prompt(given: Any) -> None:
     assert refused(TEXT, {"prompt": given}).param == "prompt"
     assert refused(VECTORS, {"input": given}).param == "input"
 
 
 def test_fields_of_embeddings() -> None:
-    assert refused(VECTORS, {"input": "a", "dimensions": 8}).param == "dimensions"
+    for wrong in (0, -1, 1.5, "8"):
+        assert refused(VECTORS, {"input": "a", "dimensions": wrong}).param == "dimensions"
+    vectors = parse("POST", VECTORS, {"input": "a", "dimensions": 8})
+    assert isinstance(vectors, EmbeddingsRequest)
+    assert vectors.dimensions == 8
     assert refused(VECTORS, {"input": "a", "encoding_format": "hex"}).param == "encoding_format"
 
 

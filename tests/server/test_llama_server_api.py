@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from ggpy import LLM, SamplingParams
-from ggpy.protocol.llama_server import infill_body
-from ggpy.server.llama_server import _infill_prompt
 from tests.support.serving import Running
 
 GREEDY = {"n_predict": 10, "temperature": 0}
@@ -85,24 +82,6 @@ def test_the_template_and_the_server_are_shown(server: Running, llm: LLM) -> Non
 def test_infill_needs_its_tokens(server: Running) -> None:
     error = post(server, "/infill", status=501, input_prefix="a", input_suffix="b")["error"]
     assert error["type"] == "not_supported_error"
-
-
-def test_infill_puts_the_texts_between_the_models_tokens(llm: LLM) -> None:
-    ids = {f"tokenizer.ggml.fim_{name}_token_id": i for i, name in enumerate(("pre", "suf", "mid", "rep", "sep"))}
-    known = SimpleNamespace(
-        tokenizer=llm.tokenizer, n_vocab=llm.n_vocab, path=llm.path, file=SimpleNamespace(metadata=ids)
-    )
-    model: Any = SimpleNamespace(llm=known)
-
-    def spelt(text: str) -> list[int]:
-        return list(llm.tokenizer.tokenize(text, add_special=False, continues=True))
-
-    body = infill_body({"input_prefix": "def f():\n", "input_suffix": "\nf()", "prompt": "  re"})
-    expected = [0, *spelt("def f():\n  re"), 1, *spelt("\nf()"), 2]
-    assert _infill_prompt(model, body) == expected
-    body = infill_body({"input_prefix": "a", "input_extra": [{"filename": "b.py", "text": "x = 1\n"}]})
-    extra = [3, *spelt("myproject\n"), 4, *spelt("b.py\nx = 1\n")]
-    assert _infill_prompt(model, body) == [*extra, 0, *spelt("a"), 1, 2]
 
 
 def test_a_server_listens_before_it_imports_the_engine() -> None:

@@ -54,6 +54,7 @@ class Tokenizer:
         self.note = vocabulary.note  # for users: what may make its tokens others than the model's own
         self.bos, self.eos, self.unk = vocabulary.bos, vocabulary.eos, vocabulary.unk
         self.eog = vocabulary.eog  # every token that ends generation
+        self.fill_in = vocabulary.fill_in  # those of infill, by the ends of their keys: fim_pre, fim_suf, fim_mid …
         self.add_bos, self.add_eos = vocabulary.add_bos, vocabulary.add_eos
         self.add_space_prefix = vocabulary.add_space_prefix  # text begins with a space it was not given
         self.spells_first_space = vocabulary.add_space_prefix or vocabulary.model == "bert"  # and so do its tokens

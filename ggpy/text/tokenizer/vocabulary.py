@@ -90,6 +90,7 @@ class Vocabulary:
     unk: int | None
     sep: int | None
     eog: frozenset[int]
+    fill_in: dict[str, int]
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
@@ -240,6 +241,7 @@ class Vocabulary:
             and not (t == "</s>" and kinds[i] & USER_DEFINED and "<eos>" in self.ids)
         }
         ends: set[int] = set()
+        self.fill_in = {}
         for name, texts in _FILL_IN.items():
             token = self._id(_OLD_FILL_IN_KEYS[name]) if name in _OLD_FILL_IN_KEYS else None
             if token is None:
@@ -248,8 +250,10 @@ class Vocabulary:
                 token = next((ids[text] for text in texts if text in ids), None)
                 if token is not None:
                     kinds[token] |= CONTROL
-            if token is not None and name in ("fim_pad", "fim_rep", "fim_sep"):
-                ends.add(token)
+            if token is not None:
+                self.fill_in[name] = token
+                if name in ("fim_pad", "fim_rep", "fim_sep"):
+                    ends.add(token)
         for text in _END_OF_GENERATION:
             if text in ids:
                 ends.add(ids[text])
