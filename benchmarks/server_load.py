@@ -3,11 +3,12 @@
 python benchmarks/server_load.py model.gguf --clients 64 --seconds 600 --parallel 8
 
 Many clients stream completions from `ggpy serve`, each one after the other, with pauses of random lengths; some leave
-in the middle. Hostile ones are among them: half-open connections, readers that do not read, bodies that are none. Each
-answer is compared with the one that the library gives to the same request alone. Meanwhile `/health` is asked and the
-server's memory is read. Then as many clients ask without pauses, and what they get a second is compared with the same
-requests given to the engine in a process without a server; the clients' own work, on the same machine, counts as the
-server's. All of it follows from --seed.
+in the middle. Hostile ones are among them: half-open connections, readers that are slow or read nothing, bodies of 100
+MB, bodies that are no text, odd values in every field; and connections that ask for nothing. Each answer is compared
+with the one that the library gives to the same request alone. Meanwhile `/health` is asked and the server's memory is
+read. Then as many clients ask without pauses, and what they get a second is compared with the same requests given to
+the engine in a process without a server; the clients' own work, on the same machine, counts as the server's. All of it
+follows from --seed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ from typing import Any
 
 from ggpy import LLM, SamplingParams
 from ggpy.engine.async_engine import AsyncEngine
+from ggpy.protocol import llama_server, ollama
+from ggpy.protocol.anthropic import MessagesBody
+from ggpy.protocol.openai_bodies import ChatBody, CompletionBody
+from ggpy.protocol.responses_bodies import ResponsesBody
 
 TEXT = (
     "the river runs through a city of old stone and new glass where people read write trade and sing until late in the"
@@ -55,7 +60,7 @@ class Counts:
     left: int = 0
     wrong: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    hostile: int = 0
+    hostile: Counter[str] = field(default_factory=Counter)
     n_tokens: int = 0
     first: list[float] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
@@ -146,29 +151,117 @@ async def client(port: int, asked: list[Question], counts: Counts, rng: random.R
             counts.failed[f"{type(error).__name__}: {error}"] += 1
 
 
+FLOOD = {"prompt": "a", "max_tokens": 64, "n": 8, "stream": True, "ignore_eos": True}
+HELLO = [{"role": "user", "content": "a"}]
+BODIES = {
+    "/v1/completions": (CompletionBody, {"prompt": "a", "max_tokens": 8}),
+    "/v1/chat/completions": (ChatBody, {"messages": HELLO, "max_tokens": 8}),
+    "/v1/responses": (ResponsesBody, {"input": "a", "max_output_tokens": 8}),
+    "/v1/messages": (MessagesBody, {"messages": HELLO, "max_tokens": 8}),
+    "/completion": (llama_server.CompletionBody, {"prompt": "a", "n_predict": 8}),
+    "/api/chat": (ollama.ChatBody, {"model": "m", "messages": HELLO, "options": {"num_predict": 8}}),
+}
+ODD: list[Any] = [0, -1, 1.5, 10**30, True, "", "\x00", "a", [], [[]], [None], {}, {"a": [{"b": None}]}, [{"type": 3}]]
+
+
 async def hostile(port: int, counts: Counts, rng: random.Random, end: float) -> None:
-    """Clients that mean harm, one after the other; each has a few seconds."""
-    flood = {"prompt": "a", "max_tokens": 64, "n": 8, "stream": True, "ignore_eos": True}
+    """Clients that mean harm, one after the other, of each kind in turn; each has a few seconds."""
+    kinds = [half_open, half_a_body, large_body, endless_body, no_text, no_reader, slow_reader, wrong_types]
     while time.monotonic() < end:
+        kind = rng.choice(kinds)
         try:
             async with Connection(port) as connection:
-                kind = rng.randrange(5)
-                if kind == 0:
-                    connection.writer.write(POST + b"content-le")
-                elif kind == 1:
-                    connection.writer.write(POST + b"content-length: 100000000\r\n\r\n")
-                    connection.writer.write(b"x" * 100_000)
-                elif kind == 2:
-                    connection.writer.write(POST + b"content-length: 4\r\n\r\n\xff\xfe{]")
-                elif kind == 3:
-                    connection.send("/v1/completions", flood)  # and nothing is read
-                else:
-                    name = rng.choice(("prompt", "max_tokens", "temperature", "stop", "logit_bias"))
-                    connection.send("/v1/completions", {"prompt": "a", name: [{"a": [None]}]})
-                await asyncio.sleep(rng.uniform(0.1, 3))
-            counts.hostile += 1
-        except OSError:
-            counts.hostile += 1
+                await asyncio.wait_for(kind(connection, rng), rng.uniform(0.5, 4))
+        except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+            pass  # it was shown the door, or its time is over
+        except RuntimeError as error:
+            counts.failed[str(error)] += 1
+        counts.hostile[kind.__name__] += 1
+
+
+async def half_open(connection: Connection, rng: random.Random) -> None:
+    connection.writer.write((POST + b"content-length: 9")[: rng.randrange(len(POST))])
+    await asyncio.sleep(4)
+
+
+async def half_a_body(connection: Connection, rng: random.Random) -> None:
+    connection.writer.write(POST + b'content-length: 100\r\n\r\n{"prompt": ')
+    await asyncio.sleep(4)
+
+
+async def large_body(connection: Connection, rng: random.Random) -> None:
+    """A hundred megabytes, as long as they are taken."""
+    connection.writer.write(POST + b"content-length: 100000000\r\n\r\n")
+    await fill(connection, b"x" * 100_000, 1000)
+
+
+async def endless_body(connection: Connection, rng: random.Random) -> None:
+    """The same in chunks, without telling how much it will be."""
+    connection.writer.write(POST + b"transfer-encoding: chunked\r\n\r\n")
+    await fill(connection, b"%x\r\n%b\r\n" % (100_000, b"x" * 100_000), 1000)
+
+
+async def fill(connection: Connection, piece: bytes, n: int) -> None:
+    for _ in range(n):
+        connection.writer.write(piece)
+        await connection.writer.drain()
+
+
+async def no_text(connection: Connection, rng: random.Random) -> None:
+    data = b'{"prompt": "' + rng.randbytes(rng.randrange(1, 200)) + b"\xff\xfe"
+    connection.writer.write(POST + b"content-length: %d\r\n\r\n%b" % (len(data), data))
+    check_status(await connection.status(), "invalid UTF-8", least=400)
+
+
+async def no_reader(connection: Connection, rng: random.Random) -> None:
+    connection.send("/v1/completions", FLOOD)
+    await asyncio.sleep(4)
+
+
+async def slow_reader(connection: Connection, rng: random.Random) -> None:
+    connection.send("/v1/completions", FLOOD)
+    while await connection.reader.read(20):
+        await asyncio.sleep(0.2)
+
+
+async def wrong_types(connection: Connection, rng: random.Random) -> None:
+    """Any field of any body, and whatever may be its value."""
+    path = rng.choice(list(BODIES))
+    kind, body = BODIES[path]
+    field = rng.choice(list(kind.model_fields)).rstrip("_")
+    connection.send(path, {**body, field: rng.choice(ODD)})
+    check_status(await connection.status(), f"{path} with {field}")
+
+
+def check_status(status: int, what: str, least: int = 200) -> None:
+    if not least <= status < 500 and status not in (501, 503):
+        raise RuntimeError(f"{what}: status {status}")
+
+
+async def idle(port: int, end: float) -> None:
+    """A connection that asks for nothing, opened again when the server has closed it."""
+    while (left := end - time.monotonic()) > 0:
+        try:
+            async with Connection(port) as connection:
+                await asyncio.wait_for(connection.reader.read(1), left)
+        except (OSError, asyncio.TimeoutError):
+            await asyncio.sleep(0.1)
+
+
+async def idle_cost(port: int, pid: int, n: int) -> dict[str, Any]:
+    """CPU time and memory of the server without connections, and with some that ask for nothing."""
+    seconds = 4.0  # less than the server lets them stand still
+    found = {}
+    for name, n_now in (("no connection", 0), (f"{n} idle connections", n)):
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(n_now)]
+        await asyncio.sleep(0.5)
+        began = cpu_seconds(pid)
+        await asyncio.sleep(seconds)
+        used = 1000 * (cpu_seconds(pid) - began) / seconds
+        found[name] = {"CPU ms a second": round(used, 1), "memory, MB": round(memory(pid) / 1e6, 1)}
+        for _, writer in held:
+            writer.close()
+    return found
 
 
 async def watch(port: int, pid: int, counts: Counts, end: float) -> None:
@@ -213,6 +306,7 @@ async def load(port: int, pid: int, asked: list[Question], options: argparse.Nam
         client(port, asked, counts, random.Random(seeds.random()), end, calm=True) for _ in range(options.clients)
     ]
     others = [hostile(port, counts, random.Random(seeds.random()), end) for _ in range(options.hostile)]
+    others += [idle(port, end) for _ in range(options.idle)]
     await asyncio.gather(*clients, *others, watch(port, pid, counts, end))
     return counts
 
@@ -252,27 +346,31 @@ def compare(llm: LLM, port: int, pid: int, asked: list[Question], options: argpa
     """The server beside the engine, in turns, as the machine may be busy with other things: tokens a second, and CPU
     time a token of the process that has the engine."""
     rates: list[tuple[float, float]] = []
-    times: list[tuple[float, float]] = []
+    times: list[tuple[float, float, float]] = []
     for i in range(options.rounds):
         began, cpu = time.monotonic(), time.process_time()
         n = asyncio.run(by_itself(llm, asked, options, options.seed + i))
         alone = n / (time.monotonic() - began), (time.process_time() - cpu) / n
-        began, cpu = time.monotonic(), cpu_seconds(pid)
+        began, cpu, loop = time.monotonic(), cpu_seconds(pid), cpu_seconds(pid, event_loop_alone=True)
         n = asyncio.run(through_server(port, asked, options, options.seed + i))
         served = n / (time.monotonic() - began), (cpu_seconds(pid) - cpu) / n
         rates.append((alone[0], served[0]))
-        times.append((alone[1], served[1]))
+        times.append((alone[1], served[1], (cpu_seconds(pid, event_loop_alone=True) - loop) / n))
     return {
         "tokens/s of the engine, of the server, by round": [[round(one, 1) for one in pair] for pair in rates],
         "overhead in time, median of rounds, %": round(100 * statistics.median(a / b - 1 for a, b in rates), 1),
-        "CPU ms a token of the engine, of the server, by round": [[round(1e3 * t, 3) for t in pair] for pair in times],
-        "overhead in CPU time, median of rounds, %": round(100 * statistics.median(b / a - 1 for a, b in times), 1),
+        "CPU ms a token of the engine, of the server, of its event loop, by round": [
+            [round(1e3 * t, 3) for t in each] for each in times
+        ],
+        "overhead in CPU time, median of rounds, %": round(100 * statistics.median(b / a - 1 for a, b, _ in times), 1),
+        "of that the event loop, median, %": round(100 * statistics.median(loop / a for a, _, loop in times), 1),
     }
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+def cpu_seconds(pid: int, event_loop_alone: bool = False) -> float:
+    """CPU time of a process so far, or of its first thread, which has the event loop."""
+    folder = Path(f"/proc/{pid}/task/{pid}" if event_loop_alone else f"/proc/{pid}")
+    fields = (folder / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -292,7 +390,7 @@ def report(counts: Counts) -> dict[str, Any]:
     return {
         "answers": counts.whole,
         "left in the middle": counts.left,
-        "hostile": counts.hostile,
+        "hostile": dict(sorted(counts.hostile.items())),
         "wrong": counts.wrong,
         "failed": dict(counts.failed),
         "first text p50, p99, ms": [round(1000 * percentile(counts.first, share), 1) for share in (0.5, 0.99)],
@@ -307,6 +405,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--hostile", type=int, default=4, help="hostile clients among them")
+    parser.add_argument("--idle", type=int, default=500, help="connections that ask for nothing, beside them")
     parser.add_argument("--seconds", type=float, default=600, help="of load")
     parser.add_argument("--rounds", type=int, default=4, help="of clients without pauses, beside the engine alone")
     parser.add_argument("--throughput", type=float, default=10, help="seconds of each")
@@ -321,8 +420,9 @@ def main() -> None:
         asked = questions(llm, options.questions, random.Random(options.seed), options.n_ctx)
         process, port = start(options)
         try:
+            result = asyncio.run(idle_cost(port, process.pid, options.idle))
             counts = asyncio.run(load(port, process.pid, asked, options))
-            result = report(counts)
+            result |= report(counts)
             result |= compare(llm, port, process.pid, asked, options) if options.rounds else {}
         finally:
             process.send_signal(signal.SIGTERM)

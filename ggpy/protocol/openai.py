@@ -54,21 +54,29 @@ def parse(method: Any, url: Any, body: Any) -> AnyRequest:
 def sampling_params(body: Sampling, **others: Any) -> SamplingParams:
     """Sampling parameters from a body's fields, and others that are known to be right. Raises RequestError."""
     values: dict[str, Any] = dict(others)
-    for name in Sampling.model_fields:
-        value = getattr(body, name)
-        if value is None:
-            continue
+    given = {name: value for name in Sampling.model_fields if (value := getattr(body, name)) is not None}
+    if "logit_bias" in given:
+        given["logit_bias"] = _biases(given["logit_bias"])
+    for name, value in given.items():
         ours = PARAMETERS.get(name, name)
-        if name == "logit_bias":
-            value = _biases(value)
-        try:
-            SamplingParams(**{ours: value})  # alone, so that the field is known
-        except GGPYError as error:
-            raise RequestError(name + str(error).removeprefix(ours), name) from None
         if name in PARAMETERS and values.get(ours, value) != value:
             raise RequestError(f"{ours} and {name} differ; give one of them.", name)
         values[ours] = value
-    return SamplingParams(**values)
+    try:
+        return SamplingParams(**values)
+    except GGPYError as error:
+        for name, value in given.items():
+            _check_alone(name, value)
+        raise RequestError(str(error), code="invalid_value") from None  # each is right, but not beside the others
+
+
+def _check_alone(name: str, value: Any) -> None:
+    """Raise RequestError with a field's own name where its value is at fault."""
+    ours = PARAMETERS.get(name, name)
+    try:
+        SamplingParams(**{ours: value})
+    except GGPYError as error:
+        raise RequestError(name + str(error).removeprefix(ours), name) from None
 
 
 def _biases(value: Any) -> Any:

@@ -56,6 +56,17 @@ def test_models_are_loaded_when_asked_for(serve: Any, spec: Any, tmp_path: Path)
     assert "there are a, b, bad" in unknown.json()["error"]["message"]
 
 
+def test_names_that_are_not_ascii(serve: Any, spec: Any, model_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "模型　目录"
+    folder.mkdir()
+    path = folder / "小 модель.gguf"
+    path.write_bytes(model_path.read_bytes())
+    server = serve([spec("小模型", source=path), spec("other")])
+    assert post(server, model="小模型").json()["model"] == "小模型"
+    assert httpx.get(f"{server.url}/v1/models/小模型").json()["id"] == "小模型"
+    assert httpx.get(f"{server.url}/props", params={"model": "小模型"}).json()["model_path"] == str(path)
+
+
 def test_requests_wait_for_one_load(serve: Any, spec: Any) -> None:
     opened = []
     server = serve([spec("a")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -168,10 +169,16 @@ def test_tools_that_the_template_does_not_read_are_refused(says: Any) -> None:
         client.chat.completions.create(model="fake", messages=HELLO, extra_body={"enable_thinking": True})
 
 
-def test_a_request_that_fails_ends_no_other(says: Any) -> None:
-    """A full context ends its own answer, and says so."""
+def test_a_full_context_ends_its_own_answer_and_no_other(says: Any) -> None:
+    """One answer runs into the context's end, and says so; those beside it are whole."""
     client = says("x" * 2000, n_ctx=200)
-    answer = client.chat.completions.create(model="fake", messages=HELLO)
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage.total_tokens == 200 + 1
+    asked: Any = {"model": "fake", "messages": HELLO}
+    with ThreadPoolExecutor(4) as pool:
+        full = [pool.submit(client.chat.completions.create, **asked) for _ in range(2)]
+        short = [pool.submit(client.chat.completions.create, **asked, max_tokens=n) for n in (20, 150)]
+        for answer in full:
+            assert answer.result().choices[0].finish_reason == "length"
+            assert answer.result().usage.total_tokens == 200 + 1
+        for answer, n in zip(short, (20, 150), strict=True):
+            assert answer.result().choices[0].message.content == "x" * n
     assert httpx.get(str(client.base_url).replace("/v1/", "/health")).status_code == 200
