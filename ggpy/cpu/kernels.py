@@ -10,7 +10,7 @@ from ggpy.codegen.native import Native, is_cached, isa, load
 # How each kind is called; see `ggpy.codegen.native.load`.
 PROTOTYPES = {
     "pack": "v:uuiiiiiiu",  # raw, packed, n_rows, n_cols, row_bytes, stripe_bytes, first and last stripe, 64 bytes
-    "sample": "i:uiuuui",  # logits, their number, parameters, values and ids to work in, top-k
+    "sample": "i:uiuuuiu",  # logits, their number, parameters, values and ids to work in, top-k, bits of a mask
     "read": "v:uiu",  # from, bytes, 64 bytes for what they sum to
     "run_program": "v:uiuuii",  # operations, their number, step, team, thread, threads
     "worker_loop": "i:uiii",  # team, thread, threads, and the last job done

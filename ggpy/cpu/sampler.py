@@ -6,6 +6,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ggpy.cpu.kernels import kernel
 from ggpy.sampling.sample_spec import TopKChain
@@ -30,18 +31,19 @@ class NativeSampler:
     def of(params: SamplingParams) -> NativeSampler | None:
         """A native sampler for these parameters (resolved); None where only numpy can follow them, or is faster."""
         chain = TopKChain.of(params)
-        if chain is None or not params.temperature or chain.candidates > MAX_TOP_K:
+        if chain is None or chain.candidates > MAX_TOP_K:
             return None
         return NativeSampler(chain)
 
-    def __call__(self, logits: Floats, uniform: float) -> int:
-        """The token at the point `uniform`, from 0 to below 1, of the distribution over logits, float32 [n]; -1 where
-        the logits define no distribution, or where top-k is not below n."""
+    def __call__(self, logits: Floats, uniform: float, bits: NDArray[np.int32] | None = None) -> int:
+        """The token at the point `uniform`, from 0 to below 1, of the distribution over logits, float32 [n], or over
+        those whose bit is set in `bits`; -1 where these define no distribution, or where top-k is not below n."""
         n = len(logits)
-        if self._k >= n:
+        if self._k >= n or (bits is not None and 32 * bits.size < n):
             return -1
         if logits.dtype.char != "f":
             raise TypeError("logits must be float32")
         self._params[3] = uniform
         first = ctypes.c_char.from_buffer(logits.data)  # contiguous memory alone; quicker than asking numpy
-        return int(self._call(ctypes.addressof(first), n, *self._room, self._k))
+        mask = 0 if bits is None else bits.ctypes.data
+        return int(self._call(ctypes.addressof(first), n, *self._room, self._k, mask))

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,18 @@ from ggpy.sampling.stages import Candidates, Floats, Indices, penalize
 from ggpy.sampling.structured import Grammar
 from ggpy.sampling.thoughts import ThoughtWatch
 
-Chain = Callable[[Floats, float], int]
+
+class Chain(Protocol):
+    """A function of logits, the point to draw at, and a bit for each token that may be chosen: see `Sampler`."""
+
+    def __call__(self, logits: Floats, uniform: float, bits: NDArray[np.int32] | None = None) -> int: ...
+
+
 Change = Callable[[Floats], tuple[Indices, Any]]
 Stage = Callable[[Candidates], Candidates]
+
+#: For each byte of a mask what its eight tokens' logits gain: nothing, or minus infinity.
+_BIASES = np.where((np.arange(256)[:, None] >> np.arange(8)) & 1, 0, -np.inf).astype(np.float32)
 
 _PENALTIES = ("penalties", "dry")  # the samplers that leave all candidates in
 
@@ -135,30 +144,30 @@ class Sampler:
         Raises GGPYError where they define no distribution.
         """
         only: Indices | None = None
+        bits: NDArray[np.int32] | None = None
         if (grammar := self.grammar) is not None:
-            only, bias = grammar.mask()
+            only, bits = grammar.mask()
             if only is not None:
                 only = only[only < logits.size]
-            elif bias is not None:
-                logits = self._masked_by(bias, logits)
-        token = self._sample_changed(logits, only)
+        token = self._sample_changed(logits, only, bits)
         if self._grammar is not None and self.thoughts is not None:
             return self.thoughts.instead_of(token)
         return token
 
-    def _masked_by(self, bias: Floats, logits: Floats) -> Floats:
-        """A copy of logits [n_vocab], to which `bias` is added; of tokens that it does not know minus infinity."""
+    def _masked_by(self, bits: NDArray[np.int32], logits: Floats) -> Floats:
+        """A copy of logits [n_vocab], minus infinity where a token's bit is not set, or not there."""
         if self._masked.size != logits.size:
             self._masked = np.empty_like(logits)
-        n = min(bias.size, logits.size)
+        n = min(32 * bits.size, logits.size)
+        bias = _BIASES.take(bits.view(np.uint8), axis=0, mode="clip").reshape(-1)
         with np.errstate(invalid="ignore"):  # infinity and NaN: reported where logits are looked at
             np.add(logits[:n], bias[:n], out=self._masked[:n])
         self._masked[n:] = -np.inf
         return self._masked
 
-    def _sample_changed(self, logits: Floats, only: Indices | None) -> int:
+    def _sample_changed(self, logits: Floats, only: Indices | None, bits: NDArray[np.int32] | None) -> int:
         if not self._changes:
-            return self._sample(logits, only)
+            return self._sample(logits, only, bits)
         before: list[tuple[Indices, Floats]] = []  # far less than a copy of the whole vocabulary
         try:
             for change in self._changes:
@@ -166,7 +175,7 @@ class Sampler:
                 if tokens.size:
                     before.append((tokens, logits[tokens]))
                     logits[tokens] = values
-            return self._sample(logits, only)
+            return self._sample(logits, only, bits)
         finally:
             for tokens, values in reversed(before):
                 logits[tokens] = values
@@ -314,16 +323,18 @@ class Sampler:
             uniforms.extend(self.rng.random(64).tolist())
         return uniforms[ahead]
 
-    def _sample(self, logits: Floats, only: Indices | None = None) -> int:
-        """One token by logits [n_vocab], or by those of some ids alone."""
+    def _sample(self, logits: Floats, only: Indices | None, bits: NDArray[np.int32] | None) -> int:
+        """One token by logits [n_vocab], or by those alone of some ids, or whose bits are set."""
         p, n_vocab = self.params, logits.size
         uniform = self._draw() if p.temperature else 0.0
         if only is not None:
             if not only.size:
                 raise _none_left()
             logits = logits[only]
-        elif self._chain and (token := self._chain(logits, uniform)) >= 0:
-            return token
+        elif self._chain and (p.temperature or bits is not None) and (token := self._chain(logits, uniform, bits)) >= 0:
+            return token  # (of all logits numpy finds the largest faster)
+        if bits is not None:
+            logits = self._masked_by(bits, logits)
         best = int(logits.argmax())  # numpy's argmax finds NaN before any number
         if not math.isfinite(logits[best]):
             if self.grammar is not None and logits[best] == -math.inf:

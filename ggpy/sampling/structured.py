@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ggpy import arguments
 from ggpy.errors import GGPYError, shown
-from ggpy.sampling.stages import Floats, Indices
+from ggpy.sampling.stages import Indices
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -33,6 +33,11 @@ _KEPT = 32  # compiled grammars of a model
 _MOST_SCHEMA = 500_000  # bytes: a text of a million that has to be written took 15 s and 250 MB to begin with
 #: Bytes of stack for each character: llguidance calls itself for every $ref within another, and takes up to 27 KB then.
 _STACK = 1024
+
+
+#: Sets of tokens that llguidance allows together where the grammar goes on with any text of such characters, beside its
+#: own ones for JSON: it looks at the others one by one. "[A-Za-z0-9 ,.]{10000}" took 0.98 ms a mask, and now 0.21.
+_SLICES = ("[a-z]{1,10}", "[A-Za-z]{1,10}", "[A-Za-z0-9]{1,10}", "[A-Za-z0-9 ]{1,10}", "[A-Za-z0-9 ]{1,30}")
 
 
 @dataclass(frozen=True)
@@ -126,16 +131,14 @@ def _schema(value: Any) -> Any:
     return found
 
 
-#: For each byte of a mask what its eight tokens' logits gain: nothing, or minus infinity.
-_BIASES = np.where((np.arange(256)[:, None] >> np.arange(8)) & 1, 0, -np.inf).astype(np.float32)
 _FEW = 16  # at most one in so many bytes of a mask allows a token: these are then told one by one
 
 
 class Mask(NamedTuple):
-    """Which tokens may follow: few, by their ids, as between the values of JSON; or whichever get no -inf."""
+    """Which tokens may follow: few, by their ids, as between the values of JSON; or many, by their bits."""
 
     allowed: Indices | None  # the ids of all that may
-    bias: Floats | None  # [n]: what to add to logits, 0 or minus infinity; of tokens from n on none may follow
+    bits: NDArray[np.int32] | None  # [n]: a bit a token; of tokens from 32 n on none may follow
 
 
 class Grammar:
@@ -146,7 +149,6 @@ class Grammar:
         self.n_words = -(-tokenizer.n_vocab // 32)  # of a mask's bits, in int32
         self.matcher = _matcher(tokenizer, params)
         self._mask: Mask | None = None  # of the next token, once it is known
-        self._bias: Floats = np.empty((0, 8), np.float32)  # where it is made
         self._forced: list[int] | None = None
 
     @property
@@ -173,15 +175,12 @@ class Grammar:
     def learn(self, bits: NDArray[np.int32]) -> None:
         """Take the mask of the next token, int32 [n_words], a bit a token."""
         octets = bits.view(np.uint8)
-        some = np.flatnonzero(octets)
-        if some.size * _FEW <= octets.size:
-            rows, columns = np.nonzero(np.unpackbits(octets[some], bitorder="little").reshape(-1, 8))
-            self._mask = Mask(8 * some[rows] + columns, None)
+        if np.count_nonzero(octets) * _FEW > octets.size:
+            self._mask = Mask(None, bits)
             return
-        if not self._bias.size:
-            self._bias = np.empty((octets.size, 8), np.float32)
-        _BIASES.take(octets, axis=0, mode="clip", out=self._bias)
-        self._mask = Mask(None, self._bias.reshape(-1))
+        some = np.flatnonzero(octets)
+        rows, columns = np.nonzero(np.unpackbits(octets[some], bitorder="little").reshape(-1, 8))
+        self._mask = Mask(8 * some[rows] + columns, None)
 
     def mask(self) -> Mask:
         """The mask of the next token. Raises GGPYError where the grammar grows too large to follow."""
@@ -240,8 +239,9 @@ def _matcher(tokenizer: Tokenizer, params: StructuredOutputsParams) -> LLMatcher
             if not ends:
                 raise GGPYError("Structured outputs need a token that ends an answer, and the model's file names none.")
             vocabulary = llguidance.LLTokenizer(
-                llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.n_vocab, eos_token=ends
-            )
+                llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.n_vocab, eos_token=ends,
+                slices=[*_SLICES, *llguidance.LLTokenizer.general_slices()],
+            )  # fmt: skip
             known = _compiled[tokenizer] = _Compiled(vocabulary, {})
         matcher = known.grammars.pop(grammar, None)
         if matcher is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +62,28 @@ def test_where_the_largest_are_neighbours(tier: str) -> None:
         assert got == expected >= 2960
 
 
+@pytest.mark.parametrize("n", [41, 64, 95, 2600, 49152])
+def test_of_masked_logits_only_those_whose_bit_is_set(tier: str, n: int) -> None:
+    """Beside numpy on logits that are minus infinity; the others are the largest, or NaN."""
+    rng = np.random.default_rng(n)
+    settings = product((0.0, 0.8), (1, 5, 40), (0.0, 0.9), (0.003, 0.1, 0.5, 1.0))
+    for seed, (temperature, k, top_p, share) in enumerate(settings):
+        params = SamplingParams(temperature=temperature, top_k=k, top_p=top_p, min_p=0.05, seed=seed).resolved()
+        allowed = rng.random(n) < share
+        allowed[rng.integers(0, n)] = True
+        logits = rng.standard_normal(n).astype(np.float32) + np.where(allowed, 0, 9).astype(np.float32)
+        if seed % 2:
+            logits[~allowed] = np.nan
+        bits = np.zeros(-(-n // 32), np.int32)
+        bits.view(np.uint8)[: -(-n // 8)] = np.packbits(allowed, bitorder="little")
+        grammar: Any = SimpleNamespace(mask=lambda bits=bits: (None, bits), accept=lambda token: None)
+        expected = Sampler(params).sample(np.where(allowed, logits, np.float32(-np.inf)))
+        chosen = Sampler(params, chain=chain_of(params), grammar=grammar).sample(logits)
+        assert chosen == expected
+        assert allowed[chosen]
+        assert chain_of(params)(logits, 0.5, bits[:-1]) == -1  # of the last tokens nothing is known
+
+
 @pytest.mark.parametrize("at", [0, 100, 4999])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_unusable_logits(tier: str, at: int, bad: float) -> None:
@@ -74,7 +98,7 @@ def test_unusable_logits(tier: str, at: int, bad: float) -> None:
 
 
 def test_what_it_leaves_to_numpy() -> None:
-    for other in ({"temperature": 0}, {"top_k": 0}, {"top_k": MAX_TOP_K + 1}, {"typical_p": 0.9}):
+    for other in ({"top_k": 0}, {"top_k": MAX_TOP_K + 1}, {"typical_p": 0.9}):
         assert NativeSampler.of(SamplingParams(**other).resolved()) is None
     chain = chain_of(SamplingParams(top_k=40).resolved())
     assert chain(np.zeros(40, np.float32), 0.5) == -1  # top-k is off

@@ -123,7 +123,6 @@ class Masked(Grammar):
 
     def __init__(self, allowed: np.ndarray) -> None:
         self.matcher: Any = SimpleNamespace(is_error=lambda: False)
-        self._bias = np.empty(0, np.float32)
         self.learn(np.packbits(allowed, bitorder="little").view(np.int32))
 
 

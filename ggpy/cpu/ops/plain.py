@@ -197,18 +197,20 @@ def scale_row(row, weight, factor, n, dst, width, lane):  # type: ignore[no-unty
 
 
 @njit
-def any_from(at, least):  # type: ignore[no-untyped-def]
+def any_from(at, least, allowed):  # type: ignore[no-untyped-def]
     found = False
     for i in range(RUN):
-        found |= not load_f32(at + types.uint64(4 * i)) < least
+        if (allowed >> types.uint64(i)) & types.uint64(1):
+            found |= not load_f32(at + types.uint64(4 * i)) < least
     return found
 
 
 @njit
-def largest_of(at):  # type: ignore[no-untyped-def]
-    largest = load_f32(at)
-    for i in range(1, RUN):
-        largest = max(largest, load_f32(at + types.uint64(4 * i)))
+def largest_of(at, allowed):  # type: ignore[no-untyped-def]
+    largest = types.float32(-math.inf)
+    for i in range(RUN):
+        if (allowed >> types.uint64(i)) & types.uint64(1):
+            largest = max(largest, load_f32(at + types.uint64(4 * i)))
     return largest
 
 

@@ -11,13 +11,24 @@ from numba import njit, types
 from numba.core.typing import Signature
 from numba.extending import intrinsic
 
-from ggpy.codegen.scalars import load_f32, load_f64, load_i32, store_f32, store_i32
+from ggpy.codegen.scalars import load_f32, load_f64, load_i32, load_i64, store_f32, store_i32
 from ggpy.cpu.isa.vector import LANES, Vec, i1, i16
 
 RUN = 64  # logits looked at together
 
 any_from: Any = None  # these names are set by `specialized`
 largest_of: Any = None
+
+
+@njit
+def allowed_run(bits, run):  # type: ignore[no-untyped-def]
+    """A bit for each token of a run of RUN: set where it may be chosen."""
+    return types.uint64(load_i64(bits + types.uint64(8 * run)) if bits else -1)
+
+
+@njit
+def is_allowed(bits, i):  # type: ignore[no-untyped-def]
+    return not bits or (load_i32(bits + types.uint64(4 * (i >> 5))) >> (i & 31)) & 1
 
 
 @njit
@@ -32,8 +43,10 @@ def insert(values, ids, found, k, x, i):  # type: ignore[no-untyped-def]
     store_i32(ids + types.uint64(4 * at), types.int32(i))
 
 
-def sample(logits, n, params, values, ids, k):  # type: ignore[no-untyped-def]
+def sample(logits, n, params, values, ids, k, bits):  # type: ignore[no-untyped-def]
     """The token chosen among n logits, float32; -1 where they hold NaN, or the largest is no finite number.
+
+    bits: int32 [n / 32, rounded up], a bit a token: only those that are set count; 0 for all.
 
     params: float64 [4], namely top-p (1 or more is off), the logarithm of min-p (minus infinity is off), temperature,
     and the point of the cumulative distribution to draw at, from 0 to below 1. values, ids: float32 and int32 [k] to
@@ -47,18 +60,20 @@ def sample(logits, n, params, values, ids, k):  # type: ignore[no-untyped-def]
     least = types.float32(-math.inf)
     if n // RUN >= k:
         for run in range(n // RUN):
-            x = largest_of(logits + types.uint64(4 * RUN * run))
+            x = largest_of(logits + types.uint64(4 * RUN * run), allowed_run(bits, run))
             if run < k or x > load_f32(values + last):
                 insert(values, ids, run, k, x, run)
         least = load_f32(values + last)
     found = 0
     for start in range(0, n, RUN):
         end = min(n, start + RUN)
-        if end - start == RUN and not any_from(logits + types.uint64(4 * start), least):
-            continue
+        if end - start == RUN:
+            allowed = allowed_run(bits, start // RUN)
+            if not any_from(logits + types.uint64(4 * start), least, allowed):
+                continue
         for i in range(start, end):
             x = load_f32(logits + types.uint64(4 * i))
-            if x < least or (found == k and x <= least):
+            if x < least or (found == k and x <= least) or not is_allowed(bits, i):
                 continue
             if math.isnan(x):
                 return -1
@@ -102,35 +117,44 @@ def sample(logits, n, params, values, ids, k):  # type: ignore[no-untyped-def]
     return types.int64(load_i32(ids + types.uint64(4 * last)))
 
 
-def any_from_intrinsic(isa: str) -> Any:
-    """`any_from(at, least)`: true where one of the RUN floats from `at` on is at least as large as `least`, or NaN."""
+def _lanes(b: ir.IRBuilder, allowed: ir.Value, first: int) -> ir.Value:
+    """The bits of LANES tokens, those from `first` on of a run, as a condition for each lane."""
+    some = b.trunc(b.lshr(allowed, ir.Constant(allowed.type, first)), i16)
+    return b.bitcast(some, ir.VectorType(i1, LANES))
 
-    def any_from(typingctx: Any, at: Any, least: Any) -> tuple[Signature, Any]:
+
+def any_from_intrinsic(isa: str) -> Any:
+    """`any_from(at, least, allowed)`: true where one of the RUN floats from `at` on whose bit is set in `allowed` is at
+    least as large as `least`, or NaN."""
+
+    def any_from(typingctx: Any, at: Any, least: Any, allowed: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
             floor = v.splat(args[1])
             either = ir.Constant(ir.VectorType(i1, LANES), [0] * LANES)
             for first in range(0, RUN, LANES):
                 x = v.load_f32(v.at(args[0], 4 * first))
-                either = b.or_(either, b.fcmp_unordered(">=", x, floor))
+                either = b.or_(either, b.and_(_lanes(b, args[2], first), b.fcmp_unordered(">=", x, floor)))
             return b.icmp_unsigned("!=", b.bitcast(either, i16), ir.Constant(i16, 0))
 
-        return types.boolean(types.uintp, types.float32), codegen
+        return types.boolean(types.uintp, types.float32, types.uint64), codegen
 
     return intrinsic(any_from)
 
 
 def largest_of_intrinsic(isa: str) -> Any:
-    """`largest_of(at)`: the largest of the RUN floats from `at` on; undefined where one is NaN."""
+    """`largest_of(at, allowed)`: the largest of the RUN floats from `at` on whose bit is set in `allowed`, minus
+    infinity without any; undefined where one is NaN."""
 
-    def largest_of(typingctx: Any, at: Any) -> tuple[Signature, Any]:
+    def largest_of(typingctx: Any, at: Any, allowed: Any) -> tuple[Signature, Any]:
         def codegen(context: Any, b: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
             v = Vec(b, isa)
-            largest = v.load_f32(args[0])
-            for first in range(LANES, RUN, LANES):
-                largest = v.maximum(v.load_f32(v.at(args[0], 4 * first)), largest)
+            largest = none = v.float(-math.inf)
+            for first in range(0, RUN, LANES):
+                x = v.load_f32(v.at(args[0], 4 * first))
+                largest = v.maximum(b.select(_lanes(b, args[1], first), x, none), largest)
             return v.max_lanes(largest)
 
-        return types.float32(types.uintp), codegen
+        return types.float32(types.uintp, types.uint64), codegen
 
     return intrinsic(largest_of)
