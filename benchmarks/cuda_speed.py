@@ -3,17 +3,17 @@
     python benchmarks/cuda_speed.py qwen-7b -c 4352 --parallel 1,8,32
     python benchmarks/cuda_speed.py qwen-1.8b --type Q6_K --cache-type q8_0
     python benchmarks/cuda_speed.py qwen-7b --batch-invariant --parallel 1,8,16,32
+    python benchmarks/cuda_speed.py qwen3-30b-a3b
 
     python benchmarks/cuda_speed.py qwen3.5-4b --parallel 1,8,32
 
-Writes a GGUF file of random blocks in the shape of Qwen-1.8B, Qwen-7B or Qwen3.5-4B (no weights need be fetched), and
-runs it.
-Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily, or with the sampler's
-defaults), text. Kernels are timed in graphs of their own, over every layer's weights: for a step of one token with 1024
-in the cache, as a share of how fast the card reads as many bytes as those weights, again and again; and for a prompt's
-step of 2048, as a share of what its matrix units do with operands at hand (`ggpy.cuda.ops.matrix_rate`). With
-`--batch-invariant` a usual model and a batch-invariant one take turns instead, and each one's texts are compared with
-those it gives alone.
+Writes a GGUF file of random blocks in the shape of Qwen-1.8B, Qwen-7B, Qwen3.5-4B or Qwen3-30B-A3B (no weights need be
+fetched), and runs it. Decoding goes through the engine, with everything it does: scheduling, tokens chosen (greedily,
+or with the sampler's defaults), text. Kernels are timed in graphs of their own, over every layer's weights: for a step
+of one token with 1024 in the cache, as a share of how fast the card reads as many bytes as those weights, again and
+again (of a mixture, those of the experts that a token takes); and for a prompt's step of 2048, as a share of what its
+matrix units do with operands at hand (`ggpy.cuda.ops.matrix_rate`). With `--batch-invariant` a usual model and a
+batch-invariant one take turns instead, and each one's texts are compared with those it gives alone.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ from ggpy.quant import FORMATS, BlockFormat
 from ggpy.runtime.runtime import Runtime
 from ggpy.sampling.sampler import SamplingParams
 
-# Columns, layers, heads, columns of the feed-forward, vocabulary.
+# Columns, layers, heads, columns of the feed-forward (or of an expert's), vocabulary.
 SHAPES = {
     "qwen-1.8b": (2048, 24, 16, 5504, 151936), "qwen-7b": (4096, 32, 32, 11008, 151936),
-    "qwen3.5-4b": (2560, 32, 16, 9216, 248320),
+    "qwen3.5-4b": (2560, 32, 16, 9216, 248320), "qwen3-30b-a3b": (2048, 48, 32, 768, 151936),
 }  # fmt: skip
 # Of Qwen3.5's delta nets: heads of keys and of values, dimensions of each; of its attention: heads of keys and values,
 # dimensions of a head, of which rope turns some.
 DELTA, ATTENTION = (16, 32, 128), (4, 256, 64)
+# Of Qwen3's mixture: experts, those that a token takes, heads of keys and values, dimensions of a head.
+MIXTURE = (128, 8, 4, 128)
 # Where a block of a type keeps its half-precision scales.
 HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
@@ -107,24 +109,44 @@ def qwen35(n: int, heads: int) -> tuple[str, dict[str, Any], Callable[[int], dic
     return "qwen35", metadata, lambda layer: {**norms, **(full if layer % 4 == 3 else delta)}
 
 
+def qwen3moe(n: int, heads: int) -> tuple[str, dict[str, Any], Callable[[int], dict[str, tuple[int, ...]]]]:
+    n_experts, n_used, heads_kv, head_dim = MIXTURE
+    shapes = {
+        "attn_norm.weight": (n,), "attn_q.weight": (heads * head_dim, n), "attn_k.weight": (heads_kv * head_dim, n),
+        "attn_v.weight": (heads_kv * head_dim, n), "attn_q_norm.weight": (head_dim,),
+        "attn_k_norm.weight": (head_dim,), "attn_output.weight": (n, heads * head_dim), "ffn_norm.weight": (n,),
+        "ffn_gate_inp.weight": (n_experts, n),
+    }  # fmt: skip
+    metadata = {
+        "attention.head_count_kv": heads_kv, "attention.key_length": head_dim, "attention.value_length": head_dim,
+        "rope.dimension_count": head_dim, "expert_count": n_experts, "expert_used_count": n_used,
+    }  # fmt: skip
+    return "qwen3moe", metadata, lambda layer: shapes
+
+
+def feed_forward(arch: str, n: int, ff: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a feed-forward, or of a layer's experts."""
+    kind, stack = ("_exps", MIXTURE[:1]) if arch == "qwen3moe" else ("", ())
+    sizes = {"gate": (ff, n), "up": (ff, n), "down": (n, ff)}
+    return {f"ffn_{part}{kind}.weight": (*stack, *size) for part, size in sizes.items()}
+
+
 def write_random(out: Path, shape: str, type_name: str = "Q4_0") -> None:
     n, layers, heads, ff, vocab = SHAPES[shape]
     form, f32 = FORMATS[type_name], FORMATS["F32"]
     ff = -(-ff // form.block_size) * form.block_size
-    arch, own, shapes_of = (qwen35 if shape.startswith("qwen3.5") else qwen)(n, heads)
+    arch, own, shapes_of = {"qwen3.5-4b": qwen35, "qwen3-30b-a3b": qwen3moe}.get(shape, qwen)(n, heads)
     metadata = {
         "block_count": layers, "context_length": 8192, "embedding_length": n,
         "feed_forward_length": 2 * ff if arch == "qwen" else ff, "attention.head_count": heads,
-        "attention.layer_norm_rms_epsilon": 1e-6, "vocab_size": vocab, "rope.freq_base": 10000.0, **own,
+        "attention.layer_norm_rms_epsilon": 1e-6, "vocab_size": vocab, "rope.freq_base": 10000.0,
+        **({"expert_feed_forward_length": ff} if arch == "qwen3moe" else {}), **own,
     }  # fmt: skip
     metadata = {"general.architecture": arch} | {f"{arch}.{key}": value for key, value in metadata.items()}
     tensors = [OutputTensor("token_embd.weight", (vocab, n), form)]
     for layer in range(layers):
-        shapes = {
-            **shapes_of(layer), "ffn_gate.weight": (ff, n), "ffn_up.weight": (ff, n), "ffn_down.weight": (n, ff),
-        }  # fmt: skip
-        for name, size in shapes.items():
-            is_matrix = len(size) > 1 and "conv1d" not in name
+        for name, size in {**shapes_of(layer), **feed_forward(arch, n, ff)}.items():
+            is_matrix = len(size) > 1 and "conv1d" not in name and "gate_inp" not in name
             tensors.append(OutputTensor(f"blk.{layer}.{name}", size, form if is_matrix else f32))
     tensors += [OutputTensor("output_norm.weight", (n,), f32), OutputTensor("output.weight", (vocab, n), form)]
     rng, blocks = np.random.default_rng(0), random_blocks(form)
@@ -220,8 +242,16 @@ def decoding_kernels(engine: Engine, runtime: Runtime) -> None:
     device, queue = executor.device, executor._queue
     decode(engine, 1, min(1024, runtime.n_ctx - 1), 1, temperature=0.0)  # its inputs stay where they are
     calls = launches(lambda: executor._record(1, "tokens", "apart"))
-    sizes = {m.planes[0]: m.layout.n_bytes for m in queue.weights._matrices.values()}
-    weights = sum(sizes.get(arguments[0], 0) for made in calls.values() for arguments, _ in made)
+    layouts = {m.planes[0]: m.layout for m in queue.weights._matrices.values()}
+
+    def bytes_read(kernel: Kernel, arguments: tuple[Any, ...]) -> int:
+        """Bytes of weights that a launch reads: of experts, those of as many as a token takes."""
+        layout = layouts.get(arguments[0])
+        if layout is None or not kernel.name.startswith("expert_matvec."):
+            return layout.n_bytes if layout else 0
+        return layout.n_bytes * int(kernel.name.split(".")[3]) * arguments[11] // layout.n_rows
+
+    weights = sum(bytes_read(kernel, arguments) for (kernel, _), made in calls.items() for arguments, _ in made)
     whole = executor._graphs[1, "tokens", "apart"]
     whole.launch()
     elapsed = device.timer()
@@ -231,10 +261,12 @@ def decoding_kernels(engine: Engine, runtime: Runtime) -> None:
     print(f"{weights / device.bandwidth(weights) * 1e6:.0f}.\n")
     print("| kernel | blocks | launches | us each | us at the limit | share |\n|---|---|---|---|---|---|")
     for (kernel, grid), made in calls.items():
-        if kernel.name.startswith(("matvec.", "attention.")):  # nothing of what follows, which is not there
+        if kernel.name.startswith(
+            ("matvec.", "expert_matvec.", "attention.")
+        ):  # nothing of what follows, which is not there
             made = [((*arguments[:-1], 0), options) for arguments, options in made]
         seconds = seconds_each(device, kernel, grid, made)
-        read = sum(sizes.get(arguments[0], 0) for arguments, _ in made)
+        read = sum(bytes_read(kernel, arguments) for arguments, _ in made)
         limit = read / len(made) / device.bandwidth(read) if read else 0.0
         share = f"{limit * 1e6:.2f} | {limit / seconds:.0%}" if limit else " | "
         print(f"| {kernel.name} | {grid} | {len(made)} | {seconds * 1e6:.2f} | {share} |", flush=True)

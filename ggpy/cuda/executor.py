@@ -20,6 +20,7 @@ from ggpy.cuda.memory import cache_layout
 from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.ops.sample_layout import SPEC_WORDS
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, StepQueue
+from ggpy.cuda.queue_experts import order_bytes
 from ggpy.cuda.sampler import IN_FLIGHT, DeviceSampler, TokensInFlight
 from ggpy.cuda.slot_states import SlotStates
 from ggpy.cuda.weights.cache_layout import DEEP, AttentionShape, attention_ring_kib
@@ -145,6 +146,7 @@ class CudaExecutor:
         memory.activations = device.allocate(max((*sizes, *by_heads)))
         n_parts = {s.parts_bytes(n, device.n_multiprocessors) for s in set(self.shapes.values()) for n in GRAPH_SIZES}
         memory.parts = device.allocate(max(n_parts, default=0), zero=True)
+        memory.order, memory.tiles = map(device.allocate, order_bytes(steps, rows))
         memory.zeros = device.allocate(4 * rows, zero=True)
         caches = {layer: shape.cache for layer, shape in self.shapes.items()}
         memory.states = SlotStates(device, program, caches, n_slots)
@@ -218,9 +220,10 @@ class CudaExecutor:
 
     def _activation_bytes(self, product: Product, rows: int) -> int:
         dtype, n_cols = product.quantize.dtype, product.activations.srcs[0].n_cols
+        each = product.rows_read
         most = GRAPH_SIZES[-1] if self.batch_invariant else MATVEC_TOKENS
-        vectors = ActivationLayout(dtype, most, n_cols).n_bytes
-        return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), rows))
+        vectors = ActivationLayout(dtype, each * most, n_cols).n_bytes
+        return max(vectors, matmul_launch.activation_bytes(layout_of(product.infos), each * rows))
 
     def _angles(self, rope: Rope, n_ctx: int) -> int:
         """Address of the table of cosines and sines, float32 [position][n_rot / 2][2]."""

@@ -8,9 +8,9 @@ reads are on their way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
-from ggpy.cuda.lower import Attention, Product, Step
+from ggpy.cuda.lower import Attention, ExpertProduct, Product, Step
 from ggpy.cuda.weights.layout import MatvecShape, ring_kib
 from ggpy.cuda.weights.weights import layout_of
 
@@ -36,7 +36,7 @@ class L2Prefetch:
         """Prefetch by a product's kernel: two addresses, the second of which may be 0, and the size in bytes of a
         warp's piece from either on; the next warp's piece follows it."""
         following = self._after(step)
-        if isinstance(following, Product):  # of the next token's step nothing has started
+        if _is_known(following):  # of the next token's step nothing has started
             return self._pieces(following, n_warps, BY_PRODUCT, started=step is not self._steps[-1])
         # attention's cells are its own matter, and the product after it starts as soon as this one has ended
         return NOTHING
@@ -45,7 +45,7 @@ class L2Prefetch:
         following = self._after(step)
         if isinstance(following, Product):  # which asks for its weights while attention is at work
             following = self._after(following)
-        if isinstance(following, Product):
+        if _is_known(following):
             return self._pieces(following, n_warps, BY_ATTENTION, started=False)
         return NOTHING
 
@@ -71,3 +71,8 @@ class L2Prefetch:
             return NOTHING
         address = self._weights.matrix(product.infos).planes[0] + first * stride
         return address, address + n_rows * stride if halves == 2 else 0, piece
+
+
+def _is_known(step: Step) -> TypeGuard[Product]:
+    """True for a product whose weights are known before the step runs: which experts are chosen is not."""
+    return isinstance(step, Product) and not isinstance(step, ExpertProduct)

@@ -3,7 +3,7 @@ product absorbs the operations before and after it. Independent of addresses and
 
 Steps read later than the operations that they stand for: products make their activations themselves, and the results
 of several lie side by side until they are read. A plan is right for operations in order, so what is written in between
-is looked up here (`_Uses`), and where it matters steps stay apart.
+is looked up here (`ggpy.cuda.uses`), and where it matters steps stay apart.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING
 
 from ggpy.cuda import recurrent
 from ggpy.cuda.recurrent import Recurrent, recurrent_step
+from ggpy.cuda.uses import Uses
 from ggpy.cuda.weights.cache_layout import MOST_HEAD_DIM, WARP_HEAD
 from ggpy.cuda.weights.weights import layout_of
 from ggpy.graph import operations as ops
+from ggpy.graph.program import Region
 from ggpy.quant.formats import packed_format
 
 if TYPE_CHECKING:
     from ggpy.cuda.weights.layout import MatrixLayout
     from ggpy.gguf.file import TensorInfo
-    from ggpy.graph.program import Buffer, Op, Program, Region
+    from ggpy.graph.program import Buffer, Op, Program
+
+MOST_EXPERTS = 1024  # that a block of threads chooses from
 
 
 @dataclass
@@ -86,9 +90,24 @@ class Product:
         return layout_of(self.infos)
 
     @property
+    def widths(self) -> list[int]:
+        """Columns of each product."""
+        return [info.shape[-2] for info in self.infos]
+
+    @property
+    def n_used(self) -> int:
+        """Rows of a token."""
+        return self.linears[0].n_used
+
+    @property
+    def rows_read(self) -> int:
+        """Rows of activations that it reads of a token."""
+        return self.n_used if self.quantize.route and not self.quantize.spread else 1
+
+    @property
     def place(self) -> tuple[int, ...]:
-        """The key of the place for its results side by side: their widths, and which of several for such widths."""
-        return (*(info.shape[0] for info in self.infos), self.wide)
+        """The key of the place for its results side by side: rows of a token, widths, and which of several of these."""
+        return (self.n_used, *self.widths, self.wide)
 
     @property
     def accumulate(self) -> bool:
@@ -107,6 +126,26 @@ class Product:
     @property
     def outputs_only(self) -> bool:
         return self.linears[0].outputs_only
+
+
+@dataclass
+class ExpertProduct(Product):
+    """A product for each expert that a token chose; `n_used` rows a token, those of its best expert first.
+
+    routed: what put the chosen in order; its source is the choice. glu: the gated unit that reads its two halves, gate
+    and up. left: only activations read that, which products of many tokens make from the halves. joined: the source's
+    rows lie one after the other. combine: the sum over a token's experts, and `plus` what that is added to: of few
+    tokens `summed` is all that is written.
+    """
+
+    route: ops.Route | None = None
+    routed: Op | None = None
+    glu: Op | None = None
+    left: bool = False
+    joined: bool = False
+    combine: Op | None = None
+    plus: Region | None = None
+    summed: Region | None = None
 
 
 @dataclass
@@ -195,8 +234,10 @@ def _unsupported_operation(operation: ops.Operation) -> str | None:
     fused = (ops.QuantizeActivations, ops.Linear, ops.RopeStore, ops.Attend, ops.JoinAttention)
     columns = (ops.ScaleColumns, ops.ShiftColumns, ops.SelectColumns, ops.Concat)
     alone = (ops.Embed, ops.Elementwise, ops.Norm, *columns, ops.SelectOutputs, ops.Pool)
-    known = isinstance(operation, (*fused, *alone))
-    if known and not (isinstance(operation, ops.Linear) and operation.route):
+    experts = (ops.Route, ops.GroupExperts, ops.Combine)
+    if isinstance(operation, ops.Route) and operation.n_experts > MOST_EXPERTS:
+        return f"a choice among {operation.n_experts} experts"
+    if isinstance(operation, (*fused, *alone, *experts)):
         return None
     return f"the operation {type(operation).__name__}"
 
@@ -219,82 +260,19 @@ def weight_groups(steps: list[Step]) -> list[list[TensorInfo]]:
     return list({tuple(info.name for info in group): group for group in (*tables, *groups)}.values())
 
 
-class _Uses:
-    """Where a program's operations read what others wrote, as the GPU runs them."""
-
-    def __init__(self, program: Program) -> None:
-        self._ops, self._result = program.ops, program.result.buffer
-        self._end = len(program.ops)
-        self.reads_until = [*range(self._end), self._end]  # of each operation, the last one with which it still reads
-        activations = 0
-        for index, op in enumerate(program.ops):
-            if isinstance(op.operation, ops.QuantizeActivations):
-                activations = index
-            elif isinstance(op.operation, ops.Linear):
-                self.reads_until[activations] = index
-            elif isinstance(op.operation, ops.RopeStore):  # a small step's attention reads keys and values itself
-                self.reads_until[index] = index + 1
-
-    def readers(self, index: int) -> list[int]:
-        """The operations that read what this one writes, or add to it; after them the number of operations, where it is
-        the program's result."""
-        dst, found = self._ops[index].dst, []
-        assert dst is not None
-        for later in range(index + 1, self._end):
-            op = self._ops[later]
-            same = op.dst is not None and op.dst.buffer == dst.buffer
-            if (same and op.accumulates) or any(src.buffer == dst.buffer for src in op.srcs):
-                found.append(later)
-            if same and not op.accumulates and not isinstance(op.operation, ops.JoinAttention):
-                return found
-        return [*found, self._end] if dst.buffer == self._result else found
-
-    def last_read(self, index: int) -> int:
-        return max((self.reads_until[reader] for reader in self.readers(index)), default=index)
-
-    def source_is_overwritten(self, activations: int) -> bool:
-        """True where the source of activations is written to before the last product that reads them has ended, or the
-        SwiGLU that it may absorb; they are made at that operation."""
-        (source,), last = self._ops[activations].srcs, self.reads_until[activations]
-        following = self._ops[last + 1 : last + 2]
-        span = self._ops[activations + 1 : last + 1] + tuple(
-            op for op in following if isinstance(op.operation, ops.GLU)
-        )
-        return any(op.dst and op.dst.buffer == source.buffer for op in span)
-
-    def activations_of(self, index: int) -> list[tuple[int, ops.QuantizeActivations]] | None:
-        """The operations that read what this one writes, if all make activations of all its columns."""
-        found = []
-        for reader in self.readers(index):
-            op = self._ops[reader] if reader < self._end else None
-            if not op or not isinstance(op.operation, ops.QuantizeActivations) or op.srcs != (self._ops[index].dst,):
-                return None
-            found.append((reader, op.operation))
-        return found
-
-    def read_in_parts(self, index: int) -> bool:
-        """True where products that can join the parts of the attention at `index` are all that read it."""
-        following = (i for i in range(index + 1, self._end) if isinstance(self._ops[i].operation, ops.Attend))
-        end, readers = next(following, self._end), self.activations_of(index)
-        return readers is not None and all(q.joins and self.reads_until[reader] < end for reader, q in readers)
-
-    def left_to_activations(self, index: int) -> bool:
-        """True where only products read what the operation at `index` writes, and read it as it is."""
-        readers = self.activations_of(index)
-        return readers is not None and not any(q.norm or q.select for _, q in readers)
-
-
 class _Lowering:
     """The steps of one program, made in the order of its operations."""
 
     def __init__(self, program: Program) -> None:
         self.steps: list[Step] = []
-        self._ops, self._result, self._uses = program.ops, program.result.buffer, _Uses(program)
+        self._ops, self._result, self._uses = program.ops, program.result.buffer, Uses(program)
         self._by_heads = any(_of_heads(op.operation) for op in program.ops)
         self._activations, self._made = 0, False  # the operation that makes them, and whether a product has read them
         self._attention: dict[Buffer, Attention] = {}  # whose result a buffer holds
         self._offset: dict[Buffer, int] = {}  # columns before a result, of those side by side
         self._busy: dict[tuple[int, ...], int] = {}  # until which operation a place is read (`Product.place`)
+        self._side_by_side: set[Buffer] = set()  # whose values lie there
+        self._routed: Op | None = None  # what put the experts chosen last in order
         index = 0
         while index < len(program.ops):
             index = self._add(index)
@@ -315,6 +293,8 @@ class _Lowering:
             self._activations, self._made = index, False
         elif isinstance(operation, ops.RopeStore):
             self.steps.append(RopeStore(op, operation.attention))
+        elif isinstance(operation, ops.GroupExperts):  # done where tiles of many tokens need it
+            self._routed = op
         elif not isinstance(operation, ops.JoinAttention):  # an attention that is not read in parts is joined anyway
             assert op.dst is not None
             self._written(op.dst.buffer)
@@ -333,6 +313,7 @@ class _Lowering:
     def _written(self, buffer: Buffer, offset: int = 0) -> None:
         """Note that a buffer holds another value, so many columns after the start of its place."""
         self._attention.pop(buffer, None)
+        self._side_by_side.discard(buffer)
         self._offset[buffer] = offset
 
     def _attend(self, index: int, attention: ops.Attention) -> None:
@@ -350,40 +331,75 @@ class _Lowering:
         while end < len(self._ops) and self._alike(self._ops[index], self._ops[end]):
             end += 1
         linears = list(self._ops[index:end])
-        absorbs = self._absorbs_swiglu(linears, index, end)
         (source,), quantize = activations.srcs, activations.operation
         assert isinstance(quantize, ops.QuantizeActivations)
         attention = self._attention.get(source.buffer)
-        made = Product(
+        made = (ExpertProduct if quantize.route else Product)(
             activations, quantize, linears, self._made,
-            swiglu=self._ops[end].dst if absorbs else None,
             separate=self._uses.source_is_overwritten(self._activations),
             aligned=source.n_cols % 4 != 0 or (self._offset.get(source.buffer, 0) + source.first) % 4 == 0,
             joins=attention if attention and attention.in_parts and quantize.joins else None,
         )  # fmt: skip
         self._made = True
         self.steps.append(made)
+        after = end
+        if isinstance(made, ExpertProduct):
+            after = self._of_experts(made, index, end)
+        elif self._absorbs_swiglu(linears, index, end):
+            made.swiglu, after = self._ops[end].dst, end + 1
         if len(linears) > 1:
-            read = [self._uses.last_read(i) for i in range(index, end + absorbs)]
+            read = [self._uses.last_read(i) for i in range(index, after)]
             while self._busy.get(made.place, -1) >= index:
                 made.wide += 1
             self._busy[made.place] = max(read)
         offset = 0
-        for op, info in zip(linears, made.infos, strict=True):
+        for op, width in zip(linears, made.widths, strict=True):
             assert op.dst is not None
             if not made.accumulate:
                 self._written(op.dst.buffer, offset)
-            offset += info.shape[0]
-        if absorbs and made.swiglu:
-            self._written(made.swiglu.buffer)
-        return end + absorbs
+            if len(linears) > 1:
+                self._side_by_side.add(op.dst.buffer)
+            offset += width
+        for op in self._ops[end:after]:
+            assert op.dst is not None
+            self._written(op.dst.buffer)
+        return after
+
+    def _of_experts(self, made: ExpertProduct, index: int, end: int) -> int:
+        """Complete a product of experts, whose operations are those from `index` on, with what it absorbs from `end`
+        on; returns the next operation."""
+        quantize, (source,) = made.quantize, made.activations.srcs
+        made.route, made.routed = quantize.route, self._routed
+        made.joined = (
+            not quantize.spread and source.buffer not in self._side_by_side and source.n_cols == source.buffer.n_cols
+        )
+        if self._absorbs_glu(made, index, end):
+            made.glu = self._ops[end]
+            made.left = made.glu.operation == ops.GLU("silu") and self._uses.left_to_activations(end)
+            return end + 1
+        combine = self._ops[end] if end < len(self._ops) else None
+        alone = combine is not None and end == index + 1 and self._uses.readers(index) == [end]
+        if not alone or not combine or not isinstance(combine.operation, ops.Combine) or made.accumulate:
+            return end
+        busy = {source.buffer, *(region.buffer for region in combine.srcs)}  # read by other threads meanwhile
+        if combine.dst is None or combine.dst.buffer in busy:
+            return end
+        made.combine, made.summed = combine, combine.dst
+        add = self._ops[end + 1] if end + 1 < len(self._ops) else None
+        if add is None or add.operation != ops.Add() or add.dst is None or add.dst.buffer in busy:
+            return end + 1
+        terms = [region for region in add.srcs if region != combine.dst]
+        if len(terms) != 1 or self._uses.readers(end) != [end + 1]:
+            return end + 1
+        made.plus, made.summed = terms[0], add.dst
+        return end + 2
 
     def _alike(self, first: Op, following: Op) -> bool:
         """True where two products, whose activations are the same, can be one."""
         one, other = first.operation, following.operation
         if not isinstance(one, ops.Linear) or not isinstance(other, ops.Linear):
             return False
-        same_type = packed_format(one.weight) is packed_format(other.weight)
+        same_type = packed_format(one.weight) is packed_format(other.weight) and one.route == other.route
         lasting = any(op.dst and op.dst.buffer == self._result for op in (first, following))
         return same_type and not one.accumulate and not other.accumulate and not lasting
 
@@ -394,3 +410,15 @@ class _Lowering:
             return False
         alone = all(self._uses.readers(i) == [end] for i in range(index, end))
         return alone and self._uses.left_to_activations(end)
+
+    def _absorbs_glu(self, made: ExpertProduct, index: int, end: int) -> bool:
+        """True where the operation at `end` is a gated unit of two halves, which nothing else reads: two products, or
+        the columns of one."""
+        op = self._ops[end] if end < len(self._ops) else None
+        if op is None or not isinstance(op.operation, ops.GLU) or made.accumulate:
+            return False
+        regions = [linear.dst for linear in made.linears if linear.dst]
+        if len(regions) == 1:
+            whole, half = regions[0], regions[0].n_cols // 2
+            regions = [Region(whole.buffer, whole.first + first, half) for first in (0, half)]
+        return list(op.srcs) == regions and all(self._uses.readers(i) == [end] for i in range(index, end))

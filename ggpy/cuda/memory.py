@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.driver import Device, device_index
 from ggpy.cuda.lower import HeadProduct, Product, lower, weight_groups
+from ggpy.cuda.queue_experts import order_bytes
 from ggpy.cuda.slot_states import carried_bytes, carried_states
 from ggpy.cuda.weights.cache_layout import CacheLayout
 from ggpy.cuda.weights.layout import round_up
@@ -37,12 +38,13 @@ def working_bytes(program: Program, n_batch: int) -> int:
     """Bytes of working memory of steps of `n_batch` tokens; no part of the program needs more."""
     steps = lower(program)
     products = [step for step in steps if isinstance(step, Product)]
-    wide = {product.place: sum(info.shape[0] for info in product.infos) for product in products if product.linears[1:]}
-    widest = max(product.activations.srcs[0].n_cols for product in products)
+    several = [product for product in products if len(product.linears) > 1]
+    wide = {product.place: product.n_used * round_up(sum(product.widths), 32) for product in several}
+    widest = max(product.rows_read * product.activations.srcs[0].n_cols for product in products)
     widest = max(widest, *(step.source.n_cols for step in steps if isinstance(step, HeadProduct)), 0)
-    columns = _sum(buffer.n_cols for buffer in program.buffers if not buffer.outputs_only)
-    columns += _sum(wide.values())
-    return n_batch * (4 * columns + 4 * widest) + (256 << 20)  # the last for logits, angles and the driver
+    columns = sum(b.n_used * round_up(b.n_cols, 32) for b in program.buffers if not b.outputs_only) + sum(wide.values())
+    # the last for logits, angles and the driver
+    return n_batch * (4 * columns + 4 * widest) + sum(order_bytes(steps, n_batch)) + (256 << 20)
 
 
 def rank_bytes(program: Program, rank: Rank, n_batch: int) -> int:
@@ -57,10 +59,6 @@ def rank_bytes(program: Program, rank: Rank, n_batch: int) -> int:
     )
     sums = Exchange.n_bytes(rank, n_cols, MATVEC_TOKENS, n_batch)
     return weight_bytes(program) + working_bytes(program, n_batch) + sums
-
-
-def _sum(widths: Iterable[int]) -> int:
-    return sum(round_up(width, 32) for width in widths)
 
 
 def cache_layout(a: Attention, n_ctx: int, n_slots: int, n_batch: int, cache_type: str = "f16") -> CacheLayout:

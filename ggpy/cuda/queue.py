@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ggpy.cuda import recurrent
-from ggpy.cuda.l2_prefetch import L2Prefetch
-from ggpy.cuda.lower import Attention, Embed, HeadProduct, Product, RopeStore, Rowwise, Step
+from ggpy.cuda.lower import Attention, Embed, ExpertProduct, HeadProduct, Product, RopeStore, Rowwise, Step
 from ggpy.cuda.ops.flash import launch as flash_launch
 from ggpy.cuda.ops.flash.launch import FlashKind
 from ggpy.cuda.ops.matmul import launch as matmul_launch
+from ggpy.cuda.queue_experts import ExpertQueue
 from ggpy.cuda.recurrent import Recurrent, Runs, launch_of
 from ggpy.cuda.rowwise import launches_of, vectors_of
 from ggpy.cuda.weights.cache_layout import WARP_HEAD, AttentionShape
@@ -19,8 +19,6 @@ from ggpy.cuda.weights.layout import (
     ELEMENTWISE_THREADS,
     HEAD_PRODUCT_THREADS,
     HEAD_PRODUCT_TOKENS,
-    SUMS,
-    ActivationLayout,
     MatvecShape,
     ring_kib,
 )
@@ -33,14 +31,14 @@ if TYPE_CHECKING:
     from ggpy.cuda.weights.weights import Weights
     from ggpy.cuda.working_memory import Place, WorkingMemory
     from ggpy.gguf.file import TensorInfo
-    from ggpy.graph.program import Buffer, Op, Region
+    from ggpy.graph.program import Op
 
 MATVEC_SIZES = (1, 2, 4, 8)  # tokens that a matrix is multiplied with as vectors
 MATVEC_TOKENS = MATVEC_SIZES[-1]
 ROPE_WARPS = 4
 
 
-class StepQueue:
+class StepQueue(ExpertQueue):
     """A queue of steps for the GPU. `queue` queues a step; with `collect` nothing is launched, and `collect` receives
     the kernels' names. shapes: those of each layer's attention; always_tiles: prompts are tiles however few tokens."""
 
@@ -56,44 +54,15 @@ class StepQueue:
         batch_invariant: bool = False,
         always_tiles: bool = False,
     ) -> None:
-        self.device, self.weights, self.steps, self.shapes = device, weights, steps, shapes
+        super().__init__(device, weights, steps, memory, collect, batch_invariant)
+        self.shapes = shapes
         # what makes logits of the last layer's rows
         kinds = Product | HeadProduct | Rowwise
         self._tail = [step for step in steps if isinstance(step, kinds) and step.outputs_only]
-        self.memory, self._collect = memory, collect
-        self._places: dict[int, Place] = {}
-        self._first, self._deep = True, False
-        self._batch_invariant, self._as_vectors = batch_invariant, False  # how products of this step are made
+        self._deep, self._as_vectors = False, False  # how this step is queued
         self._always_tiles = always_tiles  # those of prompts
         self.pooled = True  # rows of a sequence are pooled where the program says so
         self._exchange, self._n_sums = exchange, 0  # sums over all ranks, and those of this step so far
-        self._gated: dict[Buffer, tuple[Place, Place]] = {}  # SwiGLUs left to whoever reads them: their gates and ups
-        self._prefetch = L2Prefetch(device, weights, steps)
-
-    def _launch(self, name: str, grid: int | tuple[int, ...], *arguments: float, shared: int = 0) -> None:
-        if self._collect:
-            self._collect(name)
-            return
-        # What is queued before the first kernel is a copy, which no kernel can wait for by itself.
-        self.device.kernel(name).launch(grid, *arguments, shared=shared, dependent=not self._first)
-        self._first = False
-
-    def _place(self, region: Region) -> Place:
-        if self.memory is None:
-            return 0, 0
-        address, stride = self._places.get(region.buffer.index) or self.memory.home(region.buffer)
-        return address + 4 * region.first, stride
-
-    def _fresh(self, region: Region | None) -> Place:
-        """The place where a value is written for the first time: its own buffer, whatever place it had before."""
-        assert region is not None
-        self._forget(region)
-        return self._place(region)
-
-    def _forget(self, region: Region) -> None:
-        """Forget the place of this region's buffer, which is about to hold something else."""
-        self._places.pop(region.buffer.index, None)
-        self._gated.pop(region.buffer, None)
 
     def queue(self, n: int, way: str) -> None:
         """Queue a step of n tokens up to, and without, its logits. way:
@@ -110,7 +79,8 @@ class StepQueue:
     def pieces(self, n: int, way: str) -> Iterator[None]:
         """Queue a step as `queue` does, piece by piece: each ends in a sum over all ranks, which waits for every rank's
         piece."""
-        self._places, self._first, self._gated, self._n_sums = {}, True, {}, 0
+        self._begin()
+        self._n_sums = 0
         self._deep, self._as_vectors = way == "deep", self._are_vectors(n, way)
         apart = way in ("apart", "deep")
         for step in self.steps:
@@ -142,7 +112,7 @@ class StepQueue:
 
     def queue_logits(self, n: int, way: str, first: int = 0) -> Place:
         """Queue the logits of outputs first .. first + n of a step that was queued in this way; returns their place."""
-        self._as_vectors = self._are_vectors(n, way)
+        self._as_vectors, self._in_order = self._are_vectors(n, way), None
         if self._as_vectors and way == "prompt":  # of one token alone its own row would be taken
             n = next(size for size in MATVEC_SIZES if size >= max(2, n))
         for step in self._tail:
@@ -153,7 +123,7 @@ class StepQueue:
             else:
                 self._rowwise(step, n, 4 * first)
         last = self._tail[-1]
-        logits = last.linears[0].dst if isinstance(last, Product) else last.op.dst
+        logits = last.linears[0].dst if isinstance(last, Product) else last.op.dst  # of no product of experts
         assert logits is not None
         return self._place(logits)
 
@@ -181,6 +151,9 @@ class StepQueue:
 
     def _product(self, step: Product, n: int, rows_offset: int = 0) -> None:
         """Queue a product. rows_offset: bytes into the indices of outputs, where only outputs are wanted."""
+        if isinstance(step, ExpertProduct):
+            self._of_experts(step, n, rows_offset, self._as_vectors)
+            return
         if not self._as_vectors:
             self._tiles(step, n, rows_offset)
             return
@@ -231,15 +204,9 @@ class StepQueue:
         self._exchange.sum(self._launch, n, was_pushed, self._n_sums, self._epochs, to, step.accumulate)
         self._n_sums += 1
 
-    def _norm(self, step: Product) -> int:
-        norm = step.quantize.norm
-        if norm is None or self.memory is None:
-            return 0
-        return self.weights.vector(norm.weight) or self.weights.ones(step.layout.n_cols)
-
     def _tiles(self, step: Product, n: int, rows_offset: int) -> None:
         """Queue a product of many tokens."""
-        source, layout = step.activations.srcs[0], step.layout
+        layout = step.layout
         if self._collect:
             for name in matmul_launch.kernel_names(layout, self.device.cc, step.aligned, self._batch_invariant):
                 self._collect(name)
@@ -248,21 +215,7 @@ class StepQueue:
             return
         memory, device = self.memory, self.device
         assert memory is not None
-        if step.shares_activations:
-            pass
-        elif source.buffer in self._gated:
-            (gate, gate_stride), (up, up_stride) = self._gated[source.buffer]
-            matmul_launch.quantize_swiglu(
-                device, layout, gate=gate, gate_stride=gate_stride, up=up, up_stride=up_stride, n_tokens=n,
-                activations=memory.activations,
-            )  # fmt: skip
-        else:
-            src, stride = self._place(source)
-            rows = memory.inputs("outputs") + rows_offset if step.quantize.select else 0
-            matmul_launch.quantize_activations(
-                device, layout, src=src, src_stride=stride, rows=rows, weight=self._norm(step),
-                eps=step.eps, n_tokens=n, activations=memory.activations,
-            )  # fmt: skip
+        self._half_activations(step, n, rows_offset)
         to = address, stride = self._results(step)
         accumulate = step.accumulate
         if step.partial and self._exchange:
@@ -277,12 +230,6 @@ class StepQueue:
         )  # fmt: skip
         if step.partial:
             self._sum(step, n, to, was_pushed=False)
-
-    def _bias(self, step: Product) -> int:
-        if self.memory is None:
-            return 0
-        biases = [linear.bias for linear in step.operations]
-        return self.weights.vector(*biases, sizes=[info.shape[0] for info in step.infos])
 
     def load_vectors(self) -> None:
         """Bring small tensors to the GPU ahead: while a graph is recorded nothing can be allocated."""
@@ -300,42 +247,6 @@ class StepQueue:
             elif isinstance(step, Recurrent):
                 for info, size in recurrent.vectors_of(step):
                     self.weights.vector(info, sizes=[size])
-
-    def _activations(self, step: Product, n: int, rows_offset: int) -> tuple[int, int, int, int]:
-        """Queue the activations that products of n tokens read: address, stride, address and stride of the scales."""
-        (region,), memory, dtype = step.activations.srcs, self.memory, step.quantize.dtype
-        source, n_cols = self._place(region), region.n_cols
-        layout = ActivationLayout(dtype, n, n_cols)
-        at = memory.activations if memory else 0
-        scales = at + layout.scales_at
-        if not step.shares_activations:
-            rows = memory.inputs("outputs") + rows_offset if memory and step.quantize.select else 0
-            self._launch(
-                f"activations.{dtype}.{n_cols}{'' if step.aligned else '.unaligned'}",
-                n, *source, rows, self._norm(step), step.eps,
-                at, layout.code_stride, scales, layout.scale_stride, shared=SUMS,
-            )  # fmt: skip
-        return at, layout.code_stride, scales, layout.scale_stride
-
-    def _results(self, step: Product) -> Place:
-        """The place for the products' results; of several, each one's buffer becomes its columns of a wide one."""
-        memory = self.memory
-        regions = [op.dst for op in step.linears]
-        assert all(regions)
-        if len(regions) == 1:
-            assert regions[0] is not None
-            return self._place(regions[0]) if step.accumulate else self._fresh(regions[0])
-        if memory is None:
-            return 0, 0
-        address, stride = memory.of(step)
-        at = address
-        for region in regions:
-            assert region is not None
-            assert region.first == 0
-            self._forget(region)
-            self._places[region.buffer.index] = (at, stride)
-            at += 4 * region.n_cols
-        return address, stride
 
     def _rope_store(self, step: RopeStore, n: int) -> None:
         op, attention = step.op, step.attention

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ggpy.cuda.weights.layout import ELEMENTWISE_THREADS
+from ggpy.cuda.weights.layout import ELEMENTWISE_THREADS, route_bytes
 from ggpy.graph import operations as ops
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ def launches_of(
     assert op.dst is not None
     n_cols, (src, *_) = op.dst.n_cols, srcs
     if isinstance(operation, ops.Elementwise):
-        return [_elementwise(operation.function, n_cols, n, src, srcs[-1], dst, operation.constant)]
+        return [elementwise(op, n, src, srcs[-1], dst)]
+    if isinstance(operation, ops.Route):
+        return [_route(operation, n, src, dst, vector)]
+    if isinstance(operation, ops.Combine):
+        return [combine(op, n, src, srcs[-1], (0, 0), dst)]
     if isinstance(operation, (ops.ScaleColumns, ops.ShiftColumns)):  # the same numbers for every row
         name = "mul" if isinstance(operation, ops.ScaleColumns) else "add"
         return [_elementwise(name, n_cols, n, src, (vector(operation.weight, n_cols), 0), dst)]
@@ -67,6 +71,30 @@ def launches_of(
         arguments = (*src, outputs, positions, *dst, n_cols)
         return [Launch(f"pool.{operation.kind}", _grid(n_cols, n), arguments)]
     return [_select(n_cols, n, src, dst, rows=outputs, run=n_cols, width=n_cols, dst_run=n_cols)]
+
+
+def elementwise(op: Op, n: int, x: Place, y: Place, dst: Place) -> Launch:
+    """The launch of an `ops.Elementwise` on n rows."""
+    assert isinstance(op.operation, ops.Elementwise)
+    assert op.dst is not None
+    return _elementwise(op.operation.function, op.dst.n_cols, n, x, y, dst, op.operation.constant)
+
+
+def combine(op: Op, n: int, y: Place, route: Place, plus: Place, dst: Place) -> Launch:
+    """The launch of an `ops.Combine` for n tokens, added to the rows at `plus`, where these are not at 0."""
+    assert op.dst is not None
+    n_used = op.srcs[1].n_cols // 2
+    return Launch("combine", _grid(op.dst.n_cols, n), (*y, *route, n_used, *plus, *dst, op.dst.n_cols))
+
+
+def _route(
+    route: ops.Route, n: int, logits: Place, dst: Place, vector: Callable[[TensorInfo | None, int], int]
+) -> Launch:
+    groups = f"{route.n_groups}.{route.n_groups_used}"
+    name = f"route.{route.n_experts}.{route.n_used}.{route.gating}.{groups}.{int(route.normalize)}"
+    numbers = vector(route.bias, route.n_experts), vector(route.expert_scale, route.n_experts)
+    shared = route_bytes(route.n_experts, route.n_used, route.n_groups)
+    return Launch(name, (n, 1), (*logits, *numbers, route.scale, *dst), shared)
 
 
 def _elementwise(name: str, n_cols: int, n: int, x: Place, y: Place, dst: Place, constant: float = 0.0) -> Launch:

@@ -21,6 +21,7 @@ class WorkingMemory:
     """Addresses of working memory on the GPU."""
 
     activations = parts = zeros = 0
+    order = tiles = 0  # of rows for chosen experts (`ggpy.cuda.ops.group_experts`)
     chosen = 0  # the address of the last token chosen for each slot
     header = 0  # the address of the number of tokens
     n_segments = max_tokens = 0  # of a prompt's step: runs of tokens in one slot, and the longest
@@ -39,12 +40,12 @@ class WorkingMemory:
         return self._device.allocate(rows * stride, zero=True), stride
 
     def buffer(self, buffer: Buffer, rows: int) -> None:
-        self._buffers[buffer.index] = self._allocate(rows, buffer.n_cols)
+        self._buffers[buffer.index] = self._allocate(rows * buffer.n_used, buffer.n_cols)
 
     def wide(self, product: Product) -> None:
         """Allocate room for the results of several products side by side."""
         if len(product.linears) > 1 and product.place not in self._wide:
-            self._wide[product.place] = self._allocate(self._rows, sum(info.shape[0] for info in product.infos))
+            self._wide[product.place] = self._allocate(self._rows * product.n_used, sum(product.widths))
 
     def of(self, product: Product) -> Place:
         return self._wide[product.place]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ggpy.errors import GGPYError
 from ggpy.gguf.slices import Range, TensorSlice
 from ggpy.graph.language import Graph, Node, Value
-from ggpy.graph.operations import GLU, Attention, Linear
+from ggpy.graph.operations import GLU, Attention, Linear, Route
 from ggpy.quant import by_id
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class _Divider:
         for node in self.graph.nodes:
             if isinstance(node.operation, Linear) and node.operation.n_head:
                 raise self._undivided("matrices a head are not divided yet")
+            if isinstance(node.operation, Route):
+                raise self._undivided("mixtures of experts are not divided by rows yet")
             if isinstance(node.operation, Attention):
                 self._attention(node, node.operation)
             elif isinstance(node.operation, GLU):

@@ -14,6 +14,7 @@ from ggpy.cuda.isa.instructions import (
     half_to_f32,
     halves_to_f32,
     inverse_root,
+    larger,
     load_u8,
     logic_and_or,
     permute,
@@ -97,6 +98,23 @@ def block_sum(x, memory, n_warps):  # type: ignore[no-untyped-def]
     if lane < n_warps:
         x = shared_load_f32(memory + u32(lane * 4))
     return warp_sum(x)
+
+
+@inline
+def block_max(x, memory, n_warps):  # type: ignore[no-untyped-def]
+    """The largest of the block, in every thread; `memory`: as `block_sum` has it."""
+    for mask in (16, 8, 4, 2, 1):
+        x = larger(x, swap_f32(x, u32(mask)))
+    tid = cuda.threadIdx.x
+    if tid % 32 == 0:
+        shared_store_f32(memory + u32(tid // 32 * 4), x)
+    sync_block()
+    lane = tid % 32
+    if lane < n_warps:
+        x = shared_load_f32(memory + u32(lane * 4))
+    for mask in (16, 8, 4, 2, 1):
+        x = larger(x, swap_f32(x, u32(mask)))
+    return x
 
 
 def unpacker(p: Packed) -> tuple[int, Any]:

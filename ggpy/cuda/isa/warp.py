@@ -204,6 +204,10 @@ class Warp:
         not."""
         return self.b.if_else(condition.v)
 
+    def exit(self, where: Value) -> None:
+        """End threads for which a condition holds; no barrier waits for a whole block that has ended."""
+        self.asm("{ .reg .pred p; setp.ne.b32 p, $0, 0; @p exit; }", [], [self.flag(where)], effect=True)
+
     def barrier(self, number: Value | None = None, threads: int = 0) -> None:
         """Wait for all threads of the block; or, at the barrier with a given number, for that many threads."""
         if number is None:

@@ -84,6 +84,12 @@ def round_up(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
+def route_bytes(n_experts: int, n_used: int, n_groups: int) -> int:
+    """Bytes of shared memory of `ggpy.cuda.ops.route`: sums over the block, scores, weights of the chosen, the groups'
+    two highest scores."""
+    return 2 * SUMS + 4 * round_up(n_experts, 32) + 4 * n_used + 8 * n_groups
+
+
 @dataclass(frozen=True)
 class Plane:
     """One array of a matrix: `offset` from the matrix's address, `stride` from row to row, both in bytes."""
@@ -305,3 +311,47 @@ class MatvecShape:
             return self.activations_at
         dtype = "f32" if self.packed.is_float else "q8"
         return self.activations_at + ActivationLayout(dtype, 1, 32 * self.padded_blocks).n_bytes
+
+
+@dataclass(frozen=True)
+class ExpertShape:
+    """The division of products of chosen experts with few tokens (`ggpy.cuda.ops.expert_matvec`), which has the kinds
+    of `inputs`. A warp takes rows as those of a product with a single token."""
+
+    packed: Packed
+    n_cols: int
+    n_used: int  # experts of a token
+    inputs: str
+    ring: int  # as `MatvecShape` has it
+
+    @property
+    def row(self) -> MatvecShape:
+        return MatvecShape(self.packed, self.n_cols, 1, self.ring)
+
+    @property
+    def n_segments(self) -> int:
+        """Rows of activations that every block of threads makes for itself."""
+        return {"norm": 1, "plain": 1, "joined": self.n_used}.get(self.inputs, 0)
+
+    @property
+    def width(self) -> int:
+        """Columns of float32 that a block makes activations of; joined rows are padded as buffers are."""
+        return self.n_used * self.row.layout.padded_cols if self.inputs == "joined" else self.n_cols
+
+    @property
+    def x_blocks(self) -> int:
+        """Blocks of 32 columns from one run of activations' codes to the other: those in shared memory go on to the end
+        of the last row's last unit."""
+        return max(0, self.n_segments - 1) * self.row.layout.n_blocks + (
+            self.row.padded_blocks if self.n_segments else self.row.layout.n_blocks
+        )
+
+    @property
+    def table_at(self) -> int:
+        """Offset of the experts and their weights, 8 bytes each, in shared memory."""
+        dtype = "f32" if self.packed.is_float else "q8"
+        made = ActivationLayout(dtype, 1, 32 * self.x_blocks).n_bytes if self.n_segments else 0
+        return self.row.activations_at + made
+
+    def shared_bytes(self, n_tokens: int) -> int:
+        return self.table_at + 8 * self.n_used * n_tokens

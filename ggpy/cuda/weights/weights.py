@@ -3,8 +3,9 @@ copy; small tensors as float32."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,8 @@ PACK_THREADS = 256
 
 @dataclass(frozen=True)
 class Matrix:
-    """One or several tensors of the same type and width, row after row, at `address`."""
+    """One or several tensors of the same type and width, row after row, at `address`; of experts' tensors the rows of
+    each expert lie together, tensor after tensor."""
 
     layout: MatrixLayout
     address: int
@@ -40,7 +42,7 @@ class Matrix:
 
 
 def layout_of(infos: Sequence[TensorInfo]) -> MatrixLayout:
-    return MatrixLayout(packed_format(infos[0]), sum(info.shape[0] for info in infos), infos[0].shape[1])
+    return MatrixLayout(packed_format(infos[0]), sum(map(_n_rows, infos)), infos[0].shape[-1])
 
 
 class Weights:
@@ -66,16 +68,16 @@ class Weights:
         layouts = [layout_of(group) for group in groups]
         at = self.device.allocate(sum(layout.n_bytes for layout in layouts) + SLACK)
         staging = self.device.allocate(
-            max(min(PIECE + _row_bytes(info), info.shape[0] * _row_bytes(info)) for group in groups for info in group)
+            max(min(PIECE + _row_bytes(info), _n_rows(info) * _row_bytes(info)) for group in groups for info in group)
         )
         for group, layout in zip(groups, layouts, strict=True):
             names = tuple(info.name for info in group)
             matrix = self._matrices[names] = Matrix(layout, at, names)
             self.device.clear(at, layout.n_bytes)  # what pads a row is read with it
-            first = 0
+            first, together = 0, sum(info.shape[-2] for info in group)  # rows of all tensors, or of one expert in all
             for info in group:
-                self._pack(info, matrix, first, staging)
-                first += info.shape[0]
+                self._pack(info, matrix, first, together, staging)
+                first += info.shape[-2]
             at += round_up(layout.n_bytes, ALIGN)
         self.device.synchronize()
         self.device.free(staging)
@@ -83,15 +85,19 @@ class Weights:
     def matrix(self, infos: Sequence[TensorInfo]) -> Matrix:
         return self._matrices[tuple(info.name for info in infos)]
 
-    def vector(self, *infos: TensorInfo | None, sizes: Sequence[int] = ()) -> int:
-        """The address of small tensors as float32, one after the other; None stands for zeros of that size, one number
-        for as many, and the address is 0 where all are None."""
+    def vector(self, *infos: TensorInfo | None, sizes: Sequence[int] = (), n_experts: int = 1) -> int:
+        """The address of small tensors as float32, one after the other, or each expert's part of them; None stands for
+        zeros of that size, one number for as many, and the address is 0 where all are None."""
         if all(info is None for info in infos):
             return 0
         sizes = sizes or [0] * len(infos)
         key = (*("" if info is None else info.name for info in infos), *map(str, sizes))
         if key not in self._vectors:
-            self._vectors[key] = self._upload(np.concatenate(list(map(self._entries, infos, sizes))))
+            parts = [
+                self._entries(info, n_experts * size).reshape(n_experts, -1)
+                for info, size in zip(infos, sizes, strict=True)
+            ]
+            self._vectors[key] = self._upload(np.concatenate(parts, axis=1).reshape(-1))
         return self._vectors[key]
 
     def ones(self, n: int) -> int:
@@ -114,9 +120,13 @@ class Weights:
         self.device.upload(address, padded.ctypes.data, padded.nbytes)
         return address
 
-    def _pack(self, info: TensorInfo, matrix: Matrix, first: int, staging: int) -> None:
-        """Pack the rows of one tensor into rows first .. of a matrix."""
-        layout, (n_rows, n_cols), row_bytes = matrix.layout, info.shape, _row_bytes(info)
+    def _pack(self, info: TensorInfo, matrix: Matrix, first: int, together: int, staging: int) -> None:
+        """Pack the rows of one tensor into a matrix from row `first` on; those of the next expert `together` rows
+        after the one before."""
+        layout, row_bytes, (n_each, n_cols) = matrix.layout, _row_bytes(info), info.shape[-2:]
+        n_rows = _n_rows(info)
+        if len(info.shape) > 2:
+            info = replace(info, shape=(n_rows, n_cols))
         kernel = self.device.kernel(_pack_kernel(layout.packed))
         step = max(1, PIECE // row_bytes)
         for start in range(0, n_rows, step):
@@ -125,22 +135,31 @@ class Weights:
                 rows = read_halves(self.file, info, rows).view(np.uint8)
             self.device.upload(staging, rows.ctypes.data, rows.nbytes)
             codes, high, scales, supers, *strides = matrix.planes
-            to = [
-                address + (first + start) * stride
-                for address, stride in zip((codes, high, scales, supers), strides, strict=True)
-            ]
-            if layout.packed.is_float:
-                grid = -(-len(rows) * n_cols // PACK_THREADS)
-                kernel.launch(grid, staging, row_bytes, len(rows), n_cols, to[0], strides[0])
-            else:
-                grid = -(-len(rows) * layout.n_blocks // PACK_THREADS)
-                kernel.launch(grid, staging, row_bytes, len(rows), layout.n_blocks, *to, *strides)
+            end, at = start + len(rows), start
+            while at < end:
+                n = min(end, (at // n_each + 1) * n_each) - at  # of one expert
+                row, of = at // n_each * together + first + at % n_each, staging + (at - start) * row_bytes
+                to = [
+                    address + row * stride
+                    for address, stride in zip((codes, high, scales, supers), strides, strict=True)
+                ]
+                if layout.packed.is_float:
+                    kernel.launch(-(-n * n_cols // PACK_THREADS), of, row_bytes, n, n_cols, to[0], strides[0])
+                else:
+                    grid = -(-n * layout.n_blocks // PACK_THREADS)
+                    kernel.launch(grid, of, row_bytes, n, layout.n_blocks, *to, *strides)
+                at += n
             if info.type_name not in PACKED:
                 self.device.synchronize()  # `rows` goes away
 
 
+def _n_rows(info: TensorInfo) -> int:
+    """Rows of a matrix, or of those of all experts."""
+    return math.prod(info.shape[:-1])
+
+
 def _row_bytes(info: TensorInfo) -> int:
-    return info.nbytes // info.shape[0] if info.type_name in PACKED else 2 * info.shape[1]
+    return info.nbytes // _n_rows(info) if info.type_name in PACKED else 2 * info.shape[-1]
 
 
 def _pack_kernel(packed: Packed) -> str:

@@ -6,6 +6,7 @@ device's stream.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -54,27 +55,30 @@ COSTS_UNSPLIT = {(64, 64, True): (9.0, 5.0, 9.0, 5.0)}
 
 
 @lru_cache(maxsize=64)
-def tilings(packed: Packed, cc: tuple[int, int], batch_invariant: bool = False) -> tuple[Tiling, ...]:
+def tilings(
+    packed: Packed, cc: tuple[int, int], batch_invariant: bool = False, experts: bool = False
+) -> tuple[Tiling, ...]:
     """Tilings for a format, one of each size, with as many teams as shared memory has room for. batch_invariant: those
-    of one team, all of which sum up the columns in one order."""
+    of one team, all of which sum up the columns in one order. experts: of the chosen experts' matrices."""
     hopper = cc == (9, 0)
     large = cc in ((8, 0), (8, 7)) or (10, 0) <= cc < (12, 0)
     room = (227 if hopper else 163 if large else 99) << 10
     found: dict[tuple[int, int], Tiling] = {}
     for tiling in TILINGS.values():
         split = batch_invariant and tiling.splits > 1
-        if tiling.hopper == hopper and not split and tiling.shared_bytes(packed) <= room:
+        if tiling.hopper == hopper and not split and tiling.shared_bytes(packed, experts) <= room:
             found.setdefault((tiling.rows, tiling.tokens), tiling)
     return tuple(found.values())
 
 
-def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiprocessors: int) -> float:
-    """Estimated time of a product with a tiling, in microseconds."""
+def _cost(tiling: Tiling, n_rows: int, n_cols: int, n_tokens: int, n_multiprocessors: int, n_experts: int = 0) -> float:
+    """Estimated time of a product with a tiling, in microseconds. n_experts: as many share the tokens alike."""
     kind = tiling.rows, tiling.tokens, tiling.hopper
     unsplit = COSTS_UNSPLIT.get(kind) if tiling.splits == 1 else None
     start, column, full_start, full_column = unsplit or COSTS[kind]
     alone, full = start + column * n_cols / 1000, full_start + full_column * n_cols / 1000
-    blocks = -(-n_rows // tiling.rows) * -(-n_tokens // tiling.tokens)
+    n_groups = max(1, min(n_experts, n_tokens))
+    blocks = n_groups * -(-n_rows // tiling.rows) * -(-n_tokens // (n_groups * tiling.tokens))
     rounds, rest = divmod(blocks, n_multiprocessors * tiling.blocks)
     return rounds * full + (0 if rest == 0 else alone if rest <= n_multiprocessors else full)
 
@@ -87,23 +91,29 @@ def choose_tiling(
     cc: tuple[int, int],
     n_multiprocessors: int,
     batch_invariant: bool = False,
+    n_experts: int = 0,
 ) -> Tiling:
-    """The tiling estimated to take the least time."""
+    """The tiling estimated to take the least time; n_experts: of a product with so many, which tokens choose from."""
     return min(
-        tilings(packed, cc, batch_invariant),
-        key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors),
+        tilings(packed, cc, batch_invariant, n_experts > 0),
+        key=lambda tiling: _cost(tiling, n_rows, n_cols, n_tokens, n_multiprocessors, n_experts),
     )
 
 
 def kernel_names(
-    layout: MatrixLayout, cc: tuple[int, int], aligned: bool = True, batch_invariant: bool = False
+    layout: MatrixLayout,
+    cc: tuple[int, int],
+    aligned: bool = True,
+    batch_invariant: bool = False,
+    experts: bool = False,
 ) -> list[str]:
     """Names of the kernels that `quantize_activations`, `quantize_swiglu` and `matmul` may launch for a matrix, to be
     compiled ahead. aligned: whether rows that are multiples of 16 columns begin at multiples of 16 bytes."""
     width = _width(layout.n_cols) if aligned else 1
     quantizing = [f"quantize_activations.{kind}.{width}" for kind in ("norm", "swiglu")]
     return quantizing + [
-        f"matmul.{layout.packed.name}.{tiling.name}" for tiling in tilings(layout.packed, cc, batch_invariant)
+        f"matmul.{layout.packed.name}.{tiling.name}{'.experts' if experts else ''}"
+        for tiling in tilings(layout.packed, cc, batch_invariant, experts)
     ]
 
 
@@ -196,17 +206,78 @@ def matmul(
     same bits whatever tokens there are beside it.
     """
     n_rows, n_cols = layout.n_rows, layout.n_cols
-    name, grid, shared, scales_at = _plan(
-        layout.packed.name, n_rows, n_cols, n_tokens, device.cc, device.n_multiprocessors, batch_invariant
+    tiling = _tiling(
+        layout.packed.name, n_rows, n_cols, n_tokens, device.cc, device.n_multiprocessors, batch_invariant, 0
     )
-    device.kernel(name).launch(
-        grid, dst, dst_stride, activations, activations + scales_at, weight, bias, n_tokens, n_rows, n_cols, accumulate,
-        shared=shared,
+    device.kernel(f"matmul.{layout.packed.name}.{tiling.name}").launch(
+        (-(-n_tokens // tiling.tokens), -(-n_rows // tiling.rows)),
+        dst, dst_stride, activations, activations + HalfActivations(n_tokens, n_cols).scales_at, weight, bias,
+        n_tokens, n_rows, n_cols, accumulate, shared=tiling.shared_bytes(layout.packed),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExpertRows:
+    """The rows that a product of chosen experts makes: `n_used` of each of `n_tokens`, of `n_experts`. spread:
+    activations are a token's; else each row has its own. order, tiles: places for what `group_experts` finds."""
+
+    n_experts: int
+    n_tokens: int
+    n_used: int
+    spread: bool
+    order: int
+    tiles: int
+
+    @property
+    def n(self) -> int:
+        return self.n_tokens * self.n_used
+
+    @property
+    def n_activations(self) -> int:
+        return self.n_tokens if self.spread else self.n
+
+
+def expert_tiling(device: Device, layout: MatrixLayout, rows: ExpertRows, batch_invariant: bool = False) -> Tiling:
+    """The tiling of a product of chosen experts, whose matrices `layout` has one after the other."""
+    return _tiling(
+        layout.packed.name, layout.n_rows // rows.n_experts, layout.n_cols, rows.n, device.cc,
+        device.n_multiprocessors, batch_invariant, rows.n_experts,
+    )  # fmt: skip
+
+
+def most_tiles(n: int, n_experts: int, n_tokens: int) -> int:
+    """The most tiles of `n_tokens` that n rows of some experts can make."""
+    groups = min(n, n_experts)
+    return groups + (n - groups) // n_tokens
+
+
+def expert_matmul(
+    device: Device,
+    layout: MatrixLayout,
+    weight: int,
+    activations: int,
+    tiling: Tiling,
+    rows: ExpertRows,
+    *,
+    bias: int,
+    dst: int,
+    dst_stride: int,
+    accumulate: bool,
+) -> None:
+    """dst[i, row] = activations of row i . weight[expert of i, row] + bias[expert of i, row], or that added to dst, for
+    rows in the order of tokens that `group_experts` has put in tiles of `tiling`; else as `matmul`."""
+    n_rows, n_cols = layout.n_rows // rows.n_experts, layout.n_cols
+    scales = activations + HalfActivations(rows.n_activations, n_cols).scales_at
+    device.kernel(f"matmul.{layout.packed.name}.{tiling.name}.experts").launch(
+        (most_tiles(rows.n, rows.n_experts, tiling.tokens), -(-n_rows // tiling.rows)),
+        dst, dst_stride, activations, scales, weight, bias, rows.n, n_rows, n_cols, accumulate,
+        rows.order, rows.tiles, rows.n_used if rows.spread else 1, rows.n_experts,
+        shared=tiling.shared_bytes(layout.packed, True),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
-def _plan(
+def _tiling(
     name: str,
     n_rows: int,
     n_cols: int,
@@ -214,14 +285,6 @@ def _plan(
     cc: tuple[int, int],
     n_multiprocessors: int,
     batch_invariant: bool,
-) -> tuple[str, tuple[int, int], int, int]:
-    """Launch parameters of a product: kernel, grid, bytes of shared memory, and the offset of the activations'
-    scales."""
-    packed = PACKED[name]
-    tiling = choose_tiling(packed, n_rows, n_cols, n_tokens, cc, n_multiprocessors, batch_invariant)
-    return (
-        f"matmul.{name}.{tiling.name}",
-        (-(-n_tokens // tiling.tokens), -(-n_rows // tiling.rows)),
-        tiling.shared_bytes(packed),
-        HalfActivations(n_tokens, n_cols).scales_at,
-    )
+    n_experts: int,
+) -> Tiling:
+    return choose_tiling(PACKED[name], n_rows, n_cols, n_tokens, cc, n_multiprocessors, batch_invariant, n_experts)

@@ -127,8 +127,9 @@ class Tiling:
         """Bytes of the stages of all teams."""
         return self.splits * self.stages_of(packed) * self.stage_bytes(packed)
 
-    def shared_bytes(self, packed: Packed) -> int:
-        return self.stages_bytes(packed) + self.vector_bytes
+    def shared_bytes(self, packed: Packed, experts: bool = False) -> int:
+        """Bytes of shared memory of a block; of experts with the tokens in order."""
+        return self.stages_bytes(packed) + self.vector_bytes + 4 * self.tokens * experts
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,15 @@ One body serves all formats (`matmul_formats`), tile shapes (`matmul_layout.Tili
 every warp issues for itself with activations in registers, and Hopper's asynchronous one, which four warps issue
 together and which reads activations from shared memory; while it runs, they already make halves of the next tile. Where
 tokens are few, several teams of warps take turns at the tiles of columns, and their sums meet at the end.
+
+Of a mixture's experts, whose rows lie one after the other in one matrix, a tile has rows of one expert and tokens that
+chose it: those are looked up in the order that `ggpy.cuda.ops.group_experts` made, and go back to where they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ggpy.cuda.compile import Source
 from ggpy.cuda.isa.warp import Value, Warp, f32, kernel
@@ -24,15 +28,29 @@ from ggpy.quant.formats import PACKED
 from ggpy.quant.packed import BLOCK, Packed
 
 PARAMETERS = "u64 u32 u64 u64 u64 u64 u32 u32 u32 u32"  # see `_Product.emit`
+OF_EXPERTS = " u64 u64 u32 u32"
 Sums = list[Value]
 Copy = Callable[[Value, Value, Value], None]  # (tile, address of its stage, whether the tile exists)
 
 
-def source(name: str, tiling: str) -> Source:
-    """A kernel "matmul.Q4_0.128x128"."""
-    shape = TILINGS[tiling]
+def source(name: str, tiling: str, experts: str = "") -> Source:
+    """A kernel "matmul.Q4_0.128x128", or "matmul.Q4_0.128x128.experts"."""
+    shape, parameters = TILINGS[tiling], PARAMETERS + (OF_EXPERTS if experts else "")
     product = _Product(PACKED[name], shape)
-    return Source(kernel(f"matmul_{name}_{tiling}", PARAMETERS, product.emit), PARAMETERS, shape.threads, shape.blocks)
+    function = kernel(f"matmul_{name}_{tiling}{experts}", parameters, product.emit)
+    return Source(function, parameters, shape.threads, shape.blocks)
+
+
+@dataclass
+class _Tile:
+    """The tokens and rows of a block. tokens, rows: the first, and the one after the last that there are; `n_all` rows
+    are in the matrix. order: of experts, the tokens in order, each `n_used` times."""
+
+    tokens: tuple[Value, Value]
+    rows: tuple[Value, Value]
+    n_all: Value
+    order: Value | None = None
+    n_used: Value | None = None
 
 
 class _Product:
@@ -57,8 +75,9 @@ class _Product:
         n_rows: Value,
         n_cols: Value,
         accumulate: Value,  # add to dst instead of setting it
+        *of_experts: Value,  # order and tiles as `group_experts` made them, rows of dst a token of activations, experts
     ) -> None:
-        """Emit the kernel. Grid: tiles of tokens, tiles of rows."""
+        """Emit the kernel. Grid: tiles of tokens, tiles of rows; of experts as many of tokens as there may be."""
         shape, self.w = self.tiling, w
         thread = w.special("tid.x")
         split, self.thread = thread // shape.team, thread % shape.team
@@ -66,11 +85,11 @@ class _Product:
         self.group, self.t = self.lane >> 2, self.lane & 3
         self.row_warp = (warp // shape.token_warps) * (shape.rows // shape.row_warps)
         self.token_warp = (warp % shape.token_warps) * (shape.tokens // shape.token_warps)
-        first_token, first_row = w.special("ctaid.x") * shape.tokens, w.special("ctaid.y") * shape.rows
+        at = self._tile(n_tokens, n_rows, *of_experts)
         n_blocks = (n_cols + (BLOCK - 1)) // BLOCK
         n_tiles = (n_blocks + (BLOCKS - 1)) // BLOCKS
-        copies = [self._activation_copies(activations, first_token, n_tokens, (n_tiles + 1) // 2 * (2 * PAIR))]
-        copies += self._weight_copies(weight, first_row, n_rows, n_blocks)
+        copies = [self._activation_copies(activations, at, (n_tiles + 1) // 2 * (2 * PAIR))]
+        copies += self._weight_copies(weight, at, n_blocks)
 
         unit, size = 2 if shape.paired else 1, shape.stage_bytes(self.packed)
         stages, unit_bytes = shape.stages_of(self.packed) // unit, unit * size
@@ -93,8 +112,12 @@ class _Product:
         # Hopper's instruction may still read the tile before this one while the next tiles are fetched
         ahead = stages - (2 if shape.hopper else 1)
         vectors = block_shared + shape.stages_bytes(self.packed)
-        self._vector_copies(scales, first_token, n_tokens, shape.tokens, vectors)
-        self._vector_copies(bias, first_row, (bias > 0).select(n_rows, 0), shape.rows, vectors + 4 * shape.tokens)
+        self._vector_copies(scales, at.tokens, shape.tokens, vectors, at)
+        first_row, end_row = at.rows
+        biased = first_row, (bias > 0).select(end_row, 0)
+        self._vector_copies(bias, biased, shape.rows, vectors + 4 * shape.tokens)
+        if at.order:
+            self._vector_copies(at.order, at.tokens, shape.tokens, vectors + 4 * (shape.tokens + shape.rows))
         for step in range(ahead):
             fetch(w.word(step), self.shared + step * unit_bytes)
 
@@ -133,13 +156,24 @@ class _Product:
             sums = w.loop(w.word(0), steps, state, one, once=True)[2:]
             if shape.hopper:
                 sums = w.group_wait(0, sums)
-        results = (dst, dst_stride, vectors, first_token, first_row, n_tokens, n_rows, accumulate)
+        results = (dst, dst_stride, vectors, at, accumulate)
         if shape.splits == 1:
             self._store(sums, *results)
             return
         sums = self._over_teams(sums, split, block_shared)
         with w.when(split.equals(0)):
             self._store(sums, *results)
+
+    def _tile(self, n_tokens: Value, n_rows: Value, *of_experts: Value) -> _Tile:
+        w, shape = self.w, self.tiling
+        place, first_row = w.special("ctaid.x"), w.special("ctaid.y") * shape.rows
+        if not of_experts:
+            return _Tile((place * shape.tokens, n_tokens), (first_row, n_rows), n_rows)
+        order, tiles, n_used, n_experts = of_experts
+        w.exit(place >= w.load(tiles))  # fewer tiles than there might have been
+        expert, first, count, _ = w.load(tiles + 16 + (place * 16).wide(), count=4)
+        row = expert * n_rows
+        return _Tile((first, first + count), (row + first_row, row + n_rows), n_experts * n_rows, order, n_used)
 
     def _over_teams(self, sums: Sums, split: Value, shared: Value) -> Sums:
         """The sums over all teams, in the registers of the first one."""
@@ -159,14 +193,24 @@ class _Product:
 
     # ---- copies to shared memory
 
-    def _activation_copies(self, activations: Value, first_token: Value, n_tokens: Value, stride: Value) -> Copy:
+    def _token(self, at: _Tile, place: Value) -> Value:
+        """The token of activations at a place of the tile's order; any where there is none."""
+        if at.order is None or at.n_used is None:
+            return place
+        inside = place < at.tokens[1]
+        return self.w.load_where(inside, at.order + (place * 4).wide(), self.w.word(0)) // at.n_used
+
+    def _activation_copies(self, activations: Value, at: _Tile, stride: Value) -> Copy:
         w, shape = self.w, self.tiling
-        base = activations + first_token.wide() * stride.wide()
+        first, end = at.tokens
+        base = activations if at.order else activations + first.wide() * stride.wide()
         row, piece = self.thread >> 3, self.thread & 7
-        step, left = shape.team // 8, n_tokens - first_token
-        offsets = [(row + k * step) * stride + piece * 16 for k in range(shape.tokens // step)]
+        step, left = shape.team // 8, end - first
+        rows = [row + k * step for k in range(shape.tokens // step)]
+        tokens = [self._token(at, first + r) for r in rows] if at.order else rows
+        offsets = [token * stride + piece * 16 for token in tokens]
         # tokens beyond the last are zeros: reading one again and again would hold up all blocks
-        sizes = [(row + k * step < left).select(w.word(16), 0) for k in range(shape.tokens // step)]
+        sizes = [(r < left).select(w.word(16), 0) for r in rows]
         to = row * 128 + ((piece ^ row & 7) << 4)
 
         def copy(tile: Value, stage: Value, exists: Value) -> None:
@@ -176,7 +220,7 @@ class _Product:
 
         return copy
 
-    def _weight_copies(self, weight: Value, first_row: Value, n_rows: Value, n_blocks: Value) -> list[Copy]:
+    def _weight_copies(self, weight: Value, at: _Tile, n_blocks: Value) -> list[Copy]:
         layout, address = self.layout, weight
         copies: list[Copy] = []
         start, stride = weight, weight
@@ -188,31 +232,34 @@ class _Product:
             else:
                 row_bytes = n_blocks * sizes[plane.name]
             if plane.name == "last":  # a second run in the rows of the plane before
-                copies.append(self._plane_copies(plane, start + row_bytes.wide(), stride, row_bytes, first_row, n_rows))
+                copies.append(self._plane_copies(plane, start + row_bytes.wide(), stride, row_bytes, *at.rows))
                 continue
             stride = ((row_bytes * 2 if self.packed.bits == 8 and plane.name == "codes" else row_bytes) + 15) & ~15
             start = address
-            copies.append(self._plane_copies(plane, start, stride, row_bytes, first_row, n_rows))
-            address = address + (n_rows.wide() * stride.wide() + (ALIGN - 1) & -ALIGN)
+            copies.append(self._plane_copies(plane, start, stride, row_bytes, *at.rows))
+            address = address + (at.n_all.wide() * stride.wide() + (ALIGN - 1) & -ALIGN)
         return copies
 
-    def _vector_copies(self, source: Value, first: Value, end: Value, count: int, shared: Value) -> None:
-        """Start to copy `count` floats from index `first` on, zeros from index `end` on. They arrive with the first
-        tile."""
-        w, team = self.w, self.tiling.team
+    def _vector_copies(
+        self, source: Value, span: tuple[Value, Value], count: int, shared: Value, at: _Tile | None = None
+    ) -> None:
+        """Start to copy `count` floats from index span[0] on, zeros from index span[1] on; with a tile, those of its
+        tokens at these places. They arrive with the first tile."""
+        w, team, (first, end) = self.w, self.tiling.team, span
         for start in range(0, count, team):
             place = (self.thread + start) % count
             valid = (first + place < end).select(w.word(4), 0)
-            w.copy(shared + place * 4, source + (first + place).wide() * 4, 4, valid)
+            index = self._token(at, first + place) if at else first + place
+            w.copy(shared + place * 4, source + index.wide() * 4, 4, valid)
 
     def _plane_copies(
-        self, plane: TilePlane, start: Value, stride: Value, row_bytes: Value, first_row: Value, n_rows: Value
+        self, plane: TilePlane, start: Value, stride: Value, row_bytes: Value, first_row: Value, end_row: Value
     ) -> Copy:
         w, shape = self.w, self.tiling
         step = min(shape.rows, shape.team // plane.pieces)  # rows copied at once; threads left over do the same again
         row, piece = self.thread // plane.pieces % step, self.thread % plane.pieces
         rows = [row + k for k in range(0, shape.rows, step)]
-        offsets, insides = [r * stride for r in rows], [r < n_rows - first_row for r in rows]  # rows beyond are zeros
+        offsets, insides = [r * stride for r in rows], [r < end_row - first_row for r in rows]  # rows beyond are zeros
         base = start + first_row.wide() * stride.wide()
         column_bytes = self.layout.super_bytes if plane.name == "supers" else plane.row_bytes
         to = row * plane.pitch + piece * plane.piece + (2 * COLUMNS * shape.tokens + self.places[plane.name])
@@ -284,20 +331,11 @@ class _Product:
 
     # ---- results
 
-    def _store(
-        self,
-        sums: Sums,
-        dst: Value,
-        dst_stride: Value,
-        vectors: Value,
-        first_token: Value,
-        first_row: Value,
-        n_tokens: Value,
-        n_rows: Value,
-        accumulate: Value,
-    ) -> None:
+    def _store(self, sums: Sums, dst: Value, dst_stride: Value, vectors: Value, tile: _Tile, accumulate: Value) -> None:
         """Store sums * scale[token] + bias[row] to dst, or add it to dst."""
         w, shape = self.w, self.tiling
+        (first_token, n_tokens), (first_row, n_rows) = tile.tokens, tile.rows
+        column_of_row = first_row if tile.order is None else w.special("ctaid.y") * shape.rows  # of dst
         places = [self.row_warp + self.group + (16 * m + 8 * h) for m in range(shape.row_fragments) for h in range(2)]
         biases = [w.load(vectors + 4 * shape.tokens + place * 4, f32) for place in places]
 
@@ -307,7 +345,8 @@ class _Product:
                     place = self.token_warp + (self.t << 1) + (8 * n + column)
                     token = first_token + place
                     scale = w.load(vectors + place * 4, f32)
-                    line = dst + token.wide() * dst_stride.wide() + (first_row * 4).wide()
+                    to = w.load(vectors + 4 * (shape.tokens + shape.rows) + place * 4) if tile.order else token
+                    line = dst + to.wide() * dst_stride.wide() + (column_of_row * 4).wide()
                     for r, row in enumerate(places):
                         m, half = divmod(r, 2)
                         total = w.fma(sums[4 * (m * shape.token_fragments + n) + 2 * half + column], scale, biases[r])
