@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.sampling import dry
+from ggpy.sampling.infill import Infill
 from ggpy.sampling.logprobs import Logprob, logprobs_of, token_text
 from ggpy.sampling.sampler import Chain, Sampler
 from ggpy.sampling.sampling_params import SamplingParams
@@ -286,4 +288,10 @@ def _sampler(params: SamplingParams, tokenizer: Tokenizer, n_ctx: int, chain: Ch
     ends = [*tokenizer.eog, *(params.stop_token_ids or ())] if params.min_tokens else ()
     form = params.structured_outputs
     grammar = Grammar(tokenizer, form) if form is not None else None
-    return Sampler(params, never, n_ctx, chain, ends=ends, bad_words=bad_words, breakers=breakers, grammar=grammar)
+    infill = None
+    if "infill" in params.active_samplers():
+        end = tokenizer.eos if tokenizer.eos is not None else min(tokenizer.eog, default=0)
+        infill = Infill(partial(tokenizer.token_bytes, special=False), tokenizer.eog, end)
+    return Sampler(
+        params, never, n_ctx, chain, ends=ends, bad_words=bad_words, breakers=breakers, grammar=grammar, infill=infill
+    )

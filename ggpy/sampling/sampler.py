@@ -57,7 +57,8 @@ class Sampler:
     """The chain for one sequence: its random numbers, and the tokens that penalties look at.
 
     params: resolved. banned: tokens never chosen. ends: tokens not chosen before `min_tokens` others. bad_words:
-    sequences whose last token is never chosen after their others, which were generated. breakers: DRY's. grammar: which
+    sequences whose last token is never chosen after their others, which were generated. breakers: DRY's. infill: the
+    stage of that name. grammar: which
     tokens may follow. n_ctx: what a window of -1 tokens stands for. chain: all stages from top-k to draw in one
     function of logits and the point to draw at, for these parameters; it returns -1 where it leaves the choice to the
     stages here.
@@ -73,13 +74,14 @@ class Sampler:
         bad_words: Sequence[Sequence[int]] = (),
         breakers: Breakers | None = None,
         grammar: Grammar | None = None,
+        infill: Stage | None = None,
     ) -> None:
         self.params = p = params
         self._chain, self._usual = chain, TopKChain.of(params)
         self.rng = np.random.default_rng(params.seed)
         self._uniforms: deque[float] = deque()  # drawn, and not yet used
         self._n_chosen = 0
-        self._grammar = grammar
+        self._grammar, self._infill = grammar, infill
         #: Watches thoughts, in which a grammar does not hold.
         self.thoughts: ThoughtWatch | None = None
         self._masked = np.empty(0, np.float32)  # the logits that the grammar leaves
@@ -291,6 +293,8 @@ class Sampler:
         p = self.params
         if name in _PENALTIES:
             return partial(self._penalty, name)
+        if name == "infill":
+            return self._infill or (lambda c: c)
         if name == "xtc":
             chance, threshold = p.xtc_probability or 0.0, p.xtc_threshold or 0.0
             return lambda c: stages.xtc(c, threshold) if self._draw() < chance else c

@@ -16,6 +16,9 @@ from ggpy.sampling.structured import StructuredOutputsParams
 # The stages, by llama.cpp's names, in its order.
 SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 
+#: Samplers that play a part only where they are named.
+NAMED_SAMPLERS = ("infill",)
+
 # Other spellings that llama.cpp takes.
 _SPELLINGS = {
     "top-n-sigma": "top_n_sigma",
@@ -281,6 +284,7 @@ class SamplingParams:
             "min_p": bool(self.min_p),
             "xtc": bool(self.xtc_probability) and (self.xtc_threshold or 0.0) <= 0.5,
             "temperature": self.temperature != 1.0 or bool(self.dynatemp_range),
+            "infill": True,
         }
         named = [name for name in self.samplers or () if on[name]]
         if self.temperature and not self.mirostat:
@@ -293,7 +297,8 @@ class SamplingParams:
 
 def _samplers(name: str, value: Any) -> tuple[str, ...]:
     """The names of samplers, as llama.cpp writes them. Raises GGPYError."""
-    words = f"names out of {';'.join(SAMPLERS)}, in the order wanted"
+    known = (*SAMPLERS, *NAMED_SAMPLERS)
+    words = f"names out of {';'.join(known)}, in the order wanted"
     names = value.split(";") if isinstance(value, str) else arguments.several(name, value, words)
     found = []
     for one in names:
@@ -301,7 +306,7 @@ def _samplers(name: str, value: Any) -> tuple[str, ...]:
             raise arguments.wrong(name, value, words)
         one = one.strip()
         one = _SPELLINGS.get(one, one)
-        if one and one not in SAMPLERS:
+        if one and one not in known:
             raise GGPYError(f"{name} names {quoted(one, 40)}, which is no sampler here; write {words}.")
         found += [one] if one else []
     return tuple(found)

@@ -188,8 +188,8 @@ def test_values_that_contradict_each_other() -> None:
 def test_names_of_samplers() -> None:
     assert SamplingParams().resolved().samplers == SAMPLERS
     assert SamplingParams(samplers="typical;nucleus; temp;").samplers == ("typ_p", "top_p", "temperature")
-    with pytest.raises(GGPYError, match=r"samplers names 'infill', which is no sampler here; write names out of pen"):
-        SamplingParams(samplers=["infill"])
+    with pytest.raises(GGPYError, match=r"samplers names 'outfill', which is no sampler here; write names out of pen"):
+        SamplingParams(samplers=["outfill"])
 
 
 def test_a_file_may_name_samplers_and_more() -> None:

@@ -242,7 +242,7 @@ def test_unusable_logits(bad: float) -> None:
         *[("dry_allowed_length", v) for v in (-1, 0.5)],
         *[("dry_penalty_last_n", v) for v in (-2, 0.5)],
         ("dry_sequence_breakers", ""),
-        ("samplers", "top_k;infill"),
+        ("samplers", "top_k;outfill"),
         ("samplers", [3]),
         ("bad_words", [""]),
         ("skip_special_tokens", 1),

@@ -109,6 +109,8 @@ def test_what_editors_send(server: Running) -> None:
     warm = post(server, **code, n_predict=0, samplers=[], t_max_prompt_ms=1, t_max_predict_ms=1, response_fields=[""])
     assert warm == {}
     fields = ["content", "timings/prompt_n", "timings/predicted_n", "truncated", "tokens_cached"]
+    limits = {"samplers": ["top_k", "top_p", "infill"], "top_k": 40, "top_p": 0.9, "seed": 1}
+    assert post(server, **code, **limits, n_predict=6)["tokens_predicted"] <= 6
     found = post(server, **code, **GREEDY, t_max_prompt_ms=500, t_max_predict_ms=60_000, response_fields=fields)
     assert set(found) == set(fields)
     assert found["timings/prompt_n"] == 1  # the rest was in the cache
