@@ -546,7 +546,7 @@ def test_unknown_keys_are_named() -> None:
     ("settings", "message"),
     [
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "'longrope'"),
-        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}, "'mrope'"),
+        ({"rope_scaling": {"type": "mrope"}}, "'mrope'"),
         ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "'ntk'"),
         ({"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
         ({"rope_scaling": {"type": "linear", "factor": 2, "partial_rotary_factor": 0.5}}, "'partial_rotary_factor'"),
