@@ -56,10 +56,13 @@ def recurrent_step(program: Sequence[Op], index: int, readers: Callable[[int], l
             found.add(at)
             (region,) = program[at].srcs
         srcs.append(region)
+    absorbed = tuple(program[i] for i in sorted(found))
     side_by_side = found == set(range(index - len(found), index))
-    if not side_by_side or any(not set(readers(i)) <= {*found, index} for i in found):
+    read_by_others = any(not set(readers(i)) <= {*found, index} for i in found)
+    n_eps = len({each.operation.eps for each in absorbed if isinstance(each.operation, ops.Norm)})
+    if not side_by_side or read_by_others or n_eps > 1:
         return Recurrent(op, (), op.srcs)
-    return Recurrent(op, tuple(program[i] for i in sorted(found)), tuple(srcs))
+    return Recurrent(op, absorbed, tuple(srcs))
 
 
 Fits = Callable[["Op"], bool]
