@@ -1,8 +1,9 @@
-"""Sentences embedded a second, by ggpy and by sentence-transformers' way on PyTorch, and how near their vectors are.
+"""Sentences embedded a second, by ggpy and by sentence-transformers on PyTorch, and how near their vectors are.
 
-Both embed the same sentences of 5 to 40 words drawn from the checkpoint's own vocabulary, one after the other, with the
-same number of threads. The other side is sentence-transformers where `--python` has it; else transformers with the same
-steps: texts sorted by length, batches of 32, the mean of rows, length 1.
+Both embed the same sentences of 5 to 40 words drawn from the checkpoint's own vocabulary, with the same number of
+threads, in pieces by turns, so that what else the machine does is the same for both. The other side is
+sentence-transformers where `--python` has it; else transformers with the same steps: texts sorted by length, batches of
+32, the mean of rows, length 1.
 
     ggpy convert -i all-MiniLM-L6-v2 -t f16 -o minilm.gguf
     python benchmarks/embedding.py minilm.gguf --folder all-MiniLM-L6-v2 --python /path/to/python-with-torch
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +49,12 @@ except ImportError:
             for i, row in zip(places, torch.nn.functional.normalize(rows).numpy()):
                 found[i] = row
         return np.stack(found)
-embed(texts[:64])
-began = time.perf_counter(); vectors = embed(texts); seconds = time.perf_counter() - began
-np.save(out, vectors); print(json.dumps([name, seconds]))
+embed(texts[:64]); vectors = []
+print(json.dumps(name), flush=True)
+for line in sys.stdin:
+    first, end = map(int, line.split())
+    began = time.perf_counter(); vectors.append(embed(texts[first:end])); print(time.perf_counter() - began, flush=True)
+np.save(out, np.concatenate(vectors))
 """
 
 
@@ -67,30 +73,57 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("-n", type=int, default=10_000, help="sentences")
     parser.add_argument("-t", "--threads", type=int, default=1)
+    parser.add_argument("--piece", type=int, default=1000, metavar="N", help="sentences before the other's turn")
     arguments = parser.parse_args()
     texts = sentences(arguments.folder, arguments.n)
-    with tempfile.TemporaryDirectory() as place:
-        given, out = Path(place) / "texts.json", Path(place) / "vectors.npy"
+    pieces = [(first, min(arguments.n, first + arguments.piece)) for first in range(0, arguments.n, arguments.piece)]
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        given, out = place / "texts.json", place / "vectors.npy"
         given.write_text(json.dumps(texts))
         words = [arguments.python, "-c", OTHER, arguments.folder, given, out, arguments.threads]
-        result = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
-        name, seconds = json.loads(result.stdout.splitlines()[-1])
-        theirs = np.load(out)
-    print(f"{name:28}  {len(texts) / seconds:8.0f} sentences/s  {arguments.threads} threads")
-    for model in arguments.model:
-        with LLM(model, n_threads=arguments.threads) as llm:
-            llm.embed(texts[:64])
-            began = time.perf_counter()
-            ids = [llm.tokenize(text) for text in texts]
-            tokenized = time.perf_counter()
-            vectors = np.stack([output.outputs.embedding for output in llm.embed(texts)])
-            took = time.perf_counter() - tokenized
-        cosine = (vectors * theirs).sum(1)
-        print(
-            f"ggpy {Path(model).name:23}  {len(texts) / took:8.0f} sentences/s  {seconds / took:5.2f} times  "
-            f"{sum(map(len, ids)) / took:8.0f} tok/s  tokenizing {100 * (tokenized - began) / took:.1f}%  "
-            f"least cosine {cosine.min():.6f}"
+        other = subprocess.Popen(
+            list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        stack.enter_context(other)
+        assert other.stdin is not None
+        assert other.stdout is not None
+        name = json.loads(other.stdout.readline())
+        models = {
+            model: stack.enter_context(LLM(model, n_threads=arguments.threads, n_parallel=1))
+            for model in arguments.model
+        }
+        took: dict[str, list[float]] = {which: [] for which in (name, *models)}
+        vectors: dict[str, list[np.ndarray]] = {model: [] for model in models}
+        for llm in models.values():
+            llm.embed(texts[:64])
+        for first, end in pieces:
+            print(first, end, file=other.stdin, flush=True)
+            took[name].append(float(other.stdout.readline()))
+            for model, llm in models.items():
+                began = time.perf_counter()
+                vectors[model] += [output.outputs.embedding for output in llm.embed(texts[first:end])]
+                took[model].append(time.perf_counter() - began)
+        other.stdin.close()
+        other.wait()
+        theirs = np.load(out)
+        n_tokens, tokenizing = _tokenizing(next(iter(models.values())), texts)
+    print(f"{name:28}  {arguments.n / sum(took[name]):8.0f} sentences/s  {arguments.threads} threads")
+    for model in arguments.model:
+        seconds = sum(took[model])
+        times = statistics.median(a / b for a, b in zip(took[name], took[model], strict=True))
+        least = (np.stack(vectors[model]) * theirs).sum(1).min()
+        print(
+            f"ggpy {Path(model).name:23}  {arguments.n / seconds:8.0f} sentences/s  {times:5.2f} times  "
+            f"{n_tokens / seconds:8.0f} tok/s  tokenizing {tokenizing / seconds:.1%}  least cosine {least:.6f}"
+        )
+
+
+def _tokenizing(llm: LLM, texts: list[str]) -> tuple[int, float]:
+    """Tokens of texts, and the seconds that finding them takes one thread."""
+    began = time.perf_counter()
+    n_tokens = sum(len(llm.tokenize(text)) for text in texts)
+    return n_tokens, time.perf_counter() - began
 
 
 if __name__ == "__main__":

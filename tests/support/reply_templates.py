@@ -127,6 +127,8 @@ FAMILIES = [
         "\n<minimax:tool_call>\n", "</minimax:tool_call>")),
     Family("deepseek-v3.2", _THINK + "{{ m.content }}" + _calls(
         _DSML, "\n\n<｜DSML｜function_calls>\n", "</｜DSML｜function_calls>"), opens="<｜Assistant｜>"),
+    Family("deepseek-v4", _THINK + "{{ m.content }}" + _calls(
+        _DSML, "\n\n<｜DSML｜tool_calls>\n", "</｜DSML｜tool_calls>"), opens="<｜Assistant｜>"),
     Family("deepseek", _THINK + "{{ m.content }}" + _calls(
         "<｜tool▁call▁begin｜>{{ f.name }}<｜tool▁sep｜>{{ f.arguments | tojson }}<｜tool▁call▁end｜>",
         "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"), opens="<｜Assistant｜>", closes="<｜end▁of▁sentence｜>"),
@@ -174,6 +176,9 @@ FAMILIES = [
     Family("firefunction", "{{ m.content }}" + _calls(_CALL, " functools[", "]", ", ")),
     Family("llama3", "{#<|python_tag|>#}" + _calls('{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}'),
            n_calls=1, writes_content=False),
+    Family("llama4", "{% if m.tool_calls %}<|python_start|>{{ m.content }}<|python_end|>{% else %}{{ m.content }}{% endif %}"
+           + _calls('{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}'),
+           opens="<|header_start|>assistant<|header_end|>\n\n", closes="<|eot|>"),
     Family("common", _THINK + "{{ m.content }}" + _calls(f"\n<tool_{{{{ 'call' }}}}>{_CALL}</tool_{{{{ 'call' }}}}>")),
 ]  # fmt: skip
 

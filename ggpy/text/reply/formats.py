@@ -32,7 +32,15 @@ _QWEN_XML = XmlCalls(
     "<tool_call>", "</tool_call>", "<function=", ">", "</function>",
     "<parameter=", ">", "", "</parameter>", lines=True, begins_bare=True,
 )  # fmt: skip
-_DSML = "｜DSML｜"
+
+
+def _dsml(section: str) -> Form:
+    """DeepSeek's calls since V3.2, in a section of this name."""
+    return Form(calls=(XmlCalls(
+        f"<｜DSML｜{section}>", f"</｜DSML｜{section}>", '<｜DSML｜invoke name="', '">', "</｜DSML｜invoke>",
+        '<｜DSML｜parameter name="', '" string="', "", "</｜DSML｜parameter>", says_kind=True,
+    ),))  # fmt: skip
+
 
 #: What a template's text holds, all of it, and the format that it then is of. The first that fits counts.
 _TABLE: tuple[tuple[tuple[str, ...], str, Form], ...] = (
@@ -43,10 +51,8 @@ _TABLE: tuple[tuple[tuple[str, ...], str, Form], ...] = (
         calls=(DeepSeekCalls(fenced=True, end=("\n```<｜tool▁call▁end｜>", "<｜tool▁call▁end｜>")),),
     )),
     (("<｜tool▁call▁begin｜>",), "deepseek", Form(calls=(DeepSeekCalls(),))),
-    (("DSML", "function_calls"), "deepseek-v3.2", Form(calls=(XmlCalls(
-        f"<{_DSML}function_calls>", f"</{_DSML}function_calls>", f'<{_DSML}invoke name="', '">', f"</{_DSML}invoke>",
-        f'<{_DSML}parameter name="', '" string="', "", f"</{_DSML}parameter>", says_kind=True,
-    ),))),
+    (("DSML", "function_calls"), "deepseek-v3.2", _dsml("function_calls")),
+    (("DSML", "tool_calls"), "deepseek-v4", _dsml("tool_calls")),
     (("<minimax:tool_call>",), "minimax", Form(calls=(XmlCalls(
         "<minimax:tool_call>", "</minimax:tool_call>", '<invoke name="', '">', "</invoke>",
         '<parameter name="', '">', "", "</parameter>",
@@ -101,6 +107,13 @@ _TABLE: tuple[tuple[tuple[str, ...], str, Form], ...] = (
     )),
     (("<|python_tag|>",), "llama3", Form(
         calls=(JsonCalls(begins_at_edge=("{",), declared=True, keys=("name", "parameters")), BuiltinCalls()),
+    )),
+    (("<|python_start|>", "<|python_end|>"), "llama4", Form(
+        calls=(
+            JsonCalls(begins_at_edge=("{",), declared=True, keys=("name", "parameters")),
+            PythonCalls(begins_at_edge=("[",)),
+        ),
+        silent=("<|python_start|>", "<|python_end|>"),
     )),
     (('"parameters": dictionary of argument name',), "llama3", Form(
         calls=(JsonCalls(begins_at_edge=("{",), declared=True, keys=("name", "parameters")), BuiltinCalls()),
