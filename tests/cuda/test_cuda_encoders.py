@@ -51,7 +51,7 @@ def encoder(g: Graph, pooling: str) -> Value:
 
 @pytest.mark.parametrize("pooling", ["mean", pytest.param("cls", marks=pytest.mark.slow)])
 def test_texts_side_by_side(tmp_path: Path, pooling: str) -> None:
-    """Texts of one tile and of two, and one of a single token, each in a slot of its own; then one alone."""
+    """Texts of one tile and of two, and one of a single token, each in a slot of its own; then two, as they are."""
     path = write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **TENSORS})
     rng, device = np.random.default_rng(0), cast("Any", EmulatedDevice())
     texts = [rng.integers(0, N_VOCAB, n) for n in (70, 1, 13)]
@@ -82,9 +82,8 @@ def test_texts_side_by_side(tmp_path: Path, pooling: str) -> None:
         def expected(i: int) -> np.ndarray:
             return evaluate(graph, pooled, texts[i], np.array([len(texts[i]) - 1]), types[i])
 
-        for chosen in ([0, 1, 2], [2]):
-            found, wanted = rows(chosen, True), np.concatenate([expected(i) for i in chosen])
-            assert np.abs(found - wanted).max() < 4e-3 * np.abs(wanted).max()
+        found, wanted = rows([0, 1, 2], True), np.concatenate([expected(i) for i in range(3)])
+        assert np.abs(found - wanted).max() < 4e-3 * np.abs(wanted).max()
         each, wanted = rows([1, 2], False), expected(1)
         assert each.shape == (14, 5)  # of one token, its row is the text's
         assert np.abs(each[:1] - wanted).max() < 4e-3 * np.abs(wanted).max()

@@ -18,7 +18,7 @@ from ggpy.cuda.ops.matmul.formats import half2
 from ggpy.cuda.weights.cache_layout import softcap_of, values_of
 from ggpy.cuda.weights.layout import LOG2_E
 
-PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `_Flash.emit`
+PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u32 u32 f32"  # see `Flash.emit`
 NOTHING = -1e30  # the largest score of no position
 
 
@@ -31,10 +31,10 @@ def source(head_dim: str, group: str, fragments: str, cache: str, *options: str)
     )  # fmt: skip
     name = shape.name.replace(".", "_").replace("-", "_").replace("+", "_")
     parameters = PARAMETERS + " u64" * (sinks + alibi)
-    return Source(kernel(name, parameters, _Flash(shape).emit), parameters, shape.threads, shape.blocks)
+    return Source(kernel(name, parameters, Flash(shape).emit), parameters, shape.threads, shape.blocks)
 
 
-class _Flash:
+class Flash:
     """Emitter of the kernel of one shape."""
 
     def __init__(self, shape: FlashShape) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from ggpy.cuda.compile import Source
 from ggpy.cuda.isa.warp import Value, Warp, f32, kernel
-from ggpy.cuda.ops.flash.flash import PARAMETERS, _Flash
+from ggpy.cuda.ops.flash.flash import PARAMETERS, Flash
 from ggpy.cuda.ops.flash.layout import WideShape
 from ggpy.cuda.weights.cache_layout import PART_HEAD, part_bytes, softcap_of, values_of
 
-PARTS_PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u64 u64 u32 u32 f32"  # see `_Wide.emit_parts`
+PARTS_PARAMETERS = "u64 u32 u64 u64 u32 u64 u64 u64 u64 u32 u32 f32"  # see `Wide.emit_parts`
 CHAINS = 4  # of sums that do not wait for each other
 
 
@@ -30,13 +30,13 @@ def source(positions: str, head_dim: str, group: str, fragments: str, cache: str
         values_of(options, int(head_dim)), alibi, chunked, "two_way" in options, latent, parts, int(positions),
     )  # fmt: skip
     name = shape.name.replace(".", "_").replace("-", "_").replace("+", "_")
-    emitter = _Wide(shape)
+    emitter = Wide(shape)
     parameters = (PARTS_PARAMETERS if parts else PARAMETERS) + " u64" * (sinks * (not parts) + alibi)
     emit = emitter.emit_parts if parts else emitter.emit
     return Source(kernel(name, parameters, emit), parameters, shape.threads, shape.blocks)
 
 
-class _Wide(_Flash):
+class Wide(Flash):
     """Emitter of the kernel of one shape."""
 
     shape: WideShape
@@ -60,7 +60,7 @@ class _Wide(_Flash):
         positions: Value,  # int32 [token]
         parts: Value,  # [token][query head][share]
         splits: Value,  # shares
-        window: Value,  # as `_Flash.emit` has it
+        window: Value,  # as `Flash.emit` has it
         scale: Value,
         *vectors: Value,  # slopes, where the shape has them
     ) -> None:
