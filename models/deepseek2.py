@@ -60,13 +60,9 @@ class Deepseek2(Decoder):
         return latent_attention(g, x, layer, sizes, rope, self.hparams.n_embd, scale)
 
     def experts(self) -> Experts:
+        """V2 chooses groups by their best expert, V3 by their two best. llama.cpp takes V2's as V3's."""
         experts = Experts.read(self.metadata, gating=self.gating, normalize=self.normalizes)
-        if experts.n_groups and experts.gating != "sigmoid":
-            raise GGPYError(
-                f"The metadata has experts chosen by {experts.gating} from {experts.n_groups} groups; ggpy knows groups"
-                " of experts that are chosen by sigmoid."
-            )
-        return experts
+        return experts if experts.gating == "sigmoid" else replace(experts, group_best=1)
 
     @classmethod
     def hf_layout(cls, config: Config) -> Layout:
@@ -82,7 +78,13 @@ class Deepseek2(Decoder):
             _dense_layers(config, sizes.n_layer),
             expert_count(config, sizes.n_layer, "n_routed_experts"),
         )
-        sigmoid = "topk_group" in config.defaults  # V3's router and its relatives'
+        sigmoid = "topk_method" not in config.defaults  # V3's router and its relatives'
+        method = config.get("topk_method")
+        if not sigmoid and method not in ("greedy", "group_limited_greedy", None):
+            raise GGPYError(
+                f"{config.where} gives 'topk_method' as {method!r:.60}; ggpy knows greedy and group_limited_greedy."
+            )
+        grouped = sigmoid or (method == "group_limited_greedy" and config.integer("n_group", default=1) > 1)
         attention_bias = config.flag("attention_bias", default=False)
         norms = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
@@ -106,7 +108,7 @@ class Deepseek2(Decoder):
             f"{arch}.expert_weights_scale": config.number("routed_scaling_factor"),
             f"{arch}.expert_weights_norm": sigmoid and config.flag("norm_topk_prob", default=True),
             f"{arch}.expert_gating_func": 2 if sigmoid else 1,
-            **(group_keys(arch, config, n_expert) if sigmoid else {}),
+            **(group_keys(arch, config, n_expert) if grouped else {}),
         }
         further = "the layers that predict further tokens are left out: the text is the same without."
         layout = Layout(

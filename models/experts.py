@@ -43,6 +43,7 @@ class Experts:
     gated: bool = True  # the activation is a gate
     n_groups: int = 0  # of experts, of which each token's best are chosen from; 0: all
     n_groups_used: int = 0
+    group_best: int = 2  # experts of a group that its choice goes by
     weighs_inputs: bool = False  # weights multiply what experts are given, not what they give
 
     @classmethod
@@ -99,6 +100,7 @@ def expert_ffn(g: Graph, x: Value, layer: int, n_embd: int, experts: Experts, re
         scale=experts.scale,
         n_groups=experts.n_groups,
         n_groups_used=experts.n_groups_used,
+        group_best=experts.group_best,
         expert_scale=each if g.has(each) else None,
     )
     n_ff, x = experts.n_ff, x if read is None else read

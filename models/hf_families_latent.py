@@ -23,7 +23,8 @@ _V3 = {
     "norm_topk_prob": True,
 }  # fmt: skip
 _V2 = {
-    **without(_V3, "n_group", "topk_group", "norm_topk_prob"), "vocab_size": 102400, "hidden_size": 4096,
+    **without(_V3, "norm_topk_prob"), "n_group": None, "topk_group": None, "topk_method": "greedy",
+    "vocab_size": 102400, "hidden_size": 4096,
     "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": None,
     "max_position_embeddings": 2048, "mlp_bias": False, "first_k_dense_replace": 0, "n_routed_experts": 64,
     "n_shared_experts": 2, "routed_scaling_factor": 1.0, "num_experts_per_tok": None, "moe_intermediate_size": 1407,
@@ -64,11 +65,10 @@ LATENT: dict[str, Family] = {
         _V2,
         {
             "scoring_func": ("softmax", None),
-            "topk_method": ("greedy", None),
             "moe_layer_freq": (1, None),
             "norm_topk_prob": (False, None),
         },
-        {**_BESIDE, **dict.fromkeys(("n_group", "topk_group"), "experts are chosen from all, greedily")},
+        _BESIDE,
     ),
     "glm4_moe_lite": Family(
         ("Glm4MoeLiteForCausalLM", "Glm4MoeLiteModel"),

@@ -290,6 +290,7 @@ class LowerRoute(Lowering[ops.Route]):
         _record_order(operation, places.memory, r)
         r["gating"], r["flag"] = ops.GATINGS.index(operation.gating), operation.normalize
         r["scale"], r["n_groups"], r["n_chosen_groups"] = operation.scale, operation.n_groups, operation.n_groups_used
+        r["group_best"] = operation.group_best
         if operation.bias:
             r["bias"] = places.memory.vector(operation.bias)
         if operation.expert_scale:

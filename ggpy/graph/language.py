@@ -388,6 +388,7 @@ class Graph(Weights):
         n_groups: int = 0,
         n_groups_used: int = 0,
         expert_scale: str | None = None,
+        group_best: int = 2,
     ) -> Value:
         """The choice of `n_used` experts for each token, from logits [n, n_experts]: what `expert_linear` and `combine`
         take. bias, expert_scale: full names of tensors; see `operations.Route`."""
@@ -402,7 +403,9 @@ class Graph(Weights):
             )
         chosen_by = self.tensor(bias, (n_experts,)) if bias else None
         each = self.tensor(expert_scale, (n_experts,)) if expert_scale else None
-        operation = Route(n_experts, n_used, gating, chosen_by, normalize, scale, n_groups, n_groups_used, each)
+        operation = Route(
+            n_experts, n_used, gating, chosen_by, normalize, scale, n_groups, n_groups_used, each, group_best
+        )
         return self._add(operation, (logits,), 2 * n_used)
 
     def expert_linear(self, x: Value, name: str, n_rows: int, route: Value) -> Value:

@@ -316,8 +316,8 @@ class Attention(Operation):
 class Route(Operation):
     """The choice of `n_used` of the experts for each token, from logits, one an expert: weights by softmax or sigmoid,
     before the choice or ("softmax_topk") of the chosen logits alone. `bias` is added for the choice and leaves the
-    weights as they are. With `n_groups`, only experts of the `n_groups_used` groups are chosen whose two best sum up
-    to most. Weights are then divided by their sum where `normalize`, and multiplied by `scale` and, where it is given,
+    weights as they are. With `n_groups`, only experts of the `n_groups_used` groups are chosen whose `group_best` best
+    sum up to most. Weights are then divided by their sum where `normalize`, and multiplied by `scale` and, where it is given,
     by the expert's number in `expert_scale`."""
 
     n_experts: int
@@ -329,6 +329,7 @@ class Route(Operation):
     n_groups: int = 0
     n_groups_used: int = 0
     expert_scale: TensorInfo | None = None
+    group_best: int = 2  # 1 or 2
 
     @property
     def tensors(self) -> tuple[TensorInfo, ...]:

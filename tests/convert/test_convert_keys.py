@@ -243,6 +243,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "ssm_multipliers": ({}, [0.5] * 5),
     "n_group": ({}, 2),
     "topk_group": ({"n_group": 2}, 2),
+    "topk_method": ({}, "group_limited_greedy"),
     "feed_forward_type": ({}, "geglu"),
     "use_bidirectional_attention": ({}, True),
     "max_trained_positions": ({"n_positions": 100}, 50),
@@ -305,6 +306,10 @@ OWN_CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     },
     ("glm4_moe_lite", "n_shared_experts"): ({}, 1),
     ("deepseek_v3", "topk_group"): ({}, 1),
+    **{
+        ("deepseek_v2", key): ({"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}, value)
+        for key, value in (("topk_method", "greedy"), ("n_group", 2), ("topk_group", 1))
+    },
     **{
         ("gemma4_text", key): (
             {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 20},

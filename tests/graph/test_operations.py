@@ -236,6 +236,7 @@ CASES: dict[str, Case] = {
     "experts by sigmoid, bias, groups": experts(
         12, 3, 18, gating="sigmoid", bias="bias", n_groups=4, n_groups_used=2, normalize=True, scale=2.5
     ),
+    "experts by softmax, groups by their best": experts(12, 3, 18, n_groups=4, n_groups_used=2, group_best=1),
     "one expert": experts(6, 1, 16),
     "streams": Case(
         {"wide.weight": (84, N_EMBD), "square.weight": (N_EMBD, N_EMBD), "shift": (N_EMBD,)},

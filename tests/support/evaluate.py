@@ -156,7 +156,7 @@ def _route(file: GGUFFile, r: ops.Route, logits: np.ndarray) -> np.ndarray:
     scores = weights + (read_vector(file, r.bias) if r.bias else 0.0)
     if r.n_groups:
         groups = scores.reshape(len(scores), r.n_groups, -1)
-        best = np.sort(groups, -1)[..., -2:].sum(-1)
+        best = np.sort(groups, -1)[..., -r.group_best :].sum(-1)
         kept = np.argsort(-best, -1, kind="stable")[:, : r.n_groups_used]
         mask = np.full(groups.shape, -np.inf)
         np.put_along_axis(mask, kept[..., None], 0.0, 1)

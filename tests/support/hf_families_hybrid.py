@@ -185,6 +185,9 @@ CASES: dict[str, Case] = {kind: Case(kind) for kind in CONFIGS if kind != "gemma
         "q_lora_rank": 26, "attention_bias": True, "mlp_bias": True, "rope_scaling": ABSENT, "rope_theta": 500.0,
         "tie_word_embeddings": True, "num_hidden_layers": 2,
     }),
+    "deepseek_v2, groups": Case("deepseek_v2", {
+        "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "num_hidden_layers": 2,
+    }),
     "deepseek_v2, whole blocks": Case("deepseek_v2", {
         "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 64, "qk_rope_head_dim": 32,
         "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -227,7 +230,6 @@ ABSURD: list[Refusal] = [
     ("mamba2", {"ssm.group_count": 4}, "and 4 groups"),
     ("deepseek_v3", {"attention.key_length_mla": 6}, "with 0 and 6 dimensions"),
     ("deepseek_v3", {"rope.scaling.yarn_log_multiplier": -1.0}, "a yarn_log_multiplier of -1.0"),
-    ("deepseek_v2", {"expert_group_count": 2, "expert_group_used_count": 1}, "chosen by softmax from 2 groups"),
     ("gemma4_text", {"attention.shared_kv_layers": 6}, "6 of 6 layers read keys"),
     ("gemma4_text", {"attention.shared_kv_layers": 5}, "layer 2 read keys and values"),
     ("gemma4_text", {"final_logit_softcapping": -1.0}, "caps logits at -1.0"),
@@ -248,7 +250,8 @@ REFUSED: list[Refusal] = [
     ("falcon_h1", {"mamba_norm_before_gate": True}, "normalise behind the gate"),
     ("falcon_h1", {"ssm_multipliers": [1.0]}, "must list 5 numbers"),
     ("falcon_h1", {"mamba_d_head": 8}, "make up 72 columns"),
-    ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "gives 'topk_method' as 'group_limited_greedy'"),
+    ("deepseek_v2", {"topk_method": "noaux_tc"}, "gives 'topk_method' as 'noaux_tc'"),
+    ("deepseek_v2", {"topk_method": "group_limited_greedy", "n_group": 3}, "8 experts in 3 groups"),
     ("deepseek_v2", {"num_key_value_heads": 1}, "gives 1 'num_key_value_heads'"),
     ("deepseek_v3", {"rope_interleave": False}, "gives 'rope_interleave' as False"),
     ("deepseek_v3", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale_all_dim": 1}}, "'mscale_all_dim'"),

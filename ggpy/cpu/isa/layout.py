@@ -75,6 +75,7 @@ OP = np.dtype(
         ("bias_stride", np.int64),  # bytes from one expert's bias to the next one's
         ("n_groups", np.int64),  # runs of columns, or groups of experts
         ("n_chosen_groups", np.int64),
+        ("group_best", np.int64),  # experts of a group whose sum counts
         ("gating", np.int64),  # of experts: its place in operations.GATINGS
         ("spread", np.int64),  # rows for chosen experts are made of their token's row, else of their own
         ("flag", np.int64),  # of the operation

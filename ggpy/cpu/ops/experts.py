@@ -99,7 +99,7 @@ def highest(scores, n):  # type: ignore[no-untyped-def]
 
 @njit
 def keep_best_groups(op, scores):  # type: ignore[no-untyped-def]
-    """Set the scores outside the groups whose two highest scores sum up to most to NEVER."""
+    """Set the scores outside the groups whose highest score, or two, sum up to most to NEVER."""
     size = op.n_experts // op.n_groups
     sums = scores + types.uint64(8 * op.n_experts)
     for g in range(op.n_groups):
@@ -110,7 +110,7 @@ def keep_best_groups(op, scores):  # type: ignore[no-untyped-def]
                 first, second = x, first
             elif x > second:
                 second = x
-        store_f32(sums + types.uint64(4 * g), first + second if size > 1 else first)
+        store_f32(sums + types.uint64(4 * g), first + second if size > 1 and op.group_best > 1 else first)
     for kept in range(op.n_groups):
         best = highest(sums, op.n_groups)
         store_f32(sums + types.uint64(4 * best), types.float32(NEVER))
