@@ -37,17 +37,30 @@ class _Table:
       ggpy inspect model.gguf
       ggpy inspect model.gguf --json
       ggpy inspect ./Qwen3-0.6B --type q4_0
+      ggpy inspect model.gguf --check
     """
 )
 @click.argument("name", type=FILE_NAME, metavar="MODEL")
 @type_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def inspect(name: str, file_type: str | None, as_json: bool) -> None:
+@click.option("--check", is_flag=True, help="Say instead what is wrong with its tokenizer, template and end tokens.")
+def inspect(name: str, file_type: str | None, as_json: bool, check: bool) -> None:
     """Show a GGUF file's metadata, tensors, and sizes per type.
 
     MODEL is what -m takes elsewhere: a file, a checkpoint folder (its converted file is shown), or a model's name.
+    With --check the exit status is 1 where something is wrong.
     """
     with GGUFFile(find_model(name, file_type)) as model:
+        if check:
+            from ggpy.text.check_file import check_file
+
+            found = check_file(model)
+            if as_json:
+                click.echo(json.dumps({"path": str(model.path), "wrong": found}, indent=2))
+            else:
+                for sentence in found or ["Nothing wrong was found with its tokenizer, template and end tokens."]:
+                    click.echo(_printable(sentence))
+            sys.exit(1 if found else 0)
         if as_json:
             click.echo(json.dumps(_as_json(model), indent=2))
             return

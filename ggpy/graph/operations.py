@@ -317,8 +317,8 @@ class Route(Operation):
     """The choice of `n_used` of the experts for each token, from logits, one an expert: weights by softmax or sigmoid,
     before the choice or ("softmax_topk") of the chosen logits alone. `bias` is added for the choice and leaves the
     weights as they are. With `n_groups`, only experts of the `n_groups_used` groups are chosen whose `group_best` best
-    sum up to most. Weights are then divided by their sum where `normalize`, and multiplied by `scale` and, where it is given,
-    by the expert's number in `expert_scale`."""
+    sum up to most. Weights are then divided by their sum where `normalize`, and multiplied by `scale` and, where it is
+    given, by the expert's number in `expert_scale`."""
 
     n_experts: int
     n_used: int
