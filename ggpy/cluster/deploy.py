@@ -20,13 +20,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ggpy.cluster.connect import absolute, most_replicas, on_its_machine, resources, takes_machine
 from ggpy.cluster.replica import Replica
+from ggpy.cluster.router import ConversationRouter
 from ggpy.llm import LLM
 from ggpy.server.models import ModelSpec
 from ggpy.server.settings import Settings
-
-#: Ray's own, by consistent hashing: a key's requests go to one replica, and to the next while that one is full. It
-#: needs no memory, so that several servers agree, and a replica more or less moves only its share of the keys.
-ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 _PREFIX = "ggpy-"  # of the names of applications
 
@@ -115,8 +112,6 @@ def _deployment(spec: ModelSpec, settings: Settings, replicas: tuple[int, int | 
         max_ongoing_requests=n + (n + 1) // 2,
         max_queued_requests=max(settings.max_queue, 1),
         graceful_shutdown_timeout_s=drain,
-        request_router_config=RequestRouterConfig(
-            request_router_class=ROUTER, request_router_kwargs={"num_fallback_replicas": most}, max_backoff_s=0.1
-        ),
+        request_router_config=RequestRouterConfig(request_router_class=ConversationRouter, max_backoff_s=0.1),
         **scaling,
     )

@@ -4,6 +4,7 @@ replica writes them, and what a killed one was writing is told to its clients. W
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -79,6 +80,35 @@ def test_serving(cluster: Any, model: Path, llm: LLM) -> None:
         wait_for(lambda: len(replicas(cluster)) == 2)
         check_answers(url, llm)
     assert not replicas(cluster)
+
+
+def test_a_full_replica(cluster: Any, model: Path) -> None:
+    """Requests beyond those that may wait are told so, and those that wait are all answered, also as others leave."""
+    body = {"prompt": "Hello", "max_tokens": 60, "ignore_eos": True}
+
+    async def ask(client: httpx.AsyncClient, n: int) -> list[int]:
+        found = []
+        for i in range(n):
+            with contextlib.suppress(asyncio.TimeoutError):
+                leaves = 0.05 if n > 1 and i % 4 == 3 else None
+                answer = await asyncio.wait_for(client.post("/v1/completions", json=body), leaves)
+                assert answer.status_code in (200, 429), answer.text
+                if answer.status_code == 429:
+                    assert answer.json()["error"]["code"] == "queue_full"
+                found.append(answer.status_code)
+        return found
+
+    async def check(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=LONGEST) as client:
+            statuses = await asyncio.gather(*(ask(client, 1) for _ in range(30)))
+            assert {status for each in statuses for status in each} == {200, 429}
+            statuses = await asyncio.gather(*(ask(client, 12) for _ in range(6)))
+            assert all(set(each) == {200} for each in statuses)
+
+    options = (*MODEL[:4], "--parallel", "1", "--ray-replicas", "1", "--max-queue", "8")
+    with serving(model.parent, "-m", model.name, *options) as (url, _):
+        post(url, "/v1/completions", **body)
+        asyncio.run(check(url))
 
 
 def check_answers(url: str, llm: LLM) -> None:
