@@ -380,10 +380,11 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def growth(samples: list[tuple[float, int]]) -> float:
-    """By what share memory grew over the last half: the mean of its last tenth beside that of its first tenth."""
+    """By what share memory grew over the last half: the median of its last tenth beside that of its first tenth. Bodies
+    of tens of megabytes come and go meanwhile."""
     half = [size for _, size in samples[len(samples) // 2 :]]
     tenth = max(1, len(half) // 10)
-    return sum(half[-tenth:]) / sum(half[:tenth]) - 1 if half else 0.0
+    return statistics.median(half[-tenth:]) / statistics.median(half[:tenth]) - 1 if half else 0.0
 
 
 def report(counts: Counts) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def error_body(path: str, error: RequestError) -> dict[str, Any]:
     """An error in the shape of the protocol that a path belongs to."""
     if path.startswith("/api/"):
         return ollama_error(error)
-    if path in llama_server.PATHS:
+    if path in llama_server.PATHS or path.startswith("/slots/"):
         return llama_server_error(error)
     return anthropic_error(error) if path.startswith("/v1/messages") else openai_error(error)
 

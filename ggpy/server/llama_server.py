@@ -99,6 +99,11 @@ def routes(service: Service) -> list[Route]:
         return JsonResponse(found)
 
     @answering(error_body)
+    async def save(request: Request) -> Response:
+        words = "Slots are not saved over HTTP; conversations that lose theirs are kept in memory by themselves."
+        raise RequestError(words, status=501)
+
+    @answering(error_body)
     async def load(request: Request) -> Response:
         body = read(ModelBody, await read_json(request), "/models/load")
         await service.call(body.model, _props)
@@ -125,6 +130,7 @@ def routes(service: Service) -> list[Route]:
         Route("/apply-template", apply_template, methods=["POST"]),
         Route("/props", props),
         Route("/slots", slots),
+        Route("/slots/{id}", save, methods=["POST"]),
         Route("/models/load", load, methods=["POST"]),
         Route("/models/unload", unload, methods=["POST"]),
         Route("/embedding", embedding, methods=["POST"]),

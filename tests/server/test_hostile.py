@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ggpy.protocol import openai, responses_bodies
+from ggpy.protocol import anthropic, llama_server, ollama, openai, responses_bodies
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.openai_bodies import ChatBody, CompletionBody, EmbeddingsBody, RerankBody
 from ggpy.protocol.responses_bodies import ResponsesBody
@@ -61,6 +61,43 @@ def test_odd_values_in_every_field(path: str, body: Any, kind: Any) -> None:
                 refused.append(error)
     assert refused
     assert all(400 <= error.status < 500 and (error.param or error.code) for error in refused)
+
+
+OTHERS: list[Any] = [
+    ("/completion", lambda given: llama_server.completion_request(llama_server.completion_body(given)),
+     {"prompt": "a", "n_predict": 3}, llama_server.CompletionBody),
+    ("/infill", llama_server.infill_body, {"input_prefix": "a"}, llama_server.InfillBody),
+    ("/embedding", llama_server.embedding_request, {"content": "a"}, llama_server.EmbeddingBody),
+    ("/v1/messages", anthropic.parse_messages, {"messages": HELLO, "max_tokens": 3}, anthropic.MessagesBody),
+    ("/v1/messages/count_tokens", anthropic.parse_count, {"messages": HELLO}, anthropic.CountBody),
+    ("/api/chat", ollama.parse_chat, {"model": "m", "messages": HELLO, "options": {"num_predict": 3}}, ollama.ChatBody),
+    ("/api/generate", ollama.parse_generate, {"model": "m", "prompt": "a", "options": {"num_predict": 3}},
+     ollama.GenerateBody),
+    ("/api/embed", ollama.parse_embed, {"model": "m", "input": "a"}, ollama.EmbedBody),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "parse", "body", "kind"), OTHERS)
+def test_odd_values_in_the_other_protocols(path: str, parse: Any, body: Any, kind: Any) -> None:
+    parse(body)
+    refused = []
+    for field in kind.model_fields:
+        for value in ODD:
+            try:
+                parse({**body, field.rstrip("_"): value})
+            except RequestError as error:
+                refused.append(error.status)
+    assert len(refused) > len(kind.model_fields)
+    assert set(refused) == {400}
+
+
+def test_odd_values_of_the_other_protocols_reach_the_engine(server: Running, client: httpx.Client) -> None:
+    for path, _, body, kind in OTHERS:
+        for i, field in enumerate(kind.model_fields):
+            value = ODD[i % len(ODD)]
+            response = client.post(path, content=json.dumps({**body, field.rstrip("_"): value}).encode())
+            assert response.status_code < 500 or response.status_code == 501, (path, field, value, response.text)
+    server.check()
 
 
 def test_odd_values_reach_the_engine(server: Running, client: httpx.Client) -> None:

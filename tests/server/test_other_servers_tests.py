@@ -218,6 +218,12 @@ def test_nobody_loads_a_model_by_looking_at_it(serve: Callable[..., Running], mo
     assert not server.service.models.loaded
 
 
+def test_slots_are_not_saved(server: Running) -> None:
+    """test_slots_post_disabled_without_slot_save_path"""
+    error = post(server, "/slots/0?action=save", status=501, filename="../evil.bin")["error"]
+    assert error["type"] == "not_supported_error"
+
+
 def test_busy_slots_are_told_where_that_is_asked_for(serve: Callable[..., Running]) -> None:
     """test_slots_fail_on_no_slot"""
     server = serve()
