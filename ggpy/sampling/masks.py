@@ -1,7 +1,7 @@
 """Masks of structured outputs, computed while a step runs: on the host's other cores, and all at once.
 
-A mask takes 0.04 ms of a core for most JSON, up to some milliseconds for regular expressions that count, at a
-vocabulary of 152,000 tokens: eight of these one after the other would be a step of a small model.
+A mask takes 0.02 ms of a core for most JSON, 0.2 ms for regular expressions that count, some milliseconds where these
+begin, at a vocabulary of 152,000 tokens: eight of those one after the other would be a step of a small model.
 """
 
 from __future__ import annotations
