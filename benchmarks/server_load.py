@@ -40,6 +40,7 @@ TEXT = (
     "the river runs through a city of old stone and new glass where people read write trade and sing until late in the"
     " evening while boats carry bread salt wine letters and news from one bank to the other under seven bridges"
 )
+TIMEOUT = 10  # seconds that the server waits for its clients
 POST = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
 
 
@@ -238,8 +239,9 @@ def check_status(status: int, what: str, least: int = 200) -> None:
         raise RuntimeError(f"{what}: status {status}")
 
 
-async def idle(port: int, end: float) -> None:
-    """A connection that asks for nothing, opened again when the server has closed it."""
+async def idle(port: int, rng: random.Random, end: float) -> None:
+    """A connection that asks for nothing, opened again when the server has closed it; all do not come at once."""
+    await asyncio.sleep(rng.uniform(0, TIMEOUT))
     while (left := end - time.monotonic()) > 0:
         try:
             async with Connection(port) as connection:
@@ -250,7 +252,7 @@ async def idle(port: int, end: float) -> None:
 
 async def idle_cost(port: int, pid: int, n: int) -> dict[str, Any]:
     """CPU time and memory of the server without connections, and with some that ask for nothing."""
-    seconds = 4.0  # less than the server lets them stand still
+    seconds = TIMEOUT * 0.4  # before the server closes them
     found = {}
     for name, n_now in (("no connection", 0), (f"{n} idle connections", n)):
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(n_now)]
@@ -286,7 +288,7 @@ def start(options: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
     """A server on a free port, with its model loaded."""
     command = [
         sys.executable, "-m", "ggpy", "serve", "-m", options.model, "--port", "0", "--parallel", str(options.parallel),
-        "-c", str(options.n_ctx), "-t", str(options.threads), "--timeout", "10", "--max-queue", "1000",
+        "-c", str(options.n_ctx), "-t", str(options.threads), "--timeout", str(TIMEOUT), "--max-queue", "1000",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -306,7 +308,7 @@ async def load(port: int, pid: int, asked: list[Question], options: argparse.Nam
         client(port, asked, counts, random.Random(seeds.random()), end, calm=True) for _ in range(options.clients)
     ]
     others = [hostile(port, counts, random.Random(seeds.random()), end) for _ in range(options.hostile)]
-    others += [idle(port, end) for _ in range(options.idle)]
+    others += [idle(port, random.Random(seeds.random()), end) for _ in range(options.idle)]
     await asyncio.gather(*clients, *others, watch(port, pid, counts, end))
     return counts
 
