@@ -115,6 +115,10 @@ def architecture_of(file: GGUFFile) -> Architecture:
             f"{file.path}: the metadata key 'general.architecture' is missing, so the file names no model to run."
         )
     embedding = file.tensors.get("token_embd.weight")
+    if name not in HOMES:
+        from ggpy.models.nearest import unknown_architecture
+
+        raise unknown_architecture(file, name, HOMES, by_gguf_name)
     family = by_gguf_name(name)
     if embedding is None or len(embedding.shape) != 2:
         raise GGPYError(

@@ -206,9 +206,13 @@ def _family_name(config: Config, notes: list[str]) -> str:
         raise GGPYError(f"{config.where} gives 'architectures' as {classes!r:.60}; it must list the names of classes.")
     for name in classes or []:
         if name not in families:
-            known = ", ".join(family.classes[0] for family in FAMILIES.values())
+            from difflib import get_close_matches
+
+            alike = get_close_matches(name, families, 3, 0.5)
+            known = f"; the nearest that it converts are {', '.join(alike)}" if alike else ""
             raise GGPYError(
-                f"The checkpoint's architecture is {name!r:.60}, which ggpy does not convert; it converts {known}."
+                f"The checkpoint's architecture is {name!r:.60}, which ggpy does not convert{known}. `ggpy models`"
+                " lists those that it does."
             )
     if isinstance(model_type, str) and model_type in FAMILIES:
         if classes and families[classes[0]] != model_type:

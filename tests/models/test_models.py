@@ -32,8 +32,8 @@ def test_each_architecture_is_at_home_under_its_name() -> None:
     files = {path.stem for path in Path(ggpy.models.__file__).parent.glob("*.py")}
     named = {home.partition(".")[0] for home in HOMES.values()}
     shared = {
-        "__init__", "base", "decoder", "delta_net", "encoder", "experts", "latent_attention", "layers", "next_token",
-        "pooled", "state_space",
+        "__init__", "base", "decoder", "delta_net", "encoder", "experts", "latent_attention", "layers", "nearest",
+        "next_token", "pooled", "state_space",
     }  # fmt: skip
     assert {name for name in files - shared if not name.startswith("hf_") and name != "hf"} == named
 
