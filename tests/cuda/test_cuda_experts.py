@@ -4,6 +4,7 @@ few tokens and for many, and models of them; against numpy, and on a card agains
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,20 +12,28 @@ import pytest
 pytest.importorskip("numba_cuda")
 pytest.importorskip("cuda.bindings")
 
+from ggpy.convert.pipeline import convert
+from ggpy.cuda import executor as module
 from ggpy.cuda.compile import to_ptx
 from ggpy.cuda.ops.matmul.launch import TILINGS, most_tiles
 from ggpy.cuda.ops.matmul.layout import HalfActivations
 from ggpy.cuda.weights.layout import SUMS, ActivationLayout, ExpertShape, ring_kib, route_bytes
+from ggpy.errors import GGPYError
+from ggpy.gguf.file import GGUFFile
+from ggpy.graph.tensor_parallel import Rank, shard
 from ggpy.quant.formats import PACKED
 from ggpy.quant.packed import Packed
-from tests.cuda.test_cuda import emulated
+from tests.cuda.test_cuda import STEPS, both, emulated, errors, gpu  # noqa: F401
+from tests.cuda.test_cuda_invariant import running
 from tests.cuda.test_cuda_matmul import difference, half_activations, random_matrix
-from tests.cuda.test_cuda_operations import ATTENTION, compare
-from tests.graph.test_operations import CASES, Case
+from tests.cuda.test_cuda_operations import ATTENTION, compare, programmed
+from tests.graph.test_operations import CASES, SHAPES, Case
 from tests.support.blocks import one_of_each, slow_but
 from tests.support.emulated_device import EmulatedDevice
+from tests.support.hf_families_moe import CASES as FAMILIES
 from tests.support.ptx_emulator import launch
 from tests.support.ptx_text import parse
+from tests.support.tensors import write_tensors
 
 # ---- the choice of experts
 
@@ -235,3 +244,94 @@ MIXTURES = {
 @pytest.mark.parametrize("name", slow_but(("experts by sigmoid, bias, groups",), MIXTURES))
 def test_mixtures(tmp_path: Path, name: str) -> None:
     compare(MIXTURES[name], tmp_path / "tensors.gguf", [1, 12, 3])
+
+
+@pytest.mark.slow
+def test_a_token_has_the_same_bits_in_any_batch(tmp_path: Path) -> None:
+    """Generated alone, together and beside others; in prompts of other lengths."""
+    case, device = MIXTURES["experts, chosen alone"], EmulatedDevice()
+    write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **case.shapes}, case.types)
+    with pytest.MonkeyPatch.context() as patch, GGUFFile(tmp_path / "tensors.gguf") as file:
+        patch.setattr(module, "compile_missing", lambda *_: [])
+        executor: Any = module.CudaExecutor(
+            programmed(case, file)[2], file, n_ctx=32, n_slots=4, n_batch=12, notify=lambda _: None, device=device,
+            batch_invariant=True,
+        )  # fmt: skip
+
+        def logits(tokens: list[int], slots: list[int], positions: list[int], generated: bool) -> np.ndarray:
+            n = len(tokens)
+            executor.tokens[:n], executor.slots[:n], executor.positions[:n] = tokens, slots, positions
+            executor.outputs[:n] = np.arange(n)
+            return np.array(executor.run(n, n, generated))
+
+        alone = logits([7], [0], [0], True)
+        assert np.array_equal(logits([3, 7, 5], [1, 2, 3], [0, 0, 0], True)[1:2], alone)
+        tokens = list(range(2, 12))
+        whole = logits(tokens, [0] * 10, list(range(10)), False)
+        assert np.array_equal(logits(tokens[:3], [1] * 3, [0, 1, 2], False), whole[:3])
+        assert np.array_equal(logits(tokens[3:4], [1], [3], False), whole[3:4])
+        executor.close()
+
+
+def test_splitting_rows_of_a_mixture_is_refused(tmp_path: Path) -> None:
+    case = MIXTURES["experts by softmax"]
+    write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **case.shapes})
+    with GGUFFile(tmp_path / "tensors.gguf") as file:
+        graph, logits, _ = programmed(case, file)
+        with pytest.raises(GGPYError, match=r"mixtures of experts are not divided by rows yet; .*--split-mode layer"):
+            shard(graph, logits, Rank(0, 2))
+
+
+# ---- what needs a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_on_a_gpu(gpu: None, tmp_path: Path, name: str) -> None:  # noqa: F811
+    """Prompts of several tiles, too, and steps of all sizes that have graphs of their own."""
+    from ggpy.cuda.driver import Device
+
+    compare(MIXTURES[name], tmp_path / "tensors.gguf", [1, 40, 3, 1, 8, 2, 9], Device())
+
+
+def converted(folder: Path, name: str, to: str) -> Path:
+    FAMILIES[name].write(folder)
+    convert(folder, to, folder / "model.gguf", note=lambda _: None)
+    return folder / "model.gguf"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        ("qwen3moe, whole blocks", "q4_0"), ("qwen3moe, whole blocks", "q8_0"), ("qwen3moe, four used", "f16"),
+        ("qwen3moe, a dense layer", "f16"), ("qwen3moe, fused", "f16"), ("gpt-oss, mxfp4", "q8_0"),
+        ("gpt-oss, two used", "f16"),
+    ],
+)  # fmt: skip
+def test_models_of_experts(gpu: None, tmp_path: Path, name: str, to: str, steps: str) -> None:  # noqa: F811
+    """Rounding may choose another expert where two are as good, but of few tokens. Of prompts the CPU alone rounds
+    activations to 8 bits, which is most of what lies between them."""
+    cpu, cuda = both(converted(tmp_path, name, to), STEPS[steps], n_ctx=112)
+    each = errors(cuda, cpu)
+    assert np.isfinite(each).all()
+    assert np.median(each) < (3e-3 if to == "f16" else 0.15 if steps == "prompt" else 5e-2)
+
+
+@pytest.mark.cuda
+def test_a_mixture_has_the_same_bits_in_any_batch_on_a_gpu(gpu: None, tmp_path: Path) -> None:  # noqa: F811
+    n, ids = 40, np.random.default_rng(1).integers(0, 456, (16, 41))
+    with running(converted(tmp_path, "qwen3moe, whole blocks", "q4_0"), 16, 64) as runtime:
+        for slot in range(16):
+            runtime.step(ids[slot, :n], [slot] * n, range(n), [])
+        alone = runtime.step(ids[3, n:], [3], [n], [0], 1)[0].copy()
+        for size in (2, 8, 9, 16):
+            slots = [3, *(slot for slot in range(16) if slot != 3)][:size]
+            rows = runtime.step(ids[slots, n], slots, [n] * size, range(size), size)
+            assert np.array_equal(rows[0], alone)
+        whole = runtime.step(ids[5, :n], [5] * n, range(n), range(n)).copy()
+        for size in (1, 7, 33):
+            for at in range(0, n, size):
+                part = range(at, min(n, at + size))
+                assert np.array_equal(runtime.step(ids[5, part], [5] * len(part), part, range(len(part))), whole[part])

@@ -366,14 +366,14 @@ def test_tiles_of_all_shapes_sum_in_one_order_on_gpu(gpu: None, name: str, monke
     for tiling in tilings(packed, arrays.device.cc, True):
         for n in (n_tokens, 1):
             monkeypatch.setattr(matmul_launch, "choose_tiling", lambda *_, tiling=tiling: tiling)
-            matmul_launch._plan.cache_clear()
+            matmul_launch._tiling.cache_clear()
             dst = arrays.put(out)
             matmul_launch.matmul(
                 arrays.device, MatrixLayout(packed, n_rows, n_cols), weight, arrays.put(half_activations(x[:n])),
                 n_tokens=n, bias=0, dst=dst, dst_stride=4 * n_rows, accumulate=False, batch_invariant=True,
             )  # fmt: skip
             found.append(arrays.get(dst, out)[:n])
-    matmul_launch._plan.cache_clear()
+    matmul_launch._tiling.cache_clear()
     arrays.device.close()
     for rows in found:
         assert np.array_equal(rows, found[0][: len(rows)])
