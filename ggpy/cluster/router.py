@@ -11,9 +11,9 @@ class ConversationRouter(RequestRouter):
     """Requests of one key (Ray's `session_id`) go to one replica; to the least busy of the others while that is full.
 
     By rendezvous hashing: a key's replica is the one whose hash with it is the highest. So several servers agree
-    without a memory, and a replica more or less moves only its share of the keys. Ray's own `ConsistentHashRouter`
-    has a loop of its own for the tasks that route, and left requests waiting for ever (2.60, 6 clients of a full
-    replica).
+    without a memory, and a replica more or less moves only its share of the keys. Ray's own `ConsistentHashRouter` is
+    experimental, and goes on to the next of its ring, busy or not. Requests were seen to wait for ever with it (2.60,
+    calls by reference, two servers that share a full replica), but not since calls go by gRPC: the cause is not known.
     """
 
     async def choose_replicas(
