@@ -383,7 +383,9 @@ class StepQueue(ExpertQueue):
             )  # fmt: skip
 
     def _rowwise(self, step: Rowwise, n: int, rows_offset: int = 0) -> None:
-        """Queue an operation by itself. rows_offset: as `_product` has it."""
+        """Queue an operation by itself, on a row for each expert that a token has chosen where its result has one.
+        rows_offset: as `_product` has it."""
+        n *= step.op.n_used
         srcs = [self._place(region) for region in step.op.srcs]
         outputs = self.memory.inputs("outputs") + rows_offset if self.memory else 0
         positions, dst = self.memory.inputs("positions") if self.memory else 0, self._fresh(step.op.dst)

@@ -90,7 +90,7 @@ def combine(op: Op, n: int, y: Place, route: Place, plus: Place, dst: Place) -> 
 def _route(
     route: ops.Route, n: int, logits: Place, dst: Place, vector: Callable[[TensorInfo | None, int], int]
 ) -> Launch:
-    groups = f"{route.n_groups}.{route.n_groups_used}"
+    groups = f"{route.n_groups}.{route.n_groups_used}.{route.group_best if route.n_groups else 0}"
     name = f"route.{route.n_experts}.{route.n_used}.{route.gating}.{groups}.{int(route.normalize)}"
     numbers = vector(route.bias, route.n_experts), vector(route.expert_scale, route.n_experts)
     shared = route_bytes(route.n_experts, route.n_used, route.n_groups)

@@ -37,20 +37,22 @@ from tests.support.tensors import write_tensors
 
 # ---- the choice of experts
 
-# experts, used, gating, groups, groups used, normalised; with a bias, with a factor an expert
+# experts, used, gating, groups, groups used, best of a group that count, normalised; with a bias, with a factor an
+# expert
 ROUTES = [
-    (7, 3, "softmax", 0, 0, False, False, False),
-    (130, 8, "softmax", 0, 0, True, False, True),
-    (33, 4, "softmax", 0, 0, False, True, False),
-    (5, 5, "softmax_topk", 0, 0, False, True, False),
-    (64, 6, "sigmoid", 8, 3, True, True, False),
-    (6, 2, "sigmoid", 6, 4, False, False, True),
-    (1, 1, "sigmoid", 0, 0, False, False, False),
+    (7, 3, "softmax", 0, 0, 0, False, False, False),
+    (130, 8, "softmax", 0, 0, 0, True, False, True),
+    (33, 4, "softmax", 0, 0, 0, False, True, False),
+    (5, 5, "softmax_topk", 0, 0, 0, False, True, False),
+    (64, 6, "sigmoid", 8, 3, 2, True, True, False),
+    (160, 6, "softmax", 8, 3, 1, False, False, False),
+    (6, 2, "sigmoid", 6, 4, 2, False, False, True),
+    (1, 1, "sigmoid", 0, 0, 0, False, False, False),
 ]
 
 
 def chosen_in_numpy(
-    logits: np.ndarray, bias: np.ndarray, n_used: int, gating: str, n_groups: int, n_groups_used: int
+    logits: np.ndarray, bias: np.ndarray, n_used: int, gating: str, n_groups: int, n_groups_used: int, n_best: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The experts, and everyone's weight before it is normalised."""
     weights = {
@@ -62,7 +64,7 @@ def chosen_in_numpy(
     scores = weights + bias
     if n_groups:
         groups = scores.reshape(len(scores), n_groups, -1)
-        best = np.sort(groups, -1)[..., -2:].sum(-1)
+        best = np.sort(groups, -1)[..., -n_best:].sum(-1)
         kept = np.argsort(-best, 1, kind="stable")[:, :n_groups_used]
         inside = np.zeros_like(best, bool)
         np.put_along_axis(inside, kept, True, 1)
@@ -71,11 +73,11 @@ def chosen_in_numpy(
 
 
 @pytest.mark.parametrize(
-    ("n_experts", "n_used", "gating", "n_groups", "n_groups_used", "normalize", "biased", "scaled"), ROUTES
+    ("n_experts", "n_used", "gating", "n_groups", "n_groups_used", "n_best", "normalize", "biased", "scaled"), ROUTES
 )
 def test_route(
-    n_experts: int, n_used: int, gating: str, n_groups: int, n_groups_used: int, normalize: bool, biased: bool,
-    scaled: bool,
+    n_experts: int, n_used: int, gating: str, n_groups: int, n_groups_used: int, n_best: int, normalize: bool,
+    biased: bool, scaled: bool,
 ) -> None:  # fmt: skip
     """Every other token's logits, and the biases, are whole numbers, many of them equal: the lower expert is first."""
     rng, device = np.random.default_rng(n_experts), EmulatedDevice()
@@ -86,13 +88,13 @@ def test_route(
     bias = rng.integers(0, 3, n_experts).astype(np.float32) if biased else np.zeros(n_experts, np.float32)
     each = rng.uniform(0.5, 2, n_experts).astype(np.float32)
     out = np.full((n, 2 * n_used + 1), -1, np.int32)
-    name = f"route.{n_experts}.{n_used}.{gating}.{n_groups}.{n_groups_used}.{int(normalize)}"
+    name = f"route.{n_experts}.{n_used}.{gating}.{n_groups}.{n_groups_used}.{n_best}.{int(normalize)}"
     device.kernel(name).launch(
         n, add(logits), logits.strides[0], add(bias) if biased else 0, add(each) if scaled else 0, 1.5, add(out),
         out.strides[0], shared=route_bytes(n_experts, n_used, n_groups),
     )  # fmt: skip
     logits = logits[:, :n_experts]
-    experts, weights = chosen_in_numpy(logits, bias, n_used, gating, n_groups, n_groups_used)
+    experts, weights = chosen_in_numpy(logits, bias, n_used, gating, n_groups, n_groups_used, n_best)
     assert (out[:, :n_used] == experts).all()
     expected = np.take_along_axis(weights.astype(np.float64), experts, 1)
     if gating == "softmax_topk":
@@ -110,7 +112,7 @@ def test_experts_are_chosen_whatever_the_logits_are() -> None:
     logits[1:] = np.inf
     logits[2, 3:] = -np.inf
     out = np.full((3, 6), -1, np.int32)
-    device.kernel("route.7.3.softmax.0.0.1").launch(
+    device.kernel("route.7.3.softmax.0.0.0.1").launch(
         3, device.memory_map.add(logits), 28, 0, 0, 1.0, device.memory_map.add(out), 24, shared=route_bytes(7, 3, 0)
     )
     assert ((out[:, :3] >= 0) & (out[:, :3] < 7)).all()
@@ -236,12 +238,12 @@ MIXTURES = {
     name: mixture(CASES[name])
     for name in (
         "experts by softmax", "experts with factors", "experts, chosen alone", "experts by sigmoid, bias, groups",
-        "one expert", "a mixture of one",
+        "one expert", "a mixture of one", "experts by softmax, groups by their best", "experts without gates",
     )
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", slow_but(("experts by sigmoid, bias, groups",), MIXTURES))
+@pytest.mark.parametrize("name", slow_but(("experts by sigmoid, bias, groups", "experts without gates"), MIXTURES))
 def test_mixtures(tmp_path: Path, name: str) -> None:
     compare(MIXTURES[name], tmp_path / "tensors.gguf", [1, 12, 3])
 

@@ -123,6 +123,13 @@ def experts(n_experts: int, n_used: int, n_ff: int, type_name: str = "F32", **op
     return Case(shapes, build, dict.fromkeys(("gate.weight", "up.weight", "down.weight"), type_name))
 
 
+def plain_experts(g: Graph, x: Value) -> Value:
+    """Their activation is no gate."""
+    route = g.route(g.linear(x, "router", 5), 2)
+    made = g.activation(g.expert_linear(x, "up", 20, route), "relu2")
+    return g.add(x, g.combine(g.expert_linear(made, "down", N_EMBD, route), route))
+
+
 def weighed_experts(g: Graph, x: Value) -> Value:
     """Weights multiply what experts are given."""
     route = g.route(g.linear(x, "router", 5), 2, gating="sigmoid")
@@ -242,6 +249,9 @@ CASES: dict[str, Case] = {
         {"wide.weight": (84, N_EMBD), "square.weight": (N_EMBD, N_EMBD), "shift": (N_EMBD,)},
         streams,
         changes={"shift": lambda drawn: drawn + 50},
+    ),
+    "experts without gates": Case(
+        {"router.weight": (5, N_EMBD), "up.weight": (5, 20, N_EMBD), "down.weight": (5, N_EMBD, 20)}, plain_experts
     ),
     "experts of weighed rows": Case(
         {

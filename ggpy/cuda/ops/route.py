@@ -43,29 +43,33 @@ def higher(other, index, score, own):  # type: ignore[no-untyped-def]
     return i32(1) if other > score or (other == score and index < own) else i32(0)
 
 
-def source(n_experts_: str, n_used_: str, gating: str, n_groups_: str, n_groups_used_: str, normalize_: str) -> Source:
-    """route.EXPERTS.USED.GATING.GROUPS.GROUPS_USED.NORMALIZE(logits, logit_stride, bias, each, scale, dst, dst_stride),
-    on a grid of tokens: row i of dst becomes the experts of token i, int32, best first, then their weights. bias, each:
-    numbers of the experts, added to scores and multiplied with weights, or 0. `route_bytes` has its memory."""
+def source(
+    n_experts_: str, n_used_: str, gating: str, n_groups_: str, n_groups_used_: str, group_best: str, normalize_: str
+) -> Source:
+    """route.EXPERTS.USED.GATING.GROUPS.GROUPS_USED.GROUP_BEST.NORMALIZE(logits, logit_stride, bias, each, scale, dst,
+    dst_stride), on a grid of tokens: row i of dst becomes the experts of token i, int32, best first, then their
+    weights. bias, each: numbers of the experts, added to scores and multiplied with weights, or 0. `route_bytes` has
+    its memory."""
     n_experts, n_used, n_groups, n_groups_used = map(int, (n_experts_, n_used_, n_groups_, n_groups_used_))
     softmax, sigmoid, softmax_topk = gating == "softmax", gating == "sigmoid", gating == "softmax_topk"
     normalize = normalize_ == "1" or softmax_topk
     threads = round_up(n_experts, 32)
     warps, size = threads // 32, n_experts // max(1, n_groups)
+    two_count = size > 1 and group_best != "1"
     scores_at, fours = 2 * SUMS, -(-n_experts // 4)
     chosen_at = scores_at + 4 * threads
     groups_at = chosen_at + 4 * n_used
 
     @inline
     def sum_of(group, memory):  # type: ignore[no-untyped-def]
-        """The sum of a group's two highest scores."""
+        """The sum of a group's two highest scores, or the highest, by which groups are compared."""
         of = memory + u32(groups_at) + u32(group * i32(8))
         first = shared_load_f32(of)
-        return first + shared_load_f32(of + u32(4)) if size > 1 else first
+        return first + shared_load_f32(of + u32(4)) if two_count else first
 
     @inline
     def keep_best_groups(score, e, memory):  # type: ignore[no-untyped-def]
-        """The score of an expert, or NEVER where its group is not among those whose two highest sum up to most."""
+        """The score of an expert, or NEVER where its group is not among those of the highest sums."""
         group = divided(e, i32(size))
         first, place = group * i32(size), i32(0)
         of = memory + u32(scores_at)
