@@ -240,8 +240,6 @@ def _unsupported_operation(operation: ops.Operation) -> str | None:
     experts = (ops.Route, ops.GroupExperts, ops.Combine)
     if isinstance(operation, ops.Route) and operation.n_experts > MOST_EXPERTS:
         return f"a choice among {operation.n_experts} experts"
-    if isinstance(operation, ops.Route) and operation.n_groups and operation.group_best != 2:
-        return "groups of experts chosen by their best"
     if operation == ops.Combine(weighted=False):
         return "experts of weighed rows"
     if isinstance(operation, (*fused, *alone, *experts)):
