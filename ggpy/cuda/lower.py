@@ -192,9 +192,6 @@ def unsupported(program: Program) -> str | None:
     reasons += [_unsupported_operation(op.operation) for op in program.ops]
     if any(_is_normed(op.operation) and _of_heads(after.operation) for op, after in pairwise(program.ops)):
         reasons.append("norms that heads' own matrices read")
-    kinds = {type(op.operation) for op in program.ops}
-    if ops.Route in kinds and kinds & set(recurrent.CARRYING):  # wrong on the emulator, why is not known yet
-        reasons.append("experts beside layers that carry state")
     return next((reason for reason in reasons if reason), None)
 
 

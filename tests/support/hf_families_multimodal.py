@@ -80,15 +80,17 @@ for _kind, _class, _settings in (
     ("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration",
      {"head_dim": 14, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 46}),
 ):  # fmt: skip
-    _text = {**_SEES, **_settings, "model_type": _kind + "_text"}
+    _tied = _kind == "qwen2_5_vl"
+    _text = {**_SEES, **_settings, "model_type": _kind + "_text", "tie_word_embeddings": _tied}
     _vision = {**_PICTURE, "deepstack_visual_indexes": [0]} if "3" in _kind else _PICTURE
     if _kind == "qwen2_vl":
         _vision = {"depth": 1, "embed_dim": 16, "hidden_size": 56, "num_heads": 2, "patch_size": 4}
-    CONFIGS[_kind + "_text"] = {**_text, "architectures": [_class.replace("ForConditionalGeneration", "TextModel")]}
+    _class_of_text = _class.replace("ForConditionalGeneration", "TextModel")
+    CONFIGS[_kind + "_text"] = {**_text, "tie_word_embeddings": False, "architectures": [_class_of_text]}
     CONFIGS[_kind] = {
         "architectures": [_class], "model_type": _kind, "image_token_id": 457, "video_token_id": 458,
         "vision_start_token_id": 459, "vision_end_token_id": 460, "vision_config": _vision, "text_config": _text,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": _tied,
     }  # fmt: skip
 #: Model classes of transformers that read these.
 AUTO_CLASSES = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "AutoModelForImageTextToText")
@@ -124,7 +126,7 @@ CASES: dict[str, Case] = {
     "qwen2_vl, mrope": Case("qwen2_vl", {"text_config": {
         **CONFIGS["qwen2_vl"]["text_config"], "rope_theta": 500.0, "rope_parameters": None,
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 2]}}}),
-    "qwen2_5_vl": Case("qwen2_5_vl", {"tie_word_embeddings": True}),
+    "qwen2_5_vl": Case("qwen2_5_vl"),
     "qwen3_vl": Case("qwen3_vl"),
     "qwen3_vl_moe": Case("qwen3_vl_moe"),
     "gemma3n_text": Case("gemma3n_text"),
@@ -199,7 +201,8 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
         weights = {
             name: values for name, values in published(kind.removesuffix("_text")).items() if "visual" not in name
         }
-        _write(folder, config, {name.replace(".language_model", ""): values for name, values in weights.items()})
+        weights = {name.replace(".language_model", ""): values for name, values in weights.items()}
+        _write(folder, config, {"lm_head.weight": weights["model.embed_tokens.weight"]} | weights)
         return
     of = config.get("text_config", config)
     weights = tensors(unpack(known[of["model_type"]][1]))
