@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ggpy.errors import quoted
+
 if TYPE_CHECKING:
     from ggpy.llm import LLM
     from ggpy.sampling.sampling_params import SamplingParams
@@ -195,11 +197,13 @@ class _Replicas(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int | None]:
         least, colon, most = str(value).partition(":")
-        if not (least.isdecimal() and (most.isdecimal() or not most)):
-            self.fail(f"{value!r} is no number of replicas, such as 2, 1:4, or 1: for as many as there is room for.")
+        if not all(n.isascii() and n.isdecimal() and len(n) < 7 for n in (least, most or "1")):
+            words = "is no number of replicas, such as 2, 1:4, or 1: for as many as there is room for."
+            self.fail(f"{quoted(str(value), 40)} {words}")
         found = int(least), int(most) if most else None if colon else int(least)
         if not 1 <= found[0] <= (found[1] or found[0]):
-            self.fail(f"{value!r} begins with less than 1, or ends with less than it begins with.", param, ctx)
+            words = "begins with less than 1, or ends with less than it begins with."
+            self.fail(f"{quoted(str(value), 40)} {words}", param, ctx)
         return found
 
 

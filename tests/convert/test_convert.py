@@ -297,7 +297,7 @@ def test_wrong_tensors_are_named(tmp_path: Path, changes: dict, message: str) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPTJForCausalLM"]}, "'GPTJForCausalLM'.*LlamaForCausalLM"),
+        ({"architectures": ["GPTJForCausalLM"]}, "'GPTJForCausalLM'.*GPTNeoXForCausalLM"),
         ({"architectures": ["LlamaForCausalLM", "LlamaForSequenceClassification"]}, "SequenceClassification', which"),
         ({"architectures": "LlamaForCausalLM"}, "must list the names of classes"),
         ({"architectures": None, "model_type": "gptj"}, "names no model that ggpy converts"),

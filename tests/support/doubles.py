@@ -66,6 +66,7 @@ class FakeRuntime:
         kv_cells: int | None = None,
     ) -> None:
         self.device, self.reach, self.copied, self.loaded = "cpu", Reach(), 0, 0
+        self.devices, self.draft_ctx = "1 layers on the CPU", None
         self.n_ctx, self.n_slots, self.n_batch, self.n_vocab, self.n_threads = n_ctx, n_slots, n_batch, N_VOCAB, 1
         self.kv_cells, self.moved = kv_cells, 0
         self.ranges = [(0, 0) if kv_cells else (i * n_ctx, n_ctx) for i in range(n_slots)]  # first cell, and how many
