@@ -23,7 +23,7 @@ def main() -> None:
     speak_utf8()
     quit_on_interrupt()
     # Imports and tables make objects by the ten thousand and no garbage: at 700 a collection, 92 collections a start.
-    gc.set_threshold(50_000)
+    gc.set_threshold(200_000)
     from ggpy.cli.main import main as command
 
     command(prog_name="ggpy")
