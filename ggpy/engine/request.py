@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from ggpy.errors import GGPYError
 from ggpy.sampling import dry
-from ggpy.sampling.infill import Infill
 from ggpy.sampling.logprobs import Logprob, logprobs_of, token_text
 from ggpy.sampling.sampler import Chain, Sampler
 from ggpy.sampling.sampling_params import SamplingParams
@@ -290,6 +288,10 @@ def _sampler(params: SamplingParams, tokenizer: Tokenizer, n_ctx: int, chain: Ch
     grammar = Grammar(tokenizer, form) if form is not None else None
     infill = None
     if "infill" in params.active_samplers():
+        from functools import partial
+
+        from ggpy.sampling.infill import Infill
+
         end = tokenizer.eos if tokenizer.eos is not None else min(tokenizer.eog, default=0)
         infill = Infill(partial(tokenizer.token_bytes, special=False), tokenizer.eog, end)
     return Sampler(

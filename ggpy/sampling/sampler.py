@@ -58,10 +58,9 @@ class Sampler:
 
     params: resolved. banned: tokens never chosen. ends: tokens not chosen before `min_tokens` others. bad_words:
     sequences whose last token is never chosen after their others, which were generated. breakers: DRY's. infill: the
-    stage of that name. grammar: which
-    tokens may follow. n_ctx: what a window of -1 tokens stands for. chain: all stages from top-k to draw in one
-    function of logits and the point to draw at, for these parameters; it returns -1 where it leaves the choice to the
-    stages here.
+    stage of that name. grammar: which tokens may follow. n_ctx: what a window of -1 tokens stands for. chain: all
+    stages from top-k to draw in one function of logits, the point to draw at and the grammar's bits, for these
+    parameters; it returns -1 where it leaves the choice to the stages here.
     """
 
     def __init__(
