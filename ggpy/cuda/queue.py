@@ -222,7 +222,7 @@ class StepQueue(ExpertQueue):
             (address, stride), accumulate = self._exchange.partial(self._n_sums), False
         if step.swiglu:
             self._forget(step.swiglu)
-            self._gated[step.swiglu.buffer] = (address, stride), (address + 4 * step.swiglu.n_cols, stride)
+            self._gated[step.swiglu.buffer.index] = (address, stride), (address + 4 * step.swiglu.n_cols, stride)
         matmul_launch.matmul(
             device, layout, self.weights.matrix(step.infos).address, memory.activations, n_tokens=n,
             bias=self._bias(step), dst=address, dst_stride=stride, accumulate=accumulate,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
     from ggpy.cuda.weights.weights import Weights
     from ggpy.cuda.working_memory import Place, WorkingMemory
-    from ggpy.graph.program import Buffer, Region
+    from ggpy.graph.program import Region
 
 
 class LaunchQueue:
@@ -39,7 +39,7 @@ class LaunchQueue:
     def _begin(self) -> None:
         """Begin another step: no value has a place yet."""
         self._places: dict[int, Place] = {}
-        self._gated: dict[Buffer, tuple[Place, Place]] = {}  # SwiGLUs left to who reads them: their gates and ups
+        self._gated: dict[int, tuple[Place, Place]] = {}  # SwiGLUs left to who reads them: their gates and ups
         self._first = True
 
     def _launch(self, name: str, grid: int | tuple[int, ...], *arguments: float, shared: int = 0) -> None:
@@ -65,7 +65,7 @@ class LaunchQueue:
     def _forget(self, region: Region) -> None:
         """Forget the place of this region's buffer, which is about to hold something else."""
         self._places.pop(region.buffer.index, None)
-        self._gated.pop(region.buffer, None)
+        self._gated.pop(region.buffer.index, None)
 
     # ---- what products read and write
 
@@ -124,8 +124,8 @@ class LaunchQueue:
         assert memory is not None
         if step.shares_activations:
             pass
-        elif source.buffer in self._gated:
-            (gate, gate_stride), (up, up_stride) = self._gated[source.buffer]
+        elif source.buffer.index in self._gated:
+            (gate, gate_stride), (up, up_stride) = self._gated[source.buffer.index]
             matmul_launch.quantize_swiglu(
                 self.device, step.layout, gate=gate, gate_stride=gate_stride, up=up, up_stride=up_stride, n_tokens=n,
                 activations=memory.activations,

@@ -104,7 +104,7 @@ class ExpertQueue(LaunchQueue):
             gate, up = (self._place(region) for region in step.glu.srcs)
             dst = self._fresh(step.glu.dst)
             if step.left:
-                self._gated[step.glu.dst.buffer] = gate, up  # type: ignore[union-attr]
+                self._gated[step.glu.dst.buffer.index] = gate, up  # type: ignore[union-attr]
             else:
                 self._queue(elementwise(step.glu, n * step.n_used, gate, up, dst))
         if step.combine:

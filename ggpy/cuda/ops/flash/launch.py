@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ggpy.cuda.ops.flash.layout import FlashShape, WideShape
@@ -30,11 +31,12 @@ class FlashKind:
         return FlashKind(a.softcap, a.sinks is not None, bool(a.alibi), bool(a.chunk), not a.causal)
 
 
-def _shapes(device: Device, cache: CacheLayout, n_head: int, kind: FlashKind) -> Sequence[FlashShape]:
+@lru_cache(maxsize=64)
+def _shapes(shared_limit: int, cache: CacheLayout, n_head: int, kind: FlashKind) -> Sequence[FlashShape]:
     """Kernel shapes of 16 rows a warp and, where a warp's registers hold them, of 32: twice the work for the same
     reads."""
     if cache.wide:
-        return [_wide_shape(device, cache, n_head, kind, False)]
+        return [_wide_shape(shared_limit, cache, n_head, kind, False)]
     group = n_head // cache.n_head_kv
     fragments = (1, 2) if max(cache.head_pad, cache.value_pad) <= 96 else (1,)
     return [
@@ -46,19 +48,20 @@ def _shapes(device: Device, cache: CacheLayout, n_head: int, kind: FlashKind) ->
     ]  # fmt: skip
 
 
-def _wide_shape(device: Device, cache: CacheLayout, n_head: int, kind: FlashKind, in_parts: bool) -> WideShape:
+@lru_cache(maxsize=64)
+def _wide_shape(shared_limit: int, cache: CacheLayout, n_head: int, kind: FlashKind, in_parts: bool) -> WideShape:
     def shape(positions: int) -> WideShape:
         return WideShape(
             cache.head_dim, n_head // cache.n_head_kv, 1, cache.types, kind.softcap, kind.sinks and not in_parts,
             cache.value_dim, kind.alibi, kind.chunked, kind.two_way, cache.latent, in_parts, positions,
         )  # fmt: skip
 
-    return shape(32) if shape(32).shared_bytes <= device.shared_limit else shape(16)
+    return shape(32) if shape(32).shared_bytes <= shared_limit else shape(16)
 
 
 def kernel_names(device: Device, cache: CacheLayout, n_head: int, kind: FlashKind) -> list[str]:
     """Names of the kernels that `attention` may launch, to be compiled ahead."""
-    return [shape.name for shape in _shapes(device, cache, n_head, kind)]
+    return [shape.name for shape in _shapes(device.shared_limit, cache, n_head, kind)]
 
 
 def parts(
@@ -66,7 +69,7 @@ def parts(
 ) -> tuple[str, tuple[int, int, int], int]:
     """The kernel for single tokens of heads that a block reads (`CacheLayout.wide`): its name, grid and shared memory.
     It takes the arguments of `ggpy.cuda.ops.flash.wide`, scores as `score_scale` has them."""
-    shape = _wide_shape(device, cache, n_head, kind, True)
+    shape = _wide_shape(device.shared_limit, cache, n_head, kind, True)
     return shape.name, (cache.n_head_kv, n_tokens, splits * -(-shape.group // shape.rows)), shape.shared_bytes
 
 
@@ -105,7 +108,7 @@ def attention(
     tokens, position of the first; max_tokens: of the longest one; sinks: float32 [n_head], scores that take part
     without a value, or 0; slopes: float32 [n_head], by which scores fall with the distance, times log2 e, or 0.
     """
-    shapes = _shapes(device, cache, n_head, kind)
+    shapes = _shapes(device.shared_limit, cache, n_head, kind)
     rows = max_tokens * shapes[0].group
 
     def blocks(shape: FlashShape) -> int:
@@ -113,9 +116,16 @@ def attention(
 
     # the larger tile only where there are more than enough for all multiprocessors
     shape = shapes[-1] if blocks(shapes[-1]) >= 4 * device.n_multiprocessors else shapes[0]
-    device.kernel(shape.name).launch(
+    name, shared_bytes = _kernel(shape)
+    device.kernel(name).launch(
         (cache.n_head_kv, n_segments, -(-rows // shape.rows)),
         q, q_stride, keys, values, cache.cells, segments, dst, dst_stride, window,
         score_scale(scale, kind.softcap), *(vector for vector in (sinks, slopes) if vector),
-        shared=shape.shared_bytes,
+        shared=shared_bytes,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _kernel(shape: FlashShape) -> tuple[str, int]:
+    """A kernel's name and its bytes of shared memory, made once, not at every launch."""
+    return shape.name, shape.shared_bytes

@@ -212,7 +212,7 @@ def matmul(
     device.kernel(f"matmul.{layout.packed.name}.{tiling.name}").launch(
         (-(-n_tokens // tiling.tokens), -(-n_rows // tiling.rows)),
         dst, dst_stride, activations, activations + HalfActivations(n_tokens, n_cols).scales_at, weight, bias,
-        n_tokens, n_rows, n_cols, accumulate, shared=tiling.shared_bytes(layout.packed),
+        n_tokens, n_rows, n_cols, accumulate, shared=_shared_bytes(layout.packed.name, tiling),
     )  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def expert_matmul(
         (most_tiles(rows.n, rows.n_experts, tiling.tokens), -(-n_rows // tiling.rows)),
         dst, dst_stride, activations, scales, weight, bias, rows.n, n_rows, n_cols, accumulate,
         rows.order, rows.tiles, rows.n_used if rows.spread else 1, rows.n_experts,
-        shared=tiling.shared_bytes(layout.packed, True),
+        shared=_shared_bytes(layout.packed.name, tiling, True),
     )  # fmt: skip
 
 
@@ -288,3 +288,10 @@ def _tiling(
     n_experts: int,
 ) -> Tiling:
     return choose_tiling(PACKED[name], n_rows, n_cols, n_tokens, cc, n_multiprocessors, batch_invariant, n_experts)
+
+
+@lru_cache(maxsize=256)
+def _shared_bytes(name: str, tiling: Tiling, experts: bool = False) -> int:
+    """`Tiling.shared_bytes`, which is asked for at every launch: counting them took a third of a prompt's time on the
+    host."""
+    return tiling.shared_bytes(PACKED[name], experts)
