@@ -32,20 +32,22 @@ _GEMMA3N: dict[str, Any] = {
 
 _QWEN2_VL: dict[str, Any] = {
     "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
-    "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5,
-    "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 80, "layer_types": None,
-    "rope_parameters": None, "rope_scaling": None, "rope_theta": 1000000.0, "original_max_position_embeddings": None,
+    "tie_word_embeddings": False, "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-5, "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 80,
+    "layer_types": None, "rope_parameters": None, "rope_scaling": None, "rope_theta": 1000000.0,
+    "original_max_position_embeddings": None,
 }  # fmt: skip
 _QWEN3_VL: dict[str, Any] = {
     "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 128000,
-    "rms_norm_eps": 1e-6, "attention_bias": False, "rope_parameters": None, "rope_scaling": None,
-    "rope_theta": 500000.0, "original_max_position_embeddings": None,
+    "tie_word_embeddings": False, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128,
+    "max_position_embeddings": 128000, "rms_norm_eps": 1e-6, "attention_bias": False, "rope_parameters": None,
+    "rope_scaling": None, "rope_theta": 500000.0, "original_max_position_embeddings": None,
 }  # fmt: skip
 _QWEN3_VL_MOE: dict[str, Any] = {
     **_QWEN3_VL, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
     "num_key_value_heads": 16, "head_dim": None, "decoder_sparse_step": 1, "moe_intermediate_size": 1408,
-    "num_experts_per_tok": 4, "num_experts": 60, "num_local_experts": None, "mlp_only_layers": None,
+    "tie_word_embeddings": True, "num_experts_per_tok": 4, "num_experts": 60, "num_local_experts": None,
+    "mlp_only_layers": None,
 }  # fmt: skip
 _QWEN_PICTURES = dict.fromkeys(
     ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"),
@@ -94,12 +96,7 @@ MULTIMODAL: dict[str, Family] = {
         text="gemma3n_text",
     ),
     **{
-        f"{kind}_text": Family(
-            (f"{name}TextModel",),
-            followed,
-            {"norm_topk_prob": (True, None)},
-            {"tie_word_embeddings": "what is said beside the text model is followed"},
-        )
+        f"{kind}_text": Family((f"{name}TextModel",), followed, {"norm_topk_prob": (True, None)})
         for kind, name, followed in (
             ("qwen2_vl", "Qwen2VL", _QWEN2_VL),
             ("qwen2_5_vl", "Qwen2_5_VL", _QWEN2_VL),
@@ -113,6 +110,7 @@ MULTIMODAL: dict[str, Family] = {
             {"tie_word_embeddings": False, **({"vision_config": None} if deep else {})},
             ignored=_QWEN_PICTURES | ({} if deep else {"vision_config": "pictures, which are not read"}),
             text=f"{kind}_text",
+            either=() if deep else ("tie_word_embeddings",),
         )
         for kind, name, deep in (
             ("qwen2_vl", "Qwen2VL", False),

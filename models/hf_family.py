@@ -14,7 +14,7 @@ class Family:
 
     `permitted` are values of keys that it has in place of those in REFUSED and IGNORED, `ignored` are keys of its own
     that change nothing, each with the reason. `text`: the family of the text model in "text_config", for a model of
-    more than text; what is followed beside it is not read inside.
+    more than text; what is followed beside it is not read inside, but for `either`: flags that are set in one of both.
     """
 
     classes: tuple[str, ...]
@@ -22,6 +22,7 @@ class Family:
     permitted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+    either: tuple[str, ...] = ()
 
 
 #: Why a key of a family changes nothing.

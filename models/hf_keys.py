@@ -156,6 +156,7 @@ def known_config(config: Config) -> tuple[str, Config, list[str]]:
         followed = FAMILIES[family.text].followed
         of_text = {key: value for key, value in inner.values.items() if key in followed.keys() - family.followed.keys()}
         values = {**of_text, **values}
+        values |= {key: True for key in family.either if inner.flag(key, default=False)}
         defaults, where = {**followed, **defaults}, inner.where
     if name != "qwen" and "AutoModelForCausalLM" in config.section("auto_map").values:
         notes.append(

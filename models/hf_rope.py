@@ -51,7 +51,7 @@ def add_rope(
     rope = _section(layout, config) if rope is None else rope
     arch = layout.arch
     kind = rope.get("rope_type", "type") or "default"
-    if kind == "mrope" and rope.get("mrope_section"):  # of text alone it is the plain one
+    if kind == "mrope" and layout.arch == "qwen2vl":  # whose classes alone know the name; of text it is the plain one
         kind = "default"
     base = rope.number("rope_theta") if rope.get("rope_theta") is not None else config.number("rope_theta", default=1e4)
     layout.metadata[f"{arch}.rope.freq_base"] = base

@@ -52,6 +52,7 @@ def test_the_table_holds_every_key_of_transformers(family: str) -> None:
         *(("full_attention_interval",) if family.startswith(("qwen3_5", "qwen3_next")) else ()),
         *(("tie_embedding", "block_ff_dim") if family.startswith("lfm2") else ()),
         *(("num_local_experts",) if family in ("qwen3_moe", "qwen3_vl_moe_text") else ()),
+        *(("tie_word_embeddings",) if family in ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text") else ()),
         *(("quantization_config",) if family == "gpt_oss" else ()),
         *(("sliding_window_pattern",) if family == "cohere2" else ()),
         *(("rotary_emb_base", "rotary_pct") if family == "gpt_neox" else ()),
@@ -152,7 +153,7 @@ def test_unknown_keys_are_named() -> None:
     ("settings", "message"),
     [
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "'longrope'"),
-        ({"rope_scaling": {"type": "mrope"}}, "'mrope'"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}}, "'mrope'"),
         ({"rope_scaling": {"type": "ntk", "factor": 2.0}}, "'ntk'"),
         ({"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
         ({"rope_scaling": {"type": "linear", "factor": 2, "partial_rotary_factor": 0.5}}, "'partial_rotary_factor'"),

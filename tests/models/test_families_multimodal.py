@@ -12,9 +12,13 @@ from ggpy.convert.pipeline import convert
 from ggpy.cuda.lower import _unsupported_operation
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph.operations import Combine
+from ggpy.models import by_hf_name
+from ggpy.models.hf_config import Config
+from ggpy.models.hf_keys import known_config
 from tests.support import hf_families_multimodal as families
 from tests.support.converted import Make, metadata
 from tests.support.hf_families_multimodal import CASES
+from tests.support.recorded import ABSENT, present
 
 
 def test_keys_of_llama_4(make: Make) -> None:
@@ -80,6 +84,30 @@ def test_settings_of_the_text_model_may_stand_beside_the_others(tmp_path: Path, 
     families.write_checkpoint(tmp_path, flat)
     convert(tmp_path, "f32", tmp_path / "out.gguf", note=lambda note: None)
     assert (tmp_path / "out.gguf").read_bytes() == nested
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside", "inside", "tied"),
+    [
+        ("qwen2_5_vl", ABSENT, True, True),
+        ("qwen2_vl", False, True, True),
+        ("qwen2_vl", True, False, True),
+        ("qwen3_vl", ABSENT, True, False),
+        ("qwen3_vl", True, False, True),
+        ("qwen3_vl_moe", ABSENT, ABSENT, False),
+        ("qwen2_5_vl_text", True, None, True),
+        ("qwen3_vl_text", ABSENT, None, False),
+        ("qwen3_vl_moe_text", ABSENT, None, True),
+    ],
+)
+def test_where_the_output_is_tied(kind: str, beside: object, inside: object, tied: bool) -> None:
+    """As in transformers 5.24's configurations: either place may say it for Qwen2-VL, the outer one for the others; a
+    text model that stands alone says it itself."""
+    config = present({**families.CONFIGS[kind], "tie_word_embeddings": beside})
+    if "text_config" in config:
+        config["text_config"] = present({**config["text_config"], "tie_word_embeddings": inside})
+    model_class, known, _ = known_config(Config(config))
+    assert by_hf_name(model_class, known).hf_layout(known).tied is tied
 
 
 @pytest.mark.parametrize("kind", ["llama4", "gemma3n"])

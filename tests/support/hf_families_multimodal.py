@@ -81,7 +81,7 @@ for _kind, _class, _settings in (
      {"head_dim": 14, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 46}),
 ):  # fmt: skip
     _tied = _kind == "qwen2_5_vl"
-    _text = {**_SEES, **_settings, "model_type": _kind + "_text", "tie_word_embeddings": _tied}
+    _text = {**_SEES, **_settings, "model_type": _kind + "_text"}
     _vision = {**_PICTURE, "deepstack_visual_indexes": [0]} if "3" in _kind else _PICTURE
     if _kind == "qwen2_vl":
         _vision = {"depth": 1, "embed_dim": 16, "hidden_size": 56, "num_heads": 2, "patch_size": 4}
