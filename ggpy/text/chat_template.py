@@ -131,13 +131,13 @@ class ChatTemplate:
             values = plain_values({"tools": None, "documents": None, **self.special_tokens, **extra})
         except RecursionError:
             raise GGPYError("These messages nest too deeply.") from None
-        if "functions" in self.source and "functions" in self.values_read:
-            values = functions_as_text(values)
         source = self._tool_source if values["tools"] is not None and self._tool_source else self.source
         open_end = Continuation(prepared, continue_final_message, source) if continue_final_message else None
         values.update(messages=prepared, add_generation_prompt=add_generation_prompt)
         try:
             with limits():
+                if "functions" in source and "functions" in self.values_read:
+                    values = functions_as_text(values)
                 text = run(self._template(source), values)
         except Refused as error:
             reason = f"refuses these messages: {error}"

@@ -89,6 +89,8 @@ def test_what_llama_cpp_renders_and_transformers_refuses() -> None:
     assert re.fullmatch(r'\[\s+\{\s+"name": "f"\s+\}\s+\]\|20\d\d-.*', reads_functions.render([USER], tools=[tool]))
     assert reads_functions.render([USER]).startswith("|20")
     assert reads_functions.render([USER], tools=[tool], functions="mine", datetime="now") == "mine|now"
+    with pytest.raises(GGPYError, match="failed with these messages: keys must be str"):
+        reads_functions.render([USER], tools=[{("no", "JSON"): 1}])
 
 
 def test_values_that_the_template_does_not_read() -> None:
