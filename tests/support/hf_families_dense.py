@@ -6,15 +6,13 @@ Granite with the factors that MiniCPM's own code computes.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.support import recorded
-from tests.support.recorded import ABSENT, Refusal, present, unpack
-from tests.support.tiny import write_safetensors, write_tokenizer
+from tests.support.recorded import ABSENT, Refusal, Shapes, present, recorded_shapes, unpack, write_folder
 
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(96)]  # longer than every window
 POSITIONS = [1, 15, 16, 40, 60, 95]
@@ -154,8 +152,8 @@ CONFIGS = {kind: {"model_type": kind, **present(config)} for kind, config in CON
 class Case(recorded.Case):
     configs = CONFIGS
 
-    def write(self, folder: Path) -> None:
-        write(folder, self)
+    def write(self, folder: Path, shapes: Shapes | None = None) -> None:
+        write_folder(folder, self.config, tensors(shapes or recorded_shapes(DATA, CASES, self)))
 
 
 #: Each kind as it is, and with what is changed.
@@ -264,22 +262,15 @@ def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.
     return drawn * np.float32(1.5 / np.sqrt(shape[-1]))
 
 
-def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
-    """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
-    if shapes is None:
-        name = next(name for name, other in CASES.items() if other == case)
-        shapes = unpack(recorded.recorded(DATA)[name][1])
-    write_tokenizer(folder, "qwen3")
+def tensors(shapes: Shapes) -> dict[str, np.ndarray]:
+    """Random tensors of these shapes, the same everywhere."""
     rng = np.random.RandomState(1)
-    tensors = {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
-    (folder / "config.json").write_text(json.dumps(case.config), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", tensors)
+    return {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone."""
-    kind = config["model_type"]
-    write(folder, Case(kind, config), unpack(recorded.recorded(DATA)[kind][1]))
+    write_folder(folder, config, tensors(unpack(recorded.recorded(DATA)[config["model_type"]][1])))
 
 
 def reference(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,13 @@ logits transformers has computed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.support import recorded
-from tests.support.recorded import ABSENT, Refusal, present, unpack
-from tests.support.tiny import write_safetensors, write_tokenizer
+from tests.support.recorded import ABSENT, Refusal, Shapes, present, recorded_shapes, unpack, write_folder
 
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(80)]
 POSITIONS = [1, 15, 16, 40, 60, 79]
@@ -139,8 +137,8 @@ CONFIGS["gemma4"] = {
 class Case(recorded.Case):
     configs = CONFIGS
 
-    def write(self, folder: Path) -> None:
-        write(folder, self)
+    def write(self, folder: Path, shapes: Shapes | None = None) -> None:
+        write_folder(folder, self.config, tensors(shapes or recorded_shapes(DATA, CASES, self)))
 
 
 #: Each kind as it is, and with what is changed.
@@ -290,24 +288,10 @@ def values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.
     return drawn * np.float32(1.5 / np.sqrt(shape[-1]))
 
 
-def tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def tensors(shapes: Shapes) -> dict[str, np.ndarray]:
     """Random tensors of these shapes, the same everywhere."""
     rng = np.random.RandomState(1)
     return {name: values(rng, name, shape) for name, shape in sorted(shapes.items())}
-
-
-def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
-    """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
-    if shapes is None:
-        name = next(name for name, other in CASES.items() if other == case)
-        shapes = unpack(recorded.recorded(DATA)[name][1])
-    _write(folder, case.config, tensors(shapes))
-
-
-def _write(folder: Path, config: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
-    write_tokenizer(folder, "qwen3")
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", weights)
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
@@ -321,4 +305,4 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
         weights = {name.replace("model.", text, 1): values for name, values in weights.items()}
         weights["model.vision_tower.std_bias"] = np.zeros(8, np.float32)
         weights[text + "layers.5.self_attn.k_proj.weight"] = np.zeros((48, 60), np.float32)
-    _write(folder, config, weights)
+    write_folder(folder, config, weights)

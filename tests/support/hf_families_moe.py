@@ -6,7 +6,6 @@ transformers was given `quantization_config=Mxfp4Config(dequantize=True)`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from tests.support import recorded
-from tests.support.recorded import ABSENT, Refusal, present
-from tests.support.tiny import write_safetensors, write_tokenizer
+from tests.support.recorded import ABSENT, Refusal, present, write_folder
 
 #: Longer than two chunks of the delta rule and than every window.
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(150)]
@@ -390,7 +388,6 @@ def write(folder: Path, case: Case) -> None:
     config = case.config
     if case.mxfp4:
         config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
-    write_tokenizer(folder, "qwen3")
     rng = np.random.RandomState(1)
     tensors = {name: values(rng, case, name, shape) for name, shape in tensor_shapes(case).items()}
     if case.nested:
@@ -399,8 +396,7 @@ def write(folder: Path, case: Case) -> None:
         tensors["model.visual.patch_embed.proj.bias"] = np.zeros(8, np.float32)
         tensors["mtp.fc.weight"] = np.zeros((config["hidden_size"], 2 * config["hidden_size"]), np.float32)
         config = {**CONFIGS[case.kind.removesuffix("_text")], "text_config": config}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", tensors)
+    write_folder(folder, config, tensors)
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 
 from tests.support import recorded
 from tests.support.hf_families_hybrid import tensors
-from tests.support.recorded import ABSENT, Refusal, present, unpack
-from tests.support.tiny import write_safetensors, write_tokenizer
+from tests.support.recorded import ABSENT, Refusal, Shapes, present, recorded_shapes, unpack, write_folder
 
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(80)]  # longer than every chunk and window
 POSITIONS = [1, 15, 16, 40, 60, 79]
@@ -99,8 +97,8 @@ AUTO_CLASSES = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_mo
 class Case(recorded.Case):
     configs = CONFIGS
 
-    def write(self, folder: Path) -> None:
-        write(folder, self)
+    def write(self, folder: Path, shapes: Shapes | None = None) -> None:
+        write_folder(folder, self.config, tensors(shapes or recorded_shapes(DATA, CASES, self)))
 
 
 #: Each kind as it is, and with what is changed.
@@ -176,33 +174,19 @@ def logits(name: str) -> np.ndarray:
     return recorded.recorded(DATA)[name][0]
 
 
-def write(folder: Path, case: Case, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
-    """The checkpoint of a case: config.json, model.safetensors, and a tokenizer."""
-    if shapes is None:
-        name = next(name for name, other in CASES.items() if other == case)
-        shapes = unpack(recorded.recorded(DATA)[name][1])
-    _write(folder, case.config, tensors(shapes))
-
-
-def _write(folder: Path, config: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
-    write_tokenizer(folder, "qwen3")
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", weights)
-
-
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     """The checkpoint of a config.json that is one of CONFIGS, but for keys that leave the shapes alone; of one that
     sees as it is published."""
     kind, known = config["model_type"], recorded.recorded(DATA)
     if kind in AUTO_CLASSES:
-        _write(folder, config, published(kind))
+        write_folder(folder, config, published(kind))
         return
     if kind.removesuffix("_text") in AUTO_CLASSES:
         weights = {
             name: values for name, values in published(kind.removesuffix("_text")).items() if "visual" not in name
         }
         weights = {name.replace(".language_model", ""): values for name, values in weights.items()}
-        _write(folder, config, {"lm_head.weight": weights["model.embed_tokens.weight"]} | weights)
+        write_folder(folder, config, {"lm_head.weight": weights["model.embed_tokens.weight"]} | weights)
         return
     of = config.get("text_config", config)
     weights = tensors(unpack(known[of["model_type"]][1]))
@@ -212,7 +196,7 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     elif of is not config:
         weights = {name.replace("model.", "model.language_model.", 1): values for name, values in weights.items()}
         weights["model.vision_tower.std_bias"] = np.zeros(8, np.float32)
-    _write(folder, config, weights)
+    write_folder(folder, config, weights)
 
 
 def published(kind: str) -> dict[str, np.ndarray]:

@@ -10,15 +10,13 @@ float32) between the projection of the two normed inputs and the norm and matrix
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from tests.support import hf_families_dense as dense
 from tests.support import hf_families_moe as moe
-from tests.support.recorded import recorded, unpack
-from tests.support.tiny import write_safetensors, write_tokenizer
+from tests.support.recorded import recorded, unpack, write_folder
 
 TOKENS = dense.TOKENS
 POSITIONS = [0, 1, 15, 40, 63, 64, 94]  # the last token has none after it
@@ -57,6 +55,4 @@ def write(folder: Path, case: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kind = case.partition(",")[0]
     config = moe.CONFIGS[kind] if kind.startswith("qwen") else dense.CONFIGS[kind]
-    write_tokenizer(folder, "qwen3")
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", tensors(case))
+    write_folder(folder, config, tensors(case))

@@ -3,7 +3,6 @@ ChatGLM, after the code that comes with the models."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.support import recorded
-from tests.support.recorded import ABSENT, Refusal
-from tests.support.tiny import write_safetensors, write_tokenizer
+from tests.support.recorded import ABSENT, Refusal, write_folder
 
 TOKENS = [(7 * i * i + 3 * i) % 456 for i in range(60)]
 POSITIONS = range(60)
@@ -124,9 +122,7 @@ def tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> None:
     """The checkpoint of a config.json that is one of CONFIGS or like one."""
-    write_tokenizer(folder, "qwen3")
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", tensors(config))
+    write_folder(folder, config, tensors(config))
 
 
 # ---- the models

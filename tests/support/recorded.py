@@ -18,7 +18,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tests.support.tiny import write_safetensors, write_tokenizer
+
 ABSENT = object()
+
+Shapes = dict[str, tuple[int, ...]]
 
 #: A case's name, changes of its file's metadata or of its config.json, and words of the sentence that refuses them.
 Refusal = tuple[str, dict[str, Any], str]
@@ -46,6 +50,13 @@ def present(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not ABSENT}
 
 
+def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+    """A checkpoint: config.json, model.safetensors, and a tokenizer."""
+    write_tokenizer(folder, "qwen3")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_safetensors(folder / "model.safetensors", tensors)
+
+
 @cache
 def recorded(path: Path) -> dict[str, tuple[np.ndarray, str]]:
     """By case: the logits, and the packed shapes of its tensors ("" where the file has none)."""
@@ -54,11 +65,16 @@ def recorded(path: Path) -> dict[str, tuple[np.ndarray, str]]:
         return dict(zip(data["names"].tolist(), zip(data["logits"], shapes, strict=True), strict=True))
 
 
+def recorded_shapes(path: Path, cases: dict[str, Any], case: Case) -> Shapes:
+    """The shapes of the tensors of one of the cases that a file has."""
+    return unpack(recorded(path)[next(name for name, other in cases.items() if other == case)][1])
+
+
 def _layers(name: str) -> str:
     return ".layers." if ".layers." in name else ".h."
 
 
-def pack(shapes: dict[str, tuple[int, ...]]) -> str:
+def pack(shapes: Shapes) -> str:
     """Names and shapes as JSON, those of alike layers together."""
     layers: dict[str, dict[str, Any]] = {}
     rest: dict[str, Any] = {}
@@ -74,7 +90,7 @@ def pack(shapes: dict[str, tuple[int, ...]]) -> str:
     return json.dumps([rest, [[sorted(numbers), json.loads(text)] for text, numbers in kinds.items()]])
 
 
-def unpack(text: str) -> dict[str, tuple[int, ...]]:
+def unpack(text: str) -> Shapes:
     rest, kinds = json.loads(text)
     shapes = {name: tuple(shape) for name, shape in rest.items()}
     for numbers, layer in kinds:
@@ -102,7 +118,7 @@ def _record(module: str, only: list[str]) -> None:
             auto = getattr(transformers, getattr(families, "AUTO_CLASSES", {}).get(case.kind, "AutoModelForCausalLM"))
             auto.from_config(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(folder)
             shapes = {key: values.shape for key, values in load_file(folder / "model.safetensors").items()}
-            families.write(folder, case, shapes)
+            case.write(folder, shapes)
             (folder / "config.json").write_text(config)
             model, lacking = auto.from_pretrained(
                 folder, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32,
