@@ -21,7 +21,7 @@ from ggpy.protocol.generation import (
     Telling,
     TokenLogprob,
 )
-from ggpy.protocol.openai import sampling_params
+from ggpy.protocol.openai import limited, sampling_params
 from ggpy.protocol.openai_bodies import PARAMETERS, Sampling, prompts
 from ggpy.protocol.openai_responses import progress_body, timings_body
 from ggpy.protocol.replies import replies
@@ -41,7 +41,7 @@ _ERRORS = {
 
 class CompletionBody(Sampling):
     """A body of /completion. Fields that say how to run it are passed over: the slot that holds most of a prompt is
-    found without its number, and nothing is discarded."""
+    found without its number, and what a full context keeps is the server's own setting."""
 
     prompt: Any = None
     model: str | None = None
@@ -59,7 +59,7 @@ class CompletionBody(Sampling):
     id_slot: int = -1
     n_keep: Any = None
     n_discard: Any = None
-    min_keep: Any = None
+    min_keep: Annotated[Any, only(0, 1)] = None
     t_max_prompt_ms: Any = None  # llama-server passes it over, too
     t_max_predict_ms: int = 0
     timings_per_token: bool = False
@@ -157,8 +157,8 @@ def _request(body: CompletionBody, prompts: list[str | list[int | str]]) -> Comp
     changes: dict[str, Any] = {"logit_bias": biases}
     if body.seed == -1:
         changes["seed"] = None
-    if body.n_predict is not None and body.n_predict >= 0:
-        changes["max_tokens"] = body.n_predict or 1
+    if body.n_predict == 0:
+        changes["max_tokens"] = 1
     ends = None
     if body.n_indent > 0 or body.t_max_predict_ms > 0:
         ends = LineLimits(body.n_indent, body.t_max_predict_ms / 1000 if body.t_max_predict_ms > 0 else None)
@@ -174,7 +174,8 @@ def _request(body: CompletionBody, prompts: list[str | list[int | str]]) -> Comp
         raise RequestError(str(error), "grammar" if body.grammar else "json_schema") from None
     if not 0 <= body.n_probs <= 100:
         raise wrong("n_probs", body.n_probs, "a whole number from 0 to 100")
-    params = sampling_params(body.model_copy(update=changes), structured_outputs=form, logprobs=body.n_probs or None)
+    asked = limited(body, body.n_predict).model_copy(update=changes)
+    params = sampling_params(asked, structured_outputs=form, logprobs=body.n_probs or None)
     telling = Telling(
         body.stream and body.return_progress, body.stream or body.return_tokens, body.stream and body.timings_per_token
     )

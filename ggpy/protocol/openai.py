@@ -9,11 +9,11 @@ default holds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ggpy.errors import GGPYError, quoted
 from ggpy.protocol import openai_messages
-from ggpy.protocol.body import read, wrong
+from ggpy.protocol.body import Body, read, wrong
 from ggpy.protocol.errors import RequestError, unsupported
 from ggpy.protocol.generation import (
     AnyRequest,
@@ -33,12 +33,15 @@ from ggpy.protocol.openai_bodies import (
     EmbeddingsBody,
     Generation,
     NamedTool,
+    ReasoningOptions,
     RerankBody,
     ResponseFormat,
     Sampling,
 )
 from ggpy.sampling.sampling_params import SamplingParams
 from ggpy.sampling.structured import StructuredOutputsParams
+
+AnySampling = TypeVar("AnySampling", bound=Sampling)
 
 
 def parse(method: Any, url: Any, body: Any) -> AnyRequest:
@@ -59,15 +62,43 @@ def sampling_params(body: Sampling, **others: Any) -> SamplingParams:
         given["logit_bias"] = _biases(given["logit_bias"])
     for name, value in given.items():
         ours = PARAMETERS.get(name, name)
-        if name in PARAMETERS and values.get(ours, value) != value:
-            raise RequestError(f"{ours} and {name} differ; give one of them.", name)
-        values[ours] = value
+        values[ours] = one_of({ours: values.get(ours), name: value}) if name in PARAMETERS else value
     try:
         return SamplingParams(**values)
     except GGPYError as error:
         for name, value in given.items():
             _check_alone(name, value)
         raise RequestError(str(error), code="invalid_value") from None  # each is right, but not beside the others
+
+
+def one_of(given: dict[str, Any]) -> Any:
+    """The value of fields that are one setting; None where none of them is given. Raises RequestError where they
+    differ."""
+    found = {name: value for name, value in given.items() if value is not None}
+    first = next(iter(found), "")
+    for name, value in found.items():
+        if value != found[first]:
+            raise RequestError(f"{first} and {name} differ; give one of them.", name)
+    return found.get(first)
+
+
+def limited(body: AnySampling, n_predict: int | None) -> AnySampling:
+    """A body with `max_tokens` by llama-server's name, where -1 is any number, as the usual one. Raises
+    RequestError."""
+    if n_predict is None or n_predict < 0:
+        return body
+    names = ("max_tokens", "max_completion_tokens")
+    most = one_of({**{name: getattr(body, name) for name in names}, "n_predict": n_predict})
+    return body.model_copy(update={"max_tokens": most})
+
+
+def template_values(given: dict[str, Any]) -> dict[str, Any]:
+    """The values of `chat_template_kwargs`. Raises RequestError where one has a field of its own."""
+    for name in ("messages", "tools"):
+        if name in given:
+            words = f"chat_template_kwargs cannot hold {name}; they have a field of their own."
+            raise RequestError(words, "chat_template_kwargs")
+    return dict(given)
 
 
 def _check_alone(name: str, value: Any) -> None:
@@ -140,15 +171,11 @@ def _chat(url: str, given: Any) -> ChatRequest:
     if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs is for logprobs; leave it out, or set logprobs.", "top_logprobs")
     params = sampling_params(
-        _limited(body),
+        limited(body, body.n_predict),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         structured_outputs=_structured(body),
     )
-    values = dict(body.chat_template_kwargs)
-    for name in ("messages", "tools"):
-        if name in values:
-            words = f"chat_template_kwargs cannot hold {name}; they have a field of their own."
-            raise RequestError(words, "chat_template_kwargs")
+    values = template_values(body.chat_template_kwargs)
     messages = [openai_messages.message(f"messages[{i}]", one) for i, one in enumerate(body.messages)]
     if openai_messages.is_prefill(messages) and not body.add_generation_prompt and body.continue_final_message is None:
         values.setdefault("continue_final_message", True)
@@ -163,7 +190,7 @@ def _chat(url: str, given: Any) -> ChatRequest:
         tools,
         tool_choice(body.tool_choice, {tool.function.name for tool in body.tools}),
         body.parallel_tool_calls,
-        _reasoning(body, values),
+        reasoning(body.reasoning, values, body),
         values,
         **_stream(body),
     )
@@ -195,26 +222,29 @@ def tool_choice(given: Any, names: set[str]) -> str | dict[str, Any]:
     return named.model_dump()
 
 
-def _reasoning(body: ChatBody, values: dict[str, Any]) -> Reasoning:
-    """The settings of thoughts, wherever a client puts them; taken out of `values` where they stand there."""
-    options = body.reasoning
-    effort = values.pop("reasoning_effort", None) or body.reasoning_effort or (options.effort if options else None)
+def reasoning(options: ReasoningOptions | None, values: dict[str, Any], fields: Body) -> Reasoning:
+    """The settings of thoughts, wherever a client puts them: in `reasoning`, among the values for the template, out of
+    which they are taken, or in fields of a chat's body. Raises RequestError."""
+    options = options or ReasoningOptions()
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: getattr(fields, name, None) for name in names}
+
+    def taken(name: str, kind: type) -> dict[str, Any]:
+        there = name in values and isinstance(values[name], kind)
+        return {f"chat_template_kwargs.{name}": values.pop(name)} if there else {}
+
+    effort = one_of(
+        {"reasoning.effort": options.effort, **given("reasoning_effort"), **taken("reasoning_effort", object)}
+    )
     if effort is not None and not isinstance(effort, str):
         raise wrong("reasoning_effort", effort, "a text")
-    enabled = body.enable_thinking if options is None or options.enabled is None else options.enabled
-    for name in ("enable_thinking", "thinking"):
-        if isinstance(values.get(name), bool):
-            enabled = values.pop(name)
+    switches = {**taken("enable_thinking", bool), **taken("thinking", bool)}
+    enabled = one_of({"reasoning.enabled": options.enabled, **given("enable_thinking"), **switches})
     if effort == "none" and enabled is None:
         enabled = False
-    budgets = {
-        "reasoning.max_tokens": options.max_tokens if options else None,
-        **{
-            name: getattr(body, name)
-            for name in ("reasoning_budget", "thinking_budget_tokens", "thinking_token_budget")
-        },
-    }
-    budget = next((value for value in budgets.values() if value is not None), None)
+    budgets = given("reasoning_budget", "thinking_budget_tokens", "thinking_token_budget")
+    budget = one_of({"reasoning.max_tokens": options.max_tokens, **budgets})
     if budget is not None and budget < -1:
         raise wrong("reasoning_budget", budget, "a number of tokens, or -1 for any")
     if budget == 0:
@@ -232,7 +262,7 @@ def _completion(url: str, given: Any) -> CompletionRequest:
     if prompt_alone:
         body.max_tokens = 1
     params = sampling_params(
-        _limited(body),
+        limited(body, body.n_predict),
         logprobs=body.logprobs,
         prompt_logprobs=body.logprobs if body.echo else None,
         structured_outputs=_structured(body),
@@ -240,13 +270,6 @@ def _completion(url: str, given: Any) -> CompletionRequest:
     return CompletionRequest(
         body.model, body.prompt, params, echo=body.echo, prompt_alone=prompt_alone, **_stream(body)
     )
-
-
-def _limited(body: Generation) -> Generation:
-    """The body with llama-server's name of `max_tokens`, where -1 is any number, as the usual one."""
-    if body.n_predict is None or body.max_tokens is not None or body.max_completion_tokens is not None:
-        return body
-    return body.model_copy(update={"max_tokens": None if body.n_predict < 0 else body.n_predict})
 
 
 def _embeddings(url: str, given: Any) -> EmbeddingsRequest:

@@ -10,8 +10,8 @@ from pydantic import Field
 from ggpy.errors import GGPYError, quoted
 from ggpy.protocol.body import Body, only, read, wrong
 from ggpy.protocol.errors import RequestError, unsupported
-from ggpy.protocol.generation import ChatRequest, Reasoning
-from ggpy.protocol.openai import sampling_params, tool_choice
+from ggpy.protocol.generation import ChatRequest
+from ggpy.protocol.openai import reasoning, sampling_params, template_values, tool_choice
 from ggpy.protocol.openai_bodies import MOST_TOP_LOGPROBS, Labels, ReasoningOptions, Sampling
 from ggpy.protocol.openai_messages import arguments_of, content
 from ggpy.sampling.structured import StructuredOutputsParams
@@ -99,7 +99,8 @@ def parse(given: Any) -> ResponsesRequest:
         {"type": "function", "function": {k: v for k, v in tool.items() if k != "type" and v is not None}}
         for tool in (given["tools"] if body.tools else [])
     ]
-    effort = body.reasoning.effort if body.reasoning else None
+    values = template_values(body.chat_template_kwargs)
+    thoughts = reasoning(body.reasoning, values, body)
     chat = ChatRequest(
         body.model,
         messages("input", body.input),
@@ -107,8 +108,8 @@ def parse(given: Any) -> ResponsesRequest:
         tools,
         _choice(body.tool_choice, {tool.name for tool in body.tools}),
         body.parallel_tool_calls,
-        Reasoning(False if effort == "none" else None, effort),
-        dict(body.chat_template_kwargs),
+        thoughts,
+        values,
         body.stream,
     )
     shown = {
@@ -117,7 +118,7 @@ def parse(given: Any) -> ResponsesRequest:
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls,
         "previous_response_id": body.previous_response_id,
-        "reasoning": {"effort": effort, "summary": None},
+        "reasoning": {"effort": thoughts.effort, "summary": None},
         "store": body.store is not False,
         "temperature": body.temperature,
         "text": {"format": body.text.format.model_dump(by_alias=True, exclude_none=True)},

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ggpy.protocol import llama_server, responses_bodies
 from ggpy.protocol.errors import RequestError
 from ggpy.protocol.generation import (
     ChatRequest,
@@ -113,8 +114,33 @@ def test_refused_by_name(field: str, value: Any, words: str) -> None:
     assert error_body(error)["error"]["type"] == "invalid_request_error"
 
 
-def test_two_limits_that_differ() -> None:
-    assert "differ" in str(refused(CHAT, {"messages": HELLO, "max_tokens": 1, "max_completion_tokens": 2}))
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens"),
+        ({"max_tokens": 1, "n_predict": 2}, "n_predict"),
+        ({"reasoning_budget": 5, "thinking_token_budget": 6}, "thinking_token_budget"),
+        ({"reasoning": {"enabled": True}, "enable_thinking": False}, "enable_thinking"),
+        ({"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}}, None),
+    ],
+)
+def test_fields_of_one_setting_that_differ(given: dict[str, Any], param: str | None) -> None:
+    error = refused(CHAT, {"messages": HELLO, **given})
+    assert "differ; give one of them" in str(error)
+    assert error.param == (param or "chat_template_kwargs.reasoning_effort")
+
+
+def test_llama_servers_limits_that_differ() -> None:
+    body = llama_server.completion_body({"prompt": "a", "max_tokens": 3, "n_predict": 2})
+    with pytest.raises(RequestError, match="max_tokens and n_predict differ"):
+        llama_server.completion_request(body)
+
+
+def test_samplers_keep_one_token_at_least() -> None:
+    for n in (0, 1):
+        llama_server.completion_body({"prompt": "a", "min_keep": n})
+    with pytest.raises(RequestError, match="min_keep is not supported"):
+        llama_server.completion_body({"prompt": "a", "min_keep": 2})
 
 
 def test_what_is_no_request() -> None:
@@ -306,6 +332,14 @@ def test_tools_that_are_to_be_called() -> None:
 )
 def test_every_way_to_ask_for_thoughts_is_one_setting(given: dict[str, Any], found: Reasoning) -> None:
     assert chat(**given).reasoning == found
+
+
+def test_responses_ask_for_thoughts_in_the_same_ways() -> None:
+    options = {"enabled": True, "max_tokens": 100}
+    asked = responses_bodies.parse({"input": "a", "reasoning": options, "chat_template_kwargs": {"x": 1}})
+    assert (asked.chat.reasoning, asked.chat.template_values) == (Reasoning(True, None, 100), {"x": 1})
+    with pytest.raises(RequestError, match="cannot hold messages"):
+        responses_bodies.parse({"input": "a", "chat_template_kwargs": {"messages": []}})
 
 
 def test_the_beginning_of_an_answer_is_continued() -> None:
