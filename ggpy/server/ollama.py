@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import ggpy
-from ggpy.protocol.errors import RequestError
 from ggpy.protocol.generation import EmbeddingsRequest
 from ggpy.protocol.ollama import Asked, parse_chat, parse_embed, parse_embeddings, parse_generate, parse_show
 from ggpy.protocol.ollama_responses import Lines, error_body, nothing_asked
@@ -103,10 +102,6 @@ async def _load(service: Service, asked: Asked, chat: bool) -> Json:
         return nothing_asked(name, chat, unloaded=True)
     await service.call(name, _loaded_tag, keep_alive=asked.keep_alive)
     return nothing_asked(name, chat, unloaded=False)
-
-
-def _failed(error: RequestError) -> list[Json]:
-    return [error_body(error)]
 
 
 def _tag(name: str, created: int = 0, size: int = 0, family: str = "") -> Json:
