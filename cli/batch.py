@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ggpy.cli.options import FILE_NAME, check_cluster, model_options, open_model, ray_options
+from ggpy.cli.options import FILE_NAME, check_cluster, check_placing, model_options, open_model, ray_options
 
 DEFAULT_PARALLEL = 8  # a step of eight costs a CPU little more than one of four
 
@@ -61,7 +61,7 @@ def batch(requests: str, results: str, model_options: dict[str, Any], parallel: 
         if n_before == len(asked):
             return
         n_failed = 0
-        opened = _joined() if cluster["ray"] else open_model(model_options, parallel)
+        opened = _joined(model_options) if cluster["ray"] else open_model(model_options, parallel)
         with opened as llm, requests_bar(len(asked), n_before, note) as advance:
 
             def report(row: dict[str, Any], n_tokens: int) -> None:
@@ -85,10 +85,11 @@ def batch(requests: str, results: str, model_options: dict[str, Any], parallel: 
 
 
 @contextmanager
-def _joined() -> Iterator[None]:
+def _joined(model_options: dict[str, Any]) -> Iterator[None]:
     """The cluster in place of a model."""
     from ggpy.cluster.connect import connect
 
+    check_placing(model_options)
     connect("ray.data")
     yield None
 

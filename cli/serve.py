@@ -189,6 +189,8 @@ def serve(
         raise click.UsageError(
             "--max-models and --keep-alive do not go with --ray: each model has replicas of its own, which stay."
         )
+    if cluster["ray"] and not limits["max_queue"]:
+        raise click.UsageError("--max-queue 0 does not go with --ray: requests wait until a replica takes them.")
     _need_packages()
     from ggpy.server import config as models_of
     from ggpy.server.app import create_app

@@ -12,6 +12,8 @@ from typing import Any
 
 from ggpy.errors import GGPYError, shown
 
+_FILES = ("model", "draft_model", "chat_template")  # parameters of `LLM` that may name one
+
 
 def connect(*parts: str) -> None:
     """Join the cluster of this machine, or the one that RAY_ADDRESS names. parts: modules of Ray that are needed.
@@ -67,15 +69,17 @@ def resources(options: Mapping[str, Any]) -> dict[str, float]:
 def on_its_machine(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same parameters of `LLM` for a process of Ray, which runs in another folder and sees only the GPUs reserved
     for it, counted from 0."""
-    found = {key: absolute(value) if key in ("model", "draft_model") else value for key, value in options.items()}
+    found = {key: absolute(value) if key in _FILES else value for key, value in options.items()}
+    if isinstance(config := found.get("speculative_config"), dict):
+        found["speculative_config"] = {**config, "model": absolute(config.get("model"))}
     if n := int(resources(options).get("num_gpus", 0)):
         found["device"] = "cuda:" + ",".join(map(str, range(n)))
     return found
 
 
-def absolute(model: str | None) -> str | None:
-    """A model's name, which in any folder is that of the same file, if it is one of a file."""
-    return os.path.abspath(model) if model is not None and os.path.exists(model) else model
+def absolute(name: str | None) -> str | None:
+    """A name, such as a model's, which in any folder is that of the same file, if it is one of a file."""
+    return os.path.abspath(name) if name is not None and os.path.exists(name) else name
 
 
 def takes_machine(options: Mapping[str, Any]) -> bool:

@@ -39,7 +39,8 @@ def deployed(
     """Within the block Ray Serve runs the models; yields each one's handle by its name. Servers of the same models
     share them, and the last one ends them. Raises GGPYError.
 
-    replicas: least and most of a model; None: as many as the cluster's machines take. drain: seconds that a replica
+    settings: its max_queue is 1 or more, as Ray has it. replicas: least and most of a model; None: as many as the
+    cluster's machines take. drain: seconds that a replica
     which is no longer needed has for the requests that it answers.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -110,7 +111,7 @@ def _deployment(spec: ModelSpec, settings: Settings, replicas: tuple[int, int | 
         ray_actor_options=resources(spec.options),
         # Some wait in the replica itself, so that no slot is idle while the next one is on its way.
         max_ongoing_requests=n + (n + 1) // 2,
-        max_queued_requests=max(settings.max_queue, 1),
+        max_queued_requests=settings.max_queue,
         graceful_shutdown_timeout_s=drain,
         request_router_config=RequestRouterConfig(request_router_class=ConversationRouter, max_backoff_s=0.1),
         **scaling,

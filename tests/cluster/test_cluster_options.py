@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,25 @@ def test_a_replica_reserves_what_it_uses(options: dict[str, Any], reserved: dict
     assert takes_machine(options) == (reserved == {"num_cpus": 1})
 
 
+def test_files_are_named_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas run in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "小.jinja").touch()
+    whole = str(tmp_path / "小.jinja")
+    options = {"chat_template": "小.jinja", "draft_model": "小.jinja", "speculative_config": {"model": "小.jinja"}}
+    assert on_its_machine(options) == {
+        "chat_template": whole, "draft_model": whole, "speculative_config": {"model": whole}
+    }  # fmt: skip
+    assert on_its_machine({"chat_template": "chatml"}) == {"chat_template": "chatml"}
+
+
+def test_what_is_wrong_with_an_option_is_said_before_a_cluster_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {}}')
+    files = [str(tmp_path / name) for name in ("in.jsonl", "out.jsonl")]
+    result = CliRunner().invoke(batch, ["--ray", "--gpu-layers", "many", *files])
+    assert "many" in str(result.exception)
+
+
 def test_a_device_that_differs_by_machine_is_refused() -> None:
     with pytest.raises(GGPYError, match="--device auto is not known on a cluster"):
         resources({"device": "auto"})
@@ -67,6 +87,7 @@ def test_options_that_mean_nothing_are_refused(command: Any, monkeypatch: pytest
         (["--ray", "--ray-replicas", "0"], "less than 1"),
         (["--ray", "--ray-replicas", "many"], "no number of replicas"),
         *([] if files else [(["--ray", "--keep-alive", "5m"], "do not go with --ray")]),
+        *([] if files else [(["--ray", "--max-queue", "0"], "--max-queue 0 does not go with --ray")]),
     ):
         result = CliRunner().invoke(command, [*given, *files])
         assert result.exit_code == 2, result.output
