@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import h11
-from h11._writers import ChunkedWriter
 from starlette.applications import Starlette
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -49,23 +48,9 @@ class Binding:
         return self.uds is not None or self.host == "localhost" or self.host == "::1" or self.host.startswith("127.")
 
 
-class _Connection(h11.Connection):
-    """h11's connection, which writes the pieces of a streamed answer at once: through its events and states, a piece
-    takes as long as all else that a token costs here."""
-
-    def send(self, event: Any) -> bytes | None:  # type: ignore[override]  # its three cases in one
-        if type(event) is h11.Data and type(self._writer) is ChunkedWriter and self.our_state is h11.SEND_BODY:
-            return b"%x\r\n%b\r\n" % (len(event.data), event.data) if event.data else b""
-        return super().send(event)
-
-
 class HttpProtocol(H11Protocol):
     """uvicorn's HTTP, which does not wait for ever: not for a request that has begun, not for the first one, and not
     for a client that takes nothing of its answer."""
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self.conn = _Connection(h11.SERVER, self.config.h11_max_incomplete_event_size or 16 << 10)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
