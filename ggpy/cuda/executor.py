@@ -15,10 +15,10 @@ import numpy as np
 from ggpy.cuda.compile import compile_missing
 from ggpy.cuda.driver import Device, Event, Graph
 from ggpy.cuda.exchange import Exchange
+from ggpy.cuda.inputs import Inputs
 from ggpy.cuda.lower import Embed, HeadProduct, Product, Step, lower, weight_groups
 from ggpy.cuda.memory import cache_layout
 from ggpy.cuda.ops.matmul import launch as matmul_launch
-from ggpy.cuda.ops.sample_layout import SPEC_WORDS
 from ggpy.cuda.queue import MATVEC_SIZES, MATVEC_TOKENS, StepQueue
 from ggpy.cuda.queue_experts import order_bytes
 from ggpy.cuda.sampler import IN_FLIGHT, DeviceSampler, TokensInFlight
@@ -29,7 +29,6 @@ from ggpy.cuda.weights.weights import Weights, layout_of
 from ggpy.cuda.working_memory import WorkingMemory
 from ggpy.errors import GGPYError
 from ggpy.graph.batch import side_by_side, token_segments
-from ggpy.sampling.sample_spec import SAMPLE_SPEC, SampleSpecs
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile, TensorInfo
@@ -37,45 +36,11 @@ if TYPE_CHECKING:
     from ggpy.graph.program import Program
     from ggpy.graph.rope import Rope
     from ggpy.graph.tensor_parallel import Rank
+    from ggpy.sampling.sample_spec import SampleSpecs
 
 GRAPH_SIZES = (*MATVEC_SIZES, 16, 32, 64)  # tokens of a step that is recorded
 OUTPUT_ROWS = 64  # of logits made at a time
 ANGLES_AT_ONCE = 1 << 14  # positions
-
-
-class Inputs:
-    """The description of a batch: a block of page-locked host memory and its copy on the GPU, which several may share:
-    each is uploaded when the steps before it have ended."""
-
-    # words: the number of tokens, where tokens chosen go (`DeviceSampler.place`), the step's first epoch; the fifth and
-    # sixth are a host's address where kernels tell of what they cut (`ggpy.cuda.ops.kv_cache`)
-    HEADER = 16
-    ARRAYS = ("tokens", "slots", "positions", "outputs", "types", "cells")  # int32 [capacity]
-
-    def __init__(self, device: Device, capacity: int, samples: bool = False, address: int = 0) -> None:
-        self.capacity, n = capacity, len(self.ARRAYS)
-        self._bytes = 4 * (self.HEADER + (n + 4 + (SPEC_WORDS if samples else 0)) * capacity)
-        self._host, buffer = device.page_locked(self._bytes)
-        words = np.frombuffer(buffer, np.int32)
-        words[:] = 0
-        self.address = address or device.allocate(self._bytes)
-        self.header = words[: self.HEADER]
-        at = self.HEADER
-        self.tokens, self.slots, self.positions, self.outputs, self.types, self.cells = (
-            words[at + i * capacity : at + (i + 1) * capacity] for i in range(len(self.ARRAYS))
-        )
-        # runs of tokens in one slot (`token_segments`), for kernels that want them
-        self.segments = words[at + n * capacity : at + (n + 4) * capacity].reshape(capacity, 4)
-        self.specs = words[at + (n + 4) * capacity :].view(SAMPLE_SPEC)  # of none where no tokens are chosen
-        self.done = device.event()  # with reading them
-        self._device = device
-
-    def device_address(self, name: str) -> int:
-        place = len(self.ARRAYS) + 4 if name == "specs" else (*self.ARRAYS, "segments").index(name)
-        return self.address + 4 * (self.HEADER + place * self.capacity)
-
-    def upload(self) -> None:
-        self._device.upload(self.address, self._host, self._bytes)
 
 
 class CudaExecutor:
