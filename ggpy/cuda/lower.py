@@ -237,7 +237,7 @@ def _unsupported_operation(operation: ops.Operation) -> str | None:
     experts = (ops.Route, ops.GroupExperts, ops.Combine)
     if isinstance(operation, ops.Route) and operation.n_experts > MOST_EXPERTS:
         return f"a choice among {operation.n_experts} experts"
-    if operation == ops.Combine(weighted=False):
+    if isinstance(operation, ops.Weigh):  # `Combine` would multiply by the weights a second time
         return "experts of weighed rows"
     if isinstance(operation, (*fused, *alone, *experts)):
         return None

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from ggpy.convert.pipeline import convert
-from ggpy.cuda.lower import _unsupported_operation
 from ggpy.gguf.file import GGUFFile
-from ggpy.graph.operations import Combine
 from ggpy.models import by_hf_name
 from ggpy.models.hf_config import Config
 from ggpy.models.hf_keys import known_config
@@ -118,9 +116,3 @@ def test_the_text_model_of_one_that_sees(tmp_path: Path, make: Make, kind: str) 
     convert(tmp_path, "f32", tmp_path / "out.gguf", note=notes.append)
     assert (tmp_path / "out.gguf").read_bytes() == alone
     assert any("images" in note and "not read" in note for note in notes)
-
-
-def test_weighed_rows_stay_on_the_cpu() -> None:
-    """A GPU's kernel sums what experts gave times their weights."""
-    assert _unsupported_operation(Combine(weighted=False)) == "experts of weighed rows"
-    assert _unsupported_operation(Combine()) is None
