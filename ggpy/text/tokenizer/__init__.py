@@ -9,34 +9,40 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ggpy import arguments
 from ggpy.errors import GGPYError, quoted
-from ggpy.text.tokenizer.bpe import BytePairEncoding, token_text_to_bytes
-from ggpy.text.tokenizer.plamo2 import ScoredCuts
-from ggpy.text.tokenizer.rwkv import LongestTokens, token_bytes
-from ggpy.text.tokenizer.sentencepiece import ScoredPieces
+from ggpy.text.tokenizer.byte_alphabet import token_text_to_bytes
 from ggpy.text.tokenizer.special import SpecialTokens
 from ggpy.text.tokenizer.stream import StreamDecoder
-from ggpy.text.tokenizer.unigram import Unigram
 from ggpy.text.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, Vocabulary
-from ggpy.text.tokenizer.wordpiece import WordPiece
 
 if TYPE_CHECKING:
     from ggpy.gguf.file import GGUFFile
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
-_Encoder = BytePairEncoding | ScoredPieces | Unigram | WordPiece | LongestTokens | ScoredCuts
-_ENCODERS: dict[str, type[_Encoder]] = {
-    "gpt2": BytePairEncoding,
-    "llama": ScoredPieces,
-    "bert": WordPiece,
-    "t5": Unigram,
-    "rwkv": LongestTokens,
-    "plamo2": ScoredCuts,
+#: The file and the class of each way to cut text.
+_ENCODERS = {
+    "gpt2": "bpe.BytePairEncoding",
+    "llama": "sentencepiece.ScoredPieces",
+    "bert": "wordpiece.WordPiece",
+    "t5": "unigram.Unigram",
+    "rwkv": "rwkv.LongestTokens",
+    "plamo2": "plamo2.ScoredCuts",
 }
+
+
+class _Encoder(Protocol):
+    def encode(self, text: str) -> list[int]: ...
+
+
+def _encoder(vocabulary: Vocabulary) -> _Encoder:
+    module, _, kind = _ENCODERS[vocabulary.model].partition(".")
+    found: _Encoder = getattr(import_module(f"{__name__}.{module}"), kind)(vocabulary)
+    return found
 
 
 class Tokenizer:
@@ -48,7 +54,7 @@ class Tokenizer:
             raise arguments.wrong("metadata", metadata, "the keys and values of a GGUF file")
         self._vocabulary = vocabulary = Vocabulary(metadata, where)
         self._special = SpecialTokens(vocabulary, vocabulary.normalizer())
-        self._encoder = _ENCODERS[vocabulary.model](vocabulary)
+        self._encoder = _encoder(vocabulary)
         self._pieces: dict[int, bytes] = {}
         self.n_vocab = len(vocabulary)
         self.note = vocabulary.note  # for users: what may make its tokens others than the model's own
@@ -186,6 +192,8 @@ class Tokenizer:
             if self._vocabulary.model == "gpt2":
                 return token_text_to_bytes(text)
             if self._vocabulary.model == "rwkv":
+                from ggpy.text.tokenizer.rwkv import token_bytes
+
                 return token_bytes(text)
             return text.replace(SPACE, " ").encode("utf-8", "surrogateescape")
         if kind & BYTE:

@@ -115,11 +115,3 @@ class BytePairEncoding:
     def _ranks_merge(self, symbol: str) -> list[str]:
         """The symbols that the merges make of a symbol's own bytes."""
         return merge_pairs(list(symbol), self._priority())
-
-
-def token_text_to_bytes(token: str) -> bytes:
-    """The bytes that a byte-level token stands for; a token with characters of its own stands for their UTF-8."""
-    try:
-        return bytes([BYTE_OF_CHARACTER[c] for c in token])
-    except KeyError:
-        return token.encode("utf-8", "surrogateescape")

@@ -12,3 +12,11 @@ def _byte_characters() -> list[str]:
 
 CHARACTER_OF_BYTE = _byte_characters()
 BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(CHARACTER_OF_BYTE)}
+
+
+def token_text_to_bytes(token: str) -> bytes:
+    """The bytes that a byte-level token stands for; a token with characters of its own stands for their UTF-8."""
+    try:
+        return bytes([BYTE_OF_CHARACTER[c] for c in token])
+    except KeyError:
+        return token.encode("utf-8", "surrogateescape")

@@ -13,7 +13,6 @@ from functools import partial, reduce
 from typing import Any, Literal
 
 from ggpy.errors import GGPYError
-from ggpy.text.tokenizer.bert_text import BERT_OPTIONS, bert_normalizer
 
 Normalizer = Callable[[str], str]
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
@@ -47,6 +46,8 @@ def normalizer(node: Any, depth: int = 0) -> Normalizer | None:
     if kind == "StripAccents":
         return lambda text: "".join([c for c in text if not unicodedata.category(c).startswith("M")])
     if kind == "BertNormalizer":
+        from ggpy.text.tokenizer.bert_text import BERT_OPTIONS, bert_normalizer
+
         options = {name: node.get(name) for name in BERT_OPTIONS if node.get(name) is not None}
         if not all(isinstance(value, bool) for value in options.values()):
             raise GGPYError(f"'BertNormalizer' has options that are neither true nor false: {options!r:.120}.")
