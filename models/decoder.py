@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from ggpy.errors import GGPYError
 from ggpy.models.base import Architecture
 from ggpy.models.experts import Experts, expert_ffn, plain_shared_expert
 from ggpy.models.layers import glu_ffn, plain_ffn, self_attention
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from ggpy.graph.language import Graph, Value
     from ggpy.graph.operations import Temperature
     from ggpy.graph.rope import Rope
+
+
+def all_but_every(period: int, n_layer: int) -> list[bool]:
+    """True for all layers but every `period`-th; 0: for all."""
+    return [not period or (layer + 1) % period != 0 for layer in range(n_layer)]
 
 
 class Decoder(Architecture):
@@ -59,6 +65,16 @@ class Decoder(Architecture):
     def ropes(self, g: Graph) -> Sequence[Rope | None]:
         """The rotary embedding of each layer."""
         return [self.file_rope(g)] * self.hparams.n_layer
+
+    def ropes_by_pattern(self, g: Graph, usual: list[bool]) -> list[Rope | None]:
+        """The rotary embedding of the layers that the file says have one; `usual`: those where it does not say."""
+        rope, n_layer = self.file_rope(g), self.hparams.n_layer
+        turns = self.metadata.flags("{arch}.attention.rope_pattern") or usual
+        if len(turns) != n_layer:
+            raise GGPYError(
+                f"The metadata says of {len(turns)} layers whether they have rope; the model has {n_layer}."
+            )
+        return [rope if turn else None for turn in turns]
 
     def embed(self, g: Graph) -> Value:
         """The rows that the first layer reads."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ggpy.models.hf_config import Config
 
 #: Kinds of layers by the names that configs give them.
-_KINDS = {"mamba": True, "linear_attention": True, "attention": False, "full_attention": False}
+_KINDS = {"mamba": True, "attention": False, "linear_attention": True, "full_attention": False}
 
 
 class GraniteHybrid(Granite):
@@ -91,15 +91,7 @@ class GraniteHybrid(Granite):
 def _recurrent_layers(config: Config) -> list[bool]:
     """Which layers have a state: all, where the config does not say."""
     n_layer = config.integer("num_hidden_layers", most=MAX_LAYERS)
-    kinds = config.get("layer_types", "layers_block_type")
-    if kinds is None:
-        return [True] * n_layer
-    if not isinstance(kinds, list) or len(kinds) != n_layer:
-        raise GGPYError(f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers.")
-    unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in _KINDS]
-    if unknown:
-        raise GGPYError(f"{config.where} names {unknown[0]!r:.40} in 'layer_types'; ggpy knows mamba and attention.")
-    return [_KINDS[kind] for kind in kinds]
+    return config.layer_kinds(n_layer, _KINDS, "layers_block_type") or [True] * n_layer
 
 
 def _state_space(config: Config, n_embd: int) -> StateSpace:

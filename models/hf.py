@@ -232,23 +232,16 @@ def add_sliding_windows(layout: Layout, config: Config, n_layer: int, *, period:
     window = config.get("sliding_window")
     if "use_sliding_window" in config.defaults and not config.flag("use_sliding_window", default=False):
         window = None
-    kinds = config.get("layer_types")
+    kinds = {"sliding_attention": True, "full_attention": False, "attention": False}
+    said = config.layer_kinds(n_layer, kinds)
     usual, known = ([bool(not every or (layer + 1) % every) for layer in range(n_layer)] for every in (period, fixed))
-    if kinds is None and period:
+    if said is not None:
+        sliding = said
+    elif period:
         sliding = usual
-    elif kinds is None:  # Qwen's configs count the full layers at the bottom, Mistral's have none
+    else:  # Qwen's configs count the full layers at the bottom, Mistral's have none
         n_full = config.integer("max_window_layers", default=0, least=0)
         sliding = [window is not None and layer >= n_full for layer in range(n_layer)]
-    else:
-        names = {"sliding_attention": True, "full_attention": False, "attention": False}
-        if not isinstance(kinds, list) or len(kinds) != n_layer:
-            raise GGPYError(f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers.")
-        unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in names]
-        if unknown:
-            raise GGPYError(
-                f"{config.where} names {unknown[0]!r:.40} in 'layer_types'; ggpy knows {' and '.join(list(names)[:2])}."
-            )
-        sliding = [names[kind] for kind in kinds]
     if any(sliding) and window is None:
         raise GGPYError(
             f"{config.where} has layers of 'sliding_attention', but no window for them: see 'layer_types',"

@@ -68,6 +68,21 @@ class Config:
             raise GGPYError(f"{self.where} gives {keys[0]!r} as {value!r:.60}; it must be an object.")
         return Config(value, f"{self.where}'s {keys[0]!r}")
 
+    def layer_kinds(self, n_layer: int, kinds: Mapping[str, bool], *others: str) -> list[bool] | None:
+        """The kind of each layer by 'layer_types', or another key, as `kinds` has it: two of them, then older names;
+        None where the config does not say."""
+        found = self.get("layer_types", *others)
+        if found is None:
+            return None
+        if not isinstance(found, list) or len(found) != n_layer:
+            raise GGPYError(f"{self.where} gives 'layer_types' as {found!r:.60}; it must list {n_layer} layers.")
+        unknown = [kind for kind in found if not isinstance(kind, str) or kind not in kinds]
+        if unknown:
+            raise GGPYError(
+                f"{self.where} names {unknown[0]!r:.40} in 'layer_types'; ggpy knows {' and '.join([*kinds][:2])}."
+            )
+        return [kinds[kind] for kind in found]
+
 
 def listed(names: list[str]) -> str:
     """Some names for a note: the first eight, and how many more there are."""

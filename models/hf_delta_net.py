@@ -123,18 +123,11 @@ def _delta_keys(arch: str, delta: DeltaNet, full: list[bool]) -> dict[str, objec
 
 def _attention_layers(config: Config, n_layer: int) -> list[bool]:
     """Which layers are attention: by 'layer_types', else every 'full_attention_interval'th."""
-    kinds = config.get("layer_types")
-    if kinds is None:
+    full = config.layer_kinds(n_layer, {"linear_attention": False, "full_attention": True})
+    if full is None:
         interval = config.integer("full_attention_interval")
-        return [(layer + 1) % interval == 0 for layer in range(n_layer)]
-    if not isinstance(kinds, list) or len(kinds) != n_layer:
-        raise GGPYError(f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers.")
-    unknown = [kind for kind in kinds if kind not in ("linear_attention", "full_attention")]
-    if unknown:
-        raise GGPYError(
-            f"{config.where} names {unknown[0]!r:.40} in 'layer_types'; ggpy knows linear_attention and full_attention."
-        )
-    return [kind == "full_attention" for kind in kinds]
+        full = [(layer + 1) % interval == 0 for layer in range(n_layer)]
+    return full
 
 
 def _norm(target: str, source: str, n: int) -> TensorRule:

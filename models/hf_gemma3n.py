@@ -104,15 +104,8 @@ def gemma3n_layout(config: Config) -> Layout:
 
 def _sliding_layers(config: Config, n_layer: int) -> list[bool]:
     """Which layers have the window: all but every fifth, where the config does not say."""
-    kinds = config.get("layer_types")
-    if kinds is None:
-        kinds = [KINDS[(layer + 1) % 5 != 0] for layer in range(n_layer)]
-    if not isinstance(kinds, list) or len(kinds) != n_layer or not {*map(str, kinds)} <= {*KINDS}:
-        raise GGPYError(
-            f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers of {KINDS[1]} and"
-            f" {KINDS[0]}."
-        )
-    return [kind == KINDS[1] for kind in kinds]
+    slides = config.layer_kinds(n_layer, {"sliding_attention": True, "full_attention": False})
+    return slides or [(layer + 1) % 5 != 0 for layer in range(n_layer)]
 
 
 def _widths(config: Config, n_layer: int) -> list[int]:

@@ -153,15 +153,10 @@ def _full_layers(config: Config, sliding: Sizes, slides: list[bool], *, same: bo
 
 def _sliding_layers(config: Config, n_layer: int) -> list[bool]:
     """Which layers have the window: all but every sixth, where the config does not say; the last one never."""
-    kinds = config.get("layer_types")
-    if kinds is None:
-        kinds = ["sliding_attention" if (layer + 1) % 6 else "full_attention" for layer in range(n_layer)]
-    if not isinstance(kinds, list) or len(kinds) != n_layer or not {*map(str, kinds)} <= _ROPE.keys():
-        raise GGPYError(
-            f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers of sliding_attention"
-            " and full_attention."
-        )
-    return [kind == "sliding_attention" for kind in kinds[:-1]] + [False]
+    slides = config.layer_kinds(n_layer, {"sliding_attention": True, "full_attention": False})
+    if slides is None:
+        slides = [(layer + 1) % 6 != 0 for layer in range(n_layer)]
+    return [*slides[:-1], False]
 
 
 def _mixture_rules(config: Config, to: str, of: str, n_expert: int, n_embd: int) -> list[TensorRule]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
 from ggpy.models.base import MAX_LAYERS
+from ggpy.models.decoder import all_but_every
 from ggpy.models.experts import PROJECTIONS
 from ggpy.models.hf import TensorRule
 from ggpy.models.hf_sources import Source, Stored, concat
@@ -211,3 +212,16 @@ def fused_glu_rules(
 def head_rule(sizes: Sizes, *, tied: bool) -> TensorRule:
     """The output matrix; where it is `tied`, the checkpoint may lack it."""
     return TensorRule("output.weight", "lm_head.weight", (sizes.n_vocab, sizes.n_embd), required=not tied)
+
+
+def layers_with_rope(config: Config, n_layer: int) -> list[bool]:
+    """Which layers have rope: those of 1 in 'no_rope_layers', else all but every 'no_rope_layer_interval'-th."""
+    listed, interval = config.get("no_rope_layers"), config.integer("no_rope_layer_interval", default=4)
+    if listed is None or listed == []:
+        return all_but_every(interval, n_layer)
+    if not isinstance(listed, list) or len(listed) < n_layer or not all(turns in (0, 1) for turns in listed):
+        raise GGPYError(
+            f"{config.where} gives 'no_rope_layers' as {listed!r:.60}; it must list 1 or 0 for each of {n_layer}"
+            " layers."
+        )
+    return [bool(turns) for turns in listed[:n_layer]]

@@ -105,23 +105,17 @@ class Lfm2(Architecture):
     @staticmethod
     def _attention_layers(config: Config, n_layer: int) -> list[bool]:
         """Which layers are attention: by 'layer_types', else those in 'full_attn_idxs', else all."""
-        kinds, listed = config.get("layer_types"), config.get("full_attn_idxs")
-        if kinds is None:
+        full = config.layer_kinds(n_layer, {"conv": False, "full_attention": True})
+        listed = config.get("full_attn_idxs")
+        if full is None:
             if listed is None:
                 return [True] * n_layer
             if not isinstance(listed, list) or not all(type(layer) is int for layer in listed):
                 raise GGPYError(f"{config.where} gives 'full_attn_idxs' as {listed!r:.60}; it must list layers.")
             return [layer in listed for layer in range(n_layer)]
-        if not isinstance(kinds, list) or len(kinds) != n_layer:
-            raise GGPYError(f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers.")
-        unknown = [kind for kind in kinds if kind not in ("conv", "full_attention")]
-        if unknown:
-            raise GGPYError(
-                f"{config.where} names {unknown[0]!r:.40} in 'layer_types'; ggpy knows conv and full_attention."
-            )
-        if "full_attention" not in kinds:
+        if True not in full:
             raise GGPYError(f"{config.where} names no layer of 'full_attention' in 'layer_types'; ggpy needs one.")
-        return [kind == "full_attention" for kind in kinds]
+        return full
 
     @staticmethod
     def _attention_rules(to: str, of: str, sizes: Sizes) -> list[TensorRule]:

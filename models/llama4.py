@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ggpy.errors import GGPYError
 from ggpy.graph.operations import Temperature
-from ggpy.models.decoder import Decoder
+from ggpy.models.decoder import Decoder, all_but_every
 from ggpy.models.experts import Experts, expert_count
 from ggpy.models.layers import self_attention
 
@@ -45,14 +45,8 @@ class Llama4(Decoder):
         )
 
     def ropes(self, g: Graph) -> list[Rope | None]:
-        m, rope, n_layer = self.metadata, self.file_rope(g), self.hparams.n_layer
-        whole = m.integer("{arch}.attention.sliding_window", _CHUNK) == 0
-        turns = m.flags("{arch}.attention.rope_pattern") or _usual(n_layer, 0 if whole else self.window_period)
-        if len(turns) != n_layer:
-            raise GGPYError(
-                f"The metadata says of {len(turns)} layers whether they have rope; the model has {n_layer}."
-            )
-        return [rope if turn else None for turn in turns]
+        whole = self.metadata.integer("{arch}.attention.sliding_window", _CHUNK) == 0
+        return self.ropes_by_pattern(g, all_but_every(0 if whole else self.window_period, self.hparams.n_layer))
 
     def temperature(self) -> Temperature | None:
         beta = self.metadata.number("{arch}.attention.temperature_scale", _TEMPERATURE[0])
@@ -137,9 +131,9 @@ class Llama4(Decoder):
         own: dict[str, object] = {}  # what other engines take for granted
         if not any(chunked):
             metadata[f"{arch}.attention.sliding_window"] = 0
-        elif chunked != _usual(n_layer, cls.window_period):
+        elif chunked != all_but_every(cls.window_period, n_layer):
             own[f"{arch}.attention.sliding_window_pattern"] = np.array(chunked)
-        if turns != _usual(n_layer, cls.window_period if any(chunked) else 0):
+        if turns != all_but_every(cls.window_period if any(chunked) else 0, n_layer):
             own[f"{arch}.attention.rope_pattern"] = np.array(turns)
         if any(chunked) and config.integer("attention_chunk_size") != _CHUNK:
             own[f"{arch}.attention.chunk_size"] = config.integer("attention_chunk_size")
@@ -155,11 +149,6 @@ class Llama4(Decoder):
         if own:
             layout.notes.append(f"other engines may take these keys for granted in {arch}: {', '.join(sorted(own))}.")
         return layout
-
-
-def _usual(n_layer: int, period: int) -> list[bool]:
-    """All layers but every `period`-th; 0: all."""
-    return [not period or (layer + 1) % period != 0 for layer in range(n_layer)]
 
 
 def _sparse_layers(config: Config, n_layer: int) -> tuple[int, Sequence[int]]:
@@ -182,20 +171,11 @@ def _sparse_layers(config: Config, n_layer: int) -> tuple[int, Sequence[int]]:
 
 def _kinds_of_layers(config: Config, n_layer: int) -> tuple[list[bool], list[bool]]:
     """Which layers have rope, and which attend in chunks."""
-    listed, interval = config.get("no_rope_layers"), config.integer("no_rope_layer_interval", default=4)
-    turns = listed or [int(turn) for turn in _usual(n_layer, interval)]
-    if not isinstance(turns, list) or len(turns) < n_layer or not all(turn in (0, 1) for turn in turns):
-        raise GGPYError(
-            f"{config.where} gives 'no_rope_layers' as {listed!r:.60}; it must list 1 or 0 for each of {n_layer}"
-            " layers."
-        )
-    kinds, has_chunks = config.get("layer_types"), config.get("attention_chunk_size") is not None
-    if kinds is None:
-        kinds = ["chunked_attention" if turn and has_chunks else "full_attention" for turn in turns[:n_layer]]
-    known = ("chunked_attention", "full_attention")
-    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
-        raise GGPYError(
-            f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {n_layer} layers of {known[0]} and"
-            f" {known[1]}."
-        )
-    return [bool(turn) for turn in turns[:n_layer]], [kind == known[0] for kind in kinds]
+    from ggpy.models.hf_parts import layers_with_rope
+
+    turns = layers_with_rope(config, n_layer)
+    chunked = config.layer_kinds(n_layer, {"chunked_attention": True, "full_attention": False})
+    if chunked is None:
+        has_chunks = config.get("attention_chunk_size") is not None
+        chunked = [turn and has_chunks for turn in turns]
+    return turns, chunked

@@ -106,16 +106,8 @@ class ModernBert(Encoder):
             f"{arch}.vocab_size": sizes.n_vocab,
         }
         period = config.integer("global_attn_every_n_layers", default=_PERIOD)
-        kinds = config.get("layer_types")
         usual = [bool(layer % period) for layer in range(sizes.n_layer)]
-        if kinds is not None and (
-            not isinstance(kinds, list) or len(kinds) != sizes.n_layer or not set(map(str, kinds)) <= {*_KINDS}
-        ):
-            raise GGPYError(
-                f"{config.where} gives 'layer_types' as {kinds!r:.60}; it must list {sizes.n_layer} layers of"
-                f" {' and '.join(_KINDS)}."
-            )
-        sliding = usual if kinds is None else [kind == "sliding_attention" for kind in kinds]
+        sliding = config.layer_kinds(sizes.n_layer, {"full_attention": False, "sliding_attention": True}) or usual
         key = f"{arch}.attention.sliding_window_pattern"
         layout.metadata[key] = period if sliding == usual else np.array(sliding)
         layout.tensors += [

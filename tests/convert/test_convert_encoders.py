@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
         ("nomic_bert, experts", {"rotary_emb_fraction": 0.5}, "'rotary_emb_fraction' as 0.5"),
         ("jina v2", {"feed_forward_type": "reglu"}, "'feed_forward_type' as 'reglu'"),
         ("modernbert", {"hidden_activation": "silu"}, "'hidden_activation' as 'silu'"),
-        ("modernbert", {"layer_types": ["full_attention", "linear"]}, "'layer_types' as"),
+        ("modernbert", {"layer_types": ["full_attention", "linear"]}, "'layer_types'"),
         ("modernbert", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "scales rope of 'full_attention'"),
         ("eurobert", {"hidden_act": "gelu"}, "'hidden_act' as 'gelu'"),
     ],

@@ -118,7 +118,8 @@ CASES: dict[str, Case] = {
          "moe_layers": [2]},
     ),
     "llama4_text, whole blocks": Case(
-        "llama4_text", {"hidden_size": 64, "intermediate_size": 64, "intermediate_size_mlp": 96, "head_dim": 16}
+        "llama4_text", {"hidden_size": 64, "intermediate_size": 64, "intermediate_size_mlp": 96, "head_dim": 16,
+                        "no_rope_layers": []}
     ),
     "qwen2_vl": Case("qwen2_vl"),
     "qwen2_vl, mrope": Case("qwen2_vl", {"text_config": {
@@ -160,8 +161,8 @@ REFUSED: list[Refusal] = [
     ("llama4_text", {"moe_layers": [0, 1]}, "can say every how many layers"),
     ("llama4_text", {"moe_layers": [7]}, "must list some of 5 layers"),
     ("llama4_text", {"no_rope_layers": [1]}, "'no_rope_layers' as"),
-    ("llama4_text", {"layer_types": ["sliding_attention"] * 5}, "'layer_types' as"),
-    ("gemma3n_text", {"layer_types": ["chunked_attention"] * 6}, "'layer_types' as"),
+    ("llama4_text", {"layer_types": ["sliding_attention"] * 5}, "'sliding_attention' in 'layer_types'"),
+    ("gemma3n_text", {"layer_types": ["chunked_attention"] * 6}, "'chunked_attention' in 'layer_types'"),
     ("gemma3n_text", {"num_kv_shared_layers": 5}, "no earlier layer of each kind"),
     ("gemma3n_text", {"hidden_size": 60, "head_dim": 14}, "a multiple of 32"),
     ("gemma3n_text", {"intermediate_size": [90]}, "'intermediate_size' as"),
