@@ -20,17 +20,14 @@ pytest.importorskip("starlette")
 from click.testing import CliRunner
 
 from ggpy.cli.main import main
-from ggpy.convert.pipeline import convert
-from tests.support.tiny import tiny_checkpoint
+from tests.support.converted import tiny_model
 
 LONG = 120  # seconds, after which something hangs
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("模型 serve")
-    convert(tiny_checkpoint(folder, "qwen3", dtype="f32"), "f32", folder / "小 模型.gguf")
-    return folder / "小 模型.gguf"
+    return tiny_model(tmp_path_factory.mktemp("模型 serve") / "小 模型.gguf")
 
 
 @contextmanager

@@ -22,9 +22,8 @@ pytest.importorskip("starlette")
 import httpx
 
 from ggpy import LLM, SamplingParams
-from ggpy.convert.pipeline import convert
+from tests.support.converted import tiny_model
 from tests.support.ray_cluster import LONGEST, ray_cluster, replicas, serving, wait_for
-from tests.support.tiny import tiny_checkpoint
 
 N_CTX = 4096
 MODEL = ("-t", "1", "-c", str(N_CTX), "--parallel", "16")
@@ -33,9 +32,7 @@ GREEDY = {"temperature": 0, "max_tokens": 20}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ray")
-    convert(tiny_checkpoint(folder, "qwen3", dtype="f32"), "f32", folder / "tiny.gguf")
-    return folder / "tiny.gguf"
+    return tiny_model(tmp_path_factory.mktemp("ray") / "tiny.gguf")
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,14 @@ import pytest
 pytest.importorskip("starlette")
 
 from ggpy import LLM
-from ggpy.convert.pipeline import convert
 from ggpy.server.models import ModelSpec
+from tests.support.converted import tiny_model
 from tests.support.serving import Running
-from tests.support.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("server")
-    convert(tiny_checkpoint(folder, "qwen3", dtype="f32"), "f32", folder / "tiny.gguf")
-    return folder / "tiny.gguf"
+    return tiny_model(tmp_path_factory.mktemp("server") / "tiny.gguf")
 
 
 @pytest.fixture(scope="session")

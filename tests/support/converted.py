@@ -15,6 +15,7 @@ from ggpy.graph.language import Graph
 from ggpy.models import architecture_of
 from tests.support.evaluate import evaluate
 from tests.support.recorded import Case
+from tests.support.tiny import tiny_checkpoint
 
 
 class Make(Protocol):
@@ -32,6 +33,12 @@ def make_in(folder: Path) -> Make:
         return folder / "out.gguf"
 
     return made
+
+
+def tiny_model(path: Path) -> Path:
+    """The path, where there is then a small model of random weights that writes text."""
+    convert(tiny_checkpoint(path.parent, "qwen3", dtype="f32"), "f32", path)
+    return path
 
 
 def logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
