@@ -284,8 +284,9 @@ def memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def start(options: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
-    """A server on a free port, with its model loaded."""
+def start(options: argparse.Namespace) -> tuple[subprocess.Popen[str], int, dict[str, Any]]:
+    """A server on a free port, with its model loaded, and how soon it listened."""
+    began, found = time.monotonic(), {}
     command = [
         sys.executable, "-m", "ggpy", "serve", "-m", options.model, "--port", "0", "--parallel", str(options.parallel),
         "-c", str(options.n_ctx), "-t", str(options.threads), "--timeout", str(TIMEOUT), "--max-queue", "1000",
@@ -296,8 +297,9 @@ def start(options: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
     for line in process.stderr:
         if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
             port = int(match[1])
+            found = {"s": round(time.monotonic() - began, 2), "CPU s": round(cpu_seconds(process.pid), 2)}
         if line.startswith("loaded "):
-            return process, port
+            return process, port, {"listens after": found}
     raise SystemExit("the server did not start")
 
 
@@ -421,9 +423,9 @@ def main() -> None:
 
     with LLM(options.model, n_ctx=options.n_ctx, n_parallel=options.parallel, n_threads=options.threads) as llm:
         asked = questions(llm, options.questions, random.Random(options.seed), options.n_ctx)
-        process, port = start(options)
+        process, port, result = start(options)
         try:
-            result = asyncio.run(idle_cost(port, process.pid, options.idle))
+            result |= asyncio.run(idle_cost(port, process.pid, options.idle))
             counts = asyncio.run(load(port, process.pid, asked, options))
             result |= report(counts)
             result |= compare(llm, port, process.pid, asked, options) if options.rounds else {}

@@ -111,9 +111,16 @@ class Ranker:
 
 
 def rank(
-    llm: LLM, query: str, documents: Any, top_n: int | None, normalize: bool, instruction: str | None, progress: bool
+    llm: LLM,
+    query: str,
+    documents: Any,
+    top_n: int | None = None,
+    normalize: bool = True,
+    instruction: str | None = None,
+    progress: bool = False,
+    most: int | None = None,
 ) -> list[RankOutput]:
-    """Documents with their scores for a query, the best first. Raises GGPYError."""
+    """Documents with their scores for a query, the best first. most: tokens of one with the query. Raises GGPYError."""
     arguments.text("query", query)
     words = "a list of texts"
     texts = arguments.several("documents", documents, words)
@@ -130,6 +137,8 @@ def rank(
     if instruction is not None and not ranker.takes_instruction:
         raise GGPYError(f"{llm.path.name} is told no instruction; leave it out.")
     pairs = [ranker.tokenize(query, text, instruction) for text in texts]
+    if most is not None and (longest := max((len(pair.token_ids) for pair in pairs), default=0)) > most:
+        raise GGPYError(f"A document has {longest} tokens with its query, but the most are {most}; shorten it.")
     return ranked(texts, pairs, ranker.run(llm, pairs, progress), normalize)[:top_n]
 
 

@@ -97,12 +97,18 @@ class Service:
 
     async def rank(self, asked: RerankRequest) -> tuple[str, list[Ranked]]:
         """The model's name, and all documents, the best first. Raises RequestError."""
-        return await self.call(asked.model, _ranked, asked)
+        return await self.call(asked.model, _ranked, asked, self.settings.max_prompt_tokens)
 
 
-def _ranked(model: LoadedModel, asked: RerankRequest) -> tuple[str, list[Ranked]]:
+def _ranked(model: LoadedModel, asked: RerankRequest, most: int | None) -> tuple[str, list[Ranked]]:
+    from ggpy.prepare import check_length
+    from ggpy.ranking import rank
+
+    for name, texts in (("query", [asked.query]), ("documents", asked.documents)):
+        for text in texts:
+            check_length(model.llm, name, text)
     try:
-        return model.name, list(model.llm.rank(asked.query, asked.documents, normalize=not asked.raw_scores))
+        return model.name, [*rank(model.llm, asked.query, asked.documents, normalize=not asked.raw_scores, most=most)]
     except GGPYError as error:
         raise RequestError(str(error), "model" if "model" in str(error) else "documents") from None
 

@@ -78,6 +78,19 @@ def test_documents_that_are_none(server: Running, documents: Any) -> None:
     assert "documents" in post(server, status=400, query="a", documents=documents)["error"]["message"]
 
 
+def test_documents_that_are_too_long(server: Running, path: Path) -> None:
+    long = "a" * (1 << 21)
+    for name, body in (("documents", {"query": QUERY, "documents": [long]}), ("query", {**ASKED, "query": long})):
+        error = post(server, status=400, **body)["error"]
+        assert (error["param"], error["code"]) == (name, "context_length_exceeded")
+    with LLM(path, n_threads=2) as llm:
+        most = max(one.n_tokens for one in llm.rank(QUERY, DOCUMENTS))
+    for n, status in ((most, 200), (most - 1, 400)):
+        with Running([ModelSpec("ranker", str(path), {"n_threads": 2})], max_prompt_tokens=n) as limited:
+            answer = post(limited, status=status, **ASKED)
+    assert f"A document has {most} tokens with its query, but the most are {n}" in answer["error"]["message"]
+
+
 def test_what_a_reranker_cannot_do(server: Running) -> None:
     for path, body in (("/v1/embeddings", {"input": "a"}), ("/v1/completions", {"prompt": "a"})):
         error = post(server, path, status=400, **body)["error"]
