@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 GRAPH_SIZES = (*MATVEC_SIZES, 16, 32, 64)  # tokens of a step that is recorded
 OUTPUT_ROWS = 64  # of logits made at a time
 ANGLES_AT_ONCE = 1 << 14  # positions
+MOST_BLOCKS = 65535  # of a launch in each direction but the first
 
 
 class CudaExecutor:
@@ -92,6 +93,7 @@ class CudaExecutor:
         rows = round_up(max(n_batch, GRAPH_SIZES[-1]), MATVEC_TOKENS)  # read so many at a time
         steps = lower(program)
         self._check_positions(file, steps, n_ctx)
+        self._check_grids(file)
         sums = [step.linears[0].dst for step in steps if isinstance(step, Product) and step.partial]
         self._n_sums = len(sums)
         if self.rank and sums[0]:
@@ -182,6 +184,17 @@ class CudaExecutor:
                     f"{file.path}: the model knows {n_rows} positions, fewer than the context of {n_ctx} tokens; take a"
                     f" smaller one (-c {n_rows})."
                 )
+
+    def _check_grids(self, file: GGUFFile) -> None:
+        """Raise GGPYError where a step has more rows than launches can count: of a token for each of its experts, and
+        16 query heads of one key/value head at a time (`WideShape.rows`)."""
+        groups = (-(-a.n_head // (16 * a.n_head_kv)) for a in self.program.attentions)
+        most = MOST_BLOCKS // max((1, *groups, *(buffer.n_used for buffer in self.program.buffers)))
+        if self.n_batch > most:
+            raise GGPYError(
+                f"{file.path}: a GPU takes at most {most} tokens of this model in a step, fewer than {self.n_batch};"
+                f" take a smaller context (-c {most}), or the CPU (--device cpu)."
+            )
 
     def _activation_bytes(self, product: Product, rows: int) -> int:
         dtype, n_cols = product.quantize.dtype, product.activations.srcs[0].n_cols

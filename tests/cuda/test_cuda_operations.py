@@ -407,6 +407,16 @@ def test_fewer_positions_than_the_context_are_told(tmp_path: Path) -> None:
             module.CudaExecutor(program, file, n_ctx=101, n_slots=1, n_batch=8, notify=lambda _: None, device=device)
 
 
+@pytest.mark.parametrize(("name", "most"), [("heads of odd width", 65535), ("experts by softmax", 65535 // 3)])
+def test_steps_of_more_rows_than_a_launch_has_are_told(tmp_path: Path, name: str, most: int) -> None:
+    write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **CASES[name].shapes})
+    device: Any = EmulatedDevice()
+    with GGUFFile(tmp_path / "tensors.gguf") as file:
+        program = programmed(CASES[name], file)[2]
+        with pytest.raises(GGPYError, match=f"at most {most} tokens of this model in a step, fewer than {most + 1};"):
+            module.CudaExecutor(program, file, n_ctx=9, n_slots=1, n_batch=most + 1, notify=print, device=device)
+
+
 # ---- families
 
 
