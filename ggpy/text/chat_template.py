@@ -166,7 +166,7 @@ class ChatTemplate:
             if self.values_read and name not in self.values_read:
                 from difflib import get_close_matches
 
-                near = get_close_matches(name[:60], self.values_read, 1)
+                near = get_close_matches(name[:60], self.values_read - {"messages"}, 1)
                 advice = f"did you mean {quoted(near[0], 60)}?" if near else "leave it out."
                 raise GGPYError(f"{self._where}: the chat template does not read {quoted(name, 60)}; {advice}")
 
@@ -179,11 +179,12 @@ class ChatTemplate:
         from ggpy.text.template_budget import limits
         from ggpy.text.template_sandbox import TemplateEnvironment
 
+        environment = TemplateEnvironment()
         found = {"tools"} if self._tool_source else set()
         for source in (self.source, self._tool_source or ""):
             try:
                 with limits():
-                    found |= meta.find_undeclared_variables(TemplateEnvironment().parse(source))
+                    found |= meta.find_undeclared_variables(environment.parse(source)) - environment.globals.keys()
             except Exception:  # untrusted code can raise anything; rendering says what is wrong
                 return frozenset()
         return frozenset(found | {"tools"} if "functions" in found else found)

@@ -101,6 +101,9 @@ def test_values_that_the_template_does_not_read() -> None:
         template.check_values({"enable_thinkin": False})
     with pytest.raises(GGPYError, match=r"does not read 'documents'; leave it out"):
         template.check_values({"documents": [{"text": "x"}]})
+    for name in ("message", "raise_exception", "namespac"):  # what a template has is no value that it reads
+        with pytest.raises(GGPYError, match=f"does not read '{name}'; leave it out"):
+            ChatTemplate("{{ messages }}{{ raise_exception(namespace) }}").check_values({name: 1})
     ChatTemplate("{% faulty").check_values({"tools": [{}]})  # rendering says what is wrong
 
 
