@@ -123,6 +123,15 @@ def test_rwkv_takes_the_longest_token() -> None:
     assert tokenizer.tokenize("<s>a", parse_special=True)[0] == 0
 
 
+def test_what_stands_behind_a_backslash_of_rwkv() -> None:
+    """It stands for itself where it is no code, as in llama.cpp."""
+    metadata = rwkv_metadata()
+    metadata["tokenizer.ggml.tokens"][-3:] = ["\\中\\é", "é\\xff\\t", "\\x4"]
+    tokenizer = Tokenizer(metadata)
+    n = tokenizer.n_vocab
+    assert [tokenizer.token_bytes(i) for i in range(n - 3, n)] == ["中é".encode(), "é".encode() + b"\xff\t", b"x4"]
+
+
 # PLaMo 2
 
 
@@ -177,4 +186,11 @@ def test_plamo_2_needs_a_token_for_each_byte() -> None:
     metadata = plamo_metadata()
     metadata["tokenizer.ggml.tokens"][3 + 0x41] = "[A]"
     with pytest.raises(GGPYError, match="<0x41> is missing"):
+        Tokenizer(metadata)
+
+
+def test_plamo_2_needs_scores_that_float32_has() -> None:
+    metadata = plamo_metadata()
+    metadata["tokenizer.ggml.scores"][-1] = 1e300
+    with pytest.raises(GGPYError, match="does not hold finite numbers"):
         Tokenizer(metadata)

@@ -10,23 +10,21 @@ import re
 from ggpy.text.tokenizer.vocabulary import NORMAL, Vocabulary
 
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
-_NAMED = {"t": "\t", "n": "\n", "r": "\r"}
+_NAMED = {"t": b"\t", "n": b"\n", "r": b"\r"}
 
 
 def token_bytes(text: str) -> bytes:
     """The bytes that a token is written for."""
+    parts = _ESCAPE.split(text)  # stretches and what stands behind a backslash, by turns
+    return b"".join([_escaped(part) if i % 2 else _encoded(part) for i, part in enumerate(parts)])
 
-    def plain(match: re.Match[str]) -> str:
-        code = match[1]
-        return chr(int(code[1:], 16)) if len(code) == 3 else _NAMED.get(code, code)
 
-    if "\\" not in text:
-        return text.encode("utf-8", "surrogateescape")
-    # Characters up to U+00FF are bytes here, as those beyond ASCII are escaped.
-    parts = [part if i % 2 else part.encode("utf-8", "surrogateescape").decode("latin-1")
-             for i, part in enumerate(_ESCAPE.split(text))]  # fmt: skip
-    return "".join(plain(_ESCAPE.fullmatch("\\" + part)) if i % 2 else part  # type: ignore[arg-type]
-                   for i, part in enumerate(parts)).encode("latin-1")  # fmt: skip
+def _escaped(code: str) -> bytes:
+    return bytes([int(code[1:], 16)]) if len(code) == 3 else _NAMED.get(code) or _encoded(code)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 class LongestTokens:

@@ -134,6 +134,6 @@ def piece_scores(vocabulary: Vocabulary) -> Floats:
     if scores is None:
         return np.zeros(count, np.float32)
     values = np.asarray(scores)[:count]
-    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+    if values.dtype.kind not in "iuf" or not (np.abs(values) <= np.finfo(np.float32).max).all():
         raise GGPYError(f"{vocabulary.where}: tokenizer.ggml.scores does not hold finite numbers.")
     return values.astype(np.float32)
