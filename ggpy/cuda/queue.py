@@ -13,15 +13,9 @@ from ggpy.cuda.ops.flash.launch import FlashKind
 from ggpy.cuda.ops.matmul import launch as matmul_launch
 from ggpy.cuda.queue_experts import ExpertQueue
 from ggpy.cuda.recurrent import Recurrent, Runs, launch_of
-from ggpy.cuda.rowwise import launches_of, vectors_of
+from ggpy.cuda.rowwise import launches_of, select, vectors_of
 from ggpy.cuda.weights.cache_layout import WARP_HEAD, AttentionShape
-from ggpy.cuda.weights.layout import (
-    ELEMENTWISE_THREADS,
-    HEAD_PRODUCT_THREADS,
-    HEAD_PRODUCT_TOKENS,
-    MatvecShape,
-    ring_kib,
-)
+from ggpy.cuda.weights.layout import HEAD_PRODUCT_THREADS, HEAD_PRODUCT_TOKENS, MatvecShape, ring_kib
 from ggpy.cuda.weights.weights import layout_of
 from ggpy.graph import operations as ops
 
@@ -371,8 +365,7 @@ class StepQueue(ExpertQueue):
         overlaps = step.op.dst is not None and step.op.dst.buffer == step.source.buffer
         if self._collect or overlaps or src % 16:  # its rows elsewhere, on multiples of 16 bytes
             at, width = memory.activations if memory else 0, step.source.n_cols
-            grid = -(-width // ELEMENTWISE_THREADS), n
-            self._launch("select", grid, src, stride, 0, width, 0, width, at, 4 * width, width, width)
+            self._queue(select(width, n, (src, stride), (at, 4 * width), run=width, width=width, dst_run=width))
             src, stride = at, 4 * width
         lanes = min(32, 1 << (layout.n_blocks - 1).bit_length())
         rows = HEAD_PRODUCT_THREADS // lanes
@@ -391,7 +384,7 @@ class StepQueue(ExpertQueue):
         positions, dst = self.memory.inputs("positions") if self.memory else 0, self._fresh(step.op.dst)
         for pooled in (True, False) if self._collect else (self.pooled,):
             for launch in launches_of(step.op, n, srcs, dst, outputs, self._vector, positions if pooled else None):
-                self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
+                self._queue(launch)
 
     def _recurrent(self, step: Recurrent, n: int, way: str) -> None:
         """Queue an operation that carries state, by itself or with what it has absorbed."""
@@ -407,8 +400,7 @@ class StepQueue(ExpertQueue):
                 runs = Runs(segments, memory.n_segments, memory.max_tokens)
         srcs = [self._place(region) for region in (step.op.srcs if way == "prompt" else step.srcs)]
         dst = self._fresh(step.op.dst)
-        launch = launch_of(step, way != "prompt", srcs, dst, state, runs, self._vector)
-        self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
+        self._queue(launch_of(step, way != "prompt", srcs, dst, state, runs, self._vector))
 
     def _vector(self, info: TensorInfo | None, size: int) -> int:
         """The address of a small tensor of so many entries, as `Weights.vector` gives it."""

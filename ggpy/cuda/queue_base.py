@@ -12,6 +12,7 @@ from ggpy.cuda.weights.layout import SUMS, ActivationLayout
 
 if TYPE_CHECKING:
     from ggpy.cuda.driver import Device
+    from ggpy.cuda.rowwise import Launch
     from ggpy.cuda.weights.weights import Weights
     from ggpy.cuda.working_memory import Place, WorkingMemory
     from ggpy.graph.program import Region
@@ -49,6 +50,9 @@ class LaunchQueue:
         # What is queued before the first kernel is a copy, which no kernel can wait for by itself.
         self.device.kernel(name).launch(grid, *arguments, shared=shared, dependent=not self._first)
         self._first = False
+
+    def _queue(self, launch: Launch) -> None:
+        self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
 
     def _place(self, region: Region) -> Place:
         if self.memory is None:

@@ -13,7 +13,6 @@ from ggpy.cuda.weights.layout import ExpertShape, ring_kib
 from ggpy.graph import operations as ops
 
 if TYPE_CHECKING:
-    from ggpy.cuda.rowwise import Launch
     from ggpy.graph.program import Op
 
 LEAST_TILE = 32  # tokens of a tile
@@ -122,9 +121,6 @@ class ExpertQueue(LaunchQueue):
             "group_experts", 1, *self._place(step.routed.srcs[0]), rows.n_used, rows.n_tokens, self._there(step),
             rows.n_experts, tile, rows.order, rows.tiles, shared=8 * rows.n_experts,
         )  # fmt: skip
-
-    def _queue(self, launch: Launch) -> None:
-        self._launch(launch.name, launch.grid, *launch.arguments, shared=launch.shared)
 
 
 def order_bytes(steps: list[Step], n_tokens: int) -> tuple[int, int]:

@@ -57,20 +57,20 @@ def launches_of(
         return [_norm(operation, n_cols, n, src, dst, vector)]
     if isinstance(operation, ops.SelectColumns):
         run, width = op.srcs[0].n_cols // operation.n_groups, n_cols // operation.n_groups
-        return [_select(n_cols, n, src, dst, run=run, first=operation.first, width=width, dst_run=width)]
+        return [select(n_cols, n, src, dst, run=run, first=operation.first, width=width, dst_run=width)]
     if isinstance(operation, ops.Concat):
         launches, at = [], 0
         for place, region in zip(srcs, op.srcs, strict=True):
             width, to = region.n_cols // operation.n_groups, (dst[0] + 4 * at, dst[1])
             dst_run = n_cols // operation.n_groups
-            launches.append(_select(region.n_cols, n, place, to, run=width, width=width, dst_run=dst_run))
+            launches.append(select(region.n_cols, n, place, to, run=width, width=width, dst_run=dst_run))
             at += width
         return launches
     assert isinstance(operation, (ops.SelectOutputs, ops.Pool))
     if isinstance(operation, ops.Pool) and operation.kind != "last" and positions is not None:
         arguments = (*src, outputs, positions, *dst, n_cols)
         return [Launch(f"pool.{operation.kind}", _grid(n_cols, n), arguments)]
-    return [_select(n_cols, n, src, dst, rows=outputs, run=n_cols, width=n_cols, dst_run=n_cols)]
+    return [select(n_cols, n, src, dst, rows=outputs, run=n_cols, width=n_cols, dst_run=n_cols)]
 
 
 def elementwise(op: Op, n: int, x: Place, y: Place, dst: Place) -> Launch:
@@ -101,9 +101,11 @@ def _elementwise(name: str, n_cols: int, n: int, x: Place, y: Place, dst: Place,
     return Launch(f"elementwise.{name}", _grid(n_cols, n), (*x, *y, constant, *dst, n_cols))
 
 
-def _select(
+def select(
     n_cols: int, n: int, src: Place, dst: Place, *, run: int, width: int, dst_run: int, first: int = 0, rows: int = 0
 ) -> Launch:
+    """The launch that copies n_cols columns of n rows: of each run of `run` columns `width` from `first` on, to runs of
+    `dst_run`. rows: the address of which rows, or 0 for all in order."""
     return Launch("select", _grid(n_cols, n), (*src, rows, run, first, width, *dst, dst_run, n_cols))
 
 

@@ -33,9 +33,9 @@ class SlotStates:
     """Memory of the slots' states.
 
     keys, values: addresses by layer, laid out as `caches` say, the whole context of each slot, or of the sequences of a
-    step where tokens see later ones. Of what is carried on, a
-    slot has two places: the state of n tokens is in the first where n is even, else in the second. So a step of one
-    token leaves the state that it began with: where it was started ahead, in vain, the slot stands as it stood.
+    step where tokens see later ones. Of what is carried on, a slot has two places: the state of n tokens is in the
+    first where n is even, else in the second. So a step of one token leaves the state that it began with: where it was
+    started ahead, in vain, the slot stands as it stood.
     """
 
     def __init__(self, device: Device, program: Program, caches: Mapping[int, CacheLayout], n_slots: int) -> None:
