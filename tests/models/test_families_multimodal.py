@@ -16,7 +16,7 @@ from ggpy.models.hf_keys import known_config
 from tests.support import hf_families_multimodal as families
 from tests.support.converted import Make, metadata
 from tests.support.hf_families_multimodal import CASES
-from tests.support.recorded import ABSENT, present
+from tests.support.recorded import ABSENT, present, write_folder
 
 
 def test_keys_of_llama_4(make: Make) -> None:
@@ -106,6 +106,16 @@ def test_where_the_output_is_tied(kind: str, beside: object, inside: object, tie
         config["text_config"] = present({**config["text_config"], "tie_word_embeddings": inside})
     model_class, known, _ = known_config(Config(config))
     assert by_hf_name(model_class, known).hf_layout(known).tied is tied
+
+
+def test_a_text_model_that_was_saved_alone(tmp_path: Path, make: Make) -> None:
+    """It has no head and shorter names, and is tied by its own config."""
+    whole = make(CASES["qwen2_5_vl"]).read_bytes()
+    weights = {name.removeprefix("model."): values for name, values in families.published("qwen2_5_vl").items()
+               if not name.startswith(("visual.", "lm_head."))}  # fmt: skip
+    write_folder(tmp_path, {**families.CONFIGS["qwen2_5_vl_text"], "tie_word_embeddings": True}, weights)
+    convert(tmp_path, "f32", tmp_path / "out.gguf", note=lambda note: None)
+    assert (tmp_path / "out.gguf").read_bytes() == whole
 
 
 @pytest.mark.parametrize("kind", ["llama4", "gemma3n"])
