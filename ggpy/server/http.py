@@ -67,12 +67,15 @@ async def _read(request: Request, most: int) -> bytes:
     told = request.headers.get("content-length", "")
     found = bytearray()
     if not (told.isdecimal() and int(told) > most):
-        async for piece in request.stream():
-            found += piece
-            if len(found) > most:
-                break
-        else:
-            return bytes(found)
+        try:
+            async for piece in request.stream():
+                found += piece
+                if len(found) > most:
+                    break
+            else:
+                return bytes(found)
+        finally:
+            found.clear()  # `asyncio.wait_for` makes a cycle of what is raised, and of all it came through
     raise RequestError(f"The body is larger than {size_text(most)}, the most that this server takes.", "body", 413)
 
 
@@ -91,12 +94,18 @@ def answering(error_body: ErrorBody) -> Callable[[Endpoint], Endpoint]:
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody reads it
             except (Exception, asyncio.CancelledError) as error:
-                known = known_error(error)
-                return JsonResponse(error_body(known), known.status, _HEADERS.get(known.status))
+                return _told(error_body, error)
 
         return answered
 
     return decorate
+
+
+def _told(error_body: ErrorBody, error: BaseException) -> JsonResponse:
+    """The response for an error. No frame that the error came through may hold it by a name: with its traceback that is
+    a cycle, in which the request's body, tens of megabytes, would wait for the garbage collector."""
+    known = known_error(error)
+    return JsonResponse(error_body(known), known.status, _HEADERS.get(known.status))
 
 
 def draining_ended() -> RequestError:
@@ -127,6 +136,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         return await working
     finally:
         await ended(working, leaving)
+        del working, leaving  # which hold what was raised, as `_told` says
 
 
 async def gone(receive: Receive) -> None:

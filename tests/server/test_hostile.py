@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -156,6 +158,31 @@ def test_a_body_that_is_too_large(serve: Callable[..., Running]) -> None:
         )
         assert b" 413 " in connection.recv(4096)
     server.check()
+
+
+@pytest.mark.parametrize("kind", ["too large", "no JSON", "too long", "left"])
+def test_bodies_that_are_refused_wait_for_no_collection(serve: Callable[..., Running], kind: str) -> None:
+    """None is held by a cycle: between two collections there may be a hundred requests."""
+    text = b"a b " * (2 << 18)
+    server = serve(max_body=len(text) // 2 if kind == "too large" else 4 * len(text))
+    data = b'{"prompt": "' + text + (b'"}' if kind == "too long" else b"")
+    server.check()
+    tracemalloc.start()
+    gc.disable()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(4):
+            if kind == "left":
+                with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                    head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+                    connection.sendall(head % (2 * len(data)) + data)
+            else:
+                answer = httpx.post(f"{server.url}/v1/completions", content=iter([data]))
+                assert answer.status_code == (413 if kind == "too large" else 400)
+        server.wait_for(lambda: tracemalloc.get_traced_memory()[0] - before < len(text))
+    finally:
+        gc.enable()
+        tracemalloc.stop()
 
 
 def test_a_text_far_beyond_the_context_is_not_tokenized(server: Running, client: httpx.Client) -> None:
