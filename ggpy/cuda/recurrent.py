@@ -60,7 +60,11 @@ def recurrent_step(program: Sequence[Op], index: int, readers: Callable[[int], l
     side_by_side = found == set(range(index - len(found), index))
     read_by_others = any(not set(readers(i)) <= {*found, index} for i in found)
     n_eps = len({each.operation.eps for each in absorbed if isinstance(each.operation, ops.Norm)})
-    if not side_by_side or read_by_others or n_eps > 1:
+    # A plan lets the result take the place of what absorbed operations have read. The threads of a column may do so, as
+    # a scan's with their dt; of the delta rule, threads of other columns still read the same queries and keys.
+    dst = op.dst
+    overwrites = isinstance(op.operation, DeltaRule) and any(dst and src.buffer == dst.buffer for src in srcs)
+    if not side_by_side or read_by_others or n_eps > 1 or overwrites:
         return Recurrent(op, (), op.srcs)
     return Recurrent(op, absorbed, tuple(srcs))
 

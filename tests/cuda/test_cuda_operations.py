@@ -15,9 +15,10 @@ pytest.importorskip("cuda.bindings")
 
 from ggpy.convert.pipeline import convert
 from ggpy.cuda import executor as module
-from ggpy.cuda.lower import unsupported
+from ggpy.cuda.lower import lower, unsupported
 from ggpy.cuda.ops.elementwise import ACTIVATIONS as KERNEL_ACTIVATIONS
 from ggpy.cuda.ops.elementwise import FUNCTIONS
+from ggpy.cuda.recurrent import Recurrent
 from ggpy.cuda.rowwise import NARROW, WIDE
 from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
@@ -236,6 +237,30 @@ def test_everything_that_carries_state(tmp_path: Path) -> None:
         {k: v for part in parts for k, v in (getattr(part, kind) or {}).items()} for kind in ("shapes", "changes")
     )
     compare(Case(shapes, build, changes=changes), tmp_path / "tensors.gguf", [1, 12, 3, 1])
+
+
+def test_a_delta_rule_does_not_write_where_it_reads(tmp_path: Path) -> None:
+    """Its blocks are run in any order on a GPU: where the plan gives its result the place of keys before their norm, it
+    does not make that norm itself."""
+
+    def build(g: Graph, x: Value) -> Value:
+        q, k, v, a, b = (g.linear(x, name, n) for name, n in (("q", 32), ("k", 32), ("v", 32), ("a", 2), ("b", 2)))
+        q = g.scale(g.norm(q, None, EPS, "l2", 16), 0.7)
+        k = g.norm(k, None, EPS, "l2", 16)
+        decay = g.scale_columns(g.activation(g.shift_columns(a, "shift"), "softplus"), "scale")
+        y = g.delta_rule(q, k, v, decay, g.activation(b, "sigmoid"), layer=0, n_k_head=2, n_v_head=2)
+        return g.add(x, g.linear(y, "o", N_EMBD))
+
+    usual = delta(2, 2, 16, 16, True)
+    write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **usual.shapes})
+    absorbed = []
+    with GGUFFile(tmp_path / "tensors.gguf") as file:
+        for case in (usual, Case(usual.shapes, build)):
+            (step,) = (s for s in lower(programmed(case, file)[2]) if isinstance(s, Recurrent))
+            assert step.op.dst
+            assert step.op.dst.buffer not in [src.buffer for src in step.srcs]
+            absorbed.append(len(step.absorbed))
+    assert absorbed == [7, 0]
 
 
 def test_rare_kinds_of_attention(tmp_path: Path) -> None:
