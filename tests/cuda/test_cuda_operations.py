@@ -3,7 +3,6 @@ differs by layer, and plans whose buffers are written again while products still
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from ggpy.cuda.ops.elementwise import ACTIVATIONS as KERNEL_ACTIVATIONS
 from ggpy.cuda.ops.elementwise import FUNCTIONS
 from ggpy.cuda.recurrent import Recurrent
 from ggpy.cuda.rowwise import NARROW, WIDE
-from ggpy.errors import GGPYError
 from ggpy.gguf.file import GGUFFile
 from ggpy.graph import operations as ops
 from ggpy.graph.language import Graph, Value
@@ -41,9 +39,7 @@ from tests.graph.test_operations import (
     SHAPES,
     Case,
     attention,
-    convolution,
     delta,
-    experts,
     scan,
 )
 from tests.support.blocks import slow_but
@@ -389,57 +385,6 @@ AFTER["columns"].shapes |= {"one": (1,), "many": VECTOR, "shift": VECTOR}
 @pytest.mark.parametrize("name", slow_but(("columns", "norms", "overwriting", "gated"), AFTER))
 def test_graphs(tmp_path: Path, name: str) -> None:
     compare(AFTER[name], tmp_path / "tensors.gguf", [1, 12, 3])
-
-
-def normed_for_heads(g: Graph, x: Value) -> Value:
-    """A norm that products of heads read."""
-    wide = g.norm(g.linear(x, "wide", 64), "heads_norm", EPS)
-    return g.linear(g.head_linear(wide, "heads", 2, 32), "narrow", N_EMBD)
-
-
-REFUSED = {
-    "convolutions of 33 tokens": convolution(33, None),
-    "matrices of 300 rows in recurrent layers": delta(1, 1, 300, 6, True),
-    "heads of 578 dimensions": attention(1, 1, 578),
-    "values of an odd number of dimensions": attention(2, 1, 16, 15),
-    "norms after a rope that scales": attention(2, 1, 16, norm_after_rope=True, rope=replace(ROPE, magnitude=1.5)),
-    "attention to later tokens in some layers": attention(2, 1, 16, n=2, causal=[True, False]),
-    "norms that heads' own matrices read": Case(
-        {"wide.weight": (64, N_EMBD), "heads_norm.weight": (64,), "heads.weight": (2, 32, 32),
-         "narrow.weight": (N_EMBD, 64)}, normed_for_heads,
-    ),
-    "a choice among 1025 experts": experts(1025, 1, 1),
-    "experts of weighed rows": CASES["experts of weighed rows"],
-    "the operation MixStreams": CASES["streams"],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("reason", REFUSED)
-def test_what_keeps_a_model_on_the_cpu_is_named(tmp_path: Path, reason: str) -> None:
-    case = REFUSED[reason]
-    write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **case.shapes}, case.types)
-    with GGUFFile(tmp_path / "tensors.gguf") as file:
-        assert unsupported(programmed(case, file)[2]) == reason
-
-
-def test_fewer_positions_than_the_context_are_told(tmp_path: Path) -> None:
-    case = AFTER["norms"]
-    write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **case.shapes})
-    device: Any = EmulatedDevice()
-    with GGUFFile(tmp_path / "tensors.gguf") as file:
-        program = programmed(case, file)[2]
-        with pytest.raises(GGPYError, match="knows 100 positions"):
-            module.CudaExecutor(program, file, n_ctx=101, n_slots=1, n_batch=8, notify=lambda _: None, device=device)
-
-
-@pytest.mark.parametrize(("name", "most"), [("heads of odd width", 65535), ("experts by softmax", 65535 // 3)])
-def test_steps_of_more_rows_than_a_launch_has_are_told(tmp_path: Path, name: str, most: int) -> None:
-    write_tensors(tmp_path / "tensors.gguf", {**SHAPES, **CASES[name].shapes})
-    device: Any = EmulatedDevice()
-    with GGUFFile(tmp_path / "tensors.gguf") as file:
-        program = programmed(CASES[name], file)[2]
-        with pytest.raises(GGPYError, match=f"at most {most} tokens of this model in a step, fewer than {most + 1};"):
-            module.CudaExecutor(program, file, n_ctx=9, n_slots=1, n_batch=most + 1, notify=print, device=device)
 
 
 # ---- families
